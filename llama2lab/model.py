@@ -1,0 +1,378 @@
+"""Llama 2's network (section 2.2): pre-norm RMSNorm, SwiGLU, rotary positions, grouped-query attention.
+
+Shapes are written (batch, seq, ...). Rotary pairs are the two halves of a head (the layout of transformers),
+not neighbours (the layout of Meta's release): see checkpoint.py for what that means for files.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llama2lab.errors import LabError
+
+ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn")
+# Added to the score of what a query may not see. Finite, so that a row that sees nothing (padding) is
+# meaningless but never NaN; far below any real score, so that exp() of it is exactly 0.
+HIDDEN = -1e4
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a Llama. `n_kv_heads < n_heads` is grouped-query attention, `n_kv_heads = 1` multi-query.
+
+    `rope_scaling` is transformers' dictionary, e.g. {"rope_type": "linear", "factor": 2.0}.
+    Raises LabError for sizes that no model can have.
+    """
+
+    vocab_size: int
+    dim: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    ffn_dim: int
+    max_seq_len: int = 4096
+    rope_theta: float = 10000.0
+    rope_scaling: dict | None = None
+    norm_eps: float = 1e-5
+    tie_embeddings: bool = False
+    head_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim", "max_seq_len"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise LabError(f"model config: {name} is {value!r}; give a whole number of at least 1")
+        if self.head_dim is None and self.dim % self.n_heads:
+            raise LabError(f"model config: dim {self.dim} is not divisible by n_heads {self.n_heads}; "
+                           "change one of them or give head_dim")
+        if self.n_heads % self.n_kv_heads:
+            raise LabError(f"model config: n_heads {self.n_heads} is not divisible by n_kv_heads "
+                           f"{self.n_kv_heads}; every KV head serves the same number of query heads")
+        if self.head_size < 2 or self.head_size % 2:
+            raise LabError(f"model config: head_dim {self.head_size} is odd or below 2; rotary positions turn "
+                           "pairs, give an even head_dim")
+        if self.rope_theta <= 0 or self.norm_eps < 0:
+            raise LabError(f"model config: rope_theta {self.rope_theta} must be positive and norm_eps "
+                           f"{self.norm_eps} not negative")
+        rope_frequencies(self, self.max_seq_len)
+
+    @property
+    def head_size(self) -> int:
+        return self.head_dim or self.dim // self.n_heads
+
+    @property
+    def group(self) -> int:
+        """Query heads that share one KV head."""
+        return self.n_heads // self.n_kv_heads
+
+    @property
+    def context(self) -> int:
+        """The longest sequence in tokens; dynamic scaling stretches it beyond max_seq_len."""
+        scaling = self.rope_scaling or {}
+        stretch = scaling["factor"] if rope_kind(scaling) == "dynamic" else 1
+        return int(self.max_seq_len * stretch)
+
+def rope_kind(scaling: dict | None) -> str:
+    """The kind of scaling; files of transformers before 4.43 say "type" for "rope_type"."""
+    scaling = scaling or {}
+    return scaling.get("rope_type") or scaling.get("type") or "default"
+
+
+def rope_frequencies(config: ModelConfig, seq_len: int) -> tuple[Tensor, float]:
+    """Radians a token that each rotary pair turns by, (head_dim/2,), and the factor on cos and sin.
+
+    RoFormer section 3.2.2, with the usual ways to stretch a trained context: linear interpolation
+    (arXiv 2306.15595), dynamic NTK, YaRN (arXiv 2309.00071, section 3) and Llama 3.1's.
+    `seq_len` matters to "dynamic" alone. Raises LabError for other kinds.
+    """
+    scaling = config.rope_scaling or {}
+    kind, size, theta = rope_kind(scaling), config.head_size, float(config.rope_theta)
+    if kind not in ROPE_KINDS:
+        raise LabError(f"model config: rope scaling {kind!r} is not supported; "
+                       f"there are: {', '.join(ROPE_KINDS)}")
+
+    def setting(name: str, default: float | None = None) -> float:
+        value = scaling.get(name, default)
+        if value is None:
+            raise LabError(f"model config: rope scaling {kind!r} needs {name!r}")
+        return float(value)
+
+    factor = 1.0 if kind == "default" else setting("factor")
+    if factor < 1:
+        raise LabError(f"model config: rope scaling factor {factor} is below 1; it stretches the context")
+    if kind == "dynamic":
+        longest = max(seq_len, config.max_seq_len)
+        theta *= (factor * longest / config.max_seq_len - (factor - 1)) ** (size / (size - 2))
+    pairs = torch.arange(0, size, 2, device="cpu", dtype=torch.float32)
+    plain = 1.0 / theta ** (pairs / size)
+    if kind == "linear":
+        return plain / factor, 1.0
+    if kind == "llama3":
+        # Fast pairs stay, slow ones are interpolated, those between slide from one to the other.
+        low, high = setting("low_freq_factor"), setting("high_freq_factor")
+        turns = setting("original_max_position_embeddings", config.max_seq_len) * plain / (2 * math.pi)
+        keep = ((turns - low) / (high - low)).clamp(0, 1)
+        return plain * keep + plain / factor * (1 - keep), 1.0
+    if kind == "yarn":
+        original = setting("original_max_position_embeddings", config.max_seq_len)
+
+        def pair_of(turns: float) -> float:  # the (real-valued) pair that turns so often in the old context
+            return size * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+        low, high = pair_of(setting("beta_fast", 32)), pair_of(setting("beta_slow", 1))
+        if scaling.get("truncate", True):
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, size - 1)
+        keep = 1 - ((pairs / 2 - low) / max(high - low, 1e-3)).clamp(0, 1)
+
+        def loudness(m: float) -> float:
+            return 0.1 * m * math.log(factor) + 1
+        m, m_all = scaling.get("mscale"), scaling.get("mscale_all_dim")
+        default = loudness(m) / loudness(m_all) if m and m_all else loudness(1)
+        return plain * keep + plain / factor * (1 - keep), float(scaling.get("attention_factor") or default)
+    return plain, 1.0
+
+
+# Llama 2's sizes (table 1; the 34B was not released, its shape is Code Llama's) and two for a laptop.
+SIZES: dict[str, ModelConfig] = {
+    "7b": ModelConfig(32000, 4096, 32, 32, 32, 11008),
+    "13b": ModelConfig(32000, 5120, 40, 40, 40, 13824),
+    "34b": ModelConfig(32000, 8192, 48, 64, 8, 22016),
+    "70b": ModelConfig(32000, 8192, 80, 64, 8, 28672),
+    "mini": ModelConfig(1024, 128, 4, 4, 2, 384, max_seq_len=1024),
+    "nano": ModelConfig(512, 32, 2, 4, 2, 64, max_seq_len=256),
+}
+
+
+def rope_tables(config: ModelConfig, seq_len: int) -> tuple[Tensor, Tensor]:
+    """cos and sin of every position's angles, each (seq_len, head_dim); the halves hold the same angles.
+
+    The first half of sin is negative, so that turning is x * cos + swap_halves(x) * sin.
+    """
+    frequencies, loudness = rope_frequencies(config, seq_len)
+    angles = torch.outer(torch.arange(seq_len, device="cpu", dtype=torch.float32), frequencies)
+    cos, sin = angles.cos() * loudness, angles.sin() * loudness
+    return torch.cat([cos, cos], 1), torch.cat([-sin, sin], 1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (i, i + head_dim/2) by its position's angle. x (batch, heads, seq, head_dim); cos and
+    sin (batch or 1, 1, seq, head_dim)."""
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+
+
+def causal_mask(q_len: int, k_len: int, device: torch.device | str = "cpu") -> Tensor:
+    """(1, 1, q_len, k_len), True = may look; the queries are the last q_len of k_len positions."""
+    return torch.ones(q_len, k_len, dtype=torch.bool, device=device).tril(k_len - q_len)[None, None]
+
+
+def document_mask(segments: Tensor) -> Tensor:
+    """Packed documents do not see each other: causal within a segment. segments (batch, seq) numbers each
+    token's document from 1, with 0 for padding -> (batch, 1, seq, seq)."""
+    same = (segments[:, :, None] == segments[:, None, :]) & (segments > 0)[:, :, None]
+    return same.tril()[:, None]
+
+
+def document_positions(segments: Tensor) -> Tensor:
+    """Positions that start again at 0 in each run of equal segments. (batch, seq) -> (batch, seq)."""
+    index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    starts = torch.ones_like(segments, dtype=torch.bool)
+    starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    return index - (index * starts).cummax(1).values
+
+
+def left_padding_mask(padding: Tensor, q_len: int, k_len: int) -> Tensor:
+    """Causal, and blind to the first padding[i] positions of row i. padding (batch,) counts of tokens
+    -> (batch, 1, q_len, k_len); the queries are the last q_len of k_len positions."""
+    real = torch.arange(k_len, device=padding.device) >= padding[:, None]  # (batch, k_len)
+    return causal_mask(q_len, k_len, padding.device) & real[:, None, None, :]
+
+
+class KVCache:
+    """Keys and values of the tokens seen so far, in memory reserved once for `max_len` tokens a row."""
+
+    def __init__(self, config: ModelConfig, batch: int, max_len: int, dtype: torch.dtype = torch.float32,
+                 device: torch.device | str = "cpu"):
+        shape = (config.n_layers, batch, config.n_kv_heads, max_len, config.head_size)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.length = 0
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k and v (batch, n_kv_heads, seq, head_dim) of new tokens; return those of all tokens.
+
+        `length` moves on in Llama.hidden, once for all layers. Raises LabError when the cache is full.
+        """
+        end = self.length + k.shape[2]
+        if end > self.keys.shape[3]:
+            raise LabError(f"KV cache: {end} tokens do not fit into the {self.keys.shape[3]} reserved; "
+                           "reserve more with max_len")
+        self.keys[layer, :, :, self.length:end] = k
+        self.values[layer, :, :, self.length:end] = v
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Drop the other rows of the batch. rows (n,) are indices."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+
+
+class Linear(nn.Linear):
+    """Without bias, and without weights of its own: Llama.init_weights draws them all from one seed."""
+
+    def __init__(self, n_in: int, n_out: int):
+        super().__init__(n_in, n_out, bias=False)
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last dimension (arXiv 1910.07467)."""
+
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention (arXiv 2305.13245) with rotary positions."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_size
+        # One product gives queries, keys and values, in this order of heads.
+        self.qkv = Linear(config.dim, (self.n_heads + 2 * self.n_kv_heads) * self.head_dim)
+        self.out = Linear(self.n_heads * self.head_dim, config.dim)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, cache: KVCache | None,
+                layer: int) -> Tensor:
+        """x (batch, seq, dim) -> the same. `bias` (batch or 1, 1, group * seq, k_len) is added to the scores."""
+        batch, seq, _ = x.shape
+        # (batch, n_heads + 2 n_kv_heads, seq, head_dim)
+        heads = self.qkv(x).view(batch, seq, -1, self.head_dim).transpose(1, 2)
+        turned = rotate(heads[:, :self.n_heads + self.n_kv_heads], cos, sin)
+        q, k = turned.split([self.n_heads, self.n_kv_heads], 1)
+        v = heads[:, self.n_heads + self.n_kv_heads:]
+        if cache is not None:
+            k, v = cache.append(layer, k, v)
+        # The query heads of a KV head become further rows of its product: no key or value is repeated.
+        q = q.reshape(batch, self.n_kv_heads, -1, self.head_dim)  # (batch, n_kv_heads, group * seq, head_dim)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        y = y.reshape(batch, self.n_heads, seq, self.head_dim).transpose(1, 2).reshape(batch, seq, -1)
+        return self.out(y)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (arXiv 2002.05202): down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, dim: int, ffn_dim: int):
+        super().__init__()
+        self.gate, self.up, self.down = Linear(dim, ffn_dim), Linear(dim, ffn_dim), Linear(ffn_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nn.Module):
+    """One layer: attention, then feed-forward, each normalised before and added to what came in."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.attention = Attention(config)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+        self.ffn = FeedForward(config.dim, config.ffn_dim)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor, cache: KVCache | None,
+                layer: int) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos, sin, bias, cache, layer)
+        return x + self.ffn(self.ffn_norm(x))
+
+
+class Llama(nn.Module):
+    """The language model. Its weights are a function of (config, seed) alone."""
+
+    def __init__(self, config: ModelConfig, seed: int = 0):
+        super().__init__()
+        self.config = config
+        sizes = config.vocab_size, config.dim
+        self.embed = nn.Embedding(*sizes, _weight=torch.empty(sizes))
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.lm_head = Linear(config.dim, config.vocab_size)
+        if config.tie_embeddings:
+            self.lm_head.weight = self.embed.weight
+        # Not a buffer: it stays in float32 when the weights become bfloat16, and no file holds it.
+        self._rope: tuple[Tensor, Tensor] | None = None
+        if not self.embed.weight.is_meta:
+            self.init_weights(seed)
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> None:
+        """Normal with standard deviation 0.02; what writes into the residual stream is scaled by
+        1/sqrt(2 n_layers) (GPT-2, section 2.3), so that the stream does not grow with depth."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, weight in self.named_parameters():
+            if weight.ndim < 2:
+                weight.fill_(1.0)
+                continue
+            std = 0.02
+            if name.endswith(("out.weight", "down.weight")):
+                std /= math.sqrt(2 * self.config.n_layers)
+            weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+
+    def rope_at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin for positions (batch or 1, seq), each (batch or 1, 1, seq, head_dim)."""
+        if self._rope is None or self._rope[0].device != positions.device:
+            cos, sin = rope_tables(self.config, self.config.max_seq_len)
+            self._rope = cos.to(positions.device), sin.to(positions.device)
+        tables = self._rope
+        if rope_kind(self.config.rope_scaling) == "dynamic":  # the angles depend on the longest position
+            longest = int(positions.max()) + 1
+            if longest > self.config.max_seq_len:
+                cos, sin = rope_tables(self.config, longest)
+                tables = cos.to(positions.device), sin.to(positions.device)
+        return tables[0][positions][:, None], tables[1][positions][:, None]
+
+    def hidden(self, tokens: Tensor, positions: Tensor | None = None, mask: Tensor | None = None,
+               cache: KVCache | None = None) -> Tensor:
+        """States after the final norm. tokens (batch, seq) -> (batch, seq, dim).
+
+        `positions` (batch or 1, seq) count from 0; by default the tokens follow those in the cache. `mask` is
+        bool (batch or 1, 1, seq, k_len), True = may look, k_len counting the cache too; None is causal. Raises
+        LabError when the sequence is longer than the context.
+        """
+        past = cache.length if cache is not None else 0
+        k_len = past + tokens.shape[1]
+        if positions is None:
+            if k_len > self.config.context:
+                raise LabError(f"the model reads at most {self.config.context} tokens, here are {k_len}; "
+                               "shorten the text or choose a model with a longer context (max_seq_len)")
+            positions = torch.arange(past, k_len, device=tokens.device)[None]
+        if mask is None:
+            mask = causal_mask(tokens.shape[1], k_len, tokens.device)
+        x = self.embed(tokens)  # (batch, seq, dim)
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        cos, sin = (table.to(dtype) for table in self.rope_at(positions))
+        bias = torch.zeros(mask.shape, dtype=dtype, device=x.device).masked_fill_(~mask, HIDDEN)
+        bias = bias.repeat(1, 1, self.config.group, 1)  # (batch or 1, 1, group * seq, k_len), see Attention
+        for i, layer in enumerate(self.layers):
+            x = layer(x, cos, sin, bias, cache, i)
+        if cache is not None:
+            cache.length = k_len
+        return self.norm(x)
+
+    def forward(self, tokens: Tensor, positions: Tensor | None = None, mask: Tensor | None = None,
+                cache: KVCache | None = None) -> Tensor:
+        """Logits of each next token. tokens (batch, seq) -> (batch, seq, vocab); see `hidden`."""
+        return self.lm_head(self.hidden(tokens, positions, mask, cache))
