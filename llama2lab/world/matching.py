@@ -1,0 +1,253 @@
+"""Reading an answer: which phrases does it assert, and which does it only name or deny?
+
+A text becomes a line of plain tokens (number words as digits, short forms written out, possessives dropped),
+each with the clause it stands in. A phrase is matched on whole tokens; a negation reaches to the end of its
+clause.
+"""
+
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+_TOKEN = re.compile(r"(?<![\w.])-\d+(?:\.\d+)?|\d+(?:\.\d+)?|[^\W\d_]+(?:'[^\W\d_]+)*|[,;:.!?()\n+=×÷*/&-]")
+_CURLY = str.maketrans({"’": "'", "‘": "'", "–": "-", "—": "-"})
+_ENDS_CLAUSE = frozenset(",;:.!?()\n")
+_STARTS_CLAUSE = frozenset(
+    ("but", "because", "so", "since", "although", "though", "while", "however", "whereas")
+)
+_SPOKEN = {"+": "plus", "=": "is", "×": "times", "*": "times", "÷": "by", "/": "by", "&": "and"}
+_ENDINGS = {"'m": "am", "'re": "are", "'ll": "will", "'ve": "have", "'d": "would"}
+_IS_SHORT = frozenset(("it", "he", "she", "that", "there", "here", "what", "who", "where", "this"))
+_NEGATORS = frozenset(
+    (
+        "not",
+        "never",
+        "neither",
+        "nor",
+        "no",
+        "nobody",
+        "none",
+        "instead",
+        "rather",
+        "unlike",
+        "except",
+        "without",
+    )
+)
+_NO_NEGATION_AFTER = frozenset(("only", "just", "merely", "far"))
+_DENIED_AFTER = re.compile(
+    r"(?:is|was|are|were) (?:wrong|false|untrue|not (?:the|where|her|his|their|what|right|true|correct|it|who))\b"
+)
+_UNITS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen"
+)
+_NUMBER = {word: n for n, word in enumerate(_UNITS.split())}
+_TENS = {
+    word: 10 * n
+    for n, word in enumerate(
+        ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), 2
+    )
+}
+READ_CHARS = 20_000  # no answer is this long; the rest of a longer text is not read
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Tokens of a text. ``line`` is " tok tok tok "; ``clauses`` and ``asked`` have one entry a token."""
+
+    line: str
+    tokens: list[str]
+    clauses: list[int]
+    asked: list[bool] = field(repr=False)  # the token stands in a question
+
+
+def _spell_out(token: str) -> list[str]:
+    """Short forms and possessives: "can't" -> can not, "it's" -> it is, "Tom's" -> tom."""
+    if "'" not in token:
+        return ["can", "not"] if token == "cannot" else [token]
+    if token.endswith("n't"):
+        stem = {"ca": "can", "wo": "will", "sha": "shall"}.get(token[:-3], token[:-3])
+        return [stem, "not"]
+    stem, _, tail = token.rpartition("'")
+    if "'" + tail in _ENDINGS:
+        return [stem, _ENDINGS["'" + tail]]
+    if tail == "s":
+        return [stem, "is"] if stem in _IS_SHORT else [stem]
+    return token.split("'")
+
+
+def _raw_tokens(text: str) -> list[str]:
+    tokens: list[str] = []
+    for token in _TOKEN.findall(text[:READ_CHARS].lower().translate(_CURLY)):
+        if token in _SPOKEN:
+            tokens.append(_SPOKEN[token])
+        elif token in _TENS:
+            tokens.append(str(_TENS[token]))
+        elif token in _NUMBER and token != "one":  # "that one is hers" is no number
+            tens = tokens[-1] if tokens else ""
+            if len(tokens) > 1 and tens == "-":
+                tens = tokens[-2]
+            if (
+                0 < _NUMBER[token] < 10
+                and tens.isdigit()
+                and 20 <= int(tens[:3]) <= 90
+                and int(tens[:3]) % 10 == 0
+            ):
+                if tokens[-1] == "-":
+                    tokens.pop()
+                tokens[-1] = str(int(tens) + _NUMBER[token])
+            else:
+                tokens.append(str(_NUMBER[token]))
+        elif token == "one" and tokens and tokens[-1] == "-" and len(tokens) > 1 and tokens[-2].isdigit():
+            tokens.pop()
+            tokens[-1] = str(int(tokens[-1][:3]) + 1)
+        elif token in _ENDS_CLAUSE or token == "-":
+            tokens.append(token)
+        else:
+            tokens.extend(_spell_out(token))
+    return tokens
+
+
+def read(text: str) -> Reading:
+    """Tokens with their clauses; linear in the length of the text."""
+    tokens: list[str] = []
+    clauses: list[int] = []
+    asked: list[bool] = []
+    clause = sentence_start = 0
+    raw = _raw_tokens(text)
+    for i, token in enumerate(raw):
+        if token in _ENDS_CLAUSE:
+            clause += 1
+            if token == "?":
+                asked[sentence_start:] = [True] * (len(asked) - sentence_start)
+            if token in ".!?\n":
+                sentence_start = len(tokens)
+        elif token != "-":
+            next_token = raw[i + 1] if i + 1 < len(raw) else ""
+            if token in _STARTS_CLAUSE or (
+                token == "and" and next_token in ("he", "she", "it", "they", "i", "we")
+            ):
+                clause += 1
+            tokens.append(token)
+            clauses.append(clause)
+            asked.append(False)
+    return Reading(f" {' '.join(tokens)} ", tokens, clauses, asked)
+
+
+@lru_cache(maxsize=100_000)
+def variants(phrase: str) -> tuple[str, ...]:
+    """The forms in which a phrase counts: as it is, with its last word in singular or plural, 1 as one."""
+    tokens = [t for t in _raw_tokens(phrase) if t not in _ENDS_CLAUSE and t != "-"]
+    if not tokens:
+        return ()
+    last = tokens[-1]
+    forms = {last}
+    if last.isalpha() and len(last) > 2:
+        forms |= {last + "s", last + "es"}
+        if last.endswith("y"):
+            forms.add(last[:-1] + "ies")
+        if last.endswith("ies"):
+            forms.add(last[:-3] + "y")
+        elif last.endswith("s") and not last.endswith("ss") and len(last) > 3:
+            forms.add(last[:-1])
+    elif last == "1":
+        forms.add("one")
+    head = "".join(t + " " for t in tokens[:-1])
+    return tuple(f" {head}{form} " for form in sorted(forms, key=lambda f: f != last))
+
+
+def _denied(reading: Reading, start: int, end: int) -> bool:
+    """Is the phrase at tokens start..end inside a negation of its clause (or denied right after)?"""
+    clause = reading.clauses[start]
+    for i in range(start - 1, max(-1, start - 16), -1):
+        if reading.clauses[i] != clause:
+            break
+        if reading.tokens[i] in _NEGATORS and reading.tokens[i + 1] not in _NO_NEGATION_AFTER:
+            return True
+    if end < len(reading.tokens) and reading.clauses[end] == clause:
+        return bool(_DENIED_AFTER.match(" ".join(reading.tokens[end : end + 4])))
+    return False
+
+
+def find(reading: Reading, phrase: str, after: int = 0, questions: bool = False) -> int:
+    """Position in ``line`` behind the first asserted match at or after ``after``; -1 if none.
+
+    A match in a question counts only with ``questions``. At most 50 matches of a phrase are looked at.
+    """
+    best = -1
+    for form in variants(phrase):
+        at = reading.line.find(form, after)
+        for _ in range(50):
+            if at < 0:
+                break
+            start = reading.line.count(" ", 0, at)
+            end = start + form.count(" ") - 1
+            if (questions or not reading.asked[start]) and not _denied(reading, start, end):
+                stop = at + len(form) - 1
+                best = stop if best < 0 else min(best, stop)
+                break
+            at = reading.line.find(form, at + 1)
+    return best
+
+
+def named(reading: Reading, phrase: str) -> bool:
+    """Is the phrase in the text at all, asserted or not?"""
+    return any(form in reading.line for form in variants(phrase))
+
+
+def without(reading: Reading, phrases: tuple[str, ...] | list[str]) -> Reading:
+    """The same reading with these phrases blanked out (positions of tokens stay)."""
+    line = reading.line
+    for phrase in sorted(phrases, key=len, reverse=True):
+        for form in variants(phrase):
+            if form in line:
+                line = line.replace(form, " " + "_ " * (form.count(" ") - 1))
+    return Reading(line, reading.tokens, reading.clauses, reading.asked)
+
+
+# --- comparisons: "Tom, who is 45, is older than Mira (31)." ---
+
+_POLES = {
+    "older": "younger", "oldest": "youngest", "elder": "younger", "eldest": "youngest", "bigger": "smaller",
+    "taller": "shorter", "longer": "shorter", "larger": "smaller", "more": "fewer", "heavier": "lighter",
+    "faster": "slower", "first": "last", "earlier": "later",
+}  # fmt: skip
+_SIGN = {word: 1 for word in _POLES} | {word: -1 for word in _POLES.values()}
+
+
+def comparison_claims(reading: Reading, names: dict[str, str], sign: int) -> list[tuple[str, bool]]:
+    """Who is claimed to win: (name, True) for "name is it", (name, False) for "name is not".
+
+    ``names`` maps the lower-case names of those compared to "he", "she" or ""; ``sign`` is +1 if the question
+    asks for the older (bigger, ...) one and -1 for the younger.
+    """
+    claims = []
+    tokens = reading.tokens
+    for i, token in enumerate(tokens):
+        if token not in _SIGN or reading.asked[i]:
+            continue
+        # The one who is older is the nearest name (or pronoun) before the word: else "the older one is Tom".
+        who = None
+        than = False
+        for j in range(i - 1, max(-1, i - 25), -1):
+            if tokens[j] in names:
+                who = tokens[j]
+                break
+            if tokens[j] in ("he", "she") and tokens[j] in names.values():
+                same = [n for n in names if names[n] == tokens[j]]
+                who = same[0] if len(same) == 1 else None
+                if who:
+                    break
+        if who is None:
+            for j in range(i + 1, min(len(tokens), i + 8)):
+                if tokens[j] == "than":
+                    than = True
+                if tokens[j] in names:
+                    who = None if than else tokens[j]
+                    break
+        if who is None:
+            continue
+        wins = (_SIGN[token] == sign) != _denied(reading, i, i + 1)
+        claims.append((who, wins))
+    return claims
