@@ -1,0 +1,97 @@
+"""Ghost Attention (Llama 2, section 3.3): hold an instruction over many turns.
+
+1. Write the instruction before every user message of a dialogue, and sample the answers with the latest model.
+2. Keep it in the first message only.
+3. Train on that, with the loss zeroed on all tokens of previous turns: only the last answer is learnt.
+
+Simplification: while sampling, the model sees the last three turns instead of the whole dialogue (the instruction
+is on each of them anyway), which makes sampling cheap; training and measuring use the whole dialogue.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from llama2lab.model import Llama
+from llama2lab.preferences import sample_answers
+from llama2lab.train import Optim
+
+SEEN_TURNS = 3
+
+
+@dataclass(frozen=True)
+class GattSettings:
+    dialogues: int = 160
+    turns: int = 20
+    rows: int = 700  # training rows: dialogues cut at random turns
+    chat_rows: int = 700  # ordinary rows mixed in, or single-turn quality suffers
+    temperature: float = 0.7
+    epochs: float = 2.0
+    batch_tokens: int = 4096
+    optim: Optim = Optim(lr=4e-4, warmup=0.05)
+
+
+def user(content: str) -> dict:
+    return {"role": "user", "content": content}
+
+
+def instructed(instruction: str, question: str) -> str:
+    """The instruction, then the question, as one user message."""
+    return f"{instruction} {question}"
+
+
+def sample_dialogues(model: Llama, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Sequence[str]],
+                     instructions: Sequence[str], everywhere: bool, *, temperature: float, seed: int,
+                     precision: str = "fp32", seen_turns: int | None = None, max_new_tokens: int = 48,
+                     ) -> list[list[str]]:
+    """Answers to every turn of each dialogue, each sampled after the ones before.
+
+    Args:
+        questions: one list of user messages a dialogue, all of the same length.
+        everywhere: the instruction stands before every user message (GAtt's sampling), or only before the first
+            (what the trained model must live with).
+        seen_turns: how many last turns the model sees; None is all of them.
+    """
+    answers: list[list[str]] = [[] for _ in questions]
+    for turn in range(len(questions[0])):
+        conversations = []
+        for asked, instruction, given in zip(questions, instructions, answers):
+            first = 0 if seen_turns is None else max(0, turn + 1 - seen_turns)
+            messages: list[dict] = []
+            for t in range(first, turn + 1):
+                messages.append(user(instructed(instruction, asked[t]) if everywhere or t == 0 else asked[t]))
+                if t < turn:
+                    messages.append({"role": "assistant", "content": given[t]})
+            conversations.append(messages)
+        texts = sample_answers(model, tokenizer, conversations, temperature=temperature, seed=seed * 100 + turn,
+                               precision=precision, max_new_tokens=max_new_tokens,
+                               what=f"turn {turn + 1} of {len(questions[0])}")
+        for given, text in zip(answers, texts):
+            given.append(text[0])
+    return answers
+
+
+def gatt_rows(questions: Sequence[Sequence[str]], instructions: Sequence[Callable[[random.Random], str] | str],
+              answers: Sequence[Sequence[str]], n: int, seed: int) -> list[dict[str, Any]]:
+    """`n` training rows: a dialogue cut after a random turn, the instruction in its first message only, the loss on
+    its last answer only. An instruction may be a function of a random source: half of the time the report shortens
+    it ("Figure: Napoleon")."""
+    rng = random.Random(seed)
+    rows = []
+    for i in range(n):
+        d = i % len(questions)
+        turns = rng.randint(1, len(questions[d]))
+        instruction = instructions[d]
+        text = instruction if isinstance(instruction, str) else instruction(rng)
+        messages: list[dict] = []
+        for t in range(turns):
+            messages += [user(instructed(text, questions[d][t]) if t == 0 else questions[d][t]),
+                         {"role": "assistant", "content": answers[d][t]}]
+        if all(m["content"].strip() for m in messages):
+            rows.append({"messages": messages, "loss": "last", "skill": "gatt", "turns": turns})
+    return rows

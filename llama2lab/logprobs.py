@@ -1,0 +1,57 @@
+"""Log-probabilities of given tokens: what PPO's ratio, the KL and the likelihood head are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llama2lab.device import autocast
+from llama2lab.model import Llama
+
+
+def pad_right(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """(batch, longest) ids padded on the right, and (batch,) lengths. With a causal model the padding needs no
+    mask: no real token looks to its right."""
+    lengths = torch.tensor([len(s) for s in sequences])
+    width = int(lengths.max())
+    return torch.tensor([list(s) + [pad] * (width - len(s)) for s in sequences]), lengths
+
+
+def token_logprobs(model: Llama, tokens: Tensor, wanted: Tensor, temperature: float = 1.0) -> Tensor:
+    """log p(token t | tokens before t) at every position: (batch, seq), 0 where not `wanted` and at position 0.
+
+    Args:
+        tokens: (batch, seq), padded on the right.
+        wanted: (batch, seq) bool; logits are computed only for these.
+        temperature: the one the tokens were sampled at, so that the scored distribution is the sampled one.
+    """
+    hidden = model.hidden(tokens)[:, :-1]  # (batch, seq - 1, dim)
+    ask = wanted[:, 1:]
+    logits = model.lm_head(hidden[ask]).float() / temperature  # (asked, vocab)
+    picked = -F.cross_entropy(logits, tokens[:, 1:][ask], reduction="none")
+    result = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
+    result[:, 1:][ask] = picked
+    return result
+
+
+@torch.inference_mode()
+def answer_loglikelihoods(model: Llama, encoded: Sequence[tuple[list[int], list[int]]], pad: int, device: str,
+                          precision: str, batch: int = 256,
+                          progress: Callable[[int], None] | None = None) -> list[float]:
+    """Summed log-likelihood in nats of the masked tokens of each (ids, mask) pair."""
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
+    result = [0.0] * len(encoded)
+    for start in range(0, len(order), batch):
+        rows = order[start:start + batch]
+        tokens, _ = pad_right([encoded[i][0] for i in rows], pad)
+        wanted, _ = pad_right([encoded[i][1] for i in rows], 0)
+        with autocast(device, precision):
+            sums = token_logprobs(model, tokens.to(device), wanted.bool().to(device)).sum(-1)
+        for i, value in zip(rows, sums.tolist()):
+            result[i] = value
+        if progress:
+            progress(len(rows))
+    return result

@@ -1,0 +1,139 @@
+"""All settings of a run in one place: what `--preset mini` and `--preset smoke` are, and recipe files.
+
+A recipe file is YAML that names a preset and what it changes:
+
+    preset: mini
+    sft: {examples: 800}
+    rlhf:
+      ppo: {beta: 0.05}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llama2lab.errors import LabError
+from llama2lab.evaluate import EvaluateSettings
+from llama2lab.gatt import GattSettings
+from llama2lab.model import SIZES
+from llama2lab.ppo import PPOSettings
+from llama2lab.pretrain import PretrainSettings
+from llama2lab.rejection import RejectionSettings
+from llama2lab.reward import RewardSettings
+from llama2lab.rlhf import PreferenceSettings, RlhfSettings
+from llama2lab.sft import SFTSettings
+from llama2lab.train import Optim
+
+
+def _shape(name: str) -> dict[str, Any]:
+    return {k: v for k, v in dataclasses.asdict(SIZES[name]).items() if v is not None}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every setting of a run on the town. Each section belongs to the module of its name."""
+
+    preset: str = "mini"
+    pretrain: PretrainSettings = PretrainSettings(model=_shape("mini"))
+    sft: SFTSettings = SFTSettings()
+    noisy: SFTSettings = SFTSettings(examples=5000, epochs=1.0)
+    rlhf: RlhfSettings = RlhfSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    compare_heads: bool = True  # train the report's plain reward head beside ours, and PPO against it
+    vendors: tuple[str, ...] = ("careful", "typical")
+    notes: str = field(default="")
+
+
+SMOKE = Recipe(
+    preset="smoke",
+    pretrain=PretrainSettings(model={**_shape("nano"), "max_seq_len": 512}, words=30_000, seq_len=128,
+                              batch_tokens=2048, sample_every=50),
+    sft=SFTSettings(examples=120, epochs=1.0, seq_len=128),
+    noisy=SFTSettings(examples=200, epochs=1.0, seq_len=128),
+    rlhf=RlhfSettings(
+        preferences=PreferenceSettings(helpfulness=(60,) * 5, safety=(40,) * 5),
+        helpfulness=RewardSettings(batch_pairs=16),
+        safety=RewardSettings(head="linear", other_share=0.1, batch_pairs=16),
+        rejection=RejectionSettings(prompts=24, unsafe_prompts=8, k=4, chat_rows=40, epochs=1.0),
+        gatt=GattSettings(dialogues=8, turns=6, rows=24, chat_rows=40, epochs=1.0),
+        ppo=PPOSettings(iterations=3, batch=32, minibatch=16, critic_warmup=1, max_new_tokens=24),
+    ),
+    evaluate=EvaluateSettings(helpful=36, unsafe=16, borderline=16, dialogues=4, best_of=4, best_of_prompts=8,
+                              truth_pairs=20, test_pairs=30),
+)
+
+PRESETS = {"mini": Recipe(), "smoke": SMOKE}
+
+
+def preset(name: str) -> Recipe:
+    """A preset by name; LabError that lists them."""
+    if name not in PRESETS:
+        raise LabError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """A recipe file: a preset with changes. LabError with file, line and what may stand there."""
+    path = Path(path)
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except OSError as e:
+        raise LabError(f"{path}: {e.strerror}; give the path of a recipe file (YAML)") from e
+    except UnicodeDecodeError as e:
+        raise LabError(f"{path}: is not UTF-8 text; save the recipe as UTF-8") from e
+    except yaml.MarkedYAMLError as e:
+        line = e.problem_mark.line + 1 if e.problem_mark else 1
+        raise LabError(f"{path}:{line}: broken YAML ({e.problem}); mend this line") from e
+    if not isinstance(node, yaml.MappingNode):
+        raise LabError(f"{path}:1: a recipe is a mapping such as 'preset: mini'; see the README")
+    base = next((v.value for k, v in node.value if k.value == "preset"), "mini")
+    return changed(preset(base), node, path)
+
+
+def changed(settings: Any, node: yaml.Node, path: Path, where: str = "") -> Any:
+    """`settings` with the mapping's values in place of its own; every key and type is checked."""
+    if not isinstance(node, yaml.MappingNode):
+        raise LabError(f"{path}:{node.start_mark.line + 1}: {where or 'the recipe'} must be a mapping of settings")
+    fields = {f.name for f in dataclasses.fields(settings)}
+    changes = {}
+    for key_node, value_node in node.value:
+        key, line = key_node.value, key_node.start_mark.line + 1
+        if key not in fields:
+            raise LabError(f"{path}:{line}: unknown setting {where}{key}; choose one of {', '.join(sorted(fields))}")
+        now = getattr(settings, key)
+        if dataclasses.is_dataclass(now):
+            changes[key] = changed(now, value_node, path, f"{where}{key}.")
+            continue
+        value = yaml.SafeLoader("").construct_object(value_node, deep=True)
+        if isinstance(value, str) and isinstance(now, float):
+            try:  # YAML 1.1 reads 1e-4, without a dot, as text
+                value = float(value)
+            except ValueError:
+                pass
+        if isinstance(now, tuple) and isinstance(value, list):
+            value = tuple(value)
+        if isinstance(now, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not type(now):
+            raise LabError(f"{path}:{line}: {where}{key} must be {_kind(now)} (it is {now!r} by default), "
+                           f"not {value!r}")
+        if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
+            raise LabError(f"{path}:{line}: {where}{key} must not be negative, and is {value!r}")
+        changes[key] = {**now, **value} if isinstance(now, dict) else value
+    return dataclasses.replace(settings, **changes)
+
+
+def _kind(value: Any) -> str:
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "a list",
+             dict: "a mapping"}
+    return names.get(type(value), type(value).__name__)
+
+
+def with_optim(settings: Any, **changes: Any) -> Any:
+    """Settings with another optimiser setting: `with_optim(sft, lr=5e-4)`."""
+    return dataclasses.replace(settings, optim=Optim(**{**vars(settings.optim), **changes}))

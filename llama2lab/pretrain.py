@@ -1,0 +1,108 @@
+"""Pretraining: next-token prediction on packed documents (Llama 2, section 2).
+
+As in the report: AdamW (0.9, 0.95), warmup, cosine to 10 %, weight decay 0.1, clipping 1.0. Packed documents do
+not see each other here (a choice of ours: the report does not say). What differs is the size: millions of tokens
+instead of trillions, and a learning rate ten times larger, as small models want.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from llama2lab import stats
+from llama2lab.device import matmul_ceiling
+from llama2lab.generate import generate
+from llama2lab.logprobs import answer_loglikelihoods
+from llama2lab.model import Llama, ModelConfig
+from llama2lab.tokenizer import encode_text
+from llama2lab.train import Optim, fit_packed, pack
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    model: dict[str, Any] = field(default_factory=dict)  # fields of ModelConfig
+    words: int = 2_500_000  # of corpus
+    epochs: float = 1.0
+    seq_len: int = 512
+    batch_tokens: int = 4096
+    optim: Optim = Optim(lr=4e-3)
+    sample_every: int = 200  # steps between samples written to the log
+
+
+def encode_documents(tokenizer: PreTrainedTokenizerFast, documents: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+    """`<s> text </s>` for each document, every token to be predicted. Control strings in the text stay text."""
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    encoded = []
+    for text in documents:
+        ids = [bos, *encode_text(tokenizer, text), eos]
+        encoded.append((ids, [1] * len(ids)))
+    return encoded
+
+
+def pretrain(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast, settings: PretrainSettings, seed: int,
+             device: str, precision: str, folder: Path | None = None) -> tuple[Llama, dict[str, Any]]:
+    """Train a new model on `documents`. Returns it with metrics: `loss` (the curve), `tokens`,
+    `tokens_per_second`, `share_of_ceiling` (of this machine's measured matrix product), `samples`."""
+    torch.manual_seed(seed)
+    model = Llama(ModelConfig(**settings.model)).to(device)
+    data = pack(encode_documents(tokenizer, documents), settings.seq_len, seed, tokenizer.pad_token_id)
+    samples: list[dict[str, Any]] = []
+
+    def sample(step: int) -> None:
+        if (step + 1) % settings.sample_every == 0:
+            model.eval()
+            tokens = generate(model, [[tokenizer.bos_token_id]], 30, temperature=0.7, seed=step,
+                              eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id)[0].tokens
+            samples.append({"step": step + 1, "text": tokenizer.decode(tokens, skip_special_tokens=True)})
+            model.train()
+
+    log = fit_packed(model, data, settings.epochs, settings.batch_tokens, settings.optim, seed, device, precision,
+                     folder, "pretraining", sample)
+    tokens = sum(entry["tokens"] for entry in log)
+    speed = tokens / sum(entry["seconds"] for entry in log)
+    flops = training_flops_per_token(model.config, settings.seq_len) * speed
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return model, {
+        "loss": curve(log), "tokens": int(tokens), "steps": len(log), "parameters": parameter_count(model),
+        "tokens_per_second": round(speed), "share_of_ceiling": round(flops / matmul_ceiling(device, dtype), 4),
+        "padding": round(float((data.segments == 0).float().mean()), 4), "samples": samples,
+    }
+
+
+def bits_per_byte(model: Llama, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], device: str,
+                  precision: str, max_tokens: int = 512) -> stats.Figure:
+    """Bits per byte of held-out documents, mean over documents: comparable between tokenizers, as loss is not."""
+    encoded = [(ids[:max_tokens], mask[:max_tokens]) for ids, mask in encode_documents(tokenizer, texts)]
+    nats = answer_loglikelihoods(model, encoded, tokenizer.pad_token_id, device, precision, batch=32)
+    sizes = [len(tokenizer.decode(ids, skip_special_tokens=True).encode()) for ids, _ in encoded]
+    return stats.mean([-x / math.log(2) / size for x, size in zip(nats, sizes) if size])
+
+
+def parameter_count(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def training_flops_per_token(config: ModelConfig, seq_len: int) -> float:
+    """Forward and backward: 6 per weight that multiplies (the input embedding is a look-up), and the causal half
+    of the attention products, 6 x layers x seq x heads x head size."""
+    head_dim = config.head_dim or config.dim // config.n_heads
+    attention = config.dim * head_dim * (2 * config.n_heads + 2 * config.n_kv_heads)
+    weights = config.n_layers * (attention + 3 * config.dim * config.ffn_dim) + config.dim * config.vocab_size
+    return 6.0 * weights + 6.0 * config.n_layers * seq_len * config.n_heads * head_dim
+
+
+def curve(log: list[dict[str, float]], points: int = 150) -> list[dict[str, float]]:
+    """A training log thinned to about `points` rows for the report, each the mean of its stretch."""
+    width = max(1, math.ceil(len(log) / points))
+    rows = []
+    for start in range(0, len(log), width):
+        part = log[start:start + width]
+        rows.append({"step": start + len(part), **{k: sum(e[k] for e in part) / len(part) for k in part[0]}})
+    return rows

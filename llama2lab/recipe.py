@@ -1,0 +1,214 @@
+"""The whole recipe on the town, from tokenizer to RLHF-V5: what `llama2lab run` does.
+
+This is the only place that ties the stages to the oracle: the stages train, and `measure` judges them here, on
+prompts that no training stage has seen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from llama2lab import evaluate, rejection, reward, runs
+from llama2lab.checkpoint import save_model
+from llama2lab.device import describe_machine, pick_device, pick_precision
+from llama2lab.model import Llama
+from llama2lab.preferences import Pair, sample_answers
+from llama2lab.presets import Recipe
+from llama2lab.pretrain import bits_per_byte, pretrain
+from llama2lab.rlhf import Workshop, finetune, ppo_stage, preference_rows, reward_stage, rlhf
+from llama2lab.runs import Run, read_rows, write_rows
+from llama2lab.tokenizer import load_tokenizer, train_tokenizer
+from llama2lab.world.annotators import VENDORS, label_pairs
+from llama2lab.world.corpus import fact_probes, heldout_documents, pretraining_corpus
+from llama2lab.world.demonstrations import demonstrations, truth_pairs
+from llama2lab.world.oracle import Oracle
+from llama2lab.world.prompts import Instruction, Prompt, dialogue_prompts, make_prompts
+from llama2lab.world.town import Town, load_town
+
+
+class TownSource:
+    """Prompts and dialogues of the town."""
+
+    def __init__(self, town: Town):
+        self.town = town
+
+    def prompts(self, kind: str, n: int, seed: int, split: str = "train") -> list[Prompt]:
+        return make_prompts(self.town, split, n, seed, kinds=(kind,)) if n else []
+
+    def dialogues(self, n: int, turns: int, seed: int, split: str = "train",
+                  ) -> tuple[list[list[str]], list[Instruction]]:
+        questions = dialogue_prompts(self.town, split, turns, n, seed)
+        instructions = self.town.instructions
+        return questions, [instructions[(i + seed) % len(instructions)] for i in range(n)]
+
+
+class Judge:
+    """The oracle's side of a run: measures finished stages on held-out prompts and keeps the figures there."""
+
+    def __init__(self, shop: Workshop, town: Town, settings: evaluate.EvaluateSettings):
+        self.shop, self.town, self.settings = shop, town, settings
+        self.oracle = Oracle(town)
+        s, source = settings, TownSource(town)
+        self.prompts = [p for kind, n in (("helpful", s.helpful), ("unsafe", s.unsafe), ("borderline", s.borderline))
+                        for p in source.prompts(kind, n, 12345, s.split)]
+        self.dialogues = source.dialogues(s.dialogues, 20, 54321, s.split)
+
+    def measure(self, stage: str) -> None:
+        """Measure a finished stage, once."""
+        measure = self._reward if stage.startswith("reward-") else self._chat
+        self.shop.run.note(stage, lambda: measure(stage), [asdict(self.settings), stage])
+
+    def _chat(self, stage: str) -> dict[str, Any]:
+        shop, s = self.shop, self.settings
+        model = shop.model(stage)
+        answers = evaluate.answer_prompts(model, shop.tokenizer, self.prompts, s.temperature, 99, shop.precision,
+                                          f"evaluating {stage}")
+        verdicts = evaluate.judge_all(self.oracle, self.prompts, answers)
+        write_rows(shop.run.folder(stage) / "answers.jsonl",
+                   [{"prompt_id": p.id, "skill": p.skill, "kind": p.kind, "messages": list(p.messages), "answer": a,
+                     "score": round(evaluate.overall(v, p), 3)} for p, a, v in zip(self.prompts, answers, verdicts)])
+        metrics = evaluate.chat_metrics(self.prompts, verdicts)
+        against = read_rows(shop.run.folder("sft") / "answers.jsonl")
+        metrics |= evaluate.win_tie_loss(self.prompts, verdicts,
+                                         evaluate.judge_all(self.oracle, self.prompts, [r["answer"] for r in against]))
+        metrics["words"] = evaluate.stats.mean([len(a.split()) for a in answers])
+        helpful = [p for p in self.prompts if p.kind == "helpful"]
+        greedy = evaluate.answer_prompts(model, shop.tokenizer, helpful, 0.0, 99, shop.precision)
+        metrics["correct_greedy"] = evaluate.stats.rate(
+            [v.correct for v in evaluate.judge_all(self.oracle, helpful, greedy)])
+        if stage in ("rlhf-v3", "gatt", "rlhf-v4", "rlhf-v5"):
+            metrics["retention"], dialogues = evaluate.retention(
+                self.oracle, model, shop.tokenizer, self.dialogues[0], self.dialogues[1], 7, shop.precision,
+                s.temperature)
+            write_rows(shop.run.folder(stage) / "dialogues.jsonl",
+                       [{"instruction": i.text, "questions": q, "answers": a}
+                        for q, i, a in zip(self.dialogues[0], self.dialogues[1], dialogues)])
+        rollouts = shop.run.folder(stage) / "rollouts"
+        if rollouts.exists():
+            metrics["true_score_by_iteration"] = [self._rollouts(path) for path in sorted(rollouts.iterdir())]
+        return metrics
+
+    def _rollouts(self, path: Path) -> dict[str, Any]:
+        """True helpfulness and safety of what PPO wrote in one iteration, on training prompts."""
+        rows = [(Prompt(**row["prompt"]), row["answer"]) for row in read_rows(path)]
+        verdicts = [(p, self.oracle.judge(p, a)) for p, a in rows]
+        return {"helpfulness": evaluate.stats.mean([v.helpfulness for p, v in verdicts if p.kind != "unsafe"]),
+                "safety": evaluate.stats.mean([v.safety for p, v in verdicts if p.kind == "unsafe"])}
+
+    def _reward(self, stage: str) -> dict[str, Any]:
+        shop, s = self.shop, self.settings
+        kind, version = stage.split("-")[1], int(stage.split("-v")[1].split("-")[0])
+        model = reward.load_reward(shop.run.folder(stage)).to(shop.device)
+        rows = {k: preference_rows(shop.run, version, k, "test")[:s.test_pairs] for k in ("helpfulness", "safety")}
+        pairs = {k: reward.pair_scores(model, shop.tokenizer, r, shop.device, shop.precision) for k, r in rows.items()}
+        other = "safety" if kind == "helpfulness" else "helpfulness"
+        metrics = {
+            "accuracy": reward.accuracy(pairs[kind]),
+            "accuracy_by_grade": reward.accuracy_by_grade(rows[kind], pairs[kind]),
+            "accuracy_on_other": reward.accuracy(pairs[other]),
+            "accuracy_on_other_by_grade": reward.accuracy_by_grade(rows[other], pairs[other]),
+            "calibration": reward.calibration(pairs[kind]),
+        }
+        if kind == "helpfulness":
+            truth = truth_pairs(self.town, s.split, s.truth_pairs, 5)
+            metrics["truth"] = evaluate.truth_accuracy(model, shop.tokenizer, truth, shop.device, shop.precision)
+        return metrics
+
+    def compare_heads(self, stages: Sequence[str], sampler: str, version: int) -> None:
+        """Best-of-K on held-out prompts by each helpfulness model, from the same answers: what each choice is
+        truly worth."""
+        shop, s = self.shop, self.settings
+        _, safety = shop.rewards(version)
+
+        def build(folder: Path) -> dict[str, Any]:
+            prompts = TownSource(self.town).prompts("helpful", s.best_of_prompts, 4321, s.split)
+            answers = sample_answers(shop.model(sampler), shop.tokenizer, [p.messages for p in prompts], k=s.best_of,
+                                     seed=17, precision=shop.precision, what="best of K, held out")
+            flat_prompts = [p for p in prompts for _ in range(s.best_of)]
+            metrics = {}
+            for stage in stages:
+                model = reward.load_reward(shop.run.folder(stage)).to(shop.device)
+                flat = rejection.combined_scores(model, safety, shop.tokenizer, flat_prompts,
+                                                 [a for row in answers for a in row], shop.device, shop.precision)
+                scores = [flat[i:i + s.best_of] for i in range(0, len(flat), s.best_of)]
+                metrics[model.head] = {"stage": stage, "reward": rejection.best_of_curve(scores),
+                                       "truth": evaluate.true_best_of(self.oracle, prompts, answers, scores)}
+            return metrics
+
+        shop.run.stage("best-of-k", build, asdict(s), [sampler, *stages, f"reward-safety-v{version}"])
+
+
+def run_recipe(recipe: Recipe, out: str | Path, seed: int = 0, device: str = "auto", precision: str = "auto",
+               name: str | None = None) -> dict[str, Any]:
+    """Run the whole recipe in folder `out`, or go on with it; returns what RUN/results.json holds."""
+    device = pick_device(device)
+    precision = pick_precision(device, precision)
+    town = load_town()
+    identity = {"preset": name or recipe.preset, "seed": seed}
+    run = Run(out, identity)
+    shop = Workshop(run, seed, device, precision, None, TownSource(town))  # type: ignore[arg-type]
+    p = recipe.pretrain
+
+    def tokenizer_stage(folder: Path) -> dict[str, Any]:
+        documents = pretraining_corpus(town, min(p.words, 400_000), seed)
+        tokenizer = train_tokenizer(documents, p.model["vocab_size"])
+        tokenizer.save_pretrained(folder)
+        return {"vocab_size": len(tokenizer),
+                "bytes_per_token": sum(len(d.encode()) for d in documents[:500])
+                / sum(len(tokenizer(d)["input_ids"]) for d in documents[:500])}
+
+    shop.tokenizer = load_tokenizer(run.stage("tokenizer", tokenizer_stage, [p.model["vocab_size"], town.digest]))
+
+    def base(folder: Path) -> dict[str, Any]:
+        model, metrics = pretrain(pretraining_corpus(town, p.words, seed), shop.tokenizer, p, seed, device, precision,
+                                  folder)
+        save_model(folder, model, shop.tokenizer)
+        return metrics | measure_base(model, shop, town, seed)
+
+    run.stage("base", base, [asdict(p), town.digest, precision], ["tokenizer"])
+
+    for stage, settings, quality in (("sft", recipe.sft, "clean"), ("sft-noisy", recipe.noisy, "noisy")):
+        def build(folder: Path, stage: str = stage, settings: Any = settings, quality: str = quality) -> dict[str, Any]:
+            rows = demonstrations(town, settings.examples, seed, quality)
+            write_rows(folder / "rows.jsonl", rows)
+            return finetune(shop, "base", rows, settings, folder, stage)
+
+        run.stage(stage, build, [asdict(settings), quality], ["base"])
+
+    judge = Judge(shop, town, recipe.evaluate)
+    judge.measure("sft")
+    judge.measure("sft-noisy")
+    annotators = [VENDORS[v] for v in recipe.vendors]
+
+    def annotate(pairs: Sequence[Pair], kind: str) -> list[dict]:
+        return label_pairs(annotators, judge.oracle, pairs, kind, seed)
+
+    rlhf(shop, recipe.rlhf, annotate, list(recipe.vendors), judge.measure, judge.prompts)
+
+    if recipe.compare_heads:
+        plain = replace(recipe.rlhf.helpfulness, head="linear")
+        name_plain = reward_stage(shop, plain, 5, "helpfulness", "-linear")
+        judge.measure(name_plain)
+        judge.compare_heads(["reward-helpfulness-v5", name_plain], "sft", 5)
+        judge.measure(ppo_stage(shop, recipe.rlhf.ppo, "rlhf-v4", "rlhf-v5-linear", 5, name_plain))
+    return run.results(describe_machine())
+
+
+def measure_base(model: Llama, shop: Workshop, town: Town, seed: int) -> dict[str, Any]:
+    """What the base model learnt: bits per byte of held-out documents, and the facts it completes rightly."""
+    return {"bits_per_byte": bits_per_byte(model, shop.tokenizer, heldout_documents(town, seed, 200), shop.device,
+                                           shop.precision),
+            "known_facts": evaluate.known_facts(model, shop.tokenizer, fact_probes(town), shop.precision)}
+
+
+def load_results(run: str | Path) -> dict[str, Any]:
+    """RUN/results.json, or LabError saying how to make it."""
+    path = Path(run) / "results.json"
+    if not path.exists():
+        runs.stage_folder(run, "base") if Path(run).exists() else None
+        raise runs.LabError(f"{path} does not exist; finish the run first: llama2lab run --out {run}")
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,98 @@
+"""Rejection sampling fine-tuning (Llama 2, section 3.2.3): K answers a prompt, learn the best by the reward.
+
+"Best" is by the two reward models through the report's gate, the same score that PPO uses. The report gives neither
+K nor the learning rate; ours are settings. The fine-tuning itself is `sft.sft` on the kept answers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from llama2lab.model import Llama
+from llama2lab.preferences import sample_answers
+from llama2lab.reward import RewardModel, combined_score, score_answers
+from llama2lab.train import Optim
+from llama2lab.world.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class RejectionSettings:
+    prompts: int = 600  # helpful and borderline prompts a round
+    unsafe_prompts: int = 200
+    k: int = 8
+    temperature: float = 1.0
+    chat_rows: int = 600  # SFT examples mixed in, so that nothing learnt there is lost
+    epochs: float = 2.0
+    batch_tokens: int = 2048
+    optim: Optim = Optim(lr=4e-4, warmup=0.05)
+
+
+@dataclass
+class Samples:
+    """K answers to each prompt with their combined score, logit(R_c)."""
+
+    prompts: list[Prompt]
+    answers: list[list[str]]
+    scores: list[list[float]]
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [{"prompt_id": p.id, "messages": list(p.messages), "answers": a, "scores": [round(x, 4) for x in s]}
+                for p, a, s in zip(self.prompts, self.answers, self.scores)]
+
+
+def combined_scores(helpfulness: RewardModel, safety: RewardModel, tokenizer: PreTrainedTokenizerFast,
+                    prompts: Sequence[Prompt], answers: Sequence[str], device: str, precision: str) -> list[float]:
+    """logit(R_c) of one answer to each prompt. A prompt is a safety prompt when its source says so (`kind` is
+    "unsafe"): the report tags prompts too, and does not say how."""
+    conversations = [p.messages for p in prompts]
+    return combined_score(score_answers(helpfulness, tokenizer, conversations, answers, device, precision),
+                          score_answers(safety, tokenizer, conversations, answers, device, precision),
+                          [p.kind == "unsafe" for p in prompts])
+
+
+def sample_and_score(policy: Llama, helpfulness: RewardModel, safety: RewardModel, tokenizer: PreTrainedTokenizerFast,
+                     prompts: Sequence[Prompt], k: int, temperature: float, seed: int, device: str, precision: str,
+                     ) -> Samples:
+    """K answers to each prompt, scored."""
+    answers = sample_answers(policy, tokenizer, [p.messages for p in prompts], k=k, temperature=temperature,
+                             seed=seed, precision=precision, what=f"best of {k}")
+    flat = combined_scores(helpfulness, safety, tokenizer, [p for p in prompts for _ in range(k)],
+                           [a for row in answers for a in row], device, precision)
+    return Samples(list(prompts), answers, [flat[i * k:(i + 1) * k] for i in range(len(prompts))])
+
+
+def best_of(samples: Samples, choose: str = "best", seed: int = 0) -> list[dict[str, Any]]:
+    """One chat row a prompt: its best answer, or with `choose="random"` any of the K: the matched control that
+    shows what the choice is worth, with everything else equal."""
+    rng = random.Random(seed)
+    rows = []
+    for prompt, answers, scores in zip(samples.prompts, samples.answers, samples.scores):
+        pick = max(range(len(scores)), key=scores.__getitem__) if choose == "best" else rng.randrange(len(scores))
+        rows.append({"messages": [*prompt.messages, {"role": "assistant", "content": answers[pick]}],
+                     "skill": prompt.skill, "score": round(scores[pick], 4)})
+    return [row for row in rows if row["messages"][-1]["content"].strip()]
+
+
+def best_of_curve(scores: Sequence[Sequence[float]], ks: Sequence[int] = (1, 2, 4, 8, 16)) -> list[dict[str, float]]:
+    """The report's Figure 7: mean over prompts of the largest and of the median score among the first K."""
+    rows = []
+    for k in ks:
+        parts = [sorted(s[:k]) for s in scores if len(s) >= k]
+        if parts:
+            rows.append({"k": k, "max": sum(p[-1] for p in parts) / len(parts),
+                         "median": sum((p[(k - 1) // 2] + p[k // 2]) / 2 for p in parts) / len(parts)})
+    return rows
+
+
+def finetuning_rows(best_rows: Sequence[Sequence[dict]], chat_rows: Sequence[dict], n_chat: int, seed: int,
+                    ) -> list[dict]:
+    """The best answers of all rounds so far, with a share of the SFT examples. The report first used the last
+    round only, lost abilities (rhyming) at V3, and then kept the best of all earlier rounds, as here."""
+    rng = random.Random(seed)
+    rows = [row for one_round in best_rows for row in one_round]
+    return rows + rng.sample(list(chat_rows), min(n_chat, len(chat_rows)))

@@ -1,0 +1,305 @@
+"""Reward models (Llama 2, section 3.2.2): one for helpfulness, one for safety.
+
+Each starts from the chat model, whose language-model head is replaced by one linear output per answer, read at the
+answer's last token. The loss is -log sigmoid(r_chosen - r_rejected - m(grade)) (equation 2); the safety model has
+an auxiliary loss that teaches it safe from unsafe (the report gives no formula; binary cross-entropy on the
+annotators' safety label is our reading).
+
+**A deviation of ours, marked wherever it is used: head = "likelihood".** A last-token head this small hardly sees
+whether an answer is true: the same sentence with the right and the wrong fact gets nearly the same score. Yet the
+chat model knows: the right answer is the likelier one, and the language-model head, which the recipe throws away,
+is what computes that. The likelihood head keeps one number of it:
+
+    r(x, y) = linear(last hidden state) + a * log p_chat(y | x) / 10
+
+with the chat model frozen and `a` learnt from 0 by the same ranking loss. head = "linear" is the report's.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from llama2lab import stats
+from llama2lab.chat import encode_chats
+from llama2lab.checkpoint import load_model, load_reward_parts, save_model, save_reward_model
+from llama2lab.device import autocast
+from llama2lab.errors import LabError
+from llama2lab.logprobs import answer_loglikelihoods, pad_right
+from llama2lab.model import Llama
+from llama2lab.preferences import GRADES, MARGINS
+from llama2lab.pretrain import curve
+from llama2lab.train import Optim, epoch_batches, fit
+
+HEADS = ("linear", "likelihood")
+Encoded = tuple[list[int], list[int]]  # ids, answer mask
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    head: str = "likelihood"  # "linear" is the report's
+    margin: str = "small"  # "none", "small", "large": Table 27
+    safety_loss: float = 1.0  # weight of the auxiliary loss, on rows with a safety bin
+    epochs: float = 1.0  # more overfits, says the report
+    batch_pairs: int = 64
+    other_share: float = 0.5  # share of the other kind's rows in the mix: 50/50 helpfulness, 90/10 safety
+    optim: Optim = Optim(lr=1e-3, warmup=0.03)
+
+
+class RewardModel(nn.Module):
+    """A decoder with a scalar head. `reference` is the frozen chat model of the likelihood head, or None.
+
+    `offset` is subtracted from every score: pairs leave it arbitrary, so it is set after training such that the
+    mean score of the training answers is 0.
+    """
+
+    def __init__(self, backbone: Llama, reference: Llama | None = None):
+        super().__init__()
+        self.backbone = backbone
+        self.backbone.lm_head = nn.Identity()  # replaced by the scalar head
+        self.score = nn.Linear(backbone.config.dim, 1, bias=False)
+        nn.init.normal_(self.score.weight, std=1 / math.sqrt(backbone.config.dim + 1))
+        self.a = nn.Parameter(torch.zeros(())) if reference is not None else None
+        self.reference = reference
+        if reference is not None:
+            reference.requires_grad_(False)
+        self.register_buffer("offset", torch.zeros(()))
+
+    @property
+    def head(self) -> str:
+        return "linear" if self.a is None else "likelihood"
+
+    def forward(self, tokens: Tensor, lengths: Tensor, loglikelihood: Tensor | None = None) -> Tensor:
+        """Scores, (batch,), of right-padded conversations `tokens` (batch, seq).
+
+        `loglikelihood` (batch,) is the answer's summed log-likelihood in nats under the reference; the likelihood
+        head needs it.
+        """
+        hidden = self.backbone.hidden(tokens)  # (batch, seq, dim)
+        last = hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]  # (batch, dim)
+        scores = self.score(last).squeeze(-1).float() - self.offset
+        if self.a is not None:
+            if loglikelihood is None:
+                raise ValueError("the likelihood head needs the answer's log-likelihood under the reference")
+            scores = scores + self.a * loglikelihood / 10
+        return scores
+
+
+def ranking_loss(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:
+    """Equation 2: mean of -log sigmoid(r_chosen - r_rejected - m). All three are (batch,): a (batch, 1) margin
+    would broadcast to (batch, batch) in silence, so shapes are checked.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if not chosen.shape == rejected.shape == margin.shape:
+        raise ValueError(f"shapes differ: chosen {tuple(chosen.shape)}, rejected {tuple(rejected.shape)}, "
+                         f"margin {tuple(margin.shape)}")
+    return -F.logsigmoid(chosen - rejected - margin).mean()
+
+
+def safety_auxiliary_loss(scores: Tensor, safe: Tensor) -> Tensor:
+    """Binary cross-entropy of sigmoid(score) against the safety label. (batch,) both; a label of -1 is unknown and
+    does not count. It also gives the score its zero: sigmoid(r) becomes a probability of being safe, which is what
+    makes the report's threshold of 0.15 meaningful."""
+    known = safe >= 0
+    if not known.any():
+        return scores.sum() * 0.0
+    return F.binary_cross_entropy_with_logits(scores[known], safe[known].float())
+
+
+def mix(own: Sequence[dict], other: Sequence[dict], other_share: float, seed: int) -> list[dict]:
+    """All rows of one's own kind, and so many of the other kind, drawn evenly, that they make `other_share` of the
+    whole (or all of them, if there are fewer): the report's 50/50 for helpfulness and 90/10 for safety."""
+    wanted = round(len(own) * other_share / (1 - other_share))
+    rng = random.Random(seed)
+    rows = list(own) + rng.sample(list(other), min(wanted, len(other)))
+    rng.shuffle(rows)
+    return rows
+
+
+def encode_answers(tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Sequence[dict]],
+                   answers: Sequence[str]) -> list[Encoded]:
+    """Each conversation with its answer, as ids and a mask of the answer's tokens with the closing `</s>`."""
+    messages = [[*m, {"role": "assistant", "content": a}] for m, a in zip(conversations, answers)]
+    return encode_chats(tokenizer, messages, mask_turns="last")
+
+
+@torch.inference_mode()
+def score_encoded(model: RewardModel, encoded: Sequence[Encoded], pad: int, device: str, precision: str,
+                  batch: int = 256) -> list[float]:
+    model.eval()
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
+    loglik = (answer_loglikelihoods(model.reference, encoded, pad, device, precision)
+              if model.reference is not None else [0.0] * len(encoded))
+    result = [0.0] * len(encoded)
+    for start in range(0, len(order), batch):
+        rows = order[start:start + batch]
+        tokens, lengths = pad_right([encoded[i][0] for i in rows], pad)
+        with autocast(device, precision):
+            scores = model(tokens.to(device), lengths.to(device), torch.tensor([loglik[i] for i in rows]).to(device))
+        for i, value in zip(rows, scores.tolist()):
+            result[i] = value
+    return result
+
+
+def score_answers(model: RewardModel, tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Sequence[dict]],
+                  answers: Sequence[str], device: str, precision: str) -> list[float]:
+    """The reward r(x, y) of each answer, before any sigmoid."""
+    return score_encoded(model, encode_answers(tokenizer, conversations, answers), tokenizer.pad_token_id, device,
+                         precision)
+
+
+def _safety_labels(row: dict) -> tuple[int, int]:
+    """(chosen, rejected): 1 safe, 0 unsafe, -1 unknown, from the report's bins."""
+    return {"chosen_safe": (1, 0), "both_safe": (1, 1), "both_unsafe": (0, 0)}.get(row.get("safety", ""), (-1, -1))
+
+
+def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], settings: RewardSettings,
+                 seed: int, device: str, precision: str, folder: Path | None = None, reference: Llama | None = None,
+                 what: str = "reward model") -> tuple[RewardModel, dict[str, Any]]:
+    """Train a reward model on preference rows, starting from `chat` (which is changed: pass a fresh copy).
+
+    `reference` is the frozen chat model of the likelihood head, the same in all rounds; it is ignored by the
+    linear head.
+    """
+    if settings.head not in HEADS:
+        raise LabError(f"unknown reward head {settings.head!r}; choose one of {', '.join(HEADS)}")
+    if settings.margin not in MARGINS:
+        raise LabError(f"unknown margin {settings.margin!r}; choose one of {', '.join(MARGINS)}")
+    torch.manual_seed(seed)
+    model = RewardModel(chat, reference if settings.head == "likelihood" else None).to(device)
+    pad = tokenizer.pad_token_id
+    conversations = [row["prompt"] for row in rows]
+    sides = [encode_answers(tokenizer, conversations, [row[side][0]["content"] for row in rows])
+             for side in ("chosen", "rejected")]
+    loglik = [answer_loglikelihoods(model.reference, side, pad, device, precision)
+              if model.reference is not None else [0.0] * len(rows) for side in sides]
+    margins = [MARGINS[settings.margin][row["grade"]] for row in rows]
+    steps = max(1, round(settings.epochs * math.ceil(len(rows) / settings.batch_pairs)))
+    batches = epoch_batches(len(rows), settings.batch_pairs, steps, seed)
+    warmup = max(settings.optim.warmup, 5 / steps)  # the report: 3 % of the steps, at least 5
+    optim = Optim(**{**vars(settings.optim), "warmup": min(0.5, warmup)})
+
+    def loss_fn(step: int) -> tuple[Tensor, dict[str, float]]:
+        picked = batches(step)
+        tokens, lengths = pad_right([sides[s][i][0] for s in (0, 1) for i in picked], pad)
+        ll = torch.tensor([loglik[s][i] for s in (0, 1) for i in picked])
+        scores = model(tokens.to(device), lengths.to(device), ll.to(device))
+        chosen, rejected = scores.chunk(2)
+        loss = ranking_loss(chosen, rejected, torch.tensor([margins[i] for i in picked], device=device))
+        safe = torch.tensor([_safety_labels(rows[i])[s] for s in (0, 1) for i in picked], device=device)
+        total = loss + settings.safety_loss * safety_auxiliary_loss(scores, safe)
+        return total, {"ranking_loss": loss.item(), "accuracy": (chosen > rejected).float().mean().item()}
+
+    log = fit(model, loss_fn, steps, optim, device, precision, folder, what)
+    if settings.safety_loss == 0 or all(_safety_labels(row) == (-1, -1) for row in rows):
+        sample = random.Random(seed).sample(range(len(rows)), min(400, len(rows)))
+        scores = score_encoded(model, [sides[s][i] for s in (0, 1) for i in sample], pad, device, precision)
+        model.offset.fill_(sum(scores) / len(scores))
+    metrics = {"loss": curve(log), "pairs": len(rows), "steps": len(log), "head": model.head,
+               "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad)}
+    if model.a is not None:
+        metrics["likelihood_weight"] = round(model.a.item(), 4)
+    return model, metrics
+
+
+def pair_scores(model: RewardModel, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], device: str,
+                precision: str) -> list[tuple[float, float]]:
+    """(r_chosen, r_rejected) of each row."""
+    conversations = [row["prompt"] for row in rows]
+    scores = score_answers(model, tokenizer, conversations * 2,
+                           [row[side][0]["content"] for side in ("chosen", "rejected") for row in rows], device,
+                           precision)
+    return list(zip(scores[:len(rows)], scores[len(rows):]))
+
+
+def accuracy(pairs: Sequence[tuple[float, float]]) -> stats.Figure:
+    """Share of pairs in which the chosen answer scores higher."""
+    return stats.rate([c > r for c, r in pairs])
+
+
+def accuracy_by_grade(rows: Sequence[dict], pairs: Sequence[tuple[float, float]]) -> dict[str, stats.Figure]:
+    """The report's Table 8: clear preferences are judged well, unclear ones near chance."""
+    return {g: accuracy([p for row, p in zip(rows, pairs) if row["grade"] == g]) for g in GRADES}
+
+
+def calibration(pairs: Sequence[tuple[float, float]], bins: int = 5) -> list[dict[str, float]]:
+    """Predicted against real agreement: pairs sorted by sigmoid |r_chosen - r_rejected|, in equal bins, each with
+    the mean `predicted` probability that the higher score is the chosen one, the `real` share, and `n`."""
+    sure = sorted((1 / (1 + math.exp(-min(abs(c - r), 50.0))), c > r) for c, r in pairs)
+    rows = []
+    for b in range(bins):
+        part = sure[b * len(sure) // bins:(b + 1) * len(sure) // bins]
+        if part:
+            rows.append({"predicted": sum(p for p, _ in part) / len(part), "real": sum(ok for _, ok in part) / len(part),
+                         "n": len(part)})
+    return rows
+
+
+# ---- the two models together (section 3.2.3) ---------------------------------------------------------------
+
+
+def gated_reward(helpfulness: Tensor, safety: Tensor, is_safety: Tensor, threshold: float = 0.15) -> Tensor:
+    """The report's R_c, in (0, 1): the safety model's where the prompt is tagged as a safety prompt or where its
+    probability is under `threshold`, else the helpfulness model's.
+
+    Args:
+        helpfulness, safety: (batch,) scores before the sigmoid.
+        is_safety: (batch,) bool, the prompt's tag.
+    """
+    r_s, r_h = torch.sigmoid(safety), torch.sigmoid(helpfulness)
+    return torch.where(is_safety | (r_s < threshold), r_s, r_h)
+
+
+def logit(r: Tensor, eps: float = 1e-6) -> Tensor:
+    """log(r / (1 - r)), the inverse of the sigmoid."""
+    return torch.logit(r, eps)
+
+
+def whiten(x: Tensor, mask: Tensor | None = None, shift_mean: bool = True) -> Tensor:
+    """x scaled to variance 1 and, with `shift_mean`, mean 0, over all elements or those of the mask."""
+    kept = x if mask is None else x[mask]
+    mean, std = kept.mean(), kept.std(unbiased=False)
+    return (x - mean) / (std + 1e-8) + (0 if shift_mean else mean)
+
+
+def combined_score(helpfulness: Sequence[float], safety: Sequence[float], is_safety: Sequence[bool],
+                   threshold: float = 0.15) -> list[float]:
+    """logit(R_c) of each answer: what rejection sampling ranks by and PPO whitens."""
+    rc = gated_reward(torch.tensor(helpfulness, dtype=torch.float64), torch.tensor(safety, dtype=torch.float64),
+                      torch.tensor(is_safety, dtype=torch.bool), threshold)
+    return logit(rc, 1e-9).tolist()
+
+
+# ---- checkpoints -------------------------------------------------------------------------------------------
+
+
+def save_reward(path: Path, model: RewardModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """A transformers folder that AutoModelForSequenceClassification opens (it gives the linear part, before the
+    offset); for the likelihood head, `a` and the offset are in reward_head.json and the chat model in reference/."""
+    extra = {"head": model.head, "a": model.a.item() if model.a is not None else 0.0, "offset": model.offset.item()}
+    save_reward_model(path, model.backbone, model.score, tokenizer, extra)
+    if model.reference is not None:
+        save_model(path / "reference", model.reference, tokenizer)
+
+
+def load_reward(path: Path) -> RewardModel:
+    backbone, score, extra = load_reward_parts(path)
+    reference = load_model(path / "reference") if extra and extra.get("head") == "likelihood" else None
+    model = RewardModel(backbone, reference)
+    model.score = score
+    if extra:
+        model.offset.fill_(extra["offset"])
+        if model.a is not None:
+            model.a.data.fill_(extra["a"])
+    return model.eval()

@@ -1,0 +1,264 @@
+"""RLHF-V1 to V5 (Llama 2, section 3.2.3 and Figure 11): the rounds, as the report describes them.
+
+Every round collects fresh preferences from the latest models and trains both reward models anew on all preferences
+so far. V1 to V4 are rejection sampling fine-tuning on the best answers of all rounds so far, each from the SFT model
+again (the report restarts too). Ghost Attention comes after V3. V5 is PPO on top of V4's rejection sampling.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from transformers import PreTrainedTokenizerFast
+
+from llama2lab import gatt, ppo, preferences, rejection, reward
+from llama2lab.checkpoint import load_model, save_model
+from llama2lab.gatt import GattSettings
+from llama2lab.model import Llama
+from llama2lab.ppo import PPOSettings
+from llama2lab.preferences import Annotate, Variant
+from llama2lab.rejection import RejectionSettings
+from llama2lab.reward import RewardModel, RewardSettings
+from llama2lab.runs import Run, read_rows, write_rows
+from llama2lab.sft import SFTSettings, sft
+from llama2lab.world.prompts import Instruction, Prompt
+
+ROUNDS = (1, 2, 3, 4, 5)
+
+
+@dataclass(frozen=True)
+class PreferenceSettings:
+    """How many prompts annotators judge in each round; the report's batches grew too."""
+
+    helpfulness: tuple[int, ...] = (1200, 1300, 1400, 1500, 1600)
+    safety: tuple[int, ...] = (500, 500, 500, 500, 500)
+    borderline_share: float = 0.15  # of the helpfulness prompts; and of the safety prompts
+    temperatures: tuple[float, ...] = (0.8, 1.0, 1.2)
+
+
+class Source(Protocol):
+    """Where prompts and dialogues come from: the town, or a user's files."""
+
+    def prompts(self, kind: str, n: int, seed: int, split: str = "train") -> list[Prompt]: ...
+
+    def dialogues(self, n: int, turns: int, seed: int, split: str = "train",
+                  ) -> tuple[list[list[str]], list[Instruction]]: ...
+
+
+@dataclass
+class Workshop:
+    """What every round needs: the run's folder, the machine, the tokenizer and where prompts come from."""
+
+    run: Run
+    seed: int
+    device: str
+    precision: str
+    tokenizer: PreTrainedTokenizerFast
+    source: Source
+
+    def model(self, stage: str) -> Llama:
+        return load_model(self.run.folder(stage)).to(self.device)
+
+    def rewards(self, version: int) -> tuple[RewardModel, RewardModel]:
+        both = [reward.load_reward(self.run.folder(f"reward-{kind}-v{version}")).to(self.device)
+                for kind in ("helpfulness", "safety")]
+        return both[0], both[1]
+
+    def prompts(self, helpful: int, unsafe: int, seed: int, borderline_share: float = 0.15, split: str = "train",
+                ) -> list[Prompt]:
+        borderline = round(helpful * borderline_share)
+        return [*self.source.prompts("helpful", helpful - borderline, seed, split),
+                *self.source.prompts("borderline", borderline, seed + 1, split),
+                *self.source.prompts("unsafe", unsafe, seed + 2, split)]
+
+
+@dataclass(frozen=True)
+class RlhfSettings:
+    preferences: PreferenceSettings = PreferenceSettings()
+    helpfulness: RewardSettings = RewardSettings()
+    safety: RewardSettings = RewardSettings(head="linear", other_share=0.1)
+    rejection: RejectionSettings = RejectionSettings()
+    gatt: GattSettings = GattSettings()
+    ppo: PPOSettings = PPOSettings()
+
+
+def rlhf(shop: Workshop, settings: RlhfSettings, annotate: Annotate, annotators: Any,
+         measure: Callable[[str], None], test_prompts: Sequence[Prompt]) -> None:
+    """All five rounds. `annotate` labels pairs and is described by `annotators`; `measure(stage)` is called for
+    every finished chat stage and reward model, so that a reader sees figures as they come."""
+    latest, previous = "sft", "sft-noisy"
+    for version in ROUNDS:
+        preferences_stage(shop, settings.preferences, version, (latest, previous), annotate, annotators, test_prompts)
+        for kind in ("helpfulness", "safety"):
+            reward_stage(shop, getattr(settings, kind), version, kind)
+            measure(f"reward-{kind}-v{version}")
+        previous = latest
+        if version < 5:
+            latest = rejection_stage(shop, settings, version, latest)
+            measure(latest)
+        else:
+            latest = ppo_stage(shop, settings.ppo, latest)
+            measure(latest)
+        if version == 1:
+            measure(rejection_stage(shop, settings, 1, "sft", choose="random"))
+        if version == 3:
+            latest = gatt_stage(shop, settings, latest)
+            measure(latest)
+
+
+def preferences_stage(shop: Workshop, s: PreferenceSettings, version: int, models: Sequence[str], annotate: Annotate,
+                      annotators: Any, test_prompts: Sequence[Prompt]) -> None:
+    """Fresh preferences of both kinds from the latest models, on training prompts and, to test the reward models,
+    on held-out prompts."""
+    seed = shop.seed * 1000 + version * 10
+
+    def build(folder: Path) -> dict[str, Any]:
+        variants = [Variant(shop.model(name), name, s.temperatures) for name in models]
+        shares = {}
+        for kind, n in (("helpfulness", s.helpfulness[version - 1]), ("safety", s.safety[version - 1])):
+            asked = (shop.prompts(n, 0, seed, s.borderline_share) if kind == "helpfulness" else
+                     shop.prompts(round(n * s.borderline_share), n - round(n * s.borderline_share), seed + 5, 1.0))
+            tested = [p for p in test_prompts if p.kind != ("unsafe" if kind == "helpfulness" else "helpful")]
+            for name, prompts in (("train", asked), ("test", tested)):
+                rows = preferences.collect(variants, shop.tokenizer, prompts, annotate, kind,
+                                           seed=seed + (name == "test"), precision=shop.precision)
+                write_rows(folder / f"{kind}.{name}.jsonl", [{**row, "round": version} for row in rows])
+                if name == "train":
+                    shares[kind] = {"pairs": len(rows), "grades": preferences.grade_shares(rows)}
+        return shares
+
+    shop.run.stage(f"preferences-v{version}", build, [asdict(s), annotators, version, len(test_prompts)], models)
+
+
+def preference_rows(run: Run, version: int, kind: str, part: str = "train") -> list[dict]:
+    return read_rows(run.folder(f"preferences-v{version}") / f"{kind}.{part}.jsonl")
+
+
+def reward_stage(shop: Workshop, s: RewardSettings, version: int, kind: str, suffix: str = "") -> str:
+    """A reward model on all preferences so far, started from the SFT chat model, whose frozen copy is also the
+    likelihood head's reference in every round."""
+    name = f"reward-{kind}-v{version}{suffix}"
+
+    def build(folder: Path) -> dict[str, Any]:
+        rounds = range(1, version + 1)
+        own = [row for v in rounds for row in preference_rows(shop.run, v, kind)]
+        other = [row for v in rounds for row in preference_rows(shop.run, v, _other(kind))]
+        rows = reward.mix(own, other, s.other_share, shop.seed)
+        model, metrics = reward.train_reward(shop.model("sft"), shop.tokenizer, rows, s, shop.seed + version,
+                                             shop.device, shop.precision, folder, shop.model("sft"), name)
+        reward.save_reward(folder, model, shop.tokenizer)
+        return metrics
+
+    shop.run.stage(name, build, [asdict(s), kind], ["sft", *(f"preferences-v{v}" for v in range(1, version + 1))])
+    return name
+
+
+def _other(kind: str) -> str:
+    return "safety" if kind == "helpfulness" else "helpfulness"
+
+
+def rejection_stage(shop: Workshop, s: RlhfSettings, version: int, sampler: str, choose: str = "best") -> str:
+    """V1 to V4: K answers a prompt from the latest model, then fine-tune the SFT model on the best of all rounds so
+    far. With choose="random", the control: the same prompts and answers, chosen blindly."""
+    samples_name, name = f"samples-v{version}", f"rlhf-v{version}" + ("" if choose == "best" else f"-{choose}")
+    r = s.rejection
+    seed = shop.seed * 1000 + version * 10 + 7
+
+    def sample(folder: Path) -> dict[str, Any]:
+        helpfulness, safety = shop.rewards(version)
+        prompts = shop.prompts(r.prompts, r.unsafe_prompts, seed)
+        samples = rejection.sample_and_score(shop.model(sampler), helpfulness, safety, shop.tokenizer, prompts, r.k,
+                                             r.temperature, seed, shop.device, shop.precision)
+        write_rows(folder / "samples.jsonl", samples.rows())
+        for how in ("best", "random"):
+            write_rows(folder / f"{how}.jsonl", rejection.best_of(samples, how, seed))
+        return {"prompts": len(prompts), "k": r.k, "curve": rejection.best_of_curve(samples.scores)}
+
+    def build(folder: Path) -> dict[str, Any]:
+        best = [read_rows(shop.run.folder(f"samples-v{v}") / f"{choose}.jsonl") for v in range(1, version + 1)]
+        chat = read_rows(shop.run.folder("sft") / "rows.jsonl")
+        rows = rejection.finetuning_rows(best, chat, r.chat_rows, seed)
+        if version > 3:  # what Ghost Attention taught must survive the restart from SFT
+            rows += read_rows(shop.run.folder("gatt") / "gatt.jsonl")
+        return finetune(shop, "sft", rows, SFTSettings(len(rows), r.epochs, 512, r.batch_tokens, r.optim), folder, name)
+
+    shop.run.stage(samples_name, sample, [asdict(r), version],
+                   [sampler, f"reward-helpfulness-v{version}", f"reward-safety-v{version}"])
+    parents = ["sft", *(f"samples-v{v}" for v in range(1, version + 1)), *(["gatt"] if version > 3 else [])]
+    shop.run.stage(name, build, [asdict(r), choose], parents)
+    return name
+
+
+def finetune(shop: Workshop, start: str, rows: Sequence[dict], settings: SFTSettings, folder: Path, what: str,
+             ) -> dict[str, Any]:
+    """Fine-tune a copy of a finished stage on chat rows and save it as a checkpoint."""
+    model = shop.model(start)
+    longest = max(len(row["messages"]) for row in rows)
+    if longest > 12:  # long dialogues want longer rows
+        settings = replace(settings, seq_len=model.config.max_seq_len)
+    metrics = sft(model, shop.tokenizer, rows, settings, shop.seed, shop.device, shop.precision, folder, what)
+    save_model(folder, model, shop.tokenizer)
+    return metrics
+
+
+def gatt_stage(shop: Workshop, s: RlhfSettings, latest: str) -> str:
+    """After V3: long dialogues that keep an instruction, mixed with ordinary chat."""
+    g = s.gatt
+
+    def build(folder: Path) -> dict[str, Any]:
+        if not (folder / "gatt.jsonl").exists():
+            questions, instructions = shop.source.dialogues(g.dialogues, g.turns, shop.seed + 31)
+            answers = gatt.sample_dialogues(shop.model(latest), shop.tokenizer, questions,
+                                            [i.text for i in instructions], everywhere=True,
+                                            temperature=g.temperature, seed=shop.seed + 32,
+                                            precision=shop.precision, seen_turns=gatt.SEEN_TURNS)
+            texts = [lambda rng, i=i: rng.choice((i.text, i.short)) for i in instructions]
+            write_rows(folder / "gatt.jsonl", gatt.gatt_rows(questions, texts, answers, g.rows, shop.seed + 33))
+        rows = read_rows(folder / "gatt.jsonl")
+        best = read_rows(shop.run.folder("samples-v3") / "best.jsonl")
+        chat = read_rows(shop.run.folder("sft") / "rows.jsonl")
+        ordinary = rejection.finetuning_rows([best], chat, max(0, g.chat_rows - len(best)), shop.seed)
+        settings = SFTSettings(len(rows), g.epochs, 512, g.batch_tokens, g.optim)
+        return finetune(shop, latest, [*rows, *ordinary], settings, folder, "Ghost Attention")
+
+    shop.run.stage("gatt", build, asdict(g), [latest, "sft", "samples-v3"])
+    return "gatt"
+
+
+def ppo_stage(shop: Workshop, s: PPOSettings, latest: str, name: str = "rlhf-v5", rewards: int = 5,
+              helpfulness_stage: str | None = None) -> str:
+    """V5: PPO on top of rejection sampling. The rollouts are kept, so that the truth can be seen afterwards."""
+    unsafe = round(s.batch * s.unsafe_share)
+    rewarder = helpfulness_stage or f"reward-helpfulness-v{rewards}"
+
+    def build(folder: Path) -> dict[str, Any]:
+        _, safety = shop.rewards(rewards)
+        helpfulness = reward.load_reward(shop.run.folder(rewarder)).to(shop.device)
+        policy = shop.model(latest)
+
+        def score(prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
+            return rejection.combined_scores(helpfulness, safety, shop.tokenizer, prompts, answers, shop.device,
+                                             shop.precision)
+
+        def prompts_for(iteration: int) -> list[Prompt]:
+            return shop.prompts(s.batch - unsafe, unsafe, shop.seed * 100_000 + 10 * iteration)
+
+        def keep(iteration: int, rows: list[dict]) -> None:
+            (folder / "rollouts").mkdir(exist_ok=True)
+            write_rows(folder / "rollouts" / f"{iteration:03d}.jsonl", rows)
+
+        metrics = ppo.ppo(policy, ppo.Critic(helpfulness), score, shop.tokenizer, prompts_for, s, shop.seed,
+                          shop.device, shop.precision, folder, keep, shop.prompts(100, 30, 77, split="dev"))
+        save_model(folder, policy, shop.tokenizer)
+        return metrics
+
+    shop.run.stage(name, build, asdict(s), [latest, rewarder, f"reward-safety-v{rewards}"])
+    return name
+
+
+def settings_json(settings: Any) -> str:
+    return json.dumps(asdict(settings), sort_keys=True)
