@@ -36,7 +36,7 @@ _NEGATORS = frozenset(
 )
 _NO_NEGATION_AFTER = frozenset(("only", "just", "merely", "far"))
 _DENIED_AFTER = re.compile(
-    r"(?:is|was|are|were) (?:wrong|false|untrue|not (?:the|where|her|his|their|what|right|true|correct|it|who))\b"
+    r"(?:is|was|are|were) (?:wrong|false|untrue|not (?:the|where|her|his|their|what|right|true|correct|it))"
 )
 _UNITS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
