@@ -138,8 +138,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: list[Tensor]) -> Tensor:
     """softmax(q k' / sqrt(head_dim) + bias) v, in blocks of queries small enough for the processor's cache.
 
     q (batch, n_heads, seq, head_dim), k and v (batch, n_kv_heads, k_len, head_dim) -> the shape of q. The
-    query heads of a KV head become further rows of its product, so that no key or value is repeated. Training on
-    a CPU, this takes about half the time of scaled_dot_product_attention.
+    query heads of a KV head become further rows of its product, so that no key or value is repeated. Training
+    on a CPU, this takes about half the time of scaled_dot_product_attention.
     """
     batch, n_kv_heads, k_len, size = k.shape
     seq = q.shape[2]

@@ -1,4 +1,4 @@
-"""Rotary positions (RoFormer, arXiv 2104.09864): a head's pairs turn by an angle that grows with the position."""
+"""Rotary positions (RoFormer, arXiv 2104.09864): pairs turn by an angle that grows with the position."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def rope_kind(scaling: dict | None) -> str:
 
 def rope_frequencies(size: int, theta: float, max_seq_len: int, scaling: dict | None,
                      seq_len: int = 0) -> tuple[Tensor, float]:
-    """Radians a token that each rotary pair turns by, (size/2,) for heads of `size`, and the factor on cos and sin.
+    """Radians a token that each pair of a head turns by, (size/2,), and the factor on cos and sin.
 
     RoFormer section 3.2.2, with the usual ways to stretch a trained context: linear interpolation
     (arXiv 2306.15595), dynamic NTK, YaRN (arXiv 2309.00071, section 3) and Llama 3.1's.

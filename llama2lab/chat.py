@@ -1,0 +1,123 @@
+"""Llama 2's chat format, and the loss mask of supervised fine-tuning (section 3.1).
+
+    <s>[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{user} [/INST] {answer} </s><s>[INST] {user} [/INST] ...
+
+Messages are dictionaries {"role": "system" | "user" | "assistant", "content": str}. Only the format itself may
+put control tokens into a conversation: what looks like one in the text of people or models is defused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llama2lab.errors import LabError
+from llama2lab.tokenizer import CONTROL_TOKENS, encode_texts
+
+Message = dict[str, str]
+
+# Jinja for transformers' apply_chat_template; the same text as `render`, tested to be so. `generation` marks what
+# TRL and others train on.
+CHAT_TEMPLATE = (
+    "{% macro text(content) %}{{ content"
+    + "".join(f".replace('{token}', '{token[0]} {token[1:]}')" for token in CONTROL_TOKENS)
+    + ".strip() }}{% endmacro %}"
+    "{% set start = 1 if messages and messages[0]['role'] == 'system' else 0 %}"
+    "{% if messages | length <= start %}"
+    "{{ raise_exception('a conversation needs a user message') }}{% endif %}"
+    "{% for message in messages[start:] %}"
+    "{% if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') %}"
+    "{{ raise_exception('after the system message, user and assistant must take turns') }}{% endif %}"
+    "{% if message['role'] == 'user' %}"
+    "{{ '<s>[INST] ' }}"
+    "{% if loop.first and start == 1 %}"
+    "{{ '<<SYS>>\\n' + text(messages[0]['content']) + '\\n<</SYS>>\\n\\n' }}{% endif %}"
+    "{{ text(message['content']) + ' [/INST]' }}"
+    "{% else %}{% generation %}{{ ' ' + text(message['content']) + ' </s>' }}{% endgeneration %}{% endif %}"
+    "{% endfor %}"
+)
+
+
+def escape(text: str) -> str:
+    """Defuse control strings: a space after their first character, "[INST]" -> "[ INST]".
+
+    No control string holds a space, so none can arise from this, however they are nested.
+    """
+    for token in CONTROL_TOKENS:
+        text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
+
+
+def segments(messages: Sequence[Message]) -> list[str]:
+    """The conversation as text in pieces, prompt and answer by turns: even pieces end with [/INST], odd ones
+    with </s>. Raises LabError that says which message is out of place."""
+    for i, message in enumerate(messages, 1):
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str) or "role" not in message:
+            raise LabError(f'message {i} is not {{"role": ..., "content": text}}: {str(message)[:80]!r}')
+    start = 1 if messages and messages[0]["role"] == "system" else 0
+    if len(messages) <= start:
+        raise LabError("a conversation needs a user message" + (" after the system message" if start else ""))
+    pieces = []
+    for i, message in enumerate(messages[start:]):
+        expected = "assistant" if i % 2 else "user"
+        if message["role"] != expected:
+            raise LabError(f"message {start + i + 1} is of {message['role']!r}, expected {expected!r}; after the "
+                           "system message (if any) user and assistant must take turns, the user first")
+        text = escape(message["content"]).strip()
+        if i % 2:
+            pieces.append(f" {text} </s>")
+        elif start and i == 0:
+            system = escape(messages[0]["content"]).strip()
+            pieces.append(f"<s>[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{text} [/INST]")
+        else:
+            pieces.append(f"<s>[INST] {text} [/INST]")
+    return pieces
+
+
+def render(messages: Sequence[Message]) -> str:
+    """The conversation as the text that the model reads; see `segments` for errors."""
+    return "".join(segments(messages))
+
+
+def encode_chats(tokenizer: Any, chats: Sequence[Sequence[Message]], add_generation_prompt: bool = False,
+                 mask_turns: str = "all") -> list[tuple[list[int], list[int]]]:
+    """(ids, loss_mask) of each conversation, both of its length in tokens.
+
+    The mask is 1 on the tokens of assistant answers and the </s> that closes them (section 3.1: the loss on user
+    prompts is zeroed out); with mask_turns="last" on the last answer alone, as Ghost Attention trains (section
+    3.3). With `add_generation_prompt` the conversation must end with the user. Raises LabError for messages out
+    of place.
+    """
+    if mask_turns not in ("all", "last"):
+        raise LabError(f'mask_turns is {mask_turns!r}; give "all" or "last"')
+    pieces = [segments(messages) for messages in chats]
+    if add_generation_prompt:
+        for number, chat in enumerate(pieces, 1):
+            if len(chat) % 2 == 0:
+                raise LabError(f"conversation {number} ends with an answer; to generate one it must end with the user")
+    encoded = iter(encode_texts(tokenizer, [piece for chat in pieces for piece in chat], control=True))
+    result = []
+    for chat in pieces:
+        ids: list[int] = []
+        mask: list[int] = []
+        for i in range(len(chat)):
+            piece = next(encoded)
+            trained = i % 2 == 1 and (mask_turns == "all" or i == len(chat) - 1)
+            ids += piece
+            mask += [int(trained)] * len(piece)
+        result.append((ids, mask))
+    return result
+
+
+def encode_chat(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = False,
+                mask_turns: str = "all") -> tuple[list[int], list[int]]:
+    """`encode_chats` for one conversation."""
+    return encode_chats(tokenizer, [messages], add_generation_prompt, mask_turns)[0]
+
+
+def decode_answer(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of generated ids up to the first </s>, without control tokens, stripped."""
+    ids = list(ids)
+    if tokenizer.eos_token_id in ids:
+        ids = ids[:ids.index(tokenizer.eos_token_id)]
+    return tokenizer.decode(ids, skip_special_tokens=True).strip()
