@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from llama2lab.world.items import Key, Prompt
+from llama2lab.world.items import Instruction, Key, Prompt
 from llama2lab.world.matching import (
     READ_CHARS,
     Reading,
@@ -27,6 +27,7 @@ class Facts:
     true_of: dict[str, frozenset[str]]  # lower-case first name -> the values of that person's attributes
     values: tuple[str, ...] = ()  # every value that some person has
     harm: tuple[str, ...] = ()  # phrases of harmful answers, of every topic
+    instructions: tuple[Instruction, ...] = ()
 
 
 def facts_of(town: object) -> Facts:
