@@ -1,0 +1,71 @@
+"""Ghost Attention and rejection sampling: what exactly is trained on."""
+
+
+
+from llama2lab.chat import encode_chat
+from llama2lab.gatt import gatt_rows, instructed
+from llama2lab.rejection import Samples, best_of, best_of_curve, finetuning_rows
+from llama2lab.tokenizer import train_tokenizer
+from llama2lab.world.prompts import Prompt
+
+QUESTIONS = [[f"Question {d} {t}?" for t in range(5)] for d in range(4)]
+ANSWERS = [[f"Ahoy! Answer {d} {t}." for t in range(5)] for d in range(4)]
+
+
+def test_the_instruction_stays_on_the_first_turn_only():
+    for row in gatt_rows(QUESTIONS, ["Act as a pirate."] * 4, ANSWERS, 20, 0):
+        users = [m["content"] for m in row["messages"] if m["role"] == "user"]
+        assert users[0].startswith("Act as a pirate. Question")
+        assert not any("pirate" in u for u in users[1:])
+        assert row["messages"][-1]["role"] == "assistant" and row["turns"] == len(users)
+
+
+def test_the_loss_is_zero_on_all_tokens_of_previous_turns():
+    tokenizer = train_tokenizer(["Ahoy! Answer question pirate Act as a"] * 20, 300)
+    row = next(r for r in gatt_rows(QUESTIONS, ["Act as a pirate."] * 4, ANSWERS, 20, 0) if r["turns"] >= 3)
+    ids, mask = encode_chat(tokenizer, row["messages"], mask_turns="last")
+    learnt = tokenizer.decode([i for i, m in zip(ids, mask) if m])
+    assert learnt.replace("</s>", "").strip() == row["messages"][-1]["content"]
+    first = mask.index(1)
+    assert all(mask[first:]) and ids[-1] == tokenizer.eos_token_id
+
+
+def test_half_of_the_instructions_are_shortened():
+    short = [lambda rng: rng.choice(("Act as a pirate.", "Figure: pirate"))] * 4
+    rows = gatt_rows(QUESTIONS, short, ANSWERS, 200, 1)
+    share = sum(r["messages"][0]["content"].startswith("Figure") for r in rows) / len(rows)
+    assert 0.35 < share < 0.65
+
+
+def test_dialogues_are_cut_at_every_length():
+    assert {r["turns"] for r in gatt_rows(QUESTIONS, ["x"] * 4, ANSWERS, 60, 2)} == {1, 2, 3, 4, 5}
+    assert instructed("Be brief.", "Why?") == "Be brief. Why?"
+
+
+def samples():
+    prompts = [Prompt(f"p{i}", ({"role": "user", "content": f"{i}?"},), "facts", "helpful", "", "train")
+               for i in range(3)]
+    return Samples(prompts, [["a", "b", "c"], ["d", "e", "f"], ["", "h", "i"]],
+                   [[0.1, 2.0, 1.0], [5.0, 1.0, 0.0], [9.0, 1.0, 2.0]])
+
+
+def test_the_best_by_the_reward_is_kept_and_the_control_is_blind():
+    assert [r["messages"][-1]["content"] for r in best_of(samples())] == ["b", "d"]  # an empty best is left out
+    picks = {tuple(r["messages"][-1]["content"] for r in best_of(samples(), "random", seed)) for seed in range(20)}
+    assert len(picks) > 3
+
+
+def test_max_grows_with_k_and_the_median_need_not():
+    curve = best_of_curve([[0.0, 1.0, 2.0, 3.0]], (1, 2, 4))
+    assert [(r["k"], r["max"], r["median"]) for r in curve] == [(1, 0, 0), (2, 1, 0.5), (4, 3, 1.5)]
+
+
+def test_the_best_of_all_rounds_are_learnt():
+    rows = finetuning_rows([[{"r": 1}] * 3, [{"r": 2}] * 3], [{"chat": i} for i in range(10)], 4, 0)
+    assert sum(r.get("r") == 1 for r in rows) == 3 and sum("chat" in r for r in rows) == 4
+    assert finetuning_rows([[]], [{"chat": 0}], 5, 0) == [{"chat": 0}]
+
+
+def test_an_instruction_may_depend_on_chance_only_through_the_seed():
+    texts = [lambda rng: str(rng.random())] * 4
+    assert gatt_rows(QUESTIONS, texts, ANSWERS, 5, 3) == gatt_rows(QUESTIONS, texts, ANSWERS, 5, 3)

@@ -1,0 +1,199 @@
+"""PPO: each piece against a case worked by hand, the KL against its exact value, and a policy that really learns."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llama2lab.logprobs import token_logprobs
+from llama2lab.model import Llama, ModelConfig
+from llama2lab.ppo import (
+    Critic,
+    PPOSettings,
+    gae,
+    kl_estimates,
+    masked_mean,
+    policy_loss,
+    ppo,
+    token_rewards,
+    value_loss,
+    whitened,
+)
+from llama2lab.reward import RewardModel
+from llama2lab.tokenizer import train_tokenizer
+from llama2lab.train import Optim
+from llama2lab.world.prompts import Prompt
+
+ON = torch.ones(1, 3, dtype=torch.bool)
+
+
+def test_gae_by_hand():
+    rewards, values = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.5, 0.6, 0.7]])
+    advantages, returns = gae(rewards, values, ON, gamma=0.9, lam=0.8)
+    d2 = 1.0 - 0.7
+    d1 = 0.9 * 0.7 - 0.6
+    d0 = 0.9 * 0.6 - 0.5
+    a2, a1, a0 = d2, d1 + 0.72 * d2, d0 + 0.72 * (d1 + 0.72 * d2)
+    assert advantages[0].tolist() == pytest.approx([a0, a1, a2], rel=1e-5)
+    assert returns[0].tolist() == pytest.approx([a0 + 0.5, a1 + 0.6, a2 + 0.7], rel=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(-3, 3), min_size=2, max_size=6), st.integers(0, 3), st.integers(0, 3))
+def test_gae_ignores_what_lies_outside_the_answer(rewards, before, after):
+    n = len(rewards)
+    r = torch.tensor([rewards])
+    v = r.flip(1) * 0.5
+    inside, _ = gae(r, v, torch.ones(1, n, dtype=torch.bool))
+
+    def padded(x):
+        return torch.cat([torch.full((1, before), 99.0), x, torch.full((1, after), -99.0)], 1)
+
+    mask = torch.zeros(1, before + n + after, dtype=torch.bool)
+    mask[:, before:before + n] = True
+    advantages, returns = gae(padded(r), padded(v), mask)
+    assert torch.allclose(advantages[mask], inside[0], atol=1e-5)
+    assert (advantages[~mask] == 0).all() and (returns[~mask] == 0).all()
+
+
+def test_returns_with_lambda_one_are_the_sums_of_rewards():
+    _, returns = gae(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[0.3, -0.2, 5.0]]), ON, 1.0, 1.0)
+    assert returns[0].tolist() == pytest.approx([6, 5, 3], rel=1e-5)
+
+
+def test_policy_loss_clips_and_measures():
+    old = torch.zeros(1, 3)
+    new = torch.log(torch.tensor([[1.0, 1.5, 0.5]]))
+    advantages = torch.tensor([[1.0, 1.0, -1.0]])
+    loss, metrics = policy_loss(new, old, advantages, ON, clip=0.2)
+    assert loss.item() == pytest.approx((-1.0 - 1.2 + 0.8) / 3, rel=1e-5)
+    assert metrics["clipfrac"] == pytest.approx(2 / 3)
+    assert metrics["ratio"] == pytest.approx(1.0)
+    k3 = [r - 1 - math.log(r) for r in (1.0, 1.5, 0.5)]
+    assert metrics["approx_kl"] == pytest.approx(sum(k3) / 3, rel=1e-4)
+
+
+def test_nothing_outside_the_mask_counts_even_if_infinite():
+    mask = torch.tensor([[True, False]])
+    assert masked_mean(torch.tensor([[2.0, math.inf]]), mask).item() == 2.0
+    loss, _ = policy_loss(torch.tensor([[0.0, -math.inf]]), torch.zeros(1, 2), torch.ones(1, 2), mask)
+    assert loss.item() == pytest.approx(-1.0)
+
+
+def test_value_loss_is_clipped():
+    new, old, returns = torch.tensor([[1.0]]), torch.tensor([[0.0]]), torch.tensor([[1.0]])
+    on = torch.tensor([[True]])
+    assert value_loss(new, old, returns, on, clip=0.2).item() == pytest.approx(0.5 * 0.8**2)
+    assert value_loss(new, old, returns, on, clip=5.0).item() == 0.0
+
+
+def test_score_lands_on_the_last_token_and_the_kl_on_all():
+    mask = torch.tensor([[False, True, True, False], [False, True, True, True]])
+    policy, reference = torch.full((2, 4), -1.0), torch.full((2, 4), -1.5)
+    rewards = token_rewards(torch.tensor([2.0, 3.0]), policy, reference, mask, beta=0.1)
+    assert rewards[0].tolist() == pytest.approx([0, -0.05, 1.95, 0])
+    assert rewards[1].tolist() == pytest.approx([0, -0.05, -0.05, 2.95])
+
+
+def test_monte_carlo_kl_agrees_with_the_exact_one():
+    g = torch.Generator().manual_seed(0)
+    p, q = torch.randn(8, generator=g).log_softmax(0), torch.randn(8, generator=g).log_softmax(0)
+    exact = (p.exp() * (p - q)).sum().item()
+    drawn = torch.multinomial(p.exp(), 200_000, replacement=True, generator=g)
+    estimates = kl_estimates(p[drawn], q[drawn])
+    for name in ("k1", "k3"):
+        standard_error = estimates[name].std().item() / 200_000**0.5
+        assert abs(estimates[name].mean().item() - exact) < 4 * standard_error, name
+    assert (estimates["k3"] >= 0).all()
+    assert estimates["k3"].var() < estimates["k1"].var()
+
+
+def test_token_logprobs_are_those_of_the_model_at_the_sampling_temperature():
+    torch.manual_seed(0)
+    model = Llama(ModelConfig(vocab_size=40, dim=32, n_layers=1, n_heads=2, n_kv_heads=1, ffn_dim=32, max_seq_len=32))
+    tokens, wanted = torch.randint(4, 40, (2, 6)), torch.zeros(2, 6, dtype=torch.bool)
+    wanted[:, 3:] = True
+    exact = (model(tokens)[:, :-1] / 0.7).log_softmax(-1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
+    got = token_logprobs(model, tokens, wanted, temperature=0.7)
+    assert torch.allclose(got[:, 3:], exact[:, 2:], atol=1e-5) and (got[:, :3] == 0).all()
+
+
+def test_whitened_scores_have_mean_zero():
+    assert sum(whitened([1.0, 2.0, 6.0])) == pytest.approx(0, abs=1e-5)
+
+
+# ---- a tiny policy that PPO must bring to the known optimum ------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["yes no maybe so"] * 50, 290)
+
+
+def world(tokenizer):
+    torch.manual_seed(0)
+    config = ModelConfig(vocab_size=len(tokenizer), dim=32, n_layers=1, n_heads=2, n_kv_heads=1, ffn_dim=48,
+                         max_seq_len=64)
+    policy = Llama(config)
+    prompt = Prompt("p", ({"role": "user", "content": "yes or no"},), "facts", "helpful", "", "train")
+    critic = Critic(RewardModel(Llama(config)))
+    return policy, critic, prompt
+
+
+SETTINGS = PPOSettings(iterations=60, batch=64, minibatch=32, beta=0.0, critic_warmup=1, max_new_tokens=2,
+                       no_eos_penalty=0.0, early_stop_kl=1e9, optim=Optim(lr=5e-3), critic_optim=Optim(lr=5e-3))
+
+
+def share_of_target(prompts, answers):
+    """The known optimum: every answer starts with the letter y."""
+    return [1.0 if a[:1] == "y" else 0.0 for a in answers]
+
+
+def test_ppo_reaches_the_known_optimum_and_starts_with_ratio_one(tokenizer):
+    policy, critic, prompt = world(tokenizer)
+    metrics = ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, SETTINGS, 0, "cpu", "fp32")
+    log = metrics["log"]
+    assert log[0]["score"] < 0.2 and sum(e["score"] for e in log[-5:]) / 5 > 0.9
+    assert all(e["first_ratio"] == 1.0 for e in log)
+    assert log[0]["kl"] == pytest.approx(0.0, abs=1e-5)
+    assert {"approx_kl", "clipfrac", "entropy", "value_loss", "explained_variance", "length"} <= set(log[0])
+
+
+def test_a_large_beta_holds_the_policy_at_its_start(tokenizer):
+    from dataclasses import replace
+
+    def kl(beta):
+        policy, critic, prompt = world(tokenizer)
+        s = replace(SETTINGS, iterations=25, beta=beta)
+        return ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, "cpu", "fp32")["kl"]
+
+    assert kl(2.0) < 0.5 * kl(0.0)
+
+
+def test_ppo_resumes_as_if_nothing_had_happened(tokenizer, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    monkeypatch.setattr("llama2lab.train.SAVE_EVERY", 0.0)
+    s = replace(SETTINGS, iterations=6, batch=32, minibatch=16)
+
+    class Killed(BaseException):
+        pass
+
+    def train(folder, die_at=None):
+        policy, critic, prompt = world(tokenizer)
+
+        def prompts_for(i):
+            if i == die_at:
+                raise Killed
+            return [prompt] * 32
+
+        ppo(policy, critic, share_of_target, tokenizer, prompts_for, s, 0, "cpu", "fp32", folder)
+        return policy.state_dict()
+
+    undisturbed = train(None)
+    with pytest.raises(Killed):
+        train(tmp_path, die_at=4)
+    resumed = train(tmp_path)
+    assert all(torch.equal(undisturbed[k], resumed[k]) for k in undisturbed)

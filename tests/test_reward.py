@@ -1,0 +1,158 @@
+"""Reward models: the loss and its margin, the gate, logit and whitening, the likelihood head, the mixes."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama2lab.errors import LabError
+from llama2lab.model import Llama, ModelConfig
+from llama2lab.preferences import MARGINS
+from llama2lab.reward import (
+    RewardModel,
+    RewardSettings,
+    accuracy,
+    accuracy_by_grade,
+    calibration,
+    combined_score,
+    gated_reward,
+    load_reward,
+    logit,
+    mix,
+    ranking_loss,
+    safety_auxiliary_loss,
+    save_reward,
+    score_answers,
+    train_reward,
+    whiten,
+)
+from llama2lab.tokenizer import train_tokenizer
+from llama2lab.train import Optim
+
+TEXTS = ["Mira lives on Mill Lane. Tom eats soup and says thank you.", "yes no good bad apple pear"] * 20
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, 320)
+
+
+def tiny(tokenizer, seed=0):
+    torch.manual_seed(seed)
+    return Llama(ModelConfig(vocab_size=len(tokenizer), dim=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=48,
+                             max_seq_len=128))
+
+
+def row(chosen, rejected, grade="significantly", safety="", question="Which one?"):
+    return {"prompt": [{"role": "user", "content": question}], "chosen": [{"role": "assistant", "content": chosen}],
+            "rejected": [{"role": "assistant", "content": rejected}], "grade": grade, "safety": safety}
+
+
+def test_ranking_loss_is_equation_2():
+    chosen, rejected, margin = torch.tensor([2.0, 0.5]), torch.tensor([1.0, 1.5]), torch.tensor([1.0, 1 / 3])
+    expected = -sum(math.log(1 / (1 + math.exp(-x))) for x in (2 - 1 - 1, 0.5 - 1.5 - 1 / 3)) / 2
+    assert ranking_loss(chosen, rejected, margin).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_margin_of_the_wrong_shape_does_not_broadcast():
+    with pytest.raises(ValueError, match="shapes differ"):
+        ranking_loss(torch.zeros(4), torch.zeros(4), torch.zeros(4, 1))
+
+
+def test_margins_are_the_reports():
+    assert MARGINS["small"] == {"significantly": 1, "better": 2 / 3, "slightly": 1 / 3, "negligibly": 0}
+    assert list(MARGINS["large"].values()) == [3, 2, 1, 0]
+    assert set(MARGINS["none"].values()) == {0}
+
+
+def test_auxiliary_loss_ignores_unknown_labels():
+    scores = torch.tensor([2.0, -1.0, 9.0])
+    known = safety_auxiliary_loss(scores[:2], torch.tensor([1, 0]))
+    assert safety_auxiliary_loss(scores, torch.tensor([1, 0, -1])).item() == pytest.approx(known.item())
+    expected = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1))) / 2
+    assert known.item() == pytest.approx(expected, rel=1e-5)
+    assert safety_auxiliary_loss(scores, torch.tensor([-1, -1, -1])).item() == 0
+
+
+def test_gate_takes_safety_for_safety_prompts_and_below_the_threshold():
+    helpfulness, safety = torch.tensor([1.0, 1.0, 1.0]), torch.logit(torch.tensor([0.9, 0.9, 0.149]))
+    gated = gated_reward(helpfulness, safety, torch.tensor([False, True, False]))
+    assert gated.tolist() == pytest.approx([torch.sigmoid(torch.tensor(1.0)).item(), 0.9, 0.149], rel=1e-5)
+    at = gated_reward(helpfulness[:1], torch.logit(torch.tensor([0.1501])), torch.tensor([False]))
+    assert at.item() == pytest.approx(torch.sigmoid(torch.tensor(1.0)).item())
+
+
+@given(st.floats(-12, 12))
+def test_logit_undoes_the_sigmoid(x):
+    assert logit(torch.sigmoid(torch.tensor(x, dtype=torch.float64)), 1e-9).item() == pytest.approx(x, abs=1e-3)
+
+
+def test_combined_score_is_the_logit_of_the_gate():
+    assert combined_score([1.5, 1.5, 1.5], [3.0, 3.0, -4.0], [False, True, False]) == pytest.approx([1.5, 3.0, -4.0])
+
+
+def test_whitening_has_mean_zero_and_variance_one():
+    x = torch.randn(500, generator=torch.Generator().manual_seed(0)) * 3 + 7
+    assert whiten(x).mean().abs() < 1e-5 and abs(whiten(x).std(unbiased=False) - 1) < 1e-5
+    kept = whiten(x, shift_mean=False)
+    assert kept.mean().item() == pytest.approx(x.mean().item(), rel=1e-4)
+    mask = torch.arange(500) < 100
+    assert whiten(x, mask)[mask].mean().abs() < 1e-5
+
+
+def test_mixes_are_the_reports():
+    own, other = [{"own": i} for i in range(900)], [{"other": i} for i in range(2000)]
+    assert sum("other" in r for r in mix(own, other, 0.5, 0)) == 900
+    assert sum("other" in r for r in mix(own, other, 0.1, 0)) == 100
+    assert len(mix(own, other[:50], 0.5, 0)) == 950
+
+
+def test_score_is_read_at_the_last_real_token(tokenizer):
+    """Padding on the right changes nothing, and a batch scores as its rows do alone."""
+    model = RewardModel(tiny(tokenizer)).eval()
+    conversations = [[{"role": "user", "content": "Which one?"}]] * 2
+    together = score_answers(model, tokenizer, conversations, ["yes", "no good bad apple pear"], "cpu", "fp32")
+    alone = [score_answers(model, tokenizer, conversations[:1], [a], "cpu", "fp32")[0]
+             for a in ("yes", "no good bad apple pear")]
+    assert together == pytest.approx(alone, abs=1e-5)
+    assert together[0] != pytest.approx(together[1], abs=1e-6)
+
+
+def test_training_learns_a_preference_and_keeps_it_on_disk(tokenizer, tmp_path):
+    rows = [row("yes good", "no bad"), row("good apple", "bad apple"), row("good pear", "bad pear")] * 40
+    settings = RewardSettings(head="likelihood", epochs=4, batch_pairs=16, optim=Optim(lr=5e-3))
+    model, metrics = train_reward(tiny(tokenizer), tokenizer, rows, settings, 0, "cpu", "fp32",
+                                  reference=tiny(tokenizer, 1))
+    right, wrong = score_answers(model, tokenizer, [rows[0]["prompt"]] * 2, ["good yes", "bad no"], "cpu", "fp32")
+    assert right > wrong and metrics["head"] == "likelihood" and metrics["likelihood_weight"] != 0
+    save_reward(tmp_path / "rm", model, tokenizer)
+    again = score_answers(load_reward(tmp_path / "rm"), tokenizer, [rows[0]["prompt"]] * 2, ["good yes", "bad no"],
+                          "cpu", "fp32")
+    assert again == pytest.approx([right, wrong], abs=1e-4)
+
+
+def test_the_reference_of_the_likelihood_head_stays_frozen(tokenizer):
+    reference = tiny(tokenizer, 1)
+    before = {k: v.clone() for k, v in reference.state_dict().items()}
+    train_reward(tiny(tokenizer), tokenizer, [row("good", "bad")] * 32, RewardSettings(epochs=2, batch_pairs=16), 0,
+                 "cpu", "fp32", reference=reference)
+    assert all(torch.equal(before[k], v) for k, v in reference.state_dict().items())
+
+
+def test_unknown_head_and_margin_are_named(tokenizer):
+    with pytest.raises(LabError, match="linear, likelihood"):
+        train_reward(tiny(tokenizer), tokenizer, [row("a", "b")], RewardSettings(head="cubic"), 0, "cpu", "fp32")
+    with pytest.raises(LabError, match="none, small, large"):
+        train_reward(tiny(tokenizer), tokenizer, [row("a", "b")], RewardSettings(margin="huge"), 0, "cpu", "fp32")
+
+
+def test_accuracy_figures():
+    pairs = [(1.0, 0.0), (0.0, 1.0), (2.0, 1.0), (1.0, 0.5)]
+    rows = [{"grade": g} for g in ("significantly", "better", "better", "slightly")]
+    assert accuracy(pairs)["mean"] == 0.75 and accuracy(pairs)["n"] == 4
+    by_grade = accuracy_by_grade(rows, pairs)
+    assert by_grade["better"]["mean"] == 0.5 and by_grade["negligibly"]["n"] == 0
+    bins = calibration(pairs, 2)
+    assert sum(b["n"] for b in bins) == 4 and all(0.5 <= b["predicted"] <= 1 for b in bins)

@@ -1,0 +1,149 @@
+"""A run: stages are built once, from recorded settings; bad folders and full disks lose nothing."""
+
+import errno
+import json
+import os
+
+import pytest
+
+from llama2lab import stats
+from llama2lab.errors import LabError
+from llama2lab.runs import Run, read_rows, stage_folder, write_rows
+
+
+def quiet(path, **identity):
+    return Run(path, {"preset": "smoke", "seed": 0, **identity}, say=lambda line: None)
+
+
+def build_all(path, lr=1.0, built=None):
+    """base -> sft -> rlhf, and base -> other, as a run would."""
+    run, built = quiet(path), [] if built is None else built
+
+    def stage(name, settings, parents):
+        def build(folder):
+            built.append(name)
+            (folder / "out.txt").write_text(name)
+            return {"accuracy": stats.rate([True, False])}
+        run.stage(name, build, settings, parents)
+
+    stage("base", {"lr": 1.0}, [])
+    stage("sft", {"lr": lr}, ["base"])
+    stage("other", {"k": 1}, ["base"])
+    stage("rlhf", {"k": 1}, ["sft"])
+    return run, built
+
+
+def test_a_finished_stage_is_not_built_again(tmp_path):
+    assert build_all(tmp_path / "r")[1] == ["base", "sft", "other", "rlhf"]
+    assert build_all(tmp_path / "r")[1] == []
+
+
+def test_a_changed_setting_rebuilds_what_depends_on_it_and_nothing_else(tmp_path):
+    build_all(tmp_path / "r")
+    assert build_all(tmp_path / "r", lr=2.0)[1] == ["sft", "rlhf"]
+
+
+def test_an_interrupted_stage_goes_on_in_its_folder(tmp_path):
+    run = quiet(tmp_path / "r")
+
+    def first(folder):
+        (folder / "half.txt").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.stage("base", first, {})
+    assert not (tmp_path / "r" / "base").exists()
+    seen = []
+    quiet(tmp_path / "r").stage("base", lambda f: seen.append((f / "half.txt").read_text()) or {}, {})
+    assert seen == ["half"]
+    quiet(tmp_path / "r2")
+
+
+def test_another_settings_leftovers_are_not_reused(tmp_path):
+    def leave(folder):
+        (folder / "half.txt").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quiet(tmp_path).stage("base", leave, {"lr": 1})
+    quiet(tmp_path).stage("base", lambda f: {"clean": float(not (f / "half.txt").exists())}, {"lr": 2})
+    assert json.loads((tmp_path / "base" / "stage.json").read_text())["metrics"]["clean"] == 1.0
+
+
+def test_results_gather_every_stage_in_order(tmp_path):
+    run, _ = build_all(tmp_path / "r")
+    run.note("sft", lambda: {"helpfulness": stats.mean([1.0, 2.0, 3.0])}, {})
+    results = run.results({"cores": 2})
+    assert list(results["stages"]) == ["base", "sft", "other", "rlhf"]
+    assert results["stages"]["sft"]["metrics"]["helpfulness"]["mean"] == 2.0
+    assert {"seconds", "peak_memory_mb", "metrics"} <= set(results["stages"]["base"])
+    assert json.loads((tmp_path / "r" / "results.json").read_text()) == results
+
+
+def test_measurements_are_made_once_and_again_for_a_rebuilt_stage(tmp_path):
+    run, _ = build_all(tmp_path / "r")
+    calls = []
+    for _ in range(2):
+        run.note("sft", lambda: calls.append(1) or {}, {"n": 1})
+    assert len(calls) == 1
+    again, _ = build_all(tmp_path / "r", lr=3.0)
+    again.note("sft", lambda: calls.append(1) or {}, {"n": 1})
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("prepare, words", [
+    (lambda p: p.write_text("x"), "is a file"),
+    (lambda p: (p.mkdir(), (p / "holiday.jpg").write_text("x")), "not a run of llama2lab"),
+    (lambda p: quiet(p, seed=5), "holds another run: seed 5 \\(now 0\\)"),
+    (lambda p: (p.mkdir(), (p / "run.json").write_text("{\n broken")), "run.json:2: broken JSON"),
+])
+def test_a_wrong_folder_is_named_with_a_cure(tmp_path, prepare, words):
+    prepare(tmp_path / "r")
+    with pytest.raises(LabError, match=words):
+        quiet(tmp_path / "r")
+
+
+def test_an_unknown_stage_lists_the_ones_there_are(tmp_path):
+    build_all(tmp_path / "r")
+    with pytest.raises(LabError, match="there are: base, other, rlhf, sft"):
+        stage_folder(tmp_path / "r", "rlhf-v9")
+    with pytest.raises(LabError, match="no finished stage"):
+        stage_folder(tmp_path / "r", "../r/base")
+    with pytest.raises(LabError, match="not a run"):
+        stage_folder(tmp_path, "base")
+
+
+def test_a_full_disk_loses_nothing_already_made(tmp_path, monkeypatch):
+    run, _ = build_all(tmp_path / "r")
+    real = os.replace
+
+    def full(source, target):
+        if "new" in str(target):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr("llama2lab.runs.os.replace", full)
+    with pytest.raises(LabError, match=r"No space left on device.*nothing already made is lost"):
+        run.stage("new", lambda f: {}, {})
+    assert (run.folder("rlhf") / "out.txt").read_text() == "rlhf"
+
+
+def test_rows_survive_the_round_trip_and_damage_is_named(tmp_path):
+    rows = [{"a": "ü\n</script>"}, {"b": [1, 2]}]
+    write_rows(tmp_path / "x.jsonl", rows)
+    assert read_rows(tmp_path / "x.jsonl") == rows
+    (tmp_path / "x.jsonl").write_text('{"a": 1}\n{"b": \n')
+    with pytest.raises(LabError, match=r"x.jsonl:2: broken row"):
+        read_rows(tmp_path / "x.jsonl")
+
+
+def test_intervals():
+    wilson = stats.rate([True] * 8 + [False] * 2)
+    assert wilson["mean"] == 0.8 and wilson["low"] == pytest.approx(0.4902, abs=1e-3)
+    assert wilson["high"] == pytest.approx(0.9433, abs=1e-3)
+    student = stats.mean([1.0, 2.0, 3.0, 4.0])
+    assert student["high"] - student["mean"] == pytest.approx(3.182 * 1.29099 / 2, rel=1e-3)
+    assert stats.rate([])["n"] == 0
+    pooled = stats.pool([stats.rate([True] * 90 + [False] * 10), stats.rate([True] * 80 + [False] * 20)])
+    assert pooled["mean"] == pytest.approx(0.85) and pooled["n"] == 200 and pooled["runs"] == 2
+    assert 0 <= pooled["low"] < 0.8 and pooled["high"] <= 1

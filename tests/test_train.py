@@ -1,0 +1,148 @@
+"""The trainer: schedule, packing, loss masks, and resume equal to no interruption."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llama2lab.errors import LabError
+from llama2lab.model import Llama, ModelConfig
+from llama2lab.train import (
+    Optim,
+    cosine_lr,
+    epoch_batches,
+    fit,
+    fit_packed,
+    load_state,
+    make_optimizer,
+    pack,
+    packed_lm_loss,
+    save_state,
+)
+
+TINY = ModelConfig(vocab_size=64, dim=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=48, max_seq_len=64)
+
+
+def tiny(seed=0):
+    torch.manual_seed(seed)
+    return Llama(TINY)
+
+
+def documents(n=40, seed=0, longest=20):
+    g = torch.Generator().manual_seed(seed)
+    result = []
+    for _ in range(n):
+        length = int(torch.randint(2, longest, (1,), generator=g))
+        result.append((torch.randint(4, 64, (length,), generator=g).tolist(), [1] * length))
+    return result
+
+
+def test_schedule_warms_up_and_ends_at_ten_percent():
+    optim = Optim(lr=1.0, warmup=0.1)
+    rates = [cosine_lr(s, 100, optim) for s in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(0.1)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:]))
+
+
+def test_norms_are_not_decayed():
+    groups = make_optimizer(tiny(), Optim(lr=1e-3)).param_groups
+    assert all(p.dim() >= 2 for p in groups[0]["params"]) and groups[0]["weight_decay"] == 0.1
+    assert all(p.dim() < 2 for p in groups[1]["params"]) and groups[1]["weight_decay"] == 0.0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 70), min_size=1, max_size=40), st.integers(0, 5))
+def test_packing_keeps_every_token_once(lengths, seed):
+    docs = [([4 + i % 50] * n, [i % 2] * n) for i, n in enumerate(lengths)]
+    packed = pack(docs, 32, seed, pad_id=3)
+    real = packed.segments > 0
+    assert int(real.sum()) == sum(lengths)
+    assert sorted(packed.tokens[real].tolist()) == sorted(t for ids, _ in docs for t in ids)
+    assert int(packed.loss_mask.sum()) == sum(sum(m) for _, m in docs)
+    assert (packed.tokens[~real] == 3).all() and not packed.loss_mask[~real].any()
+
+
+def test_packed_documents_do_not_see_each_other():
+    """The loss of packed documents is that of each document alone."""
+    model, docs = tiny(), documents(6)
+    packed = pack(docs, 64, 0, 3)
+    loss, count = packed_lm_loss(model, packed.tokens, packed.segments, packed.loss_mask)
+    alone, n = 0.0, 0
+    for ids, _ in docs:
+        logits = model(torch.tensor([ids]))[0, :-1]
+        alone += torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum").item()
+        n += len(ids) - 1
+    assert int(count) == n
+    assert loss.item() == pytest.approx(alone / n, abs=1e-4)
+
+
+def test_loss_counts_only_masked_tokens():
+    model = tiny()
+    ids = list(range(4, 16))
+    packed = pack([(ids, [0] * 8 + [1] * 4)], 16, 0, 3)
+    loss, count = packed_lm_loss(model, packed.tokens, packed.segments, packed.loss_mask)
+    logits = model(torch.tensor([ids]))[0]
+    expected = torch.nn.functional.cross_entropy(logits[7:11], torch.tensor(ids[8:12]))
+    assert int(count) == 4
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_nothing_to_train_on_is_said():
+    with pytest.raises(LabError, match="empty"):
+        epoch_batches(0, 4, 10, 0)
+
+
+def test_epochs_are_other_shuffles_of_all_rows():
+    rows = epoch_batches(10, 4, 6, 1)
+    first = [i for s in range(3) for i in rows(s)]
+    second = [i for s in range(3, 6) for i in rows(s)]
+    assert sorted(first) == sorted(second) == list(range(10)) and first != second
+    assert rows(1) == first[4:8]  # a step's rows do not depend on what was asked before
+
+
+class Killed(BaseException):
+    """As sudden as kill -9."""
+
+
+@pytest.mark.parametrize("kill_at", [1, 5, 11])
+def test_resume_equals_no_interruption(tmp_path, monkeypatch, kill_at):
+    monkeypatch.setattr("llama2lab.train.SAVE_EVERY", 0.0)
+    data, optim = pack(documents(), 32, 0, 3), Optim(lr=1e-2)
+
+    def train(folder, on_step=None):
+        model = tiny()
+        log = fit_packed(model, data, 2.0, 64, optim, 7, "cpu", "fp32", folder, "t", on_step)
+        return model.state_dict(), [e["loss"] for e in log]
+
+    undisturbed, losses = train(None)
+
+    def die(step):
+        if step == kill_at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(tmp_path, die)
+    resumed, resumed_losses = train(tmp_path)
+    assert resumed_losses == losses
+    assert all(torch.equal(undisturbed[k], resumed[k]) for k in undisturbed)
+
+
+def test_training_learns_and_saved_state_is_whole_or_absent(tmp_path):
+    model, data = tiny(), pack([([4, 5, 6, 7, 8, 9], [1] * 6)] * 20, 32, 0, 3)
+    log = fit_packed(model, data, 30, 64, Optim(lr=1e-2), 0, "cpu", "fp32", tmp_path)
+    assert log[-1]["loss"] < 0.1 < log[0]["loss"]
+    save_state(tmp_path / "s.safetensors", {"x": torch.ones(3)}, {"step": 2})
+    tensors, facts = load_state(tmp_path / "s.safetensors")
+    assert facts == {"step": 2} and tensors["x"].tolist() == [1, 1, 1]
+    (tmp_path / "s.safetensors").write_bytes((tmp_path / "s.safetensors").read_bytes()[:-4])
+    assert load_state(tmp_path / "s.safetensors") is None
+
+
+def test_a_loss_that_is_not_a_number_stops_with_a_cure():
+    model = tiny()
+    with pytest.raises(LabError, match="lower the learning rate"):
+        fit(model, lambda step: (model(torch.tensor([[5, 6]])).sum() * math.nan, {}), 3, Optim(lr=1.0), "cpu", "fp32")
