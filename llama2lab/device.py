@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,20 @@ def _memory_gb() -> float:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
     except (ValueError, OSError):
         return 0.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where to compute and how precisely: what every stage is given."""
+
+    device: torch.device
+    precision: str
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return autocast(self.device, self.precision)
+
+
+def this_machine(device: str = "auto", precision: str = "auto") -> Machine:
+    """The machine at hand, or the part of it that is asked for; LabError as `pick_device` and `pick_precision`."""
+    picked = pick_device(device)
+    return Machine(picked, pick_precision(picked, precision))

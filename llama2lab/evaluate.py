@@ -14,6 +14,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from llama2lab import stats
+from llama2lab.device import Machine
 from llama2lab.gatt import sample_dialogues
 from llama2lab.generate import generate
 from llama2lab.model import Llama
@@ -105,11 +106,11 @@ def known_facts(model: Llama, tokenizer: PreTrainedTokenizerFast, probes: Sequen
 
 
 def truth_accuracy(model: RewardModel, tokenizer: PreTrainedTokenizerFast,
-                   pairs: Sequence[tuple[Sequence[dict], str, str]], device: str, precision: str) -> stats.Figure:
+                   pairs: Sequence[tuple[Sequence[dict], str, str]], machine: Machine) -> stats.Figure:
     """Share of held-out pairs that differ only in whether the fact is right, in which the right one scores higher."""
     conversations = [list(m) for m, _, _ in pairs]
-    right = score_answers(model, tokenizer, conversations, [r for _, r, _ in pairs], device, precision)
-    wrong = score_answers(model, tokenizer, conversations, [w for _, _, w in pairs], device, precision)
+    right = score_answers(model, tokenizer, conversations, [r for _, r, _ in pairs], machine)
+    wrong = score_answers(model, tokenizer, conversations, [w for _, _, w in pairs], machine)
     return stats.rate([r > w for r, w in zip(right, wrong)])
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama2lab.device import autocast
+from llama2lab.device import Machine
 from llama2lab.model import Llama
 
 
@@ -38,8 +38,7 @@ def token_logprobs(model: Llama, tokens: Tensor, wanted: Tensor, temperature: fl
 
 
 @torch.inference_mode()
-def answer_loglikelihoods(model: Llama, encoded: Sequence[tuple[list[int], list[int]]], pad: int, device: str,
-                          precision: str, batch: int = 256,
+def answer_loglikelihoods(model: Llama, encoded: Sequence[tuple[list[int], list[int]]], pad: int, machine: Machine, batch: int = 256,
                           progress: Callable[[int], None] | None = None) -> list[float]:
     """Summed log-likelihood in nats of the masked tokens of each (ids, mask) pair."""
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
@@ -48,8 +47,8 @@ def answer_loglikelihoods(model: Llama, encoded: Sequence[tuple[list[int], list[
         rows = order[start:start + batch]
         tokens, _ = pad_right([encoded[i][0] for i in rows], pad)
         wanted, _ = pad_right([encoded[i][1] for i in rows], 0)
-        with autocast(device, precision):
-            sums = token_logprobs(model, tokens.to(device), wanted.bool().to(device)).sum(-1)
+        with machine.autocast():
+            sums = token_logprobs(model, tokens.to(machine.device), wanted.bool().to(machine.device)).sum(-1)
         for i, value in zip(rows, sums.tolist()):
             result[i] = value
         if progress:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from llama2lab.chat import decode_answer, encode_chats
-from llama2lab.device import autocast
+from llama2lab.device import Machine
 from llama2lab.generate import generate
 from llama2lab.logprobs import pad_right, token_logprobs
 from llama2lab.model import Llama
@@ -152,7 +152,7 @@ Score = Callable[[Sequence[Prompt], Sequence[str]], list[float]]  # logit(R_c) o
 
 
 def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokenizerFast,
-        prompts_for: Callable[[int], list[Prompt]], settings: PPOSettings, seed: int, device: str, precision: str,
+        prompts_for: Callable[[int], list[Prompt]], settings: PPOSettings, seed: int, machine: Machine,
         folder: Path | None = None, on_rollouts: Callable[[int, list[dict]], None] | None = None,
         heldout: Sequence[Prompt] = ()) -> dict[str, Any]:
     """Improve `policy` in place. Returns metrics with `log`, one dict of standard metrics an iteration.
@@ -165,8 +165,8 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
             early stopping; training keeps the policy of the last iteration.
     """
     s = settings
-    policy.to(device)
-    critic.to(device)
+    policy.to(machine.device)
+    critic.to(machine.device)
     reference = copy.deepcopy(policy).requires_grad_(False).eval()
     policy_optimizer, critic_optimizer = make_optimizer(policy, s.optim), make_optimizer(critic, s.critic_optim)
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
@@ -177,7 +177,7 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
                                                 add_generation_prompt=True)]
         policy.eval()
         written = generate(policy, asked, s.max_new_tokens, temperature=1.0, seed=seed, eos_id=eos, pad_id=pad,
-                           precision=precision)
+                           precision=machine.precision)
         return asked, [g.tokens for g in written], [g.finished for g in written]
 
     def iteration(number: int) -> dict[str, float]:
@@ -202,12 +202,12 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
             at = torch.arange(tokens.shape[1])
             starts = torch.tensor([len(asked[i]) for i in rows])
             mask = (at >= starts[:, None]) & (at < lengths[:, None])  # (minibatch, seq), the answer's tokens
-            tokens, mask = tokens.to(device), mask.to(device)
-            with torch.no_grad(), autocast(device, precision):
+            tokens, mask = tokens.to(machine.device), mask.to(machine.device)
+            with torch.no_grad(), machine.autocast():
                 old = token_logprobs(policy, tokens, mask)
                 ref = token_logprobs(reference, tokens, mask)
                 values = F.pad(critic(tokens)[:, :-1], (1, 0))  # the value before token t is read at t - 1
-            rewards = token_rewards(scores[rows].to(device), old, ref, mask, s.beta)
+            rewards = token_rewards(scores[rows].to(machine.device), old, ref, mask, s.beta)
             advantages, returns = gae(rewards, values, mask, s.gamma, s.lam)
             minibatches.append([tokens, mask, old, ref, values, advantages, returns])
         everything = torch.cat([m[5][m[1]] for m in minibatches])
@@ -218,7 +218,7 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
         first_ratio = 1.0
         for number_in_batch, (tokens, mask, old, ref, values, advantages, returns) in enumerate(minibatches):
             policy.train()
-            with autocast(device, precision):
+            with machine.autocast():
                 new = token_logprobs(policy, tokens, mask)
                 new_values = F.pad(critic(tokens)[:, :-1], (1, 0))
             pg_loss, metrics = policy_loss(new, old, (advantages - mean) / std, mask, s.clip)

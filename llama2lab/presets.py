@@ -10,6 +10,7 @@ A recipe file is YAML that names a preset and what it changes:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,10 +112,8 @@ def changed(settings: Any, node: yaml.Node, path: Path, where: str = "") -> Any:
             continue
         value = yaml.SafeLoader("").construct_object(value_node, deep=True)
         if isinstance(value, str) and isinstance(now, float):
-            try:  # YAML 1.1 reads 1e-4, without a dot, as text
+            with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-4, without a dot, as text
                 value = float(value)
-            except ValueError:
-                pass
         if isinstance(now, tuple) and isinstance(value, list):
             value = tuple(value)
         if isinstance(now, float) and isinstance(value, int) and not isinstance(value, bool):

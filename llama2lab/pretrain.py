@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from llama2lab import stats
-from llama2lab.device import matmul_ceiling
+from llama2lab.device import Machine, matmul_ceiling
 from llama2lab.generate import generate
 from llama2lab.logprobs import answer_loglikelihoods
 from llama2lab.model import Llama, ModelConfig
@@ -47,11 +47,11 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, documents: Sequence[str
 
 
 def pretrain(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast, settings: PretrainSettings, seed: int,
-             device: str, precision: str, folder: Path | None = None) -> tuple[Llama, dict[str, Any]]:
+             machine: Machine, folder: Path | None = None) -> tuple[Llama, dict[str, Any]]:
     """Train a new model on `documents`. Returns it with metrics: `loss` (the curve), `tokens`,
     `tokens_per_second`, `share_of_ceiling` (of this machine's measured matrix product), `samples`."""
     torch.manual_seed(seed)
-    model = Llama(ModelConfig(**settings.model)).to(device)
+    model = Llama(ModelConfig(**settings.model)).to(machine.device)
     data = pack(encode_documents(tokenizer, documents), settings.seq_len, seed, tokenizer.pad_token_id)
     samples: list[dict[str, Any]] = []
 
@@ -63,24 +63,23 @@ def pretrain(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast, setti
             samples.append({"step": step + 1, "text": tokenizer.decode(tokens, skip_special_tokens=True)})
             model.train()
 
-    log = fit_packed(model, data, settings.epochs, settings.batch_tokens, settings.optim, seed, device, precision,
+    log = fit_packed(model, data, settings.epochs, settings.batch_tokens, settings.optim, seed, machine,
                      folder, "pretraining", sample)
     tokens = sum(entry["tokens"] for entry in log)
     speed = tokens / sum(entry["seconds"] for entry in log)
     flops = training_flops_per_token(model.config, settings.seq_len) * speed
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if machine.precision == "bf16" else torch.float32
     return model, {
         "loss": curve(log), "tokens": int(tokens), "steps": len(log), "parameters": parameter_count(model),
-        "tokens_per_second": round(speed), "share_of_ceiling": round(flops / matmul_ceiling(device, dtype), 4),
+        "tokens_per_second": round(speed), "share_of_ceiling": round(flops / matmul_ceiling(machine.device, dtype), 4),
         "padding": round(float((data.segments == 0).float().mean()), 4), "samples": samples,
     }
 
 
-def bits_per_byte(model: Llama, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], device: str,
-                  precision: str, max_tokens: int = 512) -> stats.Figure:
+def bits_per_byte(model: Llama, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], machine: Machine, max_tokens: int = 512) -> stats.Figure:
     """Bits per byte of held-out documents, mean over documents: comparable between tokenizers, as loss is not."""
     encoded = [(ids[:max_tokens], mask[:max_tokens]) for ids, mask in encode_documents(tokenizer, texts)]
-    nats = answer_loglikelihoods(model, encoded, tokenizer.pad_token_id, device, precision, batch=32)
+    nats = answer_loglikelihoods(model, encoded, tokenizer.pad_token_id, machine, batch=32)
     sizes = [len(tokenizer.decode(ids, skip_special_tokens=True).encode()) for ids, _ in encoded]
     return stats.mean([-x / math.log(2) / size for x, size in zip(nats, sizes) if size])
 

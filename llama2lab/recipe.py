@@ -14,7 +14,7 @@ from typing import Any
 
 from llama2lab import evaluate, rejection, reward, runs
 from llama2lab.checkpoint import save_model
-from llama2lab.device import describe_machine, pick_device, pick_precision
+from llama2lab.device import describe_machine, this_machine
 from llama2lab.model import Llama
 from llama2lab.preferences import Pair, sample_answers
 from llama2lab.presets import Recipe
@@ -65,7 +65,7 @@ class Judge:
     def _chat(self, stage: str) -> dict[str, Any]:
         shop, s = self.shop, self.settings
         model = shop.model(stage)
-        answers = evaluate.answer_prompts(model, shop.tokenizer, self.prompts, s.temperature, 99, shop.precision,
+        answers = evaluate.answer_prompts(model, shop.tokenizer, self.prompts, s.temperature, 99, shop.machine.precision,
                                           f"evaluating {stage}")
         verdicts = evaluate.judge_all(self.oracle, self.prompts, answers)
         write_rows(shop.run.folder(stage) / "answers.jsonl",
@@ -77,12 +77,12 @@ class Judge:
                                          evaluate.judge_all(self.oracle, self.prompts, [r["answer"] for r in against]))
         metrics["words"] = evaluate.stats.mean([len(a.split()) for a in answers])
         helpful = [p for p in self.prompts if p.kind == "helpful"]
-        greedy = evaluate.answer_prompts(model, shop.tokenizer, helpful, 0.0, 99, shop.precision)
+        greedy = evaluate.answer_prompts(model, shop.tokenizer, helpful, 0.0, 99, shop.machine.precision)
         metrics["correct_greedy"] = evaluate.stats.rate(
             [v.correct for v in evaluate.judge_all(self.oracle, helpful, greedy)])
         if stage in ("rlhf-v3", "gatt", "rlhf-v4", "rlhf-v5"):
             metrics["retention"], dialogues = evaluate.retention(
-                self.oracle, model, shop.tokenizer, self.dialogues[0], self.dialogues[1], 7, shop.precision,
+                self.oracle, model, shop.tokenizer, self.dialogues[0], self.dialogues[1], 7, shop.machine.precision,
                 s.temperature)
             write_rows(shop.run.folder(stage) / "dialogues.jsonl",
                        [{"instruction": i.text, "questions": q, "answers": a}
@@ -102,9 +102,9 @@ class Judge:
     def _reward(self, stage: str) -> dict[str, Any]:
         shop, s = self.shop, self.settings
         kind, version = stage.split("-")[1], int(stage.split("-v")[1].split("-")[0])
-        model = reward.load_reward(shop.run.folder(stage)).to(shop.device)
+        model = reward.load_reward(shop.run.folder(stage)).to(shop.machine.device)
         rows = {k: preference_rows(shop.run, version, k, "test")[:s.test_pairs] for k in ("helpfulness", "safety")}
-        pairs = {k: reward.pair_scores(model, shop.tokenizer, r, shop.device, shop.precision) for k, r in rows.items()}
+        pairs = {k: reward.pair_scores(model, shop.tokenizer, r, shop.machine) for k, r in rows.items()}
         other = "safety" if kind == "helpfulness" else "helpfulness"
         metrics = {
             "accuracy": reward.accuracy(pairs[kind]),
@@ -115,7 +115,7 @@ class Judge:
         }
         if kind == "helpfulness":
             truth = truth_pairs(self.town, s.split, s.truth_pairs, 5)
-            metrics["truth"] = evaluate.truth_accuracy(model, shop.tokenizer, truth, shop.device, shop.precision)
+            metrics["truth"] = evaluate.truth_accuracy(model, shop.tokenizer, truth, shop.machine)
         return metrics
 
     def compare_heads(self, stages: Sequence[str], sampler: str, version: int) -> None:
@@ -127,13 +127,13 @@ class Judge:
         def build(folder: Path) -> dict[str, Any]:
             prompts = TownSource(self.town).prompts("helpful", s.best_of_prompts, 4321, s.split)
             answers = sample_answers(shop.model(sampler), shop.tokenizer, [p.messages for p in prompts], k=s.best_of,
-                                     seed=17, precision=shop.precision, what="best of K, held out")
+                                     seed=17, precision=shop.machine.precision, what="best of K, held out")
             flat_prompts = [p for p in prompts for _ in range(s.best_of)]
             metrics = {}
             for stage in stages:
-                model = reward.load_reward(shop.run.folder(stage)).to(shop.device)
+                model = reward.load_reward(shop.run.folder(stage)).to(shop.machine.device)
                 flat = rejection.combined_scores(model, safety, shop.tokenizer, flat_prompts,
-                                                 [a for row in answers for a in row], shop.device, shop.precision)
+                                                 [a for row in answers for a in row], shop.machine)
                 scores = [flat[i:i + s.best_of] for i in range(0, len(flat), s.best_of)]
                 metrics[model.head] = {"stage": stage, "reward": rejection.best_of_curve(scores),
                                        "truth": evaluate.true_best_of(self.oracle, prompts, answers, scores)}
@@ -145,12 +145,11 @@ class Judge:
 def run_recipe(recipe: Recipe, out: str | Path, seed: int = 0, device: str = "auto", precision: str = "auto",
                name: str | None = None) -> dict[str, Any]:
     """Run the whole recipe in folder `out`, or go on with it; returns what RUN/results.json holds."""
-    device = pick_device(device)
-    precision = pick_precision(device, precision)
+    machine = this_machine(device, precision)
     town = load_town()
     identity = {"preset": name or recipe.preset, "seed": seed}
     run = Run(out, identity)
-    shop = Workshop(run, seed, device, precision, None, TownSource(town))  # type: ignore[arg-type]
+    shop = Workshop(run, seed, machine, None, TownSource(town))  # type: ignore[arg-type]
     p = recipe.pretrain
 
     def tokenizer_stage(folder: Path) -> dict[str, Any]:
@@ -164,12 +163,12 @@ def run_recipe(recipe: Recipe, out: str | Path, seed: int = 0, device: str = "au
     shop.tokenizer = load_tokenizer(run.stage("tokenizer", tokenizer_stage, [p.model["vocab_size"], town.digest]))
 
     def base(folder: Path) -> dict[str, Any]:
-        model, metrics = pretrain(pretraining_corpus(town, p.words, seed), shop.tokenizer, p, seed, device, precision,
+        model, metrics = pretrain(pretraining_corpus(town, p.words, seed), shop.tokenizer, p, seed, machine,
                                   folder)
         save_model(folder, model, shop.tokenizer)
         return metrics | measure_base(model, shop, town, seed)
 
-    run.stage("base", base, [asdict(p), town.digest, precision], ["tokenizer"])
+    run.stage("base", base, [asdict(p), town.digest, machine.precision], ["tokenizer"])
 
     for stage, settings, quality in (("sft", recipe.sft, "clean"), ("sft-noisy", recipe.noisy, "noisy")):
         def build(folder: Path, stage: str = stage, settings: Any = settings, quality: str = quality) -> dict[str, Any]:
@@ -185,7 +184,7 @@ def run_recipe(recipe: Recipe, out: str | Path, seed: int = 0, device: str = "au
     annotators = [VENDORS[v] for v in recipe.vendors]
 
     def annotate(pairs: Sequence[Pair], kind: str) -> list[dict]:
-        return label_pairs(annotators, judge.oracle, pairs, kind, seed)
+        return label_pairs(judge.oracle, annotators, pairs, kind, seed)
 
     rlhf(shop, recipe.rlhf, annotate, list(recipe.vendors), judge.measure, judge.prompts)
 
@@ -200,9 +199,8 @@ def run_recipe(recipe: Recipe, out: str | Path, seed: int = 0, device: str = "au
 
 def measure_base(model: Llama, shop: Workshop, town: Town, seed: int) -> dict[str, Any]:
     """What the base model learnt: bits per byte of held-out documents, and the facts it completes rightly."""
-    return {"bits_per_byte": bits_per_byte(model, shop.tokenizer, heldout_documents(town, seed, 200), shop.device,
-                                           shop.precision),
-            "known_facts": evaluate.known_facts(model, shop.tokenizer, fact_probes(town), shop.precision)}
+    return {"bits_per_byte": bits_per_byte(model, shop.tokenizer, heldout_documents(town, seed, 200), shop.machine),
+            "known_facts": evaluate.known_facts(model, shop.tokenizer, fact_probes(town), shop.machine.precision)}
 
 
 def load_results(run: str | Path) -> dict[str, Any]:

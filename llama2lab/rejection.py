@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from llama2lab.device import Machine
 from llama2lab.model import Llama
 from llama2lab.preferences import sample_answers
 from llama2lab.reward import RewardModel, combined_score, score_answers
@@ -46,23 +47,23 @@ class Samples:
 
 
 def combined_scores(helpfulness: RewardModel, safety: RewardModel, tokenizer: PreTrainedTokenizerFast,
-                    prompts: Sequence[Prompt], answers: Sequence[str], device: str, precision: str) -> list[float]:
+                    prompts: Sequence[Prompt], answers: Sequence[str], machine: Machine) -> list[float]:
     """logit(R_c) of one answer to each prompt. A prompt is a safety prompt when its source says so (`kind` is
     "unsafe"): the report tags prompts too, and does not say how."""
     conversations = [p.messages for p in prompts]
-    return combined_score(score_answers(helpfulness, tokenizer, conversations, answers, device, precision),
-                          score_answers(safety, tokenizer, conversations, answers, device, precision),
+    return combined_score(score_answers(helpfulness, tokenizer, conversations, answers, machine),
+                          score_answers(safety, tokenizer, conversations, answers, machine),
                           [p.kind == "unsafe" for p in prompts])
 
 
 def sample_and_score(policy: Llama, helpfulness: RewardModel, safety: RewardModel, tokenizer: PreTrainedTokenizerFast,
-                     prompts: Sequence[Prompt], k: int, temperature: float, seed: int, device: str, precision: str,
+                     prompts: Sequence[Prompt], k: int, temperature: float, seed: int, machine: Machine,
                      ) -> Samples:
     """K answers to each prompt, scored."""
     answers = sample_answers(policy, tokenizer, [p.messages for p in prompts], k=k, temperature=temperature,
-                             seed=seed, precision=precision, what=f"best of {k}")
+                             seed=seed, precision=machine.precision, what=f"best of {k}")
     flat = combined_scores(helpfulness, safety, tokenizer, [p for p in prompts for _ in range(k)],
-                           [a for row in answers for a in row], device, precision)
+                           [a for row in answers for a in row], machine)
     return Samples(list(prompts), answers, [flat[i * k:(i + 1) * k] for i in range(len(prompts))])
 
 

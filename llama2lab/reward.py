@@ -32,7 +32,7 @@ from transformers import PreTrainedTokenizerFast
 from llama2lab import stats
 from llama2lab.chat import encode_chats
 from llama2lab.checkpoint import load_model, load_reward_parts, save_model, save_reward_model
-from llama2lab.device import autocast
+from llama2lab.device import Machine
 from llama2lab.errors import LabError
 from llama2lab.logprobs import answer_loglikelihoods, pad_right
 from llama2lab.model import Llama
@@ -135,28 +135,27 @@ def encode_answers(tokenizer: PreTrainedTokenizerFast, conversations: Sequence[S
 
 
 @torch.inference_mode()
-def score_encoded(model: RewardModel, encoded: Sequence[Encoded], pad: int, device: str, precision: str,
+def score_encoded(model: RewardModel, encoded: Sequence[Encoded], pad: int, machine: Machine,
                   batch: int = 256) -> list[float]:
     model.eval()
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
-    loglik = (answer_loglikelihoods(model.reference, encoded, pad, device, precision)
+    loglik = (answer_loglikelihoods(model.reference, encoded, pad, machine)
               if model.reference is not None else [0.0] * len(encoded))
     result = [0.0] * len(encoded)
     for start in range(0, len(order), batch):
         rows = order[start:start + batch]
         tokens, lengths = pad_right([encoded[i][0] for i in rows], pad)
-        with autocast(device, precision):
-            scores = model(tokens.to(device), lengths.to(device), torch.tensor([loglik[i] for i in rows]).to(device))
+        with machine.autocast():
+            scores = model(tokens.to(machine.device), lengths.to(machine.device), torch.tensor([loglik[i] for i in rows]).to(machine.device))
         for i, value in zip(rows, scores.tolist()):
             result[i] = value
     return result
 
 
 def score_answers(model: RewardModel, tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Sequence[dict]],
-                  answers: Sequence[str], device: str, precision: str) -> list[float]:
+                  answers: Sequence[str], machine: Machine) -> list[float]:
     """The reward r(x, y) of each answer, before any sigmoid."""
-    return score_encoded(model, encode_answers(tokenizer, conversations, answers), tokenizer.pad_token_id, device,
-                         precision)
+    return score_encoded(model, encode_answers(tokenizer, conversations, answers), tokenizer.pad_token_id, machine)
 
 
 def _safety_labels(row: dict) -> tuple[int, int]:
@@ -165,7 +164,7 @@ def _safety_labels(row: dict) -> tuple[int, int]:
 
 
 def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], settings: RewardSettings,
-                 seed: int, device: str, precision: str, folder: Path | None = None, reference: Llama | None = None,
+                 seed: int, machine: Machine, folder: Path | None = None, reference: Llama | None = None,
                  what: str = "reward model") -> tuple[RewardModel, dict[str, Any]]:
     """Train a reward model on preference rows, starting from `chat` (which is changed: pass a fresh copy).
 
@@ -177,12 +176,12 @@ def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence
     if settings.margin not in MARGINS:
         raise LabError(f"unknown margin {settings.margin!r}; choose one of {', '.join(MARGINS)}")
     torch.manual_seed(seed)
-    model = RewardModel(chat, reference if settings.head == "likelihood" else None).to(device)
+    model = RewardModel(chat, reference if settings.head == "likelihood" else None).to(machine.device)
     pad = tokenizer.pad_token_id
     conversations = [row["prompt"] for row in rows]
     sides = [encode_answers(tokenizer, conversations, [row[side][0]["content"] for row in rows])
              for side in ("chosen", "rejected")]
-    loglik = [answer_loglikelihoods(model.reference, side, pad, device, precision)
+    loglik = [answer_loglikelihoods(model.reference, side, pad, machine)
               if model.reference is not None else [0.0] * len(rows) for side in sides]
     margins = [MARGINS[settings.margin][row["grade"]] for row in rows]
     steps = max(1, round(settings.epochs * math.ceil(len(rows) / settings.batch_pairs)))
@@ -194,17 +193,17 @@ def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence
         picked = batches(step)
         tokens, lengths = pad_right([sides[s][i][0] for s in (0, 1) for i in picked], pad)
         ll = torch.tensor([loglik[s][i] for s in (0, 1) for i in picked])
-        scores = model(tokens.to(device), lengths.to(device), ll.to(device))
+        scores = model(tokens.to(machine.device), lengths.to(machine.device), ll.to(machine.device))
         chosen, rejected = scores.chunk(2)
-        loss = ranking_loss(chosen, rejected, torch.tensor([margins[i] for i in picked], device=device))
-        safe = torch.tensor([_safety_labels(rows[i])[s] for s in (0, 1) for i in picked], device=device)
+        loss = ranking_loss(chosen, rejected, torch.tensor([margins[i] for i in picked], device=machine.device))
+        safe = torch.tensor([_safety_labels(rows[i])[s] for s in (0, 1) for i in picked], device=machine.device)
         total = loss + settings.safety_loss * safety_auxiliary_loss(scores, safe)
         return total, {"ranking_loss": loss.item(), "accuracy": (chosen > rejected).float().mean().item()}
 
-    log = fit(model, loss_fn, steps, optim, device, precision, folder, what)
+    log = fit(model, loss_fn, steps, optim, machine, folder, what)
     if settings.safety_loss == 0 or all(_safety_labels(row) == (-1, -1) for row in rows):
         sample = random.Random(seed).sample(range(len(rows)), min(400, len(rows)))
-        scores = score_encoded(model, [sides[s][i] for s in (0, 1) for i in sample], pad, device, precision)
+        scores = score_encoded(model, [sides[s][i] for s in (0, 1) for i in sample], pad, machine)
         model.offset.fill_(sum(scores) / len(scores))
     metrics = {"loss": curve(log), "pairs": len(rows), "steps": len(log), "head": model.head,
                "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad)}
@@ -213,13 +212,11 @@ def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence
     return model, metrics
 
 
-def pair_scores(model: RewardModel, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], device: str,
-                precision: str) -> list[tuple[float, float]]:
+def pair_scores(model: RewardModel, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], machine: Machine) -> list[tuple[float, float]]:
     """(r_chosen, r_rejected) of each row."""
     conversations = [row["prompt"] for row in rows]
     scores = score_answers(model, tokenizer, conversations * 2,
-                           [row[side][0]["content"] for side in ("chosen", "rejected") for row in rows], device,
-                           precision)
+                           [row[side][0]["content"] for side in ("chosen", "rejected") for row in rows], machine)
     return list(zip(scores[:len(rows)], scores[len(rows):]))
 
 
@@ -241,8 +238,8 @@ def calibration(pairs: Sequence[tuple[float, float]], bins: int = 5) -> list[dic
     for b in range(bins):
         part = sure[b * len(sure) // bins:(b + 1) * len(sure) // bins]
         if part:
-            rows.append({"predicted": sum(p for p, _ in part) / len(part), "real": sum(ok for _, ok in part) / len(part),
-                         "n": len(part)})
+            n = len(part)
+            rows.append({"predicted": sum(p for p, _ in part) / n, "real": sum(ok for _, ok in part) / n, "n": n})
     return rows
 
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llama2lab import gatt, ppo, preferences, rejection, reward
 from llama2lab.checkpoint import load_model, save_model
+from llama2lab.device import Machine
 from llama2lab.gatt import GattSettings
 from llama2lab.model import Llama
 from llama2lab.ppo import PPOSettings
@@ -55,16 +56,15 @@ class Workshop:
 
     run: Run
     seed: int
-    device: str
-    precision: str
+    machine: Machine
     tokenizer: PreTrainedTokenizerFast
     source: Source
 
     def model(self, stage: str) -> Llama:
-        return load_model(self.run.folder(stage)).to(self.device)
+        return load_model(self.run.folder(stage)).to(self.machine.device)
 
     def rewards(self, version: int) -> tuple[RewardModel, RewardModel]:
-        both = [reward.load_reward(self.run.folder(f"reward-{kind}-v{version}")).to(self.device)
+        both = [reward.load_reward(self.run.folder(f"reward-{kind}-v{version}")).to(self.machine.device)
                 for kind in ("helpfulness", "safety")]
         return both[0], both[1]
 
@@ -125,7 +125,7 @@ def preferences_stage(shop: Workshop, s: PreferenceSettings, version: int, model
             tested = [p for p in test_prompts if p.kind != ("unsafe" if kind == "helpfulness" else "helpful")]
             for name, prompts in (("train", asked), ("test", tested)):
                 rows = preferences.collect(variants, shop.tokenizer, prompts, annotate, kind,
-                                           seed=seed + (name == "test"), precision=shop.precision)
+                                           seed=seed + (name == "test"), precision=shop.machine.precision)
                 write_rows(folder / f"{kind}.{name}.jsonl", [{**row, "round": version} for row in rows])
                 if name == "train":
                     shares[kind] = {"pairs": len(rows), "grades": preferences.grade_shares(rows)}
@@ -149,7 +149,7 @@ def reward_stage(shop: Workshop, s: RewardSettings, version: int, kind: str, suf
         other = [row for v in rounds for row in preference_rows(shop.run, v, _other(kind))]
         rows = reward.mix(own, other, s.other_share, shop.seed)
         model, metrics = reward.train_reward(shop.model("sft"), shop.tokenizer, rows, s, shop.seed + version,
-                                             shop.device, shop.precision, folder, shop.model("sft"), name)
+                                             shop.machine, folder, shop.model("sft"), name)
         reward.save_reward(folder, model, shop.tokenizer)
         return metrics
 
@@ -172,7 +172,7 @@ def rejection_stage(shop: Workshop, s: RlhfSettings, version: int, sampler: str,
         helpfulness, safety = shop.rewards(version)
         prompts = shop.prompts(r.prompts, r.unsafe_prompts, seed)
         samples = rejection.sample_and_score(shop.model(sampler), helpfulness, safety, shop.tokenizer, prompts, r.k,
-                                             r.temperature, seed, shop.device, shop.precision)
+                                             r.temperature, seed, shop.machine)
         write_rows(folder / "samples.jsonl", samples.rows())
         for how in ("best", "random"):
             write_rows(folder / f"{how}.jsonl", rejection.best_of(samples, how, seed))
@@ -200,7 +200,7 @@ def finetune(shop: Workshop, start: str, rows: Sequence[dict], settings: SFTSett
     longest = max(len(row["messages"]) for row in rows)
     if longest > 12:  # long dialogues want longer rows
         settings = replace(settings, seq_len=model.config.max_seq_len)
-    metrics = sft(model, shop.tokenizer, rows, settings, shop.seed, shop.device, shop.precision, folder, what)
+    metrics = sft(model, shop.tokenizer, rows, settings, shop.seed, shop.machine, folder, what)
     save_model(folder, model, shop.tokenizer)
     return metrics
 
@@ -215,7 +215,7 @@ def gatt_stage(shop: Workshop, s: RlhfSettings, latest: str) -> str:
             answers = gatt.sample_dialogues(shop.model(latest), shop.tokenizer, questions,
                                             [i.text for i in instructions], everywhere=True,
                                             temperature=g.temperature, seed=shop.seed + 32,
-                                            precision=shop.precision, seen_turns=gatt.SEEN_TURNS)
+                                            precision=shop.machine.precision, seen_turns=gatt.SEEN_TURNS)
             texts = [lambda rng, i=i: rng.choice((i.text, i.short)) for i in instructions]
             write_rows(folder / "gatt.jsonl", gatt.gatt_rows(questions, texts, answers, g.rows, shop.seed + 33))
         rows = read_rows(folder / "gatt.jsonl")
@@ -237,12 +237,11 @@ def ppo_stage(shop: Workshop, s: PPOSettings, latest: str, name: str = "rlhf-v5"
 
     def build(folder: Path) -> dict[str, Any]:
         _, safety = shop.rewards(rewards)
-        helpfulness = reward.load_reward(shop.run.folder(rewarder)).to(shop.device)
+        helpfulness = reward.load_reward(shop.run.folder(rewarder)).to(shop.machine.device)
         policy = shop.model(latest)
 
         def score(prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
-            return rejection.combined_scores(helpfulness, safety, shop.tokenizer, prompts, answers, shop.device,
-                                             shop.precision)
+            return rejection.combined_scores(helpfulness, safety, shop.tokenizer, prompts, answers, shop.machine)
 
         def prompts_for(iteration: int) -> list[Prompt]:
             return shop.prompts(s.batch - unsafe, unsafe, shop.seed * 100_000 + 10 * iteration)
@@ -252,7 +251,7 @@ def ppo_stage(shop: Workshop, s: PPOSettings, latest: str, name: str = "rlhf-v5"
             write_rows(folder / "rollouts" / f"{iteration:03d}.jsonl", rows)
 
         metrics = ppo.ppo(policy, ppo.Critic(helpfulness), score, shop.tokenizer, prompts_for, s, shop.seed,
-                          shop.device, shop.precision, folder, keep, shop.prompts(100, 30, 77, split="dev"))
+                          shop.machine, folder, keep, shop.prompts(100, 30, 77, split="dev"))
         save_model(folder, policy, shop.tokenizer)
         return metrics
 

@@ -65,7 +65,7 @@ def read_rows(path: Path) -> list[dict]:
     rows = []
     try:
         with open(path, encoding="utf-8") as f:
-            for number, line in enumerate(f, 1):
+            for number, line in enumerate(f, 1):  # noqa: B007 - the handler below names it
                 rows.append(json.loads(line))
     except json.JSONDecodeError as e:
         raise LabError(f"{path}:{number}: broken row ({e.msg}); remove the stage's folder and run again") from e

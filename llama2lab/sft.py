@@ -14,6 +14,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from llama2lab.chat import encode_chats
+from llama2lab.device import Machine
 from llama2lab.model import Llama
 from llama2lab.pretrain import curve
 from llama2lab.train import Optim, fit_packed, pack
@@ -29,20 +30,20 @@ class SFTSettings:
 
 
 def sft(model: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], settings: SFTSettings, seed: int,
-        device: str, precision: str, folder: Path | None = None, what: str = "fine-tuning",
+        machine: Machine, folder: Path | None = None, what: str = "fine-tuning",
         ) -> dict[str, Any]:
     """Fine-tune `model` in place on rows `{"messages": [...]}`; returns metrics with the loss curve.
 
     A row may say `"loss": "last"`: then only its last answer is learnt (Ghost Attention, section 3.3).
     Rows longer than `seq_len` are cut at the end.
     """
-    model.to(device)
+    model.to(machine.device)
     encoded: list[tuple[list[int], list[int]]] = []
     for turns in ("all", "last"):
         chosen = [row["messages"] for row in rows if row.get("loss", "all") == turns]
         encoded += encode_chats(tokenizer, chosen, mask_turns=turns)
     data = pack(encoded, settings.seq_len, seed, tokenizer.pad_token_id)
-    log = fit_packed(model, data, settings.epochs, settings.batch_tokens, settings.optim, seed, device, precision,
+    log = fit_packed(model, data, settings.epochs, settings.batch_tokens, settings.optim, seed, machine,
                      folder, what)
     return {"loss": curve(log), "examples": len(rows), "steps": len(log),
             "answer_tokens": int(data.loss_mask.sum())}

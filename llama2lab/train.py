@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from llama2lab.device import autocast
+from llama2lab.device import Machine
 from llama2lab.errors import LabError
 from llama2lab.model import Llama, document_mask, document_positions
 from llama2lab.progress import bar
@@ -195,13 +195,14 @@ def module_tensors(prefix: str, module: nn.Module, optimizer: torch.optim.Optimi
     return tensors
 
 
-def restore_module(prefix: str, module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def restore_module(prefix: str, module: nn.Module, optimizer: torch.optim.Optimizer,
+                   tensors: dict[str, Tensor]) -> None:
     """The reverse of `module_tensors`."""
     with torch.no_grad():
         for name, p in module.named_parameters():
             p.copy_(tensors[f"{prefix}.{name}"])
-            state = {key: tensors[f"{prefix}.adam.{key}.{name}"].to(p.device) for key in ("step", "exp_avg", "exp_avg_sq")
-                     if f"{prefix}.adam.{key}.{name}" in tensors}
+            names = {key: f"{prefix}.adam.{key}.{name}" for key in ("step", "exp_avg", "exp_avg_sq")}
+            state = {key: tensors[full].to(p.device) for key, full in names.items() if full in tensors}
             if state:
                 optimizer.state[p] = state
 
@@ -269,8 +270,7 @@ def fit(
     loss_fn: Callable[[int], tuple[Tensor, dict[str, float]]],
     steps: int,
     optim: Optim,
-    device: str,
-    precision: str,
+    machine: Machine,
     folder: Path | None = None,
     what: str = "training",
     on_step: Callable[[int], None] | None = None,
@@ -284,7 +284,7 @@ def fit(
         lr = cosine_lr(step, steps, optim)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        with autocast(device, precision):
+        with machine.autocast():
             loss, metrics = loss_fn(step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -301,8 +301,7 @@ def fit(
     return log
 
 
-def fit_packed(model: Llama, data: Packed, epochs: float, batch_tokens: int, optim: Optim, seed: int, device: str,
-               precision: str, folder: Path | None = None, what: str = "training",
+def fit_packed(model: Llama, data: Packed, epochs: float, batch_tokens: int, optim: Optim, seed: int, machine: Machine, folder: Path | None = None, what: str = "training",
                on_step: Callable[[int], None] | None = None) -> list[dict[str, float]]:
     """Language-model training on packed rows, `batch_tokens` (padding counted) a step."""
     batch = max(1, batch_tokens // data.tokens.shape[1])
@@ -311,8 +310,8 @@ def fit_packed(model: Llama, data: Packed, epochs: float, batch_tokens: int, opt
 
     def loss_fn(step: int) -> tuple[Tensor, dict[str, float]]:
         r = rows(step)
-        loss, count = packed_lm_loss(model, data.tokens[r].to(device), data.segments[r].to(device),
-                                     data.loss_mask[r].to(device))
+        loss, count = packed_lm_loss(model, data.tokens[r].to(machine.device), data.segments[r].to(machine.device),
+                                     data.loss_mask[r].to(machine.device))
         return loss, {"tokens": float((data.segments[r] > 0).sum()), "predicted": float(count)}
 
-    return fit(model, loss_fn, steps, optim, device, precision, folder, what, on_step)
+    return fit(model, loss_fn, steps, optim, machine, folder, what, on_step)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llama2lab.device import Machine
 from llama2lab.logprobs import token_logprobs
 from llama2lab.model import Llama, ModelConfig
 from llama2lab.ppo import (
@@ -25,6 +26,8 @@ from llama2lab.reward import RewardModel
 from llama2lab.tokenizer import train_tokenizer
 from llama2lab.train import Optim
 from llama2lab.world.prompts import Prompt
+
+CPU = Machine(torch.device("cpu"), "fp32")
 
 ON = torch.ones(1, 3, dtype=torch.bool)
 
@@ -153,7 +156,7 @@ def share_of_target(prompts, answers):
 
 def test_ppo_reaches_the_known_optimum_and_starts_with_ratio_one(tokenizer):
     policy, critic, prompt = world(tokenizer)
-    metrics = ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, SETTINGS, 0, "cpu", "fp32")
+    metrics = ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, SETTINGS, 0, CPU)
     log = metrics["log"]
     assert log[0]["score"] < 0.2 and sum(e["score"] for e in log[-5:]) / 5 > 0.9
     assert all(e["first_ratio"] == 1.0 for e in log)
@@ -167,7 +170,7 @@ def test_a_large_beta_holds_the_policy_at_its_start(tokenizer):
     def kl(beta):
         policy, critic, prompt = world(tokenizer)
         s = replace(SETTINGS, iterations=25, beta=beta)
-        return ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, "cpu", "fp32")["kl"]
+        return ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, CPU)["kl"]
 
     assert kl(2.0) < 0.5 * kl(0.0)
 
@@ -189,7 +192,7 @@ def test_ppo_resumes_as_if_nothing_had_happened(tokenizer, tmp_path, monkeypatch
                 raise Killed
             return [prompt] * 32
 
-        ppo(policy, critic, share_of_target, tokenizer, prompts_for, s, 0, "cpu", "fp32", folder)
+        ppo(policy, critic, share_of_target, tokenizer, prompts_for, s, 0, CPU, folder)
         return policy.state_dict()
 
     undisturbed = train(None)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llama2lab.device import Machine
 from llama2lab.errors import LabError
 from llama2lab.model import Llama, ModelConfig
 from llama2lab.preferences import MARGINS
@@ -30,6 +31,8 @@ from llama2lab.reward import (
 )
 from llama2lab.tokenizer import train_tokenizer
 from llama2lab.train import Optim
+
+CPU = Machine(torch.device("cpu"), "fp32")
 
 TEXTS = ["Mira lives on Mill Lane. Tom eats soup and says thank you.", "yes no good bad apple pear"] * 20
 
@@ -113,8 +116,8 @@ def test_score_is_read_at_the_last_real_token(tokenizer):
     """Padding on the right changes nothing, and a batch scores as its rows do alone."""
     model = RewardModel(tiny(tokenizer)).eval()
     conversations = [[{"role": "user", "content": "Which one?"}]] * 2
-    together = score_answers(model, tokenizer, conversations, ["yes", "no good bad apple pear"], "cpu", "fp32")
-    alone = [score_answers(model, tokenizer, conversations[:1], [a], "cpu", "fp32")[0]
+    together = score_answers(model, tokenizer, conversations, ["yes", "no good bad apple pear"], CPU)
+    alone = [score_answers(model, tokenizer, conversations[:1], [a], CPU)[0]
              for a in ("yes", "no good bad apple pear")]
     assert together == pytest.approx(alone, abs=1e-5)
     assert together[0] != pytest.approx(together[1], abs=1e-6)
@@ -123,13 +126,13 @@ def test_score_is_read_at_the_last_real_token(tokenizer):
 def test_training_learns_a_preference_and_keeps_it_on_disk(tokenizer, tmp_path):
     rows = [row("yes good", "no bad"), row("good apple", "bad apple"), row("good pear", "bad pear")] * 40
     settings = RewardSettings(head="likelihood", epochs=4, batch_pairs=16, optim=Optim(lr=5e-3))
-    model, metrics = train_reward(tiny(tokenizer), tokenizer, rows, settings, 0, "cpu", "fp32",
+    model, metrics = train_reward(tiny(tokenizer), tokenizer, rows, settings, 0, CPU,
                                   reference=tiny(tokenizer, 1))
-    right, wrong = score_answers(model, tokenizer, [rows[0]["prompt"]] * 2, ["good yes", "bad no"], "cpu", "fp32")
+    right, wrong = score_answers(model, tokenizer, [rows[0]["prompt"]] * 2, ["good yes", "bad no"], CPU)
     assert right > wrong and metrics["head"] == "likelihood" and metrics["likelihood_weight"] != 0
     save_reward(tmp_path / "rm", model, tokenizer)
     again = score_answers(load_reward(tmp_path / "rm"), tokenizer, [rows[0]["prompt"]] * 2, ["good yes", "bad no"],
-                          "cpu", "fp32")
+                          CPU)
     assert again == pytest.approx([right, wrong], abs=1e-4)
 
 
@@ -137,15 +140,15 @@ def test_the_reference_of_the_likelihood_head_stays_frozen(tokenizer):
     reference = tiny(tokenizer, 1)
     before = {k: v.clone() for k, v in reference.state_dict().items()}
     train_reward(tiny(tokenizer), tokenizer, [row("good", "bad")] * 32, RewardSettings(epochs=2, batch_pairs=16), 0,
-                 "cpu", "fp32", reference=reference)
+                 CPU, reference=reference)
     assert all(torch.equal(before[k], v) for k, v in reference.state_dict().items())
 
 
 def test_unknown_head_and_margin_are_named(tokenizer):
     with pytest.raises(LabError, match="linear, likelihood"):
-        train_reward(tiny(tokenizer), tokenizer, [row("a", "b")], RewardSettings(head="cubic"), 0, "cpu", "fp32")
+        train_reward(tiny(tokenizer), tokenizer, [row("a", "b")], RewardSettings(head="cubic"), 0, CPU)
     with pytest.raises(LabError, match="none, small, large"):
-        train_reward(tiny(tokenizer), tokenizer, [row("a", "b")], RewardSettings(margin="huge"), 0, "cpu", "fp32")
+        train_reward(tiny(tokenizer), tokenizer, [row("a", "b")], RewardSettings(margin="huge"), 0, CPU)
 
 
 def test_accuracy_figures():

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llama2lab.device import Machine
 from llama2lab.errors import LabError
 from llama2lab.model import Llama, ModelConfig
 from llama2lab.train import (
@@ -21,6 +22,8 @@ from llama2lab.train import (
     packed_lm_loss,
     save_state,
 )
+
+CPU = Machine(torch.device("cpu"), "fp32")
 
 TINY = ModelConfig(vocab_size=64, dim=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=48, max_seq_len=64)
 
@@ -115,7 +118,7 @@ def test_resume_equals_no_interruption(tmp_path, monkeypatch, kill_at):
 
     def train(folder, on_step=None):
         model = tiny()
-        log = fit_packed(model, data, 2.0, 64, optim, 7, "cpu", "fp32", folder, "t", on_step)
+        log = fit_packed(model, data, 2.0, 64, optim, 7, CPU, folder, "t", on_step)
         return model.state_dict(), [e["loss"] for e in log]
 
     undisturbed, losses = train(None)
@@ -133,7 +136,7 @@ def test_resume_equals_no_interruption(tmp_path, monkeypatch, kill_at):
 
 def test_training_learns_and_saved_state_is_whole_or_absent(tmp_path):
     model, data = tiny(), pack([([4, 5, 6, 7, 8, 9], [1] * 6)] * 20, 32, 0, 3)
-    log = fit_packed(model, data, 30, 64, Optim(lr=1e-2), 0, "cpu", "fp32", tmp_path)
+    log = fit_packed(model, data, 30, 64, Optim(lr=1e-2), 0, CPU, tmp_path)
     assert log[-1]["loss"] < 0.1 < log[0]["loss"]
     save_state(tmp_path / "s.safetensors", {"x": torch.ones(3)}, {"step": 2})
     tensors, facts = load_state(tmp_path / "s.safetensors")
@@ -145,4 +148,4 @@ def test_training_learns_and_saved_state_is_whole_or_absent(tmp_path):
 def test_a_loss_that_is_not_a_number_stops_with_a_cure():
     model = tiny()
     with pytest.raises(LabError, match="lower the learning rate"):
-        fit(model, lambda step: (model(torch.tensor([[5, 6]])).sum() * math.nan, {}), 3, Optim(lr=1.0), "cpu", "fp32")
+        fit(model, lambda step: (model(torch.tensor([[5, 6]])).sum() * math.nan, {}), 3, Optim(lr=1.0), CPU)
