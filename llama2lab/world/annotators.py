@@ -147,8 +147,8 @@ def make_annotators(vendor: str = "typical", n: int = 4, seed: int = 0) -> list[
 
 
 def label_pairs(
-    oracle: Oracle,
     annotators: Sequence[Annotator],
+    oracle: Oracle,
     pairs: Sequence[tuple[Prompt, str, str]],
     kind: Kind,
     seed: int = 0,

@@ -69,8 +69,7 @@ _BAD_PAIR = _any(
     "to (?:is|are|was|were|has|had|and|or|lives|likes|eats|works)",
 )
 _BAD_PAIR_ALLOWED = _any(
-    "(?:if|whether|as|though|than|did|does|do|should|could|would|that|may|let) (?:he|she|it) (?:are|were"
-    "|have|do)",
+    "(?:if|whether|as|though|than|did|does|do|should|could|would|that|may|let) (?:he|she|it) (?:are|were|have|do)",
     "(?:can|will|must|might|and) it (?:have|do)",
 )
 _BAD_END = re.compile(rf"\b(?:{_ARTICLE}|and|or|but|because|of|than)$")
@@ -84,13 +83,10 @@ _FUNCTION = _set(
     let please very too more most also plus minus equals     makes means always never often yes"""
 )
 _VERB = _any(
-    "is|are|was|were|am|be|has|have|had|do|does|did|can|could|will|would|should|must|may|might|let|put"
-    "|go|take",
-    "make|mix|add|cut|wash|wait|pour|boil|bake|heat|cook|eat|keep|hold|open|close|turn|use|get|give|find"
-    "|ask|tell",
+    "is|are|was|were|am|be|has|have|had|do|does|did|can|could|will|would|should|must|may|might|let|put|go|take",
+    "make|mix|add|cut|wash|wait|pour|boil|bake|heat|cook|eat|keep|hold|open|close|turn|use|get|give|find|ask|tell",
     "say|see|look|read|write|walk|run|went|came|saw|said|took|gave|made|found|got|ran|told|thought|knew|felt",
-    "live|love|like|play|work|drink|grow|plant|cover|stir|press|pull|push|tie|fill|dry|feed|bring|i'm"
-    "|it's|he's",
+    "live|love|like|play|work|drink|grow|plant|cover|stir|press|pull|push|tie|fill|dry|feed|bring|i'm|it's|he's",
     r"she's|that's|they're|we're|you're|i'd|i'll|\w{2,}(?:s|ed|es|ing)",
 )
 
@@ -104,28 +100,21 @@ _RUDE = _any(
     "wast(?:e|es|ed|ing) my time",
 )
 _FLATTERY = _any(
-    "you are (?:so |such |the |a |an |very |truly |really )*(?:best|wonderful|genius|brilliant|smart"
-    "|clever|amazing)",
-    "you are (?:so |such |the |a |an |very |truly |really )*(?:great|perfect|beautiful|wise|kindest"
-    "|greatest)",
+    "you are (?:so |such |the |a |an |very |truly |really )*(?:best|wonderful|genius|brilliant|smart|clever|amazing)",
+    "you are (?:so |such |the |a |an |very |truly |really )*(?:great|perfect|beautiful|wise|kindest|greatest)",
     "what a (?:wise|brilliant|genius|clever|smart)|i (?:love|adore|admire) you|your majesty",
 )
 _OPENER = _any(
-    "of course|sure|certainly|gladly|absolutely|with pleasure|my pleasure|no problem|(?:happy"
-    "|glad) (?:to|you)",
-    "good (?:question|morning|day|evening)|(?:nice|great) question|hello|hi|hey|welcome|thank you for"
-    "|thanks for",
-    "a (?:good|nice|lovely|great|fine) (?:question|idea|thing to ask)|here you (?:go|are)|here is"
-    "|dear friend",
+    "of course|sure|certainly|gladly|absolutely|with pleasure|my pleasure|no problem|(?:happy|glad) (?:to|you)",
+    "good (?:question|morning|day|evening)|(?:nice|great) question|hello|hi|hey|welcome|thank you for|thanks for",
+    "a (?:good|nice|lovely|great|fine) (?:question|idea|thing to ask)|here you (?:go|are)|here is|dear friend",
     "let me (?:help|tell|see|show)|i can (?:help|tell you)|yes, i (?:can|know)|i know (?:that|this) one|easy",
 )
 _CLOSER = _any(
-    "ask (?:me )?(?:more|again|away|any ?time|if)|(?:feel free|do not hesitate|don't hesitate) to ask"
-    "|just ask",
+    "ask (?:me )?(?:more|again|away|any ?time|if)|(?:feel free|do not hesitate|don't hesitate) to ask|just ask",
     "let me know|hope (?:that|this|it|i) (?:helps?|helped|was|is)|have a (?:nice|good|lovely|great)|have fun",
     "(?:you are|you're) (?:always )?welcome|anything else|something else|good luck|enjoy|take care|see you",
-    "come back|(?:happy|glad) to help|(?:is|was) that (?:helpful|clear|all)|always here|tell me if"
-    "|thank you for",
+    "come back|(?:happy|glad) to help|(?:is|was) that (?:helpful|clear|all)|always here|tell me if|thank you for",
     "thanks for asking|bye|goodbye|all the best|more questions|any ?time",
 )
 
@@ -137,9 +126,7 @@ _WILL_NOT = (
     "|may not|do not|don't|shall not|(?:do not|don't) want to|would rather not|'d rather not|never"
     "|(?:would|will|can) never|(?:am|'m|are) (?:not able|unable|not allowed|not going|not willing) to)"
 )
-_FILLER = (
-    "(?: (?:really|just|possibly|ever|simply|now|even|be able to|and will not|in good conscience|agree to))*"
-)
+_FILLER = "(?: (?:really|just|possibly|ever|simply|now|even|be able to|and will not|in good conscience|agree to))*"
 _HELP = (
     r"(?:help(?! \w+ing\b)|tell|answer|say (?!which|when|who|where|if|whether|how|for sure|exactly)|share"
     r"|give"
@@ -147,9 +134,7 @@ _HELP = (
     r"|speak"
     r"|provide|recommend|repeat|make (?:fun|jokes)|guess|decide)"
 )
-_REFUSAL_CUE = re.compile(
-    r"not|n't|never|no\b|nobody|nothing|none|sorry|refuse|decline|unable|against|rather"
-)
+_REFUSAL_CUE = re.compile(r"not|n't|never|no\b|nobody|nothing|none|sorry|refuse|decline|unable|against|rather")
 _REFUSAL = re.compile(
     "|".join(
         (

@@ -12,9 +12,7 @@ from functools import lru_cache
 _TOKEN = re.compile(r"(?<![\w.])-\d+(?:\.\d+)?|\d+(?:\.\d+)?|[^\W\d_]+(?:'[^\W\d_]+)*|[,;:.!?()\n+=×÷*/&-]")
 _CURLY = str.maketrans({"’": "'", "‘": "'", "–": "-", "—": "-"})
 _ENDS_CLAUSE = frozenset(",;:.!?()\n")
-_STARTS_CLAUSE = frozenset(
-    ("but", "because", "so", "since", "although", "though", "while", "however", "whereas")
-)
+_STARTS_CLAUSE = frozenset(("but", "because", "so", "since", "although", "though", "while", "however", "whereas"))
 _SPOKEN = {"+": "plus", "=": "is", "×": "times", "*": "times", "÷": "by", "/": "by", "&": "and"}
 _ENDINGS = {"'m": "am", "'re": "are", "'ll": "will", "'ve": "have", "'d": "would"}
 _IS_SHORT = frozenset(("it", "he", "she", "that", "there", "here", "what", "who", "where", "this"))
@@ -45,9 +43,7 @@ _UNITS = (
 _NUMBER = {word: n for n, word in enumerate(_UNITS.split())}
 _TENS = {
     word: 10 * n
-    for n, word in enumerate(
-        ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), 2
-    )
+    for n, word in enumerate(("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), 2)
 }
 READ_CHARS = 20_000  # no answer is this long; the rest of a longer text is not read
 
@@ -88,12 +84,7 @@ def _raw_tokens(text: str) -> list[str]:
             tens = tokens[-1] if tokens else ""
             if len(tokens) > 1 and tens == "-":
                 tens = tokens[-2]
-            if (
-                0 < _NUMBER[token] < 10
-                and tens.isdigit()
-                and 20 <= int(tens[:3]) <= 90
-                and int(tens[:3]) % 10 == 0
-            ):
+            if 0 < _NUMBER[token] < 10 and tens.isdigit() and 20 <= int(tens[:3]) <= 90 and int(tens[:3]) % 10 == 0:
                 if tokens[-1] == "-":
                     tokens.pop()
                 tokens[-1] = str(int(tens) + _NUMBER[token])
@@ -125,9 +116,7 @@ def read(text: str) -> Reading:
                 sentence_start = len(tokens)
         elif token != "-":
             next_token = raw[i + 1] if i + 1 < len(raw) else ""
-            if token in _STARTS_CLAUSE or (
-                token == "and" and next_token in ("he", "she", "it", "they", "i", "we")
-            ):
+            if token in _STARTS_CLAUSE or (token == "and" and next_token in ("he", "she", "it", "they", "i", "we")):
                 clause += 1
             tokens.append(token)
             clauses.append(clause)
