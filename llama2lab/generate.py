@@ -1,0 +1,138 @@
+"""Batched sampling with a KV cache: the hot loop of rejection sampling and PPO."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llama2lab.device import pick_precision
+from llama2lab.errors import LabError
+from llama2lab.model import KVCache, Llama, left_padding_mask
+
+DROP_AT = 0.25  # share of finished rows at which copying the cache without them pays
+
+
+@dataclass
+class Generation:
+    """A sampled answer. `tokens` end with eos if `finished`; `logprobs` (in nats, one for each token) are under
+    softmax(logits / temperature) before top-k and top-p, and under softmax(logits) for greedy answers."""
+
+    tokens: list[int]
+    finished: bool
+    logprobs: list[float]
+
+
+def generate(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, temperature: float = 1.0,
+             top_p: float = 1.0, top_k: int = 0, eos_id: int = 2, pad_id: int = 3, seed: int = 0,
+             batch_size: int = 256, precision: str = "auto",
+             progress: Callable[[int], object] | None = None) -> list[Generation]:
+    """Continue each prompt by up to `max_new_tokens` tokens, or to eos_id. Results are in the order of the prompts.
+
+    temperature 0 is greedy. A row's random numbers come from (seed, its index) alone: other rows, batch_size and
+    finished neighbours change nothing but the rounding of sums. `progress` is told of every few finished rows.
+    Raises LabError for an empty prompt, for impossible settings, and when prompt and answer exceed the context.
+    """
+    if temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or max_new_tokens < 1 or batch_size < 1:
+        raise LabError(f"generate: temperature {temperature}, top_p {top_p}, top_k {top_k}, max_new_tokens "
+                       f"{max_new_tokens}, batch_size {batch_size}; allowed are >= 0, (0, 1], >= 0, >= 1, >= 1")
+    for i, prompt in enumerate(prompts):
+        if not prompt:
+            raise LabError(f"generate: prompt {i} is empty; begin with <s>")
+        if len(prompt) + max_new_tokens > model.config.context:
+            raise LabError(f"generate: prompt {i} has {len(prompt)} tokens, with {max_new_tokens} new ones more than "
+                           f"the context of {model.config.context}; shorten it or lower max_new_tokens")
+    device = model.embed.weight.device
+    head = model.lm_head.weight.detach().float()  # scores stay float32: bf16 would round log-probabilities to 1 %
+    if pick_precision(device, precision) == "bf16":
+        model = copy.deepcopy(model).to(torch.bfloat16)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # alike lengths together: little padding
+    results: list[Generation] = [Generation([], False, []) for _ in prompts]
+    with torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            rows = order[start:start + batch_size]
+            batch = _generate_batch(model, head, [prompts[i] for i in rows], _uniforms(rows, seed, max_new_tokens),
+                                    max_new_tokens, temperature, top_p, top_k, eos_id, pad_id, progress)
+            for i, generation in zip(rows, batch):
+                results[i] = generation
+    return results
+
+
+def _uniforms(rows: Sequence[int], seed: int, n: int) -> Tensor:
+    """n uniform numbers for each row, (rows, n), from (seed, row) alone."""
+    generator = torch.Generator()
+    draws = [torch.rand(n, generator=generator.manual_seed((seed * 1_000_003 + row) % 2**63)) for row in rows]
+    return torch.stack(draws)
+
+
+def _generate_batch(model: Llama, head: Tensor, prompts: list[list[int]], uniforms: Tensor, max_new_tokens: int,
+                    temperature: float, top_p: float, top_k: int, eos_id: int, pad_id: int,
+                    progress: Callable[[int], object] | None) -> list[Generation]:
+    device, n = head.device, len(prompts)
+    longest = max(map(len, prompts))
+    tokens = torch.tensor([[pad_id] * (longest - len(p)) + p for p in prompts], device=device)  # (n, longest)
+    padding = torch.tensor([longest - len(p) for p in prompts], device=device)
+    uniforms = uniforms.to(device)
+    cache = KVCache(model.config, n, longest + max_new_tokens, model.embed.weight.dtype, device)
+    positions = (torch.arange(longest, device=device) - padding[:, None]).clamp(min=0)
+    mask = left_padding_mask(padding, longest, longest)
+    chosen = torch.full((n, max_new_tokens), pad_id, device=device)
+    logprobs = torch.zeros(n, max_new_tokens, device=device)
+    lengths = torch.full((n,), max_new_tokens, device=device)
+    alive = torch.arange(n, device=device)  # which of the n rows the batch still holds
+    done = torch.zeros(n, dtype=torch.bool, device=device)  # which of those have met eos
+    for step in range(max_new_tokens):
+        hidden = model.hidden(tokens, positions, mask, cache)[:, -1]  # (rows, dim)
+        logits = hidden.float() @ head.T  # (rows, vocab)
+        token, logprob = sample(logits, uniforms[:, step], temperature, top_p, top_k)
+        chosen[alive, step], logprobs[alive, step] = token, logprob
+        ended = (token == eos_id) & ~done
+        done |= ended
+        lengths[alive[ended]] = step + 1
+        n_done = int(done.sum())
+        if n_done == len(done) or step == max_new_tokens - 1:
+            break
+        if n_done >= DROP_AT * len(done):
+            keep = (~done).nonzero()[:, 0]
+            cache.keep_rows(keep)
+            alive, token, padding, uniforms = alive[keep], token[keep], padding[keep], uniforms[keep]
+            done = torch.zeros(len(keep), dtype=torch.bool, device=device)
+            if progress:
+                progress(n_done)
+        tokens = token[:, None]
+        positions = (cache.length - padding)[:, None]
+        mask = left_padding_mask(padding, 1, cache.length + 1)
+    if progress:
+        progress(len(done))
+    rows = zip(chosen.tolist(), logprobs.tolist(), lengths.tolist())
+    return [Generation(t[:length], t[length - 1] == eos_id, p[:length]) for t, p, length in rows]
+
+
+def sample(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p: float = 1.0,
+           top_k: int = 0) -> tuple[Tensor, Tensor]:
+    """One token for each row, and its log-probability at that temperature: (rows,), (rows,).
+
+    logits (rows, vocab), uniform (rows,) in [0, 1). The token is where the cumulated probabilities pass the uniform
+    number: one random number a row, where a race of all tokens would need vocab. top_k keeps the k likeliest
+    tokens, top_p (arXiv 1904.09751) the smallest set of likeliest tokens that holds so much probability.
+    """
+    if temperature == 0:
+        token = logits.argmax(-1)
+        return token, logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(-1)
+    logits = logits / temperature
+    logprobs = logits.log_softmax(-1)
+    probs, ids = logprobs.exp(), None
+    if top_k or top_p < 1:
+        k = min(top_k or probs.shape[1], probs.shape[1])
+        probs, ids = probs.topk(k) if k < probs.shape[1] else probs.sort(descending=True)
+        before = probs.cumsum(-1) - probs  # what the likelier tokens hold of those kept by top_k
+        probs = probs * (before < top_p * probs.sum(-1, keepdim=True))
+    cumulated = probs.cumsum(-1)
+    # Never the full sum: rounding must not reach past the last token.
+    target = uniform.clamp(max=1 - 1e-6)[:, None] * cumulated[:, -1:]
+    index = torch.searchsorted(cumulated, target, right=True).clamp(max=probs.shape[1] - 1)  # (rows, 1)
+    token = (index if ids is None else ids.gather(1, index))[:, 0]
+    return token, logprobs.gather(1, token[:, None])[:, 0]
