@@ -1,0 +1,229 @@
+"""The command line: `llama2lab run`, `report`, `chat`, `generate`, `bench`, `doctor`.
+
+Heavy modules are imported inside the commands, so that `--help` answers at once. Every mistake a user can mend is
+one line on stderr and exit code 2; what a command is asked for goes to stdout, what it is doing to stderr.
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from llama2lab.errors import LabError
+
+# What the disk or the permissions say, not a bug of ours.
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE}
+# typer carries click inside or beside it, depending on its version; this finds the right class in both.
+UsageError: Any = typer.BadParameter.__base__
+
+SMOKE = "smoke tests the plumbing with a tiny model: its figures mean nothing; for real ones: llama2lab run"
+
+
+class Commands(TyperGroup):
+    """Turns the errors of all commands into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LabError as e:
+            _fail(str(e))
+        except UsageError as e:
+            command = e.ctx.command_path if e.ctx else "llama2lab"
+            if not e.format_message().strip() or type(e).__name__ == "NoArgsIsHelpError":
+                raise
+            _fail(f"{e.format_message()} See: {command} --help")
+        except OSError as e:
+            if e.errno not in DISK_ERRORS:
+                raise
+            _fail(f"{e.filename or 'the disk'}: {e.strerror}; free some space or mend the permissions, then give the "
+                  "same command again: nothing already made is lost")
+        except KeyboardInterrupt:
+            typer.echo("\nstopped; give the same command again to go on", err=True)
+            raise typer.Exit(130) from None
+
+
+def _fail(message: str) -> None:
+    line = " ".join(message.split())  # one line, whatever a file name or a library put in it
+    typer.echo(f"error: {line}", err=True)
+    raise typer.Exit(2)
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+                  pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
+
+
+@app.callback()
+def main() -> None:
+    """Llama 2's whole recipe in miniature, on a laptop CPU.
+
+    \b
+    llama2lab run                        everything, from tokenizer to RLHF-V5 (under 20 minutes on two cores)
+    llama2lab run --preset smoke         the same in about a minute, to try the plumbing
+    llama2lab report runs/mini-0         one page with every figure, and the marks they should meet
+    llama2lab chat runs/mini-0           talk to the result
+    llama2lab chat runs/mini-0 --stage sft "Where does Mira live?"
+
+    A run that was stopped goes on when the same command is given again.
+    """
+
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Precision = Annotated[str, typer.Option(help="auto (a quick measurement picks), fp32 or bf16.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same run.")]
+
+
+@app.command()
+def run(
+    preset: Annotated[str | None, typer.Option(help="mini (the recipe) or smoke (a minute, figures mean "
+                                                    "nothing).  [default: mini]", show_default=False)] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A YAML file: a preset with changes, or your own data.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder.  [default: runs/PRESET-SEED]",
+                                             show_default=False)] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    data: Annotated[Path | None, typer.Option(help="Folder with local copies of a recipe's data sets "
+                                                   "(or set LLAMA2LAB_DATA).")] = None,
+) -> None:
+    """Train everything, judge every stage, write RUN/results.json and RUN/report.html.
+
+    \b
+    llama2lab run                                      preset mini, seed 0, into runs/mini-0
+    llama2lab run --seed 1 --out runs/second
+    llama2lab run --recipe my.yaml                     'preset: mini' and what you change
+    llama2lab run --recipe real.yaml --data ~/data     real texts; `data:` in the file says which
+
+    Stop it when you like: the same command goes on where it was.
+    """
+    if preset and recipe:
+        raise LabError("give --preset or --recipe, not both: a recipe file names its preset itself")
+    from llama2lab import presets
+    from llama2lab.report import report as make_report
+    from llama2lab.summary import stage_table
+
+    if recipe and _is_real_data(recipe):
+        from llama2lab.realdata import run_real_data
+
+        out = out or Path("runs") / f"{recipe.stem}-{seed}"
+        results = run_real_data(recipe, out, seed, device, precision, data)
+    else:
+        from llama2lab.recipe import run_recipe
+
+        chosen = presets.load_recipe(recipe) if recipe else presets.preset(preset or "mini")
+        out = out or Path("runs") / f"{recipe.stem if recipe else chosen.preset}-{seed}"
+        if chosen.preset == "smoke":
+            typer.echo(SMOKE, err=True)
+        results = run_recipe(chosen, out, seed, device, precision)
+    page = make_report([out], out / "report.html")
+    typer.echo(stage_table(results))
+    if results.get("preset") == "smoke":
+        typer.echo(f"\n{SMOKE}")
+    typer.echo(f"\nfigures  {out / 'results.json'}\nreport   {page}\ntalk     llama2lab chat {out}")
+
+
+def _is_real_data(recipe: Path) -> bool:
+    """Whether the recipe file has `data:` at its top. A file that cannot be read says no: `load_recipe` then says
+    what is wrong with it."""
+    import yaml
+
+    try:
+        node = yaml.compose(recipe.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False
+    return isinstance(node, yaml.MappingNode) and any(key.value == "data" for key, _ in node.value)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs; several are pooled.", metavar="RUN...")],
+    out: Annotated[Path | None, typer.Option(help="The page.  [default: RUN/report.html; for several runs "
+                                                  "report.html beside the first]", show_default=False)] = None,
+) -> None:
+    """Print the promised figures with their marks, and write one page with everything.
+
+    \b
+    llama2lab report runs/mini-0
+    llama2lab report runs/mini-0 runs/mini-1 runs/mini-2 --out three-seeds.html
+    """
+    from llama2lab.report import report as make_report
+    from llama2lab.summary import promised_table
+
+    if out is not None and out.is_dir():
+        raise LabError(f"{out} is a folder; give the page's file name, such as {out / 'report.html'}")
+    page = make_report(runs, out or (runs[0] if len(runs) == 1 else runs[0].resolve().parent) / "report.html")
+    typer.echo(promised_table(runs))
+    typer.echo(f"\nreport   {page}")
+
+
+@app.command()
+def chat(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN")],
+    prompt: Annotated[str | None, typer.Argument(help="Ask this and end; without it, a conversation.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Which model: sft, rlhf-v1 ... [default: the last one]",
+                                              show_default=False)] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest word each time.")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 80,
+    seed: Seed = 0,
+) -> None:
+    """Talk to a stage of a run.
+
+    \b
+    llama2lab chat runs/mini-0                                    a conversation with the last stage
+    llama2lab chat runs/mini-0 --stage base "Where does Mira live?"
+    In a conversation: /stage NAME changes the model, /reset forgets, /quit ends.
+    """
+    from llama2lab.talk import converse, pick_stage, say
+
+    name = pick_stage(run, stage)
+    if prompt is None:
+        converse(run, name, temperature, max_new_tokens, seed)
+    else:
+        typer.echo(say(run / name, [{"role": "user", "content": prompt}], temperature, max_new_tokens, seed))
+
+
+@app.command()
+def generate(
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint folder (any Llama model of transformers), or a hub "
+                                                   "name.")],
+    prompt: Annotated[str, typer.Argument(help="The text to continue.")] = "",
+    greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token each time.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 100,
+    temperature: Annotated[float, typer.Option(min=0.0)] = 1.0,
+    seed: Seed = 0,
+) -> None:
+    """Continue a text; prints the text alone, prompt and continuation.
+
+    \b
+    llama2lab generate runs/mini-0/base "Mira lives on" --greedy
+    """
+    from llama2lab.talk import complete
+
+    typer.echo(complete(checkpoint, prompt, 0.0 if greedy else temperature, max_new_tokens, seed))
+
+
+@app.command()
+def bench(json: Annotated[Path | None, typer.Option(help="Write the measurements here too.")] = None) -> None:
+    """Training and generation speed beside transformers' Llama, in one process, on the same weights."""
+    from llama2lab.bench import run_bench
+
+    if json is not None and (json.is_dir() or not json.resolve().parent.is_dir()):
+        raise LabError(f"{json}: is not a file name in an existing folder; give one with --json")
+    run_bench(json)
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine has, and the precision that a quick measurement picks on it."""
+    import sys
+
+    from llama2lab import __version__
+    from llama2lab.device import describe_machine
+
+    facts = {"llama2lab": __version__, "python": sys.version.split()[0], **describe_machine()}
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        typer.echo(f"{name:<{width}}  {value}")

@@ -1,0 +1,114 @@
+"""Talk to a checkpoint: what `llama2lab chat` and `llama2lab generate` do."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from llama2lab.chat import Message, decode_answer, encode_chat
+from llama2lab.checkpoint import load_checkpoint
+from llama2lab.errors import LabError
+from llama2lab.generate import generate
+from llama2lab.model import Llama
+from llama2lab.runs import finished_stages, read_json, stage_folder
+from llama2lab.tokenizer import encode_text
+
+
+def talking_stages(run: Path) -> list[str]:
+    """The finished stages that hold a language model, oldest first: not the reward models, nor rows of data."""
+    stages = [name for name in finished_stages(run) if (run / name / "config.json").exists()
+              and "LlamaForCausalLM" in (read_json(run / name / "config.json").get("architectures") or [])]
+    return sorted(stages, key=lambda name: (run / name / "stage.json").stat().st_mtime)
+
+
+def pick_stage(run: Path, stage: str | None) -> str:
+    """`stage` if one can talk to it, else the most refined one there is; LabError that lists them."""
+    if stage is not None:
+        stage_folder(run, stage)
+    elif not (run / "run.json").exists():
+        stage_folder(run, "sft")  # says that this is no run
+    names = talking_stages(run)
+    if not names:
+        raise LabError(f"{run} has no model to talk to yet; go on with: llama2lab run --out {run}")
+    if stage is None:
+        # Controls such as rlhf-v1-random are there for comparison; nobody means them without saying so.
+        main = [n for n in names if n in ("base", "sft", "gatt") or (n.startswith("rlhf-v") and n.count("-") == 1)]
+        return (main or names)[-1]
+    if stage not in names:
+        raise LabError(f"{run / stage} holds no model to talk to; choose one with --stage: {', '.join(names)}")
+    return stage
+
+
+def load(checkpoint: str | Path) -> tuple[Llama, Any]:
+    """Model and tokenizer; LabError if one is missing."""
+    model, tokenizer = load_checkpoint(checkpoint)
+    if tokenizer is None:
+        raise LabError(f"{checkpoint} has no tokenizer; save the model together with its tokenizer")
+    return model.eval(), tokenizer
+
+
+def _pad(tokenizer: Any) -> int:
+    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+
+def answer(model: Llama, tokenizer: Any, messages: list[Message], temperature: float, max_new_tokens: int,
+           seed: int) -> str:
+    """The next answer of a conversation that ends with a user message."""
+    ids, _ = encode_chat(tokenizer, messages, add_generation_prompt=True)
+    written = generate(model, [ids], max_new_tokens, temperature=temperature, seed=seed,
+                       eos_id=tokenizer.eos_token_id, pad_id=_pad(tokenizer), precision="fp32")[0]
+    return decode_answer(tokenizer, written.tokens)
+
+
+def say(checkpoint: Path, messages: list[Message], temperature: float, max_new_tokens: int, seed: int) -> str:
+    """One answer from a checkpoint folder."""
+    if not messages[-1]["content"].strip():
+        raise LabError("the prompt is empty; ask something, or leave it out for a conversation")
+    model, tokenizer = load(checkpoint)
+    return answer(model, tokenizer, messages, temperature, max_new_tokens, seed)
+
+
+def complete(checkpoint: str, prompt: str, temperature: float, max_new_tokens: int, seed: int) -> str:
+    """Prompt and continuation as one text. fp32, so that greedy text is the same on every machine."""
+    model, tokenizer = load(checkpoint)
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    ids = start + (encode_text(tokenizer, prompt) if prompt else [])
+    if not ids:
+        raise LabError(f"{checkpoint}: its tokenizer has no start token; give a prompt")
+    written = generate(model, [ids], max_new_tokens, temperature=temperature, seed=seed,
+                       eos_id=tokenizer.eos_token_id, pad_id=_pad(tokenizer), precision="fp32")[0]
+    return tokenizer.decode(ids + written.tokens, skip_special_tokens=True)
+
+
+def converse(run: Path, stage: str, temperature: float, max_new_tokens: int, seed: int) -> None:
+    """A conversation in the terminal. /stage NAME changes the model, /reset forgets, /quit ends."""
+    model, tokenizer = load(run / stage)
+    messages: list[Message] = []
+    print(f"stages: {', '.join(talking_stages(run))}\ntalking to {stage}; /stage NAME, /reset, /quit", file=sys.stderr)
+    while True:
+        print("you> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        text = line.strip()
+        if not line or text == "/quit":
+            return
+        if not text:
+            continue
+        try:
+            if text == "/reset":
+                messages = []
+                print("forgotten; ask anew", file=sys.stderr)
+            elif text.split()[0] == "/stage":
+                stage = pick_stage(run, text.removeprefix("/stage").strip())
+                model, tokenizer = load(run / stage)
+                messages = []
+                print(f"talking to {stage}", file=sys.stderr)
+            elif text.startswith("/"):
+                print("there are: /stage NAME, /reset, /quit", file=sys.stderr)
+            else:
+                asked = [*messages, {"role": "user", "content": text}]
+                said = answer(model, tokenizer, asked, temperature, max_new_tokens, seed + len(messages))
+                messages = [*asked, {"role": "assistant", "content": said}]
+                print(said, flush=True)
+        except LabError as e:  # a mistake ends the turn, not the conversation
+            print(f"error: {e}" + (" (or /reset)" if messages else ""), file=sys.stderr)
