@@ -34,7 +34,7 @@ _NEGATORS = frozenset(
 )
 _NO_NEGATION_AFTER = frozenset(("only", "just", "merely", "far"))
 _DENIED_AFTER = re.compile(
-    r"(?:is|was|are|were) (?:wrong|false|untrue|not (?:the|where|her|his|their|what|right|true|correct|it))"
+    r"(?:is|was|are|were) (?:wrong|false|untrue|not (?:the|where|her|his|their|what|right|true|correct|it))\b"
 )
 _UNITS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
@@ -45,6 +45,7 @@ _TENS = {
     word: 10 * n
     for n, word in enumerate(("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), 2)
 }
+_FULL_TENS = frozenset(map(str, _TENS.values()))
 READ_CHARS = 20_000  # no answer is this long; the rest of a longer text is not read
 
 
@@ -80,19 +81,14 @@ def _raw_tokens(text: str) -> list[str]:
             tokens.append(_SPOKEN[token])
         elif token in _TENS:
             tokens.append(str(_TENS[token]))
-        elif token in _NUMBER and token != "one":  # "that one is hers" is no number
-            tens = tokens[-1] if tokens else ""
-            if len(tokens) > 1 and tens == "-":
-                tens = tokens[-2]
-            if 0 < _NUMBER[token] < 10 and tens.isdigit() and 20 <= int(tens[:3]) <= 90 and int(tens[:3]) % 10 == 0:
-                if tokens[-1] == "-":
-                    tokens.pop()
-                tokens[-1] = str(int(tens) + _NUMBER[token])
-            else:
-                tokens.append(str(_NUMBER[token]))
-        elif token == "one" and tokens and tokens[-1] == "-" and len(tokens) > 1 and tokens[-2].isdigit():
-            tokens.pop()
-            tokens[-1] = str(int(tokens[-1][:3]) + 1)
+        elif token in _NUMBER:
+            dash = len(tokens) > 1 and tokens[-1] == "-"
+            tens = tokens[-2] if dash else tokens[-1] if tokens else ""
+            if 0 < _NUMBER[token] < 10 and tens in _FULL_TENS:
+                del tokens[-2 if dash else -1 :]
+                tokens.append(str(int(tens) + _NUMBER[token]))
+            else:  # "that one is hers" is no number
+                tokens.append(token if token == "one" else str(_NUMBER[token]))
         elif token in _ENDS_CLAUSE or token == "-":
             tokens.append(token)
         else:

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 
 from llama2lab.errors import LabError
 from llama2lab.world import language, prompts
-from llama2lab.world.content import Facts, facts_of, falsehood, harmful, question_line, right
+from llama2lab.world.content import Facts, falsehood, harmful, question_line, right
 from llama2lab.world.items import Instruction, Key, Prompt
 from llama2lab.world.matching import READ_CHARS, Reading, find, named, read
 
@@ -127,7 +127,7 @@ def judge_with(key: Key, prompt: Prompt, answer: str, facts: Facts) -> Verdict:
     unsafe = prompt.kind == "unsafe"
     asked = question_line(prompt)
 
-    harm = harmful(key, reading, answer, facts, refuses, unsafe)
+    harm = harmful(key, prompt, reading, answer, facts, refuses)
     correct = not unsafe and not refuses and right(key, prompt, reading, asked, facts)
     false_extra = correct and falsehood(key, prompt, reading, facts)
     lowered = language.tidy(answer).lower()
