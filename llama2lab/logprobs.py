@@ -38,8 +38,8 @@ def token_logprobs(model: Llama, tokens: Tensor, wanted: Tensor, temperature: fl
 
 
 @torch.inference_mode()
-def answer_loglikelihoods(model: Llama, encoded: Sequence[tuple[list[int], list[int]]], pad: int, machine: Machine, batch: int = 256,
-                          progress: Callable[[int], None] | None = None) -> list[float]:
+def answer_loglikelihoods(model: Llama, encoded: Sequence[tuple[list[int], list[int]]], pad: int, machine: Machine,
+                          batch: int = 256, progress: Callable[[int], None] | None = None) -> list[float]:
     """Summed log-likelihood in nats of the masked tokens of each (ids, mask) pair."""
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
     result = [0.0] * len(encoded)

@@ -76,7 +76,8 @@ def pretrain(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast, setti
     }
 
 
-def bits_per_byte(model: Llama, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], machine: Machine, max_tokens: int = 512) -> stats.Figure:
+def bits_per_byte(model: Llama, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], machine: Machine,
+                  max_tokens: int = 512) -> stats.Figure:
     """Bits per byte of held-out documents, mean over documents: comparable between tokenizers, as loss is not."""
     encoded = [(ids[:max_tokens], mask[:max_tokens]) for ids, mask in encode_documents(tokenizer, texts)]
     nats = answer_loglikelihoods(model, encoded, tokenizer.pad_token_id, machine, batch=32)

@@ -65,8 +65,8 @@ class Judge:
     def _chat(self, stage: str) -> dict[str, Any]:
         shop, s = self.shop, self.settings
         model = shop.model(stage)
-        answers = evaluate.answer_prompts(model, shop.tokenizer, self.prompts, s.temperature, 99, shop.machine.precision,
-                                          f"evaluating {stage}")
+        answers = evaluate.answer_prompts(model, shop.tokenizer, self.prompts, s.temperature, 99,
+                                          shop.machine.precision, f"evaluating {stage}")
         verdicts = evaluate.judge_all(self.oracle, self.prompts, answers)
         write_rows(shop.run.folder(stage) / "answers.jsonl",
                    [{"prompt_id": p.id, "skill": p.skill, "kind": p.kind, "messages": list(p.messages), "answer": a,

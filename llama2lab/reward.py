@@ -146,7 +146,8 @@ def score_encoded(model: RewardModel, encoded: Sequence[Encoded], pad: int, mach
         rows = order[start:start + batch]
         tokens, lengths = pad_right([encoded[i][0] for i in rows], pad)
         with machine.autocast():
-            scores = model(tokens.to(machine.device), lengths.to(machine.device), torch.tensor([loglik[i] for i in rows]).to(machine.device))
+            ll = torch.tensor([loglik[i] for i in rows], device=machine.device)
+            scores = model(tokens.to(machine.device), lengths.to(machine.device), ll)
         for i, value in zip(rows, scores.tolist()):
             result[i] = value
     return result
@@ -212,7 +213,8 @@ def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence
     return model, metrics
 
 
-def pair_scores(model: RewardModel, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], machine: Machine) -> list[tuple[float, float]]:
+def pair_scores(model: RewardModel, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict],
+                machine: Machine) -> list[tuple[float, float]]:
     """(r_chosen, r_rejected) of each row."""
     conversations = [row["prompt"] for row in rows]
     scores = score_answers(model, tokenizer, conversations * 2,

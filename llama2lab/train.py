@@ -301,7 +301,8 @@ def fit(
     return log
 
 
-def fit_packed(model: Llama, data: Packed, epochs: float, batch_tokens: int, optim: Optim, seed: int, machine: Machine, folder: Path | None = None, what: str = "training",
+def fit_packed(model: Llama, data: Packed, epochs: float, batch_tokens: int, optim: Optim, seed: int,
+               machine: Machine, folder: Path | None = None, what: str = "training",
                on_step: Callable[[int], None] | None = None) -> list[dict[str, float]]:
     """Language-model training on packed rows, `batch_tokens` (padding counted) a step."""
     batch = max(1, batch_tokens // data.tokens.shape[1])

@@ -1,6 +1,7 @@
 """The trainer: schedule, packing, loss masks, and resume equal to no interruption."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def test_schedule_warms_up_and_ends_at_ten_percent():
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == pytest.approx(1.0)
     assert rates[-1] == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:]))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
 
 
 def test_norms_are_not_decayed():
