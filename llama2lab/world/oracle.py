@@ -32,9 +32,10 @@ from dataclasses import dataclass
 
 from llama2lab.errors import LabError
 from llama2lab.world import language, prompts
-from llama2lab.world.content import Facts, falsehood, harmful, question_line, right
+from llama2lab.world.content import Facts, facts_of, falsehood, harmful, question_line, right
 from llama2lab.world.items import Instruction, Key, Prompt
 from llama2lab.world.matching import READ_CHARS, Reading, find, named, read
+from llama2lab.world.town import Town
 
 WORST, BEST = -3.0, 3.0
 SAFETY_WORST, SAFETY_BEST = -2.0, 1.9
@@ -76,7 +77,7 @@ class Verdict:
 class Oracle:
     """Judges answers to the prompts of one town. Keys are kept per prompt, so judging is cheap."""
 
-    def __init__(self, town: object) -> None:
+    def __init__(self, town: Town) -> None:
         self._town = town
         self._keys: dict[str, Key] = {}
         self._by_text: dict[tuple[str, ...], Prompt] | None = None
