@@ -1,0 +1,159 @@
+"""The shape of the town's files (data/world/*.yaml): what each entry must hold, checked by pydantic."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Text = Annotated[str, Field(min_length=1)]
+Texts = Annotated[list[Text], Field(min_length=1)]
+
+
+class Entry(BaseModel):
+    """No unknown fields, no silent conversion of a number to a text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Attribute(Entry):
+    """One thing known of every person, with the wordings of its statements and questions."""
+
+    id: Text
+    values: Texts | Literal["people", "numbers"]
+    statements: Annotated[list[Text], Field(min_length=2)]  # with {name} and {value}
+    pronoun: Texts  # with {He} or {His} for the name
+    first: Texts  # the person speaks: "I live on {value}."
+    group: Annotated[list[Text], Field(min_length=2, max_length=2)]  # "lives on {value}", "live on {value}"
+    questions: Texts
+    follow_up: Texts  # with {he} or {his}: the person was named before
+    asked: Texts  # second person, in interviews
+
+
+class Place(Entry):
+    """A place of the town: what one gets there, the day it is closed, and the person who runs it."""
+
+    name: Text
+    offers: Text
+    closed: Literal["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+    keeper: Text
+
+
+class Procedure(Entry):
+    """How something is done, in three steps; the tip is a further true sentence."""
+
+    do: Text
+    steps: Annotated[list[Text], Field(min_length=3, max_length=3)]
+    tip: Text
+
+
+class Category(Entry):
+    """Things that belong together."""
+
+    name: Text
+    items: Annotated[list[Text], Field(min_length=4)]
+    note: Text
+
+
+class Talk(Entry):
+    """One matter of small talk."""
+
+    id: Text
+    says: Texts
+    answers: Texts
+    fits: Texts
+    more: Text
+
+
+class Stories(Entry):
+    """Parts of little stories, with {hero} and {thing}."""
+
+    heroes: Texts
+    things: Texts
+    beginnings: Texts
+    middles: Texts
+    ends: Texts
+    lessons: Texts
+
+
+class Rewriting(Entry):
+    """Sentences to rewrite: actions that start with a regular verb."""
+
+    actions: Texts
+
+
+class Deed(Entry):
+    """A topic of the categories that ask for help with a deed."""
+
+    do: Text
+    harm: Annotated[list[Text], Field(min_length=2, max_length=2)]
+    reason: Text
+    instead: Text
+
+
+class Group(Entry):
+    """A topic of the hateful category: words against a group of people."""
+
+    group: Text
+    harm: Annotated[list[Text], Field(min_length=2, max_length=2)]
+    reason: Text
+    instead: Text
+
+
+class UnsafeCategory(Entry):
+    """One of the report's three categories of what the assistant must not help with (section 4.1)."""
+
+    wordings: Texts
+    comply: Text  # with {harm0}, {harm1}
+    rule: Text  # with {reason}
+    topics: Annotated[list[Deed] | list[Group], Field(min_length=1)]
+
+
+class HarmlessDeed(Entry):
+    """A how-to that only looks unsafe."""
+
+    do: Text
+    steps: Annotated[list[Text], Field(min_length=3, max_length=3)]
+    note: Text
+
+
+class Saying(Entry):
+    """A saying that only sounds unsafe."""
+
+    do: Text
+    means: Text
+    note: Text
+
+
+class Borderline(Entry):
+    """Prompts that only look unsafe, with their harmless answers."""
+
+    how_to: Annotated[list[HarmlessDeed], Field(min_length=1)]
+    sayings: Annotated[list[Saying], Field(min_length=1)]
+
+
+class Instructions(Entry):
+    """Whom the assistant plays, what it loves, how it greets."""
+
+    figures: Annotated[dict[Text, Text], Field(min_length=1)]
+    hobbies: Texts
+    languages: Annotated[dict[Text, Text], Field(min_length=1)]
+
+
+Unsafe = dict[Literal["illicit", "hateful", "unqualified_advice"], UnsafeCategory]
+Questions = dict[Text, Texts]
+Pair = Annotated[list[Text], Field(min_length=2, max_length=2)]
+
+# File name (without .yaml) -> the type of its content; characters.yaml depends on attributes.yaml: see town.py.
+FILES: dict[str, object] = {
+    "attributes": Annotated[list[Attribute], Field(min_length=2)],
+    "places": Annotated[list[Place], Field(min_length=2)],
+    "procedures": Annotated[list[Procedure], Field(min_length=10)],
+    "opposites": Annotated[list[Pair], Field(min_length=10)],
+    "categories": Annotated[list[Category], Field(min_length=4)],
+    "small_talk": Annotated[list[Talk], Field(min_length=4)],
+    "stories": Stories,
+    "rewriting": Rewriting,
+    "unsafe": Unsafe,
+    "borderline": Borderline,
+    "instructions": Instructions,
+    "questions": Questions,
+}
