@@ -26,7 +26,15 @@ from llama2lab.world.annotators import VENDORS, label_pairs
 from llama2lab.world.corpus import fact_probes, heldout_documents, pretraining_corpus
 from llama2lab.world.demonstrations import demonstrations, truth_pairs
 from llama2lab.world.oracle import Oracle
-from llama2lab.world.prompts import Instruction, Prompt, dialogue_prompts, make_prompts
+from llama2lab.world.prompts import (
+    SKILLS,
+    Instruction,
+    Prompt,
+    dialogue_prompts,
+    every_prompt,
+    instructions_of,
+    make_prompts,
+)
 from llama2lab.world.town import Town, load_town
 
 
@@ -37,12 +45,18 @@ class TownSource:
         self.town = town
 
     def prompts(self, kind: str, n: int, seed: int, split: str = "train") -> list[Prompt]:
-        return make_prompts(self.town, split, n, seed, kinds=(kind,)) if n else []
+        """`n` prompts of a kind. Where a split holds fewer (the unsafe ones are few), all of it comes again: the
+        answers are sampled anew, so a figure over repeated prompts is about these prompts, not about more."""
+        there = len(every_prompt(self.town, split, SKILLS if kind == "helpful" else (kind,)))
+        made: list[Prompt] = []
+        while len(made) < n:
+            made += make_prompts(self.town, split, min(there, n - len(made)), seed + len(made), kinds=(kind,))
+        return made
 
     def dialogues(self, n: int, turns: int, seed: int, split: str = "train",
                   ) -> tuple[list[list[str]], list[Instruction]]:
         questions = dialogue_prompts(self.town, split, turns, n, seed)
-        instructions = self.town.instructions
+        instructions = instructions_of(self.town, "train")
         return questions, [instructions[(i + seed) % len(instructions)] for i in range(n)]
 
 
@@ -184,7 +198,7 @@ def run_recipe(recipe: Recipe, out: str | Path, seed: int = 0, device: str = "au
     annotators = [VENDORS[v] for v in recipe.vendors]
 
     def annotate(pairs: Sequence[Pair], kind: str) -> list[dict]:
-        return label_pairs(judge.oracle, annotators, pairs, kind, seed)
+        return label_pairs(annotators, judge.oracle, pairs, kind, seed)
 
     rlhf(shop, recipe.rlhf, annotate, list(recipe.vendors), judge.measure, judge.prompts)
 
