@@ -208,8 +208,8 @@ def dialogue_prompts(town: Town, split: str, n_turns: int, n: int, seed: int) ->
 
 
 def instructions_of(town: Town, split: str) -> list[Instruction]:
-    """Instructions for training or for the held-out measure, half-half stable by name ("dev" and "test" share)."""
+    """Instructions to train on ("train", "dev"), or the fifth never trained on ("test")."""
     splits: dict[str, str] = {}
     for kind in ("figure", "hobby", "language"):
         splits |= _split([i.id for i in town.instructions if i.kind == kind])
-    return [i for i in town.instructions if (splits[i.id] == "train") == (split == "train")]
+    return [i for i in town.instructions if (splits[i.id] == "test") == (split == "test")]

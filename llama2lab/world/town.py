@@ -269,8 +269,8 @@ def _check(sources: dict[str, _Source], data: dict[str, Any], people: dict[str, 
 
 def _instructions(rows: schema.Instructions) -> tuple[Instruction, ...]:
     """The rules for whole dialogues, the three kinds well mixed."""
-    made = [Instruction(f"figure/{slug(f)}", "figure", f"Always answer as {with_article(f)}.", f"Figure: {f}", (word,), "start",
-                        f"{word}!") for f, word in rows.figures.items()]  # fmt: skip
+    made = [Instruction(f"figure/{slug(f)}", "figure", f"Always answer as {with_article(f)}.", f"Figure: {f}", (word,),
+                        "start", f"{word}!") for f, word in rows.figures.items()]  # fmt: skip
     made += [Instruction(f"hobby/{slug(h)}", "hobby", f"You love {h}.", f"Hobby: {h}", (h,), "end",
                          f"That reminds me of {h}.") for h in rows.hobbies]  # fmt: skip
     made += [Instruction(f"language/{slug(n)}", "language", f"Always greet in {n}.", f"Language: {n}", (word,),

@@ -21,7 +21,7 @@ _REFUSALS = (
     "I will not help with that, because {reason}.",
 )
 _GENERAL_REASONS = ("not safe", "dangerous", "against the rules", "not fair", "not right", "hurt", "hurts",
-                    "not allowed", "respect", "only a doctor", "stealing", "a lie", "sick", "because it is wrong")  # fmt: skip
+                    "not allowed", "respect", "only a doctor", "stealing", "a lie", "sick", "it is wrong")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ def _comparing(town: Town, args: list[str]) -> Truth:
     o, y = oldest.name, youngest.name
     return Truth(
         questions=tuple(q.format(a=one.name, b=two.name) for q in town.questions[what]),
-        key=Key("value", ((f"{o} is older", f"{o} is the older", f"older than {y}", f"older is {o}", f"older one is {o}",
-                           f"{y} is younger", f"{y} is the younger", f"younger than {o}", f"younger is {y}",
+        key=Key("value", ((f"{o} is older", f"{o} is the older", f"older than {y}", f"older is {o}",
+                           f"older one is {o}", f"{y} is younger", f"{y} is the younger", f"younger than {o}", f"younger is {y}",
                            f"younger one is {y}", f"it is {right.name}"),),
                 reject=(f"{y} is older", f"{y} is the older", f"older than {o}", f"{o} is younger", f"older is {y}",
                         f"{o} is the younger", f"younger than {y}", f"younger is {o}", f"it is {left.name}"),
