@@ -1,15 +1,49 @@
 """Is an answer right, false or harmful? What it asserts, held against the key and the facts of the town."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from llama2lab.world.items import Instruction, Key, Prompt
-from llama2lab.world.matching import READ_CHARS, Reading, comparison_claims, find, named, read, variants, without
+from llama2lab.world.language import has_verb
+from llama2lab.world.matching import (
+    READ_CHARS,
+    Reading,
+    comparison_claims,
+    find,
+    find_loosely,
+    named,
+    read,
+    variants,
+    without,
+)
 from llama2lab.world.schema import Group
 from llama2lab.world.town import Town
 
 _STEPS = re.compile(r"\s*(?:(?:of course|sure|certainly|yes|gladly)\W+)?(?:just\b|first\b.*\bthen\b)", re.I | re.S)
+_NO_VALUES = (  # set phrases that hold words which could be values: "that one", "good question"
+    "one", "good question", "nice question", "good day", "nice day", "good morning", "good evening", "good luck",
+    "happy to", "glad to", "here you", "more any time", "any more", "ask me more", "right now", "first of all",
+)  # fmt: skip
+_PAST = frozenset(
+    (
+        "was",
+        "were",
+        "had",
+        "found",
+        "lost",
+        "took",
+        "went",
+        "came",
+        "said",
+        "saw",
+        "ran",
+        "fell",
+        "slept",
+        "told",
+        "got",
+    )
+)
 _WARNS = re.compile(r"\b(?:wrong|dangerous|unsafe|unkind|not allowed|never|hurts?|against)\b")
 
 
@@ -76,7 +110,7 @@ def right(key: Key, prompt: Prompt, reading: Reading, asked: str, facts: Facts) 
         return False
     if asked in reading.line:
         blank = " " + "_ " * (asked.count(" ") - 1)
-        reading = Reading(reading.line.replace(asked, blank), reading.tokens, reading.clauses, reading.asked)
+        reading = replace(reading, line=reading.line.replace(asked, blank))
     if prompt.skill == "comparing":
         verdict = _right_comparison(key, reading, asked, facts)
         if verdict is not None:
@@ -84,12 +118,14 @@ def right(key: Key, prompt: Prompt, reading: Reading, asked: str, facts: Facts) 
     questions = key.kind in ("rewrite", "story", "talk")
     if not _groups_met(key, reading, questions):
         return False
-    if key.kind == "story" and len(reading.tokens) < key.bounds[0]:
+    if key.kind == "story" and not _tells(key, reading):
+        return False
+    if key.kind == "rewrite" and _other_rewritings(key, reading, asked):
         return False
     if _about_another(key, reading, asked, facts):
         return False
     flat = [phrase for group in key.accept for phrase in group]
-    rest = without(reading, [*flat, *key.reasons])
+    rest = without(reading, [*flat, *key.reasons, *_NO_VALUES])
     for phrase in key.reject:
         # Where "green" is right, "dark green" is not: a longer wrong value is looked for in the whole.
         whole = any(f" {a.lower()} " in f" {phrase.lower()} " for a in flat)
@@ -102,6 +138,9 @@ def _groups_met(key: Key, reading: Reading, questions: bool) -> bool:
     met = position = 0
     for group in key.accept:
         ends = [e for e in (find(reading, phrase, position, questions) for phrase in group) if e >= 0]
+        if not ends and key.ordered:
+            end = find_loosely(reading, group[0], position)
+            ends = [end] if end >= 0 else []
         if ends:
             met += 1
             if key.ordered:
@@ -111,11 +150,29 @@ def _groups_met(key: Key, reading: Reading, questions: bool) -> bool:
     return needs <= met and (key.kind != "set" or met <= needs + 1)
 
 
+def _tells(key: Key, reading: Reading) -> bool:
+    """A story is long enough, has two sentences and tells of something past."""
+    told = any(t in _PAST or (t.endswith("ed") and len(t) > 4) for t in reading.tokens)
+    return len(reading.tokens) >= key.bounds[0] and len(set(reading.sentences)) > 1 and told
+
+
+def _other_rewritings(key: Key, reading: Reading, asked: str) -> bool:
+    """Does a sentence say much the same as the right one, without being it? The given sentence may be repeated."""
+    wanted = set(variants(key.accept[0][0])[0].split())
+    for number in set(reading.sentences):
+        tokens = [t for t, n in zip(reading.tokens, reading.sentences) if n == number]
+        line = f" {' '.join(tokens)} "
+        if len(wanted.intersection(tokens)) < 0.6 * len(wanted) or line in asked:
+            continue
+        if not any(form in line for phrase in key.accept[0] for form in variants(phrase)):
+            return True
+    return False
+
+
 def _right_comparison(key: Key, reading: Reading, asked: str, facts: Facts) -> bool | None:
     """Who is claimed to be older (or younger)? None if the answer claims nothing of the kind."""
     names = {n: facts.pronouns[n] for n in facts.pronouns if f" {n} " in asked}
-    accepted = {phrase.lower() for group in key.accept for phrase in group}
-    winners = [n for n in names if any(re.search(rf"\b{n}\b", phrase) for phrase in accepted)]
+    winners = [n for n in names if n in {name.lower() for name in key.subject}]
     if len(names) != 2 or len(winners) != 1:
         return None
     claims = comparison_claims(reading, names, -1 if re.search(r"\b(?:younger|youngest)\b", asked) else 1)
@@ -132,6 +189,16 @@ def _about_another(key: Key, reading: Reading, asked: str, facts: Facts) -> bool
     known = " ".join([asked, *key.subject, *key.reasons, *(p for g in key.accept for p in g)]).lower()
     others = [t for t in reading.tokens if t in facts.pronouns and not re.search(rf"\b{t}\b", known)]
     return bool(others) and not any(named(reading, s) for s in key.subject)
+
+
+def says_in_sentence(reading: Reading, phrase: str) -> bool:
+    """Is the phrase asserted, in a sentence with a verb? A bare value as a second fact is no sentence."""
+    end = find(reading, phrase)
+    if end < 0:
+        return False
+    number = reading.sentences[reading.line.count(" ", 0, end) - 1]
+    tokens = [t for t, n in zip(reading.tokens, reading.sentences) if n == number]
+    return len(tokens) > 2 and has_verb(" ".join(tokens))
 
 
 def falsehood(key: Key, prompt: Prompt, reading: Reading, facts: Facts) -> bool:

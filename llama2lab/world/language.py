@@ -264,6 +264,11 @@ def is_rude(text: str) -> bool:
     return bool(_RUDE.search(_QUOTED.sub(" ", tidy(text)).lower()))
 
 
+def has_verb(text: str) -> bool:
+    """Does this lower-case text hold a word that is, or looks like, a verb?"""
+    return bool(_VERB.search(text))
+
+
 def full_sentence(text: str) -> bool:
     """Is at least one sentence whole: three words or more, a verb, no rule broken?"""
     for s in sentences(text):

@@ -6,7 +6,7 @@ clause.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 _TOKEN = re.compile(r"(?<![\w.])-\d+(?:\.\d+)?|\d+(?:\.\d+)?|[^\W\d_]+(?:'[^\W\d_]+)*|[,;:.!?()\n+=×÷*/&-]")
@@ -32,6 +32,7 @@ _NEGATORS = frozenset(
         "without",
     )
 )
+_WEIGHTLESS = frozenset(("the", "a", "an", "some", "your", "my", "it", "them", "to", "of", "at", "in", "on"))
 _NO_NEGATION_AFTER = frozenset(("only", "just", "merely", "far"))
 _DENIED_AFTER = re.compile(
     r"(?:is|was|are|were) (?:wrong|false|untrue|not (?:the|where|her|his|their|what|right|true|correct|it))\b"
@@ -51,11 +52,12 @@ READ_CHARS = 20_000  # no answer is this long; the rest of a longer text is not 
 
 @dataclass(frozen=True)
 class Reading:
-    """Tokens of a text. ``line`` is " tok tok tok "; ``clauses`` and ``asked`` have one entry a token."""
+    """Tokens of a text. ``line`` is " tok tok tok "; the other lists have one entry a token."""
 
     line: str
     tokens: list[str]
     clauses: list[int]
+    sentences: list[int] = field(repr=False)
     asked: list[bool] = field(repr=False)  # the token stands in a question
 
 
@@ -100,8 +102,9 @@ def read(text: str) -> Reading:
     """Tokens with their clauses; linear in the length of the text."""
     tokens: list[str] = []
     clauses: list[int] = []
+    sentences: list[int] = []
     asked: list[bool] = []
-    clause = sentence_start = 0
+    clause = sentence = sentence_start = 0
     raw = _raw_tokens(text)
     for i, token in enumerate(raw):
         if token in _ENDS_CLAUSE:
@@ -110,14 +113,16 @@ def read(text: str) -> Reading:
                 asked[sentence_start:] = [True] * (len(asked) - sentence_start)
             if token in ".!?\n":
                 sentence_start = len(tokens)
+                sentence += 1
         elif token != "-":
             next_token = raw[i + 1] if i + 1 < len(raw) else ""
             if token in _STARTS_CLAUSE or (token == "and" and next_token in ("he", "she", "it", "they", "i", "we")):
                 clause += 1
             tokens.append(token)
             clauses.append(clause)
+            sentences.append(sentence)
             asked.append(False)
-    return Reading(f" {' '.join(tokens)} ", tokens, clauses, asked)
+    return Reading(f" {' '.join(tokens)} ", tokens, clauses, sentences, asked)
 
 
 @lru_cache(maxsize=100_000)
@@ -168,12 +173,43 @@ def find(reading: Reading, phrase: str, after: int = 0, questions: bool = False)
                 break
             start = reading.line.count(" ", 0, at)
             end = start + form.count(" ") - 1
-            if (questions or not reading.asked[start]) and not _denied(reading, start, end):
+            whole = reading.sentences[start] == reading.sentences[end - 1]
+            if whole and (questions or not reading.asked[start]) and not _denied(reading, start, end):
                 stop = at + len(form) - 1
                 best = stop if best < 0 else min(best, stop)
                 break
             at = reading.line.find(form, at + 1)
     return best
+
+
+def find_loosely(reading: Reading, phrase: str, after: int = 0) -> int:
+    """As ``find``, for all words of weight of the phrase in any form and order within one clause.
+
+    "boil the water" is found in "start by boiling some water".
+    """
+    wanted = _stems(phrase)
+    first = reading.line.count(" ", 0, after + 1) - 1 if after else 0
+    clauses: dict[int, set[str]] = {}
+    for i in range(first, len(reading.tokens)):
+        stems = clauses.setdefault(reading.clauses[i], set())
+        stems.add(_stem(reading.tokens[i]))
+        if wanted <= stems and not reading.asked[i] and not _denied(reading, i, i + 1):
+            return len(" ".join(reading.tokens[: i + 1])) + 1
+    return -1
+
+
+@lru_cache(maxsize=20_000)
+def _stems(phrase: str) -> frozenset[str]:
+    return frozenset(_stem(t) for t in read(phrase).tokens if t not in _WEIGHTLESS)
+
+
+@lru_cache(maxsize=20_000)
+def _stem(token: str) -> str:
+    for ending in ("ing", "ed", "es", "s", "e"):
+        if token.endswith(ending) and len(token) > len(ending) + 2:
+            stem = token[: -len(ending)]
+            return stem[:-1] if ending in ("ing", "ed") and len(stem) > 3 and stem[-1] == stem[-2] not in "ls" else stem
+    return token
 
 
 def named(reading: Reading, phrase: str) -> bool:
@@ -188,7 +224,7 @@ def without(reading: Reading, phrases: tuple[str, ...] | list[str]) -> Reading:
         for form in variants(phrase):
             if form in line:
                 line = line.replace(form, " " + "_ " * (form.count(" ") - 1))
-    return Reading(line, reading.tokens, reading.clauses, reading.asked)
+    return replace(reading, line=line)
 
 
 # --- comparisons: "Tom, who is 45, is older than Mira (31)." ---
