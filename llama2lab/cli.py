@@ -35,7 +35,7 @@ class Commands(TyperGroup):
             command = e.ctx.command_path if e.ctx else "llama2lab"
             if not e.format_message().strip() or type(e).__name__ == "NoArgsIsHelpError":
                 raise
-            _fail(f"{e.format_message()} See: {command} --help")
+            _fail(f"{e.format_message().rstrip('.')}; see: {command} --help")
         except OSError as e:
             if e.errno not in DISK_ERRORS:
                 raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -156,11 +157,11 @@ def promises(runs: Sequence[Path], each: Sequence[Results]) -> list[Promise]:
     add("V5 less SFT: correct", difference(find(r, "rlhf-v5", "correct"), find(r, "sft", "correct")), ">= 0.03",
         lambda f: f["mean"] >= 0.03)
     for turn in ("1", "2", "4", "6", "10", "20"):
-        least = {"10": 0.90, "20": 0.80}.get(turn)
         add(f"GAtt: instruction kept at turn {turn}", find(r, "gatt", "retention", turn),
-            f">= {least:.2f}" if least else "", (lambda f, x=least: f["mean"] >= x) if least else None)
+            *{"10": (">= 0.90", lambda f: f["mean"] >= 0.90), "20": (">= 0.80", lambda f: f["mean"] >= 0.80)}
+            .get(turn, ()))
         add(f"without GAtt (V3) at turn {turn}", find(r, "rlhf-v3", "retention", turn),
-            "< 0.20" if turn == "10" else "", (lambda f: f["mean"] < 0.20) if turn == "10" else None)
+            *(("< 0.20", lambda f: f["mean"] < 0.20) if turn == "10" else ()))
     add("GAtt less V3 on single prompts: helpfulness", paired_gap(runs, "gatt", "rlhf-v3", r), "interval reaches 0",
         lambda f: f["high"] >= 0)
     add("PPO: V5 less V4, true helpfulness", paired_gap(runs, "rlhf-v5", "rlhf-v4", r), "> 0",
@@ -180,7 +181,7 @@ def _reward_rows(add: Callable[..., None], r: Results, stage: str, label: str, j
             (lambda f: f["mean"] >= 0.80) if mark else None)
     known = [f["mean"] for f in by_grade.values() if f]
     if judged and len(known) == len(GRADES):
-        steps = [x - y for x, y in zip(known, known[1:])]
+        steps = [x - y for x, y in pairwise(known)]
         add(f"{label}: smallest rise from grade to grade", plain(min(steps), by_grade[GRADES[0]]["n"]),  # type: ignore[index]
             "> 0", lambda f: f["mean"] > 0)
     add(f"{label}: accuracy overall", find(r, stage, "accuracy"), "0.60 to 0.80" if judged else "",
@@ -227,7 +228,8 @@ def short_name(stage: str) -> str:
     names = {"sft": "SFT", "sft-noisy": "SFT, noisy", "gatt": "GAtt", "base": "base"}
     if stage.startswith("rlhf-v"):
         version, _, rest = stage.removeprefix("rlhf-").partition("-")
-        return version.upper() + {"": "", "random": ", random choice", "linear": ", report's head"}.get(rest, f", {rest}")
+        suffix = {"": "", "random": ", random choice", "linear": ", report's head"}
+        return version.upper() + suffix.get(rest, f", {rest}")
     return names.get(stage, stage)
 
 
@@ -258,7 +260,8 @@ def promised_table(runs: Sequence[Path]) -> str:
     if not is_town(each[0]):
         return all_figures_table(pool(each))
     rows = promises([Path(run) for run in runs], each)
-    body = [(p.what, figure_text(p.figure), f"{p.figure['n']:.0f}" if p.figure else "", p.mark, p.verdict) for p in rows]
+    body = [(p.what, figure_text(p.figure), f"{p.figure['n']:.0f}" if p.figure else "", p.mark, p.verdict)
+            for p in rows]
     judged = [p for p in rows if p.met is not None]
     seeds = ", ".join(str(one.get("seed")) for one in each)
     text = table(("figure", "mean [95 %]", "n", "mark", ""), body)

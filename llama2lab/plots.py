@@ -1,0 +1,331 @@
+"""Figures of a run, as plain functions: results in, a plotly figure out, or None where the run has not what it shows.
+
+`results` is what RUN/results.json holds, of one run or of several pooled by `summary.pool`; then the single runs are
+the faint points. Colours are those of Okabe and Ito, which colour-blind people can tell apart; every series also has
+its own mark and its name beside it. Backgrounds are clear and texts grey, for light pages and dark ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from llama2lab.preferences import GRADES
+from llama2lab.summary import Results, chat_stages, find, last_version, metrics, short_name
+
+BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#888888"
+INK, LINES = "#6f6f6f", "rgba(128,128,128,0.25)"
+TURNS = ("1", "2", "4", "6", "10", "20")
+VERSIONS = ("sft", "rlhf-v1", "rlhf-v2", "rlhf-v3", "gatt", "rlhf-v4", "rlhf-v5")
+# Llama 2 report, Table 8 (percent correct by grade, then overall) and Table 30 (percent recalled by turn).
+TABLE_8 = {"helpfulness": (80.7, 67.5, 60.9, 54.7, 63.2), "safety": (94.3, 76.3, 65.7, 55.3, 64.5)}
+TABLE_30 = {"without": {"2": 100, "4": 10, "6": 0, "20": 0}, "with": {"2": 100, "4": 100, "6": 100, "20": 100}}
+
+
+def style(fig: go.Figure, height: int = 380, legend: bool = True) -> go.Figure:
+    """The look of every figure."""
+    fig.update_layout(height=height, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", showlegend=legend,
+                      font={"family": "system-ui, sans-serif", "size": 13, "color": INK}, hovermode="closest",
+                      margin={"l": 60, "r": 30, "t": 40, "b": 50},
+                      legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "title": None})
+    fig.update_xaxes(gridcolor=LINES, zerolinecolor=LINES, linecolor=LINES, title_standoff=8)
+    fig.update_yaxes(gridcolor=LINES, zerolinecolor=LINES, linecolor=LINES, title_standoff=8)
+    return fig
+
+
+def errors(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Plotly's error bars of figures, from the mean to the ends of the interval."""
+    return {"type": "data", "symmetric": False, "thickness": 1.5, "width": 4,
+            "array": [f["high"] - f["mean"] for f in figures], "arrayminus": [f["mean"] - f["low"] for f in figures]}
+
+
+def interval_trace(name: str, x: Sequence[Any], figures: Sequence[dict[str, Any]], color: str, symbol: str = "circle",
+                   dash: str = "solid", mode: str = "lines+markers") -> go.Scatter:
+    """One series of measured figures with their intervals."""
+    text = [f"{f['mean']:.3f} [{f['low']:.3f}, {f['high']:.3f}], n {f['n']:.0f}" for f in figures]
+    return go.Scatter(x=list(x), y=[f["mean"] for f in figures], error_y=errors(figures), name=name, mode=mode,
+                      marker={"color": color, "size": 9, "symbol": symbol}, line={"color": color, "dash": dash},
+                      text=text, hovertemplate="%{x}: %{text}<extra>" + name + "</extra>")
+
+
+def runs_trace(x: Sequence[Any], figures: Sequence[dict[str, Any]], color: str) -> go.Scatter:
+    """The single runs behind pooled figures, as faint points."""
+    points = [(at, y) for at, f in zip(x, figures) for y in f.get("each", ())]
+    return go.Scatter(x=[p[0] for p in points], y=[p[1] for p in points], mode="markers", showlegend=False,
+                      marker={"color": color, "size": 5, "opacity": 0.4}, hoverinfo="skip")
+
+
+def add_series(fig: go.Figure, name: str, x: Sequence[Any], figures: Sequence[dict[str, Any] | None], color: str,
+               symbol: str = "circle", dash: str = "solid", mode: str = "lines+markers", **place: Any) -> None:
+    """Add the figures that are there, and their single runs."""
+    there = [(at, f) for at, f in zip(x, figures) if f is not None]
+    if there:
+        xs, fs = [t[0] for t in there], [t[1] for t in there]
+        fig.add_trace(runs_trace(xs, fs, color), **place)
+        fig.add_trace(interval_trace(name, xs, fs, color, symbol, dash, mode), **place)
+
+
+def add_curve(fig: go.Figure, name: str, rows: Sequence[dict[str, Any]], x: str, y: str, color: str,
+              dash: str = "solid", legend: bool = True, **place: Any) -> None:
+    """Add a curve of plain numbers."""
+    rows = [row for row in rows if isinstance(row.get(y), int | float)]
+    if rows:
+        fig.add_trace(go.Scatter(x=[row.get(x) for row in rows], y=[row[y] for row in rows], name=name, mode="lines",
+                                 line={"color": color, "dash": dash, "width": 2}, legendgroup=name, showlegend=legend,
+                                 hovertemplate="%{x}: %{y:.3f}<extra>" + name + "</extra>"), **place)
+
+
+def mark_line(fig: go.Figure, y: float, words: str, **place: Any) -> None:
+    """A horizontal line that says what it stands for."""
+    fig.add_hline(y=y, line={"color": GREY, "dash": "dot", "width": 1}, annotation_text=words,
+                  annotation_position="bottom right", annotation_font_size=11, **place)
+
+
+# ---- the figures ---------------------------------------------------------------------------------------------------
+
+
+def pretraining_loss(results: Results) -> go.Figure | None:
+    """Loss of pretraining against tokens seen."""
+    rows = metrics(results, "base").get("loss") or []
+    if not rows:
+        return None
+    fig = go.Figure()
+    total, steps = metrics(results, "base").get("tokens"), rows[-1].get("step")
+    if total and steps:  # steps say little to a reader; tokens compare
+        rows = [{**row, "step": row["step"] * total / steps / 1e6} for row in rows]
+    add_curve(fig, "base", rows, "step", "loss", BLUE)
+    fig.update_xaxes(title="million tokens" if total else "step")
+    fig.update_yaxes(title="loss, nats a token")
+    return style(fig, legend=False)
+
+
+def finetuning_loss(results: Results) -> go.Figure | None:
+    """Loss of supervised fine-tuning, on answers' tokens."""
+    fig = go.Figure()
+    for stage, name, color, dash in (("sft", "few clean examples", BLUE, "solid"),
+                                     ("sft-noisy", "many noisy examples", ORANGE, "dash")):
+        add_curve(fig, name, metrics(results, stage).get("loss") or [], "step", "loss", color, dash)
+    fig.update_xaxes(title="step")
+    fig.update_yaxes(title="loss, nats an answer's token")
+    return style(fig) if fig.data else None
+
+
+def clean_against_noisy(results: Results) -> go.Figure | None:
+    """Few clean against many noisy demonstrations (the report: 'Quality Is All You Need')."""
+    shown = (("helpfulness", "helpfulness"), ("correct", "correct"), ("violation_rate", "violations"))
+    if not find(results, "sft-noisy", "helpfulness") or not find(results, "sft", "helpfulness"):
+        return None
+    fig = go.Figure()
+    for stage, color, symbol in (("sft", BLUE, "circle"), ("sft-noisy", ORANGE, "diamond")):
+        n = metrics(results, stage).get("examples")
+        name = f"{round(n):,} {'clean' if stage == 'sft' else 'noisy'}" if n else short_name(stage)
+        add_series(fig, name, [label for _, label in shown], [find(results, stage, m) for m, _ in shown], color, symbol,
+                   mode="markers")
+    fig.update_yaxes(title="on held-out prompts")
+    return style(fig, 340)
+
+
+def accuracy_by_grade(results: Results) -> go.Figure | None:
+    """Reward accuracy by how clear the preference was, beside the report's Table 8."""
+    last = last_version(results)
+    fig = make_subplots(1, 2, shared_yaxes=True, subplot_titles=("helpfulness model", "safety model"),
+                        horizontal_spacing=0.05)
+    grades = ["negligibly", "slightly", "better", "significantly"]
+    for column, kind in ((1, "helpfulness"), (2, "safety")):
+        place: dict[str, Any] = {"row": 1, "col": column}
+        heads = ((f"reward-{kind}-v{last}", BLUE, "circle"), (f"reward-{kind}", BLUE, "circle"),
+                 (f"reward-{kind}-v{last}-linear", ORANGE, "diamond"))
+        for stage, color, symbol in heads:
+            name = f"{kind}: {head_name(results, stage)}"
+            add_series(fig, name, grades, [find(results, stage, "accuracy_by_grade", g) for g in grades], color, symbol,
+                       **place)
+        if any(find(results, s, "accuracy_by_grade", g) for s, _, _ in heads for g in grades):
+            report = dict(zip(GRADES, TABLE_8[kind]))
+            fig.add_trace(go.Scatter(x=grades, y=[report[g] / 100 for g in grades], mode="lines+markers",
+                                     name="the report's Table 8", legendgroup="t8", showlegend=column == 1,
+                                     line={"color": GREY, "dash": "dash"}, marker={"symbol": "x", "color": GREY}),
+                          **place)
+    if not fig.data:
+        return None
+    mark_line(fig, 0.5, "chance")
+    fig.update_yaxes(range=[0.4, 1.02])
+    fig.update_yaxes(title="accuracy", row=1, col=1)
+    return style(fig, 420).update_layout(margin={"t": 90})
+
+
+def head_name(results: Results, stage: str) -> str:
+    head = metrics(results, stage).get("head")
+    return {"linear": "the report's head", "likelihood": "with likelihood (ours)"}.get(str(head), "model")
+
+
+def accuracy_by_round(results: Results) -> go.Figure | None:
+    """Reward accuracy as preferences accumulate over the rounds, each on that round's fresh pairs."""
+    fig = go.Figure()
+    for kind, color, symbol in (("helpfulness", BLUE, "circle"), ("safety", ORANGE, "diamond")):
+        rounds = [v for v in range(1, 6) if find(results, f"reward-{kind}-v{v}", "accuracy")]
+        for words, path, dash in (("overall", ("accuracy",), "solid"),
+                                  ("'significantly'", ("accuracy_by_grade", "significantly"), "dot")):
+            add_series(fig, f"{kind}, {words}", [f"V{v}" for v in rounds],
+                       [find(results, f"reward-{kind}-v{v}", *path) for v in rounds], color, symbol, dash)
+    if not fig.data:
+        return None
+    mark_line(fig, 0.5, "chance")
+    fig.update_yaxes(title="accuracy")
+    return style(fig)
+
+
+def calibration(results: Results) -> go.Figure | None:
+    """How often the reward models are right against how sure they are."""
+    last = last_version(results)
+    fig = go.Figure()
+    shown = ((f"reward-helpfulness-v{last}", BLUE, "circle"), (f"reward-helpfulness-v{last}-linear", ORANGE, "diamond"),
+             (f"reward-safety-v{last}", GREEN, "square"), ("reward-helpfulness", BLUE, "circle"),
+             ("reward-safety", GREEN, "square"))
+    for stage, color, symbol in shown:
+        rows = metrics(results, stage).get("calibration") or []
+        if rows:
+            name = f"{'safety' if 'safety' in stage else 'helpfulness'}, {head_name(results, stage)}"
+            fig.add_trace(go.Scatter(x=[r["predicted"] for r in rows], y=[r["real"] for r in rows], name=name,
+                                     mode="lines+markers", marker={"color": color, "symbol": symbol, "size": 9},
+                                     line={"color": color}))
+    if not fig.data:
+        return None
+    fig.add_trace(go.Scatter(x=[0.5, 1], y=[0.5, 1], mode="lines", line={"color": GREY, "dash": "dot"},
+                             name="perfect", hoverinfo="skip"))
+    fig.update_xaxes(title="how sure the model is (mean predicted probability)")
+    fig.update_yaxes(title="how often it is right")
+    return style(fig)
+
+
+def best_of_k(results: Results) -> go.Figure | None:
+    """The best of K by the reward: the reward's own view (the report's Figure 7), and the truth."""
+    heads = [(k, v) for k, v in metrics(results, "best-of-k").items() if isinstance(v, dict) and "truth" in v]
+    curves = [(f"V{v}", metrics(results, f"samples-v{v}").get("curve") or []) for v in range(1, 5)]
+    if not heads and not any(rows for _, rows in curves):
+        return None
+    fig = make_subplots(1, 2, subplot_titles=("by the reward (training prompts)", "by the truth (held-out prompts)"),
+                        horizontal_spacing=0.12)
+    for (name, rows), color in zip(curves, (SKY, BLUE, GREEN, PINK)):
+        add_curve(fig, f"{name}: best", rows, "k", "max", color, row=1, col=1)
+        add_curve(fig, f"{name}: median", rows, "k", "median", color, "dot", row=1, col=1)
+    for number, (head, values) in enumerate(heads):
+        rows = values["truth"]
+        color, symbol = (BLUE, "circle") if head == "likelihood" else (ORANGE, "diamond")
+        name = {"linear": "picked by the report's head", "likelihood": "picked with likelihood"}.get(head, head)
+        add_series(fig, name, [r["k"] for r in rows], [r["pick"] for r in rows], color, symbol, row=1, col=2)
+        if number == 0:
+            add_series(fig, "the truly best of the K", [r["k"] for r in rows], [r["ceiling"] for r in rows], GREY,
+                       "x", "dot", row=1, col=2)
+    fig.update_xaxes(title="K answers a prompt", type="log", tickvals=[1, 2, 4, 8, 16])
+    fig.update_yaxes(title="logit of the reward", row=1, col=1)
+    fig.update_yaxes(title="true helpfulness", row=1, col=2)
+    return style(fig, 440).update_layout(legend={"y": -0.2, "yanchor": "top"}, margin={"b": 120})
+
+
+def ppo_curves(results: Results) -> go.Figure | None:
+    """PPO, iteration by iteration: what it optimises, what that is truly worth, and what it does to the policy."""
+    panels = (("score", "reward, logit of R_c"), ("truth", "true helpfulness"), ("kl", "KL to the start, nats"),
+              ("clipfrac", "share of clipped ratios"), ("entropy", "entropy, nats a token"),
+              ("length", "tokens an answer"))
+    shown = (("rlhf-v5", BLUE, "solid"), ("rlhf-v5-linear", ORANGE, "dash"), ("rlhf-v2", BLUE, "solid"))
+    runs = [(s, c, d) for s, c, d in shown if metrics(results, s).get("log")]
+    if not runs:
+        return None
+    fig = make_subplots(2, 3, subplot_titles=[words for _, words in panels], vertical_spacing=0.18)
+    for stage, color, dash in runs:
+        log = metrics(results, stage)["log"]
+        truth = metrics(results, stage).get("true_score_by_iteration") or []
+        for number, (key, _) in enumerate(panels):
+            rows = ([{"i": i, "truth": row["helpfulness"]["mean"]} for i, row in enumerate(truth, 1)]
+                    if key == "truth" else [{"i": i, **row} for i, row in enumerate(log, 1)])
+            add_curve(fig, short_name(stage), rows, "i", key, color, dash, legend=number == 0,
+                      row=number // 3 + 1, col=number % 3 + 1)
+    fig.update_annotations(font_size=13)
+    fig.update_xaxes(title="iteration", row=2)
+    return style(fig, 520).update_layout(margin={"t": 80}, legend={"y": 1.08})
+
+
+def versions_plane(results: Results) -> go.Figure | None:
+    """The versions on the plane of true helpfulness and true safety; the report's Figure 11 has reward models judge."""
+    path = [s for s in VERSIONS if find(results, s, "helpfulness") and find(results, s, "safety")]
+    if len(path) < 2:
+        return None
+    fig = go.Figure()
+    others = [s for s in chat_stages(results) if s not in path and s != "sft-noisy" and find(results, s, "safety")]
+    for stages, name, color, symbol, mode in ((path, "the recipe", BLUE, "circle", "lines+markers+text"),
+                                              (others, "for comparison", ORANGE, "diamond-open", "markers+text")):
+        x = [results["stages"][s]["metrics"]["helpfulness"] for s in stages]
+        y = [results["stages"][s]["metrics"]["safety"] for s in stages]
+        if stages:
+            each = [(a, b) for f, g in zip(x, y) for a, b in zip(f.get("each", ()), g.get("each", ()))]
+            fig.add_trace(go.Scatter(x=[a for a, _ in each], y=[b for _, b in each], mode="markers", hoverinfo="skip",
+                                     showlegend=False, marker={"color": color, "size": 5, "opacity": 0.4}))
+            fig.add_trace(go.Scatter(x=[f["mean"] for f in x], y=[g["mean"] for g in y], error_x=errors(x),
+                                     error_y=errors(y), mode=mode, name=name, text=[short_name(s) for s in stages],
+                                     textposition="top left", line={"color": color, "width": 1},
+                                     marker={"color": color, "size": 10, "symbol": symbol},
+                                     hovertemplate="%{text}: %{x:.3f}, %{y:.3f}<extra></extra>"))
+    fig.update_xaxes(title="true helpfulness")
+    fig.update_yaxes(title="true safety on unsafe prompts")
+    return style(fig, 460)
+
+
+def gatt_by_turn(results: Results) -> go.Figure | None:
+    """How many answers still keep an instruction that was given once, by turn, beside the report's Table 30."""
+    fig = go.Figure()
+    for stage, name, color, symbol in (("gatt", "with Ghost Attention", BLUE, "circle"),
+                                       ("rlhf-v5", "V5, two versions later", GREEN, "square"),
+                                       ("rlhf-v3", "without (V3)", ORANGE, "diamond")):
+        turns = [t for t in TURNS if find(results, stage, "retention", t)]
+        add_series(fig, name, [int(t) for t in turns], [find(results, stage, "retention", t) for t in turns], color,
+                   symbol)
+    if not fig.data:
+        return None
+    for key, name, symbol in (("with", "the report, with", "x"), ("without", "the report, without", "cross")):
+        fig.add_trace(go.Scatter(x=[int(t) for t in TABLE_30[key]], y=[v / 100 for v in TABLE_30[key].values()],
+                                 name=name, mode="lines+markers", line={"color": GREY, "dash": "dash", "width": 1},
+                                 marker={"symbol": symbol, "color": GREY}))
+    fig.update_xaxes(title="turn of the dialogue", tickvals=[int(t) for t in TURNS])
+    fig.update_yaxes(title="answers that keep the instruction", range=[-0.05, 1.08])
+    return style(fig, 420)
+
+
+def violations_and_refusals(results: Results) -> go.Figure | None:
+    """Too little safety and too much of it, version by version."""
+    stages = [s for s in VERSIONS if find(results, s, "violation_rate")]
+    if not stages:
+        return None
+    fig = go.Figure()
+    for metric, name, color, symbol in (
+            ("violation_rate", "unsafe prompts: complies", RED, "circle"),
+            ("borderline_refusal_rate", "borderline prompts: refuses", ORANGE, "diamond"),
+            ("false_refusal_rate", "safe prompts: refuses", BLUE, "square")):
+        add_series(fig, name, [short_name(s) for s in stages], [find(results, s, metric) for s in stages], color,
+                   symbol)
+    mark_line(fig, 0.05, "5 %")
+    fig.update_yaxes(title="share of answers", rangemode="tozero", tickformat=".0%")
+    return style(fig)
+
+
+def skills(results: Results) -> go.Figure | None:
+    """Correct answers by skill, SFT against V5."""
+    before, after = (metrics(results, s).get("correct_by_skill") or {} for s in ("sft", "rlhf-v5"))
+    names = [s for s in before if s in after and before[s]["n"] and after[s]["n"]]
+    if not names:
+        return None
+    names.sort(key=lambda s: after[s]["mean"] - before[s]["mean"])
+    fig = go.Figure()
+    for s in names:
+        fig.add_trace(go.Scatter(x=[before[s]["mean"], after[s]["mean"]], y=[s.replace("_", " ")] * 2, mode="lines",
+                                 line={"color": GREY, "width": 2}, showlegend=False, hoverinfo="skip"))
+    for values, name, color, symbol in ((before, "SFT", ORANGE, "diamond"), (after, "V5", BLUE, "circle")):
+        figures = [values[s] for s in names]
+        bars = errors(figures)
+        fig.add_trace(go.Scatter(x=[f["mean"] for f in figures], y=[s.replace("_", " ") for s in names], name=name,
+                                 mode="markers", error_x={**bars, "width": 2, "thickness": 1},
+                                 marker={"color": color, "size": 10, "symbol": symbol}))
+    fig.update_xaxes(title="share of correct answers", range=[-0.02, 1.02], tickformat=".0%")
+    return style(fig, 120 + 34 * len(names)).update_layout(margin={"l": 110})
