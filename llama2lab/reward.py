@@ -65,7 +65,7 @@ class RewardModel(nn.Module):
     def __init__(self, backbone: Llama, reference: Llama | None = None):
         super().__init__()
         self.backbone = backbone
-        self.backbone.lm_head = nn.Identity()  # replaced by the scalar head
+        self.backbone.lm_head.requires_grad_(False)  # not used: the scalar head stands in its place
         self.score = nn.Linear(backbone.config.dim, 1, bias=False)
         nn.init.normal_(self.score.weight, std=1 / math.sqrt(backbone.config.dim + 1))
         self.a = nn.Parameter(torch.zeros(())) if reference is not None else None

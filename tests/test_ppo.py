@@ -102,7 +102,8 @@ def test_score_lands_on_the_last_token_and_the_kl_on_all():
 
 def test_monte_carlo_kl_agrees_with_the_exact_one():
     g = torch.Generator().manual_seed(0)
-    p, q = torch.randn(8, generator=g).log_softmax(0), torch.randn(8, generator=g).log_softmax(0)
+    p = torch.randn(8, generator=g).log_softmax(0)
+    q = (p + 0.3 * torch.randn(8, generator=g)).log_softmax(0)
     exact = (p.exp() * (p - q)).sum().item()
     drawn = torch.multinomial(p.exp(), 200_000, replacement=True, generator=g)
     estimates = kl_estimates(p[drawn], q[drawn])
@@ -110,7 +111,7 @@ def test_monte_carlo_kl_agrees_with_the_exact_one():
         standard_error = estimates[name].std().item() / 200_000**0.5
         assert abs(estimates[name].mean().item() - exact) < 4 * standard_error, name
     assert (estimates["k3"] >= 0).all()
-    assert estimates["k3"].var() < estimates["k1"].var()
+    assert estimates["k3"].var() < estimates["k1"].var()  # true for policies that are close, as in PPO
 
 
 def test_token_logprobs_are_those_of_the_model_at_the_sampling_temperature():
