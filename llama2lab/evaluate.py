@@ -97,7 +97,7 @@ def known_facts(model: Llama, tokenizer: PreTrainedTokenizerFast, probes: Sequen
     longest = max(len(encode_text(tokenizer, " " + value)) for _, value, _ in probes)
     written = generate(model, prompts, longest + 2, temperature=0.0, eos_id=tokenizer.eos_token_id,
                        pad_id=tokenizer.pad_token_id, precision=precision)
-    said = [tokenizer.decode(g.tokens, skip_special_tokens=True).strip().lower() for g in written]
+    said = [str(tokenizer.decode(g.tokens, skip_special_tokens=True)).strip().lower() for g in written]
     right = []
     for text, (_, value, _) in zip(said, probes):
         rest = text[len(value):]

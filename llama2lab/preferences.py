@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerFast
 
@@ -29,7 +29,8 @@ MARGINS: dict[str, dict[str, float]] = {
 }
 
 Pair = tuple[Prompt, str, str]
-Annotate = Callable[[Sequence[Pair], str], list[dict]]  # (pairs, "helpfulness" | "safety") -> preference rows
+Kind = Literal["helpfulness", "safety"]
+Annotate = Callable[[Sequence[Pair], Kind], list[dict]]  # preference rows
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def sample_pairs(variants: Sequence[Variant], tokenizer: PreTrainedTokenizerFast
 
 
 def collect(variants: Sequence[Variant], tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt],
-            annotate: Annotate, kind: str, *, seed: int, precision: str = "fp32") -> list[dict[str, Any]]:
+            annotate: Annotate, kind: Kind, *, seed: int, precision: str = "fp32") -> list[dict[str, Any]]:
     """One batch of preference rows of one kind, "helpfulness" or "safety"."""
     return annotate(sample_pairs(variants, tokenizer, prompts, seed=seed, precision=precision), kind)
 

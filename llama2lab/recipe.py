@@ -16,7 +16,7 @@ from llama2lab import evaluate, rejection, reward, runs
 from llama2lab.checkpoint import save_model
 from llama2lab.device import describe_machine, this_machine
 from llama2lab.model import Llama
-from llama2lab.preferences import Pair, sample_answers
+from llama2lab.preferences import Kind, Pair, sample_answers
 from llama2lab.presets import Recipe
 from llama2lab.pretrain import bits_per_byte, pretrain
 from llama2lab.rlhf import Workshop, finetune, ppo_stage, preference_rows, reward_stage, rlhf
@@ -185,7 +185,7 @@ def run_recipe(recipe: Recipe, out: str | Path, seed: int = 0, device: str = "au
     run.stage("base", base, [asdict(p), town.digest, machine.precision], ["tokenizer"])
 
     for stage, settings, quality in (("sft", recipe.sft, "clean"), ("sft-noisy", recipe.noisy, "noisy")):
-        def build(folder: Path, stage: str = stage, settings: Any = settings, quality: str = quality) -> dict[str, Any]:
+        def build(folder: Path, stage: str = stage, settings: Any = settings, quality: Any = quality) -> dict[str, Any]:
             rows = demonstrations(town, settings.examples, seed, quality)
             write_rows(folder / "rows.jsonl", rows)
             return finetune(shop, "base", rows, settings, folder, stage)
@@ -197,7 +197,7 @@ def run_recipe(recipe: Recipe, out: str | Path, seed: int = 0, device: str = "au
     judge.measure("sft-noisy")
     annotators = [VENDORS[v] for v in recipe.vendors]
 
-    def annotate(pairs: Sequence[Pair], kind: str) -> list[dict]:
+    def annotate(pairs: Sequence[Pair], kind: Kind) -> list[dict]:
         return label_pairs(annotators, judge.oracle, pairs, kind, seed)
 
     rlhf(shop, recipe.rlhf, annotate, list(recipe.vendors), judge.measure, judge.prompts)

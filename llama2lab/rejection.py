@@ -73,10 +73,12 @@ def best_of(samples: Samples, choose: str = "best", seed: int = 0) -> list[dict[
     rng = random.Random(seed)
     rows = []
     for prompt, answers, scores in zip(samples.prompts, samples.answers, samples.scores):
-        pick = max(range(len(scores)), key=scores.__getitem__) if choose == "best" else rng.randrange(len(scores))
-        rows.append({"messages": [*prompt.messages, {"role": "assistant", "content": answers[pick]}],
-                     "skill": prompt.skill, "score": round(scores[pick], 4)})
-    return [row for row in rows if row["messages"][-1]["content"].strip()]
+        best = max(range(len(scores)), key=scores.__getitem__)
+        pick = best if choose == "best" else rng.randrange(len(scores))
+        if answers[pick].strip():
+            rows.append({"messages": [*prompt.messages, {"role": "assistant", "content": answers[pick]}],
+                         "skill": prompt.skill, "score": round(scores[pick], 4)})
+    return rows
 
 
 def best_of_curve(scores: Sequence[Sequence[float]], ks: Sequence[int] = (1, 2, 4, 8, 16)) -> list[dict[str, float]]:

@@ -72,6 +72,7 @@ class RewardModel(nn.Module):
         self.reference = reference
         if reference is not None:
             reference.requires_grad_(False)
+        self.offset: Tensor
         self.register_buffer("offset", torch.zeros(()))
 
     @property

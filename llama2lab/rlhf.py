@@ -21,7 +21,7 @@ from llama2lab.device import Machine
 from llama2lab.gatt import GattSettings
 from llama2lab.model import Llama
 from llama2lab.ppo import PPOSettings
-from llama2lab.preferences import Annotate, Variant
+from llama2lab.preferences import Annotate, Kind, Variant
 from llama2lab.rejection import RejectionSettings
 from llama2lab.reward import RewardModel, RewardSettings
 from llama2lab.runs import Run, read_rows, write_rows
@@ -119,7 +119,8 @@ def preferences_stage(shop: Workshop, s: PreferenceSettings, version: int, model
     def build(folder: Path) -> dict[str, Any]:
         variants = [Variant(shop.model(name), name, s.temperatures) for name in models]
         shares = {}
-        for kind, n in (("helpfulness", s.helpfulness[version - 1]), ("safety", s.safety[version - 1])):
+        kinds: list[tuple[Kind, int]] = [("helpfulness", s.helpfulness[version - 1]), ("safety", s.safety[version - 1])]
+        for kind, n in kinds:
             asked = (shop.prompts(n, 0, seed, s.borderline_share) if kind == "helpfulness" else
                      shop.prompts(round(n * s.borderline_share), n - round(n * s.borderline_share), seed + 5, 1.0))
             tested = [p for p in test_prompts if p.kind != ("unsafe" if kind == "helpfulness" else "helpful")]
