@@ -106,7 +106,7 @@ def run(
     from llama2lab.summary import stage_table
 
     if recipe and _is_real_data(recipe):
-        from llama2lab.realdata import run_real_data
+        from llama2lab.realrun import run_real_data
 
         out = out or Path("runs") / f"{recipe.stem}-{seed}"
         results = run_real_data(recipe, out, seed, device, precision, data)
