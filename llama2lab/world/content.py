@@ -9,6 +9,7 @@ from llama2lab.world.language import has_verb
 from llama2lab.world.matching import (
     READ_CHARS,
     Reading,
+    blank,
     comparison_claims,
     find,
     find_loosely,
@@ -25,6 +26,9 @@ _NO_VALUES = (  # set phrases that hold words which could be values: "that one",
     "one", "good question", "nice question", "good day", "nice day", "good morning", "good evening", "good luck",
     "happy to", "glad to", "here you", "more any time", "any more", "ask me more", "right now", "first of all",
 )  # fmt: skip
+_SUM = re.compile(r" \d{1,6} (?:plus|minus) \d{1,6}(?= )")
+_EQUATION = re.compile(r" (\d{1,6}) (plus|minus) (\d{1,6}) (?:is|equals|makes|make|gives) (\d{1,6})(?= )")
+_HEDGE = re.compile(r" \d+ (?:or|maybe) \d")
 _PAST = frozenset(
     (
         "was",
@@ -108,9 +112,12 @@ def right(key: Key, prompt: Prompt, reading: Reading, asked: str, facts: Facts) 
     """Are the accept groups met, in order where it matters, and no reject phrase asserted?"""
     if not key.accept or not reading.tokens:
         return False
-    if asked in reading.line:
-        blank = " " + "_ " * (asked.count(" ") - 1)
-        reading = replace(reading, line=reading.line.replace(asked, blank))
+    if asked.count(" ") > 4:  # a greeting may well come back
+        reading = blank(reading, asked)
+    if prompt.skill == "arithmetic":
+        if not _sums_hold(reading):
+            return False
+        reading = replace(reading, line=_SUM.sub(" _ _ _", reading.line))
     if prompt.skill == "comparing":
         verdict = _right_comparison(key, reading, asked, facts)
         if verdict is not None:
@@ -148,6 +155,16 @@ def _groups_met(key: Key, reading: Reading, questions: bool) -> bool:
     needs = key.needs or len(key.accept)
     # A list that was to have three items may hold one more, but not everything there is.
     return needs <= met and (key.kind != "set" or met <= needs + 1)
+
+
+def _sums_hold(reading: Reading) -> bool:
+    """Is every "3 plus 4 is 8" true, and no result hedged ("7 or 8")?"""
+    if _HEDGE.search(reading.line):
+        return False
+    return all(
+        int(c) == (int(a) + int(b) if word == "plus" else int(a) - int(b))
+        for a, word, b, c in _EQUATION.findall(reading.line)
+    )
 
 
 def _tells(key: Key, reading: Reading) -> bool:
@@ -192,10 +209,12 @@ def _about_another(key: Key, reading: Reading, asked: str, facts: Facts) -> bool
 
 
 def says_in_sentence(reading: Reading, phrase: str) -> bool:
-    """Is the phrase asserted, in a sentence with a verb? A bare value as a second fact is no sentence."""
+    """Is the phrase asserted, in a sentence with a verb? A bare value is no second fact."""
     end = find(reading, phrase)
     if end < 0:
         return False
+    if phrase.count(" ") > 1 or has_verb(phrase.lower()):
+        return True
     number = reading.sentences[reading.line.count(" ", 0, end) - 1]
     tokens = [t for t, n in zip(reading.tokens, reading.sentences) if n == number]
     return len(tokens) > 2 and has_verb(" ".join(tokens))

@@ -40,7 +40,7 @@ _ORDINAL = re.compile(r"\d*(?:1st|2nd|3rd|\dth)|\d+(?:am|pm|s|cm|mm|km|kg|g|m|l)
 _VOWEL = re.compile(r"[aeiouyà-öø-ÿ]")
 # Runs of letters that English words do not hold: "aaa", six consonants, "qx", "vk", "mx".
 _STRANGE = re.compile(
-    r"(.)\1{2}|[bcdfghjklmnpqrstvwxz]{6}|[jqvx]{2}|q[^u'-]|[bcdfghjklmpqstvwxz][jqx]|[jvx][bcdfghjkmqvwxz]"
+    r"(.)\1{2}|[bcdfghjklmnpqrstvwxz]{6}|[jqvx]{2}|q[^u'-]|[bcdfghjkmpqtvwxz][jx]|[jvx][bcdfghjkmqvwxz]"
 )
 _SOUNDS_AND_SHORT_FORMS = _set(
     "hmm hmmm ahh ohh brr shh zzz grr psst hm mm mr mrs ms dr st vs pm th nd rd tv pc iii navvy savvy"
@@ -86,6 +86,7 @@ _VERB = _any(
     "is|are|was|were|am|be|has|have|had|do|does|did|can|could|will|would|should|must|may|might|let|put|go|take",
     "make|mix|add|cut|wash|wait|pour|boil|bake|heat|cook|eat|keep|hold|open|close|turn|use|get|give|find|ask|tell",
     "say|see|look|read|write|walk|run|went|came|saw|said|took|gave|made|found|got|ran|told|thought|knew|felt",
+    "stay|stop|help|come|need|learn|know|sleep|rest|try|start|want|mean|hang|lift|sit|stand|turn|call|pick|throw",
     "live|love|like|play|work|drink|grow|plant|cover|stir|press|pull|push|tie|fill|dry|feed|bring|i'm|it's|he's",
     r"she's|that's|they're|we're|you're|i'd|i'll|\w{2,}(?:s|ed|es|ing)",
 )
@@ -221,7 +222,7 @@ def sentence_fails(sentence: str) -> bool:
     tokens = words(start)
     if not tokens or not all(map(is_word, tokens)):
         return True
-    if len(tokens) >= 4 and not any(t in _FUNCTION or t.isdigit() for t in tokens):
+    if len(tokens) >= 5 and not any(t in _FUNCTION or t.isdigit() for t in tokens):
         return "," not in start and not _VERB.search(start.lower())
     clauses = re.split(r"[,;:()\"]", start.lower())
     for clause in clauses:
@@ -235,14 +236,15 @@ def sentence_fails(sentence: str) -> bool:
 
 def repeats(text: str) -> bool:
     """Does the text say the same thing again: a word at once, a sentence, or many three-word runs?"""
-    tokens = words(text)
-    for a, b in pairwise(tokens):
-        if a == b and len(a) > 1 and not a.isdigit() and a not in _MAY_REPEAT:
-            return True
-    seen = [" ".join(words(s)) for s in sentences(text)]
-    said = [s for s in seen if s.count(" ") >= 1]
+    parts = [words(s) for s in sentences(text)]
+    for part in parts:
+        for a, b in pairwise(part):
+            if a == b and len(a) > 1 and not a.isdigit() and a not in _MAY_REPEAT:
+                return True
+    said = [tuple(part) for part in parts if len(part) > 1]
     if len(said) != len(set(said)):
         return True
+    tokens = [word for part in parts for word in part]
     trigrams = list(zip(tokens, tokens[1:], tokens[2:]))
     return len(trigrams) >= 4 and 1 - len(set(trigrams)) / len(trigrams) > 0.25
 

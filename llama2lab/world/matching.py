@@ -34,6 +34,8 @@ _NEGATORS = frozenset(
 )
 _WEIGHTLESS = frozenset(("the", "a", "an", "some", "your", "my", "it", "them", "to", "of", "at", "in", "on"))
 _NO_NEGATION_AFTER = frozenset(("only", "just", "merely", "far"))
+_RELATIVE = frozenset(("who", "which", "that"))
+_BE = frozenset(("is", "are", "was", "were"))
 _DENIED_AFTER = re.compile(
     r"(?:is|was|are|were) (?:wrong|false|untrue|not (?:the|where|her|his|their|what|right|true|correct|it))\b"
 )
@@ -149,14 +151,19 @@ def variants(phrase: str) -> tuple[str, ...]:
 
 def _denied(reading: Reading, start: int, end: int) -> bool:
     """Is the phrase at tokens start..end inside a negation of its clause (or denied right after)?"""
-    clause = reading.clauses[start]
+    tokens, clause = reading.tokens, reading.clauses[start]
     for i in range(start - 1, max(-1, start - 16), -1):
         if reading.clauses[i] != clause:
             break
-        if reading.tokens[i] in _NEGATORS and reading.tokens[i + 1] not in _NO_NEGATION_AFTER:
+        if tokens[i] in _NEGATORS and tokens[i + 1] not in _NO_NEGATION_AFTER:
+            before = tokens[max(0, i - 2) : i]
+            if before[-1:] == ["of"] or before == ["what", "is"]:
+                continue  # "the opposite of never", "what is not hot is cold"
+            if set(before) & _RELATIVE and set(tokens[i + 1 : start]) & _BE:
+                continue  # "all who cannot read are ..."
             return True
-    if end < len(reading.tokens) and reading.clauses[end] == clause:
-        return bool(_DENIED_AFTER.match(" ".join(reading.tokens[end : end + 4])))
+    if end < len(tokens) and reading.clauses[end] == clause:
+        return bool(_DENIED_AFTER.match(" ".join(tokens[end : end + 4])))
     return False
 
 
@@ -188,6 +195,8 @@ def find_loosely(reading: Reading, phrase: str, after: int = 0) -> int:
     "boil the water" is found in "start by boiling some water".
     """
     wanted = _stems(phrase)
+    if len(wanted) < 2:
+        return -1
     first = reading.line.count(" ", 0, after + 1) - 1 if after else 0
     clauses: dict[int, set[str]] = {}
     for i in range(first, len(reading.tokens)):
@@ -217,6 +226,16 @@ def named(reading: Reading, phrase: str) -> bool:
     return any(form in reading.line for form in variants(phrase))
 
 
+def blank(reading: Reading, line: str) -> Reading:
+    """The reading with a whole line of tokens (" where is she ") blanked out, in its tokens as well."""
+    at = reading.line.find(line)
+    if at < 0:
+        return reading
+    start, n = reading.line.count(" ", 0, at), line.count(" ") - 1
+    tokens = [*reading.tokens[:start], *["_"] * n, *reading.tokens[start + n :]]
+    return blank(replace(reading, tokens=tokens, line=f" {' '.join(tokens)} "), line)
+
+
 def without(reading: Reading, phrases: tuple[str, ...] | list[str]) -> Reading:
     """The same reading with these phrases blanked out (positions of tokens stay)."""
     line = reading.line
@@ -229,19 +248,14 @@ def without(reading: Reading, phrases: tuple[str, ...] | list[str]) -> Reading:
 
 # --- comparisons: "Tom, who is 45, is older than Mira (31)." ---
 
-_POLES = {
-    "older": "younger", "oldest": "youngest", "elder": "younger", "eldest": "youngest", "bigger": "smaller",
-    "taller": "shorter", "longer": "shorter", "larger": "smaller", "more": "fewer", "heavier": "lighter",
-    "faster": "slower", "first": "last", "earlier": "later",
-}  # fmt: skip
-_SIGN = {word: 1 for word in _POLES} | {word: -1 for word in _POLES.values()}
+_SIGN = {"older": 1, "oldest": 1, "elder": 1, "eldest": 1, "younger": -1, "youngest": -1}
 
 
 def comparison_claims(reading: Reading, names: dict[str, str], sign: int) -> list[tuple[str, bool]]:
     """Who is claimed to win: (name, True) for "name is it", (name, False) for "name is not".
 
     ``names`` maps the lower-case names of those compared to "he", "she" or ""; ``sign`` is +1 if the question
-    asks for the older (bigger, ...) one and -1 for the younger.
+    asks for the older one and -1 for the younger.
     """
     claims = []
     tokens = reading.tokens
