@@ -29,8 +29,10 @@ def style(fig: go.Figure, height: int = 380, legend: bool = True) -> go.Figure:
     """The look of every figure."""
     fig.update_layout(height=height, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", showlegend=legend,
                       font={"family": "system-ui, sans-serif", "size": 13, "color": INK}, hovermode="closest",
-                      margin={"l": 60, "r": 30, "t": 40, "b": 50},
-                      legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "title": None})
+                      margin={"l": 60, "r": 30, "t": 30, "b": 50},
+                      legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0})
+    if legend:
+        fig.update_layout(margin_b=110)
     fig.update_xaxes(gridcolor=LINES, zerolinecolor=LINES, linecolor=LINES, title_standoff=8)
     fig.update_yaxes(gridcolor=LINES, zerolinecolor=LINES, linecolor=LINES, title_standoff=8)
     return fig
@@ -76,6 +78,15 @@ def add_curve(fig: go.Figure, name: str, rows: Sequence[dict[str, Any]], x: str,
         fig.add_trace(go.Scatter(x=[row.get(x) for row in rows], y=[row[y] for row in rows], name=name, mode="lines",
                                  line={"color": color, "dash": dash, "width": 2}, legendgroup=name, showlegend=legend,
                                  hovertemplate="%{x}: %{y:.3f}<extra>" + name + "</extra>"), **place)
+
+
+def one_legend(fig: go.Figure) -> None:
+    """Name each series once, though it stands in several panels."""
+    seen: set[str] = set()
+    for trace in fig.data:
+        if trace.name and trace.showlegend is not False:
+            trace.update(legendgroup=trace.name, showlegend=trace.name not in seen)
+            seen.add(trace.name)
 
 
 def mark_line(fig: go.Figure, y: float, words: str, **place: Any) -> None:
@@ -136,24 +147,25 @@ def accuracy_by_grade(results: Results) -> go.Figure | None:
     grades = ["negligibly", "slightly", "better", "significantly"]
     for column, kind in ((1, "helpfulness"), (2, "safety")):
         place: dict[str, Any] = {"row": 1, "col": column}
-        heads = ((f"reward-{kind}-v{last}", BLUE, "circle"), (f"reward-{kind}", BLUE, "circle"),
-                 (f"reward-{kind}-v{last}-linear", ORANGE, "diamond"))
-        for stage, color, symbol in heads:
-            name = f"{kind}: {head_name(results, stage)}"
+        stages = (f"reward-{kind}-v{last}", f"reward-{kind}", f"reward-{kind}-v{last}-linear")
+        for stage in stages:
+            name = head_name(results, stage)
+            color, symbol = (BLUE, "circle") if "ours" in name else (ORANGE, "diamond")
             add_series(fig, name, grades, [find(results, stage, "accuracy_by_grade", g) for g in grades], color, symbol,
                        **place)
-        if any(find(results, s, "accuracy_by_grade", g) for s, _, _ in heads for g in grades):
+        if any(find(results, s, "accuracy_by_grade", g) for s in stages for g in grades):
             report = dict(zip(GRADES, TABLE_8[kind]))
             fig.add_trace(go.Scatter(x=grades, y=[report[g] / 100 for g in grades], mode="lines+markers",
-                                     name="the report's Table 8", legendgroup="t8", showlegend=column == 1,
+                                     name="the report's Table 8",
                                      line={"color": GREY, "dash": "dash"}, marker={"symbol": "x", "color": GREY}),
                           **place)
     if not fig.data:
         return None
+    one_legend(fig)
     mark_line(fig, 0.5, "chance")
     fig.update_yaxes(range=[0.4, 1.02])
     fig.update_yaxes(title="accuracy", row=1, col=1)
-    return style(fig, 420).update_layout(margin={"t": 90})
+    return style(fig, 440)
 
 
 def head_name(results: Results, stage: str) -> str:
@@ -222,7 +234,7 @@ def best_of_k(results: Results) -> go.Figure | None:
     fig.update_xaxes(title="K answers a prompt", type="log", tickvals=[1, 2, 4, 8, 16])
     fig.update_yaxes(title="logit of the reward", row=1, col=1)
     fig.update_yaxes(title="true helpfulness", row=1, col=2)
-    return style(fig, 440).update_layout(legend={"y": -0.2, "yanchor": "top"}, margin={"b": 120})
+    return style(fig, 480).update_layout(margin_b=140)
 
 
 def ppo_curves(results: Results) -> go.Figure | None:
@@ -245,7 +257,7 @@ def ppo_curves(results: Results) -> go.Figure | None:
                       row=number // 3 + 1, col=number % 3 + 1)
     fig.update_annotations(font_size=13)
     fig.update_xaxes(title="iteration", row=2)
-    return style(fig, 520).update_layout(margin={"t": 80}, legend={"y": 1.08})
+    return style(fig, 540).update_layout(margin_b=90)
 
 
 def versions_plane(results: Results) -> go.Figure | None:
@@ -265,7 +277,7 @@ def versions_plane(results: Results) -> go.Figure | None:
                                      showlegend=False, marker={"color": color, "size": 5, "opacity": 0.4}))
             fig.add_trace(go.Scatter(x=[f["mean"] for f in x], y=[g["mean"] for g in y], error_x=errors(x),
                                      error_y=errors(y), mode=mode, name=name, text=[short_name(s) for s in stages],
-                                     textposition="top left", line={"color": color, "width": 1},
+                                     textposition=[("top left", "bottom right")[i % 2] for i in range(len(x))], line={"color": color, "width": 1},
                                      marker={"color": color, "size": 10, "symbol": symbol},
                                      hovertemplate="%{text}: %{x:.3f}, %{y:.3f}<extra></extra>"))
     fig.update_xaxes(title="true helpfulness")
@@ -328,4 +340,4 @@ def skills(results: Results) -> go.Figure | None:
                                  mode="markers", error_x={**bars, "width": 2, "thickness": 1},
                                  marker={"color": color, "size": 10, "symbol": symbol}))
     fig.update_xaxes(title="share of correct answers", range=[-0.02, 1.02], tickformat=".0%")
-    return style(fig, 120 + 34 * len(names)).update_layout(margin={"l": 110})
+    return style(fig, 160 + 34 * len(names)).update_layout(margin_l=110)

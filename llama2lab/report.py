@@ -56,7 +56,7 @@ class Section:
     def html(self) -> str:
         if self.figure is None:
             return ""
-        config = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+        config = {"displayModeBar": False, "responsive": True}  # a double click undoes a zoom
         return self.figure.to_html(full_html=False, include_plotlyjs=False, div_id=f"fig-{self.anchor}", config=config)
 
 
@@ -84,7 +84,8 @@ def report(runs: Sequence[Path], out: Path) -> Path:
         town=is_town(pooled), promises=promises(runs, each) if is_town(pooled) else [], figure_text=figure_text,
         recipe=recipe_rows(pooled), sections=[s for s in sections(pooled) if s.figure is not None or s.tables],
         samples=(metrics(each[0], "base").get("samples") or [])[-6:], examples=examples(runs[0], each[0]),
-        dialogues=kept_dialogue(runs[0]), all_figures=all_figures(pooled), limits=[*(TOWN_LIMITS if is_town(pooled) else TEXT_LIMITS), *LIMITS], plotlyjs=get_plotlyjs())
+        dialogues=kept_dialogue(runs[0]), all_figures=all_figures(pooled), plotlyjs=get_plotlyjs(),
+        limits=[*(TOWN_LIMITS if is_town(pooled) else TEXT_LIMITS), *LIMITS])
     temporary = out.with_name(out.name + ".tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +163,7 @@ def sections(r: Results) -> list[Section]:
                 "Accuracy should rise from near chance on unclear pairs to high on clear ones.",
                 plots.accuracy_by_grade(r), [grades_table(r)]),
         Section("Reward accuracy over the rounds", "Each round's reward models, on fresh pairs of the latest models.",
-                "The models grow with their data, while the pairs get harder as the answers get better.",
+                "More pairs should help; that pairs get harder as answers get better works against it.",
                 plots.accuracy_by_round(r)),
         Section("Two heads compared", "The report's head reads the last token's state. Ours, marked as our "
                 "deviation, adds one learned weight on the frozen chat model's log-likelihood of the answer, because "
@@ -186,12 +187,12 @@ def sections(r: Results) -> list[Section]:
                 plots.versions_plane(r), [versions_table(r)]),
         Section("Ghost Attention", "An instruction is given once, before the first question (section 3.3). The "
                 "report's Table 30 found 100, 10, 0 and 0 % at turns 2, 4, 6 and 20 without, and 100 % with.",
-                "Without, the instruction is forgotten within a few turns.", plots.gatt_by_turn(r), [gatt_table(r)]),
+                "How soon the instruction is lost without, and how long it holds with.", plots.gatt_by_turn(r), [gatt_table(r)]),
         Section("Violations and false refusals", "Safety has two ways to fail. The report saw false refusals on "
                 "borderline prompts grow from 15 to 27 % with more safety data (Figure 33).",
                 "Red should fall without orange and blue rising.", plots.violations_and_refusals(r)),
         Section("Skill by skill", "Correct answers on held-out content.",
-                "Style is learnt from preferences in every skill, knowledge in few.", plots.skills(r)),
+                "The skills where the circle stands clear of the diamond, and those where it does not.", plots.skills(r)),
     ]
 
 
@@ -243,7 +244,7 @@ def heads_table(r: Results) -> Table:
     for words, key in (("best of {}: true helpfulness", "pick"), ("best of {}: correct", "correct")):
         tops = [(best.get(h, {}).get("truth") or [None])[-1] for h in stages]
         if all(tops):
-            rows.append([words.format(tops[0]["k"]), *(figure_text(top[key]) for top in tops)])
+            rows.append([words.format(round(tops[0]["k"])), *(figure_text(top[key]) for top in tops)])
     for words, key in (("PPO on it: true helpfulness", "helpfulness"), ("PPO on it: correct", "correct"),
                        ("PPO on it: wins against SFT", "win_rate_vs_sft")):
         rows.append([words, *(figure_text(find(r, stages[h][1], key)) for h in stages)])
