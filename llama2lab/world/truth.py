@@ -174,7 +174,7 @@ def _counting(town: Town, args: list[str]) -> Truth:
         key=Key("value", ((str(n),),), reject=others, subject=("things", "words", "items", category.name),
                 bounds=(3, 25), reasons=(category.name, enumerate_words(items))),
         answers=(f"There are {n} things.", f"These are {n} things."),
-        wrong=tuple(f"There are {k} things." for k in range(1, 8) if k != n),
+        wrong=tuple(f"There are {k} things." for k in range(2, 8) if k != n),
         bare=str(n),
         extras=(f"They are all {category.name}.",),
     )  # fmt: skip
