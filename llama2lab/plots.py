@@ -271,13 +271,14 @@ def versions_plane(results: Results) -> go.Figure | None:
                                               (others, "for comparison", ORANGE, "diamond-open", "markers+text")):
         x = [results["stages"][s]["metrics"]["helpfulness"] for s in stages]
         y = [results["stages"][s]["metrics"]["safety"] for s in stages]
+        sides = ["bottom right"] * len(x) if stages is others else ["top left", "bottom right"] * len(x)
         if stages:
             each = [(a, b) for f, g in zip(x, y) for a, b in zip(f.get("each", ()), g.get("each", ()))]
             fig.add_trace(go.Scatter(x=[a for a, _ in each], y=[b for _, b in each], mode="markers", hoverinfo="skip",
                                      showlegend=False, marker={"color": color, "size": 5, "opacity": 0.4}))
             fig.add_trace(go.Scatter(x=[f["mean"] for f in x], y=[g["mean"] for g in y], error_x=errors(x),
                                      error_y=errors(y), mode=mode, name=name, text=[short_name(s) for s in stages],
-                                     textposition=[("top left", "bottom right")[i % 2] for i in range(len(x))], line={"color": color, "width": 1},
+                                     textposition=sides[:len(x)], cliponaxis=False, line={"color": color, "width": 1},
                                      marker={"color": color, "size": 10, "symbol": symbol},
                                      hovertemplate="%{text}: %{x:.3f}, %{y:.3f}<extra></extra>"))
     fig.update_xaxes(title="true helpfulness")

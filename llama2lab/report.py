@@ -187,12 +187,14 @@ def sections(r: Results) -> list[Section]:
                 plots.versions_plane(r), [versions_table(r)]),
         Section("Ghost Attention", "An instruction is given once, before the first question (section 3.3). The "
                 "report's Table 30 found 100, 10, 0 and 0 % at turns 2, 4, 6 and 20 without, and 100 % with.",
-                "How soon the instruction is lost without, and how long it holds with.", plots.gatt_by_turn(r), [gatt_table(r)]),
+                "How soon the instruction is lost without, and how long it holds with.",
+                plots.gatt_by_turn(r), [gatt_table(r)]),
         Section("Violations and false refusals", "Safety has two ways to fail. The report saw false refusals on "
                 "borderline prompts grow from 15 to 27 % with more safety data (Figure 33).",
                 "Red should fall without orange and blue rising.", plots.violations_and_refusals(r)),
         Section("Skill by skill", "Correct answers on held-out content.",
-                "The skills where the circle stands clear of the diamond, and those where it does not.", plots.skills(r)),
+                "The skills where the circle stands clear of the diamond, and those where it does not.",
+                plots.skills(r)),
     ]
 
 
