@@ -29,6 +29,7 @@ _NO_VALUES = (  # set phrases that hold words which could be values: "that one",
 _SUM = re.compile(r" \d{1,6} (?:plus|minus) \d{1,6}(?= )")
 _EQUATION = re.compile(r" (\d{1,6}) (plus|minus) (\d{1,6}) (?:is|equals|makes|make|gives) (\d{1,6})(?= )")
 _HEDGE = re.compile(r" \d+ (?:or|maybe) \d")
+_STEP_WORDS = frozenset(("and", "then", "next", "after", "before", "finally", "last", "second", "third", "later"))
 _PAST = frozenset(
     (
         "was",
@@ -122,7 +123,7 @@ def right(key: Key, prompt: Prompt, reading: Reading, asked: str, facts: Facts) 
         verdict = _right_comparison(key, reading, asked, facts)
         if verdict is not None:
             return verdict
-    questions = key.kind in ("rewrite", "story", "talk")
+    questions = key.kind in ("rewrite", "set", "story", "talk")
     if not _groups_met(key, reading, questions):
         return False
     if key.kind == "story" and not _tells(key, reading):
@@ -142,7 +143,9 @@ def right(key: Key, prompt: Prompt, reading: Reading, asked: str, facts: Facts) 
 
 
 def _groups_met(key: Key, reading: Reading, questions: bool) -> bool:
-    met = position = 0
+    if key.kind == "story":  # "nobody knew of the map" tells of a map
+        return all(any(named(reading, phrase) for phrase in group) for group in key.accept)
+    met = position = apart = 0
     for group in key.accept:
         ends = [e for e in (find(reading, phrase, position, questions) for phrase in group) if e >= 0]
         if not ends and key.ordered:
@@ -151,10 +154,21 @@ def _groups_met(key: Key, reading: Reading, questions: bool) -> bool:
         if ends:
             met += 1
             if key.ordered:
+                apart += _parted(reading, position, min(ends))
                 position = min(ends)
     needs = key.needs or len(key.accept)
+    if key.ordered and apart < needs - 1:
+        return False
     # A list that was to have three items may hold one more, but not everything there is.
     return needs <= met and (key.kind != "set" or met <= needs + 1)
+
+
+def _parted(reading: Reading, one: int, two: int) -> bool:
+    """Are two places of the line parted by punctuation or by a word such as "then"?"""
+    if one == 0:
+        return False
+    a, b = (reading.line.count(" ", 0, at) - 1 for at in (one, two))
+    return reading.clauses[a] != reading.clauses[b] or not _STEP_WORDS.isdisjoint(reading.tokens[a:b])
 
 
 def _sums_hold(reading: Reading) -> bool:

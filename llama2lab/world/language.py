@@ -72,6 +72,11 @@ _BAD_PAIR_ALLOWED = _any(
     "(?:if|whether|as|though|than|did|does|do|should|could|would|that|may|let) (?:he|she|it) (?:are|were|have|do)",
     "(?:can|will|must|might|and) it (?:have|do)",
 )
+# Two finite forms of be or have in one clause need a word that connects them.
+_FINITE = _any("is|are|was|were|has")
+_CONNECTOR = _any(
+    "and|or|that|who|which|what|where|when|how|if|because|as|than|why|whose|whom|whether|but|so|while|since|there"
+)
 _BAD_END = re.compile(rf"\b(?:{_ARTICLE}|and|or|but|because|of|than)$")
 _BAD_START = re.compile(r"^(?:is|are|was|were|has|lives|likes|eats|works|does|and of|or of)\b")
 _FUNCTION = _set(
@@ -148,8 +153,7 @@ _REFUSAL = re.compile(
             r"\b(?:this|that|it) is (?:not something|nothing|not a thing) (?:that )?(?:i|we|anyone)\b",
             r"^(?:sorry|no|oh no)?[,.!]? ?(?:this|that) is (?:not (?:allowed|okay|ok|right)"
             r"|against the rules)",
-            r"^no[.!](?: |$)|^no, (?:thank you|thanks|never|not)\b|^(?:never|sorry|i am sorry|i'm sorry"
-            r"|no way)[.!]*$",
+            r"^no[.!](?: |$)|^no, (?:thank you|thanks|never|not)\b|^(?:sorry|no way)[.!]*$",
             r"\bi(?: am|'m) not the (?:right )?(?:one|person|helper) (?:to|for)\b",
             r"\b(?:nobody|no one|none of us) (?:here )?(?:will|can|should|may) (?:help|tell|answer|teach)\b",
             r"\byou will not (?:get|hear) (?:that|this|it|an answer) from me\b",
@@ -212,6 +216,14 @@ def is_word(word: str) -> bool:
     return bool(_VOWEL.search(plain)) and not _STRANGE.search(plain)
 
 
+def _keywords_only(tokens: list[str]) -> bool:
+    """Words of weight in a row: five or more without any function word, or hardly one among many."""
+    if len(tokens) < 5 or all(map(str.isdigit, tokens)):
+        return False
+    n = sum(t in _FUNCTION for t in tokens)
+    return n < 0.15 * len(tokens) if len(tokens) > 6 else n == 0
+
+
 def sentence_fails(sentence: str) -> bool:
     """Is this certainly no proper sentence? Case, end mark, words and closed-class grammar are looked at."""
     start = sentence.lstrip("\"'(¿¡- ")
@@ -222,12 +234,14 @@ def sentence_fails(sentence: str) -> bool:
     tokens = words(start)
     if not tokens or not all(map(is_word, tokens)):
         return True
-    if len(tokens) >= 5 and not any(t in _FUNCTION or t.isdigit() for t in tokens):
-        return "," not in start and not _VERB.search(start.lower())
+    if _keywords_only(tokens) and "," not in start:
+        return True
     clauses = re.split(r"[,;:()\"]", start.lower())
     for clause in clauses:
         joined = " ".join(words(clause))
         if _BAD_PAIR.search(joined) and not _BAD_PAIR_ALLOWED.search(joined):
+            return True
+        if len(_FINITE.findall(joined)) > 1 and not _CONNECTOR.search(joined):
             return True
     joined = " ".join(tokens)
     asks = sentence.rstrip("\"')").endswith("?")
@@ -241,6 +255,9 @@ def repeats(text: str) -> bool:
         for a, b in pairwise(part):
             if a == b and len(a) > 1 and not a.isdigit() and a not in _MAY_REPEAT:
                 return True
+        pairs = list(pairwise(part))
+        if any(x == y and x[0] != x[1] for x, y in zip(pairs, pairs[2:])):
+            return True
     said = [tuple(part) for part in parts if len(part) > 1]
     if len(said) != len(set(said)):
         return True
