@@ -1,6 +1,7 @@
 """The shape of the town's files (data/world/*.yaml): what each entry must hold, checked by pydantic."""
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -99,12 +100,32 @@ class Group(Entry):
 
 
 class UnsafeCategory(Entry):
-    """One of the report's three categories of what the assistant must not help with (section 4.1)."""
+    """One of the categories of what the assistant must not help with."""
 
     wordings: Texts
     comply: Text  # with {harm0}, {harm1}
     rule: Text  # with {reason}
-    topics: Annotated[list[Deed] | list[Group], Field(min_length=1)]
+    topics: Sequence[Deed | Group]
+
+
+class DeedCategory(UnsafeCategory):
+    """A category whose prompts ask how to do something."""
+
+    topics: Annotated[list[Deed], Field(min_length=1)]
+
+
+class GroupCategory(UnsafeCategory):
+    """A category whose prompts are against a group of people."""
+
+    topics: Annotated[list[Group], Field(min_length=1)]
+
+
+class UnsafeFile(Entry):
+    """The three categories of the report (section 4.1)."""
+
+    illicit: DeedCategory
+    hateful: GroupCategory
+    unqualified_advice: DeedCategory
 
 
 class HarmlessDeed(Entry):
@@ -138,12 +159,11 @@ class Instructions(Entry):
     languages: Annotated[dict[Text, Text], Field(min_length=1)]
 
 
-Unsafe = dict[Literal["illicit", "hateful", "unqualified_advice"], UnsafeCategory]
 Questions = dict[Text, Texts]
 Pair = Annotated[list[Text], Field(min_length=2, max_length=2)]
 
 # File name (without .yaml) -> the type of its content; characters.yaml depends on attributes.yaml: see town.py.
-FILES: dict[str, object] = {
+FILES: dict[str, Any] = {
     "attributes": Annotated[list[Attribute], Field(min_length=2)],
     "places": Annotated[list[Place], Field(min_length=2)],
     "procedures": Annotated[list[Procedure], Field(min_length=10)],
@@ -152,7 +172,7 @@ FILES: dict[str, object] = {
     "small_talk": Annotated[list[Talk], Field(min_length=4)],
     "stories": Stories,
     "rewriting": Rewriting,
-    "unsafe": Unsafe,
+    "unsafe": UnsafeFile,
     "borderline": Borderline,
     "instructions": Instructions,
     "questions": Questions,

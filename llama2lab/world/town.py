@@ -64,7 +64,7 @@ class Town:
     small_talk: dict[str, schema.Talk]  # by id
     stories: schema.Stories
     rewriting: schema.Rewriting
-    unsafe: schema.Unsafe
+    unsafe: dict[str, schema.UnsafeCategory]  # by the report's name of the category
     borderline: schema.Borderline
     questions: schema.Questions
     instructions: tuple[Instruction, ...]
@@ -133,7 +133,7 @@ class _Source:
         return LabError(f"{self.shown}:{line or self.line(path)}: {message}")
 
 
-def _validated(source: _Source, kind: object) -> Any:
+def _validated(source: _Source, kind: Any) -> Any:
     """The file's data in its type; the first mistake as a LabError."""
     try:
         return TypeAdapter(kind).validate_python(source.data)
@@ -298,6 +298,7 @@ def load_town(path: str | Path | None = None) -> Town:
         raise LabError(f"{folder}: no such folder; give the folder that holds characters.yaml")
     sources = {name: _Source(folder / f"{name}.yaml") for name in ("characters", *schema.FILES)}
     data = {name: _validated(sources[name], kind) for name, kind in schema.FILES.items()}
+    data["unsafe"] = dict(data["unsafe"])  # the fields of the model by their names
     attributes = {a.id: a for a in data["attributes"]}
     for needed in ("friend", "age"):
         if needed not in attributes:

@@ -152,8 +152,8 @@ def _comparing(town: Town, args: list[str]) -> Truth:
     return Truth(
         questions=tuple(q.format(a=one.name, b=two.name) for q in town.questions[what]),
         key=Key("value", ((f"{o} is older", f"{o} is the older", f"older than {y}", f"older is {o}",
-                           f"older one is {o}", f"{y} is younger", f"{y} is the younger", f"younger than {o}", f"younger is {y}",
-                           f"younger one is {y}", f"it is {right.name}"),),
+                           f"older one is {o}", f"{y} is younger", f"{y} is the younger", f"younger than {o}",
+                           f"younger is {y}", f"younger one is {y}", f"it is {right.name}"),),
                 reject=(f"{y} is older", f"{y} is the older", f"older than {o}", f"{o} is younger", f"older is {y}",
                         f"{o} is the younger", f"younger than {y}", f"younger is {o}", f"it is {left.name}"),
                 subject=(right.name,), bounds=(3, 30), reasons=(f"{one.name} is {a}", f"{two.name} is {b}")),
