@@ -21,7 +21,7 @@ import yaml
 from llama2lab.errors import LabError
 from llama2lab.evaluate import EvaluateSettings
 from llama2lab.gatt import GattSettings
-from llama2lab.model import SIZES
+from llama2lab.model import SIZES, ModelConfig
 from llama2lab.ppo import PPOSettings
 from llama2lab.pretrain import PretrainSettings
 from llama2lab.rejection import RejectionSettings
@@ -90,9 +90,13 @@ def load_recipe(path: str | Path) -> Recipe:
     except yaml.MarkedYAMLError as e:
         line = e.problem_mark.line + 1 if e.problem_mark else 1
         raise LabError(f"{path}:{line}: broken YAML ({e.problem}); mend this line") from e
+    except yaml.YAMLError as e:  # control characters
+        raise LabError(f"{path}: is not a text file; give the path of a recipe file (YAML)") from e
     if not isinstance(node, yaml.MappingNode):
         raise LabError(f"{path}:1: a recipe is a mapping such as 'preset: mini'; see the README")
     base = next((v.value for k, v in node.value if k.value == "preset"), "mini")
+    if not isinstance(base, str):
+        raise LabError(f"{path}: preset must be a name; choose one of {', '.join(PRESETS)}")
     return changed(preset(base), node, path)
 
 
@@ -104,13 +108,16 @@ def changed(settings: Any, node: yaml.Node, path: Path, where: str = "") -> Any:
     changes = {}
     for key_node, value_node in node.value:
         key, line = key_node.value, key_node.start_mark.line + 1
-        if key not in fields:
+        if not isinstance(key, str) or key not in fields:
             raise LabError(f"{path}:{line}: unknown setting {where}{key}; choose one of {', '.join(sorted(fields))}")
         now = getattr(settings, key)
         if dataclasses.is_dataclass(now):
             changes[key] = changed(now, value_node, path, f"{where}{key}.")
             continue
-        value = yaml.SafeLoader("").construct_object(value_node, deep=True)
+        try:
+            value = yaml.SafeLoader("").construct_object(value_node, deep=True)
+        except (yaml.YAMLError, ValueError, TypeError) as e:
+            raise LabError(f"{path}:{line}: {where}{key} cannot be read; write a plain value") from e
         if isinstance(value, str) and isinstance(now, float):
             with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-4, without a dot, as text
                 value = float(value)
@@ -123,8 +130,25 @@ def changed(settings: Any, node: yaml.Node, path: Path, where: str = "") -> Any:
                            f"not {value!r}")
         if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
             raise LabError(f"{path}:{line}: {where}{key} must not be negative, and is {value!r}")
-        changes[key] = {**now, **value} if isinstance(now, dict) else value
+        if isinstance(now, dict):
+            value = {**now, **value}
+            _check_model(value, f"{path}:{line}: {where}{key}")
+        changes[key] = value
     return dataclasses.replace(settings, **changes)
+
+
+def _check_model(model: dict[str, Any], at: str) -> None:
+    """Say which size of a model is unknown or impossible, before anything is trained."""
+    known = [f.name for f in dataclasses.fields(ModelConfig)]
+    for key in model:
+        if key not in known:
+            raise LabError(f"{at}: unknown setting {key}; choose one of {', '.join(known)}")
+    try:
+        ModelConfig(**model)
+    except LabError as e:
+        raise LabError(f"{at}: {e}") from e
+    except TypeError as e:  # a wrong type, or a size that is given nowhere
+        raise LabError(f"{at}: impossible sizes ({str(e).removeprefix('ModelConfig.__init__() ')})") from e
 
 
 def _kind(value: Any) -> str:
