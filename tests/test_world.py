@@ -303,7 +303,7 @@ def test_truth_pairs_differ_only_in_the_value(town):
 # --- mistakes of those who edit the town ------------------------------------------------------------------------
 
 MISTAKES = {
-    "unknown friend": ("characters.yaml", "\n  friend: ", "\n  friend: Zed  # ", r"characters.yaml:11: .*Zed.*write one of"),
+    "unknown friend": ("characters.yaml", "\n  friend: ", "\n  friend: Zed  # ", r"characters.yaml:11: .*Zed.*one of"),
     "misspelt value": ("characters.yaml", "job: tailor", "job: tailer", r"characters.yaml:6: .*did you mean 'tailor'"),
     "double name": ("characters.yaml", "- name: Tom", "- name: Mira", r"yaml:\d+: the name Mira stands twice; choose"),
     "missing field": ("characters.yaml", "  pronoun: she\n", "", r"characters.yaml:4: Mira has no pronoun; add"),
@@ -325,6 +325,7 @@ MISTAKES = {
     "double key": ("unsafe.yaml", "hateful:", "illicit:", r"unsafe.yaml:\d+: 'illicit' stands twice"),
     "missing reason": ("unsafe.yaml", "reason: it is stealing, instead: ask the baker for bread", "instead: ask",
                        r"unsafe.yaml:\d+: reason: field required; add the line 'reason: ...'"),
+    "hobby that is an answer": ("instructions.yaml", "[stars,", "[kites,", r"instructions.yaml:\d+: 'kites' is also"),
     "unknown category": ("unsafe.yaml", "hateful:", "hatefull:", r"unsafe.yaml:\d+: hatefull: "),
 }  # fmt: skip
 

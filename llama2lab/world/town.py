@@ -254,6 +254,13 @@ def _check(sources: dict[str, _Source], data: dict[str, Any], people: dict[str, 
         _check_fields(sources["unsafe"], (name, "rule"), category.rule, {"reason", *asked})
         _unique(sources["unsafe"], [((name, "topics", j), getattr(t, next(iter(asked))))
                                     for j, t in enumerate(category.topics)])  # fmt: skip
+    # An answer that obeys "You love kites" would name a toy wherever toys are asked for.
+    answers = {slug(i) for c in data["categories"] for i in c.items} | {slug(p.offers) for p in data["places"]}
+    answers |= {slug(value) for person in people.values() for value in person.facts.values()}
+    for j, hobby in enumerate(data["instructions"].hobbies):
+        if {slug(hobby), slug(hobby).removesuffix("s")} & answers:
+            raise sources["instructions"].error(("hobbies", j), f"'{hobby}' is also an answer to questions of the "
+                                                "town; choose another word")  # fmt: skip
     _unique(sources["attributes"], [((i, "id"), a.id) for i, a in enumerate(data["attributes"])])
     _unique(sources["places"], [((i, "name"), p.name) for i, p in enumerate(data["places"])])
     _unique(sources["procedures"], [((i, "do"), p.do) for i, p in enumerate(data["procedures"])])
