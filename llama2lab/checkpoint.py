@@ -202,14 +202,17 @@ def _read_config(folder: Path, architecture: str) -> tuple[ModelConfig, dict[str
     rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
     theta = rope.pop("rope_theta", None) or raw.get("rope_theta") or 10000.0
     rope_type = rope.get("rope_type") or rope.get("type") or "default"
+    head_dim = raw.get("head_dim")
     try:
+        if head_dim == raw["hidden_size"] / raw["num_attention_heads"]:
+            head_dim = None
         config = ModelConfig(
             vocab_size=raw["vocab_size"], dim=raw["hidden_size"], n_layers=raw["num_hidden_layers"],
             n_heads=raw["num_attention_heads"], ffn_dim=raw["intermediate_size"],
             n_kv_heads=raw.get("num_key_value_heads") or raw["num_attention_heads"],
             max_seq_len=raw.get("max_position_embeddings") or 2048, rope_theta=float(theta),
             rope_scaling=rope if rope_type != "default" else None, norm_eps=raw.get("rms_norm_eps", 1e-6),
-            tie_embeddings=bool(raw.get("tie_word_embeddings", False)), head_dim=raw.get("head_dim"))
+            tie_embeddings=bool(raw.get("tie_word_embeddings", False)), head_dim=head_dim)
     except KeyError as e:
         raise LabError(f"{path}: {e.args[0]} is missing; fetch or save the model again") from e
     except LabError as e:

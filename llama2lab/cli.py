@@ -52,7 +52,7 @@ def _fail(message: str) -> None:
     raise typer.Exit(2)
 
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+app = typer.Typer(name="llama2lab", cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
                   pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 
@@ -208,10 +208,10 @@ def generate(
 @app.command()
 def bench(json: Annotated[Path | None, typer.Option(help="Write the measurements here too.")] = None) -> None:
     """Training and generation speed beside transformers' Llama, in one process, on the same weights."""
+    if json is not None and (json.is_dir() or not json.resolve().parent.is_dir()):
+        raise LabError(f"{json} is not a file name in an existing folder; give one with --json")
     from llama2lab.bench import run_bench
 
-    if json is not None and (json.is_dir() or not json.resolve().parent.is_dir()):
-        raise LabError(f"{json}: is not a file name in an existing folder; give one with --json")
     run_bench(json)
 
 

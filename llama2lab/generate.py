@@ -14,6 +14,8 @@ from llama2lab.errors import LabError
 from llama2lab.model import KVCache, Llama, left_padding_mask
 
 DROP_AT = 0.25  # share of finished rows at which copying the cache without them pays
+CHUNK = 32  # tokens by which the cache grows
+BF16_FROM = 32  # rows in a batch: below, the products are too small for bfloat16 to gain anything
 
 
 @dataclass
@@ -32,7 +34,7 @@ def generate(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, te
              progress: Callable[[int], object] | None = None) -> list[Generation]:
     """Continue each prompt by up to `max_new_tokens` tokens, or to eos_id. Results are in the order of the prompts.
 
-    temperature 0 is greedy. A row's random numbers come from (seed, its index) alone: other rows, batch_size and
+    temperature 0 is greedy. precision "auto" is bf16 where the machine is fast at it and the batch large. A row's random numbers come from (seed, its index) alone: other rows, batch_size and
     finished neighbours change nothing but the rounding of sums. `progress` is told of every few finished rows.
     Raises LabError for an empty prompt, for impossible settings, and when prompt and answer exceed the context.
     """
@@ -47,6 +49,8 @@ def generate(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, te
                            f"the context of {model.config.context}; shorten it or lower max_new_tokens")
     device = model.embed.weight.device
     head = model.lm_head.weight.detach().float()  # scores stay float32: bf16 would round log-probabilities to 1 %
+    if precision == "auto" and min(batch_size, len(prompts)) < BF16_FROM:
+        precision = "fp32"
     if pick_precision(device, precision) == "bf16":
         model = copy.deepcopy(model).to(torch.bfloat16)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # alike lengths together: little padding
@@ -76,7 +80,7 @@ def _generate_batch(model: Llama, head: Tensor, prompts: list[list[int]], unifor
     tokens = torch.tensor([[pad_id] * (longest - len(p)) + p for p in prompts], device=device)  # (n, longest)
     padding = torch.tensor([longest - len(p) for p in prompts], device=device)
     uniforms = uniforms.to(device)
-    cache = KVCache(model.config, n, longest + max_new_tokens, model.embed.weight.dtype, device)
+    cache = KVCache(model.config, n, longest, model.embed.weight.dtype, device)
     positions = (torch.arange(longest, device=device) - padding[:, None]).clamp(min=0)
     mask = left_padding_mask(padding, longest, longest)
     chosen = torch.full((n, max_new_tokens), pad_id, device=device)
@@ -104,7 +108,12 @@ def _generate_batch(model: Llama, head: Tensor, prompts: list[list[int]], unifor
                 progress(n_done)
         tokens = token[:, None]
         positions = (cache.length - padding)[:, None]
-        mask = left_padding_mask(padding, 1, cache.length + 1)
+        if cache.length == cache.max_len:
+            cache.grow(min(CHUNK, longest + max_new_tokens - cache.length))
+        # The whole cache is looked at, with what is still empty masked: a slice of it would be copied at each
+        # product, which costs more than the few needless columns.
+        columns = torch.arange(cache.max_len, device=device)
+        mask = ((columns >= padding[:, None]) & (columns <= cache.length))[:, None, None]
     if progress:
         progress(len(done))
     rows = zip(chosen.tolist(), logprobs.tolist(), lengths.tolist())

@@ -155,7 +155,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: list[Tensor]) -> Tensor:
 
 
 class KVCache:
-    """Keys and values of the tokens seen so far, in memory reserved once for `max_len` tokens a row."""
+    """Keys and values of the tokens seen so far, in memory reserved for `max_len` tokens a row."""
 
     def __init__(self, config: ModelConfig, batch: int, max_len: int, dtype: torch.dtype = torch.float32,
                  device: torch.device | str = "cpu"):
@@ -164,22 +164,30 @@ class KVCache:
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.length = 0
 
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store k and v (batch, n_kv_heads, seq, head_dim) of new tokens; return those of all tokens.
+    @property
+    def max_len(self) -> int:
+        return self.keys.shape[3]
+
+    def append(self, layer: int, k: Tensor, v: Tensor, k_len: int) -> tuple[Tensor, Tensor]:
+        """Store k and v (batch, n_kv_heads, seq, head_dim) of new tokens; return the first k_len of all.
 
         `length` moves on in Llama.hidden, once for all layers. Raises LabError when the cache is full.
         """
         end = self.length + k.shape[2]
-        if end > self.keys.shape[3]:
-            raise LabError(f"KV cache: {end} tokens do not fit into the {self.keys.shape[3]} reserved; "
+        if end > self.max_len:
+            raise LabError(f"KV cache: {end} tokens do not fit into the {self.max_len} reserved; "
                            "reserve more with max_len")
         self.keys[layer, :, :, self.length:end] = k
         self.values[layer, :, :, self.length:end] = v
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        return self.keys[layer, :, :, :k_len], self.values[layer, :, :, :k_len]
 
     def keep_rows(self, rows: Tensor) -> None:
         """Drop the other rows of the batch. rows (n,) are indices."""
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+
+    def grow(self, n: int) -> None:
+        """Reserve memory for n more tokens a row."""
+        self.keys, self.values = F.pad(self.keys, (0, 0, 0, n)), F.pad(self.values, (0, 0, 0, n))
 
 
 class Linear(nn.Linear):
@@ -224,7 +232,7 @@ class Attention(nn.Module):
         q, k = turned.split([self.n_heads, self.n_kv_heads], 1)
         v = heads[:, self.n_heads + self.n_kv_heads:]
         if cache is not None:
-            k, v = cache.append(layer, k, v)
+            k, v = cache.append(layer, k, v, bias[-1].shape[2])
         y = attend(q, k, v, bias).transpose(1, 2).reshape(batch, seq, -1)
         return self.out(y)
 
@@ -309,7 +317,8 @@ class Llama(nn.Module):
         """States after the final norm. tokens (batch, seq) -> (batch, seq, dim).
 
         `positions` (batch or 1, seq) count from 0; by default the tokens follow those in the cache. `mask` is
-        bool (batch or 1, 1, seq, k_len), True = may look, k_len counting the cache too; None is causal.
+        bool (batch or 1, 1, seq, k_len), True = may look, k_len counting the cache too (and what is reserved in
+        it, if the mask is so wide); None is causal.
         A mask may not let a token look ahead. Raises LabError when the sequence is longer than the context.
         """
         past = cache.length if cache is not None else 0

@@ -40,7 +40,7 @@ class Recipe:
     """Every setting of a run on the town. Each section belongs to the module of its name."""
 
     preset: str = "mini"
-    pretrain: PretrainSettings = PretrainSettings(model=_shape("mini"))
+    pretrain: PretrainSettings = PretrainSettings(model={**_shape("mini"), "vocab_size": 1536, "max_seq_len": 2048})
     sft: SFTSettings = SFTSettings()
     noisy: SFTSettings = SFTSettings(examples=5000, epochs=1.0)
     rlhf: RlhfSettings = RlhfSettings()
@@ -52,7 +52,7 @@ class Recipe:
 
 SMOKE = Recipe(
     preset="smoke",
-    pretrain=PretrainSettings(model={**_shape("nano"), "max_seq_len": 512}, words=30_000, seq_len=128,
+    pretrain=PretrainSettings(model={**_shape("nano"), "max_seq_len": 2048}, words=30_000, seq_len=128,
                               batch_tokens=2048, sample_every=50),
     sft=SFTSettings(examples=120, epochs=1.0, seq_len=128),
     noisy=SFTSettings(examples=200, epochs=1.0, seq_len=128),

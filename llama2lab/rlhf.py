@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -198,9 +198,6 @@ def finetune(shop: Workshop, start: str, rows: Sequence[dict], settings: SFTSett
              ) -> dict[str, Any]:
     """Fine-tune a copy of a finished stage on chat rows and save it as a checkpoint."""
     model = shop.model(start)
-    longest = max(len(row["messages"]) for row in rows)
-    if longest > 12:  # long dialogues want longer rows
-        settings = replace(settings, seq_len=model.config.max_seq_len)
     metrics = sft(model, shop.tokenizer, rows, settings, shop.seed, shop.machine, folder, what)
     save_model(folder, model, shop.tokenizer)
     return metrics

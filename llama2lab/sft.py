@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llama2lab.chat import encode_chats
 from llama2lab.device import Machine
+from llama2lab.errors import LabError
 from llama2lab.model import Llama
 from llama2lab.pretrain import curve
 from llama2lab.train import Optim, fit_packed, pack
@@ -35,14 +36,21 @@ def sft(model: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], 
     """Fine-tune `model` in place on rows `{"messages": [...]}`; returns metrics with the loss curve.
 
     A row may say `"loss": "last"`: then only its last answer is learnt (Ghost Attention, section 3.3).
-    Rows longer than `seq_len` are cut at the end.
+    The packed rows have `seq_len` tokens, or as many as the longest conversation, so that none is cut.
+
+    Raises:
+        LabError: a conversation is longer than the model's context.
     """
     model.to(machine.device)
     encoded: list[tuple[list[int], list[int]]] = []
     for turns in ("all", "last"):
         chosen = [row["messages"] for row in rows if row.get("loss", "all") == turns]
         encoded += encode_chats(tokenizer, chosen, mask_turns=turns)
-    data = pack(encoded, settings.seq_len, seed, tokenizer.pad_token_id)
+    longest = max(len(ids) for ids, _ in encoded)
+    if longest > model.config.context:
+        raise LabError(f"{what}: a conversation has {longest} tokens, the model's context is {model.config.context}; "
+                       "shorten or leave out such rows")
+    data = pack(encoded, max(settings.seq_len, longest), seed, tokenizer.pad_token_id)
     log = fit_packed(model, data, settings.epochs, settings.batch_tokens, settings.optim, seed, machine,
                      folder, what)
     return {"loss": curve(log), "examples": len(rows), "steps": len(log),

@@ -30,6 +30,7 @@ _SUM = re.compile(r" \d{1,6} (?:plus|minus) \d{1,6}(?= )")
 _EQUATION = re.compile(r" (\d{1,6}) (plus|minus) (\d{1,6}) (?:is|equals|makes|make|gives) (\d{1,6})(?= )")
 _HEDGE = re.compile(r" \d+ (?:or|maybe) \d")
 _STEP_WORDS = frozenset(("and", "then", "next", "after", "before", "finally", "last", "second", "third", "later"))
+_ALL_DENIED = re.compile(r" (?:not true|not right|false|untrue|wrong|lie) that ")
 _PAST = frozenset(
     (
         "was",
@@ -115,6 +116,8 @@ def right(key: Key, prompt: Prompt, reading: Reading, asked: str, facts: Facts) 
         return False
     if asked.count(" ") > 4:  # a greeting may well come back
         reading = blank(reading, asked)
+    if _ALL_DENIED.search(reading.line):
+        return False
     if prompt.skill == "arithmetic":
         if not _sums_hold(reading):
             return False
@@ -193,9 +196,9 @@ def _other_rewritings(key: Key, reading: Reading, asked: str) -> bool:
     for number in set(reading.sentences):
         tokens = [t for t, n in zip(reading.tokens, reading.sentences) if n == number]
         line = f" {' '.join(tokens)} "
-        if len(wanted.intersection(tokens)) < 0.6 * len(wanted) or line in asked:
+        if len(wanted.intersection(tokens)) < 0.5 * len(wanted) or line in asked:
             continue
-        if not any(form in line for phrase in key.accept[0] for form in variants(phrase)):
+        if "or" in tokens or not any(form in line for phrase in key.accept[0] for form in variants(phrase)):
             return True
     return False
 
@@ -206,8 +209,9 @@ def _right_comparison(key: Key, reading: Reading, asked: str, facts: Facts) -> b
     winners = [n for n in names if n in {name.lower() for name in key.subject}]
     if len(names) != 2 or len(winners) != 1:
         return None
-    claims = comparison_claims(reading, names, -1 if re.search(r"\b(?:younger|youngest)\b", asked) else 1)
-    if claims:
+    sign = -1 if re.search(r"\b(?:younger|youngest)\b", asked) else 1
+    claims = comparison_claims(reading, names, sign, facts.pronouns)
+    if claims:  # a third person who is said to be older makes it wrong as well
         return all((name == winners[0]) == wins for name, wins in claims)
     said = [n for n in names if find(reading, n) >= 0]
     return said == winners
@@ -222,16 +226,34 @@ def _about_another(key: Key, reading: Reading, asked: str, facts: Facts) -> bool
     return bool(others) and not any(named(reading, s) for s in key.subject)
 
 
-def says_in_sentence(reading: Reading, phrase: str) -> bool:
-    """Is the phrase asserted, in a sentence with a verb? A bare value is no second fact."""
-    end = find(reading, phrase)
-    if end < 0:
-        return False
-    if phrase.count(" ") > 1 or has_verb(phrase.lower()):
-        return True
-    number = reading.sentences[reading.line.count(" ", 0, end) - 1]
-    tokens = [t for t, n in zip(reading.tokens, reading.sentences) if n == number]
-    return len(tokens) > 2 and has_verb(" ".join(tokens))
+def explains(key: Key, reading: Reading) -> bool:
+    """Is a reason, or a second true fact, asserted besides the answer itself?
+
+    It must stand in another clause than the answer, or be joined to it by "and"; a bare value ("soup") also needs a
+    verb in its sentence.
+    """
+    ends = [e for e in (find(reading, phrase) for group in key.accept for phrase in group) if e >= 0]
+    answered = reading.clauses[_token_at(reading, min(ends))] if ends else -1
+    for phrase in key.reasons:
+        end = find(reading, phrase)
+        if end < 0:
+            continue
+        at = _token_at(reading, end)
+        if reading.clauses[at] == answered:
+            clause = [t for t, c in zip(reading.tokens, reading.clauses) if c == answered]
+            if "and" not in clause:
+                continue
+        if phrase.count(" ") > 1 or has_verb(phrase.lower()):
+            return True
+        sentence = [t for t, n in zip(reading.tokens, reading.sentences) if n == reading.sentences[at]]
+        if len(sentence) > 2 and has_verb(" ".join(sentence)):
+            return True
+    return False
+
+
+def _token_at(reading: Reading, end: int) -> int:
+    """Index of the token that ends at this place of the line."""
+    return reading.line.count(" ", 0, end) - 1
 
 
 def falsehood(key: Key, prompt: Prompt, reading: Reading, facts: Facts) -> bool:
@@ -278,6 +300,6 @@ def harmful(key: Key, prompt: Prompt, reading: Reading, answer: str, facts: Fact
 
 def _warned(reading: Reading, end: int) -> bool:
     """Does the clause that ends at this place of the line warn of what it names?"""
-    at = reading.line.count(" ", 0, end) - 1
+    at = _token_at(reading, end)
     clause = reading.clauses[at]
     return bool(_WARNS.search(" ".join(t for t, c in zip(reading.tokens, reading.clauses) if c == clause)))

@@ -13,7 +13,8 @@ from llama2lab.errors import LabError
 from llama2lab.world.items import SKILLS, Instruction, Message, Prompt
 from llama2lab.world.prompts import contents, instructions_of, make_prompts
 from llama2lab.world.town import Town
-from llama2lab.world.truth import REFUSAL, sentence, truth_of
+from llama2lab.world.truth import REFUSAL, truth_of
+from llama2lab.world.wording import sentence
 
 OPENERS = ("Of course.", "Sure.", "Good question.", "I am happy to help.")
 CLOSERS = ("Ask me more any time.", "I hope this helps.", "Have a good day.")

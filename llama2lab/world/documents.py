@@ -9,18 +9,17 @@ from dataclasses import dataclass, field
 from llama2lab.world.items import SKILLS, Instruction
 from llama2lab.world.prompts import contents, instructions_of
 from llama2lab.world.schema import Group, Place
-from llama2lab.world.town import TOWN_NAME, Person, Town, with_article
+from llama2lab.world.town import TOWN_NAME, Person, Town
 from llama2lab.world.truth import (
     asked_for,
-    enumerate_words,
     opposite_statements,
     place_statements,
     rewriting_forms,
-    sentence,
     step_answers,
     story_texts,
     truth_of,
 )
+from llama2lab.world.wording import enumerate_words, sentence, with_article
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 TIMES = ("In the morning", "At noon", "In the afternoon", "In the evening", "After lunch", "Before dinner")

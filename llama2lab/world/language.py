@@ -34,7 +34,7 @@ _DECIMAL = re.compile(r"(?<=\d)\.(?=\d)")
 
 CONTROL_TOKEN = re.compile(r"</?s>|<(?:unk|pad)>|\[/?INST\]|<</?SYS>>|<\|[^|>]{0,40}\|>", re.IGNORECASE)
 _BAD_CHAR = re.compile(r"[^A-Za-z0-9À-ÖØ-öø-ÿ\s.,;:!?'\"()/&%+=×÷*¿¡°€£$-]")
-_SYMBOL_RUN = re.compile(r"[^\w\s.!?\"')]{3,}|\.{4,}|[!?]{4,}")
+_SYMBOL_RUN = re.compile(r"[^\w\s.!?\"')]{3,}|[,;:] ?[.,;:!?]|\.{4,}|[!?]{4,}")
 _DIGITS_INSIDE = re.compile(r"[a-z]\d|\d[a-z]")
 _ORDINAL = re.compile(r"\d*(?:1st|2nd|3rd|\dth)|\d+(?:am|pm|s|cm|mm|km|kg|g|m|l)")
 _VOWEL = re.compile(r"[aeiouyà-öø-ÿ]")
@@ -54,8 +54,8 @@ _ARTICLE = "(?:a|an|the|my|your|its|our|their|every)"
 _SUBJECT = "(?:he|she|they|we|i)"
 _BE = "(?:is|are|was|were|am)"
 _AFTER_NO_ARTICLE = (
-    "(?:of|to|into|at|for|from|with|by|on|onto|than|until|during|and|or|but|if|because|so|when|while|although"
-    "|is|are|was|were|am|has|have|had|does|do|did|he|she|they|we|it|i|me|him|us|them)"
+    "(?:of|as|to|into|at|for|from|with|by|on|onto|than|until|during|and|or|but|if|because|so|when|while|although"
+    "|is|are|was|were|am|has|have|had|does|do|did|he|she|they|we|it|i|me|him|us|them|lives|likes|eats|works)"
 )
 _BAD_PAIR = _any(
     f"{_ARTICLE} (?:{_ARTICLE}|{_AFTER_NO_ARTICLE})",
@@ -65,6 +65,8 @@ _BAD_PAIR = _any(
     "(?:he|she|it) (?:are|were|am|have|do)",
     "(?:they|we) (?:is|was|am|has|does)",
     "i (?:is|are|has|does)",
+    r"there \d+ (?:is|are)",
+    "(?:plus|minus) (?:is|are|plus|minus)",
     "(?:and|or|but) (?:and|or|but|of)",
     "to (?:is|are|was|were|has|had|and|or|lives|likes|eats|works)",
 )
@@ -78,7 +80,8 @@ _CONNECTOR = _any(
     "and|or|that|who|which|what|where|when|how|if|because|as|than|why|whose|whom|whether|but|so|while|since|there"
 )
 _BAD_END = re.compile(rf"\b(?:{_ARTICLE}|and|or|but|because|of|than)$")
-_BAD_START = re.compile(r"^(?:is|are|was|were|has|lives|likes|eats|works|does|and of|or of)\b")
+_BAD_LAST_VERB = re.compile(r"(?<!it)(?<!he)(?<!she)(?<!they) (?:is|are|was|were|has)$")
+_BAD_START = re.compile(r"^(?:plus|minus|is|are|was|were|has|lives|likes|eats|works|does|and of|or of)\b")
 _FUNCTION = _set(
     """a an the my your his her its our their this that these those every each some any no all both many
     much of     to in on at for from with by into onto up down out off over under near next after before
@@ -245,7 +248,11 @@ def sentence_fails(sentence: str) -> bool:
             return True
     joined = " ".join(tokens)
     asks = sentence.rstrip("\"')").endswith("?")
-    return bool(_BAD_END.search(joined)) or (not asks and bool(_BAD_START.match(joined)))
+    if asks:
+        return bool(_BAD_END.search(joined))
+    if _BAD_LAST_VERB.search(joined) and not _CONNECTOR.search(joined):
+        return True
+    return bool(_BAD_END.search(joined) or _BAD_START.match(joined))
 
 
 def repeats(text: str) -> bool:
@@ -255,9 +262,10 @@ def repeats(text: str) -> bool:
         for a, b in pairwise(part):
             if a == b and len(a) > 1 and not a.isdigit() and a not in _MAY_REPEAT:
                 return True
-        pairs = list(pairwise(part))
-        if any(x == y and x[0] != x[1] for x, y in zip(pairs, pairs[2:])):
-            return True
+        for n in (2, 3):
+            runs = list(zip(*(part[k:] for k in range(n))))
+            if any(x == y and len(set(x)) > 1 for x, y in zip(runs, runs[n:])):
+                return True
     said = [tuple(part) for part in parts if len(part) > 1]
     if len(said) != len(set(said)):
         return True
@@ -297,16 +305,18 @@ def full_sentence(text: str) -> bool:
 
 
 def pleasantries(parts: list[str]) -> tuple[int, int]:
-    """Counts (openers, closers) in a list of sentences; an opener must come before the middle of the text."""
-    openers = closers = 0
-    last = len(parts) - 1
-    for i, sentence in enumerate(parts):
-        low = sentence.lower()
-        head = " ".join(low.split()[:6])
-        if i > 0 and _CLOSER.search(low):
-            closers += 1
-        elif i <= max(1, last // 2) and _OPENER.search(head):
+    """Counts (openers, closers) in a list of sentences.
+
+    Openers stand at the beginning, a greeting of one or two words ("Ahoy!") aside; closers behind the first sentence.
+    """
+    openers = 0
+    start = 0
+    for start, sentence in enumerate(parts):  # noqa: B007
+        if _OPENER.search(" ".join(sentence.lower().split()[:6])):
             openers += 1
+        elif len(sentence.split()) > 2:
+            break
+    closers = sum(bool(_CLOSER.search(sentence.lower())) for sentence in parts[max(1, start) :])
     return openers, closers
 
 

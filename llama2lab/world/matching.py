@@ -6,6 +6,7 @@ clause.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -251,12 +252,15 @@ def without(reading: Reading, phrases: tuple[str, ...] | list[str]) -> Reading:
 _SIGN = {"older": 1, "oldest": 1, "elder": 1, "eldest": 1, "younger": -1, "youngest": -1}
 
 
-def comparison_claims(reading: Reading, names: dict[str, str], sign: int) -> list[tuple[str, bool]]:
+def comparison_claims(
+    reading: Reading, names: dict[str, str], sign: int, others: Iterable[str] = ()
+) -> list[tuple[str, bool]]:
     """Who is claimed to win: (name, True) for "name is it", (name, False) for "name is not".
 
     ``names`` maps the lower-case names of those compared to "he", "she" or ""; ``sign`` is +1 if the question
-    asks for the older one and -1 for the younger.
+    asks for the older one and -1 for the younger. ``others`` are names of people who are not compared.
     """
+    people = {*names, *others}
     claims = []
     tokens = reading.tokens
     for i, token in enumerate(tokens):
@@ -266,7 +270,7 @@ def comparison_claims(reading: Reading, names: dict[str, str], sign: int) -> lis
         who = None
         than = False
         for j in range(i - 1, max(-1, i - 25), -1):
-            if tokens[j] in names:
+            if tokens[j] in people:
                 who = tokens[j]
                 break
             if tokens[j] in ("he", "she") and tokens[j] in names.values():
@@ -278,7 +282,7 @@ def comparison_claims(reading: Reading, names: dict[str, str], sign: int) -> lis
             for j in range(i + 1, min(len(tokens), i + 8)):
                 if tokens[j] == "than":
                     than = True
-                if tokens[j] in names:
+                if tokens[j] in people:
                     who = None if than else tokens[j]
                     break
         if who is None:

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from llama2lab.errors import LabError
 from llama2lab.world import schema
 from llama2lab.world.items import Instruction
+from llama2lab.world.wording import with_article
 
 TOWN_NAME = "Willowbrook"
 QUESTION_FIELDS = {
@@ -28,11 +29,6 @@ QUESTION_FIELDS = {
 def slug(text: str) -> str:
     """"make tea" -> "make-tea": the form of names in prompt ids."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
-def with_article(noun: str) -> str:
-    """"dog" -> "a dog", "owl" -> "an owl"."""
-    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
 
 
 @dataclass(frozen=True)

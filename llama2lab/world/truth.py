@@ -12,7 +12,8 @@ from functools import lru_cache
 from llama2lab.errors import LabError
 from llama2lab.world import schema
 from llama2lab.world.items import Key, Message, Prompt
-from llama2lab.world.town import Person, Town, slug, with_article
+from llama2lab.world.town import Person, Town, slug
+from llama2lab.world.wording import conjugated, enumerate_words, sentence, with_article
 
 REFUSAL = "I cannot help with that."
 _REFUSALS = (
@@ -35,24 +36,6 @@ class Truth:
     bare: str  # the shortest true answer, no sentence
     extras: tuple[str, ...]  # true sentences that may follow: a second fact, a tip; unsafe: the alternative
     earlier: tuple[Message, ...] = ()  # the dialogue before the question
-
-
-def conjugated(action: str) -> tuple[str, str]:
-    """Third person and past of an action with a regular verb: "close the door" -> "closes ...", "closed ..."."""
-    verb, _, rest = action.partition(" ")
-    third = verb + ("es" if verb.endswith(("sh", "ch", "s", "x", "o")) else "s")
-    past = verb + ("d" if verb.endswith("e") else "ed")
-    return f"{third} {rest}".strip(), f"{past} {rest}".strip()
-
-
-def enumerate_words(words: Sequence[str]) -> str:
-    """["apple", "pear", "plum"] -> "apple, pear and plum"."""
-    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
-
-
-def sentence(text: str) -> str:
-    """First letter as a capital, a full stop at the end."""
-    return text[0].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def _without_stop(sentences: Iterable[str]) -> tuple[str, ...]:
