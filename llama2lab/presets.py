@@ -132,7 +132,8 @@ def changed(settings: Any, node: yaml.Node, path: Path, where: str = "") -> Any:
             raise LabError(f"{path}:{line}: {where}{key} must not be negative, and is {value!r}")
         if isinstance(now, dict):
             value = {**now, **value}
-            _check_model(value, f"{path}:{line}: {where}{key}")
+            if key == "model":
+                _check_model(value, f"{path}:{line}: {where}{key}")
         changes[key] = value
     return dataclasses.replace(settings, **changes)
 
