@@ -49,9 +49,9 @@ def pretraining_corpus(town: Town, n_words: int, seed: int) -> list[str]:
 
 
 def heldout_documents(town: Town, seed: int, n: int) -> list[str]:
-    """n documents of at least 30 words from other random choices, to measure bits per byte."""
-    texts = _written(town, f"heldout {seed}", lambda documents, _: documents >= 3 * n + 50)
-    return [t for t in texts if t.count(" ") >= 29][:n]
+    """n documents of at least 40 words from other random choices, to measure bits per byte."""
+    texts = _written(town, f"heldout {seed}", lambda documents, _: documents >= 4 * n + 80)
+    return [t for t in texts if t.count(" ") >= 39][:n]
 
 
 def fact_probes(town: Town) -> list[tuple[str, str, tuple[str, ...]]]:

@@ -90,10 +90,9 @@ def place_statements(place: schema.Place) -> dict[str, tuple[str, ...]]:
 
 
 def _place_facts(town: Town, place: schema.Place, what: str) -> Truth:
-    value = getattr(place, what)
+    value, said = getattr(place, what), place_statements(place)
     pool = town.values("friend") if what == "keeper" else [getattr(p, what) for p in town.places.values()]
     others = tuple(sorted({str(v) for v in pool} - {value}))
-    said = place_statements(place)
     return Truth(
         questions=tuple(q.format(place=place.name) for q in town.questions[what]),
         key=Key("value", ((value,),), reject=others, subject=(place.name,), bounds=(3, 25),
@@ -239,12 +238,11 @@ def opposite_statements(a: str, b: str) -> tuple[str, ...]:
 def _opposites(town: Town, args: list[str]) -> Truth:
     word, other = next((w, o) for a, b in town.opposites for w, o in ((a, b), (b, a)) if slug(w) == args[0])
     words = tuple(w for pair in town.opposites for w in pair if w not in (word, other))
-    first = opposite_statements(word, other)
     return Truth(
         questions=tuple(q.format(word=word) for q in town.questions["opposites"]),
         key=Key("value", ((other,),), reject=words, subject=(word,), bounds=(3, 20),
                 reasons=(f"not {word} is {other}", f"not {other} is {word}", f"opposite of {other} is {word}")),
-        answers=(first[0], f"{sentence(other)[:-1]} is the opposite of {word}."),
+        answers=(opposite_statements(word, other)[0], f"{sentence(other)[:-1]} is the opposite of {word}."),
         wrong=tuple(f"The opposite of {word} is {w}." for w in words[::7]),
         bare=other,
         extras=(f"What is not {word} is {other}.", f"The opposite of {other} is {word}."),
