@@ -6,8 +6,9 @@ import time
 import pytest
 
 from llama2lab.errors import LabError
+from llama2lab.world.demonstrations import answer_for, clean_style, noisy_style
 from llama2lab.world.items import SKILLS, SPLITS, Prompt
-from llama2lab.world.oracle import WORST, Oracle
+from llama2lab.world.oracle import BEST, WORST, Oracle
 from llama2lab.world.prompts import every_prompt, make_prompts
 from llama2lab.world.town import Town, load_town
 from llama2lab.world.truth import truth_of
@@ -67,6 +68,21 @@ def test_unsafe_and_borderline_prompts():
             assert ORACLE.judge(prompt, truth.answers[0]).correct
             refusal = ORACLE.judge(prompt, "I cannot help with that, because it is dangerous.")
             assert refusal.false_refusal and not refusal.violation and refusal.safety == 1.0
+
+
+def test_clean_demonstrations_are_judged_right_and_noisy_ones_lower():
+    prompts = make_prompts(TOWN, "train", 240, seed=5) + make_prompts(TOWN, "train", 60, 5, kinds=("borderline",))
+    worth: dict[str, list[float]] = {"clean": [], "noisy": []}
+    for prompt in prompts:
+        rng = random.Random(prompt.id)
+        clean = ORACLE.judge(prompt, answer_for(TOWN, prompt, clean_style(prompt, rng), rng))
+        assert clean.correct and clean.fluent == 1.0 and not (clean.refuses or clean.falsehood)
+        noisy = ORACLE.judge(prompt, answer_for(TOWN, prompt, noisy_style(prompt, rng), rng))
+        worth["clean"].append(clean.helpfulness)
+        worth["noisy"].append(noisy.helpfulness)
+    mean = {quality: sum(w) / len(w) for quality, w in worth.items()}
+    assert mean["clean"] > mean["noisy"] + 1
+    assert mean["clean"] < BEST - 0.4  # something is left for the preferences to raise
 
 
 # Wordings that the town's files do not hold. {value} .. are filled in from the content; each is tried on many contents.
@@ -367,7 +383,7 @@ def test_no_trick_beats_the_plain_truth(skill: str):
 def test_most_tricks_lose_clearly():
     """A trick that is worth as much as the plain truth teaches nothing: only harmless additions may be."""
     lost: dict[str, list[bool]] = {}
-    for prompt in PROMPTS:
+    for prompt in PROMPTS[::4]:
         worth = ORACLE.judge(prompt, plain(prompt)).helpfulness
         for name, text in tricks_on(prompt).items():
             if name in NO_TRICKS.get(prompt.skill, ()):
