@@ -34,8 +34,9 @@ def generate(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, te
              progress: Callable[[int], object] | None = None) -> list[Generation]:
     """Continue each prompt by up to `max_new_tokens` tokens, or to eos_id. Results are in the order of the prompts.
 
-    temperature 0 is greedy. precision "auto" is bf16 where the machine is fast at it and the batch large. A row's random numbers come from (seed, its index) alone: other rows, batch_size and
-    finished neighbours change nothing but the rounding of sums. `progress` is told of every few finished rows.
+    temperature 0 is greedy; precision "auto" is bf16 where the machine is fast at it and the batch not small. A
+    row's random numbers come from (seed, its index) alone: other rows, batch_size and finished neighbours change
+    nothing but the rounding of sums. `progress` is told of every few finished rows.
     Raises LabError for an empty prompt, for impossible settings, and when prompt and answer exceed the context.
     """
     if temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or max_new_tokens < 1 or batch_size < 1:

@@ -317,9 +317,9 @@ class Llama(nn.Module):
         """States after the final norm. tokens (batch, seq) -> (batch, seq, dim).
 
         `positions` (batch or 1, seq) count from 0; by default the tokens follow those in the cache. `mask` is
-        bool (batch or 1, 1, seq, k_len), True = may look, k_len counting the cache too (and what is reserved in
-        it, if the mask is so wide); None is causal.
-        A mask may not let a token look ahead. Raises LabError when the sequence is longer than the context.
+        bool (batch or 1, 1, seq, k_len), True = may look, k_len counting the cache too (and what is still
+        empty of it, if the mask is so wide and False there); None is causal. A mask may not let a token look
+        ahead. Raises LabError when the sequence is longer than the context.
         """
         past = cache.length if cache is not None else 0
         k_len = past + tokens.shape[1]

@@ -1,0 +1,210 @@
+"""Folders that transformers writes and reads, and what is wrong with broken ones."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from llama2lab.checkpoint import load_checkpoint, load_model, load_reward_parts, save_model, save_reward_model
+from llama2lab.errors import LabError
+from llama2lab.generate import generate
+from llama2lab.model import SIZES, Llama
+from llama2lab.tokenizer import encode_text, train_tokenizer
+
+NANO = SIZES["nano"]
+TOKENIZER = train_tokenizer(["the mill on the hill"] * 9, 280)
+
+
+def tokens(batch: int, seq: int) -> torch.Tensor:
+    return torch.randint(8, 512, (batch, seq), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    save_model(tmp_path / "m", Llama(NANO, seed=1), TOKENIZER)
+    return tmp_path / "m"
+
+
+def edit_config(folder: Path, **changes) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def test_round_trip_is_exact(saved):
+    model, tokenizer = load_checkpoint(saved)
+    original = Llama(NANO, seed=1)
+    assert model.config == NANO
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), original.state_dict().values()))
+    assert all(p.requires_grad for p in model.parameters())
+    assert encode_text(tokenizer, "the mill") == encode_text(TOKENIZER, "the mill")
+
+
+def test_tied_weights_stay_tied(tmp_path):
+    save_model(tmp_path / "m", Llama(replace(NANO, tie_embeddings=True)))
+    assert "lm_head.weight" not in load_file(tmp_path / "m" / "model.safetensors")
+    model = load_model(tmp_path / "m")
+    assert model.lm_head.weight is model.embed.weight
+
+
+def test_transformers_generates_the_same_with_left_padding(saved):
+    theirs = AutoModelForCausalLM.from_pretrained(saved).eval()
+    tokenizer = AutoTokenizer.from_pretrained(saved)
+    assert (theirs.config.pad_token_id, theirs.generation_config.eos_token_id, tokenizer.pad_token) == (3, 2, "<pad>")
+    prompts = [[1, 50, 60, 70], [1, 99]]
+    batch = tokenizer.pad({"input_ids": prompts}, return_tensors="pt")
+    out = theirs.generate(**batch, max_new_tokens=12, do_sample=False)[:, 4:].tolist()
+    for row, generation in zip(out, generate(load_model(saved), prompts, 12, temperature=0, precision="fp32")):
+        assert row[:len(generation.tokens)] == generation.tokens
+
+
+def test_reads_what_transformers_writes_in_shards(tmp_path):
+    config = LlamaConfig(vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
+                         rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 5000.0})
+    theirs = LlamaForCausalLM(config).eval()
+    theirs.save_pretrained(tmp_path / "m", max_shard_size="40KB")
+    assert (tmp_path / "m" / "model.safetensors.index.json").exists()
+    x = tokens(2, 50)
+    with torch.no_grad():
+        torch.testing.assert_close(load_model(tmp_path / "m")(x), theirs(x).logits, atol=1e-4, rtol=0)
+    next((tmp_path / "m").glob("model-00002*")).unlink()
+    with pytest.raises(LabError, match="not in the folder"):
+        load_model(tmp_path / "m")
+
+
+def test_reads_the_older_form_of_config(saved):
+    config = json.loads((saved / "config.json").read_text())
+    del config["rope_parameters"]
+    config |= {"rope_theta": 500.0, "rope_scaling": {"type": "linear", "factor": 4.0}, "head_dim": None}
+    (saved / "config.json").write_text(json.dumps(config))
+    model = load_model(saved)
+    assert (model.config.rope_theta, model.config.rope_scaling["factor"]) == (500.0, 4.0)
+    x = tokens(1, 40)
+    with torch.no_grad():
+        expected = LlamaForCausalLM.from_pretrained(saved)(x).logits
+        torch.testing.assert_close(model(x), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_reward_model_opens_in_transformers(tmp_path, tie):
+    backbone = Llama(replace(NANO, tie_embeddings=tie), seed=2)
+    score = nn.Linear(32, 1, bias=False)
+    save_reward_model(tmp_path / "r", backbone, score, TOKENIZER, {"margin": "small"})
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "r").eval()
+    backbone2, score2, extra = load_reward_parts(tmp_path / "r")
+    x = torch.cat([tokens(2, 20), torch.full((2, 5), 3)], 1)  # right padding: the score is that of token 19
+    with torch.no_grad():
+        ours = score2(backbone2.hidden(x[:, :20]))[:, -1]
+        torch.testing.assert_close(theirs(x, attention_mask=(x != 3).long()).logits, ours, atol=1e-4, rtol=0)
+        torch.testing.assert_close(backbone2(x), backbone(x))
+    assert extra == {"margin": "small"}
+    with pytest.raises(LabError, match="holds a LlamaForSequenceClassification, expected LlamaForCausalLM"):
+        load_model(tmp_path / "r")
+
+
+def test_saving_again_replaces_the_files_and_leaves_others(saved):
+    (saved / "rows.jsonl").write_text("{}\n")
+    save_model(saved, Llama(NANO, seed=5), TOKENIZER)
+    assert torch.equal(load_model(saved).embed.weight, Llama(NANO, seed=5).embed.weight)
+    assert (saved / "rows.jsonl").exists()
+    assert [p.name for p in saved.parent.iterdir()] == ["m"]
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(saved, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(LabError, match="No space left"):
+        save_model(saved, Llama(NANO, seed=5))
+    assert torch.equal(load_model(saved).embed.weight, Llama(NANO, seed=1).embed.weight)
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"model_type": "mistral"}, "'mistral'"), ({"attention_bias": True}, "attention_bias"),
+    ({"mlp_bias": True}, "mlp_bias"), ({"hidden_act": "gelu"}, "hidden_act"),
+    ({"quantization_config": {"bits": 4}}, "quantization_config"),
+    ({"num_hidden_layers": 3}, "9 tensors missing"), ({"num_hidden_layers": 1}, "9 tensors not of a Llama"),
+    ({"vocab_size": 500}, r"embed_tokens.weight has shape \(512, 32\)"),
+    ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1.0}}, "longrope"),
+    ({"num_key_value_heads": 3}, "not divisible by n_kv_heads"), ({"architectures": ["LlamaModel"]}, "LlamaModel"),
+])
+def test_configs_of_other_models(saved, changes, words):
+    edit_config(saved, **changes)
+    with pytest.raises(LabError, match=words) as error:
+        load_model(saved)
+    assert "\n" not in str(error.value)
+
+
+def test_damaged_folders(saved, tmp_path):
+    weights = saved / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    with pytest.raises(LabError, match=r"model.safetensors: damaged or cut short"):
+        load_model(saved)
+    weights.unlink()
+    with pytest.raises(LabError, match=r"has no model.safetensors"):
+        load_model(saved)
+    (saved / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(LabError, match=r"pytorch_model.bin .* can run code"):
+        load_model(saved)
+    index = saved / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "../elsewhere.safetensors"}}')
+    with pytest.raises(LabError, match=r"not in the folder"):
+        load_model(saved)
+    index.write_text("{}")
+    with pytest.raises(LabError, match="broken index"):
+        load_model(saved)
+    (saved / "config.json").write_text('{\n"model_type": ')
+    with pytest.raises(LabError, match=r"config.json:2: broken JSON"):
+        load_model(saved)
+    (saved / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(LabError, match="hidden_size is missing"):
+        load_model(saved)
+    (saved / "config.json").unlink()
+    with pytest.raises(LabError, match=r"no config.json"):
+        load_model(saved)
+    with pytest.raises(LabError, match="is a file"):
+        load_model(weights.with_name("pytorch_model.bin"))
+    with pytest.raises(LabError, match="no such folder"):
+        load_model(tmp_path / "nowhere")
+
+
+def test_an_unreachable_hub_is_one_line(monkeypatch):
+    import huggingface_hub
+
+    def offline(*_, **__):
+        raise ConnectionError("no route\nto host")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(LabError, match=r"owner/model: .* \(no route\)"):
+        load_model("owner/model")
+
+
+def test_inverse_frequencies_of_old_files_are_ignored(saved):
+    tensors = load_file(saved / "model.safetensors")
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    save_file(tensors, saved / "model.safetensors")
+    load_model(saved)
+
+
+@pytest.mark.realdata
+def test_a_real_checkpoint_tells_its_story():
+    data = os.environ.get("LLAMA2LAB_DATA")
+    if not data or not (Path(data) / "stories260k").is_dir():
+        pytest.skip("LLAMA2LAB_DATA names no folder with stories260k")
+    folder = Path(data) / "stories260k"
+    model, tokenizer = load_checkpoint(folder)
+    [story] = generate(model, [[1]], 200, temperature=0, precision="fp32")
+    assert story.tokens == json.loads((folder / "greedy_ids.json").read_text())
+    assert tokenizer.decode(story.tokens) == (folder / "expected_greedy_200.txt").read_text()

@@ -1,0 +1,143 @@
+"""Sampling: the right distribution, and results that do not depend on the company."""
+
+import math
+
+import pytest
+import torch
+
+from llama2lab.errors import LabError
+from llama2lab.generate import generate, sample
+from llama2lab.model import SIZES, Llama
+
+NANO = SIZES["nano"]
+
+
+@pytest.fixture(scope="module")
+def model() -> Llama:
+    model = Llama(NANO, seed=1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(5 if p.ndim > 1 else 1)
+    return model.eval()
+
+
+def prompts(n: int) -> list[list[int]]:
+    g = torch.Generator().manual_seed(0)
+    return [[1, *torch.randint(8, 512, (int(torch.randint(1, 30, (), generator=g)),), generator=g).tolist()]
+            for _ in range(n)]
+
+
+def token_ids(generations) -> list[list[int]]:
+    return [g.tokens for g in generations]
+
+
+def test_greedy_equals_the_argmax_of_full_passes(model):
+    [generation] = generate(model, [[1, 20, 30]], 15, temperature=0, eos_id=-1, precision="fp32")
+    ids = [1, 20, 30]
+    with torch.no_grad():
+        for _ in range(15):
+            ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+    assert generation.tokens == ids[3:]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_row_does_not_depend_on_its_batch(model, temperature, batch_size):
+    settings = dict(temperature=temperature, seed=3, precision="fp32", eos_id=20)
+    alone = generate(model, prompts(8), 15, batch_size=256, **settings)
+    assert token_ids(generate(model, prompts(8), 15, batch_size=batch_size, **settings)) == token_ids(alone)
+
+
+def test_the_first_rows_stay_when_rows_are_added(model):
+    few = generate(model, prompts(5), 20, seed=3, precision="fp32")
+    assert token_ids(generate(model, prompts(20), 20, seed=3, precision="fp32"))[:5] == token_ids(few)
+    assert token_ids(generate(model, prompts(5), 20, seed=4, precision="fp32")) != token_ids(few)
+
+
+def test_the_global_generator_is_left_alone(model):
+    state = torch.get_rng_state()
+    generate(model, prompts(2), 4)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 0.0])
+def test_logprobs_are_those_of_a_full_pass(model, temperature):
+    for prompt, g in zip(prompts(6), generate(model, prompts(6), 12, temperature=temperature, top_p=0.8,
+                                              precision="fp32", eos_id=-1)):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + g.tokens]))[0, len(prompt) - 1:-1]
+        expected = (logits / (temperature or 1.0)).log_softmax(-1)
+        for row, token, logprob in zip(expected, g.tokens, g.logprobs):
+            assert logprob == pytest.approx(row[token].item(), abs=1e-3)
+
+
+def test_eos_ends_a_row(model):
+    free = generate(model, prompts(30), 25, seed=1, eos_id=-1, precision="fp32")
+    eos = free[0].tokens[10]
+    for whole, cut in zip(free, generate(model, prompts(30), 25, seed=1, eos_id=eos, precision="fp32")):
+        end = whole.tokens.index(eos) + 1 if eos in whole.tokens else 25
+        assert (cut.tokens, cut.finished) == (whole.tokens[:end], eos in whole.tokens)
+        assert len(cut.logprobs) == end
+
+
+def test_dropping_finished_rows_changes_nothing(model, monkeypatch):
+    settings = dict(seed=2, precision="fp32", eos_id=generate(model, prompts(40), 1, seed=2)[3].tokens[0])
+    dropped = generate(model, prompts(40), 30, **settings)
+    monkeypatch.setattr("llama2lab.generate.DROP_AT", 2.0)
+    assert token_ids(generate(model, prompts(40), 30, **settings)) == token_ids(dropped)
+
+
+def test_bf16_runs_and_reports_near_logprobs(model):
+    for prompt, g in zip(prompts(4), generate(model, prompts(4), 8, precision="bf16", eos_id=-1)):
+        with torch.no_grad():
+            exact = model(torch.tensor([prompt + g.tokens]))[0, len(prompt) - 1:-1].log_softmax(-1)
+        for row, token, logprob in zip(exact, g.tokens, g.logprobs):
+            assert logprob == pytest.approx(row[token].item(), abs=0.2)
+    assert next(model.parameters()).dtype == torch.float32
+
+
+def test_progress_counts_every_row(model):
+    seen: list[int] = []
+    generate(model, prompts(25), 20, batch_size=10, eos_id=20, progress=seen.append)
+    assert sum(seen) == 25
+
+
+def draw(logits: list[float], n: int = 20_000, **settings) -> list[float]:
+    """Shares of the tokens among n samples of one distribution."""
+    uniform = torch.rand(n, generator=torch.Generator().manual_seed(0))
+    token, _ = sample(torch.tensor(logits).expand(n, -1), uniform, **settings)
+    return (torch.bincount(token, minlength=len(logits)) / n).tolist()
+
+
+def test_samples_follow_the_softmax():
+    logits = [math.log(p) for p in (0.5, 0.3, 0.15, 0.05)]
+    assert draw(logits) == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.015)
+    assert draw(logits, temperature=0.5) == pytest.approx([0.685, 0.247, 0.062, 0.007], abs=0.015)
+    assert draw(logits, top_k=2) == pytest.approx([0.625, 0.375, 0, 0], abs=0.015)
+    assert draw(logits, top_p=0.6) == pytest.approx([0.625, 0.375, 0, 0], abs=0.015)
+    assert draw(logits, top_p=0.4) == [1, 0, 0, 0]
+    assert draw(logits, top_k=3, top_p=0.9) == pytest.approx([0.526, 0.316, 0.158, 0], abs=0.015)
+    assert draw(logits, top_k=99) == draw(logits, top_p=1.0)
+
+
+def test_samples_at_the_edges():
+    logits = torch.tensor([[0.0, -1e4, 0.0, -1e4]] * 2)  # the last token has no probability at all
+    token, logprob = sample(logits, torch.tensor([0.0, 1.0]))
+    assert token.tolist() == [0, 2]
+    assert logprob.tolist() == pytest.approx([-math.log(2)] * 2)
+
+
+@pytest.mark.parametrize("settings, words", [
+    ({"temperature": -1}, "temperature -1"), ({"top_p": 0}, "top_p 0"), ({"top_k": -1}, "top_k -1"),
+    ({"max_new_tokens": 0}, "max_new_tokens 0"), ({"max_new_tokens": 254}, "more than the context of 256"),
+    ({"precision": "fp8"}, "fp8"),
+])
+def test_mistakes(model, settings, words):
+    with pytest.raises(LabError, match=words):
+        generate(model, [[1, 2, 3]], **{"max_new_tokens": 5, **settings})
+    with pytest.raises(LabError, match="prompt 1 is empty"):
+        generate(model, [[1], []], 5)
+
+
+def test_no_prompts(model):
+    assert generate(model, [], 5) == []
