@@ -26,15 +26,7 @@ from llama2lab.world.annotators import VENDORS, label_pairs
 from llama2lab.world.corpus import fact_probes, heldout_documents, pretraining_corpus
 from llama2lab.world.demonstrations import demonstrations, truth_pairs
 from llama2lab.world.oracle import Oracle
-from llama2lab.world.prompts import (
-    SKILLS,
-    Instruction,
-    Prompt,
-    dialogue_prompts,
-    every_prompt,
-    instructions_of,
-    make_prompts,
-)
+from llama2lab.world.prompts import Instruction, Prompt, dialogue_prompts, draw_prompts, instructions_of
 from llama2lab.world.town import Town, load_town
 
 
@@ -47,11 +39,7 @@ class TownSource:
     def prompts(self, kind: str, n: int, seed: int, split: str = "train") -> list[Prompt]:
         """`n` prompts of a kind. Where a split holds fewer (the unsafe ones are few), all of it comes again: the
         answers are sampled anew, so a figure over repeated prompts is about these prompts, not about more."""
-        there = len(every_prompt(self.town, split, SKILLS if kind == "helpful" else (kind,)))
-        made: list[Prompt] = []
-        while len(made) < n:
-            made += make_prompts(self.town, split, min(there, n - len(made)), seed + len(made), kinds=(kind,))
-        return made
+        return draw_prompts(self.town, split, n, seed, kinds=(kind,)) if n else []
 
     def dialogues(self, n: int, turns: int, seed: int, split: str = "train",
                   ) -> tuple[list[list[str]], list[Instruction]]:

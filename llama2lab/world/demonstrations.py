@@ -5,13 +5,12 @@ friendly word, a reason or an alternative now and then. That leaves something fo
 """
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from llama2lab.errors import LabError
 from llama2lab.world.items import SKILLS, Instruction, Message, Prompt
-from llama2lab.world.prompts import contents, instructions_of, make_prompts
+from llama2lab.world.prompts import contents, draw_prompts, instructions_of
 from llama2lab.world.town import Town
 from llama2lab.world.truth import REFUSAL, truth_of
 from llama2lab.world.wording import sentence
@@ -113,25 +112,6 @@ def noisy_style(prompt: Prompt, rng: random.Random) -> AnswerStyle:
         "rambling": replace(style, rambling=True),
         "cut_off": replace(style, cut_off=True),
     }[fault]
-
-
-def draw_prompts(town: Town, split: str, n: int, seed: int, kinds: Sequence[str] = ("helpful",),
-                 skills: Sequence[str] = SKILLS) -> list[Prompt]:  # fmt: skip
-    """Like make_prompts, but prompts come back once all of them were drawn."""
-    drawn: list[Prompt] = []
-    while len(drawn) < n:
-        try:
-            drawn += make_prompts(town, split, n - len(drawn), seed, kinds, skills)
-        except LabError:
-            size = _most(town, split, kinds, skills)
-            drawn += make_prompts(town, split, min(size, n - len(drawn)), seed, kinds, skills)
-        seed += 1
-    return drawn
-
-
-def _most(town: Town, split: str, kinds: Sequence[str], skills: Sequence[str]) -> int:
-    names = [name for kind in kinds for name in (skills if kind == "helpful" else (kind,))]
-    return sum(len(truth_of(town, c).questions) for name in names for c in contents(town, name, split))
 
 
 def demonstrations(town: Town, n: int, seed: int, quality: Literal["clean", "noisy"] = "clean", split: str = "train",

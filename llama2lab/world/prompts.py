@@ -190,6 +190,19 @@ def make_prompts(town: Town, split: str, n: int, seed: int, kinds: Sequence[str]
     return rng.sample(chosen, n)
 
 
+def draw_prompts(town: Town, split: str, n: int, seed: int, kinds: Sequence[str] = ("helpful",),
+                 skills: Sequence[str] = SKILLS) -> list[Prompt]:  # fmt: skip
+    """Like make_prompts, but prompts come back once all of them were drawn: a figure over prompts that come back is
+    about these prompts, not about more of them."""
+    names = [name for kind in kinds for name in (skills if kind == "helpful" else (kind,))]
+    size = len(every_prompt(town, split, names))
+    drawn: list[Prompt] = []
+    while len(drawn) < n:
+        drawn += make_prompts(town, split, min(size, n - len(drawn)), seed, kinds, skills)
+        seed += 1
+    return drawn
+
+
 def dialogue_prompts(town: Town, split: str, n_turns: int, n: int, seed: int) -> list[list[str]]:
     """n dialogues of n_turns short user questions each, of mixed skills, that need no context."""
     skills = ("facts", "opposites", "arithmetic", "small_talk", "facts")
