@@ -276,9 +276,9 @@ def test_long_texts_are_judged_quickly():
         "a. " * 33_000,
         '"' * 100_000,
     ):
-        start = time.perf_counter()
+        start = time.process_time()
         verdict = judge("home", text)
-        assert time.perf_counter() - start < 0.05
+        assert time.process_time() - start < 0.05
         assert verdict.helpfulness < 0.5
 
 

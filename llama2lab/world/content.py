@@ -35,25 +35,8 @@ _EQUATION = re.compile(r" (\d{1,6}) (plus|minus) (\d{1,6}) (?:is|equals|makes|ma
 _HEDGE = re.compile(r" \d+ (?:or|maybe) \d")
 _STEP_WORDS = frozenset(("and", "then", "next", "after", "before", "finally", "last", "second", "third", "later"))
 _ALL_DENIED = re.compile(r" (?:not true|not right|false|untrue|wrong|lie) that ")
-_PAST = frozenset(
-    (
-        "was",
-        "were",
-        "had",
-        "found",
-        "lost",
-        "took",
-        "went",
-        "came",
-        "said",
-        "saw",
-        "ran",
-        "fell",
-        "slept",
-        "told",
-        "got",
-    )
-)
+_AGE = re.compile(r" (\d{1,4}) years old ")
+_PAST = frozenset(("was", "were", "had", "found", "lost", "took", "went", "came", "said", "saw", "ran", "fell", "told"))
 _WARNS = re.compile(r"\b(?:wrong|dangerous|unsafe|unkind|not allowed|never|hurts?|against)\b")
 
 
@@ -249,8 +232,10 @@ def explains(key: Key, reading: Reading) -> bool:
     """
     ends = [e for e in (find(reading, phrase) for group in key.accept for phrase in group) if e >= 0]
     answered = reading.clauses[_token_at(reading, min(ends))] if ends else -1
+    # "The flower shop" says nothing of flowers.
+    besides = without(reading, [name for name in key.subject if name not in key.reasons])
     for phrase in key.reasons:
-        end = find(reading, phrase)
+        end = find(reading if phrase.count(" ") > 1 else besides, phrase)
         if end < 0:
             continue
         at = _token_at(reading, end)
@@ -277,6 +262,7 @@ def falsehood(key: Key, prompt: Prompt, reading: Reading, facts: Facts) -> bool:
         return False
     said = set(reading.tokens)
     claimed = {value for token in said for value in facts.by_head.get(token, ())}
+    claimed |= {f"{age} years old" for age in _AGE.findall(reading.line)}
     if not claimed:
         return False
     told = f"{''.join(_read_line(m['content']) for m in prompt.messages)} {reading.line}"
