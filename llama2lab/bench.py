@@ -1,0 +1,141 @@
+"""`llama2lab bench`: training and generation against transformers' Llama, on the same weights and tokens."""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llama2lab.checkpoint import save_model
+from llama2lab.device import autocast, describe_machine, matmul_ceiling, peak_memory_mb, pick_device
+from llama2lab.errors import LabError
+from llama2lab.generate import generate
+from llama2lab.model import SIZES, Llama, ModelConfig
+
+MODELS = {"mini (1.0M)": SIZES["mini"], "2.8M": ModelConfig(2048, 192, 5, 6, 2, 512, max_seq_len=1024)}
+ROWS, SEQ = 32, 256  # of a training batch
+REPEATS = 5
+BATCHES = (1, 64, 256)  # rows that are generated together
+NEW_TOKENS = 48
+
+
+def run_bench(json_path: str | Path | None = None, repeats: int = REPEATS) -> dict[str, Any]:
+    """Measure, print a table, and write it as JSON if asked. Returns {"machine", "training", "generation"}.
+
+    Ours and transformers' take turns, and the median counts, so that other work on the machine strikes both
+    alike. `share` is the part of the machine's ceiling for bf16 matrix products that training
+    uses, by `training_flops`. LabError if the JSON cannot be written.
+    """
+    device = pick_device()
+    result: dict[str, Any] = {"machine": describe_machine(), "training": [], "generation": []}
+    for name, config in MODELS.items():
+        ours, theirs = pair(config, device)
+        print(f"\n{name}: {sum(p.numel() for p in ours.parameters()):,} parameters, {device}, bf16")
+        result["training"].append({"model": name, **_train(ours, theirs, repeats)})
+        t = result["training"][-1]
+        print(f"  training   {ROWS} x {SEQ:<4} ours {t['ours']:8,.0f}   transformers {t['transformers']:8,.0f} tokens/s"
+              f"   ratio {t['ratio']:.2f}   share of the ceiling {t['share']:.0%}")
+        for batch in BATCHES:
+            result["generation"].append({"model": name, "batch": batch, **_generate(ours, theirs, batch, repeats)})
+            g = result["generation"][-1]
+            print(f"  generation {batch:>3} rows   ours {g['ours']:8,.0f}   transformers {g['transformers']:8,.0f} "
+                  f"tokens/s   ratio {g['ratio']:.2f}")
+    result["peak_memory_mb"] = round(peak_memory_mb())
+    print(f"\npeak memory {result['peak_memory_mb']:,} MB (both together)")
+    if json_path is not None:
+        try:
+            Path(json_path).write_text(json.dumps(result, indent=1))
+        except OSError as e:
+            raise LabError(f"cannot write {json_path}: {e.strerror}; give another file") from e
+    return result
+
+
+def pair(config: ModelConfig, device: torch.device) -> tuple[Llama, nn.Module]:
+    """Our model and transformers' (SDPA attention), with the same weights."""
+    from transformers import LlamaForCausalLM
+
+    ours = Llama(config)
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(Path(folder) / "m", ours)
+        theirs: nn.Module = LlamaForCausalLM.from_pretrained(Path(folder) / "m", attn_implementation="sdpa")
+    return ours.to(device), theirs.to(device)
+
+
+def training_flops(config: ModelConfig, seq: int) -> float:
+    """Operations a trained token: 6 for each weight that multiplies (all but the embedding's look-up and the
+    norms), and 12 n_layers n_heads head_dim seq / 2 for causal attention (PaLM, appendix B, halved: nothing is
+    owed for scores above the diagonal)."""
+    heads = config.n_heads * config.head_size
+    attention = config.dim * (2 * heads + 2 * config.n_kv_heads * config.head_size)
+    weights = config.n_layers * (attention + 3 * config.dim * config.ffn_dim) + config.vocab_size * config.dim
+    return 6 * weights + 6 * config.n_layers * heads * seq
+
+
+def _train(ours: Llama, theirs: nn.Module, repeats: int) -> dict[str, float]:
+    """Tokens a second of whole steps: forward, loss, backward, AdamW."""
+    config, device = ours.config, ours.embed.weight.device
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(8, config.vocab_size, (ROWS, SEQ + 1), generator=generator).to(device)
+
+    def stepper(model: nn.Module, logits_of: Callable[[Tensor], Tensor]) -> Callable[[], None]:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+        def step() -> None:
+            with autocast(device, "bf16"):
+                logits = logits_of(tokens[:, :-1])  # (rows, seq, vocab)
+            F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return step
+
+    seconds = _take_turns({"ours": stepper(ours, ours),
+                           "transformers": stepper(theirs, lambda x: theirs(x, use_cache=False).logits)}, repeats)
+    rates = {name: tokens[:, 1:].numel() / s for name, s in seconds.items()}
+    share = rates["ours"] * training_flops(config, SEQ) / matmul_ceiling(device, torch.bfloat16)
+    return {**rates, "ratio": rates["ours"] / rates["transformers"], "share": share}
+
+
+def _generate(ours: Llama, theirs: Any, batch: int, repeats: int) -> dict[str, float]:
+    """New tokens a second at temperature 1, prompts of 16 to 40 tokens, no row ending early. transformers gets
+    bf16 weights; ours are left to `generate`, as in the lab."""
+    r = random.Random(0)
+    config, device = ours.config, ours.embed.weight.device
+    prompts = [[r.randrange(8, config.vocab_size) for _ in range(r.randrange(16, 41))] for _ in range(batch)]
+    longest = max(map(len, prompts))
+    padded = torch.tensor([[3] * (longest - len(p)) + p for p in prompts], device=device)
+    settings = {"attention_mask": (padded != 3).long(), "do_sample": True, "top_k": 0, "max_new_tokens": NEW_TOKENS,
+                "min_new_tokens": NEW_TOKENS, "pad_token_id": 3, "eos_token_id": None}
+    theirs.to(torch.bfloat16).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        seconds = _take_turns({"ours": lambda: generate(ours, prompts, NEW_TOKENS, eos_id=-1),
+                               "transformers": lambda: theirs.generate(padded, **settings)}, max(2, repeats - 2))
+    theirs.float()
+    rates = {name: batch * NEW_TOKENS / s for name, s in seconds.items()}
+    return {**rates, "ratio": rates["ours"] / rates["transformers"]}
+
+
+def _take_turns(work: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each, run by turns after one round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for round_ in range(repeats + 1):
+        for name, function in work.items():
+            begin = time.perf_counter()
+            function()
+            if round_:
+                seconds[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(s) for name, s in seconds.items()}
+
+
+if __name__ == "__main__":
+    run_bench()
