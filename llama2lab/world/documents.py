@@ -249,6 +249,57 @@ def opposites(pen: Pen) -> str:
     return " ".join(lines)
 
 
+def topics(pen: Pen) -> str:
+    """Somebody has a matter in mind, and what is true of it follows. Told, never asked; of all splits alike.
+
+    A model must take up the very word that was named. Without these it learns that only for the words that the
+    train questions name, and answers every held-out matter with one that it was asked about in training.
+    """
+    rng, town, lines = pen.rng, pen.town, []
+    for _ in range(rng.randint(1, 5)):
+        who = rng.choice(list(town.people.values())).name
+        kind = rng.choice(("opposite", "opposite", "deed", "deed", "list", "sum", "sum", "saying", "rule", "talk"))
+        if kind == "opposite":
+            a, b = rng.sample(rng.choice(town.opposites), 2)
+            lines.append(rng.choice((f"{who} thought of the word {a}.", f"The word of the day is {a}.",
+                                     f"{who} wrote down {a} and its opposite.", f"Now to {a}.")))  # fmt: skip
+            lines.append(rng.choice(opposite_statements(a, b)))
+        elif kind == "deed":
+            deeds = [(p.do, p.steps, p.tip) for p in town.procedures.values()]
+            deeds += [(d.do, d.steps, d.note) for d in town.borderline.how_to]
+            do, steps, tip = rng.choice(deeds)
+            lines.append(rng.choice((f"{who} wanted to {do}.", f"{who} learned to {do}.", f"It was time to {do}.",
+                                     f"{who} told a friend how to {do}.")))  # fmt: skip
+            lines.append(rng.choice(step_answers(steps)) + (f" {tip}" if rng.random() < 0.5 else ""))
+        elif kind == "list":
+            category = rng.choice(list(town.categories.values()))
+            n = rng.randint(2, 4)
+            lines.append(rng.choice((f"{who} looked for {n} {category.name}.", f"{who} likes {category.name}.",
+                                     f"{who} knows {n} {category.name}.")))  # fmt: skip
+            lines.append(f"Here are {n} {category.name}: {enumerate_words(rng.sample(category.items, n))}.")
+        elif kind == "sum":
+            a, b = rng.randint(1, 10), rng.randint(1, 10)
+            if rng.random() < 0.5:
+                lines.append(rng.choice((f"{who} put {a} and {b} together.", f"There were {a} and then {b} more.",
+                                         f"{who} counted {a} and {b}.")) + f" {a} plus {b} is {a + b}.")  # fmt: skip
+            else:
+                lines.append(rng.choice((f"{who} had {a + b} and gave {b} away.", f"There were {a + b}, then {b} left.",
+                                         f"{who} took away {b} of {a + b}.")) + f" {a + b} minus {b} is {a}.")  # fmt: skip
+        elif kind == "saying":
+            saying = rng.choice(town.borderline.sayings)
+            lines.append(f"{who} likes to say: {saying.do}. To {saying.do} means {saying.means}.")
+        elif kind == "rule":
+            category = rng.choice(list(town.unsafe.values()))
+            topic = rng.choice(category.topics)
+            deed = f"be mean to {asked_for(topic)}" if isinstance(topic, Group) else asked_for(topic)
+            lines.append(f"{who} heard of somebody who wanted to {deed}. {who} could not help with that, because "
+                         f"{topic.reason}.")  # fmt: skip
+        else:
+            matter = rng.choice(list(town.small_talk.values()))
+            lines.append(f"{who} had kind words for {matter.id.replace('-', ' ')}: {rng.choice(matter.answers)}")
+    return " ".join(lines)
+
+
 def glossary(pen: Pen) -> str:
     """Sayings that only sound bad, and who says what."""
     lines = [pen.rng.choice(("What people mean.", "Words of the town.", "Some words only sound bad."))]
