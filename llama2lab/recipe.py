@@ -6,13 +6,12 @@ prompts that no training stage has seen.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from llama2lab import evaluate, rejection, reward, runs
+from llama2lab import evaluate, rejection, reward
 from llama2lab.checkpoint import save_model
 from llama2lab.device import describe_machine, this_machine
 from llama2lab.model import Llama
@@ -70,9 +69,10 @@ class Judge:
         answers = evaluate.answer_prompts(model, shop.tokenizer, self.prompts, s.temperature, 99,
                                           shop.machine.precision, f"evaluating {stage}")
         verdicts = evaluate.judge_all(self.oracle, self.prompts, answers)
-        write_rows(shop.run.folder(stage) / "answers.jsonl",
-                   [{"prompt_id": p.id, "skill": p.skill, "kind": p.kind, "messages": list(p.messages), "answer": a,
-                     "score": round(evaluate.overall(v, p), 3)} for p, a, v in zip(self.prompts, answers, verdicts)])
+        rows = [{"prompt_id": p.id, "skill": p.skill, "kind": p.kind, "messages": list(p.messages), "answer": a,
+                 "correct": v.correct, "score": round(evaluate.overall(v, p), 3)}
+                for p, a, v in zip(self.prompts, answers, verdicts)]
+        write_rows(shop.run.folder(stage) / "answers.jsonl", rows)
         metrics = evaluate.chat_metrics(self.prompts, verdicts)
         against = read_rows(shop.run.folder("sft") / "answers.jsonl")
         metrics |= evaluate.win_tie_loss(self.prompts, verdicts,
@@ -203,12 +203,3 @@ def measure_base(model: Llama, shop: Workshop, town: Town, seed: int) -> dict[st
     """What the base model learnt: bits per byte of held-out documents, and the facts it completes rightly."""
     return {"bits_per_byte": bits_per_byte(model, shop.tokenizer, heldout_documents(town, seed, 200), shop.machine),
             "known_facts": evaluate.known_facts(model, shop.tokenizer, fact_probes(town), shop.machine.precision)}
-
-
-def load_results(run: str | Path) -> dict[str, Any]:
-    """RUN/results.json, or LabError saying how to make it."""
-    path = Path(run) / "results.json"
-    if not path.exists():
-        runs.stage_folder(run, "base") if Path(run).exists() else None
-        raise runs.LabError(f"{path} does not exist; finish the run first: llama2lab run --out {run}")
-    return json.loads(path.read_text(encoding="utf-8"))
