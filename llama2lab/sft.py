@@ -50,7 +50,8 @@ def sft(model: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], 
     if longest > model.config.context:
         raise LabError(f"{what}: a conversation has {longest} tokens, the model's context is {model.config.context}; "
                        "shorten or leave out such rows")
-    data = pack(encoded, max(settings.seq_len, longest), seed, tokenizer.pad_token_id)
+    seq_len = min(max(settings.seq_len, longest), model.config.context)
+    data = pack(encoded, seq_len, seed, tokenizer.pad_token_id)
     log = fit_packed(model, data, settings.epochs, settings.batch_tokens, settings.optim, seed, machine,
                      folder, what)
     return {"loss": curve(log), "examples": len(rows), "steps": len(log),

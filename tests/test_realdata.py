@@ -236,7 +236,7 @@ data:
   harmless: {files: [mine/harmless.jsonl], max_tokens: 64}
   refusals: {files: [mine/probes.csv]}
 pretrain:
-  model: {vocab_size: 400, dim: 32, n_layers: 2, n_heads: 4, n_kv_heads: 2, ffn_dim: 64, max_seq_len: 512}
+  model: {vocab_size: 400, dim: 32, n_layers: 2, n_heads: 4, n_kv_heads: 2, ffn_dim: 64, max_seq_len: 128}
   seq_len: 64
   batch_tokens: 1024
 sft: {examples: 40, epochs: 1.0, seq_len: 64}
