@@ -1,7 +1,6 @@
 # make run   set up everything and run the whole recipe (about 20 minutes after set-up on two cores)
 # make test  set up what is missing and pass the tests
-# Both start at once the second time. With a special build of torch, say where pip finds it, for example
-#   make run PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+# Both start at once the second time. PIP_FLAGS goes to pip, for example an --extra-index-url with CPU builds of torch.
 
 PYTHON ?= python3
 VENV ?= .venv
