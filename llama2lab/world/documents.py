@@ -45,6 +45,7 @@ class Pen:
     train_facts: frozenset[str] = frozenset()
     held_out: list[tuple[str, str]] = field(default_factory=list)  # (person, attribute) of the dev and test splits
     instructions: list[Instruction] = field(default_factory=list)
+    words: list[list[str]] = field(default_factory=list)  # words and deeds of the town, for the game of echo
 
     def __post_init__(self) -> None:
         for who, person in self.town.people.items():
@@ -58,6 +59,17 @@ class Pen:
         self.held_out = [(who, name) for who in self.town.people for name in self.town.attributes
                          if f"facts/{who}.{name}" not in self.train_facts]  # fmt: skip
         self.instructions = instructions_of(self.town, "train")
+        town = self.town
+        self.words = [
+            [word for pair in town.opposites for word in pair],
+            [item for category in town.categories.values() for item in category.items],
+            [category.name for category in town.categories.values()],
+            [p.do for p in town.procedures.values()],
+            [d.do for d in (*town.borderline.how_to, *town.borderline.sayings)],
+            [asked_for(topic) for category in town.unsafe.values() for topic in category.topics],
+            [str(n) for n in range(21)],
+            [f"{person.name} and {person.facts['friend']}" for person in town.people.values()],
+        ]
 
     def people(self, n: int) -> list[str]:
         return self.rng.sample(list(self.town.people), n)
@@ -297,6 +309,19 @@ def topics(pen: Pen) -> str:
         else:
             matter = rng.choice(list(town.small_talk.values()))
             lines.append(f"{who} had kind words for {matter.id.replace('-', ' ')}: {rng.choice(matter.answers)}")
+    return " ".join(lines)
+
+
+def echo(pen: Pen) -> str:
+    """The children's game of saying it again, with any words and deeds of the town: practice in taking up a word
+    that was just named, whatever it is."""
+    rng, town, lines = pen.rng, pen.town, []
+    for _ in range(rng.randint(1, 3)):
+        a, b = (town.people[who].name for who in pen.people(2))
+        pool = rng.choice(pen.words)
+        said = enumerate_words(rng.sample(pool, min(len(pool), rng.randint(1, 4))))
+        lines.append(rng.choice((f"{a} said: {said}. {b} said it again: {said}.", f"{a} thought of {said}. So it was {said}.",
+                                 f"{a}: {said}. {b}: {said}.", f"Not a word but {said}. Say {said}.")))  # fmt: skip
     return " ".join(lines)
 
 
