@@ -296,7 +296,8 @@ def topics(pen: Pen) -> str:
                                          f"{who} counted {a} and {b}.")) + f" {a} plus {b} is {a + b}.")  # fmt: skip
             else:
                 lines.append(rng.choice((f"{who} had {a + b} and gave {b} away.", f"There were {a + b}, then {b} left.",
-                                         f"{who} took away {b} of {a + b}.")) + f" {a + b} minus {b} is {a}.")  # fmt: skip
+                                         f"{who} took away {b} of {a + b}.")))  # fmt: skip
+                lines.append(f"{a + b} minus {b} is {a}.")
         elif kind == "saying":
             saying = rng.choice(town.borderline.sayings)
             lines.append(f"{who} likes to say: {saying.do}. To {saying.do} means {saying.means}.")
@@ -313,16 +314,14 @@ def topics(pen: Pen) -> str:
 
 
 def echo(pen: Pen) -> str:
-    """The children's game of saying it again, with any words and deeds of the town: practice in taking up a word
-    that was just named, whatever it is."""
-    rng, town, lines = pen.rng, pen.town, []
-    for _ in range(rng.randint(1, 3)):
-        a, b = (town.people[who].name for who in pen.people(2))
-        pool = rng.choice(pen.words)
-        said = enumerate_words(rng.sample(pool, min(len(pool), rng.randint(1, 4))))
-        lines.append(rng.choice((f"{a} said: {said}. {b} said it again: {said}.", f"{a} thought of {said}. So it was {said}.",
-                                 f"{a}: {said}. {b}: {said}.", f"Not a word but {said}. Say {said}.")))  # fmt: skip
-    return " ".join(lines)
+    """The children's game of saying it again, with any words and deeds of the town in any order: practice in taking
+    up what was just said, whatever it is. Long lists, since each word that is said again is one that can be known."""
+    rng = pen.rng
+    a, b = (pen.town.people[who].name for who in pen.people(2))
+    said = ", ".join(rng.choice(rng.choice(pen.words)) for _ in range(rng.randint(1, 8)))
+    return rng.choice((f"{a} said: {said}. {b} said it again: {said}.", f"{a}: {said}. {b}: {said}.",
+                       f"The words are {said}. Again: {said}. And once more: {said}.",
+                       f"{a} thought of {said}. So it was {said}."))
 
 
 def glossary(pen: Pen) -> str:
