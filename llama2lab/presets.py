@@ -40,9 +40,14 @@ class Recipe:
     """Every setting of a run on the town. Each section belongs to the module of its name."""
 
     preset: str = "mini"
-    pretrain: PretrainSettings = PretrainSettings(model={**_shape("mini"), "vocab_size": 1536, "max_seq_len": 2048})
-    sft: SFTSettings = SFTSettings()
-    noisy: SFTSettings = SFTSettings(examples=5000, epochs=1.0)
+    # Tied embeddings, unlike Llama 2: a third of this model would be embeddings. Small batches, since many small
+    # steps teach a small model more than few large ones (on 1.7 million tokens, steps of 1,024 instead of 2,048
+    # tokens took the facts known from 53 % to 83 %).
+    pretrain: PretrainSettings = PretrainSettings(
+        model={**_shape("mini"), "vocab_size": 1536, "max_seq_len": 2048, "tie_embeddings": True},
+        words=3_200_000, batch_tokens=1024, optim=Optim(lr=2.5e-3))
+    sft: SFTSettings = SFTSettings(examples=2000, epochs=3.0, batch_tokens=1024)
+    noisy: SFTSettings = SFTSettings(examples=6000, epochs=1.0, batch_tokens=1024)
     rlhf: RlhfSettings = RlhfSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     compare_heads: bool = True  # train the report's plain reward head beside ours, and PPO against it

@@ -45,7 +45,6 @@ class Pen:
     train_facts: frozenset[str] = frozenset()
     held_out: list[tuple[str, str]] = field(default_factory=list)  # (person, attribute) of the dev and test splits
     instructions: list[Instruction] = field(default_factory=list)
-    words: list[list[str]] = field(default_factory=list)  # words and deeds of the town, for the game of echo
 
     def __post_init__(self) -> None:
         for who, person in self.town.people.items():
@@ -59,17 +58,6 @@ class Pen:
         self.held_out = [(who, name) for who in self.town.people for name in self.town.attributes
                          if f"facts/{who}.{name}" not in self.train_facts]  # fmt: skip
         self.instructions = instructions_of(self.town, "train")
-        town = self.town
-        self.words = [
-            [word for pair in town.opposites for word in pair],
-            [item for category in town.categories.values() for item in category.items],
-            [category.name for category in town.categories.values()],
-            [p.do for p in town.procedures.values()],
-            [d.do for d in (*town.borderline.how_to, *town.borderline.sayings)],
-            [asked_for(topic) for category in town.unsafe.values() for topic in category.topics],
-            [str(n) for n in range(21)],
-            [f"{person.name} and {person.facts['friend']}" for person in town.people.values()],
-        ]
 
     def people(self, n: int) -> list[str]:
         return self.rng.sample(list(self.town.people), n)
@@ -270,7 +258,8 @@ def topics(pen: Pen) -> str:
     rng, town, lines = pen.rng, pen.town, []
     for _ in range(rng.randint(1, 5)):
         who = rng.choice(list(town.people.values())).name
-        kind = rng.choice(("opposite", "opposite", "deed", "deed", "list", "sum", "sum", "saying", "rule", "talk"))
+        kind = rng.choice(("opposite",) * 6 + ("deed",) * 4 + ("list",) * 4 + ("sum",) * 2 + ("saying",) * 2
+                          + ("rule", "talk"))
         if kind == "opposite":
             a, b = rng.sample(rng.choice(town.opposites), 2)
             lines.append(rng.choice((f"{who} thought of the word {a}.", f"The word of the day is {a}.",
@@ -311,17 +300,6 @@ def topics(pen: Pen) -> str:
             matter = rng.choice(list(town.small_talk.values()))
             lines.append(f"{who} had kind words for {matter.id.replace('-', ' ')}: {rng.choice(matter.answers)}")
     return " ".join(lines)
-
-
-def echo(pen: Pen) -> str:
-    """The children's game of saying it again, with any words and deeds of the town in any order: practice in taking
-    up what was just said, whatever it is. Long lists, since each word that is said again is one that can be known."""
-    rng = pen.rng
-    a, b = (pen.town.people[who].name for who in pen.people(2))
-    said = ", ".join(rng.choice(rng.choice(pen.words)) for _ in range(rng.randint(1, 8)))
-    return rng.choice((f"{a} said: {said}. {b} said it again: {said}.", f"{a}: {said}. {b}: {said}.",
-                       f"The words are {said}. Again: {said}. And once more: {said}.",
-                       f"{a} thought of {said}. So it was {said}."))
 
 
 def glossary(pen: Pen) -> str:
