@@ -21,6 +21,7 @@ from llama2lab.device import autocast, describe_machine, matmul_ceiling, peak_me
 from llama2lab.errors import LabError
 from llama2lab.generate import generate
 from llama2lab.model import SIZES, Llama, ModelConfig
+from llama2lab.pretrain import training_flops_per_token
 
 MODELS = {"mini (1.0M)": SIZES["mini"], "2.8M": ModelConfig(2048, 192, 5, 6, 2, 512, max_seq_len=1024)}
 ROWS, SEQ = 32, 256  # of a training batch
@@ -34,7 +35,7 @@ def run_bench(json_path: str | Path | None = None, repeats: int = REPEATS) -> di
 
     Ours and transformers' take turns, and the median counts, so that other work on the machine strikes both
     alike. `share` is the part of the machine's ceiling for bf16 matrix products that training
-    uses, by `training_flops`. LabError if the JSON cannot be written.
+    uses, by `pretrain.training_flops_per_token`. LabError if the JSON cannot be written.
     """
     device = pick_device()
     result: dict[str, Any] = {"machine": describe_machine(), "training": [], "generation": []}
@@ -71,16 +72,6 @@ def pair(config: ModelConfig, device: torch.device) -> tuple[Llama, nn.Module]:
     return ours.to(device), theirs.to(device)
 
 
-def training_flops(config: ModelConfig, seq: int) -> float:
-    """Operations a trained token: 6 for each weight that multiplies (all but the embedding's look-up and the
-    norms), and 12 n_layers n_heads head_dim seq / 2 for causal attention (PaLM, appendix B, halved: nothing is
-    owed for scores above the diagonal)."""
-    heads = config.n_heads * config.head_size
-    attention = config.dim * (2 * heads + 2 * config.n_kv_heads * config.head_size)
-    weights = config.n_layers * (attention + 3 * config.dim * config.ffn_dim) + config.vocab_size * config.dim
-    return 6 * weights + 6 * config.n_layers * heads * seq
-
-
 def _train(ours: Llama, theirs: nn.Module, repeats: int) -> dict[str, float]:
     """Tokens a second of whole steps: forward, loss, backward, AdamW."""
     config, device = ours.config, ours.embed.weight.device
@@ -101,7 +92,7 @@ def _train(ours: Llama, theirs: nn.Module, repeats: int) -> dict[str, float]:
     seconds = _take_turns({"ours": stepper(ours, ours),
                            "transformers": stepper(theirs, lambda x: theirs(x, use_cache=False).logits)}, repeats)
     rates = {name: tokens[:, 1:].numel() / s for name, s in seconds.items()}
-    share = rates["ours"] * training_flops(config, SEQ) / matmul_ceiling(device, torch.bfloat16)
+    share = rates["ours"] * training_flops_per_token(config, SEQ) / matmul_ceiling(device, torch.bfloat16)
     return {**rates, "ratio": rates["ours"] / rates["transformers"], "share": share}
 
 

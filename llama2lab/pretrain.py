@@ -90,12 +90,13 @@ def parameter_count(model: torch.nn.Module) -> int:
 
 
 def training_flops_per_token(config: ModelConfig, seq_len: int) -> float:
-    """Forward and backward: 6 per weight that multiplies (the input embedding is a look-up), and the causal half
-    of the attention products, 6 x layers x seq x heads x head size."""
-    head_dim = config.head_dim or config.dim // config.n_heads
-    attention = config.dim * head_dim * (2 * config.n_heads + 2 * config.n_kv_heads)
+    """Operations of a trained token, forward and backward: 6 for each weight that multiplies (all but the embedding's
+    look-up and the norms), and 6 layers x seq x heads x head size for causal attention (PaLM, appendix B, halved:
+    nothing is owed for scores above the diagonal)."""
+    heads = config.n_heads * config.head_size
+    attention = config.dim * (2 * heads + 2 * config.n_kv_heads * config.head_size)
     weights = config.n_layers * (attention + 3 * config.dim * config.ffn_dim) + config.dim * config.vocab_size
-    return 6.0 * weights + 6.0 * config.n_layers * seq_len * config.n_heads * head_dim
+    return 6.0 * weights + 6.0 * config.n_layers * seq_len * heads
 
 
 def curve(log: list[dict[str, float]], points: int = 150) -> list[dict[str, float]]:
