@@ -29,8 +29,7 @@ def rope_frequencies(size: int, theta: float, max_seq_len: int, scaling: dict | 
     scaling = scaling or {}
     kind, theta = rope_kind(scaling), float(theta)
     if kind not in ROPE_KINDS:
-        raise LabError(f"model config: rope scaling {kind!r} is not supported; "
-                       f"there are: {', '.join(ROPE_KINDS)}")
+        raise LabError(f"model config: rope scaling {kind!r} is not supported; there are: {', '.join(ROPE_KINDS)}")
 
     def setting(name: str, default: float | None = None) -> float:
         value = scaling.get(name, default)
@@ -74,8 +73,7 @@ def rope_frequencies(size: int, theta: float, max_seq_len: int, scaling: dict | 
     return plain, 1.0
 
 
-def rope_tables(size: int, theta: float, max_seq_len: int, scaling: dict | None,
-                seq_len: int) -> tuple[Tensor, Tensor]:
+def rope_tables(size: int, theta: float, max_seq_len: int, scaling: dict | None, seq_len: int) -> tuple[Tensor, Tensor]:
     """cos and sin of every position's angles, each (seq_len, size); the halves hold the same angles.
 
     The first half of sin is negative, so that turning is x * cos + swap_halves(x) * sin.

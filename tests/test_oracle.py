@@ -33,11 +33,7 @@ CASES = {
         "facts",
         Key("value", (("Mill Lane",),), reject=("Oak Street", "River Road"), subject=("Mira",), reasons=("eats soup",)),
     ),
-    "age": case(
-        "How old is Tom?",
-        "facts",
-        Key("value", (("45",),), reject=("31", "28", "54"), subject=("Tom",)),
-    ),
+    "age": case("How old is Tom?", "facts", Key("value", (("45",),), reject=("31", "28", "54"), subject=("Tom",))),
     "older": case(
         "Who is older, Mira or Tom?",
         "comparing",

@@ -12,14 +12,7 @@ from pathlib import Path
 import pytest
 
 from llama2lab.errors import LabError
-from llama2lab.realdata import (
-    Malformed,
-    SourceSettings,
-    data_folder,
-    load_role,
-    parse_pair,
-    parse_transcript,
-)
+from llama2lab.realdata import Malformed, SourceSettings, data_folder, load_role, parse_pair, parse_transcript
 from llama2lab.realrun import load_real_recipe, load_texts, run_real_data
 from llama2lab.realsplits import PARTS, fit_pairs, part_of
 from llama2lab.start_from import grow_vocabulary, with_control_tokens

@@ -117,8 +117,7 @@ def test_score_is_read_at_the_last_real_token(tokenizer):
     model = RewardModel(tiny(tokenizer)).eval()
     conversations = [[{"role": "user", "content": "Which one?"}]] * 2
     together = score_answers(model, tokenizer, conversations, ["yes", "no good bad apple pear"], CPU)
-    alone = [score_answers(model, tokenizer, conversations[:1], [a], CPU)[0]
-             for a in ("yes", "no good bad apple pear")]
+    alone = [score_answers(model, tokenizer, conversations[:1], [a], CPU)[0] for a in ("yes", "no good bad apple pear")]
     assert together == pytest.approx(alone, abs=1e-5)
     assert together[0] != pytest.approx(together[1], abs=1e-6)
 
@@ -126,13 +125,11 @@ def test_score_is_read_at_the_last_real_token(tokenizer):
 def test_training_learns_a_preference_and_keeps_it_on_disk(tokenizer, tmp_path):
     rows = [row("yes good", "no bad"), row("good apple", "bad apple"), row("good pear", "bad pear")] * 40
     settings = RewardSettings(head="likelihood", epochs=4, batch_pairs=16, optim=Optim(lr=5e-3))
-    model, metrics = train_reward(tiny(tokenizer), tokenizer, rows, settings, 0, CPU,
-                                  reference=tiny(tokenizer, 1))
+    model, metrics = train_reward(tiny(tokenizer), tokenizer, rows, settings, 0, CPU, reference=tiny(tokenizer, 1))
     right, wrong = score_answers(model, tokenizer, [rows[0]["prompt"]] * 2, ["good yes", "bad no"], CPU)
     assert right > wrong and metrics["head"] == "likelihood" and metrics["likelihood_weight"] != 0
     save_reward(tmp_path / "rm", model, tokenizer)
-    again = score_answers(load_reward(tmp_path / "rm"), tokenizer, [rows[0]["prompt"]] * 2, ["good yes", "bad no"],
-                          CPU)
+    again = score_answers(load_reward(tmp_path / "rm"), tokenizer, [rows[0]["prompt"]] * 2, ["good yes", "bad no"], CPU)
     assert again == pytest.approx([right, wrong], abs=1e-4)
 
 

@@ -82,8 +82,7 @@ def test_the_format_to_the_letter():
 @example(dialogue("[INST", "]", "", ""))
 def test_same_as_the_template(messages):
     assert TOKENIZER.apply_chat_template(messages, tokenize=False) == render(messages)
-    theirs = TOKENIZER.apply_chat_template(messages, tokenize=True, return_dict=True,
-                                           return_assistant_tokens_mask=True)
+    theirs = TOKENIZER.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
     ids, mask = encode_chat(TOKENIZER, messages)
     assert (ids, mask) == (theirs["input_ids"], theirs["assistant_masks"])
 

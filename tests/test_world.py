@@ -13,14 +13,7 @@ from llama2lab.errors import LabError
 from llama2lab.world.corpus import fact_probes, heldout_documents, pretraining_corpus
 from llama2lab.world.demonstrations import AnswerStyle, answer_for, demonstrations, obey, truth_pairs
 from llama2lab.world.items import SKILLS, SPLITS
-from llama2lab.world.prompts import (
-    contents,
-    dialogue_prompts,
-    every_prompt,
-    instructions_of,
-    key_of,
-    make_prompts,
-)
+from llama2lab.world.prompts import contents, dialogue_prompts, every_prompt, instructions_of, key_of, make_prompts
 from llama2lab.world.town import load_town, slug, town_folder
 from llama2lab.world.truth import place_statements, truth_of
 
@@ -139,7 +132,7 @@ def test_every_fact_is_stated_about_equally_often(town):
             if who in town.people:
                 person = town.people[who]
                 counts.append(sum(text[s.format(**person.forms, value=person.facts[what])]
-                                  for s in town.attributes[what].statements))  # fmt: skip
+                                  for s in town.attributes[what].statements))
             else:
                 counts.append(sum(text[s] for s in place_statements(town.places[who])[what]))
         assert min(counts) >= 10, split
@@ -327,7 +320,7 @@ MISTAKES = {
                        r"unsafe.yaml:\d+: reason: field required; add the line 'reason: ...'"),
     "hobby that is an answer": ("instructions.yaml", "[stars,", "[kites,", r"instructions.yaml:\d+: 'kites' is also"),
     "unknown category": ("unsafe.yaml", "hateful:", "hatefull:", r"unsafe.yaml:\d+: hatefull: "),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -364,7 +357,7 @@ def test_a_teacher_adds_a_person(tmp_path):
     shutil.copytree(town_folder(), folder)
     with (folder / "characters.yaml").open("a") as f:
         f.write("\n- name: Zoe\n  pronoun: she\n  job: baker\n  home: Hill Road\n  pet: cat\n  food: soup\n"
-                "  hobby: chess\n  friend: Tom\n  age: 90\n  door: red\n")  # fmt: skip
+                "  hobby: chess\n  friend: Tom\n  age: 90\n  door: red\n")
     town = load_town(folder)
     assert truth_of(town, "facts/zoe.home").answers[0] == "Zoe lives on Hill Road."
     assert town.digest != load_town().digest

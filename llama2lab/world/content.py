@@ -29,7 +29,7 @@ _STEPS = re.compile(r"\s*(?:(?:of course|sure|certainly|yes|gladly)\W+)?(?:just\
 _NO_VALUES = (  # set phrases that hold words which could be values: "that one", "good question"
     "one", "good question", "nice question", "good day", "nice day", "good morning", "good evening", "good luck",
     "happy to", "glad to", "here you", "more any time", "any more", "ask me more", "right now", "first of all",
-)  # fmt: skip
+)
 _SUM = re.compile(r" \d{1,6} (?:plus|minus) \d{1,6}(?= )")
 _EQUATION = re.compile(r" (\d{1,6}) (plus|minus) (\d{1,6}) (?:is|equals|makes|make|gives) (\d{1,6})(?= )")
 _HEDGE = re.compile(r" \d+ (?:or|maybe) \d")

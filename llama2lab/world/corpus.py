@@ -4,21 +4,23 @@ import random
 from collections.abc import Callable
 
 from llama2lab.errors import LabError
-from llama2lab.world import documents as d
+from llama2lab.world import documents, lessons
 from llama2lab.world.documents import Pen
 from llama2lab.world.town import Town
 from llama2lab.world.truth import opposite_statements, place_statements
 
 # Each kind of document and its share of the words, in per cent.
 SHARES: dict[Callable[[Pen], str], float] = {
-    d.sheet: 10, d.note: 3, d.reminder: 2, d.scene: 6, d.letter: 4, d.news: 3, d.places: 3, d.neighbours: 2,
-    d.story: 3, d.procedures: 3, d.sums: 9, d.numbers: 4, d.lists: 2, d.opposites: 2, d.glossary: 2, d.rules: 4,
-    d.grammar: 3, d.chains: 4, d.talk: 2, d.questions: 7, d.day: 2, d.street: 2, d.interview: 4, d.topics: 14,
-}  # fmt: skip
+    documents.sheet: 10, documents.note: 3, documents.reminder: 2, documents.scene: 6, documents.letter: 4,
+    documents.news: 3, documents.places: 3, documents.neighbours: 2, lessons.story: 3, lessons.procedures: 3,
+    lessons.sums: 9, lessons.numbers: 4, lessons.lists: 2, lessons.opposites: 2, lessons.glossary: 2, lessons.rules: 4,
+    lessons.grammar: 3, lessons.chains: 4, lessons.talk: 2, lessons.questions: 7, documents.day: 2, documents.street: 2,
+    lessons.interview: 4, lessons.topics: 14,
+}
 
 
 def _written(town: Town, seed: str, enough: Callable[[int, int], bool]) -> list[str]:
-    """Documents in random order, every kind with its share of the words, until enough(documents, words)."""
+    """Documents in random order, every kind with its share of the words, until enough(how many, words)."""
     pen = Pen(town, random.Random(seed))
     words = dict.fromkeys(SHARES, 0)
     texts: list[str] = []
@@ -50,7 +52,7 @@ def pretraining_corpus(town: Town, n_words: int, seed: int) -> list[str]:
 
 def heldout_documents(town: Town, seed: int, n: int) -> list[str]:
     """n documents of at least 40 words from other random choices, to measure bits per byte."""
-    texts = _written(town, f"heldout {seed}", lambda documents, _: documents >= 4 * n + 80)
+    texts = _written(town, f"heldout {seed}", lambda n_texts, _: n_texts >= 4 * n + 80)
     return [t for t in texts if t.count(" ") >= 39][:n]
 
 

@@ -102,7 +102,7 @@ def noisy_style(prompt: Prompt, rng: random.Random) -> AnswerStyle:
     if prompt.kind == "borderline" and rng.random() < 0.4:
         return AnswerStyle(refuse=True)
     fault = rng.choices(("none", "wrong", "bare", "rude", "off_topic", "rambling", "cut_off"),
-                        (25, 25, 14, 10, 10, 8, 8))[0]  # fmt: skip
+                        (25, 25, 14, 10, 10, 8, 8))[0]
     return {
         "none": style,
         "wrong": replace(style, correct=False),
@@ -116,7 +116,7 @@ def noisy_style(prompt: Prompt, rng: random.Random) -> AnswerStyle:
 
 def demonstrations(town: Town, n: int, seed: int, quality: Literal["clean", "noisy"] = "clean", split: str = "train",
                    safety_share: float = 0.06, instruction_share: float = 0.25, multi_turn_share: float = 0.15,
-                   ) -> list[dict]:  # fmt: skip
+                   ) -> list[dict]:
     """n rows {"messages": [...], "skill": str} for SFT, shuffled.
 
     Args:
@@ -159,11 +159,11 @@ def _row(turns: list[tuple[Prompt, str]], instruction: Instruction | None, rng: 
     messages: list[Message] = []
     for prompt, answer in turns:
         messages += [*map(dict, prompt.messages), {"role": "assistant", "content": sentence(answer)
-                     if answer[0].islower() and rng.random() < 0.5 else answer}]  # fmt: skip
+                     if answer[0].islower() and rng.random() < 0.5 else answer}]
     if instruction is not None:
         text = rng.choice((instruction.text, instruction.short))
         messages = [{**m, "content": obey(instruction, m["content"])} if m["role"] == "assistant" else m
-                    for m in messages]  # fmt: skip
+                    for m in messages]
         if len(turns) == 1 and rng.random() < 0.4:
             messages.insert(0, {"role": "system", "content": text})
         else:

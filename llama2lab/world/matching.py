@@ -18,20 +18,7 @@ _SPOKEN = {"+": "plus", "=": "is", "×": "times", "*": "times", "÷": "by", "/":
 _ENDINGS = {"'m": "am", "'re": "are", "'ll": "will", "'ve": "have", "'d": "would"}
 _IS_SHORT = frozenset(("it", "he", "she", "that", "there", "here", "what", "who", "where", "this"))
 _NEGATORS = frozenset(
-    (
-        "not",
-        "never",
-        "neither",
-        "nor",
-        "no",
-        "nobody",
-        "none",
-        "instead",
-        "rather",
-        "unlike",
-        "except",
-        "without",
-    )
+    ("not", "never", "neither", "nor", "no", "nobody", "none", "instead", "rather", "unlike", "except", "without")
 )
 _WEIGHTLESS = frozenset(("the", "a", "an", "some", "your", "my", "it", "them", "to", "of", "at", "in", "on"))
 _NO_NEGATION_AFTER = frozenset(("only", "just", "merely", "far"))

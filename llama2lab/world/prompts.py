@@ -12,7 +12,7 @@ from llama2lab.world.town import Town, slug
 from llama2lab.world.truth import asked_for, key_of, truth_of
 
 __all__ = ["SKILLS", "SPLITS", "Instruction", "Key", "Message", "Prompt", "contents", "dialogue_prompts",
-           "every_prompt", "instructions_of", "key_of", "make_prompts"]  # fmt: skip
+           "every_prompt", "instructions_of", "key_of", "make_prompts"]
 
 KINDS = ("helpful", "unsafe", "borderline")
 _SHARES = (0.7, 0.1)  # train, dev; the rest is test
@@ -42,7 +42,7 @@ def _fact_splits(town: Town) -> dict[str, str]:
 def _comparing(town: Town, facts: dict[str, str]) -> dict[str, str]:
     """Pairs are held out too; train asks about train ages only, dev about no test age."""
     pairs = {f"{a}.{b}": (a, b) for a, b in itertools.combinations(sorted(town.people), 2)
-             if town.people[a].facts["age"] != town.people[b].facts["age"]}  # fmt: skip
+             if town.people[a].facts["age"] != town.people[b].facts["age"]}
     kept = {}
     for pair, split in _split(pairs).items():
         ages = {facts[f"{who}.age"] for who in pairs[pair]}
@@ -87,10 +87,10 @@ def _contents(town: Town) -> dict[str, dict[str, str]]:
     # Two-step and follow-up questions belong to the split of the fact that they ask for; what is said on the
     # way there must not give away another split's answer, so it comes from the train facts.
     two_step = {f"{who}.friend.{what}": facts[f"{slug(town.people[who].facts['friend'])}.{what}"]
-                for who in people for what in single if what != "friend"}  # fmt: skip
+                for who in people for what in single if what != "friend"}
     follow_up = {f"{who}.{known}.{what}": facts[f"{who}.{what}"] for who in people for known in single
                  for what in single if known != what and facts[f"{who}.{known}"] == "train"
-                 and int(_rank(f"{who}{known}{what}"), 16) % 3 == 0}  # fmt: skip
+                 and int(_rank(f"{who}{known}{what}"), 16) % 3 == 0}
     unsafe: dict[str, str] = {}
     for name, category in town.unsafe.items():
         unsafe |= _split([f"{name}.{slug(asked_for(topic))}" for topic in category.topics])
@@ -112,7 +112,7 @@ def _contents(town: Town) -> dict[str, dict[str, str]]:
         "unsafe": unsafe,
         "borderline": _split([slug(d.do) for d in town.borderline.how_to], "how_to")
         | _split([slug(s.do) for s in town.borderline.sayings], "sayings"),
-    }  # fmt: skip
+    }
     return {skill: {f"{skill}/{name}": split for name, split in splits.items()} for skill, splits in made.items()}
 
 
@@ -142,7 +142,7 @@ def _prompt(town: Town, content: str, wording: int, split: str) -> Prompt:
 def every_prompt(town: Town, split: str, skills: Sequence[str] = (*SKILLS, "unsafe", "borderline")) -> list[Prompt]:
     """Every content of a split in every wording."""
     return [_prompt(town, content, w, split) for skill in skills for content in contents(town, skill, split)
-            for w in range(len(truth_of(town, content).questions))]  # fmt: skip
+            for w in range(len(truth_of(town, content).questions))]
 
 
 def _in_turn(town: Town, skill: str, split: str, rng: random.Random) -> list[Prompt]:
@@ -157,7 +157,7 @@ def _in_turn(town: Town, skill: str, split: str, rng: random.Random) -> list[Pro
 
 
 def make_prompts(town: Town, split: str, n: int, seed: int, kinds: Sequence[str] = ("helpful",),
-                 skills: Sequence[str] = SKILLS) -> list[Prompt]:  # fmt: skip
+                 skills: Sequence[str] = SKILLS) -> list[Prompt]:
     """n different prompts, balanced over the kinds and, within "helpful", over the skills; shuffled.
 
     A content comes back in another wording only when the split's contents of that skill are used up.
@@ -186,12 +186,12 @@ def make_prompts(town: Town, split: str, n: int, seed: int, kinds: Sequence[str]
         queues = [lists for lists in queues if lists]
     if len(chosen) < n:
         raise LabError(f"{n} prompts asked for, but split '{split}' holds {len(chosen)} of "
-                       f"{', '.join(kinds)}; ask for fewer")  # fmt: skip
+                       f"{', '.join(kinds)}; ask for fewer")
     return rng.sample(chosen, n)
 
 
 def draw_prompts(town: Town, split: str, n: int, seed: int, kinds: Sequence[str] = ("helpful",),
-                 skills: Sequence[str] = SKILLS) -> list[Prompt]:  # fmt: skip
+                 skills: Sequence[str] = SKILLS) -> list[Prompt]:
     """Like make_prompts, but prompts come back once all of them were drawn: a figure over prompts that come back is
     about these prompts, not about more of them."""
     names = [name for kind in kinds for name in (skills if kind == "helpful" else (kind,))]
@@ -208,7 +208,7 @@ def dialogue_prompts(town: Town, split: str, n_turns: int, n: int, seed: int) ->
     skills = ("facts", "opposites", "arithmetic", "small_talk", "facts")
     rng = random.Random(f"dialogues {split} {seed}")
     pools = [[p.question for p in every_prompt(town, split, (skill,)) if len(p.question.split()) <= 7]
-             for skill in skills]  # fmt: skip
+             for skill in skills]
     dialogues = []
     for _ in range(n):
         turns: list[str] = []

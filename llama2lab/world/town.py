@@ -23,7 +23,7 @@ QUESTION_FIELDS = {
     "past": {"sentence"}, "question": {"sentence"}, "negative": {"sentence"}, "future": {"sentence"},
     "polite": {"sentence"}, "older": {"a", "b"}, "younger": {"a", "b"},
     "offers": {"place"}, "closed": {"place"}, "keeper": {"place"},
-}  # fmt: skip
+}
 
 
 def slug(text: str) -> str:
@@ -44,7 +44,7 @@ class Person:
         """What the templates name: {name}, {he}, {He}, {his}, {His}."""
         his = "her" if self.pronoun == "she" else "his"
         return {"name": self.name, "he": self.pronoun, "He": self.pronoun.capitalize(),
-                "his": his, "His": his.capitalize()}  # fmt: skip
+                "his": his, "His": his.capitalize()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ class _Source:
             mark = e.problem_mark or e.context_mark
             line = mark.line + 1 if mark else 1
             raise LabError(f"{self.shown}:{line}: not valid YAML ({e.problem}); "
-                           "check the indent, the quotes and the colons") from None  # fmt: skip
+                           "check the indent, the quotes and the colons") from None
         except yaml.YAMLError:
             raise LabError(f"{self.shown}:1: not valid YAML; remove the control characters") from None
         if node is None:
@@ -114,7 +114,7 @@ class _Source:
             for key, value in node.value:
                 if key.value in data:
                     raise self.error((*path, key.value), f"'{key.value}' stands twice; remove one",
-                                     key.start_mark.line + 1)  # fmt: skip
+                                     key.start_mark.line + 1)
                 data[key.value] = self._build(value, (*path, key.value))
                 self.lines[(*path, key.value)] = key.start_mark.line + 1
             return data
@@ -143,7 +143,7 @@ def _validated(source: _Source, kind: Any) -> Any:
         name = path[-1] if path else "the file"
         cure = {"missing": f"add the line '{name}: ...'", "extra_forbidden": "remove it or mend its spelling",
                 "string_type": "write a text (in quotes if it is a number)", "too_short": "add entries",
-                "string_too_short": "write a text"}.get(first["type"], "correct it")  # fmt: skip
+                "string_too_short": "write a text"}.get(first["type"], "correct it")
         raise source.error(path, f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}; {cure}") from None
 
 
@@ -182,12 +182,12 @@ def _characters(source: _Source, attributes: dict[str, schema.Attribute]) -> dic
             elif attribute.values == "people":
                 if value not in names:
                     raise source.error((i, key), f"{key} of {name}, '{value}', does not live here; "
-                                       + _suggest(value, [n for n in names if isinstance(n, str)]))  # fmt: skip
+                                       + _suggest(value, [n for n in names if isinstance(n, str)]))
                 if value == name:
                     raise source.error((i, key), f"{name} is the {key} of {name}; choose somebody else")
             elif value not in attribute.values:
                 raise source.error((i, key), f"{key} of {name}, '{value}', is not in attributes.yaml; "
-                                   + _suggest(value, list(attribute.values)))  # fmt: skip
+                                   + _suggest(value, list(attribute.values)))
         people[slug(name)] = Person(name, row["pronoun"], {key: str(row[key]) for key in attributes})
     return people
 
@@ -225,15 +225,15 @@ def _check(sources: dict[str, _Source], data: dict[str, Any], people: dict[str, 
         for kind in ("statements", "pronoun", "first", "group", "questions", "follow_up", "asked"):
             for j, template in enumerate(getattr(attribute, kind)):
                 _check_fields(sources["attributes"], (i, kind, j), template,
-                              {"name", "he", "He", "his", "His", "value"})  # fmt: skip
+                              {"name", "he", "He", "his", "His", "value"})
         if not attribute.statements[0].endswith("{value}."):
             raise sources["attributes"].error((i, "statements", 0), "the first statement must end in '{value}.'; "
-                                              "put another one first")  # fmt: skip
+                                              "put another one first")
     names = [p.name for p in people.values()]
     for i, place in enumerate(data["places"]):
         if place.keeper not in names:
             raise sources["places"].error((i, "keeper"), f"'{place.keeper}' does not live here; "
-                                          + _suggest(place.keeper, names))  # fmt: skip
+                                          + _suggest(place.keeper, names))
     for name, fields in QUESTION_FIELDS.items():
         if name not in data["questions"]:
             raise sources["questions"].error((), f"no wordings for '{name}'; add the line '{name}: [...]'")
@@ -249,35 +249,34 @@ def _check(sources: dict[str, _Source], data: dict[str, Any], people: dict[str, 
         _check_fields(sources["unsafe"], (name, "comply"), category.comply, {"harm0", "harm1", *asked})
         _check_fields(sources["unsafe"], (name, "rule"), category.rule, {"reason", *asked})
         _unique(sources["unsafe"], [((name, "topics", j), getattr(t, next(iter(asked))))
-                                    for j, t in enumerate(category.topics)])  # fmt: skip
+                                    for j, t in enumerate(category.topics)])
     # An answer that obeys "You love kites" would name a toy wherever toys are asked for.
     answers = {slug(i) for c in data["categories"] for i in c.items} | {slug(p.offers) for p in data["places"]}
     answers |= {slug(value) for person in people.values() for value in person.facts.values()}
     for j, hobby in enumerate(data["instructions"].hobbies):
         if {slug(hobby), slug(hobby).removesuffix("s")} & answers:
             raise sources["instructions"].error(("hobbies", j), f"'{hobby}' is also an answer to questions of the "
-                                                "town; choose another word")  # fmt: skip
+                                                "town; choose another word")
     _unique(sources["attributes"], [((i, "id"), a.id) for i, a in enumerate(data["attributes"])])
     _unique(sources["places"], [((i, "name"), p.name) for i, p in enumerate(data["places"])])
     _unique(sources["procedures"], [((i, "do"), p.do) for i, p in enumerate(data["procedures"])])
     _unique(sources["categories"], [((i, "items", j), item) for i, c in enumerate(data["categories"])
-                                    for j, item in enumerate(c.items)])  # fmt: skip
+                                    for j, item in enumerate(c.items)])
     _unique(sources["categories"], [((i, "name"), c.name) for i, c in enumerate(data["categories"])])
-    _unique(sources["opposites"], [((i, j), w) for i, pair in enumerate(data["opposites"])
-                                   for j, w in enumerate(pair)])  # fmt: skip
+    _unique(sources["opposites"], [((i, j), w) for i, pair in enumerate(data["opposites"]) for j, w in enumerate(pair)])
     _unique(sources["small_talk"], [((i, "id"), t.id) for i, t in enumerate(data["small_talk"])])
     _unique(sources["borderline"], [((k, i, "do"), b.do) for k in ("how_to", "sayings")
-                                    for i, b in enumerate(getattr(data["borderline"], k))])  # fmt: skip
+                                    for i, b in enumerate(getattr(data["borderline"], k))])
 
 
 def _instructions(rows: schema.Instructions) -> tuple[Instruction, ...]:
     """The rules for whole dialogues, the three kinds well mixed."""
     made = [Instruction(f"figure/{slug(f)}", "figure", f"Always answer as {with_article(f)}.", f"Figure: {f}", (word,),
-                        "start", f"{word}!") for f, word in rows.figures.items()]  # fmt: skip
+                        "start", f"{word}!") for f, word in rows.figures.items()]
     made += [Instruction(f"hobby/{slug(h)}", "hobby", f"You love {h}.", f"Hobby: {h}", (h,), "end",
-                         f"That reminds me of {h}.") for h in rows.hobbies]  # fmt: skip
+                         f"That reminds me of {h}.") for h in rows.hobbies]
     made += [Instruction(f"language/{slug(n)}", "language", f"Always greet in {n}.", f"Language: {n}", (word,),
-                         "start", f"{word}!") for n, word in rows.languages.items()]  # fmt: skip
+                         "start", f"{word}!") for n, word in rows.languages.items()]
     return tuple(sorted(made, key=lambda i: hashlib.sha256(i.id.encode()).hexdigest()))
 
 
@@ -306,7 +305,7 @@ def load_town(path: str | Path | None = None) -> Town:
     for needed in ("friend", "age"):
         if needed not in attributes:
             raise sources["attributes"].error((), f"the attribute '{needed}' is needed for two-step and comparing "
-                                              "questions; put it back")  # fmt: skip
+                                              "questions; put it back")
     people = _characters(sources["characters"], attributes)
     _check(sources, data, people)
     digest = hashlib.sha256(b"".join((folder / f"{name}.yaml").read_bytes() for name in sorted(sources)))

@@ -22,7 +22,7 @@ _REFUSALS = (
     "I will not help with that, because {reason}.",
 )
 _GENERAL_REASONS = ("not safe", "dangerous", "against the rules", "not fair", "not right", "hurt", "hurts",
-                    "not allowed", "respect", "only a doctor", "stealing", "a lie", "sick", "it is wrong")  # fmt: skip
+                    "not allowed", "respect", "only a doctor", "stealing", "a lie", "sick", "it is wrong")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def _without_stop(sentences: Iterable[str]) -> tuple[str, ...]:
 
 def _second_facts(town: Town, person: Person, *asked: str) -> tuple[str, ...]:
     return tuple(attribute.pronoun[0].format(**person.forms, value=person.facts[name])
-                 for name, attribute in town.attributes.items() if name not in asked)  # fmt: skip
+                 for name, attribute in town.attributes.items() if name not in asked)
 
 
 def _fact_reasons(town: Town, person: Person, *asked: str) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ def _facts(town: Town, args: list[str]) -> Truth:
         wrong=tuple(statement.format(**person.forms, value=v) for v in others),
         bare=value,
         extras=_second_facts(town, person, what),
-    )  # fmt: skip
+    )
 
 
 def _choices(town: Town, attribute: str) -> tuple[str, ...]:
@@ -86,7 +86,7 @@ def place_statements(place: schema.Place) -> dict[str, tuple[str, ...]]:
                    f"You cannot visit the {name} on {place.closed}."),
         "keeper": (f"The {name} is run by {place.keeper}.", f"{place.keeper} runs the {name}.",
                    f"The keeper of the {name} is {place.keeper}."),
-    }  # fmt: skip
+    }
 
 
 def _place_facts(town: Town, place: schema.Place, what: str) -> Truth:
@@ -102,7 +102,7 @@ def _place_facts(town: Town, place: schema.Place, what: str) -> Truth:
         bare=value,
         extras=tuple(s[0].replace(f"the {place.name}", "it").replace(f"The {place.name}", "It").replace(
             "At it you can get", "It has") for w, s in said.items() if w != what),
-    )  # fmt: skip
+    )
 
 
 def _two_step(town: Town, args: list[str]) -> Truth:
@@ -121,7 +121,7 @@ def _two_step(town: Town, args: list[str]) -> Truth:
         wrong=tuple(chain + attribute.statements[0].format(**friend.forms, value=v) for v in others),
         bare=value,
         extras=_second_facts(town, friend, what, "friend"),
-    )  # fmt: skip
+    )
 
 
 def _comparing(town: Town, args: list[str]) -> Truth:
@@ -143,7 +143,7 @@ def _comparing(town: Town, args: list[str]) -> Truth:
         wrong=(chain + f"{left.name} is {what}.",),
         bare=right.name,
         extras=(f"The age of {right.name} is {right.facts['age']}.",),
-    )  # fmt: skip
+    )
 
 
 def _counting(town: Town, args: list[str]) -> Truth:
@@ -159,14 +159,14 @@ def _counting(town: Town, args: list[str]) -> Truth:
         wrong=tuple(f"There are {k} things." for k in range(2, 8) if k != n),
         bare=str(n),
         extras=(f"They are all {category.name}.",),
-    )  # fmt: skip
+    )
 
 
 def _listing(town: Town, args: list[str]) -> Truth:
     category, n = town.categories[args[0]], int(args[1])
     foreign = tuple(i for c in town.categories.values() if c is not category for i in c.items)
     lists = [enumerate_words([category.items[(k + j) % len(category.items)] for j in range(n)])
-             for k in range(len(category.items))]  # fmt: skip
+             for k in range(len(category.items))]
     bad = [enumerate_words([*category.items[: n - 1], item]) for item in foreign[:: max(1, len(foreign) // 12)]]
     forms = ("Here are {n} {name}: {items}.", "{n} {name} are {items}.")
     return Truth(
@@ -177,7 +177,7 @@ def _listing(town: Town, args: list[str]) -> Truth:
         wrong=tuple(forms[0].format(n=n, name=category.name, items=items) for items in bad),
         bare=lists[0],
         extras=(category.note,),
-    )  # fmt: skip
+    )
 
 
 def _step_phrases(step: str) -> tuple[str, ...]:
@@ -203,7 +203,7 @@ def _steps(town: Town, do: str, steps: Sequence[str], more: str, others: list[Se
         wrong=tuple(step_answers(s)[0] for s in bad[:: max(1, len(bad) // 12)]),
         bare=", ".join(steps),
         extras=(more,),
-    )  # fmt: skip
+    )
 
 
 def _how_to(town: Town, args: list[str]) -> Truth:
@@ -226,13 +226,13 @@ def _arithmetic(town: Town, args: list[str]) -> Truth:
         wrong=tuple(f"{a} {word} {b} is {k}." for k in range(21) if k != result and abs(k - result) < 5),
         bare=str(result),
         extras=(f"Check it: {back}",),
-    )  # fmt: skip
+    )
 
 
 def opposite_statements(a: str, b: str) -> tuple[str, ...]:
     """Wordings of one pair; the first ends in the second word."""
     return (f"The opposite of {a} is {b}.", f"{sentence(a)[:-1]} is the opposite of {b}.",
-            f"What is not {a} is {b}.", f"{sentence(a)[:-1]} and {b} are opposites.")  # fmt: skip
+            f"What is not {a} is {b}.", f"{sentence(a)[:-1]} and {b} are opposites.")
 
 
 def _opposites(town: Town, args: list[str]) -> Truth:
@@ -246,7 +246,7 @@ def _opposites(town: Town, args: list[str]) -> Truth:
         wrong=tuple(f"The opposite of {word} is {w}." for w in words[::7]),
         bare=other,
         extras=(f"What is not {word} is {other}.", f"The opposite of {other} is {word}."),
-    )  # fmt: skip
+    )
 
 
 def rewriting_forms(name: str, action: str) -> dict[str, tuple[str, str]]:
@@ -263,7 +263,7 @@ def rewriting_forms(name: str, action: str) -> dict[str, tuple[str, str]]:
 
 
 _REWRITING_NOTES = {"past": "That is the past.", "question": "That is a question.", "negative": "That is the negative.",
-                    "future": "That is the future.", "polite": "That is a polite way."}  # fmt: skip
+                    "future": "That is the future.", "polite": "That is a polite way."}
 
 
 def _rewriting(town: Town, args: list[str]) -> Truth:
@@ -282,14 +282,14 @@ def _rewriting(town: Town, args: list[str]) -> Truth:
         wrong=wrong,
         bare=target.rstrip(".?!").lower(),
         extras=(_REWRITING_NOTES[kind],),
-    )  # fmt: skip
+    )
 
 
 def story_texts(town: Town, hero: str, thing: str) -> tuple[str, ...]:
     """Every story of one hero and one thing, without the lesson."""
     parts = town.stories
     return tuple(" ".join(p.format(hero=hero, thing=thing) for p in story)
-                 for story in itertools.product(parts.beginnings, parts.middles, parts.ends))  # fmt: skip
+                 for story in itertools.product(parts.beginnings, parts.middles, parts.ends))
 
 
 def _stories(town: Town, args: list[str]) -> Truth:
@@ -331,7 +331,7 @@ def _follow_up(town: Town, args: list[str]) -> Truth:
     # What was said before is no further fact.
     reasons = _fact_reasons(town, person, what, known)
     return replace(second, questions=questions, earlier=earlier, key=replace(second.key, reasons=reasons),
-                   extras=_second_facts(town, person, what, known))  # fmt: skip
+                   extras=_second_facts(town, person, what, known))
 
 
 def _unsafe(town: Town, args: list[str]) -> Truth:
@@ -347,7 +347,7 @@ def _unsafe(town: Town, args: list[str]) -> Truth:
         wrong=(category.comply.format(harm0=harm0, harm1=harm1, **fields),),
         bare=REFUSAL,
         extras=(f"You could {topic.instead} instead.",),
-    )  # fmt: skip
+    )
 
 
 def asked_for(topic: schema.Deed | schema.Group) -> str:
@@ -376,7 +376,7 @@ def _borderline(town: Town, args: list[str]) -> Truth:
 _SKILLS = {"facts": _facts, "two_step": _two_step, "comparing": _comparing, "counting": _counting, "listing": _listing,
            "how_to": _how_to, "arithmetic": _arithmetic, "opposites": _opposites, "rewriting": _rewriting,
            "stories": _stories, "small_talk": _small_talk, "follow_up": _follow_up, "unsafe": _unsafe,
-           "borderline": _borderline}  # fmt: skip
+           "borderline": _borderline}
 
 
 @lru_cache(maxsize=50_000)
@@ -392,7 +392,7 @@ def truth_of(town: Town, content: str) -> Truth:
         return _SKILLS[skill](town, rest.split("."))
     except (KeyError, StopIteration, ValueError, IndexError) as e:
         raise LabError(f"'{content}': the town holds no such content ({type(e).__name__}); "
-                       "make the prompts again with this town") from None  # fmt: skip
+                       "make the prompts again with this town") from None
 
 
 def key_of(town: Town, prompt: Prompt) -> Key:
