@@ -11,11 +11,11 @@ from llama2lab.world.truth import opposite_statements, place_statements
 
 # Each kind of document and its share of the words, in per cent.
 SHARES: dict[Callable[[Pen], str], float] = {
-    documents.sheet: 10, documents.note: 3, documents.reminder: 2, documents.scene: 6, documents.letter: 4,
+    documents.sheet: 9, documents.note: 3, documents.reminder: 2, documents.scene: 6, documents.letter: 4,
     documents.news: 3, documents.places: 3, documents.neighbours: 2, lessons.story: 3, lessons.procedures: 3,
     lessons.sums: 9, lessons.numbers: 4, lessons.lists: 2, lessons.opposites: 2, lessons.glossary: 2, lessons.rules: 4,
-    lessons.grammar: 3, lessons.chains: 4, lessons.talk: 2, lessons.questions: 7, documents.day: 2, documents.street: 2,
-    lessons.interview: 4, lessons.topics: 14,
+    lessons.grammar: 3, lessons.chains: 4, lessons.talk: 2, lessons.questions: 9, documents.day: 2, documents.street: 2,
+    lessons.interview: 3, lessons.topics: 14,
 }
 
 

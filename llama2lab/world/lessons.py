@@ -225,10 +225,14 @@ def _asked(pen: Pen, skill: str) -> list[tuple[str, str]]:
 
 
 def questions(pen: Pen) -> str:
-    """A school page of questions and answers."""
+    """A page of questions and answers, set in one of many ways: so that a model learns what it is to answer, not what
+    a page looks like, and can do it in a chat too."""
+    a, b = (pen.town.people[who].name for who in pen.people(2))
+    form = pen.rng.choice(("Question: {q} Answer: {a}", "{q} {a}", "{q}\n{a}\n", "Q: {q}\nA: {a}\n",
+                           f'{a} asked: "{{q}}" {b} said: "{{a}}"', f"{a}: {{q}} {b}: {{a}}", "({q}) {a}"))
     n = pen.rng.choice((1, 1, 2, 3, 5, 8))
     pairs = [pair for _ in range(n) for pair in _asked(pen, pen.rng.choice(SKILLS_ASKED))]
-    return " ".join(f"Question: {q} Answer: {a}" for q, a in pairs)
+    return " ".join(form.format(q=q, a=a) for q, a in pairs)
 
 
 def interview(pen: Pen) -> str:
