@@ -50,7 +50,7 @@ class RewardSettings:
     margin: str = "small"  # "none", "small", "large": Table 27
     safety_loss: float = 1.0  # weight of the auxiliary loss, on rows with a safety bin
     epochs: float = 1.0  # more overfits, says the report
-    batch_pairs: int = 64
+    batch_pairs: int = 32  # the report: 512, with a thousand times the pairs
     other_share: float = 0.5  # share of the other kind's rows in the mix: 50/50 helpfulness, 90/10 safety
     optim: Optim = Optim(lr=1e-3, warmup=0.03)
 

@@ -33,9 +33,10 @@ ROUNDS = (1, 2, 3, 4, 5)
 
 @dataclass(frozen=True)
 class PreferenceSettings:
-    """How many prompts annotators judge in each round; the report's batches grew too."""
+    """How many prompts annotators judge in each round. The report's batches grow; here the first is the largest, or
+    the first reward models would have learnt too little."""
 
-    helpfulness: tuple[int, ...] = (1200, 1300, 1400, 1500, 1600)
+    helpfulness: tuple[int, ...] = (2400, 1800, 1800, 1800, 1800)
     safety: tuple[int, ...] = (500, 500, 500, 500, 500)
     borderline_share: float = 0.15  # of the helpfulness prompts; and of the safety prompts
     temperatures: tuple[float, ...] = (0.8, 1.0, 1.2)

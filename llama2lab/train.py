@@ -32,6 +32,7 @@ from llama2lab.model import Llama, document_mask, document_positions
 from llama2lab.progress import bar
 from llama2lab.runs import disk_error
 
+SCALAR_LR = 50.0
 SAVE_EVERY = 10.0  # seconds of work that a kill -9 can cost
 
 
@@ -59,10 +60,14 @@ def cosine_lr(step: int, steps: int, optim: Optim) -> float:
 
 
 def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only: norms' gains and single scalars are not decayed."""
+    """AdamW with weight decay on matrices only: norms' gains and single scalars are not decayed.
+
+    A single scalar (the likelihood head's `a`) has a learning rate of its own, `SCALAR_LR` times the others': it starts
+    at 0 and has a long way to go in some hundred steps, and Adam's steps are as long as the learning rate."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [{"params": [p for p in parameters if p.dim() >= 2], "weight_decay": optim.weight_decay},
-              {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0}]
+              {"params": [p for p in parameters if p.dim() == 1], "weight_decay": 0.0},
+              {"params": [p for p in parameters if p.dim() == 0], "weight_decay": 0.0, "lr_scale": SCALAR_LR}]
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
 
 
@@ -283,7 +288,7 @@ def fit(
         begin = time.perf_counter()
         lr = cosine_lr(step, steps, optim)
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         with machine.autocast():
             loss, metrics = loss_fn(step)
         optimizer.zero_grad(set_to_none=True)
