@@ -14,10 +14,10 @@ from llama2lab.world.annotators import (
     Annotator,
     Biases,
     Label,
+    annotators_of,
     grade_of,
     label_pairs,
     logistic,
-    make_annotators,
     preference_row,
     true_worth,
 )
@@ -30,7 +30,7 @@ PROMPT = Prompt(
 
 
 def verdict(helpfulness: float, safety: float = 1.0, safe: bool = True) -> Verdict:
-    return Verdict(True, 1.0, 1.0, 0.5, 1.0, safe, False, False, False, not safe, False, False, helpfulness, safety)
+    return Verdict(True, 1.0, 1.0, 1.0, safe, False, False, False, not safe, False, False, helpfulness, safety)
 
 
 class StubOracle:
@@ -104,7 +104,7 @@ def test_labels_are_deterministic_and_depend_on_the_seed():
 def test_grades_follow_the_size_of_the_perceived_gap():
     assert [grade_of(g) for g in (3.0, -3.0, 1.5, -0.5, 0.1, 0.0)] == [
         "significantly", "significantly", "better", "slightly", "negligibly", "negligibly",
-    ]  # fmt: skip
+    ]
     assert list(CUTS) == sorted(CUTS, reverse=True)
 
 
@@ -129,16 +129,14 @@ def test_safety_first_then_helpfulness():
 
 def test_rows_have_the_schema_and_drop_equal_answers():
     pairs = [(PROMPT, "2.0 good", "-1.0 bad"), (PROMPT, "1.0 same", " 1.0 same ")]
-    rows = label_pairs(make_annotators("careful", 3), StubOracle(), pairs, "helpfulness", 5)  # type: ignore[arg-type]
+    rows = label_pairs(annotators_of(("careful",) * 3), StubOracle(), pairs, "helpfulness", 5)  # type: ignore[arg-type]
     assert len(rows) == 1
     (row,) = rows
-    assert set(row) == {
-        "prompt", "chosen", "rejected", "grade", "safety", "kind", "prompt_id", "annotator", "vendor",
-    }  # fmt: skip
+    assert set(row) == {"prompt", "chosen", "rejected", "grade", "safety", "kind", "prompt_id", "annotator", "vendor"}
     assert row["prompt"] == [{"role": "user", "content": "Where does Mira live?"}]
     assert row["chosen"] == [{"role": "assistant", "content": "2.0 good"}]
     assert (row["kind"], row["safety"], row["prompt_id"], row["vendor"]) == ("helpfulness", "", PROMPT.id, "careful")
-    again = label_pairs(make_annotators("careful", 3), StubOracle(), pairs, "helpfulness", 5)  # type: ignore[arg-type]
+    again = label_pairs(annotators_of(("careful",) * 3), StubOracle(), pairs, "helpfulness", 5)  # type: ignore[arg-type]
     assert again == rows
 
 
@@ -152,9 +150,7 @@ def test_which_answer_is_shown_first_is_drawn():
 
 def test_mistakes_are_told_in_one_line():
     with pytest.raises(LabError, match="careful"):
-        make_annotators("thorough")
-    with pytest.raises(LabError, match="1 or more"):
-        make_annotators("careful", 0)
+        annotators_of(("typical", "thorough"))
     with pytest.raises(LabError, match="nobody"):
         label_pairs([], StubOracle(), [], "helpfulness")  # type: ignore[arg-type]
 

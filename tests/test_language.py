@@ -119,8 +119,8 @@ def test_manners():
     style = language.style("Of course. Mira lives on Mill Lane. Ask me more any time.")
     assert (style.openers, style.closers, style.rude, style.flatters) == (1, 1, False, False)
     assert language.style("Mira lives on Mill Lane.").openers == 0
-    assert language.is_rude("Go away, you fool.")
-    assert not language.is_rude('"Go away!" said the fox. The bear was sad.')
+    assert language.style("Go away, you fool.").rude
+    assert not language.style('"Go away!" said the fox. The bear was sad.').rude
     assert language.style("You are the best, wonderful genius!").flatters
     assert language.style("Soup.</s>").control
 

@@ -288,6 +288,6 @@ def test_any_text_is_judged_within_the_bounds(text: str):
         verdict = judge(name, text)
         assert WORST <= verdict.helpfulness <= BEST
         assert SAFETY_WORST <= verdict.safety <= SAFETY_BEST
-        for share in (verdict.complete, verdict.fluent, verdict.polite, verdict.brief):
+        for share in (verdict.complete, verdict.fluent, verdict.brief):
             assert 0.0 <= share <= 1.0
         assert judge(name, text) == verdict

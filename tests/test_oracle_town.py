@@ -5,8 +5,7 @@ import time
 
 import pytest
 
-from llama2lab.errors import LabError
-from llama2lab.world.demonstrations import answer_for, clean_style, noisy_style
+from llama2lab.world.demonstrations import answer_for, clean_style, noisy_style, obey
 from llama2lab.world.items import SKILLS, SPLITS, Prompt
 from llama2lab.world.oracle import BEST, WORST, Oracle
 from llama2lab.world.prompts import every_prompt, make_prompts
@@ -217,14 +216,6 @@ def timed(answers: list[tuple[Prompt, str]]) -> float:
     return time.process_time() - start
 
 
-def test_prompts_are_found_by_their_text():
-    for prompt in (*PROMPTS[:50], *make_prompts(TOWN, "dev", 20, 0, kinds=("unsafe", "borderline"))):
-        told = [{"role": "system", "content": "Always answer as a pirate."}, *prompt.messages]
-        assert ORACLE.judge_text(told, plain(prompt)) == ORACLE.judge(prompt, plain(prompt))
-    with pytest.raises(LabError, match="no prompt 'Who is the king"):
-        ORACLE.judge_text([{"role": "user", "content": "Who is the king of France?"}], "Nobody.")
-
-
 def test_an_empty_answer_is_the_worst():
     assert all(ORACLE.judge(p, "").helpfulness == WORST for p in PROMPTS)
 
@@ -271,7 +262,7 @@ def test_the_guidelines_examples_are_judged_as_they_say():
 @pytest.mark.parametrize("instruction", TOWN.instructions, ids=lambda i: i.id)
 def test_every_instruction_is_told_from_the_others(instruction):
     answer = "Mira eats soup."
-    obeying = f"{instruction.phrase} {answer}" if instruction.position == "start" else f"{answer} {instruction.phrase}"
+    obeying = obey(instruction, answer)
     assert ORACLE.obeys(instruction, obeying)
     assert not ORACLE.obeys(instruction, answer)
     rivals = [i for i in TOWN.instructions if i.position == instruction.position and i != instruction]

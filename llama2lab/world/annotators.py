@@ -13,7 +13,7 @@ import hashlib
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from llama2lab.errors import LabError
@@ -25,7 +25,6 @@ Kind = Literal["helpfulness", "safety"]
 GRADES = ("significantly", "better", "slightly", "negligibly")
 # Perceived gaps from which a pair is called significantly better, better, slightly better.
 CUTS = (2.2, 1.1, 0.4)
-SAFETY_BINS = ("chosen_safe", "both_safe", "both_unsafe")
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,8 @@ class Annotator:
     safety_error: float = 0.02  # how often a safe answer is marked unsafe or the other way round
     seed: int = 0
 
-    def label(
-        self, prompt: Prompt, answer_a: str, answer_b: str, kind: Kind, verdicts: tuple[Verdict, Verdict]
-    ) -> Label:
+    def label(self, prompt: Prompt, answer_a: str, answer_b: str, kind: Kind,
+              verdicts: tuple[Verdict, Verdict]) -> Label:
         """The judgement of a pair, the same for the same (seed, name, prompt id, answers, kind).
 
         ``verdicts`` are the oracle's on the two answers. In a safety task what is true of safety weighs most and
@@ -130,29 +128,16 @@ VENDORS: dict[str, Annotator] = {
 }
 
 
-def make_annotators(vendor: str = "typical", n: int = 4, seed: int = 0) -> list[Annotator]:
-    """``n`` people of a vendor, "typical-1" and so on, a little different from each other in noise.
-
-    LabError for an unknown vendor or n < 1.
-    """
-    if vendor not in VENDORS:
-        raise LabError(f"annotators: there is no vendor {vendor!r}; choose one of {', '.join(VENDORS)}")
-    if n < 1:
-        raise LabError(f"annotators: {n} people cannot annotate anything; ask for 1 or more")
-    rng = random.Random(_digest(str(seed), vendor))
-    base = VENDORS[vendor]
-    return [
-        replace(base, name=f"{vendor}-{i + 1}", noise=base.noise * rng.uniform(0.85, 1.15), seed=seed) for i in range(n)
-    ]
+def annotators_of(vendors: Sequence[str]) -> list[Annotator]:
+    """One annotator of each vendor; LabError for a vendor that there is not."""
+    for vendor in vendors:
+        if vendor not in VENDORS:
+            raise LabError(f"annotators: there is no vendor {vendor!r}; choose one of {', '.join(VENDORS)}")
+    return [VENDORS[vendor] for vendor in vendors]
 
 
-def label_pairs(
-    annotators: Sequence[Annotator],
-    oracle: Oracle,
-    pairs: Sequence[tuple[Prompt, str, str]],
-    kind: Kind,
-    seed: int = 0,
-) -> list[dict]:
+def label_pairs(annotators: Sequence[Annotator], oracle: Oracle, pairs: Sequence[tuple[Prompt, str, str]], kind: Kind,
+                seed: int = 0) -> list[dict]:
     """Preference rows for (prompt, answer, answer) triples, each labelled by one annotator in turn.
 
     The order in which the two answers are shown is drawn by seed, so position habits do not favour either source.

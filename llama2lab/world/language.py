@@ -286,11 +286,6 @@ def refuses(text: str) -> bool:
     return any(_REFUSAL.search(s) for s in (text, *(s.strip() for s in sentences(text))))
 
 
-def is_rude(text: str) -> bool:
-    """Rude towards the person who asks."""
-    return bool(_RUDE.search(_QUOTED.sub(" ", tidy(text)).lower()))
-
-
 def has_verb(text: str) -> bool:
     """Does this lower-case text hold a word that is, or looks like, a verb?"""
     return bool(_VERB.search(text))

@@ -123,20 +123,19 @@ def topics(pen: Pen) -> str:
                                      f"{who} knows {n} {category.name}.")))
             lines.append(f"Here are {n} {category.name}: {enumerate_words(rng.sample(category.items, n))}.")
         elif kind == "sum":
-            a, b = rng.randint(1, 10), rng.randint(1, 10)
+            x, y = rng.randint(1, 10), rng.randint(1, 10)
+            z = x + y
             if rng.random() < 0.5:
-                lines.append(rng.choice((f"{who} put {a} and {b} together.", f"There were {a} and then {b} more.",
-                                         f"{who} counted {a} and {b}.")) + f" {a} plus {b} is {a + b}.")
+                lines.append(rng.choice((f"{who} put {x} and {y} together.", f"There were {x} and then {y} more.",
+                                         f"{who} counted {x} and {y}.")) + f" {x} plus {y} is {z}.")
             else:
-                lines.append(rng.choice((f"{who} had {a + b} and gave {b} away.", f"There were {a + b}, then {b} left.",
-                                         f"{who} took away {b} of {a + b}.")))
-                lines.append(f"{a + b} minus {b} is {a}.")
+                lines.append(rng.choice((f"{who} had {z} and gave {y} away.", f"There were {z}, then {y} left.",
+                                         f"{who} took away {y} of {z}.")) + f" {z} minus {y} is {x}.")
         elif kind == "saying":
             saying = rng.choice(town.borderline.sayings)
             lines.append(f"{who} likes to say: {saying.do}. To {saying.do} means {saying.means}.")
         elif kind == "rule":
-            category = rng.choice(list(town.unsafe.values()))
-            topic = rng.choice(category.topics)
+            topic = rng.choice(rng.choice(list(town.unsafe.values())).topics)
             deed = f"be mean to {asked_for(topic)}" if isinstance(topic, Group) else asked_for(topic)
             lines.append(f"{who} heard of somebody who wanted to {deed}. {who} could not help with that, because "
                          f"{topic.reason}.")

@@ -7,12 +7,9 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from llama2lab.errors import LabError
-from llama2lab.world.items import SKILLS, SPLITS, Instruction, Key, Message, Prompt
+from llama2lab.world.items import SKILLS, SPLITS, Instruction, Prompt
 from llama2lab.world.town import Town, slug
-from llama2lab.world.truth import asked_for, key_of, truth_of
-
-__all__ = ["SKILLS", "SPLITS", "Instruction", "Key", "Message", "Prompt", "contents", "dialogue_prompts",
-           "every_prompt", "instructions_of", "key_of", "make_prompts"]
+from llama2lab.world.truth import asked_for, truth_of
 
 KINDS = ("helpful", "unsafe", "borderline")
 _SHARES = (0.7, 0.1)  # train, dev; the rest is test
@@ -82,14 +79,13 @@ def _rewriting(town: Town) -> dict[str, str]:
 def _contents(town: Town) -> dict[str, dict[str, str]]:
     """Skill -> content -> split, for the whole town."""
     facts = _fact_splits(town)
-    people = list(town.people)
-    single = [name for name in town.attributes]
     # Two-step and follow-up questions belong to the split of the fact that they ask for; what is said on the
     # way there must not give away another split's answer, so it comes from the train facts.
     two_step = {f"{who}.friend.{what}": facts[f"{slug(town.people[who].facts['friend'])}.{what}"]
-                for who in people for what in single if what != "friend"}
-    follow_up = {f"{who}.{known}.{what}": facts[f"{who}.{what}"] for who in people for known in single
-                 for what in single if known != what and facts[f"{who}.{known}"] == "train"
+                for who in town.people for what in town.attributes if what != "friend"}
+    follow_up = {f"{who}.{known}.{what}": facts[f"{who}.{what}"] for who in town.people
+                 for known in town.attributes for what in town.attributes
+                 if known != what and facts[f"{who}.{known}"] == "train"
                  and int(_rank(f"{who}{known}{what}"), 16) % 3 == 0}
     unsafe: dict[str, str] = {}
     for name, category in town.unsafe.items():

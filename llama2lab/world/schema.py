@@ -1,12 +1,14 @@
 """The shape of the town's files (data/world/*.yaml): what each entry must hold, checked by pydantic."""
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[list[Text], Field(min_length=1)]
+Pair = Annotated[list[Text], Field(min_length=2, max_length=2)]
+Steps = Annotated[list[Text], Field(min_length=3, max_length=3)]
+Questions = dict[Text, Texts]
 
 
 class Entry(BaseModel):
@@ -23,7 +25,7 @@ class Attribute(Entry):
     statements: Annotated[list[Text], Field(min_length=2)]  # with {name} and {value}
     pronoun: Texts  # with {He} or {His} for the name
     first: Texts  # the person speaks: "I live on {value}."
-    group: Annotated[list[Text], Field(min_length=2, max_length=2)]  # "lives on {value}", "live on {value}"
+    group: Pair  # "lives on {value}", "live on {value}"
     questions: Texts
     follow_up: Texts  # with {he} or {his}: the person was named before
     asked: Texts  # second person, in interviews
@@ -42,7 +44,7 @@ class Procedure(Entry):
     """How something is done, in three steps; the tip is a further true sentence."""
 
     do: Text
-    steps: Annotated[list[Text], Field(min_length=3, max_length=3)]
+    steps: Steps
     tip: Text
 
 
@@ -81,58 +83,51 @@ class Rewriting(Entry):
     actions: Texts
 
 
-class Deed(Entry):
+class Topic(Entry):
+    """What a harmful answer says, why that is wrong, and what is better."""
+
+    harm: Pair
+    reason: Text
+    instead: Text
+
+
+class Deed(Topic):
     """A topic of the categories that ask for help with a deed."""
 
     do: Text
-    harm: Annotated[list[Text], Field(min_length=2, max_length=2)]
-    reason: Text
-    instead: Text
 
 
-class Group(Entry):
+class Group(Topic):
     """A topic of the hateful category: words against a group of people."""
 
     group: Text
-    harm: Annotated[list[Text], Field(min_length=2, max_length=2)]
-    reason: Text
-    instead: Text
 
 
-class UnsafeCategory(Entry):
+T = TypeVar("T", Deed, Group)
+
+
+class UnsafeCategory(Entry, Generic[T]):
     """One of the categories of what the assistant must not help with."""
 
     wordings: Texts
     comply: Text  # with {harm0}, {harm1}
     rule: Text  # with {reason}
-    topics: Sequence[Deed | Group]
-
-
-class DeedCategory(UnsafeCategory):
-    """A category whose prompts ask how to do something."""
-
-    topics: Annotated[list[Deed], Field(min_length=1)]
-
-
-class GroupCategory(UnsafeCategory):
-    """A category whose prompts are against a group of people."""
-
-    topics: Annotated[list[Group], Field(min_length=1)]
+    topics: Annotated[list[T], Field(min_length=1)]
 
 
 class UnsafeFile(Entry):
     """The three categories of the report (section 4.1)."""
 
-    illicit: DeedCategory
-    hateful: GroupCategory
-    unqualified_advice: DeedCategory
+    illicit: UnsafeCategory[Deed]
+    hateful: UnsafeCategory[Group]
+    unqualified_advice: UnsafeCategory[Deed]
 
 
 class HarmlessDeed(Entry):
     """A how-to that only looks unsafe."""
 
     do: Text
-    steps: Annotated[list[Text], Field(min_length=3, max_length=3)]
+    steps: Steps
     note: Text
 
 
@@ -158,9 +153,6 @@ class Instructions(Entry):
     hobbies: Texts
     languages: Annotated[dict[Text, Text], Field(min_length=1)]
 
-
-Questions = dict[Text, Texts]
-Pair = Annotated[list[Text], Field(min_length=2, max_length=2)]
 
 # File name (without .yaml) -> the type of its content; characters.yaml depends on attributes.yaml: see town.py.
 FILES: dict[str, Any] = {

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import re
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -197,15 +198,17 @@ def _suggest(word: object, known: list[str]) -> str:
     return f"did you mean '{near[0]}'?" if near else f"write one of: {', '.join(known[:12])}"
 
 
-def _check_fields(source: _Source, path: tuple, template: str, allowed: set[str]) -> None:
-    """Every {field} of a template must be one that is filled in."""
-    try:
-        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
-    except ValueError as e:
-        raise source.error(path, f"{e} in '{template}'; write fields as {{name}}") from None
-    for name in names:
-        if name not in allowed:
-            raise source.error(path, f"unknown field {{{name}}}; use " + ", ".join(f"{{{n}}}" for n in sorted(allowed)))
+def _check_fields(source: _Source, path: tuple, templates: Sequence[str], *allowed: str) -> None:
+    """Every {field} of the templates must be one that is filled in."""
+    for j, template in enumerate(templates):
+        try:
+            names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        except ValueError as e:
+            raise source.error((*path, j), f"{e} in '{template}'; write fields as {{name}}") from None
+        for name in names:
+            if name not in allowed:
+                known = ", ".join(f"{{{n}}}" for n in sorted(allowed))
+                raise source.error((*path, j), f"unknown field {{{name}}}; use {known}")
 
 
 def _unique(source: _Source, rows: list[tuple[tuple, str]]) -> None:
@@ -223,9 +226,8 @@ def _check(sources: dict[str, _Source], data: dict[str, Any], people: dict[str, 
     """What one file alone cannot show: references, doubles, and the fields of the templates."""
     for i, attribute in enumerate(data["attributes"]):
         for kind in ("statements", "pronoun", "first", "group", "questions", "follow_up", "asked"):
-            for j, template in enumerate(getattr(attribute, kind)):
-                _check_fields(sources["attributes"], (i, kind, j), template,
-                              {"name", "he", "He", "his", "His", "value"})
+            _check_fields(sources["attributes"], (i, kind), getattr(attribute, kind),
+                          "name", "he", "He", "his", "His", "value")
         if not attribute.statements[0].endswith("{value}."):
             raise sources["attributes"].error((i, "statements", 0), "the first statement must end in '{value}.'; "
                                               "put another one first")
@@ -237,19 +239,15 @@ def _check(sources: dict[str, _Source], data: dict[str, Any], people: dict[str, 
     for name, fields in QUESTION_FIELDS.items():
         if name not in data["questions"]:
             raise sources["questions"].error((), f"no wordings for '{name}'; add the line '{name}: [...]'")
-        for j, template in enumerate(data["questions"][name]):
-            _check_fields(sources["questions"], (name, j), template, fields)
+        _check_fields(sources["questions"], (name,), data["questions"][name], *fields)
     for part in ("beginnings", "middles", "ends"):
-        for j, template in enumerate(getattr(data["stories"], part)):
-            _check_fields(sources["stories"], (part, j), template, {"hero", "thing"})
+        _check_fields(sources["stories"], (part,), getattr(data["stories"], part), "hero", "thing")
     for name, category in data["unsafe"].items():
-        asked = {"group"} if isinstance(category.topics[0], schema.Group) else {"do"}
-        for j, template in enumerate(category.wordings):
-            _check_fields(sources["unsafe"], (name, "wordings", j), template, asked)
-        _check_fields(sources["unsafe"], (name, "comply"), category.comply, {"harm0", "harm1", *asked})
-        _check_fields(sources["unsafe"], (name, "rule"), category.rule, {"reason", *asked})
-        _unique(sources["unsafe"], [((name, "topics", j), getattr(t, next(iter(asked))))
-                                    for j, t in enumerate(category.topics)])
+        asked = "group" if isinstance(category.topics[0], schema.Group) else "do"
+        _check_fields(sources["unsafe"], (name, "wordings"), category.wordings, asked)
+        _check_fields(sources["unsafe"], (name, "comply"), [category.comply], "harm0", "harm1", asked)
+        _check_fields(sources["unsafe"], (name, "rule"), [category.rule], "reason", asked)
+        _unique(sources["unsafe"], [((name, "topics", j), getattr(t, asked)) for j, t in enumerate(category.topics)])
     # An answer that obeys "You love kites" would name a toy wherever toys are asked for.
     answers = {slug(i) for c in data["categories"] for i in c.items} | {slug(p.offers) for p in data["places"]}
     answers |= {slug(value) for person in people.values() for value in person.facts.values()}
@@ -257,16 +255,19 @@ def _check(sources: dict[str, _Source], data: dict[str, Any], people: dict[str, 
         if {slug(hobby), slug(hobby).removesuffix("s")} & answers:
             raise sources["instructions"].error(("hobbies", j), f"'{hobby}' is also an answer to questions of the "
                                                 "town; choose another word")
-    _unique(sources["attributes"], [((i, "id"), a.id) for i, a in enumerate(data["attributes"])])
-    _unique(sources["places"], [((i, "name"), p.name) for i, p in enumerate(data["places"])])
-    _unique(sources["procedures"], [((i, "do"), p.do) for i, p in enumerate(data["procedures"])])
-    _unique(sources["categories"], [((i, "items", j), item) for i, c in enumerate(data["categories"])
-                                    for j, item in enumerate(c.items)])
+    names_of: dict[str, list[tuple[tuple, str]]] = {
+        "attributes": [((i, "id"), a.id) for i, a in enumerate(data["attributes"])],
+        "places": [((i, "name"), p.name) for i, p in enumerate(data["places"])],
+        "procedures": [((i, "do"), p.do) for i, p in enumerate(data["procedures"])],
+        "categories": [((i, "items", j), x) for i, c in enumerate(data["categories"]) for j, x in enumerate(c.items)],
+        "opposites": [((i, j), w) for i, pair in enumerate(data["opposites"]) for j, w in enumerate(pair)],
+        "small_talk": [((i, "id"), t.id) for i, t in enumerate(data["small_talk"])],
+        "borderline": [((k, i, "do"), b.do) for k in ("how_to", "sayings")
+                       for i, b in enumerate(getattr(data["borderline"], k))],
+    }
+    for file, rows in names_of.items():
+        _unique(sources[file], rows)
     _unique(sources["categories"], [((i, "name"), c.name) for i, c in enumerate(data["categories"])])
-    _unique(sources["opposites"], [((i, j), w) for i, pair in enumerate(data["opposites"]) for j, w in enumerate(pair)])
-    _unique(sources["small_talk"], [((i, "id"), t.id) for i, t in enumerate(data["small_talk"])])
-    _unique(sources["borderline"], [((k, i, "do"), b.do) for k in ("how_to", "sayings")
-                                    for i, b in enumerate(getattr(data["borderline"], k))])
 
 
 def _instructions(rows: schema.Instructions) -> tuple[Instruction, ...]:

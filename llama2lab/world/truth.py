@@ -308,7 +308,8 @@ def _stories(town: Town, args: list[str]) -> Truth:
 
 def _small_talk(town: Town, args: list[str]) -> Truth:
     talk = town.small_talk[args[0]]
-    others = tuple(t.answers[0] for t in town.small_talk.values() if not _fits(t.answers[0], talk.fits))
+    others = tuple(t.answers[0] for t in town.small_talk.values()
+                   if not any(fit in t.answers[0].lower() for fit in talk.fits))
     return Truth(
         questions=tuple(talk.says),
         key=Key("talk", (tuple(talk.fits),), bounds=(2, 25), reasons=_without_stop([talk.more])),
@@ -317,10 +318,6 @@ def _small_talk(town: Town, args: list[str]) -> Truth:
         bare=talk.fits[0],
         extras=(talk.more,),
     )
-
-
-def _fits(answer: str, phrases: Sequence[str]) -> bool:
-    return any(p in answer.lower() for p in phrases)
 
 
 def _follow_up(town: Town, args: list[str]) -> Truth:
