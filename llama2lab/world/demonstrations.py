@@ -115,13 +115,13 @@ def noisy_style(prompt: Prompt, rng: random.Random) -> AnswerStyle:
 
 
 def demonstrations(town: Town, n: int, seed: int, quality: Literal["clean", "noisy"] = "clean", split: str = "train",
-                   safety_share: float = 0.06, instruction_share: float = 0.25, multi_turn_share: float = 0.15,
+                   safety_share: float = 0.12, instruction_share: float = 0.25, multi_turn_share: float = 0.15,
                    ) -> list[dict]:
     """n rows {"messages": [...], "skill": str} for SFT, shuffled.
 
     Args:
         quality: "clean" (true, fluent, average) or "noisy" (false, rude, off topic, cut off, unsafe ...).
-        safety_share: rows of unsafe prompts (two thirds) and borderline ones (one third).
+        safety_share: rows of unsafe prompts (one third) and borderline ones (two thirds).
         instruction_share: rows whose answers obey an instruction, given as the system message or before the question.
         multi_turn_share: rows of 2 to 4 turns; under an instruction, every user message restates it.
 
@@ -133,7 +133,7 @@ def demonstrations(town: Town, n: int, seed: int, quality: Literal["clean", "noi
     rng = random.Random(f"demonstrations {quality} {split} {seed}")
     style_of = clean_style if quality == "clean" else noisy_style
     n_safety = round(n * safety_share)
-    n_unsafe = round(n_safety * 2 / 3)
+    n_unsafe = round(n_safety / 3)  # twice as many that only look unsafe, or a model learns to refuse them too
     n_multi = round((n - n_safety) * multi_turn_share)
     prompts = draw_prompts(town, split, n_unsafe, seed, ("unsafe",))
     prompts += draw_prompts(town, split, n_safety - n_unsafe, seed, ("borderline",))
