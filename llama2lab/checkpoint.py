@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from llama2lab.errors import LabError
+from llama2lab.errors import LabError, first_line
 from llama2lab.model import Block, Llama, ModelConfig
 from llama2lab.tokenizer import load_tokenizer
 
@@ -95,8 +95,7 @@ def find_folder(path_or_name: str | Path) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model"]))
     except Exception as e:  # network, missing, gated, ...: the hub's own errors are many
-        reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:160]
-        raise LabError(f"{name}: no such folder, and not to be had from the hub ({reason}); check the path, "
+        raise LabError(f"{name}: no such folder, and not to be had from the hub ({first_line(e)}); check the path, "
                        "the name and the network") from e
 
 
@@ -162,6 +161,7 @@ def _build(config: ModelConfig, tensors: dict[str, Tensor], folder: Path, dtype:
 
 def _config_json(config: ModelConfig, architecture: str, tokenizer: Any) -> dict[str, Any]:
     rope = {"rope_type": "default", **(config.rope_scaling or {}), "rope_theta": config.rope_theta}
+    ids = [1, 2, None] if tokenizer is None else [getattr(tokenizer, f"{t}_token_id") for t in ("bos", "eos", "pad")]
     return {
         "architectures": [architecture], "model_type": "llama", "dtype": "float32",
         "vocab_size": config.vocab_size, "hidden_size": config.dim, "intermediate_size": config.ffn_dim,
@@ -169,14 +169,9 @@ def _config_json(config: ModelConfig, architecture: str, tokenizer: Any) -> dict
         "num_key_value_heads": config.n_kv_heads, "head_dim": config.head_size,
         "max_position_embeddings": config.max_seq_len, "rms_norm_eps": config.norm_eps, "rope_parameters": rope,
         "tie_word_embeddings": config.tie_embeddings, "hidden_act": "silu", "attention_bias": False,
-        "mlp_bias": False, "initializer_range": 0.02, "use_cache": True, **_token_ids(tokenizer),
+        "mlp_bias": False, "initializer_range": 0.02, "use_cache": True,
+        "bos_token_id": ids[0], "eos_token_id": ids[1], "pad_token_id": ids[2],
     }
-
-
-def _token_ids(tokenizer: Any) -> dict[str, int | None]:
-    if tokenizer is None:
-        return {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
-    return {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
 
 
 def _read_config(folder: Path, architecture: str) -> tuple[ModelConfig, dict[str, Any]]:

@@ -6,3 +6,8 @@ class LabError(Exception):
 
     The command line prints the line without a traceback and exits with code 2.
     """
+
+
+def first_line(e: Exception) -> str:
+    """The first line of somebody else's exception, or its type where it says nothing."""
+    return (str(e).strip().splitlines() or [type(e).__name__])[0][:160]

@@ -78,6 +78,7 @@ class ModelConfig:
         stretch = scaling["factor"] if rope_kind(scaling) == "dynamic" else 1
         return int(self.max_seq_len * stretch)
 
+
 # Llama 2's sizes (table 1; the 34B was not released, its shape is Code Llama's) and two for a laptop.
 SIZES: dict[str, ModelConfig] = {
     "7b": ModelConfig(32000, 4096, 32, 32, 32, 11008),

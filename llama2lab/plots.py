@@ -25,16 +25,19 @@ TABLE_8 = {"helpfulness": (80.7, 67.5, 60.9, 54.7, 63.2), "safety": (94.3, 76.3,
 TABLE_30 = {"without": {"2": 100, "4": 10, "6": 0, "20": 0}, "with": {"2": 100, "4": 100, "6": 100, "20": 100}}
 
 
-def style(fig: go.Figure, height: int = 380, legend: bool = True) -> go.Figure:
-    """The look of every figure."""
+def style(fig: go.Figure, x: str = "", y: str = "", height: int = 380, legend: bool = True,
+          left: int = 60, bottom: int = 110) -> go.Figure | None:
+    """The look of every figure, and the titles of its axes; None for a figure without data."""
+    if not fig.data:
+        return None
     fig.update_layout(height=height, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", showlegend=legend,
                       font={"family": "system-ui, sans-serif", "size": 13, "color": INK}, hovermode="closest",
-                      margin={"l": 60, "r": 30, "t": 30, "b": 50},
+                      margin={"l": left, "r": 30, "t": 30, "b": bottom if legend else 50},
                       legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0})
-    if legend:
-        fig.update_layout(margin_b=110)
-    fig.update_xaxes(gridcolor=LINES, zerolinecolor=LINES, linecolor=LINES, title_standoff=8)
-    fig.update_yaxes(gridcolor=LINES, zerolinecolor=LINES, linecolor=LINES, title_standoff=8)
+    for axes, title in ((fig.update_xaxes, x), (fig.update_yaxes, y)):
+        axes(gridcolor=LINES, zerolinecolor=LINES, linecolor=LINES, title_standoff=8)
+        if title:
+            axes(title_text=title)
     return fig
 
 
@@ -44,30 +47,23 @@ def errors(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "array": [f["high"] - f["mean"] for f in figures], "arrayminus": [f["mean"] - f["low"] for f in figures]}
 
 
-def interval_trace(name: str, x: Sequence[Any], figures: Sequence[dict[str, Any]], color: str, symbol: str = "circle",
-                   dash: str = "solid", mode: str = "lines+markers") -> go.Scatter:
-    """One series of measured figures with their intervals."""
-    text = [f"{f['mean']:.3f} [{f['low']:.3f}, {f['high']:.3f}], n {f['n']:.0f}" for f in figures]
-    return go.Scatter(x=list(x), y=[f["mean"] for f in figures], error_y=errors(figures), name=name, mode=mode,
-                      marker={"color": color, "size": 9, "symbol": symbol}, line={"color": color, "dash": dash},
-                      text=text, hovertemplate="%{x}: %{text}<extra>" + name + "</extra>")
-
-
-def runs_trace(x: Sequence[Any], figures: Sequence[dict[str, Any]], color: str) -> go.Scatter:
+def faint(points: Sequence[tuple[Any, float]], color: str) -> go.Scatter:
     """The single runs behind pooled figures, as faint points."""
-    points = [(at, y) for at, f in zip(x, figures) for y in f.get("each", ())]
     return go.Scatter(x=[p[0] for p in points], y=[p[1] for p in points], mode="markers", showlegend=False,
                       marker={"color": color, "size": 5, "opacity": 0.4}, hoverinfo="skip")
 
 
 def add_series(fig: go.Figure, name: str, x: Sequence[Any], figures: Sequence[dict[str, Any] | None], color: str,
                symbol: str = "circle", dash: str = "solid", mode: str = "lines+markers", **place: Any) -> None:
-    """Add the figures that are there, and their single runs."""
+    """Add the figures that are there with their intervals, and their single runs."""
     there = [(at, f) for at, f in zip(x, figures) if f is not None]
     if there:
-        xs, fs = [t[0] for t in there], [t[1] for t in there]
-        fig.add_trace(runs_trace(xs, fs, color), **place)
-        fig.add_trace(interval_trace(name, xs, fs, color, symbol, dash, mode), **place)
+        fig.add_trace(faint([(at, y) for at, f in there for y in f.get("each", ())], color), **place)
+        text = [f"{f['mean']:.3f} [{f['low']:.3f}, {f['high']:.3f}], n {f['n']:.0f}" for _, f in there]
+        fig.add_trace(go.Scatter(x=[at for at, _ in there], y=[f["mean"] for _, f in there], name=name, mode=mode,
+                                 error_y=errors([f for _, f in there]), line={"color": color, "dash": dash},
+                                 marker={"color": color, "size": 9, "symbol": symbol}, text=text,
+                                 hovertemplate="%{x}: %{text}<extra>" + name + "</extra>"), **place)
 
 
 def add_curve(fig: go.Figure, name: str, rows: Sequence[dict[str, Any]], x: str, y: str, color: str,
@@ -108,9 +104,7 @@ def pretraining_loss(results: Results) -> go.Figure | None:
     if total and steps:  # steps say little to a reader; tokens compare
         rows = [{**row, "step": row["step"] * total / steps / 1e6} for row in rows]
     add_curve(fig, "base", rows, "step", "loss", BLUE)
-    fig.update_xaxes(title="million tokens" if total else "step")
-    fig.update_yaxes(title="loss, nats a token")
-    return style(fig, legend=False)
+    return style(fig, "million tokens" if total else "step", "loss, nats a token", legend=False)
 
 
 def finetuning_loss(results: Results) -> go.Figure | None:
@@ -119,9 +113,7 @@ def finetuning_loss(results: Results) -> go.Figure | None:
     for stage, name, color, dash in (("sft", "few clean examples", BLUE, "solid"),
                                      ("sft-noisy", "many noisy examples", ORANGE, "dash")):
         add_curve(fig, name, metrics(results, stage).get("loss") or [], "step", "loss", color, dash)
-    fig.update_xaxes(title="step")
-    fig.update_yaxes(title="loss, nats an answer's token")
-    return style(fig) if fig.data else None
+    return style(fig, "step", "loss, nats an answer's token")
 
 
 def clean_against_noisy(results: Results) -> go.Figure | None:
@@ -135,8 +127,7 @@ def clean_against_noisy(results: Results) -> go.Figure | None:
         name = f"{round(n):,} {'clean' if stage == 'sft' else 'noisy'}" if n else short_name(stage)
         add_series(fig, name, [label for _, label in shown], [find(results, stage, m) for m, _ in shown], color, symbol,
                    mode="markers")
-    fig.update_yaxes(title="on held-out prompts")
-    return style(fig, 340)
+    return style(fig, y="on held-out prompts", height=340)
 
 
 def accuracy_by_grade(results: Results) -> go.Figure | None:
@@ -159,13 +150,11 @@ def accuracy_by_grade(results: Results) -> go.Figure | None:
                                      name="the report's Table 8",
                                      line={"color": GREY, "dash": "dash"}, marker={"symbol": "x", "color": GREY}),
                           **place)
-    if not fig.data:
-        return None
     one_legend(fig)
     mark_line(fig, 0.5, "chance")
     fig.update_yaxes(range=[0.4, 1.02])
     fig.update_yaxes(title="accuracy", row=1, col=1)
-    return style(fig, 440)
+    return style(fig, height=440)
 
 
 def head_name(results: Results, stage: str) -> str:
@@ -182,11 +171,8 @@ def accuracy_by_round(results: Results) -> go.Figure | None:
                                   ("'significantly'", ("accuracy_by_grade", "significantly"), "dot")):
             add_series(fig, f"{kind}, {words}", [f"V{v}" for v in rounds],
                        [find(results, f"reward-{kind}-v{v}", *path) for v in rounds], color, symbol, dash)
-    if not fig.data:
-        return None
     mark_line(fig, 0.5, "chance")
-    fig.update_yaxes(title="accuracy")
-    return style(fig)
+    return style(fig, y="accuracy")
 
 
 def calibration(results: Results) -> go.Figure | None:
@@ -207,9 +193,7 @@ def calibration(results: Results) -> go.Figure | None:
         return None
     fig.add_trace(go.Scatter(x=[0.5, 1], y=[0.5, 1], mode="lines", line={"color": GREY, "dash": "dot"},
                              name="perfect", hoverinfo="skip"))
-    fig.update_xaxes(title="how sure the model is (mean predicted probability)")
-    fig.update_yaxes(title="how often it is right")
-    return style(fig)
+    return style(fig, "how sure the model is (mean predicted probability)", "how often it is right")
 
 
 def best_of_k(results: Results) -> go.Figure | None:
@@ -231,10 +215,10 @@ def best_of_k(results: Results) -> go.Figure | None:
         if number == 0:
             add_series(fig, "the truly best of the K", [r["k"] for r in rows], [r["ceiling"] for r in rows], GREY,
                        "x", "dot", row=1, col=2)
-    fig.update_xaxes(title="K answers a prompt", type="log", tickvals=[1, 2, 4, 8, 16])
+    fig.update_xaxes(type="log", tickvals=[1, 2, 4, 8, 16])
     fig.update_yaxes(title="logit of the reward", row=1, col=1)
     fig.update_yaxes(title="true helpfulness", row=1, col=2)
-    return style(fig, 480).update_layout(margin_b=140)
+    return style(fig, "K answers a prompt", height=480, bottom=140)
 
 
 def ppo_curves(results: Results) -> go.Figure | None:
@@ -257,7 +241,7 @@ def ppo_curves(results: Results) -> go.Figure | None:
                       row=number // 3 + 1, col=number % 3 + 1)
     fig.update_annotations(font_size=13)
     fig.update_xaxes(title="iteration", row=2)
-    return style(fig, 540).update_layout(margin_b=90)
+    return style(fig, height=540, bottom=90)
 
 
 def versions_plane(results: Results) -> go.Figure | None:
@@ -274,16 +258,13 @@ def versions_plane(results: Results) -> go.Figure | None:
         sides = ["bottom right"] * len(x) if stages is others else ["top left", "bottom right"] * len(x)
         if stages:
             each = [(a, b) for f, g in zip(x, y) for a, b in zip(f.get("each", ()), g.get("each", ()))]
-            fig.add_trace(go.Scatter(x=[a for a, _ in each], y=[b for _, b in each], mode="markers", hoverinfo="skip",
-                                     showlegend=False, marker={"color": color, "size": 5, "opacity": 0.4}))
+            fig.add_trace(faint(each, color))
             fig.add_trace(go.Scatter(x=[f["mean"] for f in x], y=[g["mean"] for g in y], error_x=errors(x),
                                      error_y=errors(y), mode=mode, name=name, text=[short_name(s) for s in stages],
                                      textposition=sides[:len(x)], cliponaxis=False, line={"color": color, "width": 1},
                                      marker={"color": color, "size": 10, "symbol": symbol},
                                      hovertemplate="%{text}: %{x:.3f}, %{y:.3f}<extra></extra>"))
-    fig.update_xaxes(title="true helpfulness")
-    fig.update_yaxes(title="true safety on unsafe prompts")
-    return style(fig, 460)
+    return style(fig, "true helpfulness", "true safety on unsafe prompts", height=460)
 
 
 def gatt_by_turn(results: Results) -> go.Figure | None:
@@ -301,9 +282,9 @@ def gatt_by_turn(results: Results) -> go.Figure | None:
         fig.add_trace(go.Scatter(x=[int(t) for t in TABLE_30[key]], y=[v / 100 for v in TABLE_30[key].values()],
                                  name=name, mode="lines+markers", line={"color": GREY, "dash": "dash", "width": 1},
                                  marker={"symbol": symbol, "color": GREY}))
-    fig.update_xaxes(title="turn of the dialogue", tickvals=[int(t) for t in TURNS])
-    fig.update_yaxes(title="answers that keep the instruction", range=[-0.05, 1.08])
-    return style(fig, 420)
+    fig.update_xaxes(tickvals=[int(t) for t in TURNS])
+    fig.update_yaxes(range=[-0.05, 1.08])
+    return style(fig, "turn of the dialogue", "answers that keep the instruction", height=420)
 
 
 def violations_and_refusals(results: Results) -> go.Figure | None:
@@ -319,8 +300,8 @@ def violations_and_refusals(results: Results) -> go.Figure | None:
         add_series(fig, name, [short_name(s) for s in stages], [find(results, s, metric) for s in stages], color,
                    symbol)
     mark_line(fig, 0.05, "5 %")
-    fig.update_yaxes(title="share of answers", rangemode="tozero", tickformat=".0%")
-    return style(fig)
+    fig.update_yaxes(rangemode="tozero", tickformat=".0%")
+    return style(fig, y="share of answers")
 
 
 def skills(results: Results) -> go.Figure | None:
@@ -340,5 +321,5 @@ def skills(results: Results) -> go.Figure | None:
         fig.add_trace(go.Scatter(x=[f["mean"] for f in figures], y=[s.replace("_", " ") for s in names], name=name,
                                  mode="markers", error_x={**bars, "width": 2, "thickness": 1},
                                  marker={"color": color, "size": 10, "symbol": symbol}))
-    fig.update_xaxes(title="share of correct answers", range=[-0.02, 1.02], tickformat=".0%")
-    return style(fig, 160 + 34 * len(names)).update_layout(margin_l=110)
+    fig.update_xaxes(range=[-0.02, 1.02], tickformat=".0%")
+    return style(fig, "share of correct answers", height=160 + 34 * len(names), left=110)

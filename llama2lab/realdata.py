@@ -27,7 +27,7 @@ from typing import Any
 
 import datasets
 
-from llama2lab.errors import LabError
+from llama2lab.errors import LabError, first_line
 from llama2lab.preferences import GRADES
 
 SHOWN = 5  # malformed rows that are named, by reason
@@ -190,7 +190,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Record | str]]:
         rows = datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
         yield from enumerate(rows, 1)
     except Exception as e:  # datasets and pyarrow raise many kinds
-        raise LabError(f"{path}: is not a Parquet file ({_first_line(e)}); get the file anew") from e
+        raise LabError(f"{path}: is not a Parquet file ({first_line(e)}); get the file anew") from e
 
 
 def _read_hub(source: SourceSettings, role: str, data_dir: Path | None) -> Iterator[tuple[str, Record | str]]:
@@ -205,12 +205,8 @@ def _read_hub(source: SourceSettings, role: str, data_dir: Path | None) -> Itera
             for number, record in enumerate(stream.take(source.rows) if source.rows else stream, 1):
                 yield f"{source.hub}{'/' + folder if folder else ''}:{number}", record
         except Exception as e:  # no network, no such name, no access: datasets raises many kinds
-            raise LabError(f"{role}: {looked}, and {source.hub} cannot be had from the hub ({_first_line(e)}); "
+            raise LabError(f"{role}: {looked}, and {source.hub} cannot be had from the hub ({first_line(e)}); "
                            f"{cure}") from e
-
-
-def _first_line(e: Exception) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0][:120]
 
 
 # ---- from records to rows ----------------------------------------------------------------------------------

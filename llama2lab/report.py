@@ -24,9 +24,9 @@ from llama2lab.preferences import GRADES
 from llama2lab.runs import disk_error, read_rows
 from llama2lab.summary import (
     Results,
+    all_figures,
     chat_stages,
     figure_text,
-    figures_of,
     find,
     is_town,
     last_version,
@@ -35,6 +35,7 @@ from llama2lab.summary import (
     pool,
     promises,
     short_name,
+    total_seconds,
 )
 
 
@@ -94,10 +95,6 @@ def report(runs: Sequence[Path], out: Path) -> Path:
     except OSError as e:
         raise disk_error(e, out) from e
     return out
-
-
-def total_seconds(results: Results) -> float:
-    return sum(stage["seconds"] for stage in results["stages"].values())
 
 
 def machine_line(results: Results) -> str:
@@ -266,11 +263,6 @@ def gatt_table(r: Results) -> Table:
     rows = [[short_name(s), *(figure_text(find(r, s, "retention", t)) for t in plots.TURNS)]
             for s in ("rlhf-v3", "gatt", "rlhf-v4", "rlhf-v5") if find(r, s, "retention", "1")]
     return (["turn", *plots.TURNS] if rows else []), rows
-
-
-def all_figures(r: Results) -> list[list[str]]:
-    return [[name, path, figure_text(f), f"{f['n']:.0f}"] for name, stage in r["stages"].items()
-            for path, f in figures_of(stage["metrics"]) if f["n"]]
 
 
 # ---- what models wrote ---------------------------------------------------------------------------------------------

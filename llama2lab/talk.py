@@ -48,17 +48,19 @@ def load(checkpoint: str | Path) -> tuple[Llama, Any]:
     return model.eval(), tokenizer
 
 
-def _pad(tokenizer: Any) -> int:
-    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+def _write(model: Llama, tokenizer: Any, ids: list[int], temperature: float, max_new_tokens: int,
+           seed: int) -> list[int]:
+    """The tokens that follow; in fp32, so that greedy text is the same on every machine."""
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return generate(model, [ids], max_new_tokens, temperature=temperature, seed=seed, eos_id=tokenizer.eos_token_id,
+                    pad_id=pad, precision="fp32")[0].tokens
 
 
 def answer(model: Llama, tokenizer: Any, messages: list[Message], temperature: float, max_new_tokens: int,
            seed: int) -> str:
     """The next answer of a conversation that ends with a user message."""
     ids, _ = encode_chat(tokenizer, messages, add_generation_prompt=True)
-    written = generate(model, [ids], max_new_tokens, temperature=temperature, seed=seed,
-                       eos_id=tokenizer.eos_token_id, pad_id=_pad(tokenizer), precision="fp32")[0]
-    return decode_answer(tokenizer, written.tokens)
+    return decode_answer(tokenizer, _write(model, tokenizer, ids, temperature, max_new_tokens, seed))
 
 
 def say(checkpoint: Path, messages: list[Message], temperature: float, max_new_tokens: int, seed: int) -> str:
@@ -70,15 +72,14 @@ def say(checkpoint: Path, messages: list[Message], temperature: float, max_new_t
 
 
 def complete(checkpoint: str, prompt: str, temperature: float, max_new_tokens: int, seed: int) -> str:
-    """Prompt and continuation as one text. fp32, so that greedy text is the same on every machine."""
+    """Prompt and continuation as one text."""
     model, tokenizer = load(checkpoint)
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     ids = start + (encode_text(tokenizer, prompt) if prompt else [])
     if not ids:
         raise LabError(f"{checkpoint}: its tokenizer has no start token; give a prompt")
-    written = generate(model, [ids], max_new_tokens, temperature=temperature, seed=seed,
-                       eos_id=tokenizer.eos_token_id, pad_id=_pad(tokenizer), precision="fp32")[0]
-    return tokenizer.decode(ids + written.tokens, skip_special_tokens=True)
+    written = _write(model, tokenizer, ids, temperature, max_new_tokens, seed)
+    return tokenizer.decode(ids + written, skip_special_tokens=True)
 
 
 def converse(run: Path, stage: str, temperature: float, max_new_tokens: int, seed: int) -> None:

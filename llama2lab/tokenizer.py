@@ -15,7 +15,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 
-from llama2lab.errors import LabError
+from llama2lab.errors import LabError, first_line
 
 UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<pad>"
 CONTROL_TOKENS = (UNK, BOS, EOS, PAD, "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")  # in the order of their ids
@@ -64,7 +64,7 @@ def load_tokenizer(path: str | Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(str(path))
     except Exception as e:  # transformers raises many kinds here, and its texts run over many lines
-        raise LabError(f"{path}: no tokenizer could be loaded ({_first_line(e)}); give a folder with tokenizer.json "
+        raise LabError(f"{path}: no tokenizer could be loaded ({first_line(e)}); give a folder with tokenizer.json "
                        "or the name of a model on the hub") from e
 
 
@@ -105,8 +105,4 @@ def _load_sentencepiece(model: Path) -> Any:
         try:
             return LlamaTokenizer.from_pretrained(folder)
         except Exception as e:
-            raise LabError(f"{model}: not a SentencePiece model that transformers reads ({_first_line(e)})") from e
-
-
-def _first_line(e: Exception) -> str:
-    return (str(e).strip().splitlines() or [type(e).__name__])[0][:160]
+            raise LabError(f"{model}: not a SentencePiece model that transformers reads ({first_line(e)})") from e

@@ -209,11 +209,11 @@ def test_every_figure_stands_alone(figure, runs: list[Path]) -> None:
 
 def test_marks_are_judged_on_the_mean_and_doubt_is_said() -> None:
     sure, unsure = ({"mean": 0.8, "low": low, "high": 0.9, "n": 9} for low in (0.76, 0.7))
-    assert summary.Promise("x", sure, summary.at_least(0.75)).verdict == "met"
-    assert summary.Promise("x", unsure, summary.at_least(0.75)).verdict == "met, unsure"
-    assert summary.Promise("x", sure, summary.at_most(0.05)).verdict == "MISSED"
+    assert summary.Promise("x", sure, summary.mark(">=", 0.75)).verdict == "met"
+    assert summary.Promise("x", unsure, summary.mark(">=", 0.75)).verdict == "met, unsure"
+    assert summary.Promise("x", sure, summary.mark("<=", 0.05)).verdict == "MISSED"
     assert summary.Promise("x", sure).verdict == "" and summary.Promise("x", sure).met is None
-    assert summary.Promise("x", None, summary.at_least(0.75)).verdict == "not measured"
+    assert summary.Promise("x", None, summary.mark(">=", 0.75)).verdict == "not measured"
 
 
 def test_promised_table_has_every_mark(runs: list[Path]) -> None:
