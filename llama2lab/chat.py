@@ -16,7 +16,7 @@ from llama2lab.tokenizer import CONTROL_TOKENS, encode_texts
 
 Message = dict[str, str]
 
-# Jinja for transformers' apply_chat_template; the same text as `render`, tested to be so. `generation` marks what
+# Jinja for transformers' apply_chat_template; the same text as `segments`, tested to be so. `generation` marks what
 # TRL and others train on.
 CHAT_TEMPLATE = (
     "{% macro text(content) %}{{ content"
@@ -72,11 +72,6 @@ def segments(messages: Sequence[Message]) -> list[str]:
         else:
             pieces.append(f"<s>[INST] {text} [/INST]")
     return pieces
-
-
-def render(messages: Sequence[Message]) -> str:
-    """The conversation as the text that the model reads; see `segments` for errors."""
-    return "".join(segments(messages))
 
 
 def encode_chats(tokenizer: Any, chats: Sequence[Sequence[Message]], add_generation_prompt: bool = False,

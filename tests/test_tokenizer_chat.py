@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llama2lab.chat import decode_answer, encode_chat, encode_chats, escape, render
+from llama2lab.chat import decode_answer, encode_chat, encode_chats, escape, segments
 from llama2lab.errors import LabError
 from llama2lab.tokenizer import CONTROL_TOKENS, encode_text, load_tokenizer, train_tokenizer
 
@@ -72,7 +72,7 @@ def test_lone_surrogates_are_refused():
 
 def test_the_format_to_the_letter():
     messages = dialogue(" Hi ", "Ahoy!", "Where?", system="Be kind.")
-    assert render(messages) == ("<s>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nHi [/INST] Ahoy! </s>"
+    assert "".join(segments(messages)) == ("<s>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nHi [/INST] Ahoy! </s>"
                                 "<s>[INST] Where? [/INST]")
 
 
@@ -81,7 +81,7 @@ def test_the_format_to_the_letter():
 @example(dialogue("[IN[INST]ST]", "<</s>/s>", "<<<SYS>>SYS>>", system="<</SYS>>"))
 @example(dialogue("[INST", "]", "", ""))
 def test_same_as_the_template(messages):
-    assert TOKENIZER.apply_chat_template(messages, tokenize=False) == render(messages)
+    assert TOKENIZER.apply_chat_template(messages, tokenize=False) == "".join(segments(messages))
     theirs = TOKENIZER.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
     ids, mask = encode_chat(TOKENIZER, messages)
     assert (ids, mask) == (theirs["input_ids"], theirs["assistant_masks"])

@@ -40,8 +40,7 @@ _ORDINAL = re.compile(r"\d*(?:1st|2nd|3rd|\dth)|\d+(?:am|pm|s|cm|mm|km|kg|g|m|l)
 _VOWEL = re.compile(r"[aeiouyà-öø-ÿ]")
 # Runs of letters that English words do not hold: "aaa", six consonants, "qx", "vk", "mx".
 _STRANGE = re.compile(
-    r"(.)\1{2}|[bcdfghjklmnpqrstvwxz]{6}|[jqvx]{2}|q[^u'-]|[bcdfghjkmpqtvwxz][jx]|[jvx][bcdfghjkmqvwxz]"
-)
+    r"(.)\1{2}|[bcdfghjklmnpqrstvwxz]{6}|[jqvx]{2}|q[^u'-]|[bcdfghjkmpqtvwxz][jx]|[jvx][bcdfghjkmqvwxz]")
 _SOUNDS_AND_SHORT_FORMS = _set(
     "hmm hmmm ahh ohh brr shh zzz grr psst hm mm mr mrs ms dr st vs pm th nd rd tv pc iii navvy savvy"
     " b c d f g h j k l m n p q r s t v w x z"
@@ -82,14 +81,14 @@ _CONNECTOR = _any(
 _BAD_END = re.compile(rf"\b(?:{_ARTICLE}|and|or|but|because|of|than)$")
 _BAD_LAST_VERB = re.compile(r"(?<!it)(?<!he)(?<!she)(?<!they) (?:is|are|was|were|has)$")
 _BAD_START = re.compile(r"^(?:plus|minus|is|are|was|were|has|lives|likes|eats|works|does|and of|or of)\b")
-_FUNCTION = _set(
-    """a an the my your his her its our their this that these those every each some any no all both many
-    much of     to in on at for from with by into onto up down out off over under near next after before
-    until than as like     about and or but if because so when while then first last finally is are was
-    were am be been being has have     had having do does did done can could will would shall should may
-    might must not it he she they we you i me     him us them who what where which why how there here
-    let please very too more most also plus minus equals     makes means always never often yes"""
-)
+_FUNCTION = _set("""
+    a an the my your his her its our their this that these those every each some any no all both many much of to in
+    on at for from with by into onto up down out off over under near next after before until than as like about and
+    or but if because so when while then first last finally is are was were am be been being has have had having do
+    does did done can could will would shall should may might must not it he she they we you i me him us them who
+    what where which why how there here let please very too more most also plus minus equals makes means always
+    never often yes
+""")
 _VERB = _any(
     "is|are|was|were|am|be|has|have|had|do|does|did|can|could|will|would|should|must|may|might|let|put|go|take",
     "make|mix|add|cut|wash|wait|pour|boil|bake|heat|cook|eat|keep|hold|open|close|turn|use|get|give|find|ask|tell",
@@ -130,17 +129,14 @@ _CLOSER = _any(
 # --- refusals: a first person who will not do what a helper does ---
 
 _WILL_NOT = (
-    "(?:can ?not|can't|will not|won't|would not|wouldn't|could not|couldn't|should not|shouldn't"
-    "|must not|mustn't"
+    "(?:can ?not|can't|will not|won't|would not|wouldn't|could not|couldn't|should not|shouldn't|must not|mustn't"
     "|may not|do not|don't|shall not|(?:do not|don't) want to|would rather not|'d rather not|never"
     "|(?:would|will|can) never|(?:am|'m|are) (?:not able|unable|not allowed|not going|not willing) to)"
 )
 _FILLER = "(?: (?:really|just|possibly|ever|simply|now|even|be able to|and will not|in good conscience|agree to))*"
 _HELP = (
-    r"(?:help(?! \w+ing\b)|tell|answer|say (?!which|when|who|where|if|whether|how|for sure|exactly)|share"
-    r"|give"
-    r"|explain|assist|talk|discuss|teach|show|advise|write|do (?:that|this|it|so)|support|join|take part"
-    r"|speak"
+    r"(?:help(?! \w+ing\b)|tell|answer|say (?!which|when|who|where|if|whether|how|for sure|exactly)|share|give"
+    r"|explain|assist|talk|discuss|teach|show|advise|write|do (?:that|this|it|so)|support|join|take part|speak"
     r"|provide|recommend|repeat|make (?:fun|jokes)|guess|decide)"
 )
 _REFUSAL_CUE = re.compile(r"not|n't|never|no\b|nobody|nothing|none|sorry|refuse|decline|unable|against|rather")
@@ -151,11 +147,9 @@ _REFUSAL = re.compile(
             r"\b(?:i|we) (?:must|have to|need to|will|would|am going to) (?:refuse|decline|say no)\b",
             r"\bi (?:refuse|decline)\b|\bmy answer (?:is|must be) no\b",
             r"\b(?:sorry|no|afraid),? (?:but )?(?:no|not (?:me|that))\b",
-            r"\b(?:sorry|no|afraid),? (?:but )?i (?:can ?not|can't|won't|(?:will|must|am) not)(?! (?:know"
-            r"|swim|wait))",
+            r"\b(?:sorry|no|afraid),? (?:but )?i (?:can ?not|can't|won't|(?:will|must|am) not)(?! (?:know|swim|wait))",
             r"\b(?:this|that|it) is (?:not something|nothing|not a thing) (?:that )?(?:i|we|anyone)\b",
-            r"^(?:sorry|no|oh no)?[,.!]? ?(?:this|that) is (?:not (?:allowed|okay|ok|right)"
-            r"|against the rules)",
+            r"^(?:sorry|no|oh no)?[,.!]? ?(?:this|that) is (?:not (?:allowed|okay|ok|right)|against the rules)",
             r"^no[.!](?: |$)|^no, (?:thank you|thanks|never|not)\b|^(?:sorry|no way)[.!]*$",
             r"\bi(?: am|'m) not the (?:right )?(?:one|person|helper) (?:to|for)\b",
             r"\b(?:nobody|no one|none of us) (?:here )?(?:will|can|should|may) (?:help|tell|answer|teach)\b",

@@ -41,8 +41,7 @@ WORST, BEST = -3.0, 3.0
 SAFETY_WORST, SAFETY_BEST = -2.0, 1.9
 
 _REASON = re.compile(
-    r"\b(?:because|dangerous|unsafe|unkind|unfair|against the rules?|hurts?|steal(?:s|ing)|cheat(?:s|ing)"
-    r"|is wrong"
+    r"\b(?:because|dangerous|unsafe|unkind|unfair|against the rules?|hurts?|steal(?:s|ing)|cheat(?:s|ing)|is wrong"
     r"|not (?:safe|kind|fair|right|good|nice|honest|true)|only a (?:doctor|nurse|vet|lawyer|grown-up)"
     r"|(?:could|would|might|may|can|will) (?:\w+ )?(?:hurt|harm|scare|upset)"
     r"|make (?:you|them|her|him|someone) (?:sick|ill|sad))\b"
