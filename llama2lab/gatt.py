@@ -32,8 +32,9 @@ class GattSettings:
     chat_rows: int = 700  # ordinary rows mixed in, or single-turn quality suffers
     temperature: float = 0.7
     epochs: float = 2.0
-    batch_tokens: int = 4096
+    batch_tokens: int = 2048
     optim: Optim = Optim(lr=4e-4, warmup=0.05)
+    replay: float = 0.2  # see sft.py
 
 
 def user(content: str) -> dict:

@@ -8,7 +8,7 @@ instead of trillions, and a learning rate ten times larger, as small models want
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,14 +36,13 @@ class PretrainSettings:
     sample_every: int = 200  # steps between samples written to the log
 
 
-def encode_documents(tokenizer: PreTrainedTokenizerFast, documents: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+def encode_documents(tokenizer: PreTrainedTokenizerFast, documents: Iterable[str],
+                     ) -> Iterator[tuple[list[int], list[int]]]:
     """`<s> text </s>` for each document, every token to be predicted. Control strings in the text stay text."""
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    encoded = []
     for text in documents:
         ids = [bos, *encode_text(tokenizer, text), eos]
-        encoded.append((ids, [1] * len(ids)))
-    return encoded
+        yield ids, [1] * len(ids)
 
 
 def pretrain(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast, settings: PretrainSettings, seed: int,
@@ -52,7 +51,7 @@ def pretrain(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast, setti
     `tokens_per_second`, `share_of_ceiling` (of this machine's measured matrix product), `samples`."""
     torch.manual_seed(seed)
     model = Llama(ModelConfig(**settings.model)).to(machine.device)
-    data = pack(encode_documents(tokenizer, documents), settings.seq_len, seed, tokenizer.pad_token_id)
+    data = pack(list(encode_documents(tokenizer, documents)), settings.seq_len, seed, tokenizer.pad_token_id)
     samples: list[dict[str, Any]] = []
 
     def sample(step: int) -> None:

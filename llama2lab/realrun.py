@@ -139,6 +139,7 @@ def run_real_data(recipe_path: str | Path, out: str | Path, seed: int = 0, devic
     texts = load_texts(recipe, folder, seed)
     run = Run(out, {"preset": "real", "recipe": Path(recipe_path).stem, "seed": seed})
     shop = Workshop(run, seed, this_machine(device, precision), None, None)  # type: ignore[arg-type]
+    shop.documents = texts.stories
     start = find_checkpoint(recipe.start_from, folder) if recipe.start_from else ""
 
     tokenizer_stage(shop, recipe, texts, start)

@@ -153,6 +153,7 @@ def run_recipe(recipe: Recipe, out: str | Path, seed: int = 0, device: str = "au
     run = Run(out, identity)
     shop = Workshop(run, seed, machine, None, TownSource(town))  # type: ignore[arg-type]
     p = recipe.pretrain
+    shop.documents = pretraining_corpus(town, min(p.words, 200_000), seed + 1)
 
     def tokenizer_stage(folder: Path) -> dict[str, Any]:
         documents = pretraining_corpus(town, min(p.words, 400_000), seed)

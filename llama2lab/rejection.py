@@ -29,8 +29,9 @@ class RejectionSettings:
     temperature: float = 1.0
     chat_rows: int = 600  # SFT examples mixed in, so that nothing learnt there is lost
     epochs: float = 2.0
-    batch_tokens: int = 2048
+    batch_tokens: int = 1024
     optim: Optim = Optim(lr=4e-4, warmup=0.05)
+    replay: float = 0.5  # see sft.py
 
 
 @dataclass

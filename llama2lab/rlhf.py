@@ -60,6 +60,7 @@ class Workshop:
     machine: Machine
     tokenizer: PreTrainedTokenizerFast
     source: Source
+    documents: Sequence[str] = ()  # pretraining texts, to be replayed in fine-tuning
 
     def model(self, stage: str) -> Llama:
         return load_model(self.run.folder(stage)).to(self.machine.device)
@@ -186,7 +187,8 @@ def rejection_stage(shop: Workshop, s: RlhfSettings, version: int, sampler: str,
         rows = rejection.finetuning_rows(best, chat, r.chat_rows, seed)
         if version > 3:  # what Ghost Attention taught must survive the restart from SFT
             rows += read_rows(shop.run.folder("gatt") / "gatt.jsonl")
-        return finetune(shop, "sft", rows, SFTSettings(len(rows), r.epochs, 512, r.batch_tokens, r.optim), folder, name)
+        tuning = SFTSettings(len(rows), r.epochs, 512, r.batch_tokens, r.optim, r.replay)
+        return finetune(shop, "sft", rows, tuning, folder, name)
 
     shop.run.stage(samples_name, sample, [asdict(r), version],
                    [sampler, f"reward-helpfulness-v{version}", f"reward-safety-v{version}"])
@@ -199,7 +201,8 @@ def finetune(shop: Workshop, start: str, rows: Sequence[dict], settings: SFTSett
              ) -> dict[str, Any]:
     """Fine-tune a copy of a finished stage on chat rows and save it as a checkpoint."""
     model = shop.model(start)
-    metrics = sft(model, shop.tokenizer, rows, settings, shop.seed, shop.machine, folder, what)
+    metrics = sft(model, shop.tokenizer, rows, settings, shop.seed, shop.machine, folder, what,
+                  shop.documents)
     save_model(folder, model, shop.tokenizer)
     return metrics
 
@@ -221,7 +224,7 @@ def gatt_stage(shop: Workshop, s: RlhfSettings, latest: str) -> str:
         best = read_rows(shop.run.folder("samples-v3") / "best.jsonl")
         chat = read_rows(shop.run.folder("sft") / "rows.jsonl")
         ordinary = rejection.finetuning_rows([best], chat, max(0, g.chat_rows - len(best)), shop.seed)
-        settings = SFTSettings(len(rows), g.epochs, 512, g.batch_tokens, g.optim)
+        settings = SFTSettings(len(rows), g.epochs, 512, g.batch_tokens, g.optim, g.replay)
         return finetune(shop, latest, [*rows, *ordinary], settings, folder, "Ghost Attention")
 
     shop.run.stage("gatt", build, asdict(g), [latest, "sft", "samples-v3"])
