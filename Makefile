@@ -9,13 +9,17 @@ PIP_FLAGS ?=
 
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
-.PHONY: run test lint wheel clean distclean
+.PHONY: run test kill-test lint wheel clean distclean
 
 run: $(VENV)/.installed
 	$(BIN)/llama2lab run --preset mini --seed $(SEED)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+# kill -9 at ten random moments, and the same final checkpoint all the same (a few minutes)
+kill-test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check llama2lab tests
