@@ -1,0 +1,69 @@
+"""Fine-tuning: what is learnt, what is replayed, and the error for a conversation that does not fit."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from llama2lab.device import Machine
+from llama2lab.errors import LabError
+from llama2lab.model import Llama, ModelConfig
+from llama2lab.sft import SFTSettings, replayed, sft
+from llama2lab.tokenizer import train_tokenizer
+from llama2lab.train import Optim
+
+CPU = Machine(torch.device("cpu"), "fp32")
+ROWS = [{"messages": [{"role": "user", "content": "Say yes."}, {"role": "assistant", "content": "Yes it is."}]}] * 12
+TEXTS = ["Mira lives on Mill Lane.", "Tom eats soup in the evening."] * 20
+SETTINGS = SFTSettings(epochs=1.0, seq_len=64, batch_tokens=128, optim=Optim(lr=1e-3), replay=0.0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS + ["Say yes. Yes it is."] * 20, 300)
+
+
+def model(tokenizer, context=128):
+    torch.manual_seed(0)
+    return Llama(ModelConfig(vocab_size=len(tokenizer), dim=32, n_layers=1, n_heads=2, n_kv_heads=1, ffn_dim=48,
+                             max_seq_len=context))
+
+
+def test_only_the_answers_tokens_are_predicted(tokenizer):
+    metrics = sft(model(tokenizer), tokenizer, ROWS, SETTINGS, 0, CPU)
+    answer = len(tokenizer(" Yes it is. ", add_special_tokens=False)["input_ids"]) + 1  # and its </s>
+    assert metrics["predicted_tokens"] == 12 * answer
+
+
+def test_as_much_pretraining_text_is_replayed_as_asked_for(tokenizer):
+    documents = replayed(tokenizer, TEXTS, 100, 64)
+    sizes = [len(ids) for ids, _ in documents]
+    assert 100 <= sum(sizes) < 100 + max(sizes)
+    assert all(ids[0] == tokenizer.bos_token_id and all(mask) for ids, mask in documents)
+    assert replayed(tokenizer, TEXTS, 0, 64) == []
+    assert all(len(ids) <= 5 for ids, _ in replayed(tokenizer, TEXTS, 50, 5))
+
+
+def test_replay_keeps_what_fine_tuning_alone_forgets(tokenizer):
+    """A model that knows a text keeps it with replay, and loses more of it without."""
+    from llama2lab.logprobs import answer_loglikelihoods
+    from llama2lab.pretrain import PretrainSettings, encode_documents, pretrain
+
+    shape = {**vars(model(tokenizer).config), "rope_scaling": None}
+    base, _ = pretrain(TEXTS, tokenizer, PretrainSettings(shape, epochs=15.0, seq_len=64, batch_tokens=128,
+                                                          optim=Optim(lr=1e-2), sample_every=10**9), 0, CPU)
+    encoded = list(encode_documents(tokenizer, TEXTS[:2]))
+
+    def after(share):
+        copy = Llama(base.config)
+        copy.load_state_dict(base.state_dict())
+        settings = replace(SETTINGS, epochs=20.0, optim=Optim(lr=1e-2), replay=share)
+        sft(copy, tokenizer, ROWS, settings, 0, CPU, documents=TEXTS)
+        return sum(answer_loglikelihoods(copy, encoded, tokenizer.pad_token_id, CPU))
+
+    assert after(1.0) > after(0.0) + 1.0
+
+
+def test_a_conversation_longer_than_the_context_is_refused(tokenizer):
+    with pytest.raises(LabError, match=r"conversation has \d+ tokens, the model's context is 8"):
+        sft(model(tokenizer, 8), tokenizer, ROWS, SETTINGS, 0, CPU)
