@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from llama2lab import recipe as recipe_module
@@ -37,7 +36,6 @@ def fails(*args: object, saying: tuple[str, ...] = (), code: int = 2) -> str:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny untrained model with a tokenizer."""
-    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("run") / "sft"
     folder.mkdir()
     tokenizer = train_tokenizer(["Mira lives on Mill Lane.", "Tom bakes bread."] * 5, SIZES["nano"].vocab_size)

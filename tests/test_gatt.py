@@ -1,7 +1,5 @@
 """Ghost Attention and rejection sampling: what exactly is trained on."""
 
-
-
 from llama2lab.chat import encode_chat
 from llama2lab.gatt import gatt_rows, instructed
 from llama2lab.rejection import Samples, best_of, best_of_curve, finetuning_rows

@@ -43,9 +43,9 @@ def tokenizer():
 
 
 def tiny(tokenizer, seed=0):
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # the reward head is drawn from the global generator
     return Llama(ModelConfig(vocab_size=len(tokenizer), dim=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=48,
-                             max_seq_len=128))
+                             max_seq_len=128), seed)
 
 
 def row(chosen, rejected, grade="significantly", safety="", question="Which one?"):

@@ -29,8 +29,7 @@ CPU = Machine(torch.device("cpu"), "fp32")
 TINY = ModelConfig(vocab_size=64, dim=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=48, max_seq_len=64)
 
 
-def tiny(seed=0):
-    torch.manual_seed(seed)
+def tiny():
     return Llama(TINY)
 
 
