@@ -7,7 +7,6 @@ again (the report restarts too). Ghost Attention comes after V3. V5 is PPO on to
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -120,7 +119,7 @@ def preferences_stage(shop: Workshop, s: PreferenceSettings, version: int, model
 
     def build(folder: Path) -> dict[str, Any]:
         variants = [Variant(shop.model(name), name, s.temperatures) for name in models]
-        shares = {}
+        shares: dict[str, Any] = {}
         kinds: list[tuple[Kind, int]] = [("helpfulness", s.helpfulness[version - 1]), ("safety", s.safety[version - 1])]
         for kind, n in kinds:
             asked = (shop.prompts(n, 0, seed, s.borderline_share) if kind == "helpfulness" else
@@ -259,7 +258,3 @@ def ppo_stage(shop: Workshop, s: PPOSettings, latest: str, name: str = "rlhf-v5"
 
     shop.run.stage(name, build, asdict(s), [latest, rewarder, f"reward-safety-v{rewards}"])
     return name
-
-
-def settings_json(settings: Any) -> str:
-    return json.dumps(asdict(settings), sort_keys=True)

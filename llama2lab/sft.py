@@ -7,11 +7,6 @@ loss zeroed on the prompts' tokens. Our learning rate is larger, for a model 7,0
 million parameters otherwise forgets, within two hundred steps, how to take up a word that the examples never name: the
 base model completes the opposite of a held-out word, the fine-tuned one answers with an opposite it was trained on.
 `replay: 0` shows it.
-
-**A deviation of ours: replay.** Some pretraining text is mixed in (InstructGPT does the like in its PPO). A model of a
-million parameters otherwise forgets, within two hundred steps, how to take up a word that the examples never name: the
-base model completes the opposite of a held-out word, the fine-tuned one answers with an opposite it was trained on.
-`replay=0` shows it.
 """
 
 from __future__ import annotations
@@ -38,7 +33,6 @@ class SFTSettings:
     seq_len: int = 512
     batch_tokens: int = 2048
     optim: Optim = Optim(lr=1e-3, warmup=0.05)
-    replay: float = 0.8  # tokens of pretraining text for each token of chat; 0 is the report's
     replay: float = 0.8  # tokens of pretraining text for each token of chat; 0 is the report's
 
 
