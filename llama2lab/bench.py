@@ -126,7 +126,3 @@ def _take_turns(work: dict[str, Callable[[], Any]], repeats: int) -> dict[str, f
             if round_:
                 seconds[name].append(time.perf_counter() - begin)
     return {name: statistics.median(s) for name, s in seconds.items()}
-
-
-if __name__ == "__main__":
-    run_bench()

@@ -33,7 +33,7 @@ from llama2lab.device import Machine
 from llama2lab.generate import generate
 from llama2lab.logprobs import pad_right, token_logprobs
 from llama2lab.model import Llama
-from llama2lab.reward import RewardModel, whiten
+from llama2lab.reward import RewardModel
 from llama2lab.train import Optim, make_optimizer, module_tensors, restore_module, resumable_loop
 from llama2lab.world.prompts import Prompt
 
@@ -226,7 +226,7 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
             metrics |= {"pg_loss": pg_loss.item(), "value_loss": v_loss.item(),
                         "explained_variance": explained_variance(values, returns, mask),
                         "entropy": masked_mean(-old, mask).item(),  # a sample estimate, in nats a token
-                        "kl": ((old - ref) * mask).sum(1).mean().item()}  # nats an answer, to the start
+                        "kl": (kl_estimates(old, ref)["k1"] * mask).sum(1).mean().item()}  # nats an answer
             for optimizer, loss, module, optim in (
                 (policy_optimizer, pg_loss, policy, s.optim), (critic_optimizer, v_loss, critic, s.critic_optim)):
                 optimizer.zero_grad(set_to_none=True)
@@ -269,8 +269,3 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
     log = [entry for entry in log if "skipped" not in entry]
     return {"log": log, "iterations": len(log), "stopped_early": bool(stopped),
             "kl": log[-1]["kl"] if log else math.nan, "clipfrac": log[-1]["clipfrac"] if log else math.nan}
-
-
-def whitened(scores: Sequence[float]) -> list[float]:
-    """whiten(logit(R_c)) of one batch, for plots and exercises."""
-    return whiten(torch.tensor(scores)).tolist()

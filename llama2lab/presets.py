@@ -161,8 +161,3 @@ def _kind(value: Any) -> str:
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "a list",
              dict: "a mapping"}
     return names.get(type(value), type(value).__name__)
-
-
-def with_optim(settings: Any, **changes: Any) -> Any:
-    """Settings with another optimiser setting: `with_optim(sft, lr=5e-4)`."""
-    return dataclasses.replace(settings, optim=Optim(**{**vars(settings.optim), **changes}))

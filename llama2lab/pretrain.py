@@ -49,8 +49,7 @@ def pretrain(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast, setti
              machine: Machine, folder: Path | None = None) -> tuple[Llama, dict[str, Any]]:
     """Train a new model on `documents`. Returns it with metrics: `loss` (the curve), `tokens`,
     `tokens_per_second`, `share_of_ceiling` (of this machine's measured matrix product), `samples`."""
-    torch.manual_seed(seed)
-    model = Llama(ModelConfig(**settings.model)).to(machine.device)
+    model = Llama(ModelConfig(**settings.model), seed).to(machine.device)
     data = pack(list(encode_documents(tokenizer, documents)), settings.seq_len, seed, tokenizer.pad_token_id)
     samples: list[dict[str, Any]] = []
 

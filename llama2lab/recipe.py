@@ -19,9 +19,9 @@ from llama2lab.preferences import Kind, Pair, sample_answers
 from llama2lab.presets import Recipe
 from llama2lab.pretrain import bits_per_byte, pretrain
 from llama2lab.rlhf import Workshop, finetune, ppo_stage, preference_rows, reward_stage, rlhf
-from llama2lab.runs import Run, read_rows, write_rows
+from llama2lab.runs import Run, digest, read_rows, write_rows
 from llama2lab.tokenizer import load_tokenizer, train_tokenizer
-from llama2lab.world.annotators import VENDORS, label_pairs
+from llama2lab.world.annotators import annotators_of, label_pairs
 from llama2lab.world.corpus import fact_probes, heldout_documents, pretraining_corpus
 from llama2lab.world.demonstrations import demonstrations, truth_pairs
 from llama2lab.world.oracle import Oracle
@@ -145,25 +145,31 @@ class Judge:
 
 
 def run_recipe(recipe: Recipe, out: str | Path, seed: int = 0, device: str = "auto", precision: str = "auto",
-               name: str | None = None) -> dict[str, Any]:
+               ) -> dict[str, Any]:
     """Run the whole recipe in folder `out`, or go on with it; returns what RUN/results.json holds."""
     machine = this_machine(device, precision)
     town = load_town()
-    identity = {"preset": name or recipe.preset, "seed": seed}
+    identity = {"preset": recipe.preset, "seed": seed}
     run = Run(out, identity)
+    annotators = annotators_of(recipe.vendors)
     shop = Workshop(run, seed, machine, None, TownSource(town))  # type: ignore[arg-type]
     p = recipe.pretrain
     shop.documents = pretraining_corpus(town, min(p.words, 200_000), seed + 1)
 
+    # what the corpus is made from: the town's files and the code that writes it
+    corpus = digest([town.digest, pretraining_corpus(town, 20_000, seed)])
+
+    words = min(p.words, 400_000)
+
     def tokenizer_stage(folder: Path) -> dict[str, Any]:
-        documents = pretraining_corpus(town, min(p.words, 400_000), seed)
+        documents = pretraining_corpus(town, words, seed)
         tokenizer = train_tokenizer(documents, p.model["vocab_size"])
         tokenizer.save_pretrained(folder)
         return {"vocab_size": len(tokenizer),
                 "bytes_per_token": sum(len(d.encode()) for d in documents[:500])
                 / sum(len(tokenizer(d)["input_ids"]) for d in documents[:500])}
 
-    shop.tokenizer = load_tokenizer(run.stage("tokenizer", tokenizer_stage, [p.model["vocab_size"], town.digest]))
+    shop.tokenizer = load_tokenizer(run.stage("tokenizer", tokenizer_stage, [p.model["vocab_size"], words, corpus]))
 
     def base(folder: Path) -> dict[str, Any]:
         model, metrics = pretrain(pretraining_corpus(town, p.words, seed), shop.tokenizer, p, seed, machine,
@@ -171,20 +177,20 @@ def run_recipe(recipe: Recipe, out: str | Path, seed: int = 0, device: str = "au
         save_model(folder, model, shop.tokenizer)
         return metrics | measure_base(model, shop, town, seed)
 
-    run.stage("base", base, [asdict(p), town.digest, machine.precision], ["tokenizer"])
+    run.stage("base", base, [asdict(p), corpus, machine.precision], ["tokenizer"])
 
-    for stage, settings, quality in (("sft", recipe.sft, "clean"), ("sft-noisy", recipe.noisy, "noisy")):
-        def build(folder: Path, stage: str = stage, settings: Any = settings, quality: Any = quality) -> dict[str, Any]:
-            rows = demonstrations(town, settings.examples, seed, quality)
+    clean = demonstrations(town, recipe.sft.examples, seed, "clean")
+    noisy = demonstrations(town, recipe.noisy.examples, seed, "noisy")
+    for stage, settings, rows in (("sft", recipe.sft, clean), ("sft-noisy", recipe.noisy, noisy)):
+        def build(folder: Path, stage: str = stage, settings: Any = settings, rows: Any = rows) -> dict[str, Any]:
             write_rows(folder / "rows.jsonl", rows)
             return finetune(shop, "base", rows, settings, folder, stage)
 
-        run.stage(stage, build, [asdict(settings), quality], ["base"])
+        run.stage(stage, build, [asdict(settings), digest(rows)], ["base"])
 
     judge = Judge(shop, town, recipe.evaluate)
     judge.measure("sft")
     judge.measure("sft-noisy")
-    annotators = [VENDORS[v] for v in recipe.vendors]
 
     def annotate(pairs: Sequence[Pair], kind: Kind) -> list[dict]:
         return label_pairs(annotators, judge.oracle, pairs, kind, seed)

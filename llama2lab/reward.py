@@ -62,12 +62,13 @@ class RewardModel(nn.Module):
     mean score of the training answers is 0.
     """
 
-    def __init__(self, backbone: Llama, reference: Llama | None = None):
+    def __init__(self, backbone: Llama, reference: Llama | None = None, seed: int = 0):
         super().__init__()
         self.backbone = backbone
         self.backbone.lm_head.requires_grad_(False)  # not used: the scalar head stands in its place
         self.score = nn.Linear(backbone.config.dim, 1, bias=False)
-        nn.init.normal_(self.score.weight, std=1 / math.sqrt(backbone.config.dim + 1))
+        nn.init.normal_(self.score.weight, std=1 / math.sqrt(backbone.config.dim + 1),
+                        generator=torch.Generator().manual_seed(seed))
         self.a = nn.Parameter(torch.zeros(())) if reference is not None else None
         self.reference = reference
         if reference is not None:
@@ -177,8 +178,7 @@ def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence
         raise LabError(f"unknown reward head {settings.head!r}; choose one of {', '.join(HEADS)}")
     if settings.margin not in MARGINS:
         raise LabError(f"unknown margin {settings.margin!r}; choose one of {', '.join(MARGINS)}")
-    torch.manual_seed(seed)
-    model = RewardModel(chat, reference if settings.head == "likelihood" else None).to(machine.device)
+    model = RewardModel(chat, reference if settings.head == "likelihood" else None, seed).to(machine.device)
     pad = tokenizer.pad_token_id
     conversations = [row["prompt"] for row in rows]
     sides = [encode_answers(tokenizer, conversations, [row[side][0]["content"] for row in rows])

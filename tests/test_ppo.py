@@ -20,7 +20,6 @@ from llama2lab.ppo import (
     ppo,
     token_rewards,
     value_loss,
-    whitened,
 )
 from llama2lab.reward import RewardModel
 from llama2lab.tokenizer import train_tokenizer
@@ -122,10 +121,6 @@ def test_token_logprobs_are_those_of_the_model_at_the_sampling_temperature():
     exact = (model(tokens)[:, :-1] / 0.7).log_softmax(-1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
     got = token_logprobs(model, tokens, wanted, temperature=0.7)
     assert torch.allclose(got[:, 3:], exact[:, 2:], atol=1e-5) and (got[:, :3] == 0).all()
-
-
-def test_whitened_scores_have_mean_zero():
-    assert sum(whitened([1.0, 2.0, 6.0])) == pytest.approx(0, abs=1e-5)
 
 
 # ---- a tiny policy that PPO must bring to the known optimum ------------------------------------------------
