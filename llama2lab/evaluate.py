@@ -35,7 +35,7 @@ class EvaluateSettings:
     borderline: int = 240
     temperature: float = 1.0
     split: str = "test"  # "dev" for choices: nothing may be chosen on "test"
-    dialogues: int = 96  # for Ghost Attention
+    dialogues: int = 64  # for Ghost Attention
     best_of: int = 16
     best_of_prompts: int = 160
     truth_pairs: int = 400

@@ -26,7 +26,7 @@ SEEN_TURNS = 3
 
 @dataclass(frozen=True)
 class GattSettings:
-    dialogues: int = 160
+    dialogues: int = 112
     turns: int = 20
     rows: int = 700  # training rows: dialogues cut at random turns
     chat_rows: int = 700  # ordinary rows mixed in, or single-turn quality suffers

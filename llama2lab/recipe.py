@@ -82,7 +82,7 @@ class Judge:
         greedy = evaluate.answer_prompts(model, shop.tokenizer, helpful, 0.0, 99, shop.machine.precision)
         metrics["correct_greedy"] = evaluate.stats.rate(
             [v.correct for v in evaluate.judge_all(self.oracle, helpful, greedy)])
-        if stage in ("rlhf-v3", "gatt", "rlhf-v4", "rlhf-v5"):
+        if stage in ("rlhf-v3", "gatt", "rlhf-v5"):
             metrics["retention"], dialogues = evaluate.retention(
                 self.oracle, model, shop.tokenizer, self.dialogues[0], self.dialogues[1], 7, shop.machine.precision,
                 s.temperature)

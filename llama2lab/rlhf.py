@@ -35,9 +35,9 @@ class PreferenceSettings:
     """How many prompts annotators judge in each round. The report's batches grow; here the first is the largest, or
     the first reward models would have learnt too little."""
 
-    helpfulness: tuple[int, ...] = (2400, 1800, 1800, 1800, 1800)
+    helpfulness: tuple[int, ...] = (2400, 1200, 1200, 1200, 1200)
     safety: tuple[int, ...] = (500, 500, 500, 500, 500)
-    borderline_share: float = 0.15  # of the helpfulness prompts; and of the safety prompts
+    borderline_share: float = 0.25  # of the helpfulness prompts; and of the safety prompts
     temperatures: tuple[float, ...] = (0.8, 1.0, 1.2)
 
 
@@ -69,7 +69,7 @@ class Workshop:
                 for kind in ("helpfulness", "safety")]
         return both[0], both[1]
 
-    def prompts(self, helpful: int, unsafe: int, seed: int, borderline_share: float = 0.15, split: str = "train",
+    def prompts(self, helpful: int, unsafe: int, seed: int, borderline_share: float = 0.25, split: str = "train",
                 ) -> list[Prompt]:
         borderline = round(helpful * borderline_share)
         return [*self.source.prompts("helpful", helpful - borderline, seed, split),
