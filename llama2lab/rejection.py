@@ -28,6 +28,7 @@ class RejectionSettings:
     k: int = 8
     temperature: float = 1.0
     chat_rows: int = 600  # SFT examples mixed in, so that nothing learnt there is lost
+    gatt_rows: int = 250  # after V3, of the long dialogues that taught Ghost Attention
     epochs: float = 2.0
     batch_tokens: int = 1024
     optim: Optim = Optim(lr=4e-4, warmup=0.05)

@@ -185,7 +185,7 @@ def rejection_stage(shop: Workshop, s: RlhfSettings, version: int, sampler: str,
         chat = read_rows(shop.run.folder("sft") / "rows.jsonl")
         rows = rejection.finetuning_rows(best, chat, r.chat_rows, seed)
         if version > 3:  # what Ghost Attention taught must survive the restart from SFT
-            rows += read_rows(shop.run.folder("gatt") / "gatt.jsonl")
+            rows += read_rows(shop.run.folder("gatt") / "gatt.jsonl")[:r.gatt_rows]
         tuning = SFTSettings(len(rows), r.epochs, 512, r.batch_tokens, r.optim, r.replay)
         return finetune(shop, "sft", rows, tuning, folder, name)
 
