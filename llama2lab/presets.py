@@ -83,11 +83,10 @@ def preset(name: str) -> Recipe:
     return PRESETS[name]
 
 
-def load_recipe(path: str | Path) -> Recipe:
-    """A recipe file: a preset with changes. LabError with file, line and what may stand there."""
-    path = Path(path)
+def read_yaml(path: Path) -> yaml.Node | None:
+    """The nodes of a recipe file, which know their lines. LabError with file and line if it cannot be read."""
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        return yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except OSError as e:
         raise LabError(f"{path}: {e.strerror}; give the path of a recipe file (YAML)") from e
     except UnicodeDecodeError as e:
@@ -97,6 +96,12 @@ def load_recipe(path: str | Path) -> Recipe:
         raise LabError(f"{path}:{line}: broken YAML ({e.problem}); mend this line") from e
     except yaml.YAMLError as e:  # control characters
         raise LabError(f"{path}: is not a text file; give the path of a recipe file (YAML)") from e
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """A recipe file: a preset with changes. LabError with file, line and what may stand there."""
+    path = Path(path)
+    node = read_yaml(path)
     if not isinstance(node, yaml.MappingNode):
         raise LabError(f"{path}:1: a recipe is a mapping such as 'preset: mini'; see the README")
     base = next((v.value for k, v in node.value if k.value == "preset"), "mini")

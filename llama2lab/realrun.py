@@ -19,8 +19,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from llama2lab import evaluate, reward, rlhf, stats
 from llama2lab.checkpoint import load_model, save_model
 from llama2lab.device import describe_machine, this_machine
@@ -28,7 +26,7 @@ from llama2lab.errors import LabError
 from llama2lab.generate import generate
 from llama2lab.model import Llama
 from llama2lab.ppo import PPOSettings
-from llama2lab.presets import changed
+from llama2lab.presets import changed, read_yaml
 from llama2lab.pretrain import PretrainSettings, bits_per_byte, parameter_count, pretrain
 from llama2lab.realdata import SourceSettings, data_folder, load_role
 from llama2lab.realsplits import KINDS, PARTS, PairPrompts, Texts, fit_demonstrations, fit_pairs, part_of, place_of
@@ -84,15 +82,7 @@ class RealRecipe:
 def load_real_recipe(path: str | Path) -> RealRecipe:
     """A recipe file with `data:` at its top. LabError with file, line and what may stand there."""
     path = Path(path)
-    try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except OSError as e:
-        raise LabError(f"{path}: {e.strerror}; give the path of a recipe file (YAML)") from e
-    except UnicodeDecodeError as e:
-        raise LabError(f"{path}: is not UTF-8 text; save the recipe as UTF-8") from e
-    except yaml.MarkedYAMLError as e:
-        line = e.problem_mark.line + 1 if e.problem_mark else 1
-        raise LabError(f"{path}:{line}: broken YAML ({e.problem}); mend this line") from e
+    node = read_yaml(path)
     if node is None:
         raise LabError(f"{path}:1: the recipe is empty; copy data/recipes/real.yaml")
     recipe = changed(RealRecipe(), node, path)
