@@ -48,7 +48,8 @@ Encoded = tuple[list[int], list[int]]  # ids, answer mask
 class RewardSettings:
     head: str = "likelihood"  # "linear" is the report's
     margin: str = "small"  # "none", "small", "large": Table 27
-    safety_loss: float = 1.0  # weight of the auxiliary loss, on rows with a safety bin
+    safety_loss: float = 0.0  # weight of the auxiliary loss, on rows with a safety bin: 1 for the safety model. In the
+    # helpfulness model it would reward every refusal, on harmless prompts too.
     epochs: float = 1.0  # more overfits, says the report
     batch_pairs: int = 32  # the report: 512, with a thousand times the pairs
     other_share: float = 0.5  # share of the other kind's rows in the mix: 50/50 helpfulness, 90/10 safety
@@ -203,7 +204,7 @@ def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence
         return total, {"ranking_loss": loss.item(), "accuracy": (chosen > rejected).float().mean().item()}
 
     log = fit(model, loss_fn, steps, optim, machine, folder, what)
-    if settings.safety_loss == 0 or all(_safety_labels(row) == (-1, -1) for row in rows):
+    if settings.safety_loss == 0:  # else the auxiliary loss has set the zero
         sample = random.Random(seed).sample(range(len(rows)), min(400, len(rows)))
         scores = score_encoded(model, [sides[s][i] for s in (0, 1) for i in sample], pad, machine)
         model.offset.fill_(sum(scores) / len(scores))
