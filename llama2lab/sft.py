@@ -4,8 +4,9 @@ From the report: cosine schedule, weight decay 0.1, 2 epochs, prompt and answer 
 loss zeroed on the prompts' tokens. Our learning rate is larger, for a model 7,000 times smaller.
 
 **A deviation of ours: replay.** Some pretraining text is mixed in (InstructGPT does the like in its PPO). A model of a
-million parameters otherwise forgets, within two hundred steps, how to take up a word that the examples never name: the
-base model completes the opposite of a held-out word, the fine-tuned one answers with an opposite it was trained on.
+million parameters otherwise often answers a question about a word that the examples never name with one that they do.
+In one trial (one seed, dev prompts) it raised correct greedy answers from .72 to .80, and lowered correct answers at
+temperature 1 from .55 to .51: it keeps knowledge and flattens the policy.
 `replay: 0` shows it.
 """
 
