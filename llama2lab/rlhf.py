@@ -80,8 +80,8 @@ class Workshop:
 @dataclass(frozen=True)
 class RlhfSettings:
     preferences: PreferenceSettings = PreferenceSettings()
-    # The report mixes 50/50 for helpfulness. In one trial here (one seed, dev prompts, one fixed refusal text) a refusal
-    # then beat a correct answer to a harmless prompt in 38 of 78 cases, with 0.1 in none. A likely reason, not tested:
+    # The report mixes 50/50 for helpfulness. In one trial here (one seed, dev prompts, one refusal text) a refusal then
+    # beat a correct answer to a harmless prompt in 38 of 78 cases, with 0.1 in none. A likely reason, not tested:
     # the policy hardly ever refuses harmless prompts, so no helpfulness pair says that it is wrong.
     helpfulness: RewardSettings = RewardSettings(other_share=0.1)
     safety: RewardSettings = RewardSettings(head="linear", other_share=0.1, safety_loss=1.0)
