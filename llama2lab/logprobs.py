@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from llama2lab.device import Machine
 from llama2lab.model import Llama
+from llama2lab.progress import bar
 
 
 def pad_right(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
@@ -39,18 +40,18 @@ def token_logprobs(model: Llama, tokens: Tensor, wanted: Tensor, temperature: fl
 
 @torch.inference_mode()
 def answer_loglikelihoods(model: Llama, encoded: Sequence[tuple[list[int], list[int]]], pad: int, machine: Machine,
-                          batch: int = 256, progress: Callable[[int], None] | None = None) -> list[float]:
+                          batch: int = 256) -> list[float]:
     """Summed log-likelihood in nats of the masked tokens of each (ids, mask) pair."""
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
     result = [0.0] * len(encoded)
-    for start in range(0, len(order), batch):
-        rows = order[start:start + batch]
-        tokens, _ = pad_right([encoded[i][0] for i in rows], pad)
-        wanted, _ = pad_right([encoded[i][1] for i in rows], 0)
-        with machine.autocast():
-            sums = token_logprobs(model, tokens.to(machine.device), wanted.bool().to(machine.device)).sum(-1)
-        for i, value in zip(rows, sums.tolist()):
-            result[i] = value
-        if progress:
-            progress(len(rows))
+    with bar(len(order), "log-likelihoods", "text") as progress:
+        for start in range(0, len(order), batch):
+            rows = order[start:start + batch]
+            tokens, _ = pad_right([encoded[i][0] for i in rows], pad)
+            wanted, _ = pad_right([encoded[i][1] for i in rows], 0)
+            with machine.autocast():
+                sums = token_logprobs(model, tokens.to(machine.device), wanted.bool().to(machine.device)).sum(-1)
+            for i, value in zip(rows, sums.tolist()):
+                result[i] = value
+            progress.update(len(rows))
     return result

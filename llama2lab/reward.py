@@ -38,6 +38,7 @@ from llama2lab.logprobs import answer_loglikelihoods, pad_right
 from llama2lab.model import Llama
 from llama2lab.preferences import GRADES, MARGINS
 from llama2lab.pretrain import curve
+from llama2lab.progress import bar
 from llama2lab.train import Optim, epoch_batches, fit
 
 HEADS = ("linear", "likelihood")
@@ -145,14 +146,16 @@ def score_encoded(model: RewardModel, encoded: Sequence[Encoded], pad: int, mach
     loglik = (answer_loglikelihoods(model.reference, encoded, pad, machine)
               if model.reference is not None else [0.0] * len(encoded))
     result = [0.0] * len(encoded)
-    for start in range(0, len(order), batch):
-        rows = order[start:start + batch]
-        tokens, lengths = pad_right([encoded[i][0] for i in rows], pad)
-        with machine.autocast():
-            ll = torch.tensor([loglik[i] for i in rows], device=machine.device)
-            scores = model(tokens.to(machine.device), lengths.to(machine.device), ll)
-        for i, value in zip(rows, scores.tolist()):
-            result[i] = value
+    with bar(len(order), "scoring", "answer") as progress:
+        for start in range(0, len(order), batch):
+            rows = order[start:start + batch]
+            tokens, lengths = pad_right([encoded[i][0] for i in rows], pad)
+            with machine.autocast():
+                ll = torch.tensor([loglik[i] for i in rows], device=machine.device)
+                scores = model(tokens.to(machine.device), lengths.to(machine.device), ll)
+            for i, value in zip(rows, scores.tolist()):
+                result[i] = value
+            progress.update(len(rows))
     return result
 
 
