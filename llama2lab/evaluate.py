@@ -22,7 +22,7 @@ from llama2lab.preferences import sample_answers
 from llama2lab.reward import RewardModel, score_answers
 from llama2lab.tokenizer import encode_text
 from llama2lab.world.oracle import Oracle, Verdict
-from llama2lab.world.prompts import Instruction, Prompt
+from llama2lab.world.prompts import KINDS, Instruction, Prompt
 
 TURNS = (1, 2, 4, 6, 10, 20)
 TIE = 0.05  # helpfulness closer than this is a tie
@@ -35,7 +35,7 @@ class EvaluateSettings:
     borderline: int = 240
     temperature: float = 1.0
     split: str = "test"  # "dev" for choices: nothing may be chosen on "test"
-    dialogues: int = 64  # for Ghost Attention
+    dialogues: int = 48  # for Ghost Attention
     best_of: int = 16
     best_of_prompts: int = 160
     truth_pairs: int = 400
@@ -52,32 +52,40 @@ def overall(verdict: Verdict, prompt: Prompt) -> float:
 
 
 def chat_metrics(prompts: Sequence[Prompt], verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """The figures of one chat stage from its verdicts on held-out prompts of all kinds."""
-    by_kind = {k: [v for p, v in zip(prompts, verdicts) if p.kind == k] for k in ("helpful", "unsafe", "borderline")}
-    helpful = [(p, v) for p, v in zip(prompts, verdicts) if p.kind == "helpful"]
-    multi = [v.correct for p, v in helpful if len(p.messages) > 1]
-    single = [v.correct for p, v in helpful if len(p.messages) == 1]
-    skills = sorted({p.skill for p, _ in helpful})
+    """The figures of one chat stage from its verdicts on held-out prompts of all kinds. Wordings of one content are one
+    group: the intervals are about further contents, not about further wordings of these."""
+    of = {kind: [(p, v) for p, v in zip(prompts, verdicts) if p.kind == kind] for kind in KINDS}
+    helpful = of["helpful"]
+
+    def rate(name: str, rows: Sequence[tuple[Prompt, Verdict]]) -> stats.Figure:
+        return stats.rate([getattr(v, name) for _, v in rows], [p.content for p, _ in rows])
+
+    def mean(name: str, rows: Sequence[tuple[Prompt, Verdict]]) -> stats.Figure:
+        return stats.mean([getattr(v, name) for _, v in rows], [p.content for p, _ in rows])
+
+    by_skill = {s: [(p, v) for p, v in helpful if p.skill == s] for s in sorted({p.skill for p, _ in helpful})}
     return {
-        "helpfulness": stats.mean([v.helpfulness for _, v in helpful]),
-        "correct": stats.rate([v.correct for _, v in helpful]),
-        "violation_rate": stats.rate([v.violation for v in by_kind["unsafe"]]),
-        "false_refusal_rate": stats.rate([v.false_refusal for _, v in helpful]),
-        "borderline_refusal_rate": stats.rate([v.false_refusal for v in by_kind["borderline"]]),
-        "borderline_correct": stats.rate([v.correct for v in by_kind["borderline"]]),
-        "safety": stats.mean([v.safety for v in by_kind["unsafe"]]),
-        "correct_single_turn": stats.rate(single),
-        "correct_multi_turn": stats.rate(multi),
-        "correct_by_skill": {s: stats.rate([v.correct for p, v in helpful if p.skill == s]) for s in skills},
-        "helpfulness_by_skill": {s: stats.mean([v.helpfulness for p, v in helpful if p.skill == s]) for s in skills},
+        "helpfulness": mean("helpfulness", helpful),
+        "correct": rate("correct", helpful),
+        "violation_rate": rate("violation", of["unsafe"]),
+        "false_refusal_rate": rate("false_refusal", helpful),
+        "borderline_refusal_rate": rate("false_refusal", of["borderline"]),
+        "borderline_correct": rate("correct", of["borderline"]),
+        "safety": mean("safety", of["unsafe"]),
+        "correct_single_turn": rate("correct", [(p, v) for p, v in helpful if len(p.messages) == 1]),
+        "correct_multi_turn": rate("correct", [(p, v) for p, v in helpful if len(p.messages) > 1]),
+        "correct_by_skill": {s: rate("correct", rows) for s, rows in by_skill.items()},
+        "helpfulness_by_skill": {s: mean("helpfulness", rows) for s, rows in by_skill.items()},
     }
 
 
 def win_tie_loss(prompts: Sequence[Prompt], verdicts: Sequence[Verdict], against: Sequence[Verdict]) -> dict[str, Any]:
     """Against another stage's answers to the same prompts, on helpful ones: `win_rate` counts a tie as half."""
-    gaps = [v.helpfulness - w.helpfulness for p, v, w in zip(prompts, verdicts, against) if p.kind == "helpful"]
+    rows = [(p, v, w) for p, v, w in zip(prompts, verdicts, against) if p.kind == "helpful"]
+    gaps = [v.helpfulness - w.helpfulness for _, v, w in rows]
     points = [1.0 if g > TIE else 0.0 if g < -TIE else 0.5 for g in gaps]
-    return {"win_rate_vs_sft": stats.mean(points), "wins_vs_sft": stats.rate([x == 1.0 for x in points]),
+    return {"win_rate_vs_sft": stats.mean(points, [p.content for p, _, _ in rows]),
+            "wins_vs_sft": stats.rate([x == 1.0 for x in points]),
             "ties_vs_sft": stats.rate([x == 0.5 for x in points]),
             "losses_vs_sft": stats.rate([x == 0.0 for x in points])}
 

@@ -26,14 +26,14 @@ SEEN_TURNS = 3
 
 @dataclass(frozen=True)
 class GattSettings:
-    dialogues: int = 112
+    dialogues: int = 96
     turns: int = 20
-    rows: int = 700  # training rows: dialogues cut at random turns
-    chat_rows: int = 700  # ordinary rows mixed in, or single-turn quality suffers
+    rows: int = 600  # training rows: dialogues cut at random turns
+    chat_rows: int = 600  # ordinary rows mixed in, or single-turn quality suffers
     temperature: float = 0.7
     epochs: float = 2.0
     batch_tokens: int = 2048
-    optim: Optim = Optim(lr=4e-4, warmup=0.05)
+    optim: Optim = Optim(lr=6e-4, warmup=0.05)
     replay: float = 0.2  # see sft.py
 
 

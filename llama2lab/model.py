@@ -117,25 +117,27 @@ def left_padding_mask(padding: Tensor, q_len: int, k_len: int) -> Tensor:
     return causal_mask(q_len, k_len, padding.device) & real[:, None, None, :]
 
 
-def score_bias(mask: Tensor, config: ModelConfig, dtype: torch.dtype) -> list[Tensor]:
+def score_bias(mask: Tensor, config: ModelConfig, dtype: torch.dtype) -> list[tuple[int, Tensor]]:
     """What `attend` adds to scores: 0 where mask (batch or 1, 1, seq, k_len) is True, else HIDDEN.
 
-    One tensor (batch * n_kv_heads or 1, group * rows, keys) for each block of ROWS queries; no query looks
-    ahead, so a block needs no keys beyond its own last position.
+    For each block of ROWS queries the first key that any of them may see, and a tensor (batch * n_kv_heads or 1,
+    group * rows, keys) from that key to the block's own last position: no query looks ahead, and in packed short
+    documents most keys belong to documents that ended before the block.
     """
     bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, HIDDEN)
     batch, _, seq, k_len = mask.shape
     blocks = []
     for start in range(0, seq, ROWS):
         end = min(start + ROWS, seq)
-        block = bias[:, :, start:end, :k_len - seq + end].repeat(1, 1, config.group, 1)
+        first = int(mask[:, 0, start:end].any(0).any(0).int().argmax())  # 0 if nothing is to be seen at all
+        block = bias[:, :, start:end, first:k_len - seq + end].repeat(1, 1, config.group, 1)
         if batch > 1:
             block = block.expand(-1, config.n_kv_heads, -1, -1)
-        blocks.append(block.reshape(-1, *block.shape[2:]))
+        blocks.append((first, block.reshape(-1, *block.shape[2:])))
     return blocks
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: list[Tensor]) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: list[tuple[int, Tensor]]) -> Tensor:
     """softmax(q k' / sqrt(head_dim) + bias) v, in blocks of queries small enough for the processor's cache.
 
     q (batch, n_heads, seq, head_dim), k and v (batch, n_kv_heads, k_len, head_dim) -> the shape of q. The
@@ -147,11 +149,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: list[Tensor]) -> Tensor:
     q = q.reshape(batch * n_kv_heads, -1, seq, size)  # (batch * n_kv_heads, group, seq, head_dim)
     k, v = k.reshape(-1, k_len, size).transpose(1, 2), v.reshape(-1, k_len, size)
     outputs = []
-    for i, block in enumerate(bias):
+    for i, (first, block) in enumerate(bias):
         rows = q[:, :, i * ROWS:(i + 1) * ROWS]
-        keys = block.shape[2]
-        scores = torch.baddbmm(block, rows.reshape(q.shape[0], -1, size), k[:, :, :keys], alpha=size ** -0.5)
-        outputs.append((scores.softmax(-1) @ v[:, :keys]).view(rows.shape))
+        end = first + block.shape[2]
+        scores = torch.baddbmm(block, rows.reshape(q.shape[0], -1, size), k[:, :, first:end], alpha=size ** -0.5)
+        outputs.append((scores.softmax(-1) @ v[:, first:end]).view(rows.shape))
     return torch.cat(outputs, 2).view(batch, -1, seq, size)
 
 
@@ -223,7 +225,7 @@ class Attention(nn.Module):
         self.qkv = Linear(config.dim, (self.n_heads + 2 * self.n_kv_heads) * self.head_dim)
         self.out = Linear(self.n_heads * self.head_dim, config.dim)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: list[Tensor], cache: KVCache | None,
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: list[tuple[int, Tensor]], cache: KVCache | None,
                 layer: int) -> Tensor:
         """x (batch, seq, dim) -> the same shape. `bias` is of `score_bias`."""
         batch, seq, _ = x.shape
@@ -233,7 +235,7 @@ class Attention(nn.Module):
         q, k = turned.split([self.n_heads, self.n_kv_heads], 1)
         v = heads[:, self.n_heads + self.n_kv_heads:]
         if cache is not None:
-            k, v = cache.append(layer, k, v, bias[-1].shape[2])
+            k, v = cache.append(layer, k, v, bias[-1][0] + bias[-1][1].shape[2])
         y = attend(q, k, v, bias).transpose(1, 2).reshape(batch, seq, -1)
         return self.out(y)
 
@@ -259,7 +261,7 @@ class Block(nn.Module):
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn = FeedForward(config.dim, config.ffn_dim)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: list[Tensor], cache: KVCache | None,
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: list[tuple[int, Tensor]], cache: KVCache | None,
                 layer: int) -> Tensor:
         x = x + self.attention(self.attention_norm(x), cos, sin, bias, cache, layer)
         return x + self.ffn(self.ffn_norm(x))

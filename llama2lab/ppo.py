@@ -40,8 +40,8 @@ from llama2lab.world.prompts import Prompt
 
 @dataclass(frozen=True)
 class PPOSettings:
-    iterations: int = 24
-    batch: int = 256  # answers an iteration
+    iterations: int = 20
+    batch: int = 192  # answers an iteration
     minibatch: int = 64
     unsafe_share: float = 0.2
     clip: float = 0.2
@@ -53,8 +53,8 @@ class PPOSettings:
     critic_warmup: int = 3  # iterations in which only the critic learns
     max_new_tokens: int = 48
     early_stop_kl: float = 8.0  # nats an answer; a policy this far from its start is no longer being improved
-    optim: Optim = Optim(lr=1e-4)
-    critic_optim: Optim = Optim(lr=3e-4)
+    optim: Optim = Optim(lr=2e-4)
+    critic_optim: Optim = Optim(lr=5e-4)
 
 
 class Critic(nn.Module):

@@ -23,11 +23,11 @@ from llama2lab.world.prompts import Prompt
 
 @dataclass(frozen=True)
 class RejectionSettings:
-    prompts: int = 600  # helpful and borderline prompts a round
-    unsafe_prompts: int = 200
+    prompts: int = 500  # helpful and borderline prompts a round
+    unsafe_prompts: int = 140
     k: int = 8
     temperature: float = 1.0
-    chat_rows: int = 600  # SFT examples mixed in, so that nothing learnt there is lost
+    chat_rows: int = 500  # SFT examples mixed in, so that nothing learnt there is lost
     gatt_rows: int = 250  # after V3, of the long dialogues that taught Ghost Attention
     epochs: float = 2.0
     batch_tokens: int = 1024

@@ -191,7 +191,8 @@ def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence
               if model.reference is not None else [0.0] * len(rows) for side in sides]
     margins = [MARGINS[settings.margin][row["grade"]] for row in rows]
     steps = max(1, round(settings.epochs * math.ceil(len(rows) / settings.batch_pairs)))
-    batches = epoch_batches(len(rows), settings.batch_pairs, steps, seed)
+    longest = [max(len(sides[s][i][0]) for s in (0, 1)) for i in range(len(rows))]
+    batches = epoch_batches(len(rows), settings.batch_pairs, seed, longest)
     warmup = max(settings.optim.warmup, 5 / steps)  # the report: 3 % of the steps, at least 5
     optim = Optim(**{**vars(settings.optim), "warmup": min(0.5, warmup)})
 

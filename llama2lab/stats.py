@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from scipy import stats
@@ -10,27 +10,56 @@ from scipy import stats
 Figure = dict[str, float]
 
 
-def rate(outcomes: Sequence[bool | int]) -> Figure:
-    """A share of yes among n yes-or-no outcomes, with Wilson's interval (sensible near 0 and 1)."""
+def rate(outcomes: Sequence[bool | int], groups: Sequence[Hashable] = ()) -> Figure:
+    """A share of yes among n yes-or-no outcomes, with Wilson's interval (sensible near 0 and 1).
+
+    Outcomes of one group (say, wordings of one question) are alike, so many of them say less than as many single
+    ones: with `groups`, one name an outcome, the interval is that of `n_effective` outcomes (see `effective_n`).
+    """
     n = len(outcomes)
     if n == 0:
         return {"mean": float("nan"), "low": float("nan"), "high": float("nan"), "n": 0}
-    yes = int(sum(bool(x) for x in outcomes))
-    interval = stats.binomtest(yes, n).proportion_ci(0.95, method="wilson")
-    return {"mean": yes / n, "low": float(interval.low), "high": float(interval.high), "n": n}
+    share = sum(bool(x) for x in outcomes) / n
+    effective = effective_n([float(bool(x)) for x in outcomes], groups)
+    low, high = wilson(share, effective)
+    return {"mean": share, "low": low, "high": high, "n": n} | ({"n_effective": effective} if groups else {})
 
 
-def mean(values: Sequence[float]) -> Figure:
-    """A mean of n values, with Student's interval and the standard deviation `std`."""
+def wilson(share: float, n: float, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share among n outcomes; n need not be whole."""
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def effective_n(values: Sequence[float], groups: Sequence[Hashable] = ()) -> float:
+    """How many independent values would leave the mean as uncertain as these: n / design effect, where the design
+    effect is the variance of the mean over whole groups against that over single values (Kish 1965). Never more than n
+    and, where all values are equal and so nothing shows how alike groups are, the number of groups."""
+    x = np.asarray(values, dtype=float)
+    if not groups or len(x) < 2:
+        return float(len(x))
+    sums: dict[Hashable, float] = {}
+    for value, group in zip(x - x.mean(), groups, strict=True):
+        sums[group] = sums.get(group, 0.0) + float(value)
+    if x.var() == 0 or len(sums) < 2:
+        return float(len(sums))
+    of_groups = sum(s * s for s in sums.values()) * len(sums) / (len(sums) - 1)
+    return float(len(x) / max(1.0, of_groups / (len(x) * x.var(ddof=1))))
+
+
+def mean(values: Sequence[float], groups: Sequence[Hashable] = ()) -> Figure:
+    """A mean of n values, with Student's interval and the standard deviation `std`; `groups` as in `rate`."""
     x = np.asarray(values, dtype=float)
     n = len(x)
     if n < 2:
         m = float(x.mean()) if n else float("nan")
         return {"mean": m, "low": m, "high": m, "n": n, "std": 0.0}
     std = float(x.std(ddof=1))
-    half = float(stats.t.ppf(0.975, n - 1)) * std / n**0.5
+    effective = effective_n(values, groups)
+    half = float(stats.t.ppf(0.975, max(effective - 1, 1))) * std / effective**0.5
     return {"mean": float(x.mean()), "low": float(x.mean()) - half, "high": float(x.mean()) + half, "n": n,
-            "std": std}
+            "std": std} | ({"n_effective": effective} if groups else {})
 
 
 def pool(figures: Sequence[Figure]) -> Figure:
@@ -44,13 +73,13 @@ def pool(figures: Sequence[Figure]) -> Figure:
         return rate([])
     n = int(sum(f["n"] for f in figures))
     m = sum(f["mean"] * f["n"] for f in figures) / n
+    effective = sum(f.get("n_effective", f["n"]) for f in figures)
     if all("std" in f for f in figures):
         var = sum(f["n"] * (f["std"] ** 2 + (f["mean"] - m) ** 2) for f in figures) / n
-        half = 1.96 * (var / n) ** 0.5
+        half = 1.96 * (var / effective) ** 0.5
         low, high = m - half, m + half
     else:
-        interval = stats.binomtest(round(m * n), n).proportion_ci(0.95, method="wilson")
-        low, high = float(interval.low), float(interval.high)
+        low, high = wilson(m, effective)
     if len(figures) > 1:
         over_runs = mean([f["mean"] for f in figures])
         bounded = "std" not in figures[0]

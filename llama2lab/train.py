@@ -144,21 +144,32 @@ def packed_lm_loss(model: Llama, tokens: Tensor, segments: Tensor, loss_mask: Te
     return F.cross_entropy(logits.float(), targets), count
 
 
-def epoch_batches(n: int, batch: int, steps: int, seed: int) -> Callable[[int], list[int]]:
-    """`f(step)` gives the rows of that step: every epoch is another shuffle, drawn from (seed, epoch)."""
+def epoch_batches(n: int, batch: int, seed: int, lengths: Sequence[int] = ()) -> Callable[[int], list[int]]:
+    """`f(step)` gives the rows of that step: every epoch is another shuffle, drawn from (seed, epoch).
+
+    With `lengths`, rows of about the same length come together, so that little is spent on padding: the shuffled rows
+    are sorted within groups of 16 batches, and the batches are shuffled again.
+    """
     if n < 1:
         raise LabError("there is nothing to train on: the data set is empty; give more rows")
     per_epoch = max(1, math.ceil(n / batch))
-    orders: dict[int, list[int]] = {}
+    orders: dict[int, list[list[int]]] = {}
 
     def rows(step: int) -> list[int]:
         epoch, at = divmod(step, per_epoch)
         if epoch not in orders:
             orders.clear()
             order = list(range(n))
-            random.Random(f"{seed} {epoch}").shuffle(order)
-            orders[epoch] = order
-        return orders[epoch][at * batch:(at + 1) * batch]
+            rng = random.Random(f"{seed} {epoch}")
+            rng.shuffle(order)
+            if lengths:
+                order = [i for start in range(0, n, 16 * batch)
+                         for i in sorted(order[start:start + 16 * batch], key=lengths.__getitem__)]
+            batches = [order[start:start + batch] for start in range(0, n, batch)]
+            if lengths:
+                rng.shuffle(batches)
+            orders[epoch] = batches
+        return orders[epoch][at]
 
     return rows
 
@@ -312,7 +323,7 @@ def fit_packed(model: Llama, data: Packed, epochs: float, batch_tokens: int, opt
     """Language-model training on packed rows, `batch_tokens` (padding counted) a step."""
     batch = max(1, batch_tokens // data.tokens.shape[1])
     steps = max(1, round(epochs * math.ceil(len(data) / batch)))
-    rows = epoch_batches(len(data), batch, steps, seed)
+    rows = epoch_batches(len(data), batch, seed)
 
     def loss_fn(step: int) -> tuple[Tensor, dict[str, float]]:
         r = rows(step)

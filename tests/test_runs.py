@@ -137,6 +137,18 @@ def test_rows_survive_the_round_trip_and_damage_is_named(tmp_path):
         read_rows(tmp_path / "x.jsonl")
 
 
+def test_wordings_of_one_content_are_no_more_than_contents():
+    outcomes = [c < 8 for c in range(10) for _ in range(6)]  # six wordings of ten contents, all alike
+    contents = [c for c in range(10) for _ in range(6)]
+    grouped, contents_alone = stats.rate(outcomes, contents), stats.rate([c < 8 for c in range(10)])
+    assert grouped["n"] == 60 and grouped["n_effective"] == pytest.approx(9, abs=0.2)  # C - 1: the variance is unbiased
+    assert grouped["high"] - grouped["low"] == pytest.approx(contents_alone["high"] - contents_alone["low"], rel=0.06)
+    assert stats.rate(outcomes, range(60))["low"] == pytest.approx(stats.rate(outcomes)["low"])
+    assert stats.rate([True] * 60, contents)["n_effective"] == 10
+    twice = stats.pool([grouped, grouped])
+    assert twice["high"] - twice["low"] > stats.rate(outcomes * 2)["high"] - stats.rate(outcomes * 2)["low"]
+
+
 def test_intervals():
     wilson = stats.rate([True] * 8 + [False] * 2)
     assert wilson["mean"] == 0.8 and wilson["low"] == pytest.approx(0.4902, abs=1e-3)

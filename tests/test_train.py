@@ -1,6 +1,7 @@
 """The trainer: schedule, packing, loss masks, and resume equal to no interruption."""
 
 import math
+import random
 from itertools import pairwise
 
 import pytest
@@ -96,15 +97,28 @@ def test_loss_counts_only_masked_tokens():
 
 def test_nothing_to_train_on_is_said():
     with pytest.raises(LabError, match="empty"):
-        epoch_batches(0, 4, 10, 0)
+        epoch_batches(0, 4, 0)
 
 
 def test_epochs_are_other_shuffles_of_all_rows():
-    rows = epoch_batches(10, 4, 6, 1)
+    rows = epoch_batches(10, 4, 1)
     first = [i for s in range(3) for i in rows(s)]
     second = [i for s in range(3, 6) for i in rows(s)]
     assert sorted(first) == sorted(second) == list(range(10)) and first != second
     assert rows(1) == first[4:8]  # a step's rows do not depend on what was asked before
+
+
+def test_batches_by_length_hold_all_rows_and_waste_less():
+    rng = random.Random(0)
+    lengths = [rng.randint(1, 60) for _ in range(200)]
+    plain, sorted_ = epoch_batches(200, 8, 3), epoch_batches(200, 8, 3, lengths)
+    assert sorted(i for s in range(25) for i in sorted_(s)) == list(range(200))
+
+    def padded(batches):
+        return sum(len(b) * max(lengths[i] for i in b) for b in map(batches, range(25)))
+
+    assert padded(sorted_) < 0.75 * padded(plain)
+    assert [sorted_(s) for s in range(25)] != [sorted_(s) for s in range(25, 50)]
 
 
 class Killed(BaseException):

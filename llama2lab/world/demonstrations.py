@@ -114,8 +114,8 @@ def noisy_style(prompt: Prompt, rng: random.Random) -> AnswerStyle:
     }[fault]
 
 
-def demonstrations(town: Town, n: int, seed: int, quality: Literal["clean", "noisy"] = "clean", split: str = "train",
-                   safety_share: float = 0.12, instruction_share: float = 0.25, multi_turn_share: float = 0.15,
+def demonstrations(town: Town, n: int, seed: int, quality: Literal["clean", "noisy"] = "clean", split: str = "sft",
+                   safety_share: float = 0.2, instruction_share: float = 0.3, multi_turn_share: float = 0.15,
                    ) -> list[dict]:
     """n rows {"messages": [...], "skill": str} for SFT, shuffled.
 

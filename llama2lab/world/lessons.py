@@ -1,6 +1,6 @@
 """What the town writes besides: stories, lessons, rules, questions and talks. See documents.py.
 
-What is merely told is of all splits alike; questions and worked answers are of the train split only.
+What is merely told is of all splits alike; worked answers are of the train split only, questions of its SFT half.
 """
 
 from llama2lab.world.demonstrations import obey
@@ -11,7 +11,7 @@ from llama2lab.world.town import Town
 from llama2lab.world.truth import asked_for, opposite_statements, rewriting_forms, step_answers, story_texts, truth_of
 from llama2lab.world.wording import enumerate_words, sentence, with_article
 
-SKILLS_ASKED = tuple(s for s in SKILLS if s != "small_talk")
+SKILLS_ASKED = (*(s for s in SKILLS if s != "small_talk"), "borderline")
 
 
 def story(pen: Pen) -> str:
@@ -104,8 +104,8 @@ def topics(pen: Pen) -> str:
     rng, town, lines = pen.rng, pen.town, []
     for _ in range(rng.randint(1, 5)):
         who = rng.choice(list(town.people.values())).name
-        kind = rng.choice(("opposite",) * 6 + ("deed",) * 4 + ("list",) * 4 + ("sum",) * 2 + ("saying",) * 2
-                          + ("rule", "talk"))
+        kind = rng.choice(("opposite",) * 6 + ("deed",) * 5 + ("list",) * 3 + ("sum",) * 2 + ("saying",) * 2
+                          + ("rule",) * 3 + ("talk",) * 2)
         if kind == "opposite":
             a, b = rng.sample(rng.choice(town.opposites), 2)
             lines.append(rng.choice((f"{who} thought of the word {a}.", f"The word of the day is {a}.",
@@ -213,8 +213,8 @@ def talk(pen: Pen) -> str:
 
 
 def _asked(pen: Pen, skill: str) -> list[tuple[str, str]]:
-    """Question and answer of one train content, with the turns before it."""
-    truth = truth_of(pen.town, pen.rng.choice(pen.train[skill]))
+    """Question and answer of one content of the SFT half, with the turns before it."""
+    truth = truth_of(pen.town, pen.rng.choice(pen.asked[skill]))
     earlier = [m["content"] for m in truth.earlier]
     turns = list(zip(earlier[::2], earlier[1::2]))
     answer = pen.rng.choice(truth.answers)
@@ -240,7 +240,7 @@ def interview(pen: Pen) -> str:
     who = pen.people(1)[0]
     name = pen.town.people[who].name
     rule = rng.choice(pen.instructions) if rng.random() < 0.8 else None
-    own = [x for x in pen.town.attributes if f"facts/{who}.{x}" in pen.train_facts]
+    own = [x for x in pen.town.attributes if f"facts/{who}.{x}" in pen.asked["facts"]]
     lines = [f"A talk with {name}."]
     if rule:
         lines.append(rng.choice((rule.text, rule.short + ".")))

@@ -1,7 +1,13 @@
-"""Prompts of the town, split by content: what is asked in "test" is asked nowhere else, in any wording."""
+"""Prompts of the town, split by content: what is asked in "test" is asked nowhere else, in any wording.
+
+Of the contents of "train" one half, "sft", is what demonstrations and the questions of the pretraining corpus are
+about. The other half is first asked in preference collection, rejection sampling and PPO: in the report too, the
+prompts of RLHF are far more than those of SFT, and mostly others.
+"""
 
 import hashlib
 import itertools
+import math
 import random
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -113,7 +119,11 @@ def _contents(town: Town) -> dict[str, dict[str, str]]:
 
 
 def contents(town: Town, skill: str, split: str) -> list[str]:
-    """Contents of one skill (or "unsafe", "borderline") in one split, in a fixed order."""
+    """Contents of one skill (or "unsafe", "borderline") in one split, in a fixed order; "sft" is half of "train"."""
+    if split == "sft":
+        names = contents(town, skill, "train")
+        half = set(sorted(names, key=_rank)[: math.ceil(len(names) / 2)])
+        return [name for name in names if name in half]
     if split not in SPLITS:
         raise LabError(f"split '{split}' is unknown; use one of {', '.join(SPLITS)}")
     if skill not in _contents(town):
@@ -131,7 +141,7 @@ def _prompt(town: Town, content: str, wording: int, split: str) -> Prompt:
         skill=skill,
         kind=skill if skill in KINDS else "helpful",
         category=rest.split(".")[0] if skill == "unsafe" else "",
-        split=split,
+        split="train" if split == "sft" else split,
     )
 
 
