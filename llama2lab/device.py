@@ -75,7 +75,8 @@ def pick_precision(device: torch.device, name: str = "auto") -> str:
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
     """Matrix products in bfloat16 for "bf16", weights staying float32; nothing for "fp32"."""
     if precision == "bf16":
-        return torch.autocast(device.type, torch.bfloat16)
+        # No cache of cast weights: each is used once in a forward pass, and threads would share the cache.
+        return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
     return contextlib.nullcontext()
 
 

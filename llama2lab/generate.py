@@ -12,6 +12,7 @@ from torch import Tensor
 from llama2lab.device import pick_precision
 from llama2lab.errors import LabError
 from llama2lab.model import KVCache, Llama, left_padding_mask
+from llama2lab.parallel import batches_of, in_parallel
 
 DROP_AT = 0.25  # share of finished rows at which copying the cache without them pays
 CHUNK = 32  # tokens by which the cache grows
@@ -56,13 +57,15 @@ def generate(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, te
         model = copy.deepcopy(model).to(torch.bfloat16)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # alike lengths together: little padding
     results: list[Generation] = [Generation([], False, []) for _ in prompts]
-    with torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            rows = order[start:start + batch_size]
+
+    def write(rows: Sequence[int]) -> None:
+        with torch.inference_mode():
             batch = _generate_batch(model, head, [prompts[i] for i in rows], _uniforms(rows, seed, max_new_tokens),
                                     max_new_tokens, temperature, top_p, top_k, eos_id, pad_id, progress)
-            for i, generation in zip(rows, batch):
-                results[i] = generation
+        for i, generation in zip(rows, batch):
+            results[i] = generation
+
+    in_parallel(write, batches_of(order, batch_size), device)
     return results
 
 

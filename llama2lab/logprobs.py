@@ -10,6 +10,7 @@ from torch import Tensor
 
 from llama2lab.device import Machine
 from llama2lab.model import Llama
+from llama2lab.parallel import batches_of, in_parallel
 from llama2lab.progress import bar
 
 
@@ -38,20 +39,20 @@ def token_logprobs(model: Llama, tokens: Tensor, wanted: Tensor, temperature: fl
     return result
 
 
-@torch.inference_mode()
 def answer_loglikelihoods(model: Llama, encoded: Sequence[tuple[list[int], list[int]]], pad: int, machine: Machine,
                           batch: int = 256) -> list[float]:
     """Summed log-likelihood in nats of the masked tokens of each (ids, mask) pair."""
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
     result = [0.0] * len(encoded)
     with bar(len(order), "log-likelihoods", "text") as progress:
-        for start in range(0, len(order), batch):
-            rows = order[start:start + batch]
+        def score(rows: Sequence[int]) -> None:
             tokens, _ = pad_right([encoded[i][0] for i in rows], pad)
             wanted, _ = pad_right([encoded[i][1] for i in rows], 0)
-            with machine.autocast():
+            with torch.inference_mode(), machine.autocast():
                 sums = token_logprobs(model, tokens.to(machine.device), wanted.bool().to(machine.device)).sum(-1)
             for i, value in zip(rows, sums.tolist()):
                 result[i] = value
             progress.update(len(rows))
+
+        in_parallel(score, batches_of(order, batch), machine.device)
     return result

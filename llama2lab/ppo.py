@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ from llama2lab.device import Machine
 from llama2lab.generate import generate
 from llama2lab.logprobs import pad_right, token_logprobs
 from llama2lab.model import Llama
+from llama2lab.parallel import backward, in_parallel, split
 from llama2lab.reward import RewardModel
 from llama2lab.train import Optim, make_optimizer, module_tensors, restore_module, resumable_loop
 from llama2lab.world.prompts import Prompt
@@ -148,6 +149,18 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
 
 # ---- the algorithm -----------------------------------------------------------------------------------------
 
+class Part(NamedTuple):
+    """Some rollouts of a minibatch; all (part, seq)."""
+
+    tokens: Tensor
+    mask: Tensor  # the answers' tokens
+    old: Tensor  # log-probabilities when they were sampled
+    ref: Tensor  # those of the model before PPO
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
 Score = Callable[[Sequence[Prompt], Sequence[str]], list[float]]  # logit(R_c) of one answer a prompt
 
 
@@ -169,6 +182,7 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
     critic.to(machine.device)
     reference = copy.deepcopy(policy).requires_grad_(False).eval()
     policy_optimizer, critic_optimizer = make_optimizer(policy, s.optim), make_optimizer(critic, s.critic_optim)
+    learnt = [*policy.parameters(), *(p for p in critic.parameters() if p.requires_grad)]
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     whitening = torch.zeros(2)  # mean and std of logit(R_c) in the first batch
 
@@ -193,44 +207,46 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
             on_rollouts(number, [{"prompt": asdict(p), "answer": a, "score": round(x, 4)}
                                  for p, a, x in zip(prompts, answers, raw.tolist())])
 
-        # EVALUATE the rollouts, minibatch by minibatch as they will be learnt, so that the first ratio is 1
-        minibatches = []
-        order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed * 10_000 + number)).tolist()
-        for start in range(0, len(order), s.minibatch):
-            rows = order[start:start + s.minibatch]
+        # EVALUATE the rollouts in the parts of minibatches that will be learnt from, so that the first ratio is 1
+        def evaluate(rows: Sequence[int]) -> Part:
             tokens, lengths = pad_right([asked[i] + written[i] for i in rows], pad)
             at = torch.arange(tokens.shape[1])
             starts = torch.tensor([len(asked[i]) for i in rows])
-            mask = (at >= starts[:, None]) & (at < lengths[:, None])  # (minibatch, seq), the answer's tokens
+            mask = (at >= starts[:, None]) & (at < lengths[:, None])  # (part, seq), the answers' tokens
             tokens, mask = tokens.to(machine.device), mask.to(machine.device)
             with torch.no_grad(), machine.autocast():
                 old = token_logprobs(policy, tokens, mask)
                 ref = token_logprobs(reference, tokens, mask)
                 values = F.pad(critic(tokens)[:, :-1], (1, 0))  # the value before token t is read at t - 1
             rewards = token_rewards(scores[rows].to(machine.device), old, ref, mask, s.beta)
-            advantages, returns = gae(rewards, values, mask, s.gamma, s.lam)
-            minibatches.append([tokens, mask, old, ref, values, advantages, returns])
-        everything = torch.cat([m[5][m[1]] for m in minibatches])
+            return Part(tokens, mask, old, ref, values, *gae(rewards, values, mask, s.gamma, s.lam))
+
+        order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed * 10_000 + number)).tolist()
+        minibatches = [in_parallel(evaluate, split(order[start:start + s.minibatch], machine.device), machine.device)
+                       for start in range(0, len(order), s.minibatch)]
+        everything = torch.cat([part.advantages[part.mask] for parts in minibatches for part in parts])
         mean, std = everything.mean(), everything.std() + 1e-8
 
         # LEARN: one gradient step a minibatch
+        def loss_of(part: Part) -> tuple[Tensor, float, dict[str, float]]:
+            with machine.autocast():
+                new = token_logprobs(policy, part.tokens, part.mask)
+                new_values = F.pad(critic(part.tokens)[:, :-1], (1, 0))
+            pg_loss, metrics = policy_loss(new, part.old, (part.advantages - mean) / std, part.mask, s.clip)
+            v_loss = value_loss(new_values, part.values, part.returns, part.mask, s.value_clip)
+            metrics |= {"pg_loss": pg_loss.item(), "value_loss": v_loss.item(),
+                        "explained_variance": explained_variance(part.values, part.returns, part.mask),
+                        "entropy": masked_mean(-part.old, part.mask).item()}  # a sample estimate, in nats a token
+            # Policy and critic share no weight, so the gradient of the sum is each one's own.
+            return pg_loss + v_loss, float(part.mask.sum()), metrics
+
         sums: dict[str, float] = {}
         first_ratio = 1.0
-        for number_in_batch, (tokens, mask, old, ref, values, advantages, returns) in enumerate(minibatches):
-            policy.train()
-            with machine.autocast():
-                new = token_logprobs(policy, tokens, mask)
-                new_values = F.pad(critic(tokens)[:, :-1], (1, 0))
-            pg_loss, metrics = policy_loss(new, old, (advantages - mean) / std, mask, s.clip)
-            v_loss = value_loss(new_values, values, returns, mask, s.value_clip)
-            metrics |= {"pg_loss": pg_loss.item(), "value_loss": v_loss.item(),
-                        "explained_variance": explained_variance(values, returns, mask),
-                        "entropy": masked_mean(-old, mask).item(),  # a sample estimate, in nats a token
-                        "kl": (kl_estimates(old, ref)["k1"] * mask).sum(1).mean().item()}  # nats an answer
-            for optimizer, loss, module, optim in (
-                (policy_optimizer, pg_loss, policy, s.optim), (critic_optimizer, v_loss, critic, s.critic_optim)):
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+        policy.train()
+        for number_in_batch, parts in enumerate(minibatches):
+            _, metrics = backward(loss_of, parts, learnt, machine.device)
+            for optimizer, module, optim in ((policy_optimizer, policy, s.optim),
+                                             (critic_optimizer, critic, s.critic_optim)):
                 nn.utils.clip_grad_norm_(module.parameters(), optim.clip)
                 if module is critic or number >= s.critic_warmup:
                     optimizer.step()
@@ -238,7 +254,8 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
                 first_ratio = metrics["ratio"]
             for key, value in metrics.items():
                 sums[key] = sums.get(key, 0.0) + value / len(minibatches)
-        result = {"score": raw.mean().item(), "kl": sums.pop("kl"), "reward": scores.mean().item(),
+        kl = sum((kl_estimates(p.old, p.ref)["k1"] * p.mask).sum().item() for parts in minibatches for p in parts)
+        result = {"score": raw.mean().item(), "kl": kl / len(prompts), "reward": scores.mean().item(),
                   "first_ratio": first_ratio, "length": sum(map(len, written)) / len(written),
                   "finished": sum(finished) / len(finished), **sums}
         if heldout and (number % 4 == 3 or number == s.iterations - 1):

@@ -36,6 +36,7 @@ from llama2lab.device import Machine
 from llama2lab.errors import LabError
 from llama2lab.logprobs import answer_loglikelihoods, pad_right
 from llama2lab.model import Llama
+from llama2lab.parallel import batches_of, in_parallel
 from llama2lab.preferences import GRADES, MARGINS
 from llama2lab.pretrain import curve
 from llama2lab.progress import bar
@@ -138,24 +139,25 @@ def encode_answers(tokenizer: PreTrainedTokenizerFast, conversations: Sequence[S
     return encode_chats(tokenizer, messages, mask_turns="last")
 
 
-@torch.inference_mode()
 def score_encoded(model: RewardModel, encoded: Sequence[Encoded], pad: int, machine: Machine,
                   batch: int = 256) -> list[float]:
+    """r(x, y) of each encoded answer, before any sigmoid."""
     model.eval()
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
     loglik = (answer_loglikelihoods(model.reference, encoded, pad, machine)
               if model.reference is not None else [0.0] * len(encoded))
     result = [0.0] * len(encoded)
     with bar(len(order), "scoring", "answer") as progress:
-        for start in range(0, len(order), batch):
-            rows = order[start:start + batch]
+        def score(rows: Sequence[int]) -> None:
             tokens, lengths = pad_right([encoded[i][0] for i in rows], pad)
-            with machine.autocast():
+            with torch.inference_mode(), machine.autocast():
                 ll = torch.tensor([loglik[i] for i in rows], device=machine.device)
                 scores = model(tokens.to(machine.device), lengths.to(machine.device), ll)
             for i, value in zip(rows, scores.tolist()):
                 result[i] = value
             progress.update(len(rows))
+
+        in_parallel(score, batches_of(order, batch), machine.device)
     return result
 
 
@@ -196,8 +198,7 @@ def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence
     warmup = max(settings.optim.warmup, 5 / steps)  # the report: 3 % of the steps, at least 5
     optim = Optim(**{**vars(settings.optim), "warmup": min(0.5, warmup)})
 
-    def loss_fn(step: int) -> tuple[Tensor, dict[str, float]]:
-        picked = batches(step)
+    def loss_of(picked: Sequence[int]) -> tuple[Tensor, float, dict[str, float]]:
         tokens, lengths = pad_right([sides[s][i][0] for s in (0, 1) for i in picked], pad)
         ll = torch.tensor([loglik[s][i] for s in (0, 1) for i in picked])
         scores = model(tokens.to(machine.device), lengths.to(machine.device), ll.to(machine.device))
@@ -205,9 +206,10 @@ def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence
         loss = ranking_loss(chosen, rejected, torch.tensor([margins[i] for i in picked], device=machine.device))
         safe = torch.tensor([_safety_labels(rows[i])[s] for s in (0, 1) for i in picked], device=machine.device)
         total = loss + settings.safety_loss * safety_auxiliary_loss(scores, safe)
-        return total, {"ranking_loss": loss.item(), "accuracy": (chosen > rejected).float().mean().item()}
+        return total, len(picked), {"ranking_loss": loss.item(),
+                                    "accuracy": (chosen > rejected).float().mean().item()}
 
-    log = fit(model, loss_fn, steps, optim, machine, folder, what)
+    log = fit(model, batches, loss_of, steps, optim, machine, folder, what)
     if settings.safety_loss == 0:  # else the auxiliary loss has set the zero
         sample = random.Random(seed).sample(range(len(rows)), min(400, len(rows)))
         scores = score_encoded(model, [sides[s][i] for s in (0, 1) for i in sample], pad, machine)

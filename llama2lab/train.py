@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from llama2lab.device import Machine
 from llama2lab.errors import LabError
 from llama2lab.model import Llama, document_mask, document_positions
+from llama2lab.parallel import backward, split
 from llama2lab.progress import bar
 from llama2lab.runs import disk_error
 
@@ -283,7 +284,8 @@ def resumable_loop(
 
 def fit(
     model: nn.Module,
-    loss_fn: Callable[[int], tuple[Tensor, dict[str, float]]],
+    rows_of: Callable[[int], list[int]],
+    loss_of: Callable[[Sequence[int]], tuple[Tensor, float, dict[str, float]]],
     steps: int,
     optim: Optim,
     machine: Machine,
@@ -291,24 +293,30 @@ def fit(
     what: str = "training",
     on_step: Callable[[int], None] | None = None,
 ) -> list[dict[str, float]]:
-    """Minimise `loss_fn(step) -> (loss, metrics)` for `steps` steps; returns the log, one dict a step."""
+    """Minimise a loss for `steps` steps; returns the log, one dict a step.
+
+    `rows_of(step)` names the rows of a step's batch; `loss_of(rows) -> (mean loss, weight, metrics)` is called with
+    parts of them, in several threads at once: see `parallel.backward`.
+    """
     optimizer = make_optimizer(model, optim)
+    parameters = [p for p in model.parameters() if p.requires_grad]
     model.train()
+
+    def part_loss(rows: Sequence[int]) -> tuple[Tensor, float, dict[str, float]]:
+        with machine.autocast():
+            return loss_of(rows)
 
     def step_fn(step: int) -> dict[str, float]:
         begin = time.perf_counter()
         lr = cosine_lr(step, steps, optim)
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
-        with machine.autocast():
-            loss, metrics = loss_fn(step)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss, metrics = backward(part_loss, split(rows_of(step), machine.device), parameters, machine.device)
         norm = nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
         optimizer.step()
         if on_step:
             on_step(step)
-        return {"loss": loss.item(), "lr": lr, "grad_norm": norm.item(), **metrics,
+        return {"loss": loss, "lr": lr, "grad_norm": norm.item(), **metrics,
                 "seconds": time.perf_counter() - begin}
 
     log = resumable_loop(steps, step_fn, lambda: module_tensors("model", model, optimizer),
@@ -325,10 +333,11 @@ def fit_packed(model: Llama, data: Packed, epochs: float, batch_tokens: int, opt
     steps = max(1, round(epochs * math.ceil(len(data) / batch)))
     rows = epoch_batches(len(data), batch, seed)
 
-    def loss_fn(step: int) -> tuple[Tensor, dict[str, float]]:
-        r = rows(step)
+    def loss_of(r: Sequence[int]) -> tuple[Tensor, float, dict[str, float]]:
         loss, count = packed_lm_loss(model, data.tokens[r].to(machine.device), data.segments[r].to(machine.device),
                                      data.loss_mask[r].to(machine.device))
-        return loss, {"tokens": float((data.segments[r] > 0).sum()), "predicted": float(count)}
+        return loss, float(count), {}
 
-    return fit(model, loss_fn, steps, optim, machine, folder, what, on_step)
+    log = fit(model, rows, loss_of, steps, optim, machine, folder, what, on_step)
+    sizes = (data.segments > 0).sum(1)  # (rows,)
+    return [{**entry, "tokens": float(sizes[rows(step)].sum())} for step, entry in enumerate(log)]

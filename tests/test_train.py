@@ -162,4 +162,5 @@ def test_training_learns_and_saved_state_is_whole_or_absent(tmp_path):
 def test_a_loss_that_is_not_a_number_stops_with_a_cure():
     model = tiny()
     with pytest.raises(LabError, match="lower the learning rate"):
-        fit(model, lambda step: (model(torch.tensor([[5, 6]])).sum() * math.nan, {}), 3, Optim(lr=1.0), CPU)
+        fit(model, lambda step: [0, 1], lambda rows: (model(torch.tensor([[5, 6]])).sum() * math.nan, 1.0, {}), 3,
+            Optim(lr=1.0), CPU)

@@ -1,0 +1,92 @@
+"""Two threads, each with a part of the batch.
+
+The products of a model of a million parameters are so small that two threads which share each of them mostly wait for
+each other. Two threads that take half of the batch each, and add their gradients at the end, do not. Measured on two
+cores in bf16, a training step of 2,048 tokens: 10,500 tokens/s the first way, 28,800 the second; sampling 256 rows
+21,000 and 38,000. A sum of gradients is the gradient of the sum, so nothing but rounding changes. The same number of
+threads gives the same numbers; another number rounds differently.
+
+On a GPU there is one part: it is parallel enough by itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+R = TypeVar("R")
+WORKERS = 2  # more than two were not measured
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    pool = ThreadPoolExecutor(WORKERS, "half", lambda: torch.set_num_threads(max(1, threads // WORKERS)))
+    list(pool.map(lambda _: None, range(WORKERS)))
+    torch.set_num_threads(threads)  # what threads started later begin with
+    return pool
+
+
+def workers(device: torch.device) -> int:
+    """How many parts a batch is worked on in: 2 where torch has two threads or more, 1 on a GPU."""
+    return WORKERS if device.type == "cpu" and torch.get_num_threads() >= WORKERS else 1
+
+
+def in_parallel(work: Callable[[T], R], parts: Iterable[T], device: torch.device) -> list[R]:
+    """[work(part) for part in parts], as many at once as there are workers.
+
+    torch's modes belong to a thread: `work` must enter inference_mode or autocast itself. The first error of a part is
+    raised once all parts under way have ended.
+    """
+    if workers(device) == 1:
+        return [work(part) for part in parts]
+    futures = [_pool(torch.get_num_threads()).submit(work, part) for part in parts]
+    try:
+        return [future.result() for future in futures]
+    finally:
+        for future in futures:
+            future.cancel()
+        for future in futures:
+            if not future.cancelled():
+                future.exception()
+
+
+def split(rows: Sequence[T], device: torch.device) -> list[Sequence[T]]:
+    """The rows dealt out in turn, a hand for each worker; no hand is empty."""
+    n = min(workers(device), len(rows))
+    return [rows[i::n] for i in range(n)]
+
+
+def batches_of(order: Sequence[T], batch: int) -> list[Sequence[T]]:
+    """`order` in stretches of at most `batch`, and at least two of them if there are two rows: one a worker."""
+    size = max(1, min(batch, math.ceil(len(order) / WORKERS)))
+    return [order[start:start + size] for start in range(0, len(order), size)]
+
+
+def backward(loss_of: Callable[[T], tuple[Tensor, float, dict[str, float]]], parts: Sequence[T],
+             parameters: Sequence[Tensor], device: torch.device) -> tuple[float, dict[str, float]]:
+    """Set the gradients of the whole batch's loss on `parameters`; returns that loss and the metrics.
+
+    `loss_of(part)` is (mean loss of the part, its weight, metrics). The batch's loss is the weighted mean of its
+    parts' losses, and so are its metrics. Parts must not share a graph.
+    """
+    def work(part: T) -> tuple[float, float, dict[str, float], Sequence[Tensor | None]]:
+        loss, weight, metrics = loss_of(part)
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        return loss.item(), weight, metrics, gradients
+
+    done = in_parallel(work, parts, device)
+    total = sum(weight for _, weight, _, _ in done)
+    shares = [weight / total if total else 1 / len(done) for _, weight, _, _ in done]
+    for i, parameter in enumerate(parameters):
+        given = [(gradients[i], share) for (_, _, _, gradients), share in zip(done, shares)]
+        scaled = [g * share for g, share in given if g is not None]
+        parameter.grad = functools.reduce(torch.add, scaled) if scaled else None
+    metrics = {key: sum(m[key] * share for (_, _, m, _), share in zip(done, shares)) for key in done[0][2]}
+    return sum(loss * share for (loss, _, _, _), share in zip(done, shares)), metrics
