@@ -8,7 +8,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from llama2lab.device import autocast, describe_machine, matmul_ceiling, peak_me
 from llama2lab.errors import LabError
 from llama2lab.generate import generate
 from llama2lab.model import SIZES, Llama, ModelConfig
+from llama2lab.parallel import backward, split
 from llama2lab.pretrain import training_flops_per_token
 
 MODELS = {"mini (1.0M)": SIZES["mini"], "2.8M": ModelConfig(2048, 192, 5, 6, 2, 512, max_seq_len=1024)}
@@ -73,24 +74,35 @@ def pair(config: ModelConfig, device: torch.device) -> tuple[Llama, nn.Module]:
 
 
 def _train(ours: Llama, theirs: nn.Module, repeats: int) -> dict[str, float]:
-    """Tokens a second of whole steps: forward, loss, backward, AdamW."""
+    """Tokens a second of whole steps: forward, loss, backward, AdamW. Ours as `train.fit` does it."""
     config, device = ours.config, ours.embed.weight.device
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(8, config.vocab_size, (ROWS, SEQ + 1), generator=generator).to(device)
 
-    def stepper(model: nn.Module, logits_of: Callable[[Tensor], Tensor]) -> Callable[[], None]:
+    def loss(logits_of: Callable[[Tensor], Tensor], rows: Sequence[int]) -> Tensor:
+        with autocast(device, "bf16"):
+            logits = logits_of(tokens[rows, :-1])  # (rows, seq, vocab)
+        return F.cross_entropy(logits.float().flatten(0, 1), tokens[rows, 1:].flatten())
+
+    def stepper(model: nn.Module, gradients: Callable[[], object]) -> Callable[[], None]:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
         def step() -> None:
-            with autocast(device, "bf16"):
-                logits = logits_of(tokens[:, :-1])  # (rows, seq, vocab)
-            F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten()).backward()
+            gradients()
             optimizer.step()
             optimizer.zero_grad()
         return step
 
-    seconds = _take_turns({"ours": stepper(ours, ours),
-                           "transformers": stepper(theirs, lambda x: theirs(x, use_cache=False).logits)}, repeats)
+    everything, weights = range(ROWS), list(ours.parameters())
+
+    def our_gradients() -> None:
+        backward(lambda rows: (loss(ours, rows), len(rows), {}), split(everything, device), weights, device)
+
+    def their_gradients() -> None:
+        loss(lambda x: theirs(x, use_cache=False).logits, everything).backward()
+
+    seconds = _take_turns({"ours": stepper(ours, our_gradients), "transformers": stepper(theirs, their_gradients)},
+                          repeats)
     rates = {name: tokens[:, 1:].numel() / s for name, s in seconds.items()}
     share = rates["ours"] * training_flops_per_token(config, SEQ) / matmul_ceiling(device, torch.bfloat16)
     return {**rates, "ratio": rates["ours"] / rates["transformers"], "share": share}

@@ -28,9 +28,9 @@ SEEN_TURNS = 3
 class GattSettings:
     dialogues: int = 96
     turns: int = 20
-    rows: int = 600  # training rows: dialogues cut at random turns
-    chat_rows: int = 600  # ordinary rows mixed in, or single-turn quality suffers
-    temperature: float = 0.7
+    rows: int = 1000  # training rows: dialogues cut at random turns
+    chat_rows: int = 800  # ordinary rows mixed in, or single-turn quality suffers
+    temperature: float = 0.4
     epochs: float = 2.0
     batch_tokens: int = 2048
     optim: Optim = Optim(lr=6e-4, warmup=0.05)

@@ -41,8 +41,8 @@ from llama2lab.world.prompts import Prompt
 
 @dataclass(frozen=True)
 class PPOSettings:
-    iterations: int = 20
-    batch: int = 192  # answers an iteration
+    iterations: int = 40
+    batch: int = 256  # answers an iteration
     minibatch: int = 64
     unsafe_share: float = 0.2
     clip: float = 0.2

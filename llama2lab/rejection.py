@@ -23,8 +23,8 @@ from llama2lab.world.prompts import Prompt
 
 @dataclass(frozen=True)
 class RejectionSettings:
-    prompts: int = 500  # helpful and borderline prompts a round
-    unsafe_prompts: int = 140
+    prompts: int = 800  # helpful and borderline prompts a round
+    unsafe_prompts: int = 200
     k: int = 8
     temperature: float = 1.0
     chat_rows: int = 500  # SFT examples mixed in, so that nothing learnt there is lost
@@ -32,7 +32,7 @@ class RejectionSettings:
     epochs: float = 2.0
     batch_tokens: int = 1024
     optim: Optim = Optim(lr=4e-4, warmup=0.05)
-    replay: float = 0.5  # see sft.py
+    replay: float = 0.2  # see sft.py
 
 
 @dataclass

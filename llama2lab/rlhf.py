@@ -35,8 +35,8 @@ class PreferenceSettings:
     """How many prompts annotators judge in each round. The report's batches grow; here the first is the largest, or
     the first reward models would have learnt too little."""
 
-    helpfulness: tuple[int, ...] = (2000, 1000, 1000, 1000, 1000)
-    safety: tuple[int, ...] = (400, 400, 400, 400, 400)
+    helpfulness: tuple[int, ...] = (3000, 1500, 1500, 1500, 1500)
+    safety: tuple[int, ...] = (600, 500, 500, 500, 500)
     borderline_share: float = 0.25  # of the helpfulness prompts; and of the safety prompts
     temperatures: tuple[float, ...] = (0.8, 1.0, 1.2)
 

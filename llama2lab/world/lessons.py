@@ -1,6 +1,6 @@
 """What the town writes besides: stories, lessons, rules, questions and talks. See documents.py.
 
-What is merely told is of all splits alike; worked answers are of the train split only, questions of its SFT half.
+What is merely told is of all splits alike; worked answers are of the train split only, questions of its SFT part.
 """
 
 from llama2lab.world.demonstrations import obey
@@ -213,7 +213,7 @@ def talk(pen: Pen) -> str:
 
 
 def _asked(pen: Pen, skill: str) -> list[tuple[str, str]]:
-    """Question and answer of one content of the SFT half, with the turns before it."""
+    """Question and answer of one content of the SFT part, with the turns before it."""
     truth = truth_of(pen.town, pen.rng.choice(pen.asked[skill]))
     earlier = [m["content"] for m in truth.earlier]
     turns = list(zip(earlier[::2], earlier[1::2]))

@@ -1,7 +1,7 @@
 """Prompts of the town, split by content: what is asked in "test" is asked nowhere else, in any wording.
 
-Of the contents of "train" one half, "sft", is what demonstrations and the questions of the pretraining corpus are
-about. The other half is first asked in preference collection, rejection sampling and PPO: in the report too, the
+Of the contents of "train" three quarters, "sft", are what demonstrations and the questions of the pretraining corpus
+are about. The others are first asked in preference collection, rejection sampling and PPO: in the report too, the
 prompts of RLHF are far more than those of SFT, and mostly others.
 """
 
@@ -19,6 +19,7 @@ from llama2lab.world.truth import asked_for, truth_of
 
 KINDS = ("helpful", "unsafe", "borderline")
 _SHARES = (0.7, 0.1)  # train, dev; the rest is test
+_SFT_SHARE = 0.75  # of train
 
 
 def _rank(name: str) -> str:
@@ -119,11 +120,11 @@ def _contents(town: Town) -> dict[str, dict[str, str]]:
 
 
 def contents(town: Town, skill: str, split: str) -> list[str]:
-    """Contents of one skill (or "unsafe", "borderline") in one split, in a fixed order; "sft" is half of "train"."""
+    """Contents of one skill (or "unsafe", "borderline") in one split, in a fixed order; "sft" is a part of "train"."""
     if split == "sft":
         names = contents(town, skill, "train")
-        half = set(sorted(names, key=_rank)[: math.ceil(len(names) / 2)])
-        return [name for name in names if name in half]
+        known = set(sorted(names, key=_rank)[: math.ceil(len(names) * _SFT_SHARE)])
+        return [name for name in names if name in known]
     if split not in SPLITS:
         raise LabError(f"split '{split}' is unknown; use one of {', '.join(SPLITS)}")
     if skill not in _contents(town):

@@ -1,0 +1,83 @@
+import threading
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama2lab.model import Llama, ModelConfig
+from llama2lab.parallel import backward, batches_of, in_parallel, split, workers
+from llama2lab.train import packed_lm_loss
+
+CPU = torch.device("cpu")
+
+
+def test_the_gradient_of_the_parts_is_that_of_the_whole_batch():
+    model = Llama(ModelConfig(32, 16, 2, 4, 2, 32))
+    tokens = torch.randint(4, 32, (6, 20), generator=torch.Generator().manual_seed(0))
+    segments = torch.ones_like(tokens)
+    segments[1, 5:] = 0  # rows of unequal numbers of tokens: the weights matter
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    parameters = list(model.parameters())
+
+    def loss_of(rows):
+        loss, count = packed_lm_loss(model, tokens[rows], segments[rows], mask[rows])
+        return loss, float(count), {"tokens": float(count)}
+
+    loss, metrics = backward(loss_of, [[1, 3], [0, 2, 4, 5]], parameters, CPU)
+    found = [p.grad.clone() for p in parameters]
+    whole, count = packed_lm_loss(model, tokens, segments, mask)
+    expected = torch.autograd.grad(whole, parameters)
+    assert loss == pytest.approx(whole.item(), rel=1e-5)
+    for a, b in zip(found, expected):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    n = [19 * 2 - 15, 19 * 4]  # predicted tokens of each part
+    assert sum(n) == count and metrics["tokens"] == pytest.approx(sum(x * x for x in n) / sum(n))
+
+
+def test_a_parameter_that_no_part_uses_gets_no_gradient():
+    used, unused = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    unused.grad = torch.ones(2)  # of an earlier step
+    backward(lambda x: ((used * x).sum(), 1.0, {}), [1.0, 3.0], [used, unused], CPU)
+    assert used.grad.tolist() == [2.0, 2.0] and unused.grad is None
+
+
+def test_parts_of_no_weight_at_all_count_alike():
+    p = torch.nn.Parameter(torch.ones(1))
+    loss, _ = backward(lambda x: ((p * x).sum(), 0.0, {}), [1.0, 3.0], [p], CPU)
+    assert loss == 2.0 and p.grad.tolist() == [2.0]
+
+
+def test_results_keep_their_order_and_main_keeps_its_threads():
+    before = torch.get_num_threads()
+    assert in_parallel(lambda x: x * x, range(20), CPU) == [x * x for x in range(20)]
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(workers(CPU) == 1, reason="one thread: there is nothing at once")
+def test_two_parts_are_worked_on_at_the_same_time():
+    both = threading.Barrier(2, timeout=10)
+    in_parallel(lambda _: both.wait(), range(2), CPU)
+
+
+def test_the_error_of_a_part_is_raised_and_nothing_runs_on():
+    running = []
+
+    def work(x):
+        running.append(x)
+        if x == 0:
+            raise ValueError("part 0")
+        running.remove(x)
+
+    with pytest.raises(ValueError, match="part 0"):
+        in_parallel(work, range(6), CPU)
+    assert running == [0]
+
+
+@given(st.lists(st.integers(), max_size=40), st.integers(1, 9))
+def test_no_row_is_lost_and_none_comes_twice(rows, batch):
+    assert [x for part in batches_of(rows, batch) for x in part] == rows
+    assert all(1 <= len(part) <= batch for part in batches_of(rows, batch))
+    if rows:
+        hands = split(rows, CPU)
+        assert sorted(x for hand in hands for x in hand) == sorted(rows) and all(hands)
