@@ -70,8 +70,9 @@ def batches_of(order: Sequence[T], batch: int) -> list[Sequence[T]]:
 
 
 def backward(loss_of: Callable[[T], tuple[Tensor, float, dict[str, float]]], parts: Sequence[T],
-             parameters: Sequence[Tensor], device: torch.device) -> tuple[float, dict[str, float]]:
-    """Set the gradients of the whole batch's loss on `parameters`; returns that loss and the metrics.
+             parameters: Sequence[Tensor], device: torch.device, add: bool = False) -> tuple[float, dict[str, float]]:
+    """Set the gradients of the whole batch's loss on `parameters` (or, with `add`, add to those there are); returns
+    that loss and the metrics.
 
     `loss_of(part)` is (mean loss of the part, its weight, metrics). The batch's loss is the weighted mean of its
     parts' losses, and so are its metrics. Parts must not share a graph.
@@ -87,6 +88,8 @@ def backward(loss_of: Callable[[T], tuple[Tensor, float, dict[str, float]]], par
     for i, parameter in enumerate(parameters):
         given = [(gradients[i], share) for (_, _, _, gradients), share in zip(done, shares)]
         scaled = [g * share for g, share in given if g is not None]
+        if add and parameter.grad is not None:
+            scaled.append(parameter.grad)
         parameter.grad = functools.reduce(torch.add, scaled) if scaled else None
     metrics = {key: sum(m[key] * share for (_, _, m, _), share in zip(done, shares)) for key in done[0][2]}
     return sum(loss * share for (loss, _, _, _), share in zip(done, shares)), metrics

@@ -51,7 +51,7 @@ class Recipe:
     rlhf: RlhfSettings = RlhfSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     compare_heads: bool = True  # train the report's plain reward head beside ours, and PPO against it
-    vendors: tuple[str, ...] = ("careful", "typical")
+    vendors: tuple[str, ...] = ("careful",)  # as one buys labels: the others of world/annotators.py are to compare
     notes: str = field(default="")
 
 

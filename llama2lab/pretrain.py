@@ -7,12 +7,14 @@ instead of trillions, and a learning rate ten times larger, as small models want
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
@@ -21,7 +23,7 @@ from llama2lab.device import Machine, matmul_ceiling
 from llama2lab.generate import generate
 from llama2lab.logprobs import answer_loglikelihoods
 from llama2lab.model import Llama, ModelConfig
-from llama2lab.tokenizer import encode_text
+from llama2lab.tokenizer import encode_texts
 from llama2lab.train import Optim, fit_packed, pack
 
 
@@ -40,9 +42,10 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, documents: Iterable[str
                      ) -> Iterator[tuple[list[int], list[int]]]:
     """`<s> text </s>` for each document, every token to be predicted. Control strings in the text stay text."""
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    for text in documents:
-        ids = [bos, *encode_text(tokenizer, text), eos]
-        yield ids, [1] * len(ids)
+    texts = iter(documents)
+    while some := list(itertools.islice(texts, 1000)):
+        for ids in encode_texts(tokenizer, some):
+            yield [bos, *ids, eos], [1] * (len(ids) + 2)
 
 
 def pretrain(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast, settings: PretrainSettings, seed: int,
@@ -50,7 +53,10 @@ def pretrain(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast, setti
     """Train a new model on `documents`. Returns it with metrics: `loss` (the curve), `tokens`,
     `tokens_per_second`, `share_of_ceiling` (of this machine's measured matrix product), `samples`."""
     model = Llama(ModelConfig(**settings.model), seed).to(machine.device)
-    data = pack(list(encode_documents(tokenizer, documents)), settings.seq_len, seed, tokenizer.pad_token_id)
+    # As arrays: lists of millions of Python numbers would be the largest thing in memory.
+    encoded = [(np.array(ids, np.int32), np.array(mask, bool)) for ids, mask in encode_documents(tokenizer, documents)]
+    data = pack(encoded, settings.seq_len, seed, tokenizer.pad_token_id)
+    del encoded
     samples: list[dict[str, Any]] = []
 
     def sample(step: int) -> None:

@@ -1,8 +1,8 @@
 """RLHF-V1 to V5 (Llama 2, section 3.2.3 and Figure 11): the rounds, as the report describes them.
 
 Every round collects fresh preferences from the latest models and trains both reward models anew on all preferences
-so far. V1 to V4 are rejection sampling fine-tuning on the best answers of all rounds so far, each from the SFT model
-again (the report restarts too). Ghost Attention comes after V3. V5 is PPO on top of V4's rejection sampling.
+so far. V1 to V4 are rejection sampling fine-tuning on the best answers of all rounds so far, each from the base model
+again, as in the report. Ghost Attention comes after V3. V5 is PPO on top of V4's rejection sampling.
 """
 
 from __future__ import annotations
@@ -167,15 +167,15 @@ def _other(kind: str) -> str:
 
 
 def rejection_stage(shop: Workshop, s: RlhfSettings, version: int, sampler: str, choose: str = "best") -> str:
-    """V1 to V4: K answers a prompt from the latest model, then fine-tune the SFT model on the best of all rounds so
-    far. With choose="random", the control: the same prompts and answers, chosen blindly."""
+    """V1 to V4: K answers a prompt from the latest model, then fine-tune the base model on the best of all rounds so
+    far and the SFT examples. With choose="random", the control: the same prompts and answers, chosen blindly."""
     samples_name, name = f"samples-v{version}", f"rlhf-v{version}" + ("" if choose == "best" else f"-{choose}")
     r = s.rejection
     seed = shop.seed * 1000 + version * 10 + 7
 
     def sample(folder: Path) -> dict[str, Any]:
         helpfulness, safety = shop.rewards(version)
-        prompts = shop.prompts(r.prompts, r.unsafe_prompts, seed)
+        prompts = shop.prompts(r.prompts, r.unsafe_prompts, seed, r.borderline_share)
         samples = rejection.sample_and_score(shop.model(sampler), helpfulness, safety, shop.tokenizer, prompts, r.k,
                                              r.temperature, seed, shop.machine)
         write_rows(folder / "samples.jsonl", samples.rows())
@@ -187,14 +187,14 @@ def rejection_stage(shop: Workshop, s: RlhfSettings, version: int, sampler: str,
         best = [read_rows(shop.run.folder(f"samples-v{v}") / f"{choose}.jsonl") for v in range(1, version + 1)]
         chat = read_rows(shop.run.folder("sft") / "rows.jsonl")
         rows = rejection.finetuning_rows(best, chat, r.chat_rows, seed)
-        if version > 3:  # what Ghost Attention taught must survive the restart from SFT
+        if version > 3:  # what Ghost Attention taught must survive the restart
             rows += read_rows(shop.run.folder("gatt") / "gatt.jsonl")[:r.gatt_rows]
         tuning = SFTSettings(len(rows), r.epochs, 512, r.batch_tokens, r.optim, r.replay)
-        return finetune(shop, "sft", rows, tuning, folder, name)
+        return finetune(shop, "base", rows, tuning, folder, name)
 
     shop.run.stage(samples_name, sample, [asdict(r), version],
                    [sampler, f"reward-helpfulness-v{version}", f"reward-safety-v{version}"])
-    parents = ["sft", *(f"samples-v{v}" for v in range(1, version + 1)), *(["gatt"] if version > 3 else [])]
+    parents = ["base", "sft", *(f"samples-v{v}" for v in range(1, version + 1)), *(["gatt"] if version > 3 else [])]
     shop.run.stage(name, build, [asdict(r), choose], parents)
     return name
 
@@ -248,16 +248,17 @@ def ppo_stage(shop: Workshop, s: PPOSettings, latest: str, name: str = "rlhf-v5"
             return rejection.combined_scores(helpfulness, safety, shop.tokenizer, prompts, answers, shop.machine)
 
         def prompts_for(iteration: int) -> list[Prompt]:
-            return shop.prompts(s.batch - unsafe, unsafe, shop.seed * 100_000 + 10 * iteration)
+            return shop.prompts(s.batch - unsafe, unsafe, shop.seed * 100_000 + 10 * iteration, s.borderline_share)
 
         def keep(iteration: int, rows: list[dict]) -> None:
             (folder / "rollouts").mkdir(exist_ok=True)
             write_rows(folder / "rollouts" / f"{iteration:03d}.jsonl", rows)
 
         metrics = ppo.ppo(policy, ppo.Critic(helpfulness), score, shop.tokenizer, prompts_for, s, shop.seed,
-                          shop.machine, folder, keep, shop.prompts(100, 30, 77, split="dev"))
+                          shop.machine, folder, keep, shop.prompts(100, 30, 77, split="dev"), shop.documents)
         save_model(folder, policy, shop.tokenizer)
         return metrics
 
-    shop.run.stage(name, build, asdict(s), [latest, rewarder, f"reward-safety-v{rewards}"])
+    parents = [latest, rewarder, f"reward-safety-v{rewards}", *(["base"] if s.replay else [])]
+    shop.run.stage(name, build, asdict(s), parents)
     return name

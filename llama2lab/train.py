@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
@@ -87,7 +88,10 @@ class Packed:
         return len(self.tokens)
 
 
-def pack(documents: Sequence[tuple[list[int], list[int]]], seq_len: int, seed: int, pad_id: int) -> Packed:
+Ids = list[int] | np.ndarray
+
+
+def pack(documents: Sequence[tuple[Ids, Ids]], seq_len: int, seed: int, pad_id: int) -> Packed:
     """Pack (ids, loss_mask) documents in rows of `seq_len`, in an order shuffled by `seed`.
 
     First fit over the most recent 64 open rows. A document longer than a row is split, and its pieces are
@@ -97,7 +101,7 @@ def pack(documents: Sequence[tuple[list[int], list[int]]], seq_len: int, seed: i
     pieces = [(ids[i:i + seq_len], mask[i:i + seq_len]) for ids, mask in documents
               for i in range(0, len(ids), seq_len)]
     rng.shuffle(pieces)
-    rows: list[list[tuple[list[int], list[int]]]] = []
+    rows: list[list[tuple[Ids, Ids]]] = []
     room: list[int] = []
     open_rows: list[int] = []
     for piece in pieces:
