@@ -22,6 +22,9 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 PRECISIONS = ("fp32", "bf16")
+# oneDNN keeps a compiled product for each of the last 1,024 shapes it met, and batches of text have many shapes: half a
+# gigabyte, for no speed that was to be measured. Read at the first product, so it is in time here.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -40,7 +40,7 @@ def token_logprobs(model: Llama, tokens: Tensor, wanted: Tensor, temperature: fl
 
 
 def answer_loglikelihoods(model: Llama, encoded: Sequence[tuple[list[int], list[int]]], pad: int, machine: Machine,
-                          batch: int = 256) -> list[float]:
+                          batch: int = 128) -> list[float]:
     """Summed log-likelihood in nats of the masked tokens of each (ids, mask) pair."""
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
     result = [0.0] * len(encoded)

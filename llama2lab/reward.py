@@ -140,7 +140,7 @@ def encode_answers(tokenizer: PreTrainedTokenizerFast, conversations: Sequence[S
 
 
 def score_encoded(model: RewardModel, encoded: Sequence[Encoded], pad: int, machine: Machine,
-                  batch: int = 256) -> list[float]:
+                  batch: int = 128) -> list[float]:
     """r(x, y) of each encoded answer, before any sigmoid."""
     model.eval()
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
