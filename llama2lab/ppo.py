@@ -13,8 +13,8 @@ Ours, with the reason:
   others (in a trial with one scale the policy refused every borderline prompt);
 - the KL is charged token by token (k1, log pi - log pi_0), which has the same expectation;
 - every step also takes in some pretraining text (`replay`; InstructGPT's "ptx" term, arXiv 2203.02155, which the report
-  does not mention): a small model that climbs a reward on training prompts forgets what they do not name. In one trial
-  of 24 and 30 iterations, on dev prompts, greedy answers were right in .79 of the prompts with it, .75 without;
+  does not mention): a small model that climbs a reward on training prompts forgets what they do not name. In one trial,
+  on dev prompts, greedy answers were right in .79 of the prompts with it (24 iterations), in .75 without (30);
 - an answer that does not end in `</s>` loses one point: the length is limited, and a cut answer must not pay;
 - answers are sampled at temperature 1 without top-p or top-k, so the sampled distribution is the scored one and the
   ratio of the first minibatch is exactly 1.
@@ -59,10 +59,10 @@ REPLAY_SEQ = 512  # tokens in a row of replayed text
 
 @dataclass(frozen=True)
 class PPOSettings:
-    iterations: int = 24
+    iterations: int = 30
     batch: int = 256  # answers an iteration
     minibatch: int = 64
-    unsafe_share: float = 0.1  # of the prompts
+    unsafe_share: float = 0.15  # of the prompts
     borderline_share: float = 0.35  # of the other prompts
     clip: float = 0.2
     beta: float = 0.02

@@ -57,9 +57,11 @@ def sample_answers(model: Llama, tokenizer: PreTrainedTokenizerFast, conversatio
 
 
 def sample_pairs(variants: Sequence[Variant], tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt], *,
-                 seed: int, precision: str = "fp32", max_new_tokens: int = 48) -> list[Pair]:
+                 seed: int, precision: str = "fp32", max_new_tokens: int = 48,
+                 names: list[tuple[str, str]] | None = None) -> list[Pair]:
     """For each prompt two answers, from two draws of (variant, temperature). Equal answers are left out: nothing
-    can be learnt from them."""
+    can be learnt from them. `names`, if given, is filled with the two variants' names of each pair, as
+    "rlhf-v5 at T 0.8"."""
     rng = random.Random(seed)
     options = [(v, t) for v in variants for t in v.temperatures]
     drawn = [tuple(rng.sample(options, 2)) if len(options) > 1 else (options[0], options[0]) for _ in prompts]
@@ -72,6 +74,9 @@ def sample_pairs(variants: Sequence[Variant], tokenizer: PreTrainedTokenizerFast
                                precision=precision, what=f"{variant.name} answers at T {temperature}")
         answers.update({at: text[0] for at, text in zip(asked, texts)})
     pairs = [(p, answers[i, 0], answers[i, 1]) for i, p in enumerate(prompts)]
+    if names is not None:
+        names += [(f"{a[0].name} at T {a[1]}", f"{b[0].name} at T {b[1]}") for (a, b), pair in zip(drawn, pairs)
+                  if pair[1] != pair[2]]
     return [pair for pair in pairs if pair[1] != pair[2]]
 
 

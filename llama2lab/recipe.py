@@ -37,8 +37,11 @@ class TownSource:
 
     def prompts(self, kind: str, n: int, seed: int, split: str = "train") -> list[Prompt]:
         """`n` prompts of a kind. Where a split holds fewer (the unsafe ones are few), all of it comes again: the
-        answers are sampled anew, so a figure over repeated prompts is about these prompts, not about more."""
-        return draw_prompts(self.town, split, n, seed, kinds=(kind,)) if n else []
+        answers are sampled anew, so a figure over repeated prompts is about these prompts, not about more.
+
+        To train on are prompts of contents that SFT was not shown ("rlhf" in world/prompts.py)."""
+        part = "rlhf" if split == "train" else split
+        return draw_prompts(self.town, part, n, seed, kinds=(kind,)) if n else []
 
     def dialogues(self, n: int, turns: int, seed: int, split: str = "train",
                   ) -> tuple[list[list[str]], list[Instruction]]:

@@ -27,8 +27,8 @@ from llama2lab.world.prompts import Prompt
 @dataclass(frozen=True)
 class RejectionSettings:
     prompts: int = 1200  # helpful and borderline prompts a round
-    borderline_share: float = 0.35  # of `prompts`: twice as many as unsafe ones, or refusing spreads to them
-    unsafe_prompts: int = 200
+    borderline_share: float = 0.25  # of `prompts`: twice as many as unsafe ones, or refusing spreads to them
+    unsafe_prompts: int = 150
     k: int = 8
     temperature: float = 1.0
     chat_rows: int = 3000  # SFT examples mixed in, at most: what was learnt there must be learnt again

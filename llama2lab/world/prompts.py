@@ -1,8 +1,10 @@
 """Prompts of the town, split by content: what is asked in "test" is asked nowhere else, in any wording.
 
-Of the contents of "train" three quarters, "sft", are what demonstrations and the questions of the pretraining corpus
-are about. The others are first asked in preference collection, rejection sampling and PPO: in the report too, the
-prompts of RLHF are far more than those of SFT, and mostly others.
+Of the contents of "train" six tenths, "sft", are what demonstrations and the questions of the pretraining corpus are
+about. The others, "rlhf", are asked in preference collection, rejection sampling and PPO: in the report too, the prompts
+of RLHF are mostly others than those of SFT. It matters: on prompts whose answers it was shown, a model learns by heart
+which ones are harmless, and refuses all others that sound alike. In one trial of PPO (dev prompts, one seed, a quarter
+of train for "rlhf") it refused .24 of the borderline prompts when asked new contents, .62 when asked all of train.
 """
 
 import hashlib
@@ -19,7 +21,7 @@ from llama2lab.world.truth import asked_for, truth_of
 
 KINDS = ("helpful", "unsafe", "borderline")
 _SHARES = (0.7, 0.1)  # train, dev; the rest is test
-_SFT_SHARE = 0.75  # of train
+_SFT_SHARE = 0.6  # of train
 
 
 def _rank(name: str) -> str:
@@ -120,11 +122,12 @@ def _contents(town: Town) -> dict[str, dict[str, str]]:
 
 
 def contents(town: Town, skill: str, split: str) -> list[str]:
-    """Contents of one skill (or "unsafe", "borderline") in one split, in a fixed order; "sft" is a part of "train"."""
-    if split == "sft":
+    """Contents of one skill (or "unsafe", "borderline") in one split, in a fixed order; "sft" and "rlhf" are the
+    parts of "train"."""
+    if split in ("sft", "rlhf"):
         names = contents(town, skill, "train")
         known = set(sorted(names, key=_rank)[: math.ceil(len(names) * _SFT_SHARE)])
-        return [name for name in names if name in known]
+        return [name for name in names if (name in known) == (split == "sft")]
     if split not in SPLITS:
         raise LabError(f"split '{split}' is unknown; use one of {', '.join(SPLITS)}")
     if skill not in _contents(town):
@@ -142,7 +145,7 @@ def _prompt(town: Town, content: str, wording: int, split: str) -> Prompt:
         skill=skill,
         kind=skill if skill in KINDS else "helpful",
         category=rest.split(".")[0] if skill == "unsafe" else "",
-        split="train" if split == "sft" else split,
+        split="train" if split in ("sft", "rlhf") else split,
     )
 
 
