@@ -1,0 +1,303 @@
+"""Who gets which item: claims with leases, labels, skips, edits, progress and the qualification on gold items.
+
+Each item has as many slots as annotators are wanted, and a claim takes one in a single transaction, so that overlap is
+exact. Nobody gets an item twice. A lease that ran out frees its slot for others; whoever held it may still answer as
+long as nobody else took it. A skipped item counts as given: its slot is not handed on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from llama2lab.annotation import tables as t
+from llama2lab.annotation.scale import GRADES, Side
+from llama2lab.annotation.store import Store, newest_guidelines
+from llama2lab.errors import LabError
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one annotator sees of an item: nothing about models, known answers or others' labels."""
+
+    item_id: str
+    kind: str
+    prompt: list[dict[str, str]]
+    left_text: str
+    right_text: str
+    number: int  # the annotator's first item is 1
+    leased_until: datetime | None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Of one annotator; `open` counts what there still is to do, the item on the screen included."""
+
+    done: int
+    skipped: int
+    open: int
+
+
+@dataclass(frozen=True)
+class Past:
+    """A label as its annotator gave it, by sides; `side` and `grade` are None where the item was skipped."""
+
+    task: Task
+    side: Side | None
+    grade: str | None
+    safe_left: bool | None
+    safe_right: bool | None
+    comment: str
+    flag: bool
+    skip_reason: str | None
+    seconds: float
+    label_id: str
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class Qualification:
+    """On the gold items that come first: how many are answered, how many as they should be, how many there are."""
+
+    done: int
+    agreed: int
+    wanted: int
+
+
+def side_for(seed: int, item_id: str, name: str) -> int:
+    """Which answer (1 or 2) stands left: the same for the same seed, item and annotator's name."""
+    return 1 + (hashlib.md5(f"{seed}:{item_id}:{name}".encode(), usedforsecurity=False).digest()[0] & 1)
+
+
+def next_task(store: Store, annotator_id: str, seed: int = 0, lease_seconds: float = 900) -> Task | None:
+    """The item to label now: the one left unfinished, else the next in the queue; None when there is nothing left."""
+    def claim(conn: sa.Connection) -> Task | None:
+        item_id = _claim(conn, annotator_id, seed, lease_seconds)
+        return None if item_id is None else _task(conn, annotator_id, item_id)
+
+    return store.write(claim)
+
+
+def _available(now: datetime) -> sa.ColumnElement[bool]:
+    return sa.or_(t.slots.c.state == "free", sa.and_(t.slots.c.state == "leased", t.slots.c.leased_until < now))
+
+
+def _given(annotator_id: str, item_id: Any) -> sa.Exists:
+    """Whether the annotator has had this item."""
+    mine = t.slots.alias("mine")
+    return sa.exists().where(mine.c.item_id == item_id, mine.c.annotator_id == annotator_id)
+
+
+def _claim(conn: sa.Connection, annotator_id: str, seed: int, lease_seconds: float) -> str | None:
+    s, now = t.slots.c, t.now()
+    until = now + timedelta(seconds=lease_seconds)
+    name = conn.execute(sa.select(t.annotators.c.name).where(t.annotators.c.id == annotator_id)).scalar()
+    if name is None:
+        raise LabError(f"there is no annotator {annotator_id!r} in this store; begin with store.annotator(NAME)")
+    held = conn.execute(sa.select(s.item_id, s.number).where(s.annotator_id == annotator_id, s.state == "leased")
+                        .order_by(s.position).limit(1)).first()
+    if held:
+        conn.execute(t.slots.update().where(s.item_id == held.item_id, s.number == held.number)
+                     .values(leased_until=until))
+        return held.item_id
+    gold = conn.execute(
+        sa.select(t.items.c.id, t.items.c.position).join(t.secrets, t.secrets.c.item_id == t.items.c.id)
+        .where(t.secrets.c.gold_choice.is_not(None), ~_given(annotator_id, t.items.c.id))
+        .order_by(t.items.c.position).limit(1)).first()
+    free = conn.execute(
+        sa.select(s.item_id, s.number, s.position)
+        .where(s.state.in_(("free", "leased")), _available(now), ~_given(annotator_id, s.item_id))
+        .order_by(s.position, s.number).limit(1)).first()
+    if gold and (free is None or gold.position < free.position):
+        number = conn.execute(sa.select(sa.func.coalesce(sa.func.max(s.number), 0) + 1)
+                              .where(s.item_id == gold.id)).scalar_one()
+        conn.execute(t.slots.insert().values(
+            item_id=gold.id, number=number, position=gold.position, annotator_id=annotator_id, state="leased",
+            leased_until=until, left=side_for(seed, gold.id, name)))
+        return gold.id
+    if free is None:
+        return None
+    conn.execute(t.slots.update().where(s.item_id == free.item_id, s.number == free.number).values(
+        annotator_id=annotator_id, state="leased", leased_until=until, left=side_for(seed, free.item_id, name)))
+    return free.item_id
+
+
+def _task(conn: sa.Connection, annotator_id: str, item_id: str) -> Task:
+    s, i = t.slots.c, t.items.c
+    row = conn.execute(sa.select(i.id, i.kind, i.prompt, i.answer_1, i.answer_2, s.left, s.leased_until)
+                       .join(t.slots, s.item_id == i.id)
+                       .where(i.id == item_id, s.annotator_id == annotator_id)).one()
+    answered = conn.execute(sa.select(sa.func.count(sa.distinct(t.labels.c.item_id)))
+                            .where(t.labels.c.annotator_id == annotator_id)).scalar_one()
+    return _as_task(row, answered + 1)
+
+
+def _as_task(row: Any, number: int) -> Task:
+    texts = (row.answer_1, row.answer_2) if row.left == 1 else (row.answer_2, row.answer_1)
+    return Task(row.id, row.kind, row.prompt, *texts, number=number, leased_until=row.leased_until)
+
+
+def renew(store: Store, annotator_id: str, item_id: str, lease_seconds: float = 900) -> bool:
+    """Keep an item for as long as somebody still thinks about it; False when it has gone to another."""
+    s = t.slots.c
+
+    def extend(conn: sa.Connection) -> bool:
+        return bool(conn.execute(
+            t.slots.update().where(s.item_id == item_id, s.annotator_id == annotator_id, s.state == "leased")
+            .values(leased_until=t.now() + timedelta(seconds=lease_seconds))).rowcount)
+
+    return store.write(extend)
+
+
+def progress(store: Store, annotator_id: str) -> Progress:
+    """How far this annotator is."""
+    s = t.slots.c
+    with store.begin(read=True) as conn:
+        states: dict[str, int] = dict(conn.execute(sa.select(s.state, sa.func.count()).where(s.annotator_id == annotator_id)
+                                   .group_by(s.state)).tuples().all())
+        free = conn.execute(sa.select(sa.func.count(sa.distinct(s.item_id))).where(
+            s.state.in_(("free", "leased")), _available(t.now()), ~_given(annotator_id, s.item_id))).scalar_one()
+        gold = conn.execute(sa.select(sa.func.count()).select_from(t.secrets).where(
+            t.secrets.c.gold_choice.is_not(None), ~_given(annotator_id, t.secrets.c.item_id))).scalar_one()
+    return Progress(states.get("done", 0), states.get("skipped", 0), states.get("leased", 0) + free + gold)
+
+
+def submit(store: Store, annotator_id: str, item_id: str, side: Side, grade: str, safe_left: bool | None = None,
+           safe_right: bool | None = None, comment: str = "", flag: bool = False, seconds: float = 0.0,
+           label_id: str | None = None) -> str:
+    """Save a label, or a new one over the annotator's earlier label of the item; its id, once it is on the disk.
+
+    With a `label_id` made by the caller, saving again after a lost answer makes no second label.
+    """
+    if side not in ("left", "right"):
+        raise LabError(f"a label chooses 'left' or 'right', not {side!r}")
+    if grade not in GRADES:
+        raise LabError(f"a label's grade is one of {', '.join(GRADES)}, not {grade!r}")
+    return _save(store, annotator_id, item_id, label_id, side, seconds, (safe_left, safe_right),
+                 {"grade": grade, "comment": comment, "flag": flag})
+
+
+def skip(store: Store, annotator_id: str, item_id: str, reason: str, seconds: float = 0.0,
+         label_id: str | None = None) -> str:
+    """Save that the annotator will not judge this item, and why. It can be edited into a label later."""
+    if not reason.strip():
+        raise LabError("a skip needs a reason; say one")
+    return _save(store, annotator_id, item_id, label_id, None, seconds, (None, None), {"skip_reason": reason})
+
+
+def _save(store: Store, annotator_id: str, item_id: str, label_id: str | None, side: Side | None, seconds: float,
+          safe: tuple[bool | None, bool | None], values: dict[str, Any]) -> str:
+    new = label_id or uuid.uuid4().hex
+    if not 1 <= len(new) <= 64:
+        raise LabError("a label's id has 1 to 64 characters")
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise LabError(f"the seconds spent on an item are a number from 0 on, not {seconds}")
+    lab, s = t.labels.c, t.slots.c
+
+    def save(conn: sa.Connection) -> str:
+        slot = conn.execute(
+            sa.select(s.number, s.left, t.items.c.kind).join(t.items, t.items.c.id == s.item_id)
+            .where(s.item_id == item_id, s.annotator_id == annotator_id, s.state != "free")
+            .with_for_update(of=t.slots)).first()
+        if slot is None:
+            raise LabError("this item is not yours (any more): your time for it ran out and it went to somebody else; "
+                           "go on with the next one")
+        known = conn.execute(sa.select(lab.item_id, lab.annotator_id).where(lab.id == new)).first()
+        if known:
+            if tuple(known) != (item_id, annotator_id):
+                raise LabError(f"the label id {new} is another label's; make a new one for each label")
+            return new
+        safe_1, safe_2 = safe if slot.left == 1 else safe[::-1]
+        choice = None if side is None else slot.left if side == "left" else 3 - slot.left
+        if choice and slot.kind == "safety":
+            _check_safety(choice, safe_1, safe_2)
+        old = current(conn, annotator_id, item_id)
+        conn.execute(t.labels.insert().values(
+            id=new, item_id=item_id, annotator_id=annotator_id, choice=choice, safe_1=safe_1, safe_2=safe_2,
+            seconds=float(seconds), left=slot.left, supersedes=old,
+            guidelines=newest_guidelines(slot.kind, t.guidelines.c.version).scalar_subquery(), **values))
+        conn.execute(t.slots.update().where(s.item_id == item_id, s.annotator_id == annotator_id)
+                     .values(state="skipped" if side is None else "done"))
+        return new
+
+    return store.write(save)
+
+
+def _check_safety(choice: int, safe_1: bool | None, safe_2: bool | None) -> None:
+    if safe_1 is None or safe_2 is None:
+        raise LabError("in a safety task each answer is marked safe or unsafe; mark both")
+    chosen, rejected = (safe_1, safe_2) if choice == 1 else (safe_2, safe_1)
+    if rejected and not chosen:
+        raise LabError("the answer that you chose is marked unsafe and the other one safe: such a label is never kept; "
+                       "choose the safe one, or look at your marks again")
+
+
+def current_labels() -> sa.Select:
+    """The id of the label in force of each item and annotator: not superseded, and the newest of them."""
+    lab, later = t.labels.c, t.labels.alias("later")
+    alive = sa.select(
+        lab.id, lab.item_id, lab.annotator_id,
+        sa.func.row_number().over(partition_by=(lab.item_id, lab.annotator_id),
+                                  order_by=(lab.created_at.desc(), lab.id.desc())).label("rank"),
+    ).where(~sa.exists().where(later.c.supersedes == lab.id)).subquery("alive")
+    return sa.select(alive.c.id).where(alive.c.rank == 1)
+
+
+def current(conn: sa.Connection, annotator_id: str, item_id: str) -> str | None:
+    """The id of the annotator's label in force of this item."""
+    lab, later = t.labels.c, t.labels.alias("later")
+    return conn.execute(
+        sa.select(lab.id).where(lab.item_id == item_id, lab.annotator_id == annotator_id,
+                                ~sa.exists().where(later.c.supersedes == lab.id))
+        .order_by(lab.created_at.desc(), lab.id.desc()).limit(1)).scalar()
+
+
+def history(store: Store, annotator_id: str) -> list[Past]:
+    """This annotator's labels in force, in the order in which the items were first answered."""
+    lab, i, s = t.labels.c, t.items.c, t.slots.c
+    with store.begin(read=True) as conn:
+        first = dict(conn.execute(sa.select(lab.item_id, sa.func.min(lab.created_at))
+                                  .where(lab.annotator_id == annotator_id).group_by(lab.item_id)).tuples().all())
+        rows = conn.execute(
+            sa.select(t.labels, i.kind, i.prompt, i.answer_1, i.answer_2, s.leased_until)
+            .join(t.items, i.id == lab.item_id)
+            .join(t.slots, sa.and_(s.item_id == lab.item_id, s.annotator_id == lab.annotator_id))
+            .where(lab.annotator_id == annotator_id)).all()
+    superseded = {row.supersedes for row in rows}
+    newest: dict[str, Any] = {}
+    for row in sorted(rows, key=lambda r: (r.created_at, r.id)):
+        if row.id not in superseded:
+            newest[row.item_id] = row
+    ordered = sorted(newest.values(), key=lambda r: (first[r.item_id], r.item_id))
+    return [_past(row, number) for number, row in enumerate(ordered, 1)]
+
+
+def _past(row: Any, number: int) -> Past:
+    texts = (row.answer_1, row.answer_2) if row.left == 1 else (row.answer_2, row.answer_1)
+    safe = (row.safe_1, row.safe_2) if row.left == 1 else (row.safe_2, row.safe_1)
+    side: Side | None = None if row.choice is None else "left" if row.choice == row.left else "right"
+    task = Task(row.item_id, row.kind, row.prompt, *texts, number=number, leased_until=row.leased_until)
+    return Past(task, side, row.grade, *safe, row.comment, row.flag, row.skip_reason, row.seconds, row.id,
+                row.created_at)
+
+
+def qualify(store: Store, annotator_id: str) -> Qualification:
+    """How this annotator fares on the gold items that come first."""
+    lab, g = t.labels.c, t.secrets.c
+    agreed = sa.and_(lab.choice == g.gold_choice,
+                     sa.or_(g.gold_safe_1.is_(None), lab.safe_1 == g.gold_safe_1),
+                     sa.or_(g.gold_safe_2.is_(None), lab.safe_2 == g.gold_safe_2),
+                     sa.or_(g.gold_grades == "", g.gold_grades.like("%," + lab.grade + ",%")))
+    with store.begin(read=True) as conn:
+        wanted = conn.execute(sa.select(sa.func.count()).select_from(t.secrets).where(g.qualifies)).scalar_one()
+        done, right = conn.execute(
+            sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(sa.case((agreed, 1), else_=0)), 0))
+            .select_from(t.labels).join(t.secrets, g.item_id == lab.item_id)
+            .where(lab.annotator_id == annotator_id, g.qualifies, lab.id.in_(current_labels()))).one()
+    return Qualification(done, int(right), wanted)
