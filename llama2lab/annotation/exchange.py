@@ -16,7 +16,6 @@ from llama2lab.annotation.scale import GRADES, KINDS
 from llama2lab.annotation.store import Store
 from llama2lab.errors import LabError
 
-QUALIFY = 5  # gold items that come before everything else; further ones are spread among the others
 CHUNK = 500
 
 
@@ -26,13 +25,11 @@ def item_id(kind: str, prompt: Sequence[Mapping], answers: Sequence[str], prompt
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
-def add_pairs(store: Store, rows: Iterable[Mapping[str, Any]], overlap: int = 1, seed: int = 0,
-              qualify: int = QUALIFY) -> int:
+def add_pairs(store: Store, rows: Iterable[Mapping[str, Any]], overlap: int = 1, seed: int = 0) -> int:
     """Put pairs into the queue in an order drawn by seed; how many were new. Nothing is added if a row is wrong.
 
     A row: {"kind", "prompt": messages, "answers": [a, b], "prompt_id"?, "models"?: [m, m], "gold"?: {"choice": 1|2,
-    "grades"?, "safe_1"?, "safe_2"?}, "meta"?}. Pairs with gold go to everybody; the first `qualify` of them in the
-    store come before all other pairs, and are what annotators qualify on.
+    "grades"?, "safe_1"?, "safe_2"?}, "meta"?}. Pairs with gold go to everybody.
     """
     if overlap < 1:
         raise LabError(f"each pair needs at least one annotator, not {overlap}")
@@ -45,20 +42,9 @@ def add_pairs(store: Store, rows: Iterable[Mapping[str, Any]], overlap: int = 1,
         known = set(conn.execute(sa.select(t.items.c.id)).scalars())
         new = [pair for key, pair in sorted(checked.items()) if key not in known]
         random.Random(seed).shuffle(new)
-        first, last = conn.execute(sa.select(sa.func.coalesce(sa.func.min(t.items.c.position), 0),
-                                             sa.func.coalesce(sa.func.max(t.items.c.position), -1))).one()
-        qualifying = conn.execute(sa.select(sa.func.count()).select_from(t.secrets)
-                                  .where(t.secrets.c.qualifies)).scalar_one()
-        for item, secret in new:
-            gold = secret["gold"] is not None
-            secret["qualifies"] = gold and qualifying < qualify
-            if secret["qualifies"]:
-                qualifying += 1
-                first -= 1
-            else:
-                last += 1
-            item.update(position=first if secret["qualifies"] else last, overlap=0 if gold else overlap,
-                        created_at=t.now())
+        last = conn.execute(sa.select(sa.func.coalesce(sa.func.max(t.items.c.position), 0))).scalar_one()
+        for position, (item, secret) in enumerate(new, last + 1):
+            item.update(position=position, overlap=0 if secret["gold"] else overlap, created_at=t.now())
         slots = [{"item_id": item["id"], "number": n, "position": item["position"], "state": "free"}
                  for item, _ in new for n in range(1, item["overlap"] + 1)]
         for table, values in ((t.items, [i for i, _ in new]), (t.secrets, [s for _, s in new]), (t.slots, slots)):

@@ -1,15 +1,17 @@
 """Who gets which item: claims with leases, labels, skips, edits, progress and the qualification on gold items.
 
 Each item has as many slots as annotators are wanted, and a claim takes one in a single transaction, so that overlap is
-exact. Nobody gets an item twice. A lease that ran out frees its slot for others; whoever held it may still answer as
-long as nobody else took it. A skipped item counts as given: its slot is not handed on.
+exact. Nobody gets an item twice. Gold items go to everybody. A lease that ran out frees its slot for others; whoever held it
+may still answer as long as nobody else took it. A skipped item counts as given: its slot is not handed on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import re
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,6 +22,8 @@ from llama2lab.annotation import tables as t
 from llama2lab.annotation.scale import GRADES, Side
 from llama2lab.annotation.store import Store, newest_guidelines
 from llama2lab.errors import LabError
+
+LABEL_ID = re.compile("[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Task:
     right_text: str
     number: int  # the annotator's first item is 1
     leased_until: datetime | None
+    prompt_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,10 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Past:
+class Given:
     """A label as its annotator gave it, by sides; `side` and `grade` are None where the item was skipped."""
 
-    task: Task
+    label_id: str
     side: Side | None
     grade: str | None
     safe_left: bool | None
@@ -57,17 +62,32 @@ class Past:
     flag: bool
     skip_reason: str | None
     seconds: float
-    label_id: str
     created_at: datetime
 
 
 @dataclass(frozen=True)
-class Qualification:
-    """On the gold items that come first: how many are answered, how many as they should be, how many there are."""
+class Past:
+    """An item that its annotator has answered, and the answer in force."""
 
-    done: int
-    agreed: int
+    task: Task
+    label: Given
+
+
+@dataclass(frozen=True)
+class Qualification:
+    """On gold items: whether each answered one agrees with what is known, in the order in which they were first
+    answered (a skip does not agree); and how many gold items there are."""
+
+    outcomes: tuple[bool, ...]
     wanted: int
+
+    @property
+    def done(self) -> int:
+        return len(self.outcomes)
+
+    @property
+    def agreed(self) -> int:
+        return sum(self.outcomes)
 
 
 def side_for(seed: int, item_id: str, name: str) -> int:
@@ -75,17 +95,31 @@ def side_for(seed: int, item_id: str, name: str) -> int:
     return 1 + (hashlib.md5(f"{seed}:{item_id}:{name}".encode(), usedforsecurity=False).digest()[0] & 1)
 
 
-def next_task(store: Store, annotator_id: str, seed: int = 0, lease_seconds: float = 900) -> Task | None:
-    """The item to label now: the one left unfinished, else the next in the queue; None when there is nothing left."""
+def next_task(store: Store, annotator_id: str, seed: int = 0, lease_seconds: float = 900, kind: str | None = None,
+              gold_first: bool = False) -> Task | None:
+    """The item to label now: the one left unfinished, else the next in the queue; None when there is nothing left.
+
+    `kind` asks for items of this kind only; `gold_first` for the gold items before all others. The lease of an
+    unfinished item begins anew.
+    """
     def claim(conn: sa.Connection) -> Task | None:
-        item_id = _claim(conn, annotator_id, seed, lease_seconds)
+        known = conn.execute(sa.select(t.annotators.c.name).where(t.annotators.c.id == annotator_id)).scalar()
+        if known is None:
+            raise LabError(f"there is no annotator {annotator_id!r} here; begin with store.annotator(NAME)")
+        if store.sqlite:
+            item_id = _claim(conn, annotator_id, known, seed, lease_seconds, kind, gold_first)
+        else:  # the same in the server, which may look where annotators' roles may not
+            item_id = conn.execute(sa.select(sa.func.llama2lab_claim(
+                annotator_id, str(seed), float(lease_seconds), kind, gold_first))).scalar()
         return None if item_id is None else _task(conn, annotator_id, item_id)
 
     return store.write(claim)
 
 
 def _available(now: datetime) -> sa.ColumnElement[bool]:
-    return sa.or_(t.slots.c.state == "free", sa.and_(t.slots.c.state == "leased", t.slots.c.leased_until < now))
+    s = t.slots.c
+    # The first condition says again what the index on open slots is made of; without it SQLite does not use it.
+    return sa.and_(s.state.in_(("free", "leased")), sa.or_(s.state == "free", s.leased_until < now))
 
 
 def _given(annotator_id: str, item_id: Any) -> sa.Exists:
@@ -94,45 +128,56 @@ def _given(annotator_id: str, item_id: Any) -> sa.Exists:
     return sa.exists().where(mine.c.item_id == item_id, mine.c.annotator_id == annotator_id)
 
 
-def _claim(conn: sa.Connection, annotator_id: str, seed: int, lease_seconds: float) -> str | None:
-    s, now = t.slots.c, t.now()
-    until = now + timedelta(seconds=lease_seconds)
-    name = conn.execute(sa.select(t.annotators.c.name).where(t.annotators.c.id == annotator_id)).scalar()
-    if name is None:
-        raise LabError(f"there is no annotator {annotator_id!r} in this store; begin with store.annotator(NAME)")
-    held = conn.execute(sa.select(s.item_id, s.number).where(s.annotator_id == annotator_id, s.state == "leased")
-                        .order_by(s.position).limit(1)).first()
-    if held:
-        conn.execute(t.slots.update().where(s.item_id == held.item_id, s.number == held.number)
-                     .values(leased_until=until))
-        return held.item_id
-    gold = conn.execute(
-        sa.select(t.items.c.id, t.items.c.position).join(t.secrets, t.secrets.c.item_id == t.items.c.id)
-        .where(t.secrets.c.gold_choice.is_not(None), ~_given(annotator_id, t.items.c.id))
-        .order_by(t.items.c.position).limit(1)).first()
-    free = conn.execute(
-        sa.select(s.item_id, s.number, s.position)
-        .where(s.state.in_(("free", "leased")), _available(now), ~_given(annotator_id, s.item_id))
+def _of_kind(query: sa.Select, kind: str | None) -> sa.Select:
+    """Only the slots of items of this kind."""
+    if kind is None:
+        return query
+    return query.where(sa.exists().where(t.items.c.id == t.slots.c.item_id, t.items.c.kind == kind))
+
+
+def _claim(conn: sa.Connection, annotator_id: str, name: str, seed: int, lease_seconds: float, kind: str | None,
+           gold_first: bool) -> str | None:
+    """SQLite's claim: the whole file is locked for this transaction. migrations/versions/0002 has PostgreSQL's."""
+    s, i, now = t.slots.c, t.items.c, t.now()
+    lease = {"state": "leased", "leased_until": now + timedelta(seconds=lease_seconds)}
+    is_gold = sa.exists().where(t.secrets.c.item_id == s.item_id, t.secrets.c.gold_choice.is_not(None))
+    held = conn.execute(_of_kind(sa.select(s.item_id, is_gold.label("gold")), kind)
+                        .where(s.annotator_id == annotator_id, s.state == "leased")
+                        .order_by(s.position)).all()
+    held.sort(key=lambda row: not row.gold if gold_first else False)
+    gold = None
+    if not held or (gold_first and not held[0].gold):
+        gold = conn.execute(
+            sa.select(i.id, i.position).join(t.secrets, t.secrets.c.item_id == i.id)
+            .where(t.secrets.c.gold_choice.is_not(None), ~_given(annotator_id, i.id),
+                   sa.true() if kind is None else i.kind == kind)
+            .order_by(i.position).limit(1)).first()
+    if held and gold is None:
+        conn.execute(t.slots.update().where(s.item_id == held[0].item_id, s.annotator_id == annotator_id)
+                     .values(**lease))
+        return held[0].item_id
+    free = None if gold and gold_first else conn.execute(
+        _of_kind(sa.select(s.item_id, s.number, s.position), kind)
+        .where(_available(now), ~_given(annotator_id, s.item_id))
         .order_by(s.position, s.number).limit(1)).first()
     if gold and (free is None or gold.position < free.position):
         number = conn.execute(sa.select(sa.func.coalesce(sa.func.max(s.number), 0) + 1)
                               .where(s.item_id == gold.id)).scalar_one()
-        conn.execute(t.slots.insert().values(
-            item_id=gold.id, number=number, position=gold.position, annotator_id=annotator_id, state="leased",
-            leased_until=until, left=side_for(seed, gold.id, name)))
+        conn.execute(t.slots.insert().values(item_id=gold.id, number=number, position=gold.position,
+                                             annotator_id=annotator_id, left=side_for(seed, gold.id, name), **lease))
         return gold.id
     if free is None:
         return None
     conn.execute(t.slots.update().where(s.item_id == free.item_id, s.number == free.number).values(
-        annotator_id=annotator_id, state="leased", leased_until=until, left=side_for(seed, free.item_id, name)))
+        annotator_id=annotator_id, left=side_for(seed, free.item_id, name), **lease))
     return free.item_id
 
 
 def _task(conn: sa.Connection, annotator_id: str, item_id: str) -> Task:
     s, i = t.slots.c, t.items.c
-    row = conn.execute(sa.select(i.id, i.kind, i.prompt, i.answer_1, i.answer_2, s.left, s.leased_until)
-                       .join(t.slots, s.item_id == i.id)
-                       .where(i.id == item_id, s.annotator_id == annotator_id)).one()
+    row = conn.execute(sa.select(s.item_id, i.kind, i.prompt, i.answer_1, i.answer_2, i.prompt_id, s.left,
+                                 s.leased_until)
+                       .join(t.slots, s.item_id == i.id).where(i.id == item_id, s.annotator_id == annotator_id)).one()
     answered = conn.execute(sa.select(sa.func.count(sa.distinct(t.labels.c.item_id)))
                             .where(t.labels.c.annotator_id == annotator_id)).scalar_one()
     return _as_task(row, answered + 1)
@@ -140,7 +185,8 @@ def _task(conn: sa.Connection, annotator_id: str, item_id: str) -> Task:
 
 def _as_task(row: Any, number: int) -> Task:
     texts = (row.answer_1, row.answer_2) if row.left == 1 else (row.answer_2, row.answer_1)
-    return Task(row.id, row.kind, row.prompt, *texts, number=number, leased_until=row.leased_until)
+    return Task(row.item_id, row.kind, row.prompt, *texts, number=number, leased_until=row.leased_until,
+                prompt_id=row.prompt_id)
 
 
 def renew(store: Store, annotator_id: str, item_id: str, lease_seconds: float = 900) -> bool:
@@ -155,17 +201,24 @@ def renew(store: Store, annotator_id: str, item_id: str, lease_seconds: float = 
     return store.write(extend)
 
 
-def progress(store: Store, annotator_id: str) -> Progress:
-    """How far this annotator is."""
-    s = t.slots.c
+def progress(store: Store, annotator_id: str, kind: str | None = None) -> Progress:
+    """How far this annotator is, of all items or those of one kind."""
+    s, g = t.slots.c, t.secrets.c
     with store.begin(read=True) as conn:
-        states: dict[str, int] = dict(conn.execute(sa.select(s.state, sa.func.count()).where(s.annotator_id == annotator_id)
-                                   .group_by(s.state)).tuples().all())
-        free = conn.execute(sa.select(sa.func.count(sa.distinct(s.item_id))).where(
-            s.state.in_(("free", "leased")), _available(t.now()), ~_given(annotator_id, s.item_id))).scalar_one()
-        gold = conn.execute(sa.select(sa.func.count()).select_from(t.secrets).where(
-            t.secrets.c.gold_choice.is_not(None), ~_given(annotator_id, t.secrets.c.item_id))).scalar_one()
-    return Progress(states.get("done", 0), states.get("skipped", 0), states.get("leased", 0) + free + gold)
+        states: dict[str, int] = dict(conn.execute(
+            _of_kind(sa.select(s.state, sa.func.count()), kind).where(s.annotator_id == annotator_id)
+            .group_by(s.state)).tuples().all())
+        if store.sqlite:
+            free = conn.execute(_of_kind(sa.select(sa.func.count(sa.distinct(s.item_id))), kind).where(
+                _available(t.now()), ~_given(annotator_id, s.item_id))).scalar_one()
+            gold = conn.execute(sa.select(sa.func.count()).select_from(t.secrets).join(
+                t.items, t.items.c.id == g.item_id).where(
+                    g.gold_choice.is_not(None), ~_given(annotator_id, g.item_id),
+                    sa.true() if kind is None else t.items.c.kind == kind)).scalar_one()
+            waiting = free + gold
+        else:
+            waiting = conn.execute(sa.select(sa.func.llama2lab_waiting(annotator_id, kind))).scalar_one()
+    return Progress(states.get("done", 0), states.get("skipped", 0), states.get("leased", 0) + waiting)
 
 
 def submit(store: Store, annotator_id: str, item_id: str, side: Side, grade: str, safe_left: bool | None = None,
@@ -184,25 +237,26 @@ def submit(store: Store, annotator_id: str, item_id: str, side: Side, grade: str
 
 
 def skip(store: Store, annotator_id: str, item_id: str, reason: str, seconds: float = 0.0,
-         label_id: str | None = None) -> str:
+         label_id: str | None = None, comment: str = "", flag: bool = False) -> str:
     """Save that the annotator will not judge this item, and why. It can be edited into a label later."""
     if not reason.strip():
         raise LabError("a skip needs a reason; say one")
-    return _save(store, annotator_id, item_id, label_id, None, seconds, (None, None), {"skip_reason": reason})
+    return _save(store, annotator_id, item_id, label_id, None, seconds, (None, None),
+                 {"skip_reason": reason, "comment": comment, "flag": flag})
 
 
 def _save(store: Store, annotator_id: str, item_id: str, label_id: str | None, side: Side | None, seconds: float,
           safe: tuple[bool | None, bool | None], values: dict[str, Any]) -> str:
     new = label_id or uuid.uuid4().hex
-    if not 1 <= len(new) <= 64:
-        raise LabError("a label's id has 1 to 64 characters")
+    if not LABEL_ID.fullmatch(new):
+        raise LabError("a label's id has 1 to 64 letters, digits, - and _, such as uuid.uuid4().hex")
     if not (math.isfinite(seconds) and seconds >= 0):
         raise LabError(f"the seconds spent on an item are a number from 0 on, not {seconds}")
     lab, s = t.labels.c, t.slots.c
 
     def save(conn: sa.Connection) -> str:
         slot = conn.execute(
-            sa.select(s.number, s.left, t.items.c.kind).join(t.items, t.items.c.id == s.item_id)
+            sa.select(s.left, t.items.c.kind).join(t.items, t.items.c.id == s.item_id)
             .where(s.item_id == item_id, s.annotator_id == annotator_id, s.state != "free")
             .with_for_update(of=t.slots)).first()
         if slot is None:
@@ -258,46 +312,53 @@ def current(conn: sa.Connection, annotator_id: str, item_id: str) -> str | None:
         .order_by(lab.created_at.desc(), lab.id.desc()).limit(1)).scalar()
 
 
+def in_force(rows: Sequence[Any]) -> list[Any]:
+    """Of one annotator's labels, oldest first: those in force, in the order in which the items were first answered."""
+    superseded = {row.supersedes for row in rows}
+    newest: dict[str, Any] = {}
+    for row in rows:
+        if row.id not in superseded:
+            newest[row.item_id] = row
+    return [newest[item_id] for item_id in dict.fromkeys(row.item_id for row in rows)]
+
+
 def history(store: Store, annotator_id: str) -> list[Past]:
     """This annotator's labels in force, in the order in which the items were first answered."""
     lab, i, s = t.labels.c, t.items.c, t.slots.c
     with store.begin(read=True) as conn:
-        first = dict(conn.execute(sa.select(lab.item_id, sa.func.min(lab.created_at))
-                                  .where(lab.annotator_id == annotator_id).group_by(lab.item_id)).tuples().all())
         rows = conn.execute(
-            sa.select(t.labels, i.kind, i.prompt, i.answer_1, i.answer_2, s.leased_until)
+            sa.select(t.labels, i.kind, i.prompt, i.answer_1, i.answer_2, i.prompt_id, s.leased_until)
             .join(t.items, i.id == lab.item_id)
             .join(t.slots, sa.and_(s.item_id == lab.item_id, s.annotator_id == lab.annotator_id))
-            .where(lab.annotator_id == annotator_id)).all()
-    superseded = {row.supersedes for row in rows}
-    newest: dict[str, Any] = {}
-    for row in sorted(rows, key=lambda r: (r.created_at, r.id)):
-        if row.id not in superseded:
-            newest[row.item_id] = row
-    ordered = sorted(newest.values(), key=lambda r: (first[r.item_id], r.item_id))
-    return [_past(row, number) for number, row in enumerate(ordered, 1)]
+            .where(lab.annotator_id == annotator_id).order_by(lab.created_at, lab.id)).all()
+    return [_past(row, number) for number, row in enumerate(in_force(rows), 1)]
 
 
 def _past(row: Any, number: int) -> Past:
-    texts = (row.answer_1, row.answer_2) if row.left == 1 else (row.answer_2, row.answer_1)
     safe = (row.safe_1, row.safe_2) if row.left == 1 else (row.safe_2, row.safe_1)
     side: Side | None = None if row.choice is None else "left" if row.choice == row.left else "right"
-    task = Task(row.item_id, row.kind, row.prompt, *texts, number=number, leased_until=row.leased_until)
-    return Past(task, side, row.grade, *safe, row.comment, row.flag, row.skip_reason, row.seconds, row.id,
-                row.created_at)
+    return Past(_as_task(row, number), Given(row.id, side, row.grade, *safe, row.comment, row.flag, row.skip_reason,
+                                             row.seconds, row.created_at))
 
 
-def qualify(store: Store, annotator_id: str) -> Qualification:
-    """How this annotator fares on the gold items that come first."""
-    lab, g = t.labels.c, t.secrets.c
-    agreed = sa.and_(lab.choice == g.gold_choice,
-                     sa.or_(g.gold_safe_1.is_(None), lab.safe_1 == g.gold_safe_1),
-                     sa.or_(g.gold_safe_2.is_(None), lab.safe_2 == g.gold_safe_2),
-                     sa.or_(g.gold_grades == "", g.gold_grades.like("%," + lab.grade + ",%")))
+def qualify(store: Store, annotator_id: str, kind: str | None = None) -> Qualification:
+    """How this annotator fares on gold items (of one kind)."""
     with store.begin(read=True) as conn:
-        wanted = conn.execute(sa.select(sa.func.count()).select_from(t.secrets).where(g.qualifies)).scalar_one()
-        done, right = conn.execute(
-            sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(sa.case((agreed, 1), else_=0)), 0))
-            .select_from(t.labels).join(t.secrets, g.item_id == lab.item_id)
-            .where(lab.annotator_id == annotator_id, g.qualifies, lab.id.in_(current_labels()))).one()
-    return Qualification(done, int(right), wanted)
+        if not store.sqlite:
+            found = conn.execute(sa.select(sa.func.llama2lab_gold(annotator_id, kind))).scalar_one()
+            return Qualification(tuple(found[1:]), int(found[0]))
+        lab, g = t.labels.c, t.secrets.c
+        gold = sa.select(t.secrets).join(t.items, t.items.c.id == g.item_id).where(
+            g.gold_choice.is_not(None), sa.true() if kind is None else t.items.c.kind == kind)
+        known = {row.item_id: row for row in conn.execute(gold)}
+        rows = conn.execute(sa.select(t.labels).where(
+            lab.annotator_id == annotator_id, lab.item_id.in_(gold.with_only_columns(g.item_id)))
+            .order_by(lab.created_at, lab.id)).all()
+    return Qualification(tuple(agrees(row, known[row.item_id]) for row in in_force(rows)), len(known))
+
+
+def agrees(label: Any, gold: Any) -> bool:
+    """Whether a label is what is known of its gold item. Migration 0002 says the same in SQL."""
+    return (label.choice == gold.gold_choice
+            and gold.gold_safe_1 in (None, label.safe_1) and gold.gold_safe_2 in (None, label.safe_2)
+            and (not gold.gold_grades or f",{label.grade}," in gold.gold_grades))

@@ -16,7 +16,7 @@ from sqlalchemy.types import TypeDecorator
 
 from llama2lab.annotation.scale import GRADES
 
-SCHEMA = "0001"  # the newest migration in migrations/versions; a test holds that it is
+SCHEMA = "0002"  # the newest migration in migrations/versions; a test holds that it is
 
 # Characters that a database or a Parquet file cannot hold: U+0000 (PostgreSQL), lone surrogates (not UTF-8), and the
 # sign we write them with. Each is stored as U+001A and four hex digits, so that any Python string comes back as it was.
@@ -104,6 +104,13 @@ guidelines = sa.Table(
     sa.Column("created_at", UtcTime, nullable=False, default=now),
 )
 
+# Which database role is which annotator (PostgreSQL, classroom.py).
+members = sa.Table(
+    "members", metadata,
+    sa.Column("role", sa.Text, primary_key=True),
+    sa.Column("annotator_id", sa.ForeignKey("annotators.id"), nullable=False, unique=True),
+)
+
 items = sa.Table(
     "items", metadata,
     sa.Column("id", sa.String(32), primary_key=True),
@@ -131,7 +138,6 @@ secrets = sa.Table(
     sa.Column("gold_grades", sa.Text, nullable=False, default=""),
     sa.Column("gold_safe_1", sa.Boolean),
     sa.Column("gold_safe_2", sa.Boolean),
-    sa.Column("qualifies", sa.Boolean, nullable=False, default=False),
     sa.Index("secrets_gold", "item_id", sqlite_where=sa.text("gold_choice IS NOT NULL"),
              postgresql_where=sa.text("gold_choice IS NOT NULL")),
 )
