@@ -1,8 +1,8 @@
 """Who gets which item: claims with leases, labels, skips, edits, progress and the qualification on gold items.
 
 Each item has as many slots as annotators are wanted, and a claim takes one in a single transaction, so that overlap is
-exact. Nobody gets an item twice. Gold items go to everybody. A lease that ran out frees its slot for others; whoever held it
-may still answer as long as nobody else took it. A skipped item counts as given: its slot is not handed on.
+exact. Nobody gets an item twice. Gold items go to everybody. A lease that ran out frees its slot for others; whoever
+held it may still answer as long as nobody else took it. A skipped item counts as given: its slot is not handed on.
 """
 
 from __future__ import annotations
@@ -141,10 +141,11 @@ def _claim(conn: sa.Connection, annotator_id: str, name: str, seed: int, lease_s
     s, i, now = t.slots.c, t.items.c, t.now()
     lease = {"state": "leased", "leased_until": now + timedelta(seconds=lease_seconds)}
     is_gold = sa.exists().where(t.secrets.c.item_id == s.item_id, t.secrets.c.gold_choice.is_not(None))
-    held = conn.execute(_of_kind(sa.select(s.item_id, is_gold.label("gold")), kind)
-                        .where(s.annotator_id == annotator_id, s.state == "leased")
-                        .order_by(s.position)).all()
-    held.sort(key=lambda row: not row.gold if gold_first else False)
+    held = list(conn.execute(_of_kind(sa.select(s.item_id, is_gold.label("gold")), kind)
+                             .where(s.annotator_id == annotator_id, s.state == "leased")
+                             .order_by(s.position)))
+    if gold_first:
+        held.sort(key=lambda row: not row.gold)
     gold = None
     if not held or (gold_first and not held[0].gold):
         gold = conn.execute(

@@ -195,8 +195,48 @@ def open_store(url: str | os.PathLike[str], create: bool = True) -> Store:
 
 
 def _prepare(store: Store, create: bool) -> None:
-    with store.begin() as conn:
-        t.metadata.create_all(conn)
+    """Make the tables, or bring them up to date; StoreError for what is no store of ours or a newer one."""
+    with store.begin(read=True) as conn:
+        if not store.sqlite:
+            encoding = conn.exec_driver_sql("SHOW server_encoding").scalar()
+            if encoding != "UTF8":
+                raise StoreError(f"{store.where}: the database's encoding is {encoding}, which cannot hold every "
+                                 "text; create one with ENCODING 'UTF8'")
+        version, tables = _version(conn)
+    if version == t.SCHEMA:
+        return
+    if version is None:
+        if tables & set(t.metadata.tables) or (tables and store.sqlite):
+            raise StoreError(f"{store.where} holds other tables ({', '.join(sorted(tables)[:3])}), not those of an "
+                             "annotation store; give another path or database")
+        if not create:
+            raise StoreError(f"there is no annotation store in {store.where}; check the path or the end of the URL")
+    from llama2lab.annotation import migrations  # Alembic takes a while to import, and is seldom needed
+
+    if version is not None and version not in migrations.revisions():
+        raise StoreError(f"{store.where} was made by a newer llama2lab (schema {version}, this one knows {t.SCHEMA}); "
+                         "pip install -U llama2lab")
+    try:
+        with store.begin() as conn:
+            if not store.sqlite:
+                conn.exec_driver_sql("SELECT pg_advisory_xact_lock(20230719)")  # one upgrades, the others wait
+            if _version(conn)[0] != t.SCHEMA:
+                migrations.upgrade(conn)
+    except StoreError as e:
+        state = getattr(getattr(e.__cause__, "orig", None), "sqlstate", None)
+        if state == "42501":
+            raise StoreError(f"{store.where}: the database is not set up for this version of llama2lab (schema "
+                             f"{version or 'none'}, wanted {t.SCHEMA}), and this login may not do it; ask whoever made "
+                             "it to open it once") from e
+        raise
+
+
+def _version(conn: sa.Connection) -> tuple[str | None, set[str]]:
+    """The schema's version, None where there is none, and the tables that there are."""
+    tables = set(sa.inspect(conn).get_table_names())
+    if t.VERSION_TABLE not in tables:
+        return None, tables
+    return conn.execute(sa.text(f"SELECT version_num FROM {t.VERSION_TABLE}")).scalar(), tables
 
 
 def _sqlite(url: URL, create: bool) -> sa.Engine:

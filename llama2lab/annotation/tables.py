@@ -16,6 +16,7 @@ from sqlalchemy.types import TypeDecorator
 
 from llama2lab.annotation.scale import GRADES
 
+VERSION_TABLE = "llama2lab_version"
 SCHEMA = "0002"  # the newest migration in migrations/versions; a test holds that it is
 
 # Characters that a database or a Parquet file cannot hold: U+0000 (PostgreSQL), lone surrogates (not UTF-8), and the
