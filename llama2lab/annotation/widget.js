@@ -23,6 +23,7 @@ class View {
     };
     window.addEventListener("keydown", this.beforeJupyter, true);
     session.views.add(this);
+    if (session.config.app) document.title = "Which answer is better?";
     this.update();
   }
 
@@ -79,10 +80,11 @@ class View {
     this.trouble = h("div", { class: "l2a-trouble" }, h("div", { role: "alert" }, this.troubleText), this.troubleWait,
                      button("Try again now", "R", () => this.act(() => s.retryNow())));
     this.refused = h("div", { class: "l2a-refused", role: "alert" });
-    this.status = h("div", { class: "l2a-status", role: "status", "aria-live": "polite" });
+    this.status = h("div", { class: "l2a-status", "aria-hidden": "true" });
+    this.live = h("div", { class: "l2a-unseen", role: "status", "aria-live": "polite" });
     this.hint = h("div", { class: "l2a-hint" }, "Click into the form or press Tab to use the keys.");
     this.inner = h("div", { class: "l2a-inner" }, this.head, this.pageBox, this.form, this.trouble, this.refused,
-                   h("footer", { class: "l2a-foot" }, this.status, this.hint));
+                   h("footer", { class: "l2a-foot" }, this.status, this.live, this.hint));
     this.sheet = h("div", { class: "l2a-cover" });
     this.root = h("section", { class: "l2a" + (s.config.app ? " l2a-app" : ""), tabindex: "0", role: "region",
                                "aria-label": "Which answer is better?", "data-lm-suppress-shortcuts": "true",
@@ -198,7 +200,9 @@ class View {
     this.refused.hidden = !refused || stage === "broken";
     this.say(this.refused, refused);
     const where = item && !busy ? `${this.placeWords()}.` : "";
-    this.say(this.status, busy ? busy.toString() : [notice, where].filter(Boolean).join(" "));
+    this.say(this.status, busy ?? notice);
+    // For those who hear the form: what happened to the last item, and which one this is.
+    if (!busy) this.say(this.live, [notice, where].filter(Boolean).join(" "));
     this.updatePanel(panel, task);
     this.tick();
   }
@@ -282,9 +286,9 @@ class View {
     this.forwardButton.disabled = Boolean(busy);
     this.again.hidden = index === null || draft.position === null;
     this.again.disabled = Boolean(busy);
-    this.past.hidden = index === null;
+    this.past.hidden = index === null && !info.banner;
     const was = past?.skip_reason ? `You skipped this pair: ${past.skip_reason}` : "You have answered this pair.";
-    this.say(this.past, index === null ? "" : `${was} A new choice replaces the old one; N goes forward.`);
+    this.say(this.past, index === null ? info.banner ?? "" : `${was} A new choice replaces the old one; N goes forward.`);
   }
 
   fillItem(task) {

@@ -175,27 +175,32 @@ class Annotator(anywidget.AnyWidget):
         store = self._open()
         assert self._name is not None
         self._annotator = store.annotator(self._name)
-        self._known = {past.task.item_id: past.label_id for past in queue.history(store, self._annotator)}
+        self._known = {past.task.item_id: past.label.label_id for past in queue.history(store, self._annotator)}
         return {"stage": "ready", "annotator": self._name}
 
     def _next(self, wish: str) -> dict[str, Any]:
-        store = self._open()
-        task = queue.next_task(store, self._annotator, seed=self._seed, lease_seconds=self._lease,
-                               **({"kind": self._kind} if self._kind else {}))
+        return self._item(self._claim())
+
+    def _item(self, task: queue.Task | None) -> dict[str, Any]:
         counts = self._progress()
         return {"stage": "item" if task else "done", "task": shown(task) if task else None, "progress": asdict(counts),
                 "count": counts.done + counts.skipped}
 
+    def _claim(self, gold_first: bool = False) -> queue.Task | None:
+        return queue.next_task(self._open(), self._annotator, seed=self._seed, lease_seconds=self._lease,
+                               kind=self._kind, gold_first=gold_first)
+
     def _progress(self) -> queue.Progress:
-        return queue.progress(self._open(), self._annotator, **({"kind": self._kind} if self._kind else {}))
+        return queue.progress(self._open(), self._annotator, kind=self._kind)
 
     def _past(self, index: int) -> dict[str, Any]:
-        history = queue.history(self._open(), self._annotator)
+        history = [past for past in queue.history(self._open(), self._annotator)
+                   if self._kind in (None, past.task.kind)]
         if index >= len(history):
             raise LabError(f"there is no earlier pair number {index + 1}; you have answered {len(history)}")
         past = history[index]
-        self._known[past.task.item_id] = past.label_id
-        label = {key: getattr(past, key) for key in ("label_id", "side", "grade", "safe_left", "safe_right", "comment",
+        self._known[past.task.item_id] = past.label.label_id
+        label = {key: getattr(past.label, key) for key in ("label_id", "side", "grade", "safe_left", "safe_right", "comment",
                                                      "flag", "skip_reason")}
         return {"task": shown(past.task), "label": label, "count": len(history)}
 
@@ -215,7 +220,8 @@ class Annotator(anywidget.AnyWidget):
                 queue.submit(store, self._annotator, item, message.side, message.grade, message.safe_left,
                              message.safe_right, message.comment, message.flag, message.seconds, label)
             else:
-                queue.skip(store, self._annotator, item, skip_words(message), message.seconds, label)
+                queue.skip(store, self._annotator, item, message.reason, message.seconds, label, message.comment,
+                           message.flag)
         except StoreError:
             raise
         except LabError as e:
@@ -270,12 +276,6 @@ def public_url(url: str) -> str:
 def shown(task: queue.Task) -> dict[str, Any]:
     return {"item_id": task.item_id, "kind": task.kind, "prompt": task.prompt, "left_text": task.left_text,
             "right_text": task.right_text}
-
-
-def skip_words(message: Skip) -> str:
-    """A skip has a reason only; a comment and a flag that were already set must not get lost with it."""
-    parts = [message.reason.strip(), message.comment.strip(), "flagged" if message.flag else ""]
-    return " | ".join(part for part in parts if part)
 
 
 def printable(value: Any) -> Any:

@@ -88,9 +88,9 @@ function introPage(session) {
   const begin = () => session.next({ type: "begin" });
   const words = rule ? [
     h("p", {}, `Then come ${rule.number} pairs to try it out. If at least ${rule.needed} of your choices are the ones the ` +
-      "guidelines lead to, you go on to the real pairs."),
+      "guidelines lead to, you go on to the real pairs. A skipped pair counts as a miss here."),
     h("p", { class: "l2a-faint" }, rule.attempts > 1
-      ? `You have ${rule.attempts} attempts, each with other pairs; this is number ${rule.attempt}.`
+      ? `There are ${rule.attempts} attempts, each with other pairs; this is number ${rule.attempt}.`
       : "There is one attempt: take your time."),
   ] : [h("p", {}, "Then come the pairs. Take your time.")];
   return h("div", { class: "l2a-page l2a-wide" }, h("h1", {}, `Hello, ${session.state.annotator}`),
