@@ -32,6 +32,7 @@ SQLITE = {
 
 # PostgreSQL's SQLSTATE, by code or by class.
 POSTGRES = {
+    "23505": ("another program wrote the same row at the same moment; it is tried again", True),
     "28P01": ("the server refuses this name and password; check the URL that your teacher gave you", False),
     "28": ("the server refuses this login; check the URL that your teacher gave you", False),
     "3D000": ("there is no database of this name on the server; check the end of the URL, or create it", False),

@@ -17,12 +17,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from llama2lab.annotation import tables as t
 from llama2lab.annotation.scale import GRADES, Side
 from llama2lab.annotation.store import Store, newest_guidelines
 from llama2lab.errors import LabError
 
+NOT_YOURS = ("this item is not yours (any more): your time for it ran out and it went to somebody else; go on with the "
+             "next one")
 LABEL_ID = re.compile("[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
@@ -195,6 +198,9 @@ def renew(store: Store, annotator_id: str, item_id: str, lease_seconds: float = 
     s = t.slots.c
 
     def extend(conn: sa.Connection) -> bool:
+        if not store.sqlite:
+            return conn.execute(sa.select(sa.func.llama2lab_renew(
+                annotator_id, item_id, float(lease_seconds)))).scalar_one()
         return bool(conn.execute(
             t.slots.update().where(s.item_id == item_id, s.annotator_id == annotator_id, s.state == "leased")
             .values(leased_until=t.now() + timedelta(seconds=lease_seconds))).rowcount)
@@ -256,13 +262,13 @@ def _save(store: Store, annotator_id: str, item_id: str, label_id: str | None, s
     lab, s = t.labels.c, t.slots.c
 
     def save(conn: sa.Connection) -> str:
-        slot = conn.execute(
-            sa.select(s.left, t.items.c.kind).join(t.items, t.items.c.id == s.item_id)
-            .where(s.item_id == item_id, s.annotator_id == annotator_id, s.state != "free")
-            .with_for_update(of=t.slots)).first()
+        if not store.sqlite:  # two windows that edit the same label go one after the other
+            conn.execute(sa.select(sa.func.pg_advisory_xact_lock(
+                sa.func.hashtextextended(f"{annotator_id}{item_id}", 0))))
+        slot = conn.execute(sa.select(s.left, t.items.c.kind).join(t.items, t.items.c.id == s.item_id)
+                            .where(s.item_id == item_id, s.annotator_id == annotator_id)).first()
         if slot is None:
-            raise LabError("this item is not yours (any more): your time for it ran out and it went to somebody else; "
-                           "go on with the next one")
+            raise LabError(NOT_YOURS)
         known = conn.execute(sa.select(lab.item_id, lab.annotator_id).where(lab.id == new)).first()
         if known:
             if tuple(known) != (item_id, annotator_id):
@@ -272,16 +278,18 @@ def _save(store: Store, annotator_id: str, item_id: str, label_id: str | None, s
         choice = None if side is None else slot.left if side == "left" else 3 - slot.left
         if choice and slot.kind == "safety":
             _check_safety(choice, safe_1, safe_2)
-        old = current(conn, annotator_id, item_id)
         conn.execute(t.labels.insert().values(
             id=new, item_id=item_id, annotator_id=annotator_id, choice=choice, safe_1=safe_1, safe_2=safe_2,
-            seconds=float(seconds), left=slot.left, supersedes=old,
+            seconds=float(seconds), left=slot.left, supersedes=current(conn, annotator_id, item_id),
             guidelines=newest_guidelines(slot.kind, t.guidelines.c.version).scalar_subquery(), **values))
-        conn.execute(t.slots.update().where(s.item_id == item_id, s.annotator_id == annotator_id)
-                     .values(state="skipped" if side is None else "done"))
-        return new
+        return new  # a trigger has marked the slot as answered
 
-    return store.write(save)
+    try:
+        return store.write(save)
+    except IntegrityError as e:
+        if getattr(e.orig, "sqlstate", None) == "23503":  # the slot was handed on in this very moment
+            raise LabError(NOT_YOURS) from e
+        raise
 
 
 def _check_safety(choice: int, safe_1: bool | None, safe_2: bool | None) -> None:
@@ -347,7 +355,7 @@ def qualify(store: Store, annotator_id: str, kind: str | None = None) -> Qualifi
     with store.begin(read=True) as conn:
         if not store.sqlite:
             found = conn.execute(sa.select(sa.func.llama2lab_gold(annotator_id, kind))).scalar_one()
-            return Qualification(tuple(found[1:]), int(found[0]))
+            return Qualification(tuple(map(bool, found[1:])), found[0])
         lab, g = t.labels.c, t.secrets.c
         gold = sa.select(t.secrets).join(t.items, t.items.c.id == g.item_id).where(
             g.gold_choice.is_not(None), sa.true() if kind is None else t.items.c.kind == kind)

@@ -100,16 +100,25 @@ def upgrade() -> None:
     op.create_index("labels_item", "labels", ["item_id", "annotator_id"])
     op.create_index("labels_annotator", "labels", ["annotator_id"])
     op.create_index("labels_supersedes", "labels", ["supersedes"])
-    _append_only()
+    _triggers()
 
 
-def _append_only() -> None:
-    """The database itself refuses to change or to remove a label."""
+def _triggers() -> None:
+    """The database itself marks a slot as answered, and refuses to change or to remove a label."""
+    answered = ("UPDATE slots SET state = CASE WHEN NEW.skip_reason IS NULL THEN 'done' ELSE 'skipped' END "
+                "WHERE item_id = NEW.item_id AND annotator_id = NEW.annotator_id")
     if op.get_bind().dialect.name == "sqlite":
+        op.execute(f"CREATE TRIGGER labels_answered AFTER INSERT ON labels BEGIN {answered}; END")
         for verb in ("UPDATE", "DELETE"):
             op.execute(f"CREATE TRIGGER labels_no_{verb.lower()} BEFORE {verb} ON labels "
                        f"BEGIN SELECT RAISE(ABORT, '{APPEND_ONLY}'); END")
         return
+    schema = op.get_bind().dialect.identifier_preparer.quote(
+        op.get_bind().exec_driver_sql("SELECT current_schema()").scalar_one())
+    op.execute("CREATE FUNCTION llama2lab_answered() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER "
+               f"SET search_path = {schema}, pg_temp AS $$ BEGIN {answered}; RETURN NULL; END $$")
+    op.execute("CREATE TRIGGER labels_answered AFTER INSERT ON labels "
+               "FOR EACH ROW EXECUTE FUNCTION llama2lab_answered()")
     op.execute("CREATE FUNCTION llama2lab_append_only() RETURNS trigger LANGUAGE plpgsql AS "
                f"$$ BEGIN RAISE EXCEPTION '{APPEND_ONLY}' USING ERRCODE = '42501'; END $$")
     op.execute("CREATE TRIGGER labels_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON labels "

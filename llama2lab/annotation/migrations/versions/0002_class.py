@@ -133,15 +133,28 @@ BEGIN
     SELECT ARRAY[(SELECT count(*) FROM gold)::integer]
            || coalesce((SELECT array_agg(agreed::integer ORDER BY first, tie) FROM in_force), '{{}}'));
 END $$""",
-    # What a login that is an annotator's cannot make up about its own labels: the side and the time.
+    """
+CREATE FUNCTION llama2lab_renew(who text, item text, lease double precision) RETURNS boolean LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
+BEGIN
+  PERFORM llama2lab_allow(who);
+  UPDATE slots SET leased_until = clock_timestamp() + make_interval(secs => lease)
+    WHERE item_id = item AND annotator_id = who AND state = 'leased';
+  RETURN FOUND;
+END $$""",
+    # What a login that is an annotator's cannot make up about its own labels: the side and the time. The lock keeps
+    # the slot from being handed on while it is answered.
     """
 CREATE FUNCTION llama2lab_stamp() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = {schema}, pg_temp AS $$
+DECLARE
+  side integer;
 BEGIN
+  SELECT s."left" INTO side FROM slots s
+    WHERE s.item_id = NEW.item_id AND s.annotator_id = NEW.annotator_id FOR UPDATE;
   IF llama2lab_me() IS NOT NULL THEN
     NEW.created_at := clock_timestamp();
-    SELECT s."left" INTO NEW."left" FROM slots s
-      WHERE s.item_id = NEW.item_id AND s.annotator_id = NEW.annotator_id;
+    NEW."left" := side;
   END IF;
   RETURN NEW;
 END $$""",
@@ -150,7 +163,8 @@ END $$""",
     """
 REVOKE ALL ON FUNCTION llama2lab_me(), llama2lab_allow(text), llama2lab_free(text, text),
   llama2lab_claim(text, text, double precision, text, boolean), llama2lab_waiting(text, text),
-  llama2lab_gold(text, text), llama2lab_left(text, text, text), llama2lab_stamp() FROM PUBLIC""",
+  llama2lab_gold(text, text), llama2lab_left(text, text, text), llama2lab_stamp(),
+  llama2lab_renew(text, text, double precision), llama2lab_answered() FROM PUBLIC""",
 ]
 
 
