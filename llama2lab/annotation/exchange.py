@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import os
 import random
+import sqlite3
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 
 from llama2lab.annotation import tables as t
+from llama2lab.annotation.checks import check_pair
+from llama2lab.annotation.exporting import export_preferences, to_dataset
+from llama2lab.annotation.faults import StoreError, explain
+from llama2lab.annotation.importing import import_preferences
 from llama2lab.annotation.queue import current_labels
-from llama2lab.annotation.scale import GRADES, KINDS
-from llama2lab.annotation.store import Store
-from llama2lab.errors import LabError
+from llama2lab.annotation.records import Counts, Records, check, insert, read, take_in
+from llama2lab.annotation.store import Store, open_store, parse_url
+from llama2lab.errors import LabError, first_line
 
-CHUNK = 500
-
-
-def item_id(kind: str, prompt: Sequence[Mapping], answers: Sequence[str], prompt_id: str) -> str:
-    """The same for the same content, so that files made from the same pairs can be merged."""
-    content = json.dumps([kind, [[m["role"], m["content"]] for m in prompt], list(answers), prompt_id])
-    return hashlib.sha256(content.encode()).hexdigest()[:32]
+__all__ = ["add_pairs", "export_preferences", "import_preferences", "labels", "merge", "to_dataset"]
 
 
 def add_pairs(store: Store, rows: Iterable[Mapping[str, Any]], overlap: int = 1, seed: int = 0) -> int:
@@ -35,7 +36,7 @@ def add_pairs(store: Store, rows: Iterable[Mapping[str, Any]], overlap: int = 1,
         raise LabError(f"each pair needs at least one annotator, not {overlap}")
     checked: dict[str, tuple[dict, dict]] = {}
     for number, row in enumerate(rows, 1):
-        item, secret = _checked(row, f"pair {number}")
+        item, secret = check_pair(row, f"pair {number}")
         checked[item["id"]] = (item, secret)
 
     def add(conn: sa.Connection) -> int:
@@ -47,77 +48,12 @@ def add_pairs(store: Store, rows: Iterable[Mapping[str, Any]], overlap: int = 1,
             item.update(position=position, overlap=0 if secret["gold"] else overlap, created_at=t.now())
         slots = [{"item_id": item["id"], "number": n, "position": item["position"], "state": "free"}
                  for item, _ in new for n in range(1, item["overlap"] + 1)]
-        for table, values in ((t.items, [i for i, _ in new]), (t.secrets, [s for _, s in new]), (t.slots, slots)):
-            for start in range(0, len(values), CHUNK):
-                conn.execute(table.insert(), values[start:start + CHUNK])
+        insert(conn, t.items, [item for item, _ in new])
+        insert(conn, t.secrets, [secret for _, secret in new])
+        insert(conn, t.slots, slots)
         return len(new)
 
     return store.write(add)
-
-
-def _checked(row: Mapping[str, Any], where: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The item and its secrets; LabError for a row that is wrong."""
-    try:
-        kind, prompt, answers = row["kind"], row["prompt"], row["answers"]
-    except (KeyError, TypeError) as e:
-        raise LabError(f"{where}: a pair needs kind, prompt and answers; {e} is missing") from e
-    if kind not in KINDS:
-        raise LabError(f"{where}: kind is {' or '.join(KINDS)}, not {kind!r}")
-    messages = check_messages(prompt, where)
-    if not isinstance(answers, (list, tuple)) or len(answers) != 2 or not all(isinstance(a, str) for a in answers):
-        raise LabError(f"{where}: answers are two texts")
-    if answers[0] == answers[1]:
-        raise LabError(f"{where}: both answers are the same; leave the pair out, nothing can be learnt from it")
-    models = row.get("models") or [None, None]
-    if not isinstance(models, (list, tuple)) or len(models) != 2:
-        raise LabError(f"{where}: models are two names, in the order of the answers")
-    prompt_id = str(row.get("prompt_id") or "")
-    gold = check_gold(row.get("gold"), where)
-    meta = row.get("meta")
-    try:
-        json.dumps(meta, allow_nan=False)
-    except (TypeError, ValueError) as e:
-        raise LabError(f"{where}: meta cannot be written as JSON ({e})") from e
-    key = item_id(kind, messages, answers, prompt_id)
-    item = {"id": key, "kind": kind, "prompt": messages, "answer_1": answers[0], "answer_2": answers[1],
-            "prompt_id": prompt_id}
-    return item, {"item_id": key, "model_1": models[0], "model_2": models[1], "meta": meta, **gold_columns(gold)}
-
-
-def check_messages(prompt: Any, where: str) -> list[dict[str, str]]:
-    wrong = LabError(f"{where}: a prompt is a list of messages {{role, content}} whose last one is a user's")
-    if not isinstance(prompt, (list, tuple)) or not prompt:
-        raise wrong
-    messages = []
-    for m in prompt:
-        if not isinstance(m, Mapping) or m.get("role") not in ("system", "user", "assistant") \
-                or not isinstance(m.get("content"), str):
-            raise wrong
-        messages.append({"role": m["role"], "content": m["content"]})
-    if messages[-1]["role"] != "user":
-        raise wrong
-    return messages
-
-
-def check_gold(gold: Any, where: str) -> dict[str, Any] | None:
-    if gold is None:
-        return None
-    if not isinstance(gold, Mapping) or gold.get("choice") not in (1, 2):
-        raise LabError(f"{where}: gold needs choice 1 or 2: the answer that is known to be better")
-    if not set(gold.get("grades") or ()) <= set(GRADES):
-        raise LabError(f"{where}: gold's grades are among {', '.join(GRADES)}")
-    for key in ("safe_1", "safe_2"):
-        if gold.get(key) not in (None, True, False):
-            raise LabError(f"{where}: gold's {key} is true or false")
-    return dict(gold)
-
-
-def gold_columns(gold: dict[str, Any] | None) -> dict[str, Any]:
-    """`gold` and what SQL compares of it."""
-    known = gold or {}
-    grades = known.get("grades") or ()
-    return {"gold": gold, "gold_choice": known.get("choice"), "gold_safe_1": known.get("safe_1"),
-            "gold_safe_2": known.get("safe_2"), "gold_grades": "".join(f",{g}" for g in grades) + "," * bool(grades)}
 
 
 def labels(store: Store) -> list[dict[str, Any]]:
@@ -140,3 +76,64 @@ def labels(store: Store) -> list[dict[str, Any]]:
         "skip_reason": r.skip_reason, "seconds": r.seconds, "left": r.left, "created_at": r.created_at,
         "guidelines": r.guidelines,
     } for r in rows]
+
+
+def merge(store: Store, paths: Sequence[str | os.PathLike[str]]) -> Counts:
+    """Take the labels of other stores (students' files, usually) into this one: of all of them or of none.
+
+    Nothing that is here changes, and merging the same file again adds nothing. The other files are only read.
+    """
+    for path in paths:
+        if store.path and os.path.exists(path) and os.path.samefile(path, store.path):
+            raise LabError(f"{path} is the store that it should be merged into; leave it out")
+    sources = [_read_other(path) for path in paths]
+
+    def work(conn: sa.Connection) -> Counts:
+        total = Counts()
+        for records in sources:
+            counts = take_in(conn, records)
+            for name in ("items", "annotators", "guidelines", "labels", "known"):
+                setattr(total, name, getattr(total, name) + getattr(counts, name))
+            total.renamed.update(counts.renamed)
+        return total
+
+    return store.write(work)
+
+
+def _read_other(path: str | os.PathLike[str]) -> Records:
+    url = parse_url(path)
+    if url.get_backend_name() != "sqlite":
+        with open_store(path, create=False) as other, other.begin(read=True) as conn:
+            return read(conn, other.where)
+    file = Path(url.database or "")
+    if not file.is_file():
+        raise StoreError(f"there is no file {file} to merge; check the path")
+    # A copy: the file of a student stays as it is, even if it is of an older version or may not be written to.
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy.db"
+        try:
+            source = sqlite3.connect(f"file:{quote(str(file))}?mode=rw", uri=True, timeout=30)
+            target = sqlite3.connect(copy)
+            try:
+                source.backup(target)
+                sound = target.execute("PRAGMA quick_check(1)").fetchone()[0]
+            finally:
+                source.close()
+                target.close()
+        except sqlite3.Error as e:
+            fault = explain(e, str(file))
+            if fault is None:
+                raise
+            raise fault from e
+        if sound != "ok":
+            raise StoreError(f"{file} is damaged ({sound}); nothing was merged; rescue what is in it with: "
+                             "sqlite3 FILE .recover | sqlite3 NEW")
+        try:
+            with open_store(copy, create=False) as other, other.begin(read=True) as conn:
+                records = read(conn, str(file))
+            check(records)
+            return records
+        except StoreError as e:
+            raise StoreError(str(e).replace(str(copy), str(file)), e.retry) from e
+        except (ValueError, TypeError) as e:  # a text where a time or JSON should be
+            raise LabError(f"{file} holds rows that are none of an annotation store's ({first_line(e)})") from e

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,13 +19,13 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from llama2lab.annotation import tables as t
+from llama2lab.annotation.checks import ID
 from llama2lab.annotation.scale import GRADES, Side
 from llama2lab.annotation.store import Store, newest_guidelines
 from llama2lab.errors import LabError
 
 NOT_YOURS = ("this item is not yours (any more): your time for it ran out and it went to somebody else; go on with the "
              "next one")
-LABEL_ID = re.compile("[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -255,7 +254,7 @@ def skip(store: Store, annotator_id: str, item_id: str, reason: str, seconds: fl
 def _save(store: Store, annotator_id: str, item_id: str, label_id: str | None, side: Side | None, seconds: float,
           safe: tuple[bool | None, bool | None], values: dict[str, Any]) -> str:
     new = label_id or uuid.uuid4().hex
-    if not LABEL_ID.fullmatch(new):
+    if not ID.fullmatch(new):
         raise LabError("a label's id has 1 to 64 letters, digits, - and _, such as uuid.uuid4().hex")
     if not (math.isfinite(seconds) and seconds >= 0):
         raise LabError(f"the seconds spent on an item are a number from 0 on, not {seconds}")

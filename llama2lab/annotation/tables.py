@@ -175,7 +175,7 @@ labels = sa.Table(
     sa.Column("flag", sa.Boolean, nullable=False, default=False),
     sa.Column("skip_reason", AnyText),
     sa.Column("seconds", sa.Double, nullable=False, default=0.0),
-    sa.Column("left", sa.Integer, nullable=False),
+    sa.Column("left", sa.Integer),  # NULL where a label came from elsewhere and nobody recorded it
     sa.Column("guidelines", sa.ForeignKey("guidelines.version")),
     sa.Column("supersedes", sa.String(64)),
     sa.Column("created_at", UtcTime, nullable=False, default=now),

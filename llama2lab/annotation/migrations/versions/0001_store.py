@@ -83,7 +83,7 @@ def upgrade() -> None:
         sa.Column("flag", sa.Boolean, nullable=False),
         sa.Column("skip_reason", sa.Text),
         sa.Column("seconds", sa.Double, nullable=False),
-        sa.Column("left", sa.Integer, nullable=False),
+        sa.Column("left", sa.Integer),
         sa.Column("guidelines", sa.String(64), sa.ForeignKey("guidelines.version")),
         sa.Column("supersedes", sa.String(64)),
         sa.Column("created_at", MOMENT, nullable=False),
