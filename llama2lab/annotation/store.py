@@ -108,11 +108,26 @@ class Store:
             known = conn.execute(sa.select(t.annotators.c.id).where(t.annotators.c.name == name)).scalar()
             if known:
                 return known
+            whose = self._whose(conn)
+            if whose is not None:
+                raise LabError(f"this URL is {whose}'s; label under that name, or ask your teacher for your own URL")
             new = uuid.uuid4().hex
             conn.execute(t.annotators.insert().values(id=new, name=name, kind=kind, vendor=vendor))
             return new
 
         return self.write(find)
+
+    def login(self) -> str | None:
+        """The name of the annotator whose URL this is; None where anybody may say who they are."""
+        with self.begin(read=True) as conn:
+            return self._whose(conn)
+
+    def _whose(self, conn: sa.Connection) -> str | None:
+        if self.sqlite:
+            return None
+        me = conn.execute(sa.select(sa.func.llama2lab_me())).scalar()
+        return None if me is None else conn.execute(
+            sa.select(t.annotators.c.name).where(t.annotators.c.id == me)).scalar_one()
 
     def add_guidelines(self, kind: str, text: str) -> str:
         """The version of these guidelines, which are the ones in force for this kind from now on."""

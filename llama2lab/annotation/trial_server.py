@@ -29,6 +29,7 @@ class Server:
     password: str
     bin: Path
     account: str | None
+    options: str
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://{ADMIN}:{self.password}@127.0.0.1:{self.port}/{database}"
@@ -46,6 +47,9 @@ class Server:
     def ctl(self, *arguments: str) -> None:
         """pg_ctl on this server: "stop", "start", "-m", "immediate", ..."""
         self.run("pg_ctl", "-D", str(self.folder / "data"), "-w", "-t", "60", *arguments)
+
+    def start(self) -> None:
+        self.ctl("-l", str(self.folder / "server.log"), "-o", self.options, "start")
 
     def run(self, program: str, *arguments: str) -> None:
         # Into a file: the server inherits pg_ctl's outputs, and a pipe would not close before it ends.
@@ -72,7 +76,10 @@ def trial_server(durable: bool = False) -> Iterator[Server]:
     if programs is None:
         raise LabError("PostgreSQL's server is not installed; on Debian: apt-get install postgresql")
     folder = Path(tempfile.mkdtemp(prefix="llama2lab-pg-"))
-    server = Server(folder, _free_port(), secrets.token_hex(16), programs, _account())
+    port = _free_port()
+    options = (f"-c port={port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} "
+               f"-c fsync={'on' if durable else 'off'} -c max_connections=200")
+    server = Server(folder, port, secrets.token_hex(16), programs, _account(), options)
     try:
         password = folder / "password"
         password.write_text(server.password)
@@ -81,9 +88,7 @@ def trial_server(durable: bool = False) -> Iterator[Server]:
                 shutil.chown(path, server.account)
         server.run("initdb", "-D", str(folder / "data"), "-U", ADMIN, "-E", "UTF8", "--locale=C.UTF-8",
                    "--auth=scram-sha-256", f"--pwfile={password}", "--no-sync")
-        options = (f"-c port={server.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} "
-                   f"-c fsync={'on' if durable else 'off'} -c max_connections=200")
-        server.ctl("-l", str(folder / "server.log"), "-o", options, "start")
+        server.start()
         try:
             yield server
         finally:
