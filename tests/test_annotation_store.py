@@ -19,7 +19,8 @@ from llama2lab.annotation.faults import StoreError
 from llama2lab.annotation.store import BUSY_SECONDS, clean_name, open_store, parse_url
 from llama2lab.errors import LabError
 
-NASTY = "a\x00b\x1a0041 \ud800 \u202e \u2028 \x1b[31m <script>alert(1)</script> 'quoted\"; DROP TABLE labels; -- %s %(x)s"
+NASTY = ("a\x00b\x1a0041 \ud800 \u202e \u2028 \x1b[31m <script>alert(1)</script> 'quoted\"; DROP TABLE labels; -- "
+         "%s %(x)s")
 
 
 def pairs(count, kind="helpfulness", start=0, **more):
@@ -158,7 +159,7 @@ def test_a_store_of_an_old_version_is_upgraded_and_keeps_its_labels(store_url):
 def test_a_store_of_a_newer_version_is_left_alone(store_url):
     with open_store(store_url) as store, store.begin() as conn:
         conn.exec_driver_sql(f"UPDATE {t.VERSION_TABLE} SET version_num = '9999'")
-    with pytest.raises(StoreError, match="newer llama2lab.*9999.*pip install -U") as caught:
+    with pytest.raises(StoreError, match=r"newer llama2lab.*9999.*pip install -U") as caught:
         open_store(store_url)
     assert not caught.value.retry
 
@@ -229,7 +230,7 @@ def test_a_file_that_is_replaced_while_it_is_written_to_is_noticed(tmp_path):
         shutil.copy(file, tmp_path / "copy.db")
         os.replace(tmp_path / "copy.db", file)
 
-    with pytest.raises(StoreError, match="moved away or replaced|vanished|disk|locked") as caught:
+    with pytest.raises(StoreError, match=r"moved away or replaced|vanished|disk|locked") as caught:
         store.write(replace)
     assert caught.value.retry
 
