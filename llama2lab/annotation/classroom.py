@@ -240,7 +240,7 @@ def _login(conn: sa.Connection, address: URL, role: str, group: str) -> str:
     password = secrets.token_urlsafe(18)
     raw: Any = conn.connection.dbapi_connection
     # Hashed here, so that the password is in no log of the server.
-    hashed = raw.pgconn.encrypt_password(password.encode(), role.encode(), "scram-sha-256").decode()
+    hashed = raw.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
     quote = conn.dialect.identifier_preparer.quote_identifier
     exists = conn.execute(sa.text("SELECT 1 FROM pg_roles WHERE rolname = :name"), {"name": role}).scalar()
     conn.exec_driver_sql(f"{'ALTER' if exists else 'CREATE'} ROLE {quote(role)} LOGIN CONNECTION LIMIT 20 "
