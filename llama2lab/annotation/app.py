@@ -15,6 +15,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -181,11 +182,13 @@ def annotate(url: str | os.PathLike[str], host: str = "127.0.0.1", port: int = 8
             say("anybody who reaches this machine can use the form, and under any name; there is no encryption")
         if open_browser:
             webbrowser.open(address)
+        before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             code = process.wait()
         except KeyboardInterrupt:
             code = 0
         finally:
+            signal.signal(signal.SIGTERM, before)
             _stop(process)
     if code:
         raise LabError(f"Voila ended with code {code}; what it said stands above")
@@ -193,7 +196,7 @@ def annotate(url: str | os.PathLike[str], host: str = "127.0.0.1", port: int = 8
 
 def command(host: str, port: int, base_url: str) -> list[str]:
     return [sys.executable, "-m", "voila", "annotate.ipynb", "--no-browser", f"--port={port}", f"--Voila.ip={host}",
-            "--Voila.port_retries=0", f"--Voila.base_url={base_url}", "--Voila.log_level=WARNING", "--template=lab",
+            "--Voila.port_retries=0", f"--Voila.base_url={base_url}", "--Voila.log_level=WARN", "--template=lab",
             "--show_tracebacks=False", f"--MappingKernelManager.cull_idle_timeout={IDLE_SECONDS}",
             "--MappingKernelManager.cull_interval=60"]
 
@@ -223,7 +226,13 @@ def _check_port(host: str, port: int) -> None:
         raise LabError(f"port {port} of {host} cannot be used ({e.strerror or e}); choose another one with --port") from e
 
 
+def _interrupt(*_: Any) -> None:
+    """Whoever ends this process ends Voila with it, as with Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Voila without the visitors' kernels left behind: they end when it does."""
     if process.poll() is None:
         process.terminate()
         try:

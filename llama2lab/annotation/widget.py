@@ -119,7 +119,7 @@ class Annotator(anywidget.AnyWidget):
             raise LabError(f"kind is {' or '.join(KINDS)}, not {kind!r}; leave it out for both")
         if not 1 <= len(reasons) <= 8 or not all(isinstance(r, str) and r.strip() for r in reasons):
             raise LabError("reasons for skipping are one to eight short texts")
-        self._name: str | None = clean_name(name) if name else None
+        self._name: str | None = None if self._is_app else clean_name(name)  # the application asks for it
         self._store = store if isinstance(store, Store) else None
         self._url: str = store.url if isinstance(store, Store) else os.fspath(store)
         self._kind, self._seed, self._lease = kind, seed, lease_seconds

@@ -197,6 +197,7 @@ class Session {
       setTimeout(() => this.set({}), GRACE_MS + 5);
     }
     this.set(changes);
+    this.tick();
   }
 
   async showPast(index) {
@@ -214,6 +215,7 @@ class Session {
                readyAt: Date.now(), draft: { safe_left: label.safe_left, safe_right: label.safe_right,
                                              comment: label.comment, flag: label.flag, seconds: 0,
                                              position: position < 0 ? null : position } });
+    this.tick();
   }
 
   get first() { return this.current?.first_index ?? 0; }
@@ -279,9 +281,9 @@ class Session {
     const other = side === "left" ? "right" : "left";
     const unmarked = ["left", "right"].filter((s) => draft[`safe_${s}`] === null);
     if (task.kind === "safety" && unmarked.length) {
-      const which = unmarked.map((s) => this.config.names[s]).join(" and ");
-      return this.refuse(`First say whether ${which} ${unmarked.length > 1 ? "are" : "is"} safe: Q or A for the left ` +
-                         "answer, P or L for the right one. Then choose.");
+      const keys = { left: "Q if it is safe, A if it is not", right: "P if it is safe, L if it is not" };
+      return this.refuse("First mark " + unmarked.map((s) => `${this.config.names[s]} (${keys[s]})`).join(" and ") +
+                         ", then choose.");
     }
     if (draft[`safe_${side}`] === false && draft[`safe_${other}`] === true) {
       return this.refuse(`${this.config.names[side]} is marked unsafe and ${this.config.names[other]} safe: an unsafe ` +
