@@ -16,9 +16,9 @@ Four habits are tested, each against what would be seen of somebody without it:
 With many annotators and four tests each, some would fall outside by luck. So the p values of one table are corrected
 together (Holm): if nobody has a habit, a table raises any alarm at all in about five of a hundred cases. The price
 is that a weak habit needs more labels to be seen. An alarm is a reason to look at the labels, not a verdict: who is
-more careful than all others agrees less with them, too. Because people do differ, an agreement is called low only if it
-is also five points or more below that of the rest; and where only two are compared, nobody can say which one is odd, so
-only the side and gold are tested.
+more careful than all others agrees less with them, too. Because people do differ, and what the others find is itself
+uncertain, a difference must also matter: five points of agreement, or half a step of the scale for ten words. Where
+only two are left to compare, nobody can say which one is odd, so only the side and gold are tested.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from llama2lab.stats import Figure, rate
 By = Literal["annotator", "vendor"]
 LEVEL = 0.05  # chance of any false alarm in one table
 MATTERS = 0.05  # how much lower an agreement must be to be called low
+STEPS = 0.5  # how much ten more words must be worth to be called a habit
 FEWEST = 20  # judgements beside others' from which the weight of words is estimated
 WORDS = 10
 
@@ -212,8 +213,8 @@ class Alarm:
 def alarms(rows: Sequence[Quality]) -> list[Alarm]:
     """All tests of one table, those that raise an alarm first.
 
-    Who is found to like long or short answers is no longer among the others that the next are compared with: one strong
-    habit would make the rest look as if they had the opposite one.
+    Who is found to agree less, or to like long or short answers, is no yardstick for the others' liking of length: one
+    strong habit would make the rest look as if they had the opposite one.
     """
     odd: set[str] = set()
     while True:
@@ -221,10 +222,11 @@ def alarms(rows: Sequence[Quality]) -> list[Alarm]:
         corrected = holm([p for *_, p, _ in found])
         result = [Alarm(name, what, figure, p, p < LEVEL and matters)
                   for (name, what, figure, _, matters), p in zip(found, corrected)]
-        new = [a for a in result if a.raised and a.what == "length" and a.name not in odd]
-        if not new:
+        careless = {a.name for a in result if a.raised and a.what == "others"} - odd
+        likes = [a for a in result if a.raised and a.what == "length" and a.name not in odd]
+        if not careless and not likes:
             return sorted(result, key=lambda a: (not a.raised, a.p, a.name))
-        odd.add(min(new, key=lambda a: a.p).name)
+        odd |= careless or {min(likes, key=lambda a: a.p).name}
 
 
 def _tests(rows: Sequence[Quality], odd: set[str]) -> list[tuple[str, Any, Figure, float, bool]]:
@@ -236,7 +238,8 @@ def _tests(rows: Sequence[Quality], odd: set[str]) -> list[tuple[str, Any, Figur
         rest = [r.words for r in rows if r is not row and r.name not in odd and np.isfinite(r.words[0])]
         if np.isfinite(row.words[0]) and len(rest) >= 2:
             more, error = beside(row.words, rest)
-            found.append((row.name, "length", row.length, float(2 * tests.norm.sf(abs(more) / error)), True))
+            p = float(2 * tests.norm.sf(abs(more) / error))
+            found.append((row.name, "length", row.length, p, abs(more) >= STEPS))
         for what in ("others", "gold"):
             mine = getattr(row, what)
             them = [getattr(r, what) for r in rows if r is not row and getattr(r, what)["n"]]
