@@ -30,7 +30,7 @@ import sqlalchemy as sa
 from llama2lab.annotation import exchange, queue
 from llama2lab.annotation import tables as t
 from llama2lab.annotation.faults import StoreError
-from llama2lab.annotation.store import open_store
+from llama2lab.annotation.store import Store, open_store
 from llama2lab.annotation.trial_server import find_programs, trial_server
 from llama2lab.errors import LabError
 
@@ -45,6 +45,8 @@ class CrowdReport:
     """What a crowd left in the store, and how long its saves took."""
 
     annotators: int
+    fewest: int
+    most: int
     acknowledged: int
     stored: int
     lost: int
@@ -56,8 +58,8 @@ class CrowdReport:
 
     def __str__(self) -> str:
         overlaps = ", ".join(f"{items} items by {count}" for count, items in sorted(self.overlaps.items()))
-        return (f"{self.annotators} annotators: {self.acknowledged} labels acknowledged, {self.stored} stored, "
-                f"{self.lost} lost, {self.double} double; {overlaps}; {self.acknowledged / self.seconds:.0f} labels/s; "
+        return (f"{self.annotators} annotators, {self.fewest} to {self.most} labels each: {self.acknowledged} "
+                f"acknowledged, {self.stored} stored, {self.lost} lost, {self.double} double; {overlaps}; {self.acknowledged / self.seconds:.0f} labels/s; "
                 f"a save takes {self.p50 * 1000:.0f} ms (median), {self.p95 * 1000:.0f} ms (95th percentile)")
 
 
@@ -69,8 +71,8 @@ def crowd(url: str, annotators: int = 30, labels_each: int = 100, overlap: int =
         exchange.add_pairs(store, some_pairs(annotators * labels_each // overlap), overlap=overlap)
     # "spawn": a process of its own, as each annotator's kernel is.
     context = multiprocessing.get_context("spawn")
-    ready, results = context.Barrier(annotators + 1), context.Queue()
-    workers = [context.Process(target=_annotate, args=(url, f"Annotator {n}", labels_each, ready, results))
+    ready, finished, results = context.Barrier(annotators + 1), context.Barrier(annotators), context.Queue()
+    workers = [context.Process(target=_annotate, args=(url, f"Annotator {n}", labels_each, ready, finished, results))
                for n in range(annotators)]
     for worker in workers:
         worker.start()
@@ -89,12 +91,13 @@ def crowd(url: str, annotators: int = 30, labels_each: int = 100, overlap: int =
         rows = conn.execute(sa.select(t.labels.c.id, t.labels.c.item_id, t.labels.c.annotator_id)).all()
     by_item = Counter(row.item_id for row in rows)
     return CrowdReport(
-        annotators, len(ids), len(rows), len(set(ids) - {row.id for row in rows}),
+        annotators, min(len(made) for made, _, _ in answers), max(len(made) for made, _, _ in answers),
+        len(ids), len(rows), len(set(ids) - {row.id for row in rows}),
         len(rows) - len({(row.item_id, row.annotator_id) for row in rows}), dict(Counter(by_item.values())), seconds,
         saves[len(saves) // 2], saves[min(len(saves) - 1, math.ceil(0.95 * len(saves)) - 1)])
 
 
-def _annotate(url: str, name: str, wanted: int, ready: Any, results: Any) -> None:
+def _annotate(url: str, name: str, wanted: int, ready: Any, finished: Any, results: Any) -> None:
     made: list[str] = []
     taken: list[float] = []
     failure = ""
@@ -102,18 +105,26 @@ def _annotate(url: str, name: str, wanted: int, ready: Any, results: Any) -> Non
         with open_store(url) as store:
             me = store.annotator(name)
             ready.wait(600)
-            while len(made) < wanted:
-                task = _until_it_works(lambda: queue.next_task(store, me))
-                if task is None:
-                    failure = f"{name}: nothing was left after {len(made)} labels"
-                    break
-                start = time.perf_counter()
-                made.append(_until_it_works(lambda task=task: queue.submit(
-                    store, me, task.item_id, "left", "better", seconds=1.0, label_id=f"{me}-{len(made)}")))
-                taken.append(time.perf_counter() - start)
+            _label(store, me, wanted, made, taken)
+            # The last slots may be of items that the slowest have had already; whoever still can takes them then.
+            finished.wait(3600)
+            _label(store, me, sys.maxsize, made, taken)
     except Exception as e:
         failure = f"{name}: {e}"
+        for barrier in (ready, finished):
+            barrier.abort()  # the others need not wait
     results.put((made, taken, failure))
+
+
+def _label(store: Store, me: str, wanted: int, made: list[str], taken: list[float]) -> None:
+    while len(made) < wanted:
+        task = _until_it_works(lambda: queue.next_task(store, me))
+        if task is None:
+            return
+        start = time.perf_counter()
+        made.append(_until_it_works(lambda task=task: queue.submit(
+            store, me, task.item_id, "left", "better", seconds=1.0, label_id=f"{me}-{len(made)}")))
+        taken.append(time.perf_counter() - start)
 
 
 def _until_it_works(work: Any) -> Any:
@@ -146,7 +157,7 @@ class KillReport:
 WRITER = """
 import sys
 from llama2lab.annotation import queue
-from llama2lab.annotation.store import open_store
+from llama2lab.annotation.store import Store, open_store
 with open_store(sys.argv[1]) as store:
     me = store.annotator("Anna")
     print("ready", flush=True)
