@@ -235,7 +235,8 @@ class Lab:
 
     def sources(self, page: Any) -> list[str]:
         """The cells' text as the page holds it."""
-        return page.eval_on_selector_all(".jp-Notebook .jp-InputArea-editor .cm-content", "all => all.map(e => e.innerText)")
+        return page.eval_on_selector_all(".jp-Notebook .jp-InputArea-editor .cm-content",
+                                         "all => all.map(e => e.innerText)")
 
 
 def shot(page: Any, name: str) -> None:

@@ -293,75 +293,75 @@ def test_voila_from_the_name_to_the_thanks(browser: Any, tmp_path: Path) -> None
                                         if k.startswith("LLAMA2LAB")})
     url = f"http://127.0.0.1:{port}/"
     expected: dict[str, Any] = {}
-    with real.running(app.command("127.0.0.1", port, "/"), env, folder, log, url + "voila/static/"):
-        with real.page_of(browser) as page:
-            page.goto(url)
-            form = real.Form(page)
-            form.wait("name")
-            assert page.locator("pre, .jp-InputArea").count() == 0  # no code
-            real.shot(page, "voila-name")
-            page.keyboard.type("<b>Ada</b>")
-            form.press("Enter")
-            form.wait("guidelines")
-            form.root.locator(".l2a-prose").first.wait_for()
-            assert "Hello, <b>Ada</b>" in form.text("h1")
-            real.shot(page, "voila-guidelines")
-            form.press("Enter")
+    with (real.running(app.command("127.0.0.1", port, "/"), env, folder, log, url + "voila/static/"),
+          real.page_of(browser) as page):
+        page.goto(url)
+        form = real.Form(page)
+        form.wait("name")
+        assert page.locator("pre, .jp-InputArea").count() == 0  # no code
+        real.shot(page, "voila-name")
+        page.keyboard.type("<b>Ada</b>")
+        form.press("Enter")
+        form.wait("guidelines")
+        form.root.locator(".l2a-prose").first.wait_for()
+        assert "Hello, <b>Ada</b>" in form.text("h1")
+        real.shot(page, "voila-guidelines")
+        form.press("Enter")
 
-            def gold_pair(right: bool) -> None:
-                form.wait("item")
-                better = side_of_road(form)
-                press(form, "2" if (better == "left") == right else "7", expected)
-
-            for right in (True, False):
-                assert "Trying out" in form.text(".l2a-place") or form.wait("item") is None
-                gold_pair(right)
+        def gold_pair(right: bool) -> None:
             form.wait("item")
-            real.shot(page, "voila-qualification")
             better = side_of_road(form)
-            last = form.item()
-            form.press("7" if better == "left" else "2")
-            form.wait("failed")
-            side = "right" if better == "left" else "left"
-            expected[last] = {"side": side, "grade": "better", "safe": None,
-                              "text": next(a for a in answers_of(path, last) if "Oak" in a)}
-            assert "1 of 3" in form.text(".l2a-page")
-            real.shot(page, "voila-failed")
-            form.press("Enter")
-            form.wait("guidelines")
-            form.press("Enter")
-            for right in (True, True, False):
-                gold_pair(right)
-            form.wait("item")
-            assert "You have passed" in form.text(".l2a-past")
-            for key in "12345":
-                press(form, key, expected)
+            press(form, "2" if (better == "left") == right else "7", expected)
 
-            # A visitor whose page is loaded anew gets a new kernel, and goes on where it was.
-            form.wait("item")
-            here = form.item()
-            page.reload()
-            form = real.Form(page)
-            form.wait("item")
-            assert form.item() == here
-            form.root.focus()
-            for key in "678":
-                press(form, key, expected)
-            form.wait("item")
-            here = form.item()
-            form.press("b")
-            form.wait("item")
-            press(form, "1", expected)
-            form.wait("item")
-            form.press("s", "3")
-            page.wait_for_function("item => document.querySelector('.l2a').dataset.item !== item", arg=here)
-            expected[here] = {"skip": "I would rather not judge this one"}
-            real.shot(page, "voila-item")
-            while form.state() != "done":
-                press(form, "5", expected)
-            assert "Thank you" in form.text(".l2a-page")
-            real.shot(page, "voila-thanks")
-            quiet(page)
+        for right in (True, False):
+            assert "Trying out" in form.text(".l2a-place") or form.wait("item") is None
+            gold_pair(right)
+        form.wait("item")
+        real.shot(page, "voila-qualification")
+        better = side_of_road(form)
+        last = form.item()
+        form.press("7" if better == "left" else "2")
+        form.wait("failed")
+        side = "right" if better == "left" else "left"
+        expected[last] = {"side": side, "grade": "better", "safe": None,
+                          "text": next(a for a in answers_of(path, last) if "Oak" in a)}
+        assert "1 of 3" in form.text(".l2a-page")
+        real.shot(page, "voila-failed")
+        form.press("Enter")
+        form.wait("guidelines")
+        form.press("Enter")
+        for right in (True, True, False):
+            gold_pair(right)
+        form.wait("item")
+        assert "You have passed" in form.text(".l2a-past")
+        for key in "12345":
+            press(form, key, expected)
+
+        # A visitor whose page is loaded anew gets a new kernel, and goes on where it was.
+        form.wait("item")
+        here = form.item()
+        page.reload()
+        form = real.Form(page)
+        form.wait("item")
+        assert form.item() == here
+        form.root.focus()
+        for key in "678":
+            press(form, key, expected)
+        form.wait("item")
+        here = form.item()
+        form.press("b")
+        form.wait("item")
+        press(form, "1", expected)
+        form.wait("item")
+        form.press("s", "3")
+        page.wait_for_function("item => document.querySelector('.l2a').dataset.item !== item", arg=here)
+        expected[here] = {"skip": "I would rather not judge this one"}
+        real.shot(page, "voila-item")
+        while form.state() != "done":
+            press(form, "5", expected)
+        assert "Thank you" in form.text(".l2a-page")
+        real.shot(page, "voila-thanks")
+        quiet(page)
     check(path, expected)
     assert count(path) == 27 and len(expected) == 26
     assert {label["annotator"] for label in labels(path).values()} == {"<b>Ada</b>"}
@@ -379,19 +379,19 @@ def test_the_password_stays_in_the_kernel(browser: Any, tmp_path: Path) -> None:
     (tmp_path / "annotate.ipynb").write_text(app.NOTEBOOK.read_text(encoding="utf-8"), encoding="utf-8")
     env = real.environment(tmp_path, **{k: v for k, v in app.environment(dead, app.Settings()).items()
                                         if k.startswith("LLAMA2LAB")})
-    with real.running(app.command("127.0.0.1", port, "/"), env, tmp_path, log, url + "voila/static/"):
-        with real.page_of(browser) as page:
-            frames: list[str] = []
-            page.on("websocket", lambda ws: ws.on("framereceived", lambda data: frames.append(str(data))))
-            page.goto(url)
-            form = real.Form(page)
-            form.wait("name")
-            page.keyboard.type("Ada")
-            form.press("Enter")
-            form.wait("trouble")
-            assert "does not answer" in form.text(".l2a-trouble")
-            assert frames and not any("geheim42" in text for text in [page.content(), *frames])
-            real.shot(page, "voila-error")
+    with (real.running(app.command("127.0.0.1", port, "/"), env, tmp_path, log, url + "voila/static/"),
+          real.page_of(browser) as page):
+        frames: list[str] = []
+        page.on("websocket", lambda ws: ws.on("framereceived", lambda data: frames.append(str(data))))
+        page.goto(url)
+        form = real.Form(page)
+        form.wait("name")
+        page.keyboard.type("Ada")
+        form.press("Enter")
+        form.wait("trouble")
+        assert "does not answer" in form.text(".l2a-trouble")
+        assert frames and not any("geheim42" in text for text in [page.content(), *frames])
+        real.shot(page, "voila-error")
     assert "geheim42" not in log.read_text()
 
 
@@ -407,10 +407,12 @@ def test_pictures(lab: real.Lab, browser: Any) -> None:
         "she opens at six and is very kind."]}
     new_store(lab.folder / "looks.db", [{**pair, "prompt_id": str(i)} for i in range(20)])
     real.write_notebook(lab.folder / "looks.ipynb", CELL.format(store="looks.db"))
-    for name, width, dark in (("light", 1280, False), ("dark", 1280, True), ("narrow", 400, False), ("narrow-dark", 400, True)):
+    theme = "@jupyterlab/apputils-extension/themes.jupyterlab-settings"
+    for name, width, dark in (("light", 1280, False), ("dark", 1280, True), ("narrow", 400, False),
+                              ("narrow-dark", 400, True)):
         with real.page_of(browser, viewport={"width": width, "height": 1000 if width > 500 else 1100}) as page:
-            theme = lab.folder / ".jupyter-of-the-test/settings/@jupyterlab/apputils-extension/themes.jupyterlab-settings"
-            theme.write_text(json.dumps({"theme": "JupyterLab Dark" if dark else "JupyterLab Light"}))
+            (lab.folder / ".jupyter-of-the-test" / "settings" / theme).write_text(
+                json.dumps({"theme": "JupyterLab Dark" if dark else "JupyterLab Light"}))
             form = lab.open(page, "looks.ipynb")
             form.wait("item")
             if width < 500:

@@ -80,8 +80,13 @@ class Standing:
         return sum(self.outcomes[(attempt - 1) * self.number:attempt * self.number])
 
     @property
+    def passed_in(self) -> int:
+        """The attempt that was good enough; 0: none so far. Gold pairs after it come among the real ones."""
+        return next((k for k in range(1, self.complete + 1) if self.agreed(k) >= self.needed), 0)
+
+    @property
     def passed(self) -> bool:
-        return not self.number or any(self.agreed(k) >= self.needed for k in range(1, self.complete + 1))
+        return not self.number or self.passed_in > 0
 
     @property
     def over(self) -> bool:
@@ -144,7 +149,7 @@ class Application(Annotator):
 
     def _first(self, standing: Standing) -> int:
         """Attempts that are over cannot be changed any more: they are the visitor's first pairs."""
-        return standing.complete * standing.number
+        return (standing.passed_in or standing.complete) * standing.number
 
     def _past(self, index: int) -> dict[str, Any]:
         if index < self._first(self._standing()):
@@ -223,7 +228,7 @@ def _check_port(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(family[4])
     except OSError as e:
-        raise LabError(f"port {port} of {host} cannot be used ({e.strerror or e}); choose another one with --port") from e
+        raise LabError(f"port {port} of {host} cannot be used ({e.strerror or e}); choose another with --port") from e
 
 
 def _interrupt(*_: Any) -> None:

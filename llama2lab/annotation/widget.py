@@ -33,7 +33,8 @@ from llama2lab.errors import LabError, first_line
 HERE = Path(__file__).parent
 FRONT = ("widget_text.js", "widget_session.js", "widget_pages.js", "widget.js")  # one module, in this order
 NAMES = {"left": "Answer A", "right": "Answer B"}  # as the guidelines call them
-REASONS = ("I do not understand the question", "The text is broken or cannot be read", "I would rather not judge this one")
+REASONS = ("I do not understand the question", "The text is broken or cannot be read",
+           "I would rather not judge this one")
 LEASE_SECONDS = 1800.0  # a page that is being looked at claims its item anew every few minutes
 COUNT_SECONDS = 2.0  # how long the text for places without widgets waits for its figures
 
@@ -90,10 +91,11 @@ def parse(content: Any) -> Message:
     """The page's message; LabError says what is wrong with it."""
     kind = content.get("type") if isinstance(content, Mapping) else None
     if not isinstance(kind, str) or kind not in MESSAGES:
-        raise LabError(f"the page sent a message of an unknown type ({str(kind)[:40]!r}); reload the page, so that page "
-                       "and Python are of the same version")
+        raise LabError(f"the page sent a message of an unknown type ({str(kind)[:40]!r}); reload the page, so that "
+                       "page and Python are of the same version")
     try:
-        return MESSAGES[kind].model_validate(dict(content))
+        # Half a character (an emoji cut in two) is no text that could be kept: U+FFFD.
+        return MESSAGES[kind].model_validate({k: printable(v) if isinstance(v, str) else v for k, v in content.items()})
     except ValidationError as e:
         wrong = e.errors()[0]
         where = ".".join(map(str, wrong["loc"])) or "message"
@@ -142,7 +144,8 @@ class Annotator(anywidget.AnyWidget):
             with self._lock:
                 answer = {"ok": True, **self._answer(parse(content))}
         except LabError as e:
-            answer = {"ok": False, "error": str(e), "retry": getattr(e, "retry", False), "gone": getattr(e, "gone", False)}
+            answer = {"ok": False, "error": str(e), "retry": getattr(e, "retry", False),
+                      "gone": getattr(e, "gone", False)}
         except Exception as e:
             fault = e
             answer = {"ok": False, "retry": False, "gone": False,
@@ -200,8 +203,8 @@ class Annotator(anywidget.AnyWidget):
             raise LabError(f"there is no earlier pair number {index + 1}; you have answered {len(history)}")
         past = history[index]
         self._known[past.task.item_id] = past.label.label_id
-        label = {key: getattr(past.label, key) for key in ("label_id", "side", "grade", "safe_left", "safe_right", "comment",
-                                                     "flag", "skip_reason")}
+        label = {key: getattr(past.label, key) for key in ("label_id", "side", "grade", "safe_left", "safe_right",
+                                                           "comment", "flag", "skip_reason")}
         return {"task": shown(past.task), "label": label, "count": len(history)}
 
     def _guidelines(self, kind: str | None) -> list[dict[str, str]]:
