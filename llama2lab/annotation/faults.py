@@ -27,6 +27,8 @@ SQLITE = {
     11: ("is damaged; keep it, and rescue what is in it with: sqlite3 FILE .recover | sqlite3 NEW", False),
     13: ("cannot grow: the disk is full, or your quota is; free some space", True),
     14: ("cannot be opened: it has vanished, or its folder or permissions are wrong; put it back", True),
+    15: ("cannot be locked, as happens on network folders; it is tried again, or move the file to a disk of this "
+         "machine", True),
     26: ("is no SQLite database, or is damaged; give the path of an annotation store", False),
 }
 
