@@ -60,7 +60,8 @@ class CrowdReport:
         overlaps = ", ".join(f"{items} items by {count}" for count, items in sorted(self.overlaps.items()))
         return (f"{self.annotators} annotators, {self.fewest} to {self.most} labels each: {self.acknowledged} "
                 f"acknowledged, {self.stored} stored, {self.lost} lost, {self.double} double; {overlaps}; "
-                f"{self.acknowledged / self.seconds:.0f} labels/s; a save takes {self.p50 * 1000:.0f} ms (median), {self.p95 * 1000:.0f} ms (95th percentile)")
+                f"{self.acknowledged / self.seconds:.0f} labels/s; a save takes {self.p50 * 1000:.0f} ms (median), "
+                f"{self.p95 * 1000:.0f} ms (95th percentile)")
 
 
 def crowd(url: str, annotators: int = 30, labels_each: int = 100, overlap: int = 3) -> CrowdReport:
