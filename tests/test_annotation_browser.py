@@ -172,6 +172,11 @@ def test_keys_stay_in_the_form(lab: real.Lab, browser: Any) -> None:
         form.wait("item")
         assert lab.sources(page) == before and page.locator(".jp-Dialog").count() == 0 and count(path) == 0
 
+        # A click into the form gives it the keys.
+        lab.leave(page)
+        form.root.locator(".l2a-left .l2a-text").click()
+        page.wait_for_function("() => document.activeElement.closest('.l2a')")
+
         # A held key is one press, and a double press is one press.
         page.keyboard.down("1")
         for _ in range(5):
@@ -239,6 +244,37 @@ def test_a_store_that_is_away_loses_nothing(lab: real.Lab, browser: Any) -> None
         form.press("r")
         page.wait_for_function("item => document.querySelector('.l2a').dataset.item !== item", arg=item)
         expected[item] = {"side": "right", "grade": "significantly", "text": chosen, "safe": None}
+        quiet(page)
+    check(path, expected)
+    assert count(path) == 2
+
+
+def test_a_kernel_that_is_gone_loses_nothing(lab: real.Lab, browser: Any) -> None:
+    """The kernel was restarted and the form is still on the screen: its label waits until the cell runs again."""
+    path = new_store(lab.folder / "gone.db", [row(i) for i in range(3)])
+    real.write_notebook(lab.folder / "gone.ipynb", CELL.format(store="gone.db"))
+    expected: dict[str, Any] = {}
+    with real.page_of(browser) as page:
+        form = lab.open(page, "gone.ipynb")
+        form.wait("item")
+        form.tab_into()
+        press(form, "1", expected)
+        form.wait("item")
+        lab.leave(page)
+        lab.restart_kernel(page)
+        item, chosen = form.item(), form.text(".l2a-left .l2a-text")
+        form.tab_into()
+        form.press("3")
+        form.wait("trouble")
+        assert "kept in this browser tab" in form.text(".l2a-trouble") and form.item() == item
+        assert "Run this cell again" in form.text(".l2a-trouble")
+        real.shot(page, "kernel-gone")
+        assert count(path) == 1
+        lab.leave(page)
+        page.keyboard.press("Control+Enter")
+        page.wait_for_function("item => !['', item].includes(document.querySelector('.l2a')?.dataset.item ?? '')",
+                               arg=item)
+        expected[item] = {"side": "left", "grade": "slightly", "text": chosen, "safe": None}
         quiet(page)
     check(path, expected)
     assert count(path) == 2

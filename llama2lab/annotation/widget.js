@@ -67,18 +67,19 @@ class View {
     this.again = button("Save with this choice", "Enter", () => this.act(() => s.chooseAgain()),
                         { class: "l2a-button l2a-primary" });
     this.past = h("div", { class: "l2a-past" });
-    this.form = h("main", { class: "l2a-form" }, this.past, this.dialogue,
+    this.form = h("div", { class: "l2a-form" }, this.past, this.dialogue,
                   h("div", { class: "l2a-answers" }, this.answers.left.box, this.answers.right.box),
                   h("div", { class: "l2a-scale", role: "group", "aria-label": "Which answer is better, and how much?" },
                     half("left"), half("right")),
                   h("div", { class: "l2a-tools" }, this.commentLabel,
                     h("div", { class: "l2a-buttons" }, this.flag, this.skip, this.backButton, this.forwardButton,
                       this.again)));
-    this.pageBox = h("main", { class: "l2a-pagebox" });
+    this.pageBox = h("div", { class: "l2a-pagebox" });
     this.troubleText = h("span", {});
     this.troubleWait = h("span", { class: "l2a-faint", "aria-hidden": "true" });
+    this.retry = button("Try again now", "R", () => this.act(() => s.retryNow()));
     this.trouble = h("div", { class: "l2a-trouble" }, h("div", { role: "alert" }, this.troubleText), this.troubleWait,
-                     button("Try again now", "R", () => this.act(() => s.retryNow())));
+                     this.retry);
     this.refused = h("div", { class: "l2a-refused", role: "alert" });
     this.status = h("div", { class: "l2a-status", "aria-hidden": "true" });
     this.live = h("div", { class: "l2a-unseen", role: "status", "aria-live": "polite" });
@@ -197,6 +198,7 @@ class View {
     if (item) this.updateItem();
     this.trouble.hidden = !trouble;
     if (trouble) this.say(this.troubleText, this.troubleWords(trouble));
+    this.retry.hidden = trouble?.until === null;
     this.refused.hidden = !refused || stage === "broken";
     this.say(this.refused, refused);
     const where = item && !busy ? `${this.placeWords()}.` : "";
@@ -216,7 +218,8 @@ class View {
     const kept = !pending ? "" : this.session.keeper.lasts
       ? " Your answer is not saved yet; it is kept in this browser tab and goes to the store as soon as that is possible."
       : " Your answer is not saved yet; it is kept on this page: do not reload or close it.";
-    const cure = trouble.silent && !this.session.config.app ? " If the kernel was restarted, run this cell again." : "";
+    const again = this.session.config.app ? " If this lasts, load the page again." : " Run this cell again.";
+    const cure = trouble.silent ? again : "";
     return `${trouble.text.replace(/[.!]?$/, ".")}${kept}${cure}`;
   }
 
@@ -326,7 +329,8 @@ class View {
   tick() {
     const { draft, trouble, stage } = this.session.state;
     if (stage === "item" && draft) this.say(this.time, clock(draft.seconds));
-    if (trouble) {
+    if (trouble && trouble.until === null) this.say(this.troubleWait, "");
+    else if (trouble) {
       const seconds = Math.ceil((trouble.until - Date.now()) / 1000);
       this.say(this.troubleWait, seconds > 0 ? `Trying again in ${seconds} s.` : "Trying again …");
     }

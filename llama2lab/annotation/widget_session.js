@@ -9,6 +9,7 @@ const GRACE_MS = 250;           // a second press within this is the same press:
 const KEEP_ALIVE_MS = 240000;   // how often a waiting item is claimed anew
 
 const SILENT = "No answer from Python: the kernel was restarted, or it is busy.";
+const GONE = "This form is no longer connected to Python.";
 // Not crypto.randomUUID: browsers offer that on https only.
 const newId = () => [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("");
 
@@ -68,6 +69,12 @@ class Session {
     document.removeEventListener("visibilitychange", this.onVisible);
     clearInterval(this.ticking);
     for (const box of this.boxes.values()) box.wake();
+    this.sayGone();
+  }
+
+  // The host has thrown the widget away, as after a restart of the kernel, but may still show it.
+  sayGone() {
+    this.set({ trouble: { text: GONE, silent: true, until: null } });
   }
 
   set(changes) {
@@ -118,7 +125,10 @@ class Session {
     } finally {
       this.boxes.delete(request);
     }
-    if (this.closed) return { ok: false, closed: true };
+    if (this.closed) {
+      this.sayGone();
+      return { ok: false, closed: true };
+    }
     if (this.state.trouble) this.set({ trouble: null });
     this.lastSign = Date.now();
     return box.answer;
