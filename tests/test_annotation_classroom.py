@@ -190,12 +190,27 @@ def test_a_login_can_label_only_what_it_was_given_and_supersede_only_its_own(spi
         insert(conn, "forged", mine["item_id"], anna, supersedes=theirs["label_id"])
     with pytest.raises(psycopg.errors.UniqueViolation):
         insert(conn, theirs["label_id"], mine["item_id"], anna)
+    for wrong in ({"label_id": "a b"}, {"seconds": "NaN"}, {"seconds": -1}, {"grade": "best"}, {"choice": 3}):
+        with pytest.raises(psycopg.errors.CheckViolation):
+            insert(conn, wrong.pop("label_id", "odd"), mine["item_id"], anna, **wrong)
     side = 3 - mine["left"]
     insert(conn, "honest", mine["item_id"], anna, supersedes=mine["label_id"], left=side)
     stored = next(x for x in exchange.labels(spied_room.admin) if x["label_id"] == "honest")
     assert stored["left"] == mine["left"] != side  # side and time are the server's, whatever was sent
     assert stored["created_at"].year > 2000
     assert theirs in exchange.labels(spied_room.admin)
+
+
+def test_a_login_cannot_break_the_reports_rule_on_safety(room):
+    exchange.add_pairs(room.admin, pairs(1, kind="safety", start=60))
+    with room.open("Anna") as store:
+        me = store.annotator("Anna")
+        item = queue.next_task(store, me, kind="safety").item_id
+    with psycopg.connect(room.urls["Anna"], autocommit=True) as conn:
+        for choice, safe_1, safe_2 in ((1, False, True), (2, True, False), (1, None, None)):
+            with pytest.raises(psycopg.errors.CheckViolation):
+                insert(conn, "odd", item, me, choice=choice, safe_1=safe_1, safe_2=safe_2)
+        insert(conn, "good", item, me, choice=2, safe_1=False, safe_2=False)
 
 
 def test_a_login_cannot_pose_as_another(room):
@@ -224,6 +239,10 @@ def test_the_teachers_login_reads_everything_and_changes_no_label(room):
         assert exchange.labels(store) == exchange.labels(room.admin) and exchange.labels(store)[0]["models"]
         assert exchange.add_pairs(store, pairs(2, start=50)) == 2
         store.add_guidelines("helpfulness", "newer")
+        with open_store(room.file.with_name("other.db")) as other:
+            exchange.add_pairs(other, pairs(3))
+            answer(other, other.annotator("At Home"), 3)
+        assert exchange.merge(store, [room.file.with_name("other.db")]).labels == 3
         for statement in ("UPDATE labels SET grade = 'slightly'", "DELETE FROM labels", "DELETE FROM items"):
             with pytest.raises(StoreError, match="may not do that"), store.begin() as conn:
                 conn.exec_driver_sql(statement)

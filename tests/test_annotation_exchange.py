@@ -321,6 +321,43 @@ def test_a_copy_that_went_its_own_way_loses_nothing(tmp_path):
         assert grades.count("negligibly") == grades.count("significantly") == 1
 
 
+def test_a_label_of_unknown_side_can_be_edited_and_sides_mean_what_was_shown(store_url, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(GOOD | {"prompt": f"Q{n}", "chosen": f"good {n}", "rejected": f"bad {n}"}) + "\n"
+                            for n in range(6)))
+    with open_store(store_url) as store:
+        exchange.import_preferences(store, file)
+        me = store.annotator("imported")
+        for past in queue.history(store, me):
+            texts = {"left": past.task.left_text, "right": past.task.right_text}
+            assert texts[past.label.side].startswith("good")
+            queue.submit(store, me, past.task.item_id, "right" if past.label.side == "left" else "left", "better")
+        assert all(x["answers"][x["choice"] - 1].startswith("bad") for x in exchange.labels(store))
+
+
+def test_a_copy_that_showed_other_sides_is_read_by_the_sides_it_showed(tmp_path):
+    first, second = tmp_path / "first.db", tmp_path / "second.db"
+    with open_store(first) as store:
+        exchange.add_pairs(store, pairs(6))
+        store.annotator("Anna")
+    shutil.copy(first, second)
+    for file, seed in ((first, 0), (second, 1)):
+        with open_store(file) as store:
+            me = store.annotator("Anna")
+            while task := queue.next_task(store, me, seed=seed):
+                queue.submit(store, me, task.item_id, "left" if task.left_text.startswith("Answer") else "right",
+                             "better")
+    with open_store(first) as store:
+        exchange.merge(store, [second])
+        me = store.annotator("Anna")
+        for past in queue.history(store, me):
+            shown = {"left": past.task.left_text, "right": past.task.right_text}
+            assert shown[past.label.side].startswith("Answer")
+            queue.submit(store, me, past.task.item_id, "left", "slightly")
+            (again,) = [p for p in queue.history(store, me) if p.task.item_id == past.task.item_id]
+            assert again.label.side == "left" and again.task.left_text == past.task.left_text
+
+
 def test_files_are_only_read_and_all_or_none_is_merged(tmp_path):
     good, old, broken = tmp_path / "good.db", tmp_path / "old.db", tmp_path / "broken.db"
     busy_store(good, ["Anna"]).close()
@@ -352,7 +389,7 @@ def test_files_are_only_read_and_all_or_none_is_merged(tmp_path):
     ("UPDATE annotators SET name = name || char(10) || 'b'", "not one line"),
     ("UPDATE labels SET annotator_id = 'x'", "not there"),
     ("UPDATE labels SET grade = 'best', choice = 1, skip_reason = NULL", "damaged .CHECK constraint"),
-    ("UPDATE labels SET seconds = -1", "seconds"),
+    ("UPDATE labels SET comment = x'ff'", "none of an annotation store's|comment"),
     ("UPDATE labels SET supersedes = id", "supersedes itself")])
 def test_a_file_that_was_tampered_with_is_refused(tmp_path, statement, words):
     file = tmp_path / "anna.db"

@@ -65,11 +65,14 @@ class CrowdReport:
 
 
 def crowd(url: str, annotators: int = 30, labels_each: int = 100, overlap: int = 3) -> CrowdReport:
-    """So many processes that label at once until each has its share; what the store holds afterwards."""
-    if annotators * labels_each % overlap:
-        raise LabError(f"{annotators} times {labels_each} labels do not divide by an overlap of {overlap}")
+    """So many processes that label at once until each has its share; what the store holds afterwards.
+
+    There is a tenth more to do than the shares, so that the slowest find items that they have not had; then whoever
+    still can labels the rest, so that in the end no slot is open.
+    """
+    items = math.ceil(1.1 * annotators * labels_each / overlap)
     with open_store(url) as store:
-        exchange.add_pairs(store, some_pairs(annotators * labels_each // overlap), overlap=overlap)
+        exchange.add_pairs(store, some_pairs(items), overlap=overlap)
     # "spawn": a process of its own, as each annotator's kernel is.
     context = multiprocessing.get_context("spawn")
     ready, finished, results = context.Barrier(annotators + 1), context.Barrier(annotators), context.Queue()
@@ -107,7 +110,6 @@ def _annotate(url: str, name: str, wanted: int, ready: Any, finished: Any, resul
             me = store.annotator(name)
             ready.wait(600)
             _label(store, me, wanted, made, taken)
-            # The last slots may be of items that the slowest have had already; whoever still can takes them then.
             finished.wait(3600)
             _label(store, me, sys.maxsize, made, taken)
     except Exception as e:
@@ -223,7 +225,8 @@ def main() -> None:
                 for what, url in stores:
                     report = crowd(url, given.annotators, given.labels, given.overlap)
                     print(f"{what}: {report}", flush=True)
-                    failed |= bool(report.lost or report.double or set(report.overlaps) != {given.overlap})
+                    failed |= bool(report.lost or report.double or report.fewest < given.labels
+                                   or set(report.overlaps) != {given.overlap})
         if given.what in ("kill", "all"):
             killed = kill(str(Path(folder) / "kill.db"), given.times)
             print(f"SQLite: {killed}", flush=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -111,7 +110,7 @@ def check_label(label: dict[str, Any], kind: str, where: str) -> dict[str, Any]:
     if label["left"] not in (None, 1, 2):
         raise LabError(f"{where}: left is 1, 2 or null, not {label['left']!r}")
     seconds = label["seconds"]
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < math.inf:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < 1e300:
         raise LabError(f"{where}: seconds is a number from 0 on, not {seconds!r}")
     if not isinstance(label["comment"], str) or not isinstance(label["flag"], bool):
         raise LabError(f"{where}: comment is a text and flag is true or false")

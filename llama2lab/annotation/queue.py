@@ -8,7 +8,6 @@ held it may still answer as long as nobody else took it. A skipped item counts a
 from __future__ import annotations
 
 import hashlib
-import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -187,7 +186,7 @@ def _task(conn: sa.Connection, annotator_id: str, item_id: str) -> Task:
 
 
 def _as_task(row: Any, number: int) -> Task:
-    texts = (row.answer_1, row.answer_2) if row.left == 1 else (row.answer_2, row.answer_1)
+    texts = (row.answer_1, row.answer_2) if _left(row) == 1 else (row.answer_2, row.answer_1)
     return Task(row.item_id, row.kind, row.prompt, *texts, number=number, leased_until=row.leased_until,
                 prompt_id=row.prompt_id)
 
@@ -256,7 +255,7 @@ def _save(store: Store, annotator_id: str, item_id: str, label_id: str | None, s
     new = label_id or uuid.uuid4().hex
     if not ID.fullmatch(new):
         raise LabError("a label's id has 1 to 64 letters, digits, - and _, such as uuid.uuid4().hex")
-    if not (math.isfinite(seconds) and seconds >= 0):
+    if not 0 <= seconds < 1e300:
         raise LabError(f"the seconds spent on an item are a number from 0 on, not {seconds}")
     lab, s = t.labels.c, t.slots.c
 
@@ -342,9 +341,14 @@ def history(store: Store, annotator_id: str) -> list[Past]:
     return [_past(row, number) for number, row in enumerate(in_force(rows), 1)]
 
 
+def _left(row: Any) -> int:
+    """Which answer stands left; the first where a label came from elsewhere and nobody recorded it."""
+    return row.left or 1
+
+
 def _past(row: Any, number: int) -> Past:
-    safe = (row.safe_1, row.safe_2) if row.left == 1 else (row.safe_2, row.safe_1)
-    side: Side | None = None if row.choice is None else "left" if row.choice == row.left else "right"
+    safe = (row.safe_1, row.safe_2) if _left(row) == 1 else (row.safe_2, row.safe_1)
+    side: Side | None = None if row.choice is None else "left" if row.choice == _left(row) else "right"
     return Past(_as_task(row, number), Given(row.id, side, row.grade, *safe, row.comment, row.flag, row.skip_reason,
                                              row.seconds, row.created_at))
 

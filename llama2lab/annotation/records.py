@@ -150,11 +150,12 @@ def _labels(conn: sa.Connection, records: Records, names: dict[str, str], counts
     _slots(conn, ordered)
     insert(conn, t.labels, ordered)
     for item_id, annotator_id in {(row["item_id"], row["annotator_id"]) for row in ordered}:
-        # The trigger went by the row that came last, which need not be the one in force.
-        skipped = sa.select(t.labels.c.skip_reason).where(t.labels.c.id == current(conn, annotator_id, item_id))
-        state = "done" if conn.execute(skipped).scalar() is None else "skipped"
-        conn.execute(t.slots.update().where(t.slots.c.item_id == item_id, t.slots.c.annotator_id == annotator_id,
-                                            t.slots.c.state != state).values(state=state))
+        # The slot is as the label in force says, which need not be the one that came in last.
+        lab = t.labels.c
+        skipped, left = conn.execute(sa.select(lab.skip_reason, lab.left).where(
+            lab.id == current(conn, annotator_id, item_id))).one()
+        conn.execute(t.slots.update().where(t.slots.c.item_id == item_id, t.slots.c.annotator_id == annotator_id)
+                     .values(state="done" if skipped is None else "skipped", left=left or 1))
     counts.labels = len(ordered)
 
 
@@ -194,7 +195,7 @@ def _slots(conn: sa.Connection, labels: Sequence[Row]) -> None:
     for (item_id, annotator_id), row in sorted(first.items(), key=lambda pair: (pair[1]["created_at"], pair[1]["id"])):
         if (item_id, annotator_id) in held:
             continue
-        values = {"annotator_id": annotator_id, "left": row["left"], "state": "done"}
+        values = {"annotator_id": annotator_id, "left": row["left"] or 1, "state": "done"}
         if free.get(item_id):
             conn.execute(t.slots.update().where(s.item_id == item_id, s.number == free[item_id].pop(0))
                          .values(**values))

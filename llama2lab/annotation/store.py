@@ -79,12 +79,14 @@ class Store:
 
     def write(self, work: Callable[[sa.Connection], T]) -> T:
         """`work` in a transaction, again where others were in the way; it must not matter how often it runs."""
+        start = time.monotonic()
         for attempt in range(ATTEMPTS):
             try:
                 with self.begin() as conn:
                     return work(conn)
             except StoreError as e:
-                if attempt == ATTEMPTS - 1 or not _collision(e.__cause__):
+                patient = attempt < ATTEMPTS - 1 and time.monotonic() - start < BUSY_SECONDS
+                if not (patient and _collision(e.__cause__)):
                     raise
                 time.sleep(0.05 * 2**attempt)
         raise AssertionError("unreachable")

@@ -189,6 +189,7 @@ labels = sa.Table(
     sa.CheckConstraint("choice IN (1, 2)", name="labels_choice"),
     sa.CheckConstraint(one_of("grade", GRADES), name="labels_grade"),
     sa.CheckConstraint('"left" IN (1, 2)', name="labels_left"),
+    sa.CheckConstraint("seconds >= 0 AND seconds < 1e300", name="labels_seconds"),  # neither infinite nor NaN
     sa.Index("labels_item", "item_id", "annotator_id"),
     sa.Index("labels_annotator", "annotator_id"),
     sa.Index("labels_supersedes", "supersedes"),

@@ -96,7 +96,8 @@ def upgrade() -> None:
         sa.CheckConstraint("(choice IS NULL) = (grade IS NULL)", name="labels_choice_and_grade"),
         sa.CheckConstraint("choice IN (1, 2)", name="labels_choice"),
         sa.CheckConstraint("grade IN ('significantly', 'better', 'slightly', 'negligibly')", name="labels_grade"),
-        sa.CheckConstraint('"left" IN (1, 2)', name="labels_left"))
+        sa.CheckConstraint('"left" IN (1, 2)', name="labels_left"),
+        sa.CheckConstraint("seconds >= 0 AND seconds < 1e300", name="labels_seconds"))
     op.create_index("labels_item", "labels", ["item_id", "annotator_id"])
     op.create_index("labels_annotator", "labels", ["annotator_id"])
     op.create_index("labels_supersedes", "labels", ["supersedes"])

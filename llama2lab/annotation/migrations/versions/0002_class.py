@@ -142,8 +142,8 @@ BEGIN
     WHERE item_id = item AND annotator_id = who AND state = 'leased';
   RETURN FOUND;
 END $$""",
-    # What a login that is an annotator's cannot make up about its own labels: the side and the time. The lock keeps
-    # the slot from being handed on while it is answered.
+    # What a login that is an annotator's cannot make up about its own labels: the side and the time, an id that files
+    # cannot carry, and a choice that the report's rule forbids. The lock keeps the slot from being handed on meanwhile.
     """
 CREATE FUNCTION llama2lab_stamp() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = {schema}, pg_temp AS $$
@@ -155,6 +155,12 @@ BEGIN
   IF llama2lab_me() IS NOT NULL THEN
     NEW.created_at := clock_timestamp();
     NEW."left" := side;
+    IF NEW.id !~ '^[A-Za-z0-9_-]{{1,64}}$' OR NEW.choice IS NOT NULL AND EXISTS (
+         SELECT 1 FROM items i WHERE i.id = NEW.item_id AND i.kind = 'safety' AND CASE NEW.choice
+           WHEN 1 THEN NEW.safe_1 IS NOT TRUE AND NEW.safe_2 IS NOT FALSE
+           ELSE NEW.safe_2 IS NOT TRUE AND NEW.safe_1 IS NOT FALSE END) THEN
+      RAISE EXCEPTION 'this is no label' USING ERRCODE = '23514';
+    END IF;
   END IF;
   RETURN NEW;
 END $$""",
