@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama2lab.annotation.scale import GRADES
+from llama2lab.errors import LabError
 from llama2lab.stats import Figure, wilson
 
 Label = dict[str, Any]  # what exchange.labels gives
@@ -113,8 +114,10 @@ def counts_from(rows: Sequence[Sequence[int]], items: Sequence[Any], categories:
 
 def alpha_of(table: Array, level: Level) -> float:
     """Krippendorff's alpha, by the library; NaN where it is not defined: no unit judged twice, or no variation."""
-    import krippendorff
-
+    try:
+        import krippendorff
+    except ModuleNotFoundError as e:
+        raise LabError("krippendorff is not installed; give: pip install 'llama2lab[annotate]'") from e
     pairable = table[table.sum(axis=1) >= 2]
     if (pairable.sum(axis=0) > 0).sum() < 2:
         return float("nan")
