@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 from sqlalchemy.exc import DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -60,6 +62,8 @@ def explain(error: Exception, where: str) -> StoreError | None:
     original: Exception = getattr(error, "orig", None) or error
     code = getattr(original, "sqlite_errorcode", None)
     if code is not None:
+        if code == sqlite3.SQLITE_READONLY_DBMOVED:
+            return StoreError(f"{where} was moved away while it was written to; put it back", retry=True)
         if code & 0xFF in SQLITE:
             words, retry = SQLITE[code & 0xFF]
             return StoreError(f"{where} {words}", retry)
@@ -87,7 +91,7 @@ def _connection(error: Exception, original: Exception, where: str) -> StoreError
         return StoreError(f"{where}: {POSTGRES['28P01'][0]}")
     if "does not exist" in said and "database" in said:
         return StoreError(f"{where}: {POSTGRES['3D000'][0]}")
-    if "does not exist" in said and "role" in said:
+    if ("does not exist" in said and "role" in said) or "pg_hba.conf" in said:
         return StoreError(f"{where}: {POSTGRES['28'][0]}")
     if "too many clients" in said or "remaining connection slots" in said:
         return StoreError(f"{where}: {POSTGRES['53300'][0]}", retry=True)
