@@ -247,6 +247,7 @@ def test_a_locked_file_is_waited_for_and_then_named(tmp_path, monkeypatch):
     with pytest.raises(StoreError, match="locked by another program") as caught:
         queue.submit(store, me, task.item_id, "left", "better", label_id="mine")
     assert caught.value.retry
+    monkeypatch.setattr("llama2lab.annotation.store.BUSY_SECONDS", 30)
     release = threading.Timer(0.3, lambda: other.execute("ROLLBACK"))
     release.start()
     assert queue.submit(store, me, task.item_id, "left", "better", label_id="mine") == "mine"
