@@ -4,6 +4,7 @@ import csv
 import itertools
 import os
 import stat
+import threading
 
 import psycopg
 import pytest
@@ -70,6 +71,30 @@ def test_everybody_of_the_roster_can_label_with_the_ordinary_code(room):
             after = queue.progress(store, me)
             assert (after.done, after.skipped, after.open) == (4, 1, before.open - 5)
     assert {label["annotator"] for label in exchange.labels(room.admin)} == set(ROSTER[:3])
+
+
+def test_a_class_that_labels_at_once_under_its_own_logins(room):
+    exchange.add_pairs(room.admin, pairs(20, start=100), overlap=3)
+    made, failures = [], []
+
+    def label(name):
+        try:
+            with room.open(name) as store:
+                me = store.annotator(name)
+                while task := queue.next_task(store, me):
+                    made.append(queue.submit(store, me, task.item_id, "left", "better"))
+        except Exception as e:
+            failures.append(e)
+
+    threads = [threading.Thread(target=label, args=(name,)) for name in ROSTER]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    labels = exchange.labels(room.admin)
+    assert failures == [] and sorted(made) == sorted(label["label_id"] for label in labels)
+    assert len(labels) == 8 * 2 + 3 * len(ROSTER) + 20 * 3  # as wanted, and gold by everybody
+    assert len({(label["item_id"], label["annotator"]) for label in labels}) == len(labels)
 
 
 def test_the_file_of_urls_is_for_the_teacher_alone(room):
