@@ -202,11 +202,24 @@ class Lab:
         page.locator(".jp-Spinner").wait_for(state="detached")
         self.idle(page)
         for number in range(cells):
-            self.command_mode(page)
-            page.keyboard.press("Control+Enter")
+            self.run_cell(page, number)
             if number + 1 < cells:
                 page.keyboard.press("ArrowDown")
         return Form(page)
+
+    def run_cell(self, page: Any, number: int = 0) -> None:
+        """Ctrl+Enter, again where JupyterLab was not ready to hear it."""
+        prompt = page.locator(".jp-Notebook .jp-Cell .jp-InputPrompt").nth(number)
+        before = prompt.text_content()
+        for _ in range(20):
+            self.command_mode(page)
+            page.keyboard.press("Control+Enter")
+            try:
+                until(lambda: prompt.text_content() != before, "the cell runs", 10)
+                return
+            except AssertionError:
+                continue
+        raise AssertionError("Ctrl+Enter does not run the cell")
 
     def idle(self, page: Any) -> None:
         page.wait_for_function(

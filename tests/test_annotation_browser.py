@@ -95,7 +95,7 @@ def check(path: Path, expected: dict[str, Any]) -> None:
         assert got["answers"][got["choice"] - 1] == want["text"]
         assert (got["choice"] == got["left"]) == (want["side"] == "left")
         assert got["comment"] == want.get("comment", "") and got["flag"] == want.get("flag", False)
-        assert 0 < got["seconds"] < 60
+        assert 0 < got["seconds"] < 600
         assert got["guidelines"]
 
 
@@ -125,8 +125,7 @@ def test_twenty_items_by_keyboard_in_jupyterlab(lab: real.Lab, browser: Any) -> 
         form.press("q")
         lab.leave(page)
         lab.restart_kernel(page)
-        lab.command_mode(page)
-        page.keyboard.press("Control+Enter")
+        lab.run_cell(page)
         page.wait_for_function("item => document.querySelector('.l2a')?.dataset.item === item", arg=waiting)
         form = real.Form(page)
         form.tab_into()
@@ -271,7 +270,7 @@ def test_a_kernel_that_is_gone_loses_nothing(lab: real.Lab, browser: Any) -> Non
         real.shot(page, "kernel-gone")
         assert count(path) == 1
         lab.leave(page)
-        page.keyboard.press("Control+Enter")
+        lab.run_cell(page)
         page.wait_for_function("item => !['', item].includes(document.querySelector('.l2a')?.dataset.item ?? '')",
                                arg=item)
         expected[item] = {"side": "left", "grade": "slightly", "text": chosen, "safe": None}
@@ -298,7 +297,7 @@ def test_what_models_write_is_only_text(lab: real.Lab, browser: Any) -> None:
         assert texts == {shown, long}
         assert form.root.locator("script, img, iframe").count() == 0
         box = form.root.evaluate("e => [e.getBoundingClientRect().height, e.scrollWidth <= e.clientWidth]")
-        assert box[0] < 1000 and box[1]  # the long text scrolls inside its own box
+        assert box[0] < 900 and box[1]  # the long text scrolls inside its own box
         real.shot(page, "long-dialogue")
         form.press("g")
         form.root.locator(".l2a-prose").first.wait_for()
@@ -318,22 +317,29 @@ def side_of_road(form: real.Form) -> str:
     return "left" if "Forest Road" in form.text(".l2a-left .l2a-text") else "right"
 
 
+def served(tmp_path: Path, location: str, settings: app.Settings) -> tuple[Path, dict[str, str]]:
+    """The folder and environment of `llama2lab annotate`, apart from this person's own settings of Jupyter."""
+    folder = tmp_path / "voila"
+    wanted = app.environment(location, settings, folder)
+    return app.prepare(folder), real.environment(tmp_path, **{
+        key: wanted[key] for key in (app.URL_VARIABLE, app.SETTINGS_VARIABLE, "JUPYTER_PATH")})
+
+
 def test_voila_from_the_name_to_the_thanks(browser: Any, tmp_path: Path) -> None:
     path = new_store(tmp_path / "class.db", [row(i) for i in range(20)] + [gold(i) for i in range(6)])
     port, log = real.free_port(), tmp_path / "voila.log"
     settings = app.Settings(number=3, mark=0.66, attempts=2)
-    folder = tmp_path / "served"
-    folder.mkdir()
-    (folder / "annotate.ipynb").write_text(app.NOTEBOOK.read_text(encoding="utf-8"), encoding="utf-8")
-    env = real.environment(tmp_path, **{k: v for k, v in app.environment(str(path), settings).items()
-                                        if k.startswith("LLAMA2LAB")})
+    folder, env = served(tmp_path, str(path), settings)
     url = f"http://127.0.0.1:{port}/"
     expected: dict[str, Any] = {}
     with (real.running(app.command("127.0.0.1", port, "/"), env, folder, log, url + "voila/static/"),
           real.page_of(browser) as page):
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
         page.goto(url)
         form = real.Form(page)
         form.wait("name")
+        assert [a for a in asked if not a.startswith((url, f"blob:{url}", "data:"))] == []  # nothing from elsewhere
         assert page.locator("pre, .jp-InputArea").count() == 0  # no code
         real.shot(page, "voila-name")
         page.keyboard.type("<b>Ada</b>")
@@ -412,11 +418,9 @@ def test_the_password_stays_in_the_kernel(browser: Any, tmp_path: Path) -> None:
     """A server that does not answer: the page says so in words, and neither page nor log holds the password."""
     port, log = real.free_port(), tmp_path / "voila.log"
     url, dead = f"http://127.0.0.1:{port}/", f"postgresql://ada:geheim42@127.0.0.1:{real.free_port()}/labels"
-    (tmp_path / "annotate.ipynb").write_text(app.NOTEBOOK.read_text(encoding="utf-8"), encoding="utf-8")
-    env = real.environment(tmp_path, **{k: v for k, v in app.environment(dead, app.Settings()).items()
-                                        if k.startswith("LLAMA2LAB")})
-    with (real.running(app.command("127.0.0.1", port, "/"), env, tmp_path, log, url + "voila/static/"),
-          real.page_of(browser) as page):
+    folder, env = served(tmp_path, dead, app.Settings())
+    with (real.running(app.command("127.0.0.1", port, "/"), env, folder, log, url + "voila/static/"),
+          real.page_of(browser, color_scheme="dark") as page):
         frames: list[str] = []
         page.on("websocket", lambda ws: ws.on("framereceived", lambda data: frames.append(str(data))))
         page.goto(url)

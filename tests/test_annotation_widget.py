@@ -489,7 +489,7 @@ def test_the_url_goes_to_the_kernel_and_nowhere_else(path: Path, monkeypatch: py
     assert not any("geheim42" in word for word in app.command("127.0.0.1", 1, "/"))
     with pytest.raises(LabError, match="llama2lab annotate"):
         app.application()
-    for key, value in app.environment(str(path), app.Settings(seed=7)).items():
+    for key, value in app.environment(str(path), app.Settings(seed=7), path.parent).items():
         if key.startswith("LLAMA2LAB"):
             monkeypatch.setenv(key, value)
     form = app.application()

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,14 @@ from llama2lab.errors import LabError
 URL_VARIABLE = "LLAMA2LAB_ANNOTATE_URL"
 SETTINGS_VARIABLE = "LLAMA2LAB_ANNOTATE"
 NOTEBOOK = HERE / "app.ipynb"
+TEMPLATE = "llama2lab"
+# Voila's own page asks a server on the internet for icons that the form does not use; a class whose network has no way
+# out would wait for it before it sees anything.
+PAGE = """{%- extends 'lab/index.html.j2' -%}
+{%- block notebook_css -%}
+{{ super() | replace('https://cdn.jsdelivr.net/', 'data:text/css,') }}
+{%- endblock notebook_css -%}
+"""
 IDLE_SECONDS = 3600  # a kernel whose page is gone ends after this long; one whose page is open stays
 STOP_SECONDS = 10
 
@@ -179,9 +187,8 @@ def annotate(url: str | os.PathLike[str], host: str = "127.0.0.1", port: int = 8
         raise LabError(f"the base URL begins and ends with a slash, not {base_url!r}")
     address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::', '') else host}:{port}{base_url}"
     with tempfile.TemporaryDirectory(prefix="llama2lab-annotate-") as folder:
-        # A folder of its own: Voila serves what lies beside the notebook.
-        shutil.copy(NOTEBOOK, Path(folder) / "annotate.ipynb")
-        process = subprocess.Popen(command(host, port, base_url), cwd=folder, env=environment(location, settings))
+        process = subprocess.Popen(command(host, port, base_url), cwd=prepare(Path(folder)),
+                                   env=environment(location, settings, Path(folder)))
         say(f"the form: {address}   ({waiting} pairs: {', '.join(kinds)}; {public_url(location)}; stop with Ctrl-C)")
         if host not in ("127.0.0.1", "localhost", "::1"):
             say("anybody who reaches this machine can use the form, and under any name; there is no encryption")
@@ -199,16 +206,29 @@ def annotate(url: str | os.PathLike[str], host: str = "127.0.0.1", port: int = 8
         raise LabError(f"Voila ended with code {code}; what it said stands above")
 
 
+def prepare(folder: Path) -> Path:
+    """Voila's folder, which holds nothing else: it serves what lies beside the notebook. And its page."""
+    template = folder / "share" / "voila" / "templates" / TEMPLATE
+    template.mkdir(parents=True)
+    (template / "conf.json").write_text(json.dumps({"base_template": "lab"}))
+    (template / "index.html.j2").write_text(PAGE)
+    served = folder / "served"
+    served.mkdir()
+    shutil.copy(NOTEBOOK, served / "annotate.ipynb")
+    return served
+
+
 def command(host: str, port: int, base_url: str) -> list[str]:
     return [sys.executable, "-m", "voila", "annotate.ipynb", "--no-browser", f"--port={port}", f"--Voila.ip={host}",
-            "--Voila.port_retries=0", f"--Voila.base_url={base_url}", "--Voila.log_level=WARN", "--template=lab",
-            "--show_tracebacks=False", f"--MappingKernelManager.cull_idle_timeout={IDLE_SECONDS}",
-            "--MappingKernelManager.cull_interval=60"]
+            "--Voila.port_retries=0", f"--Voila.base_url={base_url}", "--Voila.log_level=WARN",
+            f"--template={TEMPLATE}", "--show_tracebacks=False", "--MappingKernelManager.cull_interval=60",
+            f"--MappingKernelManager.cull_idle_timeout={IDLE_SECONDS}"]
 
 
-def environment(location: str, settings: Settings) -> Mapping[str, str]:
+def environment(location: str, settings: Settings, folder: Path) -> dict[str, str]:
+    paths = [str(folder / "share"), os.environ.get("JUPYTER_PATH", "")]
     return {**os.environ, URL_VARIABLE: location, SETTINGS_VARIABLE: json.dumps(asdict(settings)),
-            "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+            "JUPYTER_PATH": os.pathsep.join(p for p in paths if p), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
 def _pairs(store: Any) -> tuple[int, list[str]]:

@@ -202,7 +202,7 @@ class View {
     this.refused.hidden = !refused || stage === "broken";
     this.say(this.refused, refused);
     const where = item && !busy ? `${this.placeWords()}.` : "";
-    this.say(this.status, busy ?? notice);
+    this.say(this.status, trouble ? "" : busy ?? notice);
     // For those who hear the form: what happened to the last item, and which one this is.
     if (!busy) this.say(this.live, [notice, where].filter(Boolean).join(" "));
     this.updatePanel(panel, task);
