@@ -26,7 +26,7 @@ def test_thirty_annotators_with_a_hundred_labels_each(store_url, capsys):
 
 def test_a_writer_that_is_killed_a_few_times(tmp_path):
     report = kill(str(tmp_path / "labels.db"), 5)
-    assert report.acknowledged and report.lost == report.unsound == 0
+    assert report.acknowledged >= 4 and report.lost == report.unsound == 0
 
 
 @pytest.mark.slow

@@ -179,10 +179,12 @@ def kill(path: str, times: int = 200, seed: int = 0) -> KillReport:
         for _ in range(times):
             writer = subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True)
             assert writer.stdout is not None
-            if writer.stdout.readline().strip() == "ready":
-                time.sleep(rng.uniform(0, 0.3))
+            if writer.stdout.readline().strip() != "ready":
+                raise LabError("the writer did not start; what it said is above")
+            said = "".join(writer.stdout.readline() for _ in range(rng.randrange(5)))
+            time.sleep(rng.uniform(0, 0.05))  # a save takes about 0.01 s: this ends in the middle of one as often as not
             writer.send_signal(signal.SIGKILL)
-            said, _ = writer.communicate()
+            said += writer.communicate()[0]
             # A line that was cut off was acknowledged to nobody.
             acknowledged += [line.strip() for line in said.splitlines(keepends=True) if line.endswith("\n")]
             with sqlite3.connect(path) as conn:
