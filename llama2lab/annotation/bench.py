@@ -182,7 +182,7 @@ def kill(path: str, times: int = 200, seed: int = 0) -> KillReport:
             if writer.stdout.readline().strip() != "ready":
                 raise LabError("the writer did not start; what it said is above")
             said = "".join(writer.stdout.readline() for _ in range(rng.randrange(5)))
-            time.sleep(rng.uniform(0, 0.05))  # a save takes about 0.01 s: this ends in the middle of one as often as not
+            time.sleep(rng.uniform(0, 0.05))  # often in the middle of a save
             writer.send_signal(signal.SIGKILL)
             said += writer.communicate()[0]
             # A line that was cut off was acknowledged to nobody.
