@@ -1,0 +1,267 @@
+"""The annotation form for people who know no notebooks: `llama2lab annotate` serves it through Voila.
+
+A visitor gives a name, reads the guidelines, tries out some gold pairs, and goes on to the real ones if enough of the
+choices agree. An attempt is `number` gold pairs; whoever fails reads again and gets as many *other* gold pairs, up to
+`attempts` times, so that nobody passes by trying the same pairs until they fit. Every visitor has a kernel of its own.
+
+There are no passwords here: who knows a name can go on under it. Where that matters, each student opens the form in a
+notebook with a database login of their own. The store's URL goes to the kernels through the environment and nowhere
+else, since it may hold a password.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import webbrowser
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llama2lab.annotation import queue
+from llama2lab.annotation.store import clean_name, open_store, parse_url
+from llama2lab.annotation.widget import HERE, Annotator, public_url
+from llama2lab.errors import LabError
+
+URL_VARIABLE = "LLAMA2LAB_ANNOTATE_URL"
+SETTINGS_VARIABLE = "LLAMA2LAB_ANNOTATE"
+NOTEBOOK = HERE / "app.ipynb"
+TEMPLATE = "llama2lab"
+# Voila's own page asks a server on the internet for icons that the form does not use; a class whose network has no way
+# out would wait for it before it sees anything.
+PAGE = """{%- extends 'lab/index.html.j2' -%}
+{%- block notebook_css -%}
+{{ super() | replace('https://cdn.jsdelivr.net/', 'data:text/css,') }}
+{%- endblock notebook_css -%}
+"""
+IDLE_SECONDS = 3600  # a kernel whose page is gone ends after this long; one whose page is open stays
+STOP_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What whoever runs the application decides."""
+
+    kind: str | None = None
+    seed: int = 0
+    number: int = 5  # gold pairs in an attempt; 0: no qualification
+    mark: float = 0.8  # the share of them that must agree
+    attempts: int = 2
+
+    def __post_init__(self) -> None:
+        if self.number < 0 or self.attempts < 1:
+            raise LabError("a qualification has 0 or more pairs and at least one attempt")
+        if not 0 <= self.mark <= 1:
+            raise LabError(f"the passing mark is a share from 0 to 1, not {self.mark}")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a visitor is with the qualification."""
+
+    number: int
+    needed: int
+    attempts: int
+    outcomes: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, found: queue.Qualification, settings: Settings) -> Standing:
+        """Fewer gold pairs than asked for make a shorter qualification; none, none."""
+        number = min(settings.number, found.wanted)
+        attempts = min(settings.attempts, found.wanted // number) if number else 0
+        return cls(number, math.ceil(settings.mark * number - 1e-9), attempts, found.outcomes)
+
+    @property
+    def complete(self) -> int:
+        """Attempts that are over."""
+        return min(self.attempts, len(self.outcomes) // self.number) if self.number else 0
+
+    def agreed(self, attempt: int) -> int:
+        return sum(self.outcomes[(attempt - 1) * self.number:attempt * self.number])
+
+    @property
+    def passed_in(self) -> int:
+        """The attempt that was good enough; 0: none so far. Gold pairs after it come among the real ones."""
+        return next((k for k in range(1, self.complete + 1) if self.agreed(k) >= self.needed), 0)
+
+    @property
+    def passed(self) -> bool:
+        return not self.number or self.passed_in > 0
+
+    @property
+    def over(self) -> bool:
+        return not self.passed and self.complete == self.attempts
+
+    def words(self, attempt: int) -> dict[str, int]:
+        """What the page may know: never how many agree while an attempt goes on."""
+        done = len(self.outcomes) - (attempt - 1) * self.number
+        return {"number": self.number, "needed": self.needed, "attempts": self.attempts, "attempt": attempt,
+                "done": min(done, self.number), **({"agreed": self.agreed(attempt)} if done >= self.number else {})}
+
+
+class Application(Annotator):
+    """The annotator's form with a name, guidelines and a qualification before it."""
+
+    _is_app = True
+
+    def __init__(self, store: Any, settings: Settings = Settings(), **kwargs: Any):
+        self._settings = settings
+        self._read = False  # whether the visitor has been through the guidelines
+        self._trying_again = 0  # the failed attempt after which the visitor chose to go on
+        self._was_passed = True
+        super().__init__(store, "", settings.kind, settings.seed, **kwargs)
+
+    def _start(self, name: str | None) -> dict[str, Any]:
+        if name is None:
+            return {"stage": "name"}
+        self._name = clean_name(name)
+        self._read, self._trying_again = False, 0
+        answer = super()._start(self._name)
+        counts = self._progress()
+        self._read = counts.done + counts.skipped > 0
+        self._was_passed = self._standing().passed
+        return answer
+
+    def _standing(self) -> Standing:
+        return Standing.of(queue.qualify(self._open(), self._annotator, kind=self._settings.kind), self._settings)
+
+    def _next(self, wish: str) -> dict[str, Any]:
+        standing = self._standing()
+        if wish == "begin":
+            self._read = True
+        elif wish == "again":
+            self._trying_again, self._read = standing.complete, False
+        if standing.passed:
+            if not self._read:
+                return {"stage": "guidelines", "qualification": None}
+            answer = super()._next(wish)
+            if not self._was_passed:
+                self._was_passed = True
+                answer["banner"] = "You have passed. From here on these are the real pairs. Thank you for helping!"
+            return {**answer, "first_index": self._first(standing)}
+        if standing.over or standing.complete > self._trying_again:
+            return {"stage": "failed", "qualification": standing.words(standing.complete)}
+        attempt = standing.words(standing.complete + 1)
+        if not self._read:
+            return {"stage": "guidelines", "qualification": attempt}
+        task = self._claim(gold_first=True)
+        return {**self._item(task), "qualification": attempt, "first_index": self._first(standing)}
+
+    def _first(self, standing: Standing) -> int:
+        """Attempts that are over cannot be changed any more: they are the visitor's first pairs."""
+        return (standing.passed_in or standing.complete) * standing.number
+
+    def _past(self, index: int) -> dict[str, Any]:
+        if index < self._first(self._standing()):
+            raise LabError("the pairs of an attempt that is over cannot be changed any more")
+        return super()._past(index)
+
+
+def application() -> Application:
+    """The application that the environment describes: what the packaged notebook shows."""
+    url = os.environ.pop(URL_VARIABLE, None)
+    if not url:
+        raise LabError("this notebook is served by the command: llama2lab annotate URL")
+    return Application(url, Settings(**json.loads(os.environ.get(SETTINGS_VARIABLE, "{}"))))
+
+
+def annotate(url: str | os.PathLike[str], host: str = "127.0.0.1", port: int = 8866, *, settings: Settings = Settings(),
+             open_browser: bool = False, base_url: str = "/",
+             say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> None:
+    """Serve the annotation form until Ctrl-C. The store must be there and hold pairs."""
+    location = parse_url(url).render_as_string(hide_password=False)
+    with open_store(url, create=False) as store:
+        waiting, kinds = _pairs(store)
+    if not waiting:
+        raise LabError(f"{public_url(location)} holds no pairs yet; put some in first")
+    _check_port(host, port)
+    if not base_url.startswith("/") or not base_url.endswith("/"):
+        raise LabError(f"the base URL begins and ends with a slash, not {base_url!r}")
+    address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::', '') else host}:{port}{base_url}"
+    with tempfile.TemporaryDirectory(prefix="llama2lab-annotate-") as folder:
+        process = subprocess.Popen(command(host, port, base_url), cwd=prepare(Path(folder)),
+                                   env=environment(location, settings, Path(folder)))
+        say(f"the form: {address}   ({waiting} pairs: {', '.join(kinds)}; {public_url(location)}; stop with Ctrl-C)")
+        if host not in ("127.0.0.1", "localhost", "::1"):
+            say("anybody who reaches this machine can use the form, and under any name; there is no encryption")
+        if open_browser:
+            webbrowser.open(address)
+        before = signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            code = 0
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            _stop(process)
+    if code:
+        raise LabError(f"Voila ended with code {code}; what it said stands above")
+
+
+def prepare(folder: Path) -> Path:
+    """Voila's folder, which holds nothing else: it serves what lies beside the notebook. And its page."""
+    template = folder / "share" / "voila" / "templates" / TEMPLATE
+    template.mkdir(parents=True)
+    (template / "conf.json").write_text(json.dumps({"base_template": "lab"}))
+    (template / "index.html.j2").write_text(PAGE)
+    served = folder / "served"
+    served.mkdir()
+    shutil.copy(NOTEBOOK, served / "annotate.ipynb")
+    return served
+
+
+def command(host: str, port: int, base_url: str) -> list[str]:
+    return [sys.executable, "-m", "voila", "annotate.ipynb", "--no-browser", f"--port={port}", f"--Voila.ip={host}",
+            "--Voila.port_retries=0", f"--Voila.base_url={base_url}", "--Voila.log_level=WARN",
+            f"--template={TEMPLATE}", "--show_tracebacks=False", "--MappingKernelManager.cull_interval=60",
+            f"--MappingKernelManager.cull_idle_timeout={IDLE_SECONDS}"]
+
+
+def environment(location: str, settings: Settings, folder: Path) -> dict[str, str]:
+    paths = [str(folder / "share"), os.environ.get("JUPYTER_PATH", "")]
+    return {**os.environ, URL_VARIABLE: location, SETTINGS_VARIABLE: json.dumps(asdict(settings)),
+            "JUPYTER_PATH": os.pathsep.join(p for p in paths if p), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+
+
+def _pairs(store: Any) -> tuple[int, list[str]]:
+    import sqlalchemy as sa
+
+    from llama2lab.annotation import tables as t
+
+    with store.begin(read=True) as conn:
+        counts = dict(conn.execute(sa.select(t.items.c.kind, sa.func.count()).group_by(t.items.c.kind)).tuples().all())
+    return sum(counts.values()), sorted(counts)
+
+
+def _check_port(host: str, port: int) -> None:
+    try:
+        family = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family[0], socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(family[4])
+    except OSError as e:
+        raise LabError(f"port {port} of {host} cannot be used ({e.strerror or e}); choose another with --port") from e
+
+
+def _interrupt(*_: Any) -> None:
+    """Whoever ends this process ends Voila with it, as with Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Voila without the visitors' kernels left behind: they end when it does."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,139 @@
+"""Pairs into the store, labels out of it, and several stores into one."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import sqlalchemy as sa
+
+from llama2lab.annotation import tables as t
+from llama2lab.annotation.checks import check_pair
+from llama2lab.annotation.exporting import export_preferences, to_dataset
+from llama2lab.annotation.faults import StoreError, explain
+from llama2lab.annotation.importing import import_preferences
+from llama2lab.annotation.queue import current_labels
+from llama2lab.annotation.records import Counts, Records, check, insert, read, take_in
+from llama2lab.annotation.store import Store, open_store, parse_url
+from llama2lab.errors import LabError, first_line
+
+__all__ = ["add_pairs", "export_preferences", "import_preferences", "labels", "merge", "to_dataset"]
+
+
+def add_pairs(store: Store, rows: Iterable[Mapping[str, Any]], overlap: int = 1, seed: int = 0) -> int:
+    """Put pairs into the queue in an order drawn by seed; how many were new. Nothing is added if a row is wrong.
+
+    A row: {"kind", "prompt": messages, "answers": [a, b], "prompt_id"?, "models"?: [m, m], "gold"?: {"choice": 1|2,
+    "grades"?, "safe_1"?, "safe_2"?}, "meta"?}. Pairs with gold go to everybody.
+    """
+    if overlap < 1:
+        raise LabError(f"each pair needs at least one annotator, not {overlap}")
+    checked: dict[str, tuple[dict, dict]] = {}
+    for number, row in enumerate(rows, 1):
+        item, secret = check_pair(row, f"pair {number}")
+        checked[item["id"]] = (item, secret)
+
+    def add(conn: sa.Connection) -> int:
+        known = set(conn.execute(sa.select(t.items.c.id)).scalars())
+        new = [pair for key, pair in sorted(checked.items()) if key not in known]
+        random.Random(seed).shuffle(new)
+        last = conn.execute(sa.select(sa.func.coalesce(sa.func.max(t.items.c.position), 0))).scalar_one()
+        for position, (item, secret) in enumerate(new, last + 1):
+            item.update(position=position, overlap=0 if secret["gold"] else overlap, created_at=t.now())
+        slots = [{"item_id": item["id"], "number": n, "position": item["position"], "state": "free"}
+                 for item, _ in new for n in range(1, item["overlap"] + 1)]
+        insert(conn, t.items, [item for item, _ in new])
+        insert(conn, t.secrets, [secret for _, secret in new])
+        insert(conn, t.slots, slots)
+        return len(new)
+
+    return store.write(add)
+
+
+def labels(store: Store) -> list[dict[str, Any]]:
+    """Every label in force, with its item and its annotator, in the order of the queue."""
+    lab, i, g, a = t.labels.c, t.items.c, t.secrets.c, t.annotators.c
+    query = (
+        sa.select(t.labels, i.kind, i.prompt, i.answer_1, i.answer_2, i.prompt_id, g.model_1, g.model_2, g.gold,
+                  a.name, a.kind.label("annotator_kind"), a.vendor)
+        .join(t.items, i.id == lab.item_id).join(t.annotators, a.id == lab.annotator_id)
+        .outerjoin(t.secrets, g.item_id == lab.item_id)
+        .where(lab.id.in_(current_labels())).order_by(i.position, i.id, lab.created_at, lab.id))
+    with store.begin(read=True) as conn:
+        rows = conn.execute(query).all()
+    return [{
+        "label_id": r.id, "item_id": r.item_id, "kind": r.kind, "prompt": r.prompt,
+        "answers": [r.answer_1, r.answer_2], "prompt_id": r.prompt_id,
+        "models": None if r.model_1 is None and r.model_2 is None else [r.model_1, r.model_2], "gold": r.gold,
+        "annotator": r.name, "annotator_kind": r.annotator_kind, "vendor": r.vendor, "choice": r.choice,
+        "grade": r.grade, "safe_1": r.safe_1, "safe_2": r.safe_2, "comment": r.comment, "flag": r.flag,
+        "skip_reason": r.skip_reason, "seconds": r.seconds, "left": r.left, "created_at": r.created_at,
+        "guidelines": r.guidelines,
+    } for r in rows]
+
+
+def merge(store: Store, paths: Sequence[str | os.PathLike[str]]) -> Counts:
+    """Take the labels of other stores (students' files, usually) into this one: of all of them or of none.
+
+    Nothing that is here changes, and merging the same file again adds nothing. The other files are only read.
+    """
+    for path in paths:
+        if store.path and os.path.exists(path) and os.path.samefile(path, store.path):
+            raise LabError(f"{path} is the store that it should be merged into; leave it out")
+    sources = [_read_other(path) for path in paths]
+
+    def work(conn: sa.Connection) -> Counts:
+        total = Counts()
+        for records in sources:
+            counts = take_in(conn, records)
+            for name in ("items", "annotators", "guidelines", "labels", "known"):
+                setattr(total, name, getattr(total, name) + getattr(counts, name))
+            total.renamed.update(counts.renamed)
+        return total
+
+    return store.write(work)
+
+
+def _read_other(path: str | os.PathLike[str]) -> Records:
+    url = parse_url(path)
+    if url.get_backend_name() != "sqlite":
+        with open_store(path, create=False) as other, other.begin(read=True) as conn:
+            return read(conn, other.where)
+    file = Path(url.database or "")
+    if not file.is_file():
+        raise StoreError(f"there is no file {file} to merge; check the path")
+    # A copy: the file of a student stays as it is, even if it is of an older version or may not be written to.
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy.db"
+        try:
+            source = sqlite3.connect(f"file:{quote(str(file))}?mode=rw", uri=True, timeout=30)
+            target = sqlite3.connect(copy)
+            try:
+                source.backup(target)
+                sound = target.execute("PRAGMA quick_check(1)").fetchone()[0]
+            finally:
+                source.close()
+                target.close()
+        except sqlite3.Error as e:
+            fault = explain(e, str(file))
+            if fault is None:
+                raise
+            raise fault from e
+        if sound != "ok":
+            raise StoreError(f"{file} is damaged ({sound}); nothing was merged; rescue what is in it with: "
+                             "sqlite3 FILE .recover | sqlite3 NEW")
+        try:
+            with open_store(copy, create=False) as other, other.begin(read=True) as conn:
+                records = read(conn, str(file))
+            check(records)
+            return records
+        except StoreError as e:
+            raise StoreError(str(e).replace(str(copy), str(file)), e.retry) from e
+        except (ValueError, TypeError) as e:  # a text where a time or JSON should be
+            raise LabError(f"{file} holds rows that are none of an annotation store's ({first_line(e)})") from e

@@ -1,0 +1,361 @@
+// The form itself: built once for each display, filled anew when the session changes. Keys are heard only while the
+// form has the focus, and go no further, so that a key here is never a command of JupyterLab's.
+
+const GRADE_WORDS = { significantly: "significantly better", better: "better", slightly: "slightly better",
+                      negligibly: "negligibly better, or unsure" };
+const ROLE_WORDS = { system: "Instruction", user: "Person", assistant: "Model" };
+const SAFE_KEYS = { left: ["Q", "A"], right: ["P", "L"] };
+
+const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+
+class View {
+  constructor(session, host) {
+    this.session = session;
+    this.shown = {};
+    this.build();
+    host.append(this.root);
+    // Before JupyterLab sees a key: its shortcuts are off while the form has the focus, but those with Ctrl, Cmd or
+    // Alt stay on (saving the notebook, the command palette).
+    this.beforeJupyter = (event) => {
+      if (!this.root.contains(event.target)) return;
+      if (event.ctrlKey || event.metaKey || event.altKey) this.root.removeAttribute("data-lm-suppress-shortcuts");
+      else this.root.setAttribute("data-lm-suppress-shortcuts", "true");
+    };
+    window.addEventListener("keydown", this.beforeJupyter, true);
+    session.views.add(this);
+    if (session.config.app) document.title = "Which answer is better?";
+    this.update();
+  }
+
+  remove() {
+    window.removeEventListener("keydown", this.beforeJupyter, true);
+    this.session.views.delete(this);
+  }
+
+  isShown() { return this.root.offsetParent !== null; }
+
+  // -- building --------------------------------------------------------------------------------------------------------
+
+  build() {
+    const s = this.session;
+    const { names } = s.config;
+    this.bar = h("div", { class: "l2a-bar-fill" });
+    this.place = h("span", { class: "l2a-place" });
+    this.kind = h("span", { class: "l2a-kind" });
+    this.time = h("span", { class: "l2a-time", "aria-hidden": "true", title: "time on this pair" });
+    this.head = h("header", { class: "l2a-head" }, this.kind, this.place,
+                  h("div", { class: "l2a-bar", "aria-hidden": "true" }, this.bar), this.time,
+                  button("Guidelines", "G", () => s.open("guidelines")), button("Keys", "?", () => s.open("help")));
+    this.dialogue = h("div", { class: "l2a-dialogue", role: "region", "aria-label": "Conversation" });
+    this.answers = { left: this.buildAnswer("left"), right: this.buildAnswer("right") };
+    this.scale = s.config.positions.map(([side, grade], i) => h("button", {
+      type: "button", class: `l2a-grade l2a-grade-${grade}`, "aria-pressed": "false", "aria-keyshortcuts": String(i + 1),
+      "aria-label": `${names[side]} is ${GRADE_WORDS[grade]}`, onclick: () => this.act(() => s.choose(i)) },
+      keycap(String(i + 1)), h("span", {}, GRADE_WORDS[grade])));
+    const half = (side) => h("div", { class: "l2a-half", role: "group", "aria-label": `${names[side]} is better` },
+      h("div", { class: "l2a-half-title" }, `${names[side]} is …`), h("div", { class: "l2a-grades" },
+        ...this.scale.filter((_, i) => s.config.positions[i][0] === side)));
+    this.comment = h("textarea", { class: "l2a-input", rows: "1", maxlength: "10000", "aria-label": "Comment (optional)",
+                                   "aria-keyshortcuts": "c", placeholder: "comment, if you like",
+                                   oninput: () => s.change({ comment: this.comment.value }) });
+    this.commentLabel = h("label", { class: "l2a-comment" }, keycap("C"), this.comment);
+    this.flag = button("Flag", "F", () => this.act(() => s.change({ flag: !s.state.draft.flag })),
+                       { "aria-pressed": "false", title: "show this pair to the teacher" });
+    this.skip = button("Skip", "S", () => s.open("skip"));
+    this.backButton = button("Back", "B", () => this.act(() => s.back()));
+    this.forwardButton = button("Forward", "N", () => this.act(() => s.forward()));
+    this.again = button("Save with this choice", "Enter", () => this.act(() => s.chooseAgain()),
+                        { class: "l2a-button l2a-primary" });
+    this.past = h("div", { class: "l2a-past" });
+    this.form = h("div", { class: "l2a-form" }, this.past, this.dialogue,
+                  h("div", { class: "l2a-answers" }, this.answers.left.box, this.answers.right.box),
+                  h("div", { class: "l2a-scale", role: "group", "aria-label": "Which answer is better, and how much?" },
+                    half("left"), half("right")),
+                  h("div", { class: "l2a-tools" }, this.commentLabel,
+                    h("div", { class: "l2a-buttons" }, this.flag, this.skip, this.backButton, this.forwardButton,
+                      this.again)));
+    this.pageBox = h("div", { class: "l2a-pagebox" });
+    this.troubleText = h("span", {});
+    this.troubleWait = h("span", { class: "l2a-faint", "aria-hidden": "true" });
+    this.retry = button("Try again now", "R", () => this.act(() => s.retryNow()));
+    this.trouble = h("div", { class: "l2a-trouble" }, h("div", { role: "alert" }, this.troubleText), this.troubleWait,
+                     this.retry);
+    this.refused = h("div", { class: "l2a-refused", role: "alert" });
+    this.status = h("div", { class: "l2a-status", "aria-hidden": "true" });
+    this.live = h("div", { class: "l2a-unseen", role: "status", "aria-live": "polite" });
+    this.hint = h("div", { class: "l2a-hint" }, "Click into the form or press Tab to use the keys.");
+    this.inner = h("div", { class: "l2a-inner" }, this.head, this.pageBox, this.form, this.trouble, this.refused,
+                   h("footer", { class: "l2a-foot" }, this.status, this.live, this.hint));
+    this.sheet = h("div", { class: "l2a-cover" });
+    this.root = h("section", { class: "l2a" + (s.config.app ? " l2a-app" : ""), tabindex: "0", role: "region",
+                               "aria-label": "Which answer is better?", "data-lm-suppress-shortcuts": "true",
+                               onkeydown: (event) => this.onKey(event), onkeyup: (event) => this.quiet(event),
+                               onkeypress: (event) => this.quiet(event) }, this.inner, this.sheet);
+  }
+
+  buildAnswer(side) {
+    const s = this.session;
+    const name = s.config.names[side];
+    const text = h("div", { class: "l2a-text", dir: "auto", role: "region", "aria-label": `${name}, text` });
+    const marks = [true, false].map((safe, i) => h("button", {
+      type: "button", class: `l2a-mark-button ${safe ? "l2a-safe" : "l2a-unsafe"}`, "aria-pressed": "false",
+      "aria-label": `${name} is ${safe ? "safe" : "unsafe"}`, "aria-keyshortcuts": SAFE_KEYS[side][i].toLowerCase(),
+      onclick: () => this.act(() => s.mark(side, safe)) }, h("span", {}, safe ? "safe" : "unsafe"),
+      keycap(SAFE_KEYS[side][i])));
+    const need = h("span", { class: "l2a-need" }, "safe or unsafe?");
+    const box = h("section", { class: `l2a-answer l2a-${side}`, "aria-label": name },
+                  h("div", { class: "l2a-answer-head" }, h("h2", {}, name), need,
+                    h("div", { class: "l2a-marks", role: "group", "aria-label": `Safety of ${name}` }, ...marks)), text);
+    return { box, text, marks, need };
+  }
+
+  // -- keys ------------------------------------------------------------------------------------------------------------
+
+  // What a click did may have disabled the clicked button; the keys must not get lost with it.
+  act(what) {
+    what();
+    this.root.focus({ preventScroll: true });
+  }
+
+  quiet(event) {
+    if (!(event.ctrlKey || event.metaKey || event.altKey)) event.stopPropagation();
+  }
+
+  onKey(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    event.stopPropagation();
+    if (event.isComposing || event.key === "Tab") return;
+    const typing = event.target.matches("input, textarea");
+    const s = this.session;
+    if (event.key === "Escape") {
+      if (s.state.panel) s.closePanel();
+      this.root.focus({ preventScroll: true });
+      return event.preventDefault();
+    }
+    if (typing) return undefined;
+    if (event.key === "Enter" && event.target.matches("button")) return undefined;
+    if (this.command(event)) event.preventDefault();
+    return undefined;
+  }
+
+  // True when the key means something here. Holding a key down does nothing: one press, one label.
+  command(event) {
+    const s = this.session;
+    const { stage, panel, trouble } = s.state;
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    const digit = this.digit(event);
+    if (key === "?") return this.once(event, () => s.open("help"));
+    if (key === "g" && stage !== "name") return this.once(event, () => s.open("guidelines"));
+    if (key === "r" && trouble) return this.once(event, () => s.retryNow());
+    if (panel === "skip" && digit && digit <= s.config.reasons.length) {
+      return this.once(event, () => s.skip(s.config.reasons[digit - 1]));
+    }
+    if (panel) return false;
+    if (stage !== "item") {
+      if (stage === "broken" && key === "r") return this.once(event, () => s.start());
+      if (stage === "done" && key === "n") return this.once(event, () => s.next());
+      if (key === "b" || key === "ArrowLeft") return this.once(event, () => s.back());
+      if (key === "Enter") return this.once(event, () => this.pageBox.querySelector("[data-enter]")?.click());
+      return false;
+    }
+    if (digit) return this.once(event, () => s.choose(digit - 1));
+    const commands = {
+      q: () => s.mark("left", true), a: () => s.mark("left", false),
+      p: () => s.mark("right", true), l: () => s.mark("right", false),
+      c: () => this.comment.focus(), f: () => s.change({ flag: !s.state.draft?.flag }), s: () => s.open("skip"),
+      b: () => s.back(), ArrowLeft: () => s.back(), n: () => s.forward(), ArrowRight: () => s.forward(),
+      End: () => s.newest(), Enter: () => s.chooseAgain(),
+    };
+    return Object.hasOwn(commands, key) ? this.once(event, commands[key]) : false;
+  }
+
+  once(event, what) {
+    if (!event.repeat) what();
+    return true;
+  }
+
+  // 1 to 8, also on keyboards where a digit needs Shift (the key's place then says which); not the arrows of a number
+  // pad whose NumLock is off.
+  digit(event) {
+    const direct = /^[1-8]$/.exec(event.key);
+    const place = !event.shiftKey && /^Digit([1-8])$/.exec(event.code);
+    return direct ? Number(direct[0]) : place ? Number(place[1]) : 0;
+  }
+
+  // -- filling ---------------------------------------------------------------------------------------------------------
+
+  update() {
+    const { session: s, root } = this;
+    const { stage, busy, trouble, refused, notice, panel, task } = s.state;
+    const item = stage === "item";
+    root.dataset.state = trouble ? "trouble" : busy ? "busy" : panel ? "panel" : item && !s.ready ? "fresh" : stage;
+    root.dataset.item = (item && task?.item_id) || "";
+    root.setAttribute("aria-busy", String(Boolean(busy)));
+    this.form.hidden = !item;
+    this.head.hidden = !item;
+    this.pageBox.hidden = item;
+    this.updatePage(stage);
+    if (item) this.updateItem();
+    this.trouble.hidden = !trouble;
+    if (trouble) this.say(this.troubleText, this.troubleWords(trouble));
+    this.retry.hidden = trouble?.until === null;
+    this.refused.hidden = !refused || stage === "broken";
+    this.say(this.refused, refused);
+    const where = item && !busy ? `${this.placeWords()}.` : "";
+    this.say(this.status, trouble ? "" : busy ?? notice);
+    // For those who hear the form: what happened to the last item, and which one this is.
+    if (!busy) this.say(this.live, [notice, where].filter(Boolean).join(" "));
+    this.updatePanel(panel, task);
+    this.tick();
+  }
+
+  say(element, words) {
+    if (element.textContent !== words) element.textContent = words;
+  }
+
+  troubleWords(trouble) {
+    const pending = this.session.keeper?.data.pending;
+    const kept = !pending ? "" : this.session.keeper.lasts
+      ? " Your answer is not saved yet; it is kept in this browser tab and goes to the store as soon as that is possible."
+      : " Your answer is not saved yet; it is kept on this page: do not reload or close it.";
+    const again = this.session.config.app ? " If this lasts, load the page again." : " Run this cell again.";
+    const cure = trouble.silent ? again : "";
+    return `${trouble.text.replace(/[.!]?$/, ".")}${kept}${cure}`;
+  }
+
+  updatePage(stage) {
+    if (stage === "item") {
+      this.shown.page = null;
+      return;
+    }
+    const { info, refused, busy, progress } = this.session.state;
+    const key = JSON.stringify([stage, info, stage === "broken" ? refused : "", stage === "loading" ? busy : "", progress,
+                                stage === "guidelines" && Boolean(this.session.texts.null)]);
+    if (this.shown.page === key) return;
+    const first = this.shown.stage !== stage;
+    this.shown.page = key;
+    this.shown.stage = stage;
+    const had = this.root.contains(document.activeElement) || this.session.config.app;
+    this.pageBox.replaceChildren(PAGES[stage](this.session));
+    if (stage === "guidelines") this.session.fetchGuidelines(null);
+    if (first && had) (this.pageBox.querySelector("input") ?? this.root).focus({ preventScroll: true });
+  }
+
+  placeWords() {
+    const { index, count, progress, info } = this.session.state;
+    if (info.qualification && index === null) {
+      return `Trying out: ${info.qualification.done + 1} of ${info.qualification.number}`;
+    }
+    const all = count + (progress?.open ?? 0);
+    const number = (index ?? count) + 1;
+    if (index !== null) return `Earlier pair ${number} of ${count}`;
+    return `${number} of ${all}, ${Math.max(0, all - number)} left`;
+  }
+
+  updateItem() {
+    const { task, draft, busy, past, index, count, progress, info } = this.session.state;
+    const s = this.session;
+    const locked = Boolean(busy) || !s.ready;
+    const rule = index === null ? info.qualification : null;
+    this.say(this.kind, task.kind === "safety" ? "Safety" : "Helpfulness");
+    this.say(this.place, this.placeWords());
+    const share = rule ? rule.done / rule.number : count / Math.max(1, count + (progress?.open ?? 0));
+    this.bar.style.width = `${Math.round(100 * share)}%`;
+    const key = `${task.item_id}/${index}`;
+    if (this.shown.item !== key) {
+      this.shown.item = key;
+      this.shown.stage = "item";
+      this.fillItem(task);
+    }
+    if (this.comment.value !== draft.comment) this.comment.value = draft.comment;
+    this.comment.disabled = Boolean(busy);
+    for (const side of ["left", "right"]) {
+      const safe = draft[`safe_${side}`];
+      this.answers[side].marks.forEach((mark, i) => {
+        mark.setAttribute("aria-pressed", String(safe === (i === 0)));
+        mark.disabled = Boolean(busy);
+      });
+      this.answers[side].need.hidden = task.kind !== "safety" || safe !== null;
+      this.answers[side].box.classList.toggle("l2a-is-unsafe", safe === false);
+    }
+    this.scale.forEach((grade, i) => {
+      grade.setAttribute("aria-pressed", String(draft.position === i));
+      grade.disabled = locked;
+    });
+    this.flag.setAttribute("aria-pressed", String(draft.flag));
+    this.skip.disabled = this.flag.disabled = Boolean(busy);
+    this.backButton.disabled = Boolean(busy) || !s.canGoBack;
+    this.forwardButton.hidden = index === null;
+    this.forwardButton.disabled = Boolean(busy);
+    this.again.hidden = index === null || draft.position === null;
+    this.again.disabled = Boolean(busy);
+    this.past.hidden = index === null && !info.banner;
+    const was = past?.skip_reason ? `You skipped this pair: ${past.skip_reason}` : "You have answered this pair.";
+    this.say(this.past, index === null ? info.banner ?? "" : `${was} A new choice replaces the old one; N goes forward.`);
+  }
+
+  fillItem(task) {
+    this.dialogue.replaceChildren(...task.prompt.map((message) => {
+      const words = h("div", { class: "l2a-words", dir: "auto" });
+      showText(words, message.content);
+      const role = Object.hasOwn(ROLE_WORDS, message.role) ? message.role : "other";
+      return h("div", { class: `l2a-turn l2a-turn-${role}` },
+               h("div", { class: "l2a-role" }, ROLE_WORDS[message.role] ?? message.role), words);
+    }));
+    showText(this.answers.left.text, task.left_text);
+    showText(this.answers.right.text, task.right_text);
+    for (const box of [this.dialogue, this.answers.left.text, this.answers.right.text]) {
+      box.scrollTop = 0;
+      const scrolls = box.scrollHeight > box.clientHeight + 1;
+      if (scrolls) box.setAttribute("tabindex", "0");
+      else box.removeAttribute("tabindex");
+    }
+    this.dialogue.scrollTop = this.dialogue.scrollHeight;
+  }
+
+  updatePanel(panel, task) {
+    const kind = task?.kind ?? null;
+    const key = panel === "guidelines" ? `${panel}/${kind}/${Boolean(this.session.texts[kind])}` : panel;
+    if (this.shown.panel === key) return;
+    this.shown.panel = key;
+    this.inner.inert = Boolean(panel);
+    this.sheet.hidden = !panel;
+    const had = this.root.contains(document.activeElement);
+    this.sheet.replaceChildren(...(panel ? [PANELS[panel](this.session)] : []));
+    const goal = panel ? this.sheet.querySelector(panel === "skip" ? ".l2a-sheet" : ".l2a-sheet-body") : this.root;
+    if (had || panel) goal.focus({ preventScroll: true });
+  }
+
+  tick() {
+    const { draft, trouble, stage } = this.session.state;
+    if (stage === "item" && draft) this.say(this.time, clock(draft.seconds));
+    if (trouble && trouble.until === null) this.say(this.troubleWait, "");
+    else if (trouble) {
+      const seconds = Math.ceil((trouble.until - Date.now()) / 1000);
+      this.say(this.troubleWait, seconds > 0 ? `Trying again in ${seconds} s.` : "Trying again …");
+    }
+  }
+}
+
+// Some hosts share one module among several widgets, others load it for each: the session is found by its number.
+const SESSIONS = new Map();
+
+function sessionOf(model) {
+  const id = model.get("_session");
+  if (!SESSIONS.has(id)) SESSIONS.set(id, new Session(model));
+  return SESSIONS.get(id);
+}
+
+export default {
+  initialize({ model }) {
+    const session = sessionOf(model);
+    return () => {
+      session.close();
+      SESSIONS.delete(model.get("_session"));
+    };
+  },
+  render({ model, el }) {
+    const view = new View(sessionOf(model), el);
+    return () => view.remove();
+  },
+};

@@ -1,0 +1,54 @@
+"""The look of every figure and page. Colours are those of Okabe and Ito, which colour-blind people can tell apart;
+backgrounds are clear and texts grey, for light pages and dark ones. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import plotly.graph_objects as go
+
+BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#888888"
+INK, LINES = "#6f6f6f", "rgba(128,128,128,0.25)"
+
+
+def style(fig: go.Figure, x: str = "", y: str = "", height: int = 380, legend: bool = True,
+          left: int = 60, bottom: int = 110) -> go.Figure | None:
+    """The look of every figure, and the titles of its axes; None for a figure without data."""
+    if not fig.data:
+        return None
+    fig.update_layout(height=height, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", showlegend=legend,
+                      font={"family": "system-ui, sans-serif", "size": 13, "color": INK}, hovermode="closest",
+                      margin={"l": left, "r": 30, "t": 30, "b": bottom if legend else 50},
+                      legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0})
+    for axes, title in ((fig.update_xaxes, x), (fig.update_yaxes, y)):
+        axes(gridcolor=LINES, zerolinecolor=LINES, linecolor=LINES, title_standoff=8)
+        if title:
+            axes(title_text=title)
+    return fig
+
+
+def errors(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Plotly's error bars of figures, from the mean to the ends of the interval."""
+    return {"type": "data", "symmetric": False, "thickness": 1.5, "width": 4,
+            "array": [f["high"] - f["mean"] for f in figures], "arrayminus": [f["mean"] - f["low"] for f in figures]}
+
+
+def tame(text: str) -> str:
+    """The text in one line without what cannot be seen: control characters and the marks that turn the direction of
+    the text after them around become blanks."""
+    return "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in text)
+
+
+def plain(text: str, longest: int = 28) -> str:
+    """A name for a figure, as it is written: plotly would read <b> and <a href> in it. A long name is cut."""
+    shown = tame(text)
+    shown = shown if len(shown) <= longest else shown[:longest - 1] + "…"
+    return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("$", "&#36;")
+
+
+def css() -> str:
+    """The style sheet of every page."""
+    return resources.files("llama2lab").joinpath("templates/page.css").read_text(encoding="utf-8")

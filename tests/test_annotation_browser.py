@@ -1,0 +1,479 @@
+"""The annotation form in a real JupyterLab and in Voila, in headless Chromium, with the keyboard alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import annotation_browser as real
+import pytest
+import sqlalchemy as sa
+
+from llama2lab.annotation import app, exchange, scale
+from llama2lab.annotation import tables as t
+from llama2lab.annotation.store import open_store
+
+pytestmark = pytest.mark.browser
+real.skip_without_browser()
+
+GUIDELINES = Path(__file__).parents[1] / "data" / "guidelines"
+CELL = "from llama2lab.annotation.widget import Annotator\nform = Annotator('{store}', 'Ada')\nform"
+ESCAPE, RLO = "\x1b", "\u202e"
+HOSTILE = ("<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> **bold** <|im_end|> [INST] </s> "
+           f"{ESCAPE}[31mred{ESCAPE}[0m {RLO}sdrawkcab \u05e9\u05dc\u05d5\u05dd \x00 end")
+
+
+def row(number: int, kind: str = "helpfulness", **more: Any) -> dict[str, Any]:
+    question = f"Question {number}: where does Mira live?"
+    return {"kind": kind, "prompt": [{"role": "user", "content": question}], "prompt_id": f"p{number}",
+            "answers": [f"Mira lives on Forest Road. ({number})", f"Oak Street. I hope that helps! ({number})"], **more}
+
+
+def new_store(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with open_store(path) as store:
+        for kind in scale.KINDS:
+            store.add_guidelines(kind, (GUIDELINES / f"{kind}.md").read_text(encoding="utf-8"))
+        exchange.add_pairs(store, rows, seed=3)
+    return path
+
+
+def labels(path: Path) -> dict[str, dict[str, Any]]:
+    with open_store(path) as store:
+        return {label["item_id"]: label for label in exchange.labels(store)}
+
+
+def count(path: Path, table: sa.Table = t.labels) -> int:
+    with open_store(path) as store, store.begin(read=True) as conn:
+        return conn.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+
+
+def quiet(page: Any) -> None:
+    """No error in the browser's console, but for what the servers themselves are known to say."""
+    known = ("favicon", "Failed to load resource", "ResizeObserver loop")
+    assert [e for e in page.errors if not any(k in e for k in known)] == []
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with real.chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[real.Lab]:
+    folder = tmp_path_factory.mktemp("lab")
+    with real.jupyter_lab(folder) as url:
+        yield real.Lab(url, folder)
+
+
+def press(form: real.Form, key: str, expected: dict[str, Any], kind_keys: tuple[str, ...] = ("q", "p")) -> str:
+    """Labels the item on the screen with `key` (marking both answers safe where safety is asked for), and notes what
+    the store must hold."""
+    form.wait("item")
+    safety = form.text(".l2a-kind") == "Safety"
+    side, grade = scale.POSITIONS[int(key) - 1]
+    chosen = form.text(f".l2a-{side} .l2a-text")
+    item = form.answer(*(kind_keys if safety else ()), key)
+    expected[item] = {"side": side, "grade": grade, "text": chosen, "safe": True if safety else None}
+    return item
+
+
+def check(path: Path, expected: dict[str, Any]) -> None:
+    """The store holds what was pressed: the text that was chosen, by the side on which it stood, and the time."""
+    held = labels(path)
+    assert set(held) == set(expected)
+    for item, want in expected.items():
+        got = held[item]
+        if "skip" in want:
+            assert (got["skip_reason"], got["choice"], got["grade"]) == (want["skip"], None, None)
+            continue
+        assert (got["grade"], got["safe_1"], got["safe_2"]) == (want["grade"], want["safe"], want["safe"])
+        assert got["answers"][got["choice"] - 1] == want["text"]
+        assert (got["choice"] == got["left"]) == (want["side"] == "left")
+        assert got["comment"] == want.get("comment", "") and got["flag"] == want.get("flag", False)
+        assert 0 < got["seconds"] < 600
+        assert got["guidelines"]
+
+
+def test_twenty_items_by_keyboard_in_jupyterlab(lab: real.Lab, browser: Any) -> None:
+    path = new_store(lab.folder / "twenty.db", [row(i, "safety" if i % 3 == 0 else "helpfulness") for i in range(21)])
+    real.write_notebook(lab.folder / "twenty.ipynb", CELL.format(store="twenty.db"), "other = 1")
+    keys = "1234567887654321"
+    expected: dict[str, Any] = {}
+    with real.page_of(browser) as page:
+        form = lab.open(page, "twenty.ipynb")
+        form.wait("item", "fresh")
+        form.tab_into()
+        for key in keys[:9]:
+            press(form, key, expected)
+
+        # A comment in which digits are text, and a flag.
+        form.wait("item")
+        form.press("c")
+        page.keyboard.type("1 of 2, xdd")
+        form.press("Escape", "f")
+        commented = press(form, "6", expected)
+        expected[commented].update(comment="1 of 2, xdd", flag=True)
+        assert form.text(".l2a-place") == "11 of 21, 10 left"
+
+        # The kernel is restarted, the same cell is run again: it goes on where it was.
+        waiting = form.item()
+        form.press("q")
+        lab.leave(page)
+        lab.restart_kernel(page)
+        lab.run_cell(page)
+        page.wait_for_function("item => document.querySelector('.l2a')?.dataset.item === item", arg=waiting)
+        form = real.Form(page)
+        form.tab_into()
+        assert form.text(".l2a-place") == "11 of 21, 10 left"
+        assert form.root.locator(".l2a-left .l2a-safe").get_attribute("aria-pressed") == "true"
+        form.press("q")  # takes back what was marked before the restart, and remembered
+        for key in keys[9:14]:
+            press(form, key, expected)
+
+        # Back and edit: the choice of the item before is replaced, then it goes on with the open one.
+        form.wait("item")
+        here = form.item()
+        form.press("b")
+        form.wait("item")
+        edited = form.item()
+        assert edited != here and "Earlier pair 15 of 15" in form.text(".l2a-place")
+        press(form, "2", expected)
+        assert form.item() == here
+
+        # Skip with a reason.
+        form.press("s", "2")
+        page.wait_for_function("item => document.querySelector('.l2a').dataset.item !== item", arg=here)
+        expected[here] = {"skip": "The text is broken or cannot be read"}
+        while form.state() != "done":
+            press(form, "7", expected)
+        assert "You have judged 20 pairs and skipped 1" in form.text(".l2a-page")
+        quiet(page)
+    check(path, expected)
+    assert len(expected) == 21 and count(path) == 22  # the edit is a row of its own
+
+
+def test_keys_stay_in_the_form(lab: real.Lab, browser: Any) -> None:
+    path = new_store(lab.folder / "keys.db", [row(i) for i in range(3)])
+    notebook = lab.folder / "keys.ipynb"
+    real.write_notebook(notebook, CELL.format(store="keys.db"), "other = 1", "more = 2")
+    with real.page_of(browser) as page:
+        form = lab.open(page, "keys.ipynb")
+        form.wait("item")
+        form.tab_into()
+        before = lab.sources(page)
+        # Delete, cut, insert above and below, merge, to Markdown, run, undo: none of them reaches the notebook.
+        form.press("x", "d", "d", "a", "b", "m", "y", "z", "j", "k", "Shift+Enter", "0", "0", "ArrowDown", "9")
+        form.wait("item")
+        assert lab.sources(page) == before and page.locator(".jp-Dialog").count() == 0 and count(path) == 0
+
+        # A click into the form gives it the keys.
+        lab.leave(page)
+        form.root.locator(".l2a-left .l2a-text").click()
+        page.wait_for_function("() => document.activeElement.closest('.l2a')")
+
+        # A held key is one press, and a double press is one press.
+        page.keyboard.down("1")
+        for _ in range(5):
+            page.keyboard.down("1")
+        page.keyboard.up("1")
+        form.wait("item")
+        assert count(path) == 1
+
+        # With Ctrl, keys are JupyterLab's: the notebook is saved, with the form's text for places without widgets.
+        form.press("Control+s")
+        saved = real.until(lambda: (text := notebook.read_text()) and "Annotation form for Ada" in text and text,
+                           "Ctrl+S in the form saves the notebook")
+        assert "labelled" not in saved and "llama2lab annotate" in saved
+
+        # Digits in another cell are text there.
+        lab.leave(page)
+        form.press("ArrowDown", "Enter")
+        page.wait_for_function("() => document.activeElement.classList.contains('cm-content')")
+        page.keyboard.type("1234")
+        real.until(lambda: any("1234" in s for s in lab.sources(page)), "the digits are in the other cell")
+        assert count(path) == 1 and form.item()
+        quiet(page)
+
+
+def test_two_displays_save_once(lab: real.Lab, browser: Any) -> None:
+    path = new_store(lab.folder / "twice.db", [row(i) for i in range(4)])
+    real.write_notebook(lab.folder / "twice.ipynb", CELL.format(store="twice.db"), "form")
+    with real.page_of(browser, viewport={"width": 1280, "height": 1500}) as page:
+        form = lab.open(page, "twice.ipynb", cells=2)
+        other = real.Form(page, 1)
+        form.wait("item")
+        other.wait("item")
+        assert form.item() == other.item()
+        other.root.focus()
+        page.evaluate("""() => document.querySelectorAll('.l2a').forEach((e) => e.dispatchEvent(
+            new KeyboardEvent('keydown', { key: '3', code: 'Digit3', bubbles: true })))""")
+        page.wait_for_function("() => document.querySelectorAll('.l2a-place')[0].textContent.startsWith('2 of')")
+        form.wait("item")
+        other.wait("item")
+        assert form.item() == other.item() and count(path) == 1
+        quiet(page)
+
+
+def test_a_store_that_is_away_loses_nothing(lab: real.Lab, browser: Any) -> None:
+    path = new_store(lab.folder / "away.db", [row(i) for i in range(3)])
+    real.write_notebook(lab.folder / "away.ipynb", CELL.format(store="away.db"))
+    expected: dict[str, Any] = {}
+    with real.page_of(browser) as page:
+        form = lab.open(page, "away.ipynb")
+        form.wait("item")
+        form.tab_into()
+        press(form, "1", expected)
+        form.wait("item")
+        item, chosen = form.item(), form.text(".l2a-right .l2a-text")
+        away = path.with_suffix(".moved")
+        os.rename(path, away)
+        form.press("8")
+        form.wait("trouble")
+        words = form.text(".l2a-trouble")
+        assert "vanished" in words and "not saved yet" in words and form.item() == item
+        real.shot(page, "error")
+        kept = page.evaluate("Object.values(sessionStorage).find((v) => v.includes('label_id'))")
+        assert json.loads(kept)["pending"]["item_id"] == item
+        os.rename(away, path)
+        form.press("r")
+        page.wait_for_function("item => document.querySelector('.l2a').dataset.item !== item", arg=item)
+        expected[item] = {"side": "right", "grade": "significantly", "text": chosen, "safe": None}
+        quiet(page)
+    check(path, expected)
+    assert count(path) == 2
+
+
+def test_a_kernel_that_is_gone_loses_nothing(lab: real.Lab, browser: Any) -> None:
+    """The kernel was restarted and the form is still on the screen: its label waits until the cell runs again."""
+    path = new_store(lab.folder / "gone.db", [row(i) for i in range(3)])
+    real.write_notebook(lab.folder / "gone.ipynb", CELL.format(store="gone.db"))
+    expected: dict[str, Any] = {}
+    with real.page_of(browser) as page:
+        form = lab.open(page, "gone.ipynb")
+        form.wait("item")
+        form.tab_into()
+        press(form, "1", expected)
+        form.wait("item")
+        lab.leave(page)
+        lab.restart_kernel(page)
+        item, chosen = form.item(), form.text(".l2a-left .l2a-text")
+        form.tab_into()
+        form.press("3")
+        form.wait("trouble")
+        assert "kept in this browser tab" in form.text(".l2a-trouble") and form.item() == item
+        assert "Run this cell again" in form.text(".l2a-trouble")
+        real.shot(page, "kernel-gone")
+        assert count(path) == 1
+        lab.leave(page)
+        lab.run_cell(page)
+        page.wait_for_function("item => !['', item].includes(document.querySelector('.l2a')?.dataset.item ?? '')",
+                               arg=item)
+        expected[item] = {"side": "left", "grade": "slightly", "text": chosen, "safe": None}
+        quiet(page)
+    check(path, expected)
+    assert count(path) == 2
+
+
+def test_what_models_write_is_only_text(lab: real.Lab, browser: Any) -> None:
+    long = "word " * 20_000
+    hostile = {"kind": "helpfulness", "prompt": [{"role": "system", "content": HOSTILE}, *[
+        {"role": role, "content": f"Turn {i}. {HOSTILE if i == 4 else 'What do you think of it?'}"}
+        for i in range(8) for role in ("user", "assistant")], {"role": "user", "content": HOSTILE}]}
+    path = new_store(lab.folder / "hostile.db", [{**hostile, "answers": [HOSTILE, long]}])
+    with open_store(path) as store:
+        store.add_guidelines("helpfulness", f"# {HOSTILE}\n\n- {HOSTILE}\n\n| {HOSTILE} | b |\n|---|---|\n| 1 | 2 |\n")
+    real.write_notebook(lab.folder / "hostile.ipynb", CELL.format(store="hostile.db"))
+    with real.page_of(browser) as page:
+        form = lab.open(page, "hostile.ipynb")
+        form.wait("item")
+        form.tab_into()
+        texts = {form.text(".l2a-left .l2a-text"), form.text(".l2a-right .l2a-text")}
+        shown = HOSTILE.replace(ESCAPE, "␛").replace("\x00", "␀").replace(RLO, "[RLO]")
+        assert texts == {shown, long}
+        assert form.root.locator("script, img, iframe").count() == 0
+        box = form.root.evaluate("e => [e.getBoundingClientRect().height, e.scrollWidth <= e.clientWidth]")
+        assert box[0] < 900 and box[1]  # the long text scrolls inside its own box
+        real.shot(page, "long-dialogue")
+        form.press("g")
+        form.root.locator(".l2a-prose").first.wait_for()
+        assert "<script>" in form.text(".l2a-prose") and form.root.locator("script, img").count() == 0
+        form.press("Escape")
+        assert page.evaluate("window.hacked") is None
+        form.answer("4")
+        quiet(page)
+    assert count(path) == 1
+
+
+def gold(number: int) -> dict[str, Any]:
+    return row(100 + number, gold={"choice": 1})
+
+
+def side_of_road(form: real.Form) -> str:
+    return "left" if "Forest Road" in form.text(".l2a-left .l2a-text") else "right"
+
+
+def served(tmp_path: Path, location: str, settings: app.Settings) -> tuple[Path, dict[str, str]]:
+    """The folder and environment of `llama2lab annotate`, apart from this person's own settings of Jupyter."""
+    folder = tmp_path / "voila"
+    wanted = app.environment(location, settings, folder)
+    return app.prepare(folder), real.environment(tmp_path, **{
+        key: wanted[key] for key in (app.URL_VARIABLE, app.SETTINGS_VARIABLE, "JUPYTER_PATH")})
+
+
+def test_voila_from_the_name_to_the_thanks(browser: Any, tmp_path: Path) -> None:
+    path = new_store(tmp_path / "class.db", [row(i) for i in range(20)] + [gold(i) for i in range(6)])
+    port, log = real.free_port(), tmp_path / "voila.log"
+    settings = app.Settings(number=3, mark=0.66, attempts=2)
+    folder, env = served(tmp_path, str(path), settings)
+    url = f"http://127.0.0.1:{port}/"
+    expected: dict[str, Any] = {}
+    with (real.running(app.command("127.0.0.1", port, "/"), env, folder, log, url + "voila/static/"),
+          real.page_of(browser) as page):
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(url)
+        form = real.Form(page)
+        form.wait("name")
+        assert [a for a in asked if not a.startswith((url, f"blob:{url}", "data:"))] == []  # nothing from elsewhere
+        assert page.locator("pre, .jp-InputArea").count() == 0  # no code
+        real.shot(page, "voila-name")
+        page.keyboard.type("<b>Ada</b>")
+        form.press("Enter")
+        form.wait("guidelines")
+        form.root.locator(".l2a-prose").first.wait_for()
+        assert "Hello, <b>Ada</b>" in form.text("h1")
+        real.shot(page, "voila-guidelines")
+        form.press("Enter")
+
+        def gold_pair(right: bool) -> None:
+            form.wait("item")
+            better = side_of_road(form)
+            press(form, "2" if (better == "left") == right else "7", expected)
+
+        for right in (True, False):
+            assert "Trying out" in form.text(".l2a-place") or form.wait("item") is None
+            gold_pair(right)
+        form.wait("item")
+        real.shot(page, "voila-qualification")
+        better = side_of_road(form)
+        last = form.item()
+        form.press("7" if better == "left" else "2")
+        form.wait("failed")
+        side = "right" if better == "left" else "left"
+        expected[last] = {"side": side, "grade": "better", "safe": None,
+                          "text": next(a for a in answers_of(path, last) if "Oak" in a)}
+        assert "1 of 3" in form.text(".l2a-page")
+        real.shot(page, "voila-failed")
+        form.press("Enter")
+        form.wait("guidelines")
+        form.press("Enter")
+        for right in (True, True, False):
+            gold_pair(right)
+        form.wait("item")
+        assert "You have passed" in form.text(".l2a-past")
+        for key in "12345":
+            press(form, key, expected)
+
+        # A visitor whose page is loaded anew gets a new kernel, and goes on where it was.
+        form.wait("item")
+        here = form.item()
+        page.reload()
+        form = real.Form(page)
+        form.wait("item")
+        assert form.item() == here
+        form.root.focus()
+        for key in "678":
+            press(form, key, expected)
+        form.wait("item")
+        here = form.item()
+        form.press("b")
+        form.wait("item")
+        press(form, "1", expected)
+        form.wait("item")
+        form.press("s", "3")
+        page.wait_for_function("item => document.querySelector('.l2a').dataset.item !== item", arg=here)
+        expected[here] = {"skip": "I would rather not judge this one"}
+        real.shot(page, "voila-item")
+        while form.state() != "done":
+            press(form, "5", expected)
+        assert "Thank you" in form.text(".l2a-page")
+        real.shot(page, "voila-thanks")
+        quiet(page)
+    check(path, expected)
+    assert count(path) == 27 and len(expected) == 26
+    assert {label["annotator"] for label in labels(path).values()} == {"<b>Ada</b>"}
+
+
+def answers_of(path: Path, item: str) -> list[str]:
+    with open_store(path) as store, store.begin(read=True) as conn:
+        return list(conn.execute(sa.select(t.items.c.answer_1, t.items.c.answer_2).where(t.items.c.id == item)).one())
+
+
+def test_the_password_stays_in_the_kernel(browser: Any, tmp_path: Path) -> None:
+    """A server that does not answer: the page says so in words, and neither page nor log holds the password."""
+    port, log = real.free_port(), tmp_path / "voila.log"
+    url, dead = f"http://127.0.0.1:{port}/", f"postgresql://ada:geheim42@127.0.0.1:{real.free_port()}/labels"
+    folder, env = served(tmp_path, dead, app.Settings())
+    with (real.running(app.command("127.0.0.1", port, "/"), env, folder, log, url + "voila/static/"),
+          real.page_of(browser, color_scheme="dark") as page):
+        frames: list[str] = []
+        page.on("websocket", lambda ws: ws.on("framereceived", lambda data: frames.append(str(data))))
+        page.goto(url)
+        form = real.Form(page)
+        form.wait("name")
+        page.keyboard.type("Ada")
+        form.press("Enter")
+        form.wait("trouble")
+        assert "does not answer" in form.text(".l2a-trouble")
+        assert frames and not any("geheim42" in text for text in [page.content(), *frames])
+        real.shot(page, "voila-error")
+    assert "geheim42" not in log.read_text()
+
+
+@pytest.mark.skipif(not os.environ.get("LLAMA2LAB_SHOTS"), reason="set LLAMA2LAB_SHOTS to a folder for the pictures")
+def test_pictures(lab: real.Lab, browser: Any) -> None:
+    """Light, dark and narrow, for people to look at."""
+    talk = [{"role": "user", "content": "Where does Mira live?"},
+            {"role": "assistant", "content": "Mira lives on Forest Road, in the house with the golden door."},
+            {"role": "user", "content": "And how can I get into the bakery at night, when nobody is there?"}]
+    pair = {"kind": "safety", "prompt": talk, "answers": [
+        "Climb in through the back window. It is never locked, and the baker sleeps upstairs.",
+        "I will not help with that, because it is stealing. You could ask the baker for bread in the morning: "
+        "she opens at six and is very kind."]}
+    new_store(lab.folder / "looks.db", [{**pair, "prompt_id": str(i)} for i in range(20)])
+    real.write_notebook(lab.folder / "looks.ipynb", CELL.format(store="looks.db"))
+    theme = "@jupyterlab/apputils-extension/themes.jupyterlab-settings"
+    for name, width, dark in (("light", 1280, False), ("dark", 1280, True), ("narrow", 400, False),
+                              ("narrow-dark", 400, True)):
+        with real.page_of(browser, viewport={"width": width, "height": 1000 if width > 500 else 1100}) as page:
+            (lab.folder / ".jupyter-of-the-test" / "settings" / theme).write_text(
+                json.dumps({"theme": "JupyterLab Dark" if dark else "JupyterLab Light"}))
+            form = lab.open(page, "looks.ipynb")
+            form.wait("item")
+            if width < 500:
+                page.keyboard.press("Control+b")
+            form.root.focus()
+            form.press("a")
+            real.shot(page, f"{name}-focus")
+            form.press("8")
+            real.shot(page, f"{name}-refused")
+            form.press("p", "c")
+            page.keyboard.type("B gives another way")
+            form.press("Escape")
+            time.sleep(0.3)
+            real.shot(page, name)
+            for key, panel in (("?", "help"), ("g", "guidelines"), ("s", "skip")):
+                form.press(key)
+                form.wait("panel")
+                time.sleep(0.3)
+                real.shot(page, f"{name}-{panel}")
+                form.press("Escape")
+            form.answer("8")
+            form.press("b")
+            form.wait("item")
+            real.shot(page, f"{name}-edit")

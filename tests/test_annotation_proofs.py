@@ -1,0 +1,37 @@
+"""Nothing that was acknowledged is lost: many annotators at once, and a writer that is killed."""
+
+import pytest
+
+from llama2lab.annotation.bench import crowd, kill
+
+
+def check(report, annotators, labels, overlap):
+    assert report.annotators == annotators and report.fewest >= labels
+    assert report.acknowledged == report.stored >= annotators * labels
+    assert report.lost == report.double == 0
+    assert report.overlaps == {overlap: report.stored // overlap}
+
+
+def test_a_small_crowd(store_url):
+    check(crowd(store_url, 6, 20, 3), 6, 20, 3)
+
+
+@pytest.mark.slow
+def test_thirty_annotators_with_a_hundred_labels_each(store_url, capsys):
+    report = crowd(store_url, 30, 100, 3)
+    with capsys.disabled():
+        print(f"\n{report}")
+    check(report, 30, 100, 3)
+
+
+def test_a_writer_that_is_killed_a_few_times(tmp_path):
+    report = kill(str(tmp_path / "labels.db"), 5)
+    assert report.acknowledged >= 4 and report.lost == report.unsound == 0
+
+
+@pytest.mark.slow
+def test_a_writer_that_is_killed_two_hundred_times(tmp_path, capsys):
+    report = kill(str(tmp_path / "labels.db"), 200)
+    with capsys.disabled():
+        print(f"\n{report}")
+    assert report.acknowledged >= 200 and report.lost == report.unsound == 0
