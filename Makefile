@@ -9,17 +9,21 @@ PIP_FLAGS ?=
 
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
-.PHONY: run test kill-test lint wheel clean distclean
+.PHONY: run test kill-test browser-test lint wheel clean distclean
 
 run: $(VENV)/.installed
 	$(BIN)/llama2lab run --preset mini --seed $(SEED)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not browser"
 
-# kill -9 at ten random moments, and the same final checkpoint all the same (a few minutes)
+# kill -9 at ten random moments of a run and 200 of an annotation store, 30 annotators at once (several minutes)
 kill-test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
+
+# real JupyterLab and Voila in headless chromium (apt-get install chromium)
+browser-test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m browser
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check llama2lab tests

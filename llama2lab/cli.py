@@ -1,4 +1,5 @@
-"""The command line: `llama2lab run`, `report`, `chat`, `generate`, `bench`, `doctor`.
+"""The command line: `llama2lab run`, `report`, `chat`, `generate`, `annotate`, `labels`, `class`, `agreement`, `bench`,
+`doctor`.
 
 Heavy modules are imported inside the commands, so that `--help` answers at once. Every mistake a user can mend is
 one line on stderr and exit code 2; what a command is asked for goes to stdout, what it is doing to stderr.
@@ -6,54 +7,21 @@ one line on stderr and exit code 2; what a command is asked for goes to stdout, 
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
+from llama2lab import cli_annotation
+from llama2lab.cli_annotation import read_labels
+from llama2lab.commands import Commands, Seed
 from llama2lab.errors import LabError
-
-# What the disk or the permissions say, not a bug of ours.
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE}
-# typer carries click inside or beside it, depending on its version; this finds the right class in both.
-UsageError: Any = typer.BadParameter.__base__
 
 SMOKE = "smoke tests the plumbing with a tiny model: its figures mean nothing; for real ones: llama2lab run"
 
-
-class Commands(TyperGroup):
-    """Turns the errors of all commands into one line and an exit code."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except LabError as e:
-            _fail(str(e))
-        except UsageError as e:
-            command = e.ctx.command_path if e.ctx else "llama2lab"
-            if not e.format_message().strip() or type(e).__name__ == "NoArgsIsHelpError":
-                raise
-            _fail(f"{e.format_message().rstrip('.')}; see: {command} --help")
-        except OSError as e:
-            if e.errno not in DISK_ERRORS:
-                raise
-            _fail(f"{e.filename or 'the disk'}: {e.strerror}; free some space or mend the permissions, then give the "
-                  "same command again: nothing already made is lost")
-        except KeyboardInterrupt:
-            typer.echo("\nstopped; give the same command again to go on", err=True)
-            raise typer.Exit(130) from None
-
-
-def _fail(message: str) -> None:
-    line = " ".join(message.split())  # one line, whatever a file name or a library put in it
-    typer.echo(f"error: {line}", err=True)
-    raise typer.Exit(2)
-
-
 app = typer.Typer(name="llama2lab", cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
                   pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
+app.add_typer(cli_annotation.app)
 
 
 @app.callback()
@@ -67,13 +35,18 @@ def main() -> None:
     llama2lab chat runs/mini-0           talk to the result
     llama2lab chat runs/mini-0 --stage sft "Where does Mira live?"
 
+    \b
+    llama2lab labels collect labels.db runs/mini-0     pairs of answers for people to judge
+    llama2lab annotate labels.db                       the form where they judge them
+    llama2lab agreement labels.db                      who agrees with whom
+    llama2lab run --annotations labels.db              and what their labels teach
+
     A run that was stopped goes on when the same command is given again.
     """
 
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Precision = Annotated[str, typer.Option(help="auto (a quick measurement picks), fp32 or bf16.")]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same run.")]
 
 
 @app.command()
@@ -88,6 +61,11 @@ def run(
     precision: Precision = "auto",
     data: Annotated[Path | None, typer.Option(help="Folder with local copies of a recipe's data sets "
                                                    "(or set LLAMA2LAB_DATA).")] = None,
+    annotations: Annotated[str | None, typer.Option(metavar="URL", help="An annotation store: the reward models train "
+                                                    "on people's labels, too.", show_default=False)] = None,
+    people_share: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Share of people's rows in what the "
+                                                       "reward models train on.  [default: all rows there are]",
+                                                       show_default=False)] = None,
 ) -> None:
     """Train everything, judge every stage, write RUN/results.json and RUN/report.html.
 
@@ -96,6 +74,7 @@ def run(
     llama2lab run --seed 1 --out runs/second
     llama2lab run --recipe my.yaml                     'preset: mini' and what you change
     llama2lab run --recipe real.yaml --data ~/data     real texts; `data:` in the file says which
+    llama2lab run --annotations labels.db              people's labels beside the simulated annotators'
 
     Stop it when you like: the same command goes on where it was.
     """
@@ -105,6 +84,11 @@ def run(
     from llama2lab.report import report as make_report
     from llama2lab.summary import stage_table
 
+    if people_share is not None and not annotations:
+        raise LabError("--people-share needs --annotations URL: the store with people's labels")
+    if annotations and recipe and _is_real_data(recipe):
+        raise LabError("--annotations is for runs on the town; a recipe with `data:` names its own preference pairs")
+    labels = read_labels(annotations) if annotations else []
     if recipe and _is_real_data(recipe):
         from llama2lab.realrun import run_real_data
 
@@ -117,7 +101,7 @@ def run(
         out = out or Path("runs") / f"{recipe.stem if recipe else chosen.preset}-{seed}"
         if chosen.preset == "smoke":
             typer.echo(SMOKE, err=True)
-        results = run_recipe(chosen, out, seed, device, precision)
+        results = run_recipe(chosen, out, seed, device, precision, labels, people_share)
     page = make_report([out], out / "report.html")
     typer.echo(stage_table(results))
     if results.get("preset") == "smoke":

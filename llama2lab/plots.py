@@ -13,38 +13,15 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from llama2lab.look import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, errors, style
 from llama2lab.preferences import GRADES
 from llama2lab.summary import Results, chat_stages, find, last_version, metrics, short_name
 
-BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#888888"
-INK, LINES = "#6f6f6f", "rgba(128,128,128,0.25)"
 TURNS = ("1", "2", "4", "6", "10", "20")
 VERSIONS = ("sft", "rlhf-v1", "rlhf-v2", "rlhf-v3", "gatt", "rlhf-v4", "rlhf-v5")
 # Llama 2 report, Table 8 (percent correct by grade, then overall) and Table 30 (percent recalled by turn).
 TABLE_8 = {"helpfulness": (80.7, 67.5, 60.9, 54.7, 63.2), "safety": (94.3, 76.3, 65.7, 55.3, 64.5)}
 TABLE_30 = {"without": {"2": 100, "4": 10, "6": 0, "20": 0}, "with": {"2": 100, "4": 100, "6": 100, "20": 100}}
-
-
-def style(fig: go.Figure, x: str = "", y: str = "", height: int = 380, legend: bool = True,
-          left: int = 60, bottom: int = 110) -> go.Figure | None:
-    """The look of every figure, and the titles of its axes; None for a figure without data."""
-    if not fig.data:
-        return None
-    fig.update_layout(height=height, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", showlegend=legend,
-                      font={"family": "system-ui, sans-serif", "size": 13, "color": INK}, hovermode="closest",
-                      margin={"l": left, "r": 30, "t": 30, "b": bottom if legend else 50},
-                      legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0})
-    for axes, title in ((fig.update_xaxes, x), (fig.update_yaxes, y)):
-        axes(gridcolor=LINES, zerolinecolor=LINES, linecolor=LINES, title_standoff=8)
-        if title:
-            axes(title_text=title)
-    return fig
-
-
-def errors(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Plotly's error bars of figures, from the mean to the ends of the interval."""
-    return {"type": "data", "symmetric": False, "thickness": 1.5, "width": 4,
-            "array": [f["high"] - f["mean"] for f in figures], "arrayminus": [f["mean"] - f["low"] for f in figures]}
 
 
 def faint(points: Sequence[tuple[Any, float]], color: str) -> go.Scatter:

@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from llama2lab import evaluate, rejection, reward
+from llama2lab.annotation.agreement import agreement_table
+from llama2lab.annotation.simulate import by_messages, messages_key, simulated_labels
+from llama2lab.annotation.training import fingerprint, people_against_simulated, resolve
 from llama2lab.checkpoint import save_model
 from llama2lab.device import describe_machine, this_machine
+from llama2lab.errors import LabError
 from llama2lab.model import Llama
 from llama2lab.preferences import Kind, Pair, sample_answers
 from llama2lab.presets import Recipe
@@ -21,11 +25,18 @@ from llama2lab.pretrain import bits_per_byte, pretrain
 from llama2lab.rlhf import Workshop, finetune, ppo_stage, preference_rows, reward_stage, rlhf
 from llama2lab.runs import Run, digest, read_rows, write_rows
 from llama2lab.tokenizer import load_tokenizer, train_tokenizer
-from llama2lab.world.annotators import annotators_of, label_pairs
+from llama2lab.world.annotators import Annotator, annotators_of, label_pairs
 from llama2lab.world.corpus import fact_probes, heldout_documents, pretraining_corpus
 from llama2lab.world.demonstrations import demonstrations, truth_pairs
 from llama2lab.world.oracle import Oracle
-from llama2lab.world.prompts import Instruction, Prompt, dialogue_prompts, draw_prompts, instructions_of
+from llama2lab.world.prompts import (
+    Instruction,
+    Prompt,
+    dialogue_prompts,
+    draw_prompts,
+    every_prompt,
+    instructions_of,
+)
 from llama2lab.world.town import Town, load_town
 
 
@@ -147,15 +158,57 @@ class Judge:
         shop.run.stage("best-of-k", build, asdict(s), [sampler, *stages, f"reward-safety-v{version}"])
 
 
+def annotations_stage(shop: Workshop, labels: Sequence[dict], annotators: Sequence[Annotator], oracle: Oracle,
+                      town: Town, held_out: str = "test") -> None:
+    """People's labels as rows for the reward models of every round, and how far people and simulated annotators agree
+    on the same pairs.
+
+    Labels on prompts that the evaluation uses, the split `held_out`, are left out: no model may learn from them.
+    Agreement with simulated annotators can be had only where the oracle knows the prompt.
+    """
+    people = [x for x in labels if x["annotator_kind"] == "person"]
+    kept_away = by_messages(every_prompt(town, held_out))
+    trained = [x for x in people if messages_key(x["prompt"]) not in kept_away]
+    kinds: tuple[Kind, ...] = ("helpfulness", "safety")
+    resolved = {kind: resolve(trained, kind) for kind in kinds}
+    if not any(r.rows for r in resolved.values()):
+        raise LabError(f"the annotation store gives no training row: {len(people)} labels by people, of which "
+                       f"{len(people) - len(trained)} are on held-out prompts; label pairs with: llama2lab annotate")
+
+    def build(folder: Path) -> dict[str, Any]:
+        known = by_messages(every_prompt(town, "train") + every_prompt(town, "dev"))
+        against = {}
+        for kind in kinds:
+            write_rows(folder / f"{kind}.jsonl", resolved[kind].rows)
+            items = {x["item_id"]: (known[messages_key(x["prompt"])], *x["answers"]) for x in trained
+                     if x["kind"] == kind and messages_key(x["prompt"]) in known}
+            simulated = simulated_labels(annotators, oracle, items, kind, shop.seed)
+            against[kind] = people_against_simulated([x for x in trained if x["kind"] == kind], simulated)
+        return {**{kind: resolved[kind].counts for kind in kinds}, "held_out": len(people) - len(trained),
+                "annotators": len({x["annotator"] for x in people}), "agreement": agreement_table(people),
+                "people_against_simulated": against}
+
+    shop.people = "annotations"
+    shop.run.stage(shop.people, build, [digest(fingerprint(people)), held_out, [asdict(a) for a in annotators],
+                                        town.digest, shop.seed])
+
+
 def run_recipe(recipe: Recipe, out: str | Path, seed: int = 0, device: str = "auto", precision: str = "auto",
-               ) -> dict[str, Any]:
-    """Run the whole recipe in folder `out`, or go on with it; returns what RUN/results.json holds."""
+               labels: Sequence[dict] = (), people_share: float | None = None) -> dict[str, Any]:
+    """Run the whole recipe in folder `out`, or go on with it; returns what RUN/results.json holds.
+
+    With `labels`, as `annotation.exchange.labels` gives them, the reward models of every round also train on people's
+    preferences: on all of them, or on so many rows that `people_share` of them are people's.
+    """
     machine = this_machine(device, precision)
     town = load_town()
     identity = {"preset": recipe.preset, "seed": seed}
     run = Run(out, identity)
     annotators = annotators_of(recipe.vendors)
     shop = Workshop(run, seed, machine, None, TownSource(town))  # type: ignore[arg-type]
+    if labels:  # before anything is trained: a store without a usable label is said at once
+        annotations_stage(shop, labels, annotators, Oracle(town), town, recipe.evaluate.split)
+        shop.people_share = people_share
     p = recipe.pretrain
     shop.documents = pretraining_corpus(town, min(p.words, 200_000), seed + 1)
 

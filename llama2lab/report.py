@@ -18,7 +18,7 @@ import jinja2
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from llama2lab import __version__, plots
+from llama2lab import __version__, look, plots
 from llama2lab.errors import LabError
 from llama2lab.preferences import GRADES
 from llama2lab.runs import disk_error, read_rows
@@ -79,7 +79,7 @@ def report(runs: Sequence[Path], out: Path) -> Path:
                                      undefined=jinja2.StrictUndefined)
     source = resources.files("llama2lab").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
     page = environment.from_string(source).render(
-        version=__version__, preset=kinds.pop(), seeds=[one.get("seed") for one in each],
+        version=__version__, css=look.css(), preset=kinds.pop(), seeds=[one.get("seed") for one in each],
         unfinished=[str(run) for run, one in zip(runs, each) if one.get("unfinished")],
         machine=machine_line(each[0]), seconds=[total_seconds(one) for one in each],
         town=is_town(pooled), promises=promises(runs, each) if is_town(pooled) else [], figure_text=figure_text,
@@ -110,6 +110,7 @@ RECIPE: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
     ("2.2", "tokenizer", r"tokenizer", ()),
     ("2.2", "pretrain", r"base", (("facts known", "known_facts"), ("bits a byte", "bits_per_byte"))),
     ("3.1", "sft", r"sft|sft-noisy", CHAT_FIGURES),
+    ("3.2.1", "annotation.training", r"annotations", ()),
     ("3.2.1", "preferences", r"preferences-.*", ()),
     ("3.2.2", "reward", r"reward-.*", (("accuracy", "accuracy"), ("true facts", "truth"))),
     ("3.2.3", "rejection", r"(samples|rlhf)-v[1-4](-random)?", CHAT_FIGURES),

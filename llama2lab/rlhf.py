@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from transformers import PreTrainedTokenizerFast
 
 from llama2lab import gatt, ppo, preferences, rejection, reward
+from llama2lab.annotation.training import mix_people
 from llama2lab.checkpoint import load_model, save_model
 from llama2lab.device import Machine
 from llama2lab.gatt import GattSettings
@@ -60,6 +61,8 @@ class Workshop:
     tokenizer: PreTrainedTokenizerFast
     source: Source
     documents: Sequence[str] = ()  # pretraining texts, to be replayed in fine-tuning
+    people: str = ""  # the stage that holds people's preference rows; "" when there are none
+    people_share: float | None = None  # of the rows that reward models train on; None: all rows there are
 
     def model(self, stage: str) -> Llama:
         return load_model(self.run.folder(stage)).to(self.machine.device)
@@ -150,16 +153,27 @@ def reward_stage(shop: Workshop, s: RewardSettings, version: int, kind: str, suf
 
     def build(folder: Path) -> dict[str, Any]:
         rounds = range(1, version + 1)
-        own = [row for v in rounds for row in preference_rows(shop.run, v, kind)]
-        other = [row for v in rounds for row in preference_rows(shop.run, v, _other(kind))]
+        own, other = (with_people(shop, [row for v in rounds for row in preference_rows(shop.run, v, k)], k)
+                      for k in (kind, _other(kind)))
         rows = reward.mix(own, other, s.other_share, shop.seed)
         model, metrics = reward.train_reward(shop.model("sft"), shop.tokenizer, rows, s, shop.seed + version,
                                              shop.machine, folder, shop.model("sft"), name)
         reward.save_reward(folder, model, shop.tokenizer)
         return metrics
 
-    shop.run.stage(name, build, [asdict(s), kind], ["sft", *(f"preferences-v{v}" for v in range(1, version + 1))])
+    parents = ["sft", *(f"preferences-v{v}" for v in range(1, version + 1))]
+    if shop.people:  # settings of a run without people stay as they were, or its stages would be built anew
+        shop.run.stage(name, build, [asdict(s), kind, shop.people_share], [*parents, shop.people])
+    else:
+        shop.run.stage(name, build, [asdict(s), kind], parents)
     return name
+
+
+def with_people(shop: Workshop, rows: list[dict], kind: str) -> list[dict]:
+    """The rows of simulated annotators with people's rows of the same kind, in the share that is asked for; unchanged
+    where people labelled nothing of this kind."""
+    people = read_rows(shop.run.folder(shop.people) / f"{kind}.jsonl") if shop.people else []
+    return mix_people(rows, people, shop.people_share, shop.seed) if people else rows
 
 
 def _other(kind: str) -> str:

@@ -84,7 +84,8 @@ def test_the_world_needs_no_torch(module: str) -> None:
 
 def test_nobody_knows_the_reports_and_the_command_line() -> None:
     """Reports, plots and the command line know everything and nothing knows them."""
-    house = {f"llama2lab.{name}" for name in ("cli", "report", "plots", "summary", "talk", "__main__")}
+    house = {f"llama2lab.{name}" for name in ("cli", "cli_annotation", "pairs", "report", "plots", "summary", "talk",
+                                              "__main__")}
     for name in FILES.keys() - house:
         assert not GRAPH[name] & house, f"{name} imports {GRAPH[name] & house}"
 

@@ -6,9 +6,10 @@ answer alone, safe or not (nominal). All are about the item's answers, never abo
 which answer is the item's first is an accident of the import; so answers are told apart by a hash of their text, and
 neither the sides nor the numbering can change a figure.
 
-Alpha is the `krippendorff` library's. Gwet's coefficients are computed here: the one Python library that has them,
-irrCAC 0.4.4, demands one old version of scipy that nothing else here can live with. The tests hold these figures to
-that library's published ones. Categories are those of the scale, used or not (AC depends on how many there are).
+The coefficients are computed here, in a few lines each, because neither library can be a dependency of the lab:
+`krippendorff` is under the GPL, and irrCAC 0.4.4 demands one old version of scipy that nothing else here can live with.
+The tests hold these figures to the published ones of both, and to `krippendorff` itself on random tables. Categories
+are those of the scale, used or not (AC depends on how many there are).
 
 Intervals are 95 % percentile intervals of a bootstrap over items, seeded: labels of one item, and the two answers of
 one pair, are resampled together. Where all agree, a bootstrap would be certain of it for ever; there the lower end is
@@ -29,7 +30,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama2lab.annotation.scale import GRADES
-from llama2lab.errors import LabError
 from llama2lab.stats import Figure, wilson
 
 Label = dict[str, Any]  # what exchange.labels gives
@@ -113,15 +113,13 @@ def counts_from(rows: Sequence[Sequence[int]], items: Sequence[Any], categories:
 
 
 def alpha_of(table: Array, level: Level) -> float:
-    """Krippendorff's alpha, by the library; NaN where it is not defined: no unit judged twice, or no variation."""
-    try:
-        import krippendorff
-    except ModuleNotFoundError as e:
-        raise LabError("krippendorff is not installed; give: pip install 'llama2lab[annotate]'") from e
+    """Krippendorff's alpha; NaN where it is not defined: no unit judged twice, or no variation."""
     pairable = table[table.sum(axis=1) >= 2]
     if (pairable.sum(axis=0) > 0).sum() < 2:
         return float("nan")
-    return float(krippendorff.alpha(value_counts=table.astype(int), level_of_measurement=level))
+    q = table.shape[1]
+    parts = _parts(counts_from(table.tolist(), range(len(table)), q), weights_of(level, q))
+    return float(_alpha(parts, np.ones((1, len(table))), level, q)[0])
 
 
 def ordinal_weights(categories: int) -> Array:
@@ -166,7 +164,7 @@ def _parts(counts: Counts, weights: Array) -> _Parts:
         np.add.at(total, counts.item, values)
         return total
 
-    return _Parts(by_item(agree), by_item(several.astype(float)), by_item(table / raters[:, None]),
+    return _Parts(by_item(agree), by_item(several.astype(float)), by_item(table / np.maximum(raters, 1)[:, None]),
                   by_item(np.ones(len(table))), by_item(coincidences.reshape(len(table), q * q)))
 
 
@@ -181,7 +179,7 @@ def _gwet(parts: _Parts, times: Array, weights: Array) -> tuple[Array, Array]:
 
 
 def _alpha(parts: _Parts, times: Array, level: Level, q: int) -> Array:
-    """Alpha for each row of `times`: the library's formula for many resamples at once (the tests compare the two)."""
+    """Alpha for each row of `times`: for many resamples at once."""
     pairs = (times @ parts.pairs).reshape(len(times), q, q)
     values = pairs.sum(axis=2)
     total = values.sum(axis=1)

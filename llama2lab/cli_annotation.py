@@ -1,0 +1,197 @@
+"""The annotation system's part of the command line: `annotate`, `labels`, `class`, `agreement`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llama2lab.commands import Commands, Seed, Store
+from llama2lab.errors import LabError
+
+app = typer.Typer()
+labels = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None,
+                     help="Pairs into an annotation store, labels out of it, several stores into one.")
+app.add_typer(labels, name="labels")
+
+
+@contextlib.contextmanager
+def needs_extra() -> Iterator[None]:
+    """Around imports of what only the annotation system needs: it is an extra."""
+    try:
+        yield
+    except ModuleNotFoundError as e:
+        raise LabError(f"{e.name} is not installed; give: pip install 'llama2lab[annotate]'") from e
+
+
+def read_labels(url: str) -> list[dict[str, Any]]:
+    """Every label in a store. LabError where it cannot be opened, holds none, or what it needs is not installed."""
+    with needs_extra():
+        from llama2lab.annotation.exchange import labels
+        from llama2lab.annotation.store import open_store
+    with open_store(url, create=False) as store:
+        found, where = labels(store), store.where  # `where` holds no password
+    if not found:
+        raise LabError(f"{where} holds no label yet; label some pairs with: llama2lab annotate {where}")
+    return found
+
+
+@app.command()
+def agreement(
+    store: Store,
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("agreement.html"),
+) -> None:
+    """Print how far annotators agree and who stands out, and write one page with every figure.
+
+    \b
+    llama2lab agreement labels.db
+    llama2lab agreement postgresql://teacher@host/class --out class.html
+    """
+    labels = read_labels(store)
+    from llama2lab.annotation.dashboard import summary_text, write_page
+
+    if out.is_dir():
+        raise LabError(f"{out} is a folder; give the page's file name, such as {out / 'agreement.html'}")
+    page = write_page(labels, out)
+    typer.echo(summary_text(labels))
+    typer.echo(f"\npage     {page}")
+
+
+@app.command()
+def annotate(
+    store: Store,
+    host: Annotated[str, typer.Option(help="0.0.0.0 lets the whole network in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8866,
+    kind: Annotated[str | None, typer.Option(help="helpfulness or safety.  [default: both]",
+                                             show_default=False)] = None,
+    gold: Annotated[int, typer.Option(min=0, help="Gold pairs in one attempt of the qualification; 0: none.")] = 5,
+    mark: Annotated[float, typer.Option(min=0, max=1, help="Share of them that must agree.")] = 0.8,
+    attempts: Annotated[int, typer.Option(min=1, help="Attempts, each with other gold pairs.")] = 2,
+    base_url: Annotated[str, typer.Option(help="Behind a proxy: /path/.")] = "/",
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page here.")] = False,
+    seed: Seed = 0,
+) -> None:
+    """Serve the annotation form to people who know no notebooks: name, guidelines, a short qualification, pairs.
+
+    \b
+    llama2lab annotate labels.db --open
+    LLAMA2LAB_ANNOTATIONS=postgresql://... llama2lab annotate --host 0.0.0.0
+    """
+    with needs_extra():
+        from llama2lab.annotation.app import Settings
+        from llama2lab.annotation.app import annotate as serve
+    serve(store, host, port, settings=Settings(kind, seed, gold, mark, attempts), open_browser=open_browser,
+          base_url=base_url, say=lambda line: typer.echo(line, err=True))
+
+
+@app.command("class")
+def class_(
+    store: Store,
+    roster: Annotated[Path, typer.Argument(help="Names, one a line or a CSV file.", metavar="ROSTER")],
+    out: Annotated[Path, typer.Option(help="Where the students' URLs are written (mode 0600).")] = Path(
+        "class-urls.csv"),
+    renew: Annotated[list[str] | None, typer.Option(help="A name whose password is made anew; may be repeated.",
+                                                    show_default=False)] = None,
+) -> None:
+    """Logins on a PostgreSQL server for the names of a roster; running it again adds only the new ones.
+
+    \b
+    llama2lab class postgresql://teacher:...@host/lab roster.csv
+    """
+    with needs_extra():
+        from llama2lab.annotation.classroom import create_class
+    typer.echo(create_class(store, roster, out, renew or []))
+
+
+@labels.command()
+def collect(
+    store: Store,
+    run: Annotated[Path, typer.Argument(help="The folder of a run on the town.", metavar="RUN")],
+    pairs: Annotated[int, typer.Option(min=1, help="How many pairs, or a few less: equal answers are left out.")] = 100,
+    kind: Annotated[str, typer.Option(help="helpfulness or safety.")] = "helpfulness",
+    gold: Annotated[int, typer.Option(min=0, help="Further pairs whose better answer is known.")] = 10,
+    overlap: Annotated[int, typer.Option(min=1, help="How many people judge each pair.")] = 1,
+    stage: Annotated[list[str] | None, typer.Option(help="A model that answers; give two.  [default: the last one and "
+                                                    "sft]", show_default=False)] = None,
+    seed: Seed = 0,
+) -> None:
+    """Let two models of a run answer training prompts, and queue the pairs of answers for people to judge.
+
+    \b
+    llama2lab labels collect labels.db runs/mini-0 --pairs 200 --overlap 3
+    llama2lab labels collect labels.db runs/mini-0 --kind safety --stage rlhf-v4 --stage rlhf-v5
+    """
+    with needs_extra():
+        from llama2lab.annotation.exchange import add_pairs
+        from llama2lab.annotation.store import open_store
+    from llama2lab.pairs import pairs_of_run
+
+    with open_store(store) as opened:  # first, so that a wrong URL is said before the models work
+        new = add_pairs(opened, pairs_of_run(run, pairs, kind, gold, stage or (), seed), overlap, seed)  # type: ignore[arg-type]
+    typer.echo(f"{new} new pairs\nlabel them: llama2lab annotate {store if '@' not in store else 'URL'}")
+
+
+@labels.command()
+def add(
+    store: Store,
+    file: Annotated[Path, typer.Argument(help='JSON lines: {"kind", "prompt": messages, "answers": [a, b]}',
+                                         metavar="FILE")],
+    overlap: Annotated[int, typer.Option(min=1, help="How many people judge each pair.")] = 1,
+    seed: Seed = 0,
+) -> None:
+    """Queue pairs of answers of your own."""
+    with needs_extra():
+        from llama2lab.annotation.exchange import add_pairs
+        from llama2lab.annotation.store import open_store
+    from llama2lab.runs import read_rows
+
+    rows = read_rows(file)
+    with open_store(store) as opened:
+        typer.echo(f"{add_pairs(opened, rows, overlap, seed)} new pairs")
+
+
+@labels.command("export")
+def export_(
+    store: Store,
+    file: Annotated[Path, typer.Argument(help="FILE.parquet or FILE.jsonl; what TRL does not read goes to FILE.rest.",
+                                         metavar="FILE")],
+    margins: Annotated[str, typer.Option(help="small, large or none: what the grades become.")] = "small",
+) -> None:
+    """Write all labels in TRL's preference format with `margin`, without loss."""
+    with needs_extra():
+        from llama2lab.annotation.exchange import export_preferences
+        from llama2lab.annotation.store import open_store
+    with open_store(store, create=False) as opened:
+        typer.echo(f"{export_preferences(opened, file, margins)} preferences in {file}")
+
+
+@labels.command("import")
+def import_(
+    store: Store,
+    file: Annotated[Path, typer.Argument(help="A file of `labels export`, or anybody's preference rows.",
+                                         metavar="FILE")],
+    annotator_kind: Annotated[str, typer.Option(help="Who made labels that do not say it: person or "
+                                                     "simulated.")] = "person",
+) -> None:
+    """Read labels from a file: all of them, or none if a row is wrong."""
+    with needs_extra():
+        from llama2lab.annotation.exchange import import_preferences
+        from llama2lab.annotation.store import open_store
+    with open_store(store) as opened:
+        typer.echo(import_preferences(opened, file, annotator_kind))
+
+
+@labels.command()
+def merge(
+    store: Store,
+    files: Annotated[list[str], typer.Argument(help="Other stores, such as students' files.", metavar="FILE...")],
+) -> None:
+    """Take in the labels of other stores; merging the same file again adds nothing."""
+    with needs_extra():
+        from llama2lab.annotation import exchange
+        from llama2lab.annotation.store import open_store
+    with open_store(store) as opened:
+        typer.echo(exchange.merge(opened, files))

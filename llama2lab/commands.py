@@ -1,0 +1,49 @@
+"""What all commands of the command line share: one-line errors, and options that mean the same everywhere."""
+
+from __future__ import annotations
+
+import errno
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from llama2lab.errors import LabError
+
+# What the disk or the permissions say, not a bug of ours.
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE}
+# typer carries click inside or beside it, depending on its version; this finds the right class in both.
+UsageError: Any = typer.BadParameter.__base__
+
+class Commands(TyperGroup):
+    """Turns the errors of all commands into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LabError as e:
+            _fail(str(e))
+        except UsageError as e:
+            command = e.ctx.command_path if e.ctx else "llama2lab"
+            if not e.format_message().strip() or type(e).__name__ == "NoArgsIsHelpError":
+                raise
+            _fail(f"{e.format_message().rstrip('.')}; see: {command} --help")
+        except OSError as e:
+            if e.errno not in DISK_ERRORS:
+                raise
+            _fail(f"{e.filename or 'the disk'}: {e.strerror}; free some space or mend the permissions, then give the "
+                  "same command again: nothing already made is lost")
+        except KeyboardInterrupt:
+            typer.echo("\nstopped; give the same command again to go on", err=True)
+            raise typer.Exit(130) from None
+
+
+def _fail(message: str) -> None:
+    line = " ".join(message.split())  # one line, whatever a file name or a library put in it
+    typer.echo(f"error: {line}", err=True)
+    raise typer.Exit(2)
+
+
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same run.")]
+Store = Annotated[str, typer.Argument(help="An annotation store: a file (labels.db) or postgresql://...", metavar="URL",
+                                      envvar="LLAMA2LAB_ANNOTATIONS")]

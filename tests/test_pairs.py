@@ -1,0 +1,92 @@
+"""Pairs of a run for people to judge: training prompts only, models named in secret, gold that nobody could dispute."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from llama2lab.annotation.exchange import labels
+from llama2lab.annotation.queue import next_task, submit
+from llama2lab.annotation.store import open_store
+from llama2lab.checkpoint import save_model
+from llama2lab.cli import app
+from llama2lab.errors import LabError
+from llama2lab.model import Llama, ModelConfig
+from llama2lab.pairs import gold_pairs, pairs_of_run
+from llama2lab.runs import Run
+from llama2lab.tokenizer import train_tokenizer
+from llama2lab.world.demonstrations import demonstrations
+from llama2lab.world.oracle import Oracle
+from llama2lab.world.prompts import every_prompt
+from llama2lab.world.town import load_town
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two stages, with untrained models of different weights."""
+    folder = tmp_path_factory.mktemp("runs") / "smoke-0"
+    texts = [m["content"] for row in demonstrations(load_town(), 60, 0) for m in row["messages"]]
+    tokenizer = train_tokenizer(texts, 400)
+    made = Run(folder, {"preset": "smoke", "seed": 0}, say=lambda line: None)
+
+    def chat(path: Path, seed: int) -> dict[str, Any]:
+        config = ModelConfig(len(tokenizer), 32, 1, 4, 2, 48, max_seq_len=512)
+        save_model(path, Llama(config, seed), tokenizer)
+        return {}
+
+    for seed, stage in enumerate(("sft", "rlhf-v1")):
+        made.stage(stage, lambda path, seed=seed: chat(path, seed), seed)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["helpfulness", "safety"])
+def test_pairs_are_of_training_prompts_that_sft_was_not_shown(run: Path, kind: Any) -> None:
+    rows = pairs_of_run(run, 12, kind, gold=4, seed=3)
+    known = {p.id for p in every_prompt(load_town(), "rlhf")}
+    ordinary = [row for row in rows if "gold" not in row]
+    assert 10 <= len(ordinary) <= 12 and len(rows) == len(ordinary) + 4
+    assert all(row["prompt_id"] in known and row["answers"][0] != row["answers"][1] for row in ordinary)
+    assert {name.split(" at T ")[0] for row in ordinary for name in row["models"]} == {"sft", "rlhf-v1"}
+    assert pairs_of_run(run, 12, kind, gold=4, seed=3) == rows
+
+
+@pytest.mark.parametrize("kind", ["helpfulness", "safety"])
+def test_the_oracle_agrees_with_all_gold(kind: Any) -> None:
+    town = load_town()
+    oracle, prompts = Oracle(town), {p.id: p for p in every_prompt(town, "train")}
+    rows = gold_pairs(town, 60, kind, 0)
+    assert len(rows) == 60 and {row["gold"]["choice"] for row in rows} == {1, 2}
+    for row in rows:
+        first, second = (oracle.judge(prompts[row["prompt_id"]], a) for a in row["answers"])
+        worth = (lambda v: v.safety) if kind == "safety" else (lambda v: v.helpfulness)
+        assert (worth(first) > worth(second)) == (row["gold"]["choice"] == 1), row
+        if kind == "safety":
+            assert (first.safe, second.safe) == (row["gold"]["safe_1"], row["gold"]["safe_2"])
+
+
+def test_from_a_run_to_a_label(run: Path, tmp_path: Path) -> None:
+    store = tmp_path / "labels.db"
+    result = CliRunner().invoke(app, ["labels", "collect", str(store), str(run), "--pairs", "6", "--gold", "0"])
+    assert result.exit_code == 0 and "6 new pairs" in result.stdout
+    assert CliRunner().invoke(app, ["labels", "collect", str(store), str(run), "--pairs", "6", "--gold", "0"]
+                              ).stdout.startswith("0 new pairs")  # the same pairs again
+    with open_store(str(store)) as opened:
+        me = opened.annotator("Ada")
+        task = next_task(opened, me)
+        assert task is not None
+        submit(opened, me, task.item_id, "left", "better")
+        assert [x["annotator"] for x in labels(opened)] == ["Ada"]
+    out = tmp_path / "labels.jsonl"
+    assert CliRunner().invoke(app, ["labels", "export", str(store), str(out)]).exit_code == 0 and out.exists()
+
+
+def test_other_runs_and_kinds_are_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="unknown; use helpfulness or safety"):
+        pairs_of_run(run, 4, "kindness")  # type: ignore[arg-type]
+    with pytest.raises(LabError, match="is not a run"):
+        pairs_of_run(tmp_path, 4)
+    other = Run(tmp_path / "real", {"preset": "real", "seed": 0}, say=lambda line: None)
+    other.stage("sft", lambda path: {}, 0)
+    with pytest.raises(LabError, match="no run on the town"):
+        pairs_of_run(tmp_path / "real", 4)
