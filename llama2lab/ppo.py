@@ -214,9 +214,10 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
     weights = list(policy.parameters())
     learnt = [*weights, *(p for p in critic.parameters() if p.requires_grad)]
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
-    replayed = (pack(list(encode_documents(tokenizer, documents)), REPLAY_SEQ, seed, pad)
+    seq_len = min(REPLAY_SEQ, policy.config.context)
+    replayed = (pack(list(encode_documents(tokenizer, documents)), seq_len, seed, pad)
                 if s.replay and documents else None)
-    replay_rows = epoch_batches(len(replayed), max(1, s.replay_tokens // REPLAY_SEQ), seed) if replayed else None
+    replay_rows = epoch_batches(len(replayed), max(1, s.replay_tokens // seq_len), seed) if replayed else None
     minibatches_each = math.ceil(s.batch / s.minibatch)
     whitening = torch.zeros(2, 2)  # mean and std of logit(R_c) in the first batch: of safety prompts, of the others
 

@@ -32,7 +32,7 @@ class RejectionSettings:
     k: int = 8
     temperature: float = 1.0
     chat_rows: int = 3000  # SFT examples mixed in, at most: what was learnt there must be learnt again
-    gatt_rows: int = 1000  # after V3, of the long dialogues that taught Ghost Attention, at most
+    gatt_rows: int = 600  # after V3, of the long dialogues that taught Ghost Attention, at most
     epochs: float = 2.0
     batch_tokens: int = 1024
     optim: Optim = Optim(lr=1e-3, warmup=0.05)

@@ -263,7 +263,7 @@ def test_full_disk_keeps_what_is_made(tmp_path: Path, monkeypatch: pytest.Monkey
     built: list[str] = []
     full = [True]
 
-    def run_recipe(recipe: object, out: Path, seed: int, device: str, precision: str) -> dict:
+    def run_recipe(recipe: object, out: Path, seed: int, device: str, precision: str, *people: object) -> dict:
         run = Run(out, {"preset": "smoke", "seed": seed}, say=lambda line: None)
         for name in ("first", "second"):
             def build(folder: Path, name: str = name) -> dict:

@@ -67,10 +67,10 @@ class CrowdReport:
 def crowd(url: str, annotators: int = 30, labels_each: int = 100, overlap: int = 3) -> CrowdReport:
     """So many processes that label at once until each has its share; what the store holds afterwards.
 
-    There is a tenth more to do than the shares, so that the slowest find items that they have not had; then whoever
-    still can labels the rest, so that in the end no slot is open.
+    There is more to do than the shares, so that even if all open slots are on items that the slowest has had, one more
+    is left; then whoever still can labels the rest, so that in the end no slot is open.
     """
-    items = math.ceil(1.1 * annotators * labels_each / overlap)
+    items = math.ceil((annotators * labels_each + labels_each * (overlap - 1) + 1) / overlap)
     with open_store(url) as store:
         exchange.add_pairs(store, some_pairs(items), overlap=overlap)
     # "spawn": a process of its own, as each annotator's kernel is.
