@@ -226,8 +226,13 @@ class Lab:
             "() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
 
     def command_mode(self, page: Any) -> None:
-        """Until a cell has the focus, which is when the notebook's own keys work."""
-        page.wait_for_function("() => document.activeElement?.classList.contains('jp-Cell')")
+        """Until a cell has the focus, which is when the notebook's own keys work. A JupyterLab that was slow to open
+        the notebook leaves the focus nowhere."""
+        page.wait_for_function("""() => {
+            const at = document.activeElement;
+            if (!at?.closest('.jp-Cell')) document.querySelector('.jp-Notebook .jp-Cell.jp-mod-active')?.focus();
+            return document.activeElement?.classList.contains('jp-Cell');
+        }""")
 
     def leave(self, page: Any) -> None:
         """From the form back to its cell, with Shift+Tab."""

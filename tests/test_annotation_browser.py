@@ -293,7 +293,7 @@ def test_what_models_write_is_only_text(lab: real.Lab, browser: Any) -> None:
         form.wait("item")
         form.tab_into()
         texts = {form.text(".l2a-left .l2a-text"), form.text(".l2a-right .l2a-text")}
-        shown = HOSTILE.replace(ESCAPE, "␛").replace("\x00", "␀").replace(RLO, "[RLO]")
+        shown = HOSTILE.replace(ESCAPE, "[ESC]").replace("\x00", "[NUL]").replace(RLO, "[RLO]")
         assert texts == {shown, long}
         assert form.root.locator("script, img, iframe").count() == 0
         box = form.root.evaluate("e => [e.getBoundingClientRect().height, e.scrollWidth <= e.clientWidth]")

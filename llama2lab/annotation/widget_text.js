@@ -18,7 +18,10 @@ function h(tag, attributes = {}, ...children) {
 const HIDDEN = new RegExp(
   "[\\u0000-\\u0008\\u000B-\\u001F\\u007F-\\u009F\\u200B\\u2028\\u2029\\u202A-\\u202E\\u2060-\\u2069\\uFEFF" +
   "\\uFFF9-\\uFFFB\\uD800-\\uDFFF\\u{E0000}-\\u{E007F}]", "gu");
+const CONTROLS = ("NUL SOH STX ETX EOT ENQ ACK BEL BS HT LF VT FF CR SO SI DLE DC1 DC2 DC3 DC4 NAK SYN ETB CAN EM SUB " +
+                  "ESC FS GS RS US").split(" ");
 const NAMED = {
+  0x7F: "DEL",
   0x200B: "ZWSP", 0x2028: "LSEP", 0x2029: "PSEP", 0x202A: "LRE", 0x202B: "RLE", 0x202C: "PDF", 0x202D: "LRO",
   0x202E: "RLO", 0x2060: "WJ", 0x2066: "LRI", 0x2067: "RLI", 0x2068: "FSI", 0x2069: "PDI", 0xFEFF: "BOM",
 };
@@ -27,8 +30,7 @@ const MANY_MARKS = 2000;
 
 function visibleMark(character) {
   const code = character.codePointAt(0);
-  if (code < 0x20) return String.fromCharCode(0x2400 + code);
-  if (code === 0x7F) return "\u2421";
+  if (code < 0x20) return `[${CONTROLS[code]}]`;
   return `[${NAMED[code] ?? "U+" + code.toString(16).toUpperCase().padStart(4, "0")}]`;
 }
 
