@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -27,9 +28,16 @@ WORKERS = 2  # more than two were not measured
 
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    pool = ThreadPoolExecutor(WORKERS, "half", lambda: torch.set_num_threads(max(1, threads // WORKERS)))
-    list(pool.map(lambda _: None, range(WORKERS)))
-    torch.set_num_threads(threads)  # what threads started later begin with
+    """Threads in which torch shares no product with another thread (or with its part of them): results would otherwise
+    depend on which of them takes which part."""
+    def begin() -> None:
+        torch.set_num_threads(max(1, threads // WORKERS))
+        torch.get_num_threads()  # a thread takes the number over at first use, when main has changed it again
+
+    pool = ThreadPoolExecutor(WORKERS, "half", begin)
+    together = threading.Barrier(WORKERS)  # so that none is started later, and main's number stays
+    list(pool.map(lambda _: together.wait(), range(WORKERS)))
+    torch.set_num_threads(threads)
     return pool
 
 

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -58,6 +60,23 @@ def test_results_keep_their_order_and_main_keeps_its_threads():
 def test_two_parts_are_worked_on_at_the_same_time():
     both = threading.Barrier(2, timeout=10)
     in_parallel(lambda _: both.wait(), range(2), CPU)
+
+
+@pytest.mark.skipif(workers(CPU) == 1, reason="one thread: there is nothing at once")
+def test_every_worker_has_its_share_of_threads():
+    """Else the last bits of a sum depend on who took which part, and no run could be repeated."""
+    code = ("import threading, torch\n"
+            "from llama2lab.parallel import in_parallel\n"
+            "cpu, both = torch.device('cpu'), threading.Barrier(2)\n"
+            "def work(_):\n"
+            "    both.wait()\n"
+            "    torch.ones(300, 300) @ torch.ones(300, 300)\n"
+            "    return torch.get_num_threads()\n"
+            "before = torch.get_num_threads()\n"
+            "found = [in_parallel(work, range(2), cpu) for _ in range(3)]\n"
+            "assert found == [[max(1, before // 2)] * 2] * 3, found\n"
+            "assert torch.get_num_threads() == before")
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_error_of_a_part_is_raised_and_nothing_runs_on():
