@@ -25,7 +25,7 @@ CHROMIUM = "/usr/bin/chromium"
 ROOT = Path(__file__).parents[1]
 CHROMIUM_ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
                  "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]
-PATIENCE_MS = 120_000  # a busy machine is slow, not broken
+PATIENCE_MS = 90_000  # a busy machine is slow, not broken
 
 
 def skip_without_browser() -> None:
@@ -57,6 +57,9 @@ def page_of(browser: Any, **options: Any) -> Iterator[Any]:
     page.on("pageerror", lambda e: page.errors.append(str(e)))
     try:
         yield page
+    except BaseException:
+        shot(page, f"failed-{time.strftime('%H%M%S')}")
+        raise
     finally:
         context.close()
 
@@ -200,6 +203,7 @@ class Lab:
         page.goto(f"{self.url}/lab/tree/{notebook}?reset")
         page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
         page.locator(".jp-Spinner").wait_for(state="detached")
+        until(lambda: self.has_kernel(notebook), "the notebook has its kernel")
         self.idle(page)
         for number in range(cells):
             self.run_cell(page, number)
@@ -221,14 +225,19 @@ class Lab:
                 continue
         raise AssertionError("Ctrl+Enter does not run the cell")
 
+    def has_kernel(self, notebook: str) -> bool:
+        with urllib.request.urlopen(f"{self.url}/api/sessions", timeout=30) as reply:
+            return any(s["path"] == notebook and s["kernel"]["execution_state"] == "idle" for s in json.load(reply))
+
     def idle(self, page: Any) -> None:
         page.wait_for_function(
             "() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
 
     def command_mode(self, page: Any) -> None:
         """Until a cell has the focus, which is when the notebook's own keys work. A JupyterLab that was slow to open
-        the notebook leaves the focus nowhere."""
+        the notebook leaves the focus nowhere, or asks which kernel it should have."""
         page.wait_for_function("""() => {
+            document.querySelector('.jp-Dialog .jp-mod-accept')?.click();
             const at = document.activeElement;
             if (!at?.closest('.jp-Cell')) document.querySelector('.jp-Notebook .jp-Cell.jp-mod-active')?.focus();
             return document.activeElement?.classList.contains('jp-Cell');

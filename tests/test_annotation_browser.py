@@ -342,6 +342,7 @@ def test_voila_from_the_name_to_the_thanks(browser: Any, tmp_path: Path) -> None
         assert [a for a in asked if not a.startswith((url, f"blob:{url}", "data:"))] == []  # nothing from elsewhere
         assert page.locator("pre, .jp-InputArea").count() == 0  # no code
         real.shot(page, "voila-name")
+        page.wait_for_function("() => document.activeElement.matches('.l2a input')")
         page.keyboard.type("<b>Ada</b>")
         form.press("Enter")
         form.wait("guidelines")
@@ -426,6 +427,7 @@ def test_the_password_stays_in_the_kernel(browser: Any, tmp_path: Path) -> None:
         page.goto(url)
         form = real.Form(page)
         form.wait("name")
+        page.wait_for_function("() => document.activeElement.matches('.l2a input')")
         page.keyboard.type("Ada")
         form.press("Enter")
         form.wait("trouble")

@@ -238,7 +238,13 @@ class View {
     const had = this.root.contains(document.activeElement) || this.session.config.app;
     this.pageBox.replaceChildren(PAGES[stage](this.session));
     if (stage === "guidelines") this.session.fetchGuidelines(null);
-    if (first && had) (this.pageBox.querySelector("input") ?? this.root).focus({ preventScroll: true });
+    if (first && had) this.focusWhenThere(this.pageBox.querySelector("input") ?? this.root);
+  }
+
+  // A page can be filled before its host has put it into the document, where nothing can have the focus.
+  focusWhenThere(element) {
+    if (element.isConnected && this.isShown()) element.focus({ preventScroll: true });
+    else if (this.session.views.has(this)) requestAnimationFrame(() => this.focusWhenThere(element));
   }
 
   placeWords() {

@@ -319,7 +319,7 @@ class Session {
   stamp(task, draft, past) {
     this.tick();
     return { item_id: task.item_id, label_id: newId(), replaces: past?.label_id ?? null,
-             seconds: Math.round(draft.seconds * 10) / 10 };
+             seconds: Math.round(draft.seconds * 1000) / 1000 };
   }
 
   async saveAndGoOn(message) {
