@@ -21,7 +21,7 @@ from llama2lab.device import autocast, describe_machine, matmul_ceiling, peak_me
 from llama2lab.errors import LabError
 from llama2lab.generate import generate
 from llama2lab.model import SIZES, Llama, ModelConfig
-from llama2lab.parallel import backward, split
+from llama2lab.parallel import backward, shared_cores, split
 from llama2lab.pretrain import training_flops_per_token
 
 MODELS = {"mini (1.0M)": SIZES["mini"], "2.8M": ModelConfig(2048, 192, 5, 6, 2, 512, max_seq_len=1024)}
@@ -93,6 +93,10 @@ def _train(ours: Llama, theirs: nn.Module, repeats: int) -> dict[str, float]:
             optimizer.zero_grad()
         return step
 
+    def our_step() -> None:
+        with shared_cores(device):
+            ours_step()
+
     everything, weights = range(ROWS), list(ours.parameters())
 
     def our_gradients() -> None:
@@ -101,8 +105,8 @@ def _train(ours: Llama, theirs: nn.Module, repeats: int) -> dict[str, float]:
     def their_gradients() -> None:
         loss(lambda x: theirs(x, use_cache=False).logits, everything).backward()
 
-    seconds = _take_turns({"ours": stepper(ours, our_gradients), "transformers": stepper(theirs, their_gradients)},
-                          repeats)
+    ours_step = stepper(ours, our_gradients)
+    seconds = _take_turns({"ours": our_step, "transformers": stepper(theirs, their_gradients)}, repeats)
     rates = {name: tokens[:, 1:].numel() / s for name, s in seconds.items()}
     share = rates["ours"] * training_flops_per_token(config, SEQ) / matmul_ceiling(device, torch.bfloat16)
     return {**rates, "ratio": rates["ours"] / rates["transformers"], "share": share}

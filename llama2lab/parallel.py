@@ -11,10 +11,11 @@ On a GPU there is one part: it is parallel enough by itself.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -26,24 +27,57 @@ R = TypeVar("R")
 WORKERS = 2  # more than two were not measured
 
 
+_local = threading.local()  # `worker` is set in the pool's threads
+
+
 @functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _threads() -> int:
+    """torch's threads when the lab first asked."""
+    return torch.get_num_threads()
+
+
+def _share() -> int:
+    return max(1, _threads() // WORKERS)
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
     """Threads in which torch shares no product with another thread (or with its part of them): results would otherwise
     depend on which of them takes which part."""
     def begin() -> None:
-        torch.set_num_threads(max(1, threads // WORKERS))
-        torch.get_num_threads()  # a thread takes the number over at first use, when main has changed it again
+        _local.worker = True
+        torch.set_num_threads(_share())
+        torch.get_num_threads()  # a thread takes the number over at first use, when main may have changed it again
 
+    before = torch.get_num_threads()
     pool = ThreadPoolExecutor(WORKERS, "half", begin)
-    together = threading.Barrier(WORKERS)  # so that none is started later, and main's number stays
+    together = threading.Barrier(WORKERS)  # so that none is started later
     list(pool.map(lambda _: together.wait(), range(WORKERS)))
-    torch.set_num_threads(threads)
+    torch.set_num_threads(before)
     return pool
 
 
 def workers(device: torch.device) -> int:
-    """How many parts a batch is worked on in: 2 where torch has two threads or more, 1 on a GPU."""
-    return WORKERS if device.type == "cpu" and torch.get_num_threads() >= WORKERS else 1
+    """How many parts a batch is worked on in: 2 where torch has two threads or more, 1 on a GPU and within a part."""
+    nested = getattr(_local, "worker", False)
+    return WORKERS if device.type == "cpu" and not nested and _threads() >= WORKERS else 1
+
+
+@contextlib.contextmanager
+def shared_cores(device: torch.device) -> Iterator[None]:
+    """Around a training loop: what main does between the parts (the optimiser's step) is small, and helping threads
+    that spin while they wait for more would take the cores from the workers. With another program on one of two cores,
+    a step is three times as fast so."""
+    if workers(device) == 1:
+        yield
+        return
+    before = torch.get_num_threads()
+    _pool()
+    torch.set_num_threads(_share())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def in_parallel(work: Callable[[T], R], parts: Iterable[T], device: torch.device) -> list[R]:
@@ -54,7 +88,7 @@ def in_parallel(work: Callable[[T], R], parts: Iterable[T], device: torch.device
     """
     if workers(device) == 1:
         return [work(part) for part in parts]
-    futures = [_pool(torch.get_num_threads()).submit(work, part) for part in parts]
+    futures = [_pool().submit(work, part) for part in parts]
     try:
         return [future.result() for future in futures]
     finally:

@@ -39,7 +39,7 @@ from llama2lab.device import Machine
 from llama2lab.generate import generate
 from llama2lab.logprobs import pad_right, token_logprobs
 from llama2lab.model import Llama
-from llama2lab.parallel import backward, in_parallel, split
+from llama2lab.parallel import backward, in_parallel, shared_cores, split
 from llama2lab.pretrain import encode_documents
 from llama2lab.reward import RewardModel
 from llama2lab.train import (
@@ -330,7 +330,8 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
         whitening.copy_(saved["whitening"])
         stopped.extend(int(x) for x in saved["stopped"])
 
-    log = resumable_loop(s.iterations, step_fn, tensors, restore, folder, "PPO", "iteration")
+    with shared_cores(machine.device):
+        log = resumable_loop(s.iterations, step_fn, tensors, restore, folder, "PPO", "iteration")
     policy.eval()
     log = [entry for entry in log if "skipped" not in entry]
     return {"log": log, "iterations": len(log), "stopped_early": bool(stopped),

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from llama2lab.device import Machine
 from llama2lab.errors import LabError
 from llama2lab.model import Llama, document_mask, document_positions
-from llama2lab.parallel import backward, split
+from llama2lab.parallel import backward, shared_cores, split
 from llama2lab.progress import bar
 from llama2lab.runs import disk_error
 
@@ -323,8 +323,9 @@ def fit(
         return {"loss": loss, "lr": lr, "grad_norm": norm.item(), **metrics,
                 "seconds": time.perf_counter() - begin}
 
-    log = resumable_loop(steps, step_fn, lambda: module_tensors("model", model, optimizer),
-                         lambda tensors: restore_module("model", model, optimizer, tensors), folder, what)
+    with shared_cores(machine.device):
+        log = resumable_loop(steps, step_fn, lambda: module_tensors("model", model, optimizer),
+                             lambda tensors: restore_module("model", model, optimizer, tensors), folder, what)
     model.eval()
     return log
 
