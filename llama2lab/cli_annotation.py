@@ -127,10 +127,13 @@ def collect(
     with needs_extra():
         from llama2lab.annotation.exchange import add_pairs
         from llama2lab.annotation.store import open_store
-    from llama2lab.pairs import pairs_of_run
+    from llama2lab.pairs import guidelines, pairs_of_run
+    from llama2lab.world.town import load_town
 
     with open_store(store) as opened:  # first, so that a wrong URL is said before the models work
         new = add_pairs(opened, pairs_of_run(run, pairs, kind, gold, stage or (), seed), overlap, seed)  # type: ignore[arg-type]
+        if not opened.guidelines(kind)[0]:  # a teacher may have put others there
+            opened.add_guidelines(kind, guidelines(load_town(), kind))  # type: ignore[arg-type]
     typer.echo(f"{new} new pairs\nlabel them: llama2lab annotate {store if '@' not in store else 'URL'}")
 
 

@@ -19,7 +19,8 @@ from llama2lab.runs import read_json, stage_folder
 from llama2lab.talk import load, pick_stage
 from llama2lab.world.demonstrations import AnswerStyle, answer_for
 from llama2lab.world.prompts import KINDS, draw_prompts
-from llama2lab.world.town import Town, load_town
+from llama2lab.world.town import Town, load_town, town_folder
+from llama2lab.world.truth import place_statements
 
 
 def pairs_of_run(run: Path, n: int, kind: Kind = "helpfulness", gold: int = 0, stages: Sequence[str] = (),
@@ -47,6 +48,18 @@ def pairs_of_run(run: Path, n: int, kind: Kind = "helpfulness", gold: int = 0, s
     rows = [{"kind": kind, "prompt": list(p.messages), "answers": [a, b], "prompt_id": p.id, "models": list(models_of)}
             for (p, a, b), models_of in zip(pairs, named)]
     return rows + gold_pairs(town, gold, kind, seed + 1)
+
+
+def guidelines(town: Town, kind: Kind) -> str:
+    """The guidelines of data/guidelines; for helpfulness with the town's book, which says what is true."""
+    text = (town_folder().parent / "guidelines" / f"{kind}.md").read_text(encoding="utf-8")
+    if kind == "safety":
+        return text
+    pages = [[attribute.statements[0].format(**person.forms, value=person.facts[name])
+              for name, attribute in town.attributes.items()] for person in town.people.values()]
+    pages += [[told[0] for told in place_statements(place).values()] for place in town.places.values()]
+    book = "\n".join(f"- {' '.join(page)}" for page in pages)
+    return f"{text.rstrip()}\n\n# The town's book\n\n{book}\n"
 
 
 def gold_pairs(town: Town, n: int, kind: Kind, seed: int) -> list[dict[str, Any]]:

@@ -73,12 +73,24 @@ def test_from_a_run_to_a_label(run: Path, tmp_path: Path) -> None:
                               ).stdout.startswith("0 new pairs")  # the same pairs again
     with open_store(str(store)) as opened:
         me = opened.annotator("Ada")
+        text = opened.guidelines("helpfulness")[1]
+        assert "four grades" in text and "Mira lives on Forest Road." in text  # what is true can be looked up
         task = next_task(opened, me)
         assert task is not None
         submit(opened, me, task.item_id, "left", "better")
         assert [x["annotator"] for x in labels(opened)] == ["Ada"]
     out = tmp_path / "labels.jsonl"
     assert CliRunner().invoke(app, ["labels", "export", str(store), str(out)]).exit_code == 0 and out.exists()
+
+
+def test_a_teachers_guidelines_stay(run: Path, tmp_path: Path) -> None:
+    store = tmp_path / "labels.db"
+    with open_store(str(store)) as opened:
+        opened.add_guidelines("safety", "Ask me.")
+    args = ["labels", "collect", str(store), str(run), "--pairs", "2", "--gold", "1", "--kind", "safety"]
+    assert CliRunner().invoke(app, args).exit_code == 0
+    with open_store(str(store)) as opened:
+        assert opened.guidelines("safety")[1] == "Ask me."
 
 
 def test_other_runs_and_kinds_are_refused(run: Path, tmp_path: Path) -> None:
