@@ -3,16 +3,18 @@
 import re
 import time
 
+import lab_cases_model
+import lab_cases_rlhf
+import lab_cases_training
 import pytest
-from lab_cases_model import RIGHT as RIGHT_MODEL
-from lab_cases_model import WRONG as WRONG_MODEL
 
 from llama2lab.lab.catalogue import all_exercises
 from llama2lab.lab.checking import Exercise, run, solution
 from llama2lab.lab.predictions import Choice, Form, Number, Order, Prediction
 
-RIGHT = [*RIGHT_MODEL]
-WRONG = [*WRONG_MODEL]
+CASES = (lab_cases_model, lab_cases_training, lab_cases_rlhf)
+RIGHT = [case for module in CASES for case in module.RIGHT]
+WRONG = [case for module in CASES for case in module.WRONG]
 EXERCISES = all_exercises()
 CODE = [e for e in EXERCISES if not isinstance(e.check, Form)]
 QUESTIONS = [e for e in EXERCISES if isinstance(e.check, Choice | Number | Order)]
@@ -93,3 +95,5 @@ def test_metadata_is_complete() -> None:
         assert 1 <= e.difficulty <= 5 and 1 <= e.minutes <= 30 and 1 <= e.points <= 5
         assert e.hints and e.source and e.task and e.title
         assert (e.solution is None) == isinstance(e, Prediction)
+    assert len(CODE) >= 16 and len(EXERCISES) - len(CODE) >= 14
+    assert {e.key[:2] for e in EXERCISES} == {f"{n:02}" for n in range(12)}

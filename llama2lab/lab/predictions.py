@@ -155,7 +155,7 @@ class Order(Form):
             if keys.index(second) < keys.index(first):
                 raise Mistake(name)
         at = next(i for i, (k, r) in enumerate(zip(keys, self.right)) if k != r)
-        raise Mistake(f"The first {at} are right, then {keys[at]} is out of place.")
+        raise Mistake(f"Read from the left, {keys[at]} is out of place at place {at + 1}.")
 
 
 # ---- predictions -------------------------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ class Ranking(Foreseen):
         return False, " ".join([text, f"{len(turned)} of {len(pairs)} pairs are the other way round.", *words])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction(Exercise):
     """An exercise whose answer is only known after a run. `check` is the form of the answer; `lesson` is said when
     prediction and measurement are compared, whichever way it went."""
