@@ -332,3 +332,25 @@ def test_a_teacher_can_switch_solutions_off(monkeypatch, word) -> None:
 def test_judge_names_the_place() -> None:
     with pytest.raises(Mistake, match=r"at \[0, 1\]: 5 instead of 2"):
         judge(torch.tensor([[1.0, 5.0]]), [[1.0, 2.0]])
+
+
+CELLS = ["from llama2lab.lab.nb02_transformer import RMS_NORM\nfrom llama2lab.lab.checking import run",
+         "def hang(x, weight, eps):\n    while True:\n        try:\n            while True: pass\n        except: pass",
+         "import threading\nprint(threading.current_thread() is threading.main_thread())\n"
+         "run(RMS_NORM, hang, seconds=0.3)",
+         "def crash(x, weight, eps):\n    y = x.mean(-1)\n    return x / y * weight",
+         "run(RMS_NORM, crash)",
+         "print('still here')"]
+
+
+@pytest.mark.slow
+def test_in_a_real_kernel() -> None:
+    """The notebook's own main thread: the loop ends, the kernel lives, and an error is found in its cell."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
+    nbclient.NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+    printed, stopped = notebook.cells[2].outputs
+    assert printed.text == "True\n"
+    assert "longer than 0.3 seconds" in stopped.data["text/plain"] and "Stopped" in stopped.data["text/html"]
+    assert "line 3: return x / y * weight" in notebook.cells[4].outputs[0].data["text/plain"]
+    assert notebook.cells[5].outputs[0].text == "still here\n"
