@@ -90,8 +90,15 @@ def test_nobody_knows_the_reports_and_the_command_line() -> None:
         assert not GRAPH[name] & house, f"{name} imports {GRAPH[name] & house}"
 
 
+def test_nobody_in_the_library_knows_the_exercises() -> None:
+    for name in FILES:
+        if not name.startswith("llama2lab.lab"):
+            found = {target for target in GRAPH[name] if (target + ".").startswith("llama2lab.lab.")}
+            assert not found, f"{name} imports {found}"
+
+
 def test_packages_hold_nothing_that_imports() -> None:
-    assert not GRAPH["llama2lab"] and not GRAPH["llama2lab.world"]
+    assert not GRAPH["llama2lab"] and not GRAPH["llama2lab.world"] and not GRAPH["llama2lab.lab"]
 
 
 def test_there_are_no_circles_at_import() -> None:

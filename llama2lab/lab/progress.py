@@ -1,0 +1,220 @@
+"""Progress, kept in one JSON file beside the notebooks, or in the folder that LLAMA2LAB_PROGRESS names.
+
+The file is written whole or not at all. One that cannot be read is set aside under another name, and said so: it may
+be mended by hand. What was passed once stays passed.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llama2lab.errors import LabError
+from llama2lab.lab.checking import SECONDS, WORDS, Exercise, Mistake, Outcome, Status, is_empty, run
+from llama2lab.lab.predictions import Prediction
+from llama2lab.runs import disk_error, write_atomic
+
+try:
+    import fcntl
+except ImportError:  # Windows: two notebooks that save in the same instant may then lose one entry
+    fcntl = None  # type: ignore[assignment]
+
+FOLDER = "LLAMA2LAB_PROGRESS"
+FILE = "lab-progress.json"
+# The better status of two is kept.
+RANK: dict[str, int] = {"not attempted": 0, "error": 1, "stopped": 1, "failed": 1, "noted": 2, "passed": 3}
+
+
+class Progress:
+    """The entries of the progress file: {key: {status, points, of, title, attempts, first, last, ...}}. Every call
+    reads the file anew, so that several notebooks can be open."""
+
+    def __init__(self, folder: Path | str | None = None):
+        self.path = Path(folder or os.environ.get(FOLDER) or ".").expanduser() / FILE
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """All entries; none if there is no file yet. A damaged file is set aside with a warning."""
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return {}
+        except UnicodeDecodeError:
+            return self._set_aside("it is no text")
+        except OSError as e:
+            raise LabError(f"{self.path} cannot be read: {e.strerror or e}; mend its permissions") from e
+        try:
+            entries = json.loads(text)["exercises"]
+            for entry in entries.values():
+                if entry["status"] not in RANK or not isinstance(entry["points"], int | float):
+                    raise ValueError(f"unknown status {entry['status']!r}")
+            return entries
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+            return self._set_aside(str(e)[:100])
+
+    def _set_aside(self, why: str) -> dict[str, dict[str, Any]]:
+        number = 1
+        while (aside := self.path.with_name(f"lab-progress.damaged-{number}.json")).exists():
+            number += 1
+        try:
+            os.replace(self.path, aside)
+        except OSError as e:
+            raise disk_error(e, self.path) from e
+        warnings.warn(f"The progress file was damaged ({why}). It is kept as {aside.name}, and a new one is begun; "
+                      f"your "
+                      "code is in the notebooks, run their cells again to fill it.", stacklevel=4)
+        return {}
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One writer at a time, where the file system can lock."""
+        with ExitStack() as stack:
+            if fcntl is not None:
+                try:
+                    handle = stack.enter_context(open(self.path.with_name(f".{FILE}.lock"), "w", encoding="utf-8"))
+                except OSError as e:
+                    raise disk_error(e, self.path) from e
+                with suppress(OSError):  # some network file systems have no locks
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    def change(self, key: str, attempt: bool = True, **changes: Any) -> dict[str, Any]:
+        """Merge changes into an entry; the entry as it is then."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise disk_error(e, self.path) from e
+        with self._alone():
+            entries = self.read()
+            now = time.strftime("%Y-%m-%dT%H:%M:%S")
+            entry = entries.setdefault(key, {"status": "not attempted", "points": 0, "attempts": 0, "first": now})
+            if RANK[changes.get("status", entry["status"])] < RANK[entry["status"]]:
+                changes = {k: v for k, v in changes.items() if k not in ("status", "points")}
+            entry.update(changes, last=now)
+            entry["attempts"] += attempt
+            write_atomic(self.path, json.dumps({"version": 1, "exercises": entries}, indent=1, ensure_ascii=False))
+            return entry
+
+    def record(self, outcome: Outcome) -> Outcome:
+        """Keep an outcome; one that cannot be saved says so, and is still shown. Not attempted leaves no mark."""
+        if outcome.status == "not attempted":
+            return outcome
+        try:
+            self.change(outcome.key, status=outcome.status, points=outcome.points, of=outcome.of, title=outcome.title)
+        except LabError as e:
+            return replace(outcome, message=f"{outcome.message} (Your progress was not saved: {e})".strip())
+        return outcome
+
+    def summary(self, exercises: Iterable[Exercise] = ()) -> Summary:
+        """A table of these exercises, or of all that the file knows."""
+        entries = self.read()
+        wanted = [(e.key, e.title, e.points) for e in exercises] or [
+            (key, entry.get("title", key), entry.get("of", 0)) for key, entry in entries.items()]
+        return Summary([Row(key, title, entries.get(key, {}).get("status", "not attempted"),
+                            entries.get(key, {}).get("points", 0), of, entries.get(key, {}).get("attempts", 0))
+                        for key, title, of in wanted])
+
+
+@dataclass(frozen=True)
+class Row:
+    key: str
+    title: str
+    status: Status
+    points: float
+    of: int
+    attempts: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Progress as a table, in text and in HTML."""
+
+    rows: Sequence[Row]
+
+    @property
+    def head(self) -> str:
+        done = sum(row.status == "passed" or (row.status == "noted" and row.points > 0) for row in self.rows)
+        return (f"{done} of {len(self.rows)} exercises done, {sum(r.points for r in self.rows):g} of "
+                f"{sum(r.of for r in self.rows)} points")
+
+    def __repr__(self) -> str:
+        width = max((len(row.title) for row in self.rows), default=0)
+        return "\n".join([self.head, *(f"  {row.title:<{width}}  {row.points:g}/{row.of}  {WORDS[row.status]}"
+                                       for row in self.rows)])
+
+    def _repr_html_(self) -> str:
+        body = "".join(f'<tr><th scope="row" style="text-align: left">{html.escape(row.title)}</th>'
+                       f"<td>{html.escape(WORDS[row.status])}</td><td>{row.points:g} of {row.of}</td>"
+                       f"<td>{row.attempts}</td></tr>" for row in self.rows)
+        return ('<table style="color: var(--jp-content-font-color1, inherit)">'
+                f"<caption>{html.escape(self.head)}</caption><thead><tr>"
+                + "".join(f'<th scope="col">{name}</th>' for name in ("Exercise", "State", "Points", "Attempts"))
+                + f"</tr></thead><tbody>{body}</tbody></table>")
+
+
+# ---- what a notebook calls ---------------------------------------------------------------------------------------
+
+
+def check(exercise: Exercise, answer: Any, progress: Progress | None = None, seconds: float = SECONDS) -> Outcome:
+    """Check an answer and keep the outcome. For a prediction, use `predict` and `compare`."""
+    if isinstance(exercise, Prediction):
+        raise LabError(f"{exercise.title} is a prediction: predict(...) before the run, compare(...) after it")
+    return (progress or Progress()).record(run(exercise, answer, seconds))
+
+
+def predict(exercise: Prediction, answer: Any, progress: Progress | None = None) -> Outcome:
+    """Keep a prediction. It can be changed until it has been compared with a measurement."""
+    progress = progress or Progress()
+
+    def outcome(status: Status, message: str) -> Outcome:
+        return Outcome(exercise.key, exercise.title, status, message)
+
+    if is_empty(answer):
+        return outcome("not attempted", "Predict first: a guess that can be wrong teaches more than a result.")
+    try:
+        exercise.form(answer)
+        plain = exercise.form.plain(answer)
+    except Mistake as e:
+        return outcome("failed", str(e))
+    try:
+        entry = progress.read().get(exercise.key, {})
+        if "measured" in entry:
+            return outcome("noted", f"The result is known already; your first prediction, {entry['prediction']}, "
+                                    f"stays.")
+        progress.change(exercise.key, attempt=False, of=exercise.points, title=exercise.title,
+                        prediction=plain)
+    except LabError as e:
+        return outcome("failed", f"Your prediction was not saved: {e}")
+    return outcome("noted", f"You predict {plain}. Now run the experiment.")
+
+
+def compare(exercise: Prediction, measured: Any, progress: Progress | None = None) -> Outcome:
+    """Hold the kept prediction against the measurement. Whoever predicted gets the points, right or wrong."""
+    progress = progress or Progress()
+    try:
+        entry = progress.read().get(exercise.key, {})
+    except LabError as e:
+        return Outcome(exercise.key, exercise.title, "failed", str(e))
+    if "prediction" not in entry:
+        return Outcome(exercise.key, exercise.title, "not attempted",
+                       f"There is no prediction to compare with. {exercise.lesson}".strip(), of=exercise.points)
+    try:
+        right, text = exercise.form.compare(entry["prediction"], measured)
+    except Mistake as e:
+        return Outcome(exercise.key, exercise.title, "failed", f"The measurement cannot be compared: {e}")
+    status: Status = "passed" if right else "noted"
+    found = Outcome(exercise.key, exercise.title, status, f"{text} {exercise.lesson}".strip(),
+                    points=exercise.points, of=exercise.points)
+    if "measured" not in entry:
+        try:
+            progress.change(exercise.key, attempt=False, measured=str(measured)[:200])
+        except LabError as e:
+            return replace(found, message=f"{found.message} (Your progress was not saved: {e})")
+    return progress.record(found)
