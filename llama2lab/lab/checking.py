@@ -188,7 +188,7 @@ class Student:
     library must be left alone, and a forgotten `return` is named."""
 
     def __init__(self, function: Callable, library: Library, in_place: bool = False):
-        self.function, self.library, self.in_place = function, library, in_place
+        self.function, self.guarded, self.in_place = function, library, in_place
 
     def __call__(self, *args: Any) -> Any:
         try:
@@ -208,7 +208,7 @@ class Student:
                 raise NotAttempted from None
             raise StudentError from e
         finally:
-            changed = self.library.restore()
+            changed = self.guarded.restore()
         if changed:
             raise Mistake(f"Your code changed {', '.join(changed[:3])} of the library. It has been put back; use names "
                           "of your own.")

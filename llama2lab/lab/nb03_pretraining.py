@@ -77,10 +77,10 @@ NO_WARMUP = Exercise(
             "c": "The weights are random, not zero; with zeros nothing would move at all."}), "b")
 
 FIRST_LOSS = Prediction(
-    "03.first_loss", "The loss before any training", "The tokenizer has 1,024 tokens and the model has learnt nothing. "
+    "03.first_loss", "The loss before any training", "The tokenizer has 1,536 tokens and the model has learnt nothing. "
     "Predict its loss in nats.", 2, 3, 1, "2.2", ("How likely is each token to a model that knows nothing?",),
     Guess(0.0, 30.0, "An ignorant model spreads its belief over all tokens: the loss is the logarithm of their number.",
-          "Worse than ignorance takes certainty: a model that spreads its belief evenly has ln(1024).", absolute=0.3),
-    lesson="ln(1024) is 6.93.")
+          "Worse than ignorance takes certainty: a model that spreads its belief evenly has ln(1536).", absolute=0.3),
+    lesson="ln(1536) is 7.34.")
 
 EXERCISES = (SCHEDULE, STEPS, NO_WARMUP, FIRST_LOSS)
