@@ -30,7 +30,7 @@ MORE_VOCABULARY = Exercise(
                                                                                "shows."}), "a")
 
 COMPRESSION = Prediction(
-    "01.compression", "Bytes in a token", "Our tokenizer has 1,024 tokens. Predict how many bytes of the town's text "
+    "01.compression", "Bytes in a token", "Our tokenizer has 1,536 tokens. Predict how many bytes of the town's text "
                                           "one "
     "token holds on average.", 1, 2, 1, "2.2", ("Without merges it is exactly 1.",),
     Guess(1.0, 20.0, "The town repeats itself: frequent words are single tokens.",
