@@ -34,6 +34,6 @@ COMPRESSION = Prediction(
                                           "one "
     "token holds on average.", 1, 2, 1, "2.2", ("Without merges it is exactly 1.",),
     Guess(1.0, 20.0, "The town repeats itself: frequent words are single tokens.",
-          "A vocabulary of 1,024 has room for few whole words.", relative=0.2))
+          "A vocabulary of 1,536 has room for few whole words.", relative=0.2))
 
 EXERCISES = (DIGITS, WHY_BYTES, MORE_VOCABULARY, COMPRESSION)
