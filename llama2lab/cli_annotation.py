@@ -151,7 +151,7 @@ def add(
         from llama2lab.annotation.store import open_store
     from llama2lab.runs import read_rows
 
-    rows = read_rows(file)
+    rows = read_rows(file, 'every line must be one pair: {"kind": ..., "prompt": [...], "answers": [..., ...]}')
     with open_store(store) as opened:
         typer.echo(f"{add_pairs(opened, rows, overlap, seed)} new pairs")
 

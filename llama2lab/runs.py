@@ -60,17 +60,17 @@ def write_rows(path: Path, rows: Iterable[dict]) -> None:
     write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_rows(path: Path) -> list[dict]:
-    """Rows written by `write_rows`; LabError with file and line at the first damaged one."""
+def read_rows(path: Path, cure: str = "remove the stage's folder and run again") -> list[dict]:
+    """Rows written by `write_rows`; LabError with file, line and `cure` at the first damaged one."""
     rows = []
     try:
         with open(path, encoding="utf-8") as f:
             for number, line in enumerate(f, 1):  # noqa: B007 - the handler below names it
                 rows.append(json.loads(line))
     except json.JSONDecodeError as e:
-        raise LabError(f"{path}:{number}: broken row ({e.msg}); remove the stage's folder and run again") from e
+        raise LabError(f"{path}:{number}: broken row ({e.msg}); {cure}") from e
     except (OSError, UnicodeDecodeError) as e:
-        raise LabError(f"{path}: cannot be read ({e}); remove the stage's folder and run again") from e
+        raise LabError(f"{path}: cannot be read ({e}); {cure}") from e
     return rows
 
 

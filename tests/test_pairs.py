@@ -83,6 +83,14 @@ def test_from_a_run_to_a_label(run: Path, tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["labels", "export", str(store), str(out)]).exit_code == 0 and out.exists()
 
 
+def test_a_file_of_pairs_with_a_broken_line_adds_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"kind": "safety", "prompt": [{"role": "user", "content": "Q"}], "answers": ["a", "b"]}\nno\n')
+    result = CliRunner().invoke(app, ["labels", "add", str(tmp_path / "labels.db"), str(file)])
+    assert result.exit_code == 2 and "pairs.jsonl:2" in result.stderr and "every line must be one pair" in result.stderr
+    assert not (tmp_path / "labels.db").exists()
+
+
 def test_a_teachers_guidelines_stay(run: Path, tmp_path: Path) -> None:
     store = tmp_path / "labels.db"
     with open_store(str(store)) as opened:
