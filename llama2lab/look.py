@@ -3,8 +3,10 @@ backgrounds are clear and texts grey, for light pages and dark ones. Imports not
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
@@ -52,3 +54,25 @@ def plain(text: str, longest: int = 28) -> str:
 def css() -> str:
     """The style sheet of every page."""
     return resources.files("llama2lab").joinpath("templates/page.css").read_text(encoding="utf-8")
+
+
+@dataclass
+class Section:
+    """One part of the page: a sentence on what it shows, a figure, a sentence on what to look at, tables."""
+
+    title: str
+    text: str
+    look: str = ""
+    figure: go.Figure | None = None
+    tables: list[tuple[list[str], list[list[Any]]]] = field(default_factory=list)
+
+    @property
+    def anchor(self) -> str:
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+
+    @property
+    def html(self) -> str:
+        if self.figure is None:
+            return ""
+        config = {"displayModeBar": False, "responsive": True}  # a double click undoes a zoom
+        return self.figure.to_html(full_html=False, include_plotlyjs=False, div_id=f"fig-{self.anchor}", config=config)

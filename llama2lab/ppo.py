@@ -48,9 +48,9 @@ from llama2lab.train import (
     make_optimizer,
     module_tensors,
     pack,
-    packed_lm_loss,
     restore_module,
     resumable_loop,
+    rows_loss,
 )
 from llama2lab.world.prompts import Prompt
 
@@ -280,9 +280,7 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
         def replay_loss(rows: Sequence[int]) -> tuple[Tensor, float, dict[str, float]]:
             assert replayed is not None
             with machine.autocast():
-                loss, count = packed_lm_loss(policy, replayed.tokens[rows].to(machine.device),
-                                             replayed.segments[rows].to(machine.device),
-                                             replayed.loss_mask[rows].to(machine.device))
+                loss, count = rows_loss(policy, replayed, rows, machine)
             return s.replay * loss, float(count), {}
 
         sums: dict[str, float] = {}

@@ -9,17 +9,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from llama2lab import __version__, look, plots
 from llama2lab.errors import LabError
+from llama2lab.look import Section
 from llama2lab.preferences import GRADES
 from llama2lab.runs import disk_error, read_rows
 from llama2lab.summary import (
@@ -37,28 +36,6 @@ from llama2lab.summary import (
     short_name,
     total_seconds,
 )
-
-
-@dataclass
-class Section:
-    """One part of the page: a sentence on what it shows, a figure, a sentence on what to look at, tables."""
-
-    title: str
-    text: str
-    look: str = ""
-    figure: go.Figure | None = None
-    tables: list[tuple[list[str], list[list[str]]]] = field(default_factory=list)
-
-    @property
-    def anchor(self) -> str:
-        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
-
-    @property
-    def html(self) -> str:
-        if self.figure is None:
-            return ""
-        config = {"displayModeBar": False, "responsive": True}  # a double click undoes a zoom
-        return self.figure.to_html(full_html=False, include_plotlyjs=False, div_id=f"fig-{self.anchor}", config=config)
 
 
 def report(runs: Sequence[Path], out: Path) -> Path:

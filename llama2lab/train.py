@@ -149,6 +149,12 @@ def packed_lm_loss(model: Llama, tokens: Tensor, segments: Tensor, loss_mask: Te
     return F.cross_entropy(logits.float(), targets), count
 
 
+def rows_loss(model: Llama, data: Packed, rows: Sequence[int], machine: Machine) -> tuple[Tensor, Tensor]:
+    """`packed_lm_loss` of some rows of `data`, on the model's device."""
+    return packed_lm_loss(model, *(part[rows].to(machine.device) for part in (data.tokens, data.segments,
+                                                                              data.loss_mask)))
+
+
 def epoch_batches(n: int, batch: int, seed: int, lengths: Sequence[int] = ()) -> Callable[[int], list[int]]:
     """`f(step)` gives the rows of that step: every epoch is another shuffle, drawn from (seed, epoch).
 
@@ -339,8 +345,7 @@ def fit_packed(model: Llama, data: Packed, epochs: float, batch_tokens: int, opt
     rows = epoch_batches(len(data), batch, seed)
 
     def loss_of(r: Sequence[int]) -> tuple[Tensor, float, dict[str, float]]:
-        loss, count = packed_lm_loss(model, data.tokens[r].to(machine.device), data.segments[r].to(machine.device),
-                                     data.loss_mask[r].to(machine.device))
+        loss, count = rows_loss(model, data, r, machine)
         return loss, float(count), {}
 
     log = fit(model, rows, loss_of, steps, optim, machine, folder, what, on_step)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from llama2lab.annotation.agreement import WHATS, Label, agreement_table, judged
 from llama2lab.annotation.charts import COEFFICIENTS, figure_text, moment, percent_text
 from llama2lab.annotation.quality import Alarm, By, Quality, alarms, quality
 from llama2lab.errors import LabError
-from llama2lab.look import tame
+from llama2lab.look import Section, tame
 from llama2lab.stats import Figure
 
 if TYPE_CHECKING:
@@ -39,28 +38,6 @@ class Cell:
 
 
 Table = tuple[list[str], list[list[Cell]]]
-
-
-@dataclass
-class Section:
-    """One part of the page: what it shows, a figure, what to look at, tables."""
-
-    title: str
-    text: str
-    look: str = ""
-    figure: go.Figure | None = None
-    tables: list[Table] = field(default_factory=list)
-
-    @property
-    def anchor(self) -> str:
-        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
-
-    @property
-    def html(self) -> str:
-        if self.figure is None:
-            return ""
-        return self.figure.to_html(full_html=False, include_plotlyjs=False, div_id=f"fig-{self.anchor}",
-                                   config={"displayModeBar": False, "responsive": True})
 
 
 def p_text(p: float) -> str:
