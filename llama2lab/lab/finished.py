@@ -1,0 +1,166 @@
+"""The finished run that notebooks look at, and what they measure themselves.
+
+    lab = finished_run()                    # your last run, or the one shipped with the project
+    model = lab.model("rlhf-v5")
+    lab.figures["stages"]["sft"]["metrics"]["helpfulness"]    # {"mean": ..., "low": ..., "high": ..., "n": ...}
+    lab.measured(margins)                   # an experiment of the last full run (`llama2lab experiments`), or live
+    lab.live(gqa_variants, seconds=10)      # measured here and now, kept in runs/lab: the next Run All is quick
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from llama2lab import summary
+from llama2lab.checkpoint import load_model
+from llama2lab.device import Machine, this_machine
+from llama2lab.errors import LabError
+from llama2lab.model import Llama
+from llama2lab.reward import RewardModel, load_reward
+from llama2lab.runs import digest, read_json, read_rows, stage_folder, write_atomic
+from llama2lab.tokenizer import load_tokenizer
+from llama2lab.world.oracle import Oracle
+from llama2lab.world.prompts import Prompt, TownSource
+from llama2lab.world.town import Town, load_town
+
+RUN = "LLAMA2LAB_RUN"  # the folder of a run to look at
+LIVE = "LLAMA2LAB_LIVE"  # where notebooks keep what they measured; runs/lab beside the notebooks' folder otherwise
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "data" / "run"  # seed 0 of the preset mini, in bfloat16: in a checkout, not in a wheel
+Experiment = Callable[..., dict[str, Any]]
+
+
+def finished_run(path: str | Path | None = None) -> Finished:
+    """The run in `path`, or in the folder that LLAMA2LAB_RUN names, or your newest finished run of the preset mini in
+    runs/, or the one shipped with the project. Where there is none, a tiny one is trained, in about a minute: it shows
+    the plumbing, and its figures mean nothing."""
+    named = path or os.environ.get(RUN)
+    if named:
+        return Finished(Path(named))
+    own = sorted((p for folder in (Path("runs"), Path("../runs"), ROOT / "runs")
+                  for p in folder.glob("*/results.json") if read_json(p).get("preset") == "mini"),
+                 key=lambda p: p.stat().st_mtime)
+    if own:
+        return Finished(own[-1].parent)
+    if (SHIPPED / "results.json").is_file():
+        return Finished(SHIPPED)
+    from llama2lab.presets import preset
+    from llama2lab.recipe import run_recipe
+
+    tiny = live_folder().parent / "smoke-0"
+    if not (tiny / "results.json").is_file():
+        print("There is no finished run here: a tiny one is trained now, in about a minute. For figures that mean "
+              "something: llama2lab run")
+        run_recipe(preset("smoke"), tiny)
+    return Finished(tiny)
+
+
+def live_folder() -> Path:
+    """Where notebooks keep what they measured themselves. Delete it to measure anew."""
+    named = os.environ.get(LIVE)
+    return Path(named) if named else (ROOT if (ROOT / "notebooks").is_dir() else Path()) / "runs" / "lab"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run: its models, rows and figures. What it lacks is taken from the shipped run, where that has it."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        if not (self.folder / "run.json").is_file():
+            raise LabError(f"{self.folder} is not a run of llama2lab (no run.json); make one with: llama2lab run, or "
+                           f"leave {RUN} empty for the one shipped with the project")
+
+    def __repr__(self) -> str:
+        which = "shipped with the project, in bfloat16" if self.folder == SHIPPED else str(self.folder)
+        return f"run of the preset {self.figures.get('preset')}, seed {self.figures.get('seed')} ({which})"
+
+    @cached_property
+    def figures(self) -> dict[str, Any]:
+        """What its results.json holds."""
+        return summary.load_run(self.folder)
+
+    @cached_property
+    def machine(self) -> Machine:
+        return this_machine()
+
+    @cached_property
+    def town(self) -> Town:
+        return load_town()
+
+    @cached_property
+    def oracle(self) -> Oracle:
+        return Oracle(self.town)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return load_tokenizer(self.stage("sft"))
+
+    def stage(self, name: str) -> Path:
+        """The folder of a stage; LabError that lists the stages there are."""
+        if not (self.folder / name / "stage.json").is_file() and (SHIPPED / name / "stage.json").is_file():
+            return SHIPPED / name
+        return stage_folder(self.folder, name)
+
+    def model(self, stage: str = "rlhf-v5") -> Llama:
+        """A chat or base model. The same object at every call: copy it (`copy.deepcopy`) before training it."""
+        return _model(self.stage(stage)).to(self.machine.device)
+
+    def reward(self, stage: str = "reward-helpfulness-v5") -> RewardModel:
+        """A reward model. The same object at every call."""
+        return _reward(self.stage(stage)).to(self.machine.device)
+
+    def rows(self, stage: str, file: str) -> list[dict]:
+        """The rows of a stage's JSON lines file, such as ("preferences-v1", "helpfulness.train.jsonl")."""
+        return read_rows(self.stage(stage) / file)
+
+    def metrics(self, stage: str) -> dict[str, Any]:
+        """The figures of one stage; empty if the run has no such stage."""
+        return summary.metrics(self.figures, stage)
+
+    def prompts(self, helpful: int = 0, unsafe: int = 0, borderline: int = 0, seed: int = 0, split: str = "test",
+                ) -> list[Prompt]:
+        """Prompts of the town. "test" and "dev" are held out, "train" are those of RLHF."""
+        source = TownSource(self.town)
+        return [p for i, (kind, n) in enumerate((("helpful", helpful), ("borderline", borderline), ("unsafe", unsafe)))
+                if n for p in source.prompts(kind, n, seed + i, split)]
+
+    def measured(self, experiment: Experiment) -> dict[str, Any]:
+        """The figures of an experiment: those that `llama2lab experiments` kept with this run, else those shipped with
+        the project, else measured now (the experiment's docstring says how long it takes) and kept in runs/lab."""
+        for folder in (self.folder, SHIPPED):
+            path = folder / "experiments" / f"{experiment.__name__}.json"
+            if path.is_file():
+                return read_json(path)
+        return self.live(experiment)
+
+    def live(self, experiment: Experiment, **settings: Any) -> dict[str, Any]:
+        """Measure now, `experiment(lab, **settings)`, or give what was measured before by the same code on the same
+        run. What it gives must be plain data: numbers, texts, lists, dicts."""
+        key = digest([inspect.getsource(inspect.getmodule(experiment) or experiment), settings,
+                      str(self.folder.resolve()), digest(self.figures)])
+        path = live_folder() / f"{experiment.__name__}-{key}.json"
+        if path.is_file():
+            return read_json(path)
+        result = experiment(self, **settings)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(result, indent=1))
+        return json.loads(path.read_text(encoding="utf-8"))  # as it will be next time
+
+
+@lru_cache(maxsize=16)
+def _model(folder: Path) -> Llama:
+    return load_model(folder).eval()
+
+
+@lru_cache(maxsize=8)
+def _reward(folder: Path) -> RewardModel:
+    return load_reward(folder)
