@@ -1,5 +1,5 @@
-"""The command line: `llama2lab run`, `report`, `chat`, `generate`, `annotate`, `labels`, `class`, `agreement`, `bench`,
-`doctor`.
+"""The command line: `llama2lab run`, `report`, `experiments`, `chat`, `generate`, `annotate`, `labels`, `class`,
+`agreement`, `bench`, `doctor`.
 
 Heavy modules are imported inside the commands, so that `--help` answers at once. Every mistake a user can mend is
 one line on stderr and exit code 2; what a command is asked for goes to stdout, what it is doing to stderr.
@@ -32,6 +32,7 @@ def main() -> None:
     llama2lab run                        everything, from tokenizer to RLHF-V5 (under 20 minutes on two cores)
     llama2lab run --preset smoke         the same in about a minute, to try the plumbing
     llama2lab report runs/mini-0         one page with every figure, and the marks they should meet
+    llama2lab experiments runs/mini-0    the report's claims, one by one (about half an hour)
     llama2lab chat runs/mini-0           talk to the result
     llama2lab chat runs/mini-0 --stage sft "Where does Mira live?"
 
@@ -141,6 +142,25 @@ def report(
     page = make_report(runs, out or (runs[0] if len(runs) == 1 else runs[0].resolve().parent) / "report.html")
     typer.echo(promised_table(runs))
     typer.echo(f"\nreport   {page}")
+
+
+@app.command()
+def experiments(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.", metavar="RUN")],
+    names: Annotated[list[str] | None, typer.Argument(help="Only these.  [default: all]", metavar="NAME...",
+                                                      show_default=False)] = None,
+    again: Annotated[bool, typer.Option("--again", help="Measure also what is there already.")] = False,
+) -> None:
+    """Put the report's claims to the test on a finished run: what the notebooks show beside the report's figures.
+
+    \b
+    llama2lab experiments runs/mini-0                  all of them, about half an hour
+    llama2lab experiments runs/mini-0 margins          one; a wrong name is answered with the list
+    Each is kept in RUN/experiments/NAME.json; stop it when you like, and give the same command again to go on.
+    """
+    from llama2lab.experiments import measure
+
+    measure(run, names or (), again)
 
 
 @app.command()

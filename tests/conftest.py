@@ -1,6 +1,9 @@
-"""Annotation stores for tests: the same tests run on an SQLite file and on a real PostgreSQL server."""
+"""Annotation stores for tests: the same tests run on an SQLite file and on a real PostgreSQL server. And the run
+that is shipped with the project, for tests of what notebooks show."""
 
 import itertools
+import os
+from pathlib import Path
 
 import pytest
 
@@ -24,3 +27,19 @@ def store_url(request, tmp_path):
     if request.param == "sqlite":
         return str(tmp_path / "labels.db")
     return request.getfixturevalue("postgres").create(f"lab{next(_numbers)}")
+
+
+@pytest.fixture(scope="session")
+def lab():
+    """The run shipped with the project, or the one that LLAMA2LAB_RUN names."""
+    from llama2lab.lab.finished import RUN, SHIPPED, Finished
+
+    return Finished(Path(os.environ.get(RUN) or SHIPPED))
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_kept(tmp_path_factory, monkeypatch):
+    """What notebooks would keep beside themselves goes into a folder of the test's own."""
+    folder = tmp_path_factory.mktemp("kept")
+    monkeypatch.setenv("LLAMA2LAB_LIVE", str(folder / "live"))
+    monkeypatch.setenv("LLAMA2LAB_PROGRESS", str(folder))
