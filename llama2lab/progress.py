@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -10,7 +11,9 @@ from tqdm.notebook import tqdm as notebook_tqdm
 
 
 def bar(total: int, what: str, unit: str = "step", initial: int = 0) -> Any:
-    """A tqdm bar with the remaining time. Quiet in logs (no terminal, no notebook), where bars are noise."""
-    visible = issubclass(tqdm, notebook_tqdm) or sys.stderr.isatty()
+    """A tqdm bar with the remaining time. Quiet in logs (no terminal, no notebook), where bars are noise, and in
+    threads beside the main one, whose work a panel shows."""
+    visible = (issubclass(tqdm, notebook_tqdm) or sys.stderr.isatty()) and (
+        threading.current_thread() is threading.main_thread())
     return tqdm(total=total, desc=what, unit=unit, initial=initial, delay=2, disable=not visible,
                 dynamic_ncols=True, leave=False)

@@ -254,6 +254,23 @@ def patient_interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
+Watch = Callable[[str, Sequence[dict[str, float]], int], bool]
+_watching = threading.local()
+
+
+@contextlib.contextmanager
+def watching(watch: Watch) -> Iterator[None]:
+    """Within, every training loop of this thread calls `watch(what, log, steps)`: at its start (the log then holds
+    what was done before), and after each step, whose row is the log's last. Where it returns True the loop ends as at
+    Ctrl-C: its state is saved, KeyboardInterrupt is raised. A live panel stands on this (widgets/training.py)."""
+    before = getattr(_watching, "watch", None)
+    _watching.watch = watch
+    try:
+        yield
+    finally:
+        _watching.watch = before
+
+
 def resumable_loop(
     steps: int,
     step_fn: Callable[[int], dict[str, float]],
@@ -275,6 +292,9 @@ def resumable_loop(
         restore(saved[0])
         log = saved[1]["log"]
     saved_at = time.monotonic()
+    watch: Watch | None = getattr(_watching, "watch", None)
+    if watch and watch(what, log, steps) and len(log) < steps:
+        raise KeyboardInterrupt
     with patient_interrupt() as interrupted, bar(steps, what, unit, initial=len(log)) as progress:
         while len(log) < steps:
             metrics = step_fn(len(log))
@@ -283,11 +303,12 @@ def resumable_loop(
             log.append({k: round(v, 6) for k, v in metrics.items()})
             progress.update(1)
             progress.set_postfix({k: f"{v:.3g}" for k, v in list(metrics.items())[:2]}, refresh=False)
-            due = time.monotonic() - saved_at > SAVE_EVERY or len(log) == steps or interrupted()
+            stop = bool(watch and watch(what, log, steps)) or interrupted()
+            due = time.monotonic() - saved_at > SAVE_EVERY or len(log) == steps or stop
             if path and due:
                 save_state(path, tensors(), {"what": what, "log": log})
                 saved_at = time.monotonic()
-            if interrupted() and len(log) < steps:
+            if stop and len(log) < steps:
                 raise KeyboardInterrupt
     return log
 
