@@ -195,7 +195,8 @@ Score = Callable[[Sequence[Prompt], Sequence[str]], list[float]]  # logit(R_c) o
 def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokenizerFast,
         prompts_for: Callable[[int], list[Prompt]], settings: PPOSettings, seed: int, machine: Machine,
         folder: Path | None = None, on_rollouts: Callable[[int, list[dict]], None] | None = None,
-        heldout: Sequence[Prompt] = (), documents: Sequence[str] = ()) -> dict[str, Any]:
+        heldout: Sequence[Prompt] = (), documents: Sequence[str] = (),
+        beta_for: Callable[[int], float] | None = None) -> dict[str, Any]:
     """Improve `policy` in place. Returns metrics with `log`, one dict of standard metrics an iteration.
 
     Args:
@@ -205,6 +206,7 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
         heldout: prompts the score is also measured on every four iterations (`heldout_score`), as the report does for
             early stopping; training keeps the policy of the last iteration.
         documents: pretraining text for `settings.replay`.
+        beta_for: `beta_for(iteration)` in place of `settings.beta`: a panel's slider acts between iterations.
     """
     s = settings
     policy.to(machine.device)
@@ -244,6 +246,8 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
             on_rollouts(number, [{"prompt": asdict(p), "answer": a, "score": round(x, 4)}
                                  for p, a, x in zip(prompts, answers, raw.tolist())])
 
+        beta = beta_for(number) if beta_for else s.beta
+
         # EVALUATE the rollouts in the parts of minibatches that will be learnt from, so that the first ratio is 1
         def evaluate(rows: Sequence[int]) -> Part:
             tokens, lengths = pad_right([asked[i] + written[i] for i in rows], pad)
@@ -255,7 +259,7 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
                 old = token_logprobs(policy, tokens, mask)
                 ref = token_logprobs(reference, tokens, mask)
                 values = F.pad(critic(tokens)[:, :-1], (1, 0))  # the value before token t is read at t - 1
-            rewards = token_rewards(scores[rows].to(machine.device), old, ref, mask, s.beta)
+            rewards = token_rewards(scores[rows].to(machine.device), old, ref, mask, beta)
             return Part(tokens, mask, old, ref, values, *gae(rewards, values, mask, s.gamma, s.lam))
 
         order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed * 10_000 + number)).tolist()

@@ -171,6 +171,20 @@ def test_a_large_beta_holds_the_policy_at_its_start(tokenizer):
     assert kl(2.0) < 0.5 * kl(0.0)
 
 
+def test_beta_can_change_between_iterations(tokenizer):
+    from dataclasses import replace
+
+    def run(beta, beta_for=None):
+        policy, critic, prompt = world(tokenizer)
+        s = replace(SETTINGS, iterations=6, beta=beta)
+        return ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, CPU,
+                   beta_for=beta_for)["log"]
+
+    assert run(0.0, lambda i: 0.7) == run(0.7) != run(0.0)
+    late, free = run(0.7, lambda i: 0.0 if i < 5 else 0.7), run(0.0)
+    assert late[:5] == free[:5] and late[5]["pg_loss"] != free[5]["pg_loss"]
+
+
 def test_ppo_resumes_as_if_nothing_had_happened(tokenizer, tmp_path, monkeypatch):
     from dataclasses import replace
 
