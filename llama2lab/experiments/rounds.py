@@ -1,0 +1,149 @@
+"""Five rounds of RLHF (Llama 2, sections 3.2.1, 3.2.3 and 3.4.1): preferences that grow stale, the best answers of all
+rounds, and the ceiling of the demonstrations."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from llama2lab import evaluate, rejection, reward, stats
+from llama2lab.lab.finished import Finished
+from llama2lab.preferences import sample_answers
+from llama2lab.sft import SFTSettings, sft
+from llama2lab.summary import figure_text, metrics, short_name
+from llama2lab.train import Optim
+from llama2lab.world.corpus import pretraining_corpus
+from llama2lab.world.demonstrations import answer_for, clean_style
+from llama2lab.world.prompts import Prompt
+
+ROUNDS = (1, 2, 3, 4, 5)
+OLD, NEW = "reward-helpfulness-v1", "reward-helpfulness-v5"
+FORGOTTEN = "stories"  # the skill that the last round does not ask for, in `last_round_only`
+
+
+# ---- live, in notebook 10 ------------------------------------------------------------------------------------------
+
+def old_reward_on_new_pairs(lab: Finished, pairs: int = 250) -> dict[str, Any]:
+    """Claim 15: the first and the last reward model on each round's pairs of held-out prompts, which that round's
+    policies wrote. `gap`: new less old on the same pairs. About 8 s."""
+    rounds = []
+    for number in ROUNDS:
+        rows = lab.rows(f"preferences-v{number}", "helpfulness.test.jsonl")[:pairs]
+        right = {}
+        for name, stage in (("old", OLD), ("new", NEW)):
+            scores = reward.pair_scores(lab.reward(stage), lab.tokenizer, rows, lab.machine)
+            right[name] = [chosen > rejected for chosen, rejected in scores]
+        rounds.append({"round": number, "old": stats.rate(right["old"]), "new": stats.rate(right["new"]),
+                       "gap": stats.mean([float(b) - float(a) for a, b in zip(right["old"], right["new"])]),
+                       "clear": sum(row["grade"] == "significantly" for row in rows) / max(1, len(rows))})
+    return {"rounds": rounds}
+
+
+def optimise_against_old(lab: Finished, policy: str = "rlhf-v4", prompts: int = 80, k: int = 16) -> dict[str, Any]:
+    """Claim 15: best of K answers of a late policy by the first and by the last reward model, judged by the oracle.
+    About 8 s."""
+    asked = lab.prompts(helpful=prompts, seed=41)
+    answers = sample_answers(lab.model(policy), lab.tokenizer, [p.messages for p in asked], k=k, seed=4,
+                             precision=lab.machine.precision, what=f"best of {k}")
+    result: dict[str, Any] = {"policy": policy, "k": k}
+    for name, stage in (("old", OLD), ("new", NEW)):
+        flat = reward.score_answers(lab.reward(stage), lab.tokenizer, [p.messages for p in asked for _ in range(k)],
+                                    [a for row in answers for a in row], lab.machine)
+        scores = [flat[i * k:(i + 1) * k] for i in range(len(asked))]
+        result[name] = evaluate.true_best_of(lab.oracle, asked, answers, scores)
+    return result
+
+
+def ceiling(lab: Finished, prompts: int = 120, k: int = 16) -> dict[str, Any]:
+    """Claim 19: the writers of the demonstrations, SFT, V5 and the best of K of V5 by its reward model, on the same
+    held-out prompts. `all`: true helpfulness; `right`: of right answers only, which is how well they are written.
+    `gap`: less the demonstrations, prompt by prompt. About 10 s."""
+    asked = lab.prompts(helpful=prompts, seed=51)
+    rng = random.Random("ceiling")
+    written = {"demonstrations": [answer_for(lab.town, p, clean_style(p, rng), rng) for p in asked]}
+    for stage in ("sft", "rlhf-v5"):
+        written[short_name(stage)] = evaluate.answer_prompts(lab.model(stage), lab.tokenizer, asked, 1.0, 5,
+                                                             lab.machine.precision)
+    best = rejection.sample_and_score(lab.model("rlhf-v5"), lab.reward(NEW), lab.reward("reward-safety-v5"),
+                                      lab.tokenizer, asked, k, 1.0, 6, lab.machine)
+    written[f"V5, best of {k}"] = [row[max(range(k), key=scores.__getitem__)]
+                                   for row, scores in zip(best.answers, best.scores)]
+    judged = {name: evaluate.judge_all(lab.oracle, asked, answers) for name, answers in written.items()}
+    contents = [p.content for p in asked]
+    first = judged["demonstrations"]
+    return {name: {
+        "all": stats.mean([v.helpfulness for v in verdicts], contents),
+        "right": stats.mean([v.helpfulness for v in verdicts if v.correct],
+                            [c for c, v in zip(contents, verdicts) if v.correct]),
+        "correct": stats.rate([v.correct for v in verdicts], contents),
+        "gap": stats.mean([v.helpfulness - w.helpfulness for v, w in zip(verdicts, first)], contents),
+        "example": {"question": asked[0].question, "answer": written[name][0], "truth": verdicts[0].helpfulness},
+    } for name, verdicts in judged.items()}
+
+
+def costs(lab: Finished) -> list[dict[str, Any]]:
+    """Seconds of each round of the run, by what they were spent on; fine-tuning includes its measurement."""
+    kinds = (("preferences", "preferences-v{}"), ("helpfulness reward", "reward-helpfulness-v{}"),
+             ("safety reward", "reward-safety-v{}"), ("sampling", "samples-v{}"), ("tuning", "rlhf-v{}"))
+    stages = lab.figures["stages"]
+    rows = []
+    for number in ROUNDS:
+        row = {name: stages.get(pattern.format(number), {}).get("seconds") for name, pattern in kinds}
+        rows.append({"round": number, **row, "all": sum(x or 0 for x in row.values())})
+    return rows
+
+
+def costs_table(lab: Finished) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of `costs`."""
+    rows = costs(lab)
+    names = [name for name in rows[0] if name != "round"] if rows else []
+    return ["round", *names], [[f"V{row['round']}", *("-" if row[n] is None else f"{row[n]:.0f} s" for n in names)]
+                               for row in rows]
+
+
+def versions_table(lab: Finished, stages: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Claim 22: true helpfulness and safety, and wins against SFT (a tie is half), by version."""
+    columns = (("helpfulness", "true helpfulness"), ("correct", "right answers"), ("safety", "true safety"),
+               ("violation_rate", "violations"), ("borderline_refusal_rate", "borderline refused"),
+               ("win_rate_vs_sft", "wins against SFT"))
+    return (["version", *(words for _, words in columns)],
+            [[short_name(stage), *(figure_text(metrics(lab.figures, stage).get(key)) for key, _ in columns)]
+             for stage in stages if metrics(lab.figures, stage).get("helpfulness")])
+
+
+# ---- measured with the full run ------------------------------------------------------------------------------------
+
+def last_round_only(lab: Finished, rows: int = 1000, helpful: int = 480, words: int = 60_000) -> dict[str, Any]:
+    """Claim 17: keep the best of all earlier rounds, or abilities are lost. The base model is fine-tuned on best
+    answers alone (no SFT examples, which would protect it), for the same number of steps: of the last round (V4's); of
+    all four; of a last round that does not ask for stories; and of all four of which only the last leaves them out.
+    `by_skill`: true helpfulness. The report's V3 saw only the last round and rhymed worse (section 3.2.3). About 90 s
+    on two cores."""
+    best = [lab.rows(f"samples-v{v}", "best.jsonl") for v in ROUNDS[:4]]
+    narrow = [row for row in best[-1] if row["skill"] != FORGOTTEN]
+    rng = random.Random(0)
+    documents = pretraining_corpus(lab.town, words, 1)
+    tested = lab.prompts(helpful=helpful, seed=61)
+    choices = {"last round": best[-1], "all rounds": [row for part in best for row in part],
+               f"last round, without {FORGOTTEN}": narrow,
+               f"all rounds, the last without {FORGOTTEN}": [row for part in (*best[:-1], narrow) for row in part]}
+    result: dict[str, Any] = {}
+    for name, pool in choices.items():
+        chosen = rng.sample(pool, min(rows, len(pool)))
+        model = copy.deepcopy(lab.model("base"))
+        sft(model, lab.tokenizer, chosen, SFTSettings(epochs=2.0, batch_tokens=1024, optim=Optim(lr=1e-3, warmup=0.05)),
+            0, lab.machine, what=name, documents=documents)
+        result[name] = {"rows": len(chosen), **by_skill(lab, model, tested)}
+    return result
+
+
+def by_skill(lab: Finished, model: Any, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """True helpfulness on helpful prompts, over all and by skill."""
+    answers = evaluate.answer_prompts(model, lab.tokenizer, prompts, 1.0, 7, lab.machine.precision)
+    figures = evaluate.chat_metrics(prompts, evaluate.judge_all(lab.oracle, prompts, answers))
+    return {"helpfulness": figures["helpfulness"], "by_skill": figures["helpfulness_by_skill"]}
+
+
+EXPERIMENTS = (last_round_only,)
