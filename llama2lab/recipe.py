@@ -29,36 +29,8 @@ from llama2lab.world.annotators import Annotator, annotators_of, label_pairs
 from llama2lab.world.corpus import fact_probes, heldout_documents, pretraining_corpus
 from llama2lab.world.demonstrations import demonstrations, truth_pairs
 from llama2lab.world.oracle import Oracle
-from llama2lab.world.prompts import (
-    Instruction,
-    Prompt,
-    dialogue_prompts,
-    draw_prompts,
-    every_prompt,
-    instructions_of,
-)
+from llama2lab.world.prompts import Prompt, TownSource, every_prompt
 from llama2lab.world.town import Town, load_town
-
-
-class TownSource:
-    """Prompts and dialogues of the town."""
-
-    def __init__(self, town: Town):
-        self.town = town
-
-    def prompts(self, kind: str, n: int, seed: int, split: str = "train") -> list[Prompt]:
-        """`n` prompts of a kind. Where a split holds fewer (the unsafe ones are few), all of it comes again: the
-        answers are sampled anew, so a figure over repeated prompts is about these prompts, not about more.
-
-        To train on are prompts of contents that SFT was not shown ("rlhf" in world/prompts.py)."""
-        part = "rlhf" if split == "train" else split
-        return draw_prompts(self.town, part, n, seed, kinds=(kind,)) if n else []
-
-    def dialogues(self, n: int, turns: int, seed: int, split: str = "train",
-                  ) -> tuple[list[list[str]], list[Instruction]]:
-        questions = dialogue_prompts(self.town, split, turns, n, seed)
-        instructions = instructions_of(self.town, "train")
-        return questions, [instructions[(i + seed) % len(instructions)] for i in range(n)]
 
 
 class Judge:

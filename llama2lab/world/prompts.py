@@ -238,3 +238,24 @@ def instructions_of(town: Town, split: str) -> list[Instruction]:
     for kind in ("figure", "hobby", "language"):
         splits |= _split([i.id for i in town.instructions if i.kind == kind])
     return [i for i in town.instructions if (splits[i.id] == "test") == (split == "test")]
+
+
+class TownSource:
+    """Prompts and dialogues of the town."""
+
+    def __init__(self, town: Town):
+        self.town = town
+
+    def prompts(self, kind: str, n: int, seed: int, split: str = "train") -> list[Prompt]:
+        """`n` prompts of a kind. Where a split holds fewer (the unsafe ones are few), all of it comes again: the
+        answers are sampled anew, so a figure over repeated prompts is about these prompts, not about more.
+
+        To train on are prompts of contents that SFT was not shown ("rlhf")."""
+        part = "rlhf" if split == "train" else split
+        return draw_prompts(self.town, part, n, seed, kinds=(kind,)) if n else []
+
+    def dialogues(self, n: int, turns: int, seed: int, split: str = "train",
+                  ) -> tuple[list[list[str]], list[Instruction]]:
+        questions = dialogue_prompts(self.town, split, turns, n, seed)
+        instructions = instructions_of(self.town, "train")
+        return questions, [instructions[(i + seed) % len(instructions)] for i in range(n)]
