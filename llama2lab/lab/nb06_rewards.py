@@ -11,7 +11,7 @@ from torch import Tensor
 from llama2lab import reward
 from llama2lab.lab.checking import Exercise, Mistake
 from llama2lab.lab.compare import judge, randn, read
-from llama2lab.lab.predictions import Choice, Prediction, Ranking
+from llama2lab.lab.predictions import Choice, Pick, Prediction, Ranking
 
 
 def ranking_loss(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:
@@ -146,4 +146,24 @@ BY_GRADE = Prediction(
             {("neg", "sig"): "Where people toss a coin the model cannot know better."}),
     lesson="The report: 80.7, 67.5, 60.9, 54.7 percent from significantly to negligibly.")
 
-EXERCISES = (RANKING_LOSS, GATE, WHITEN, WHY_MARGIN, BY_GRADE)
+START = Prediction(
+    "06.start", "What should a reward model start from?", "Three helpfulness models learn from the same pairs; they "
+    "start from the chat model, from the base model and from random weights. Order them by accuracy on held-out pairs, "
+    "smallest first.", 1, 2, 1, "3.2.2", ("Which of them can tell a true answer before it has seen a pair?",),
+    Ranking({"random": "random weights", "base": "the base model", "chat": "the chat model"},
+            {("random", "chat"): "A thousand pairs teach taste, not a language and a town: those were there before.",
+             ("base", "chat"): "The chat model has also seen how answers are written."}),
+    lesson="The report starts from the chat model, so that the reward model knows what the chat model knows; it gives "
+           "no figure for the others.")
+
+EPOCHS = Prediction(
+    "06.epochs", "Four epochs instead of one", "The same pairs are shown once, or four times. What becomes of the loss "
+    "on held-out pairs?", 1, 2, 1, "3.2.2", ("The loss is not the accuracy: being wrong with confidence costs most.",),
+    Pick({"lower": "it is lower after four epochs", "higher": "it is higher after four epochs",
+          "unclear": "the interval of the difference reaches 0"},
+         {"lower": "Repeated pairs are learnt by heart, and their annotators' slips with them.",
+          "higher": "At this size the repetition did not yet cost what it teaches.",
+          "unclear": "The difference was large enough to be seen with so few pairs."}),
+    lesson="The report trains one epoch, because longer training was seen to overfit.")
+
+EXERCISES = (RANKING_LOSS, GATE, WHITEN, WHY_MARGIN, BY_GRADE, START, EPOCHS)
