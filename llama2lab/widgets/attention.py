@@ -1,0 +1,48 @@
+"""Attention explorer: who looks at whom in a real model, heads grouped by the KV head they share, the cache growing
+token by token (Llama 2, section 2.2 and A.2.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from llama2lab.model import Attention, KVCache, Llama, causal_mask, score_bias
+from llama2lab.rope import rotate
+
+
+@torch.no_grad()
+def attention_weights(model: Llama, ids: Sequence[int]) -> Tensor:
+    """The weights by which every head of every layer mixes the values, (n_layers, n_heads, seq, seq): row i is what the
+    token at place i looks at, it adds up to 1, and what the mask hides is exactly 0."""
+    return attention_parts(model, ids)[0]
+
+
+@torch.no_grad()
+def attention_parts(model: Llama, ids: Sequence[int]) -> tuple[Tensor, KVCache]:
+    """`attention_weights`, and the cache that holds the keys and values of the same tokens."""
+    config, device = model.config, model.embed.weight.device
+    tokens = torch.tensor([list(ids)], device=device)  # (1, seq)
+    seq = tokens.shape[1]
+    x = model.embed(tokens)
+    cos, sin = (table.to(x.dtype) for table in model.rope_at(torch.arange(seq, device=device)[None]))
+    mask = causal_mask(seq, seq, device)
+    bias = score_bias(mask, config, x.dtype)
+    cache = KVCache(config, 1, seq, x.dtype, device)
+    layers = []
+    for i, layer in enumerate(model.layers):
+        q = queries(layer.attention, layer.attention_norm(x), cos, sin)
+        x = layer(x, cos, sin, bias, cache, i)  # the library's own step; it leaves its keys in the cache
+        k = cache.keys[i, 0].repeat_interleave(config.group, 0)  # (n_heads, seq, head_dim)
+        scores = q @ k.transpose(1, 2) * config.head_size ** -0.5
+        layers.append(scores.masked_fill(~mask[0], float("-inf")).softmax(-1))
+    cache.length = seq
+    return torch.stack(layers), cache
+
+
+def queries(attention: Attention, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turned queries of a normalised input x (1, seq, dim): (n_heads, seq, head_dim)."""
+    size = attention.n_heads * attention.head_dim
+    q = (x @ attention.qkv.weight[:size].T).view(1, x.shape[1], -1, attention.head_dim).transpose(1, 2)
+    return rotate(q, cos, sin)[0]
