@@ -12,7 +12,7 @@ from llama2lab import evaluate, rejection, reward, stats
 from llama2lab.lab.finished import Finished
 from llama2lab.preferences import sample_answers
 from llama2lab.sft import SFTSettings, sft
-from llama2lab.summary import figure_text, metrics, short_name
+from llama2lab.summary import difference, figure_text, find, metrics, short_name
 from llama2lab.train import Optim
 from llama2lab.world.corpus import pretraining_corpus
 from llama2lab.world.demonstrations import answer_for, clean_style
@@ -147,3 +147,75 @@ def by_skill(lab: Finished, model: Any, prompts: Sequence[Prompt]) -> dict[str, 
 
 
 EXPERIMENTS = (last_round_only,)
+
+
+# ---- what the notebook shows of them -------------------------------------------------------------------------------
+
+Series = dict[str, dict[str, stats.Figure]]
+
+
+def gap(lab: Finished, stage: str, before: str, kind: str) -> stats.Figure:
+    """True score of one stage less another's, prompt by prompt on kept answers to held-out prompts of a kind."""
+    later, earlier = (lab.rows(s, "answers.jsonl") for s in (stage, before))
+    both = [(a, b) for a, b in zip(later, earlier) if a["kind"] == kind]
+    return stats.mean([a["score"] - b["score"] for a, b in both], [a["prompt_id"].rsplit("/", 1)[0] for a, _ in both])
+
+
+def stale_series(lab: Finished, result: dict[str, Any]) -> Series:
+    """Accuracy by round: the first reward model, the last, and each round's own, as the run measured it."""
+    own = {str(v): f for v in ROUNDS if (f := find(lab.figures, f"reward-helpfulness-v{v}", "accuracy"))}
+    return {"the first round's": {str(row["round"]): row["old"] for row in result["rounds"]},
+            "the last round's": {str(row["round"]): row["new"] for row in result["rounds"]},
+            "each round's own": own}
+
+
+def best_of_series(result: dict[str, Any]) -> Series:
+    """True helpfulness by K, and the truly best of the K."""
+    return {"chosen by the first reward model": {str(row["k"]): row["pick"] for row in result["old"]},
+            "chosen by the last one": {str(row["k"]): row["pick"] for row in result["new"]},
+            "the truly best of the K": {str(row["k"]): row["ceiling"] for row in result["new"]}}
+
+
+def forgetting_series(result: dict[str, Any]) -> Series:
+    """True helpfulness by skill, with the mean over all first."""
+    return {name: {"all": part["helpfulness"],
+                   **{skill.replace("_", " "): f for skill, f in part["by_skill"].items() if f["n"]}}
+            for name, part in result.items()}
+
+
+def forgetting_gaps(result: dict[str, Any]) -> dict[str, stats.Figure]:
+    """All rounds less the last round, over all skills and on stories; as the rounds were, and with a last round without
+    stories."""
+    names = list(result)
+    gaps = {}
+    for words, only, every in (("as the rounds were", names[0], names[1]), (names[2], names[2], names[3])):
+        for skill in ("all", FORGOTTEN):
+            part = [forgetting_series(result)[name].get(skill) for name in (every, only)]
+            if found := difference(*part):
+                gaps[f"all rounds less one ({words}), {'all skills' if skill == 'all' else skill}"] = found
+    return gaps
+
+
+def ceiling_series(result: dict[str, Any]) -> Series:
+    return {"all answers": {name: part["all"] for name, part in result.items()},
+            "right answers only": {name: part["right"] for name, part in result.items()}}
+
+
+def ceiling_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of `ceiling`."""
+    return (["who answers", "true helpfulness", "right", "of right answers", "less the demonstrations"],
+            [[name, *(figure_text(part[key]) for key in ("all", "correct", "right", "gap"))]
+             for name, part in result.items()])
+
+
+def ceiling_verdict(result: dict[str, Any]) -> str:
+    """Whether any model beats the demonstrations, over all answers and over right ones, as the figures say."""
+    first, lines = result["demonstrations"], []
+    for name in list(result)[1:]:
+        part = result[name]
+        over = "above" if part["gap"]["low"] > 0 else "below" if part["gap"]["high"] < 0 else "level with"
+        right = difference(part["right"], first["right"]) or part["right"]
+        well = "better" if right["low"] > 0 else "worse" if right["high"] < 0 else "no differently"
+        lines.append(f"{name} is {over} the demonstrations ({part['gap']['mean']:+.2f}); its right answers are written "
+                     f"{well} ({right['mean']:+.2f} [{right['low']:+.2f}, {right['high']:+.2f}]).")
+    return "\n".join(lines)

@@ -1,0 +1,86 @@
+"""PPO's experiments in tiny settings: rows that belong together, a run that goes on, honest estimators."""
+
+from dataclasses import replace
+
+import pytest
+
+from llama2lab.experiments import ppo as x
+from llama2lab.experiments import ppo_figures
+
+TINY = x.Play(iterations=2, batch=8, minibatch=4, heldout=6, unsafe_share=0.25)
+
+
+def test_rows_join_the_log_with_what_the_oracle_saw():
+    seen = {0: {"truth": {"mean": 1.0}}, 1: {"truth": {"mean": 2.0}}, 2: {"truth": {"mean": 3.0}}}
+    rows = x.rows_of([{"kl": 0.0}, {"kl": 0.5}, {"skipped": 1.0}], seen)
+    assert [(row["iteration"], row["kl"], row["truth"]["mean"]) for row in rows] == [(0, 0.0, 1.0), (1, 0.5, 2.0)]
+
+
+@pytest.mark.slow
+def test_a_short_run_starts_at_its_start_and_goes_on_after_a_stop(lab, tmp_path):
+    from llama2lab.train import watching
+
+    whole = x.run(lab, TINY)
+    assert [row["iteration"] for row in whole] == [0, 1]
+    assert whole[0]["kl"] == pytest.approx(0.0, abs=1e-4) and all(row["first_ratio"] == 1.0 for row in whole)
+    assert whole[0]["truth"]["n"] == 6 and len(whole[0]["answers"]) == x.SHOWN
+    with pytest.raises(KeyboardInterrupt), watching(lambda what, log, steps: len(log) == 1):
+        x.run(lab, TINY, tmp_path)
+    again = x.run(lab, TINY, tmp_path)
+    assert [row["truth"] for row in again] == [row["truth"] for row in whole]
+    assert [row["kl"] for row in again] == [row["kl"] for row in whole]
+
+
+@pytest.mark.slow
+def test_the_weak_judge_learns_from_the_pairs_it_is_given(lab):
+    judge = x.rewarder(lab, replace(TINY, rewarder="weak", pairs=16))
+    assert judge.head == "linear"
+    assert x.rewarder(lab, TINY) is lab.reward("reward-helpfulness-v5")
+
+
+def test_estimators_are_held_against_the_exact_kl(lab):
+    result = x.kl_estimators(lab, prompts=4, sizes=(4, 64), trials=50)
+    few, many = result["by_n"]
+    assert result["exact"] > 0 and result["positions"] > 10
+    for name in ("k1", "k3"):
+        assert many[name]["std"] < few[name]["std"]
+        assert abs(result["overall"][name] - result["exact"]) < 0.5 * result["exact"] + 0.02
+    assert all(row["k3"]["mean"] >= 0 for row in result["by_n"])
+    assert ppo_figures.kl_figure({"<b>two</b>": result}).layout.annotations[0].text.startswith("&lt;b")
+
+
+def test_rewards_of_one_answer_end_at_its_score(lab):
+    got = x.one_answer(lab, beta=0.1)
+    parts = [-0.1 * r for r in got["log_ratio"]]
+    assert got["rewards"][:-1] == pytest.approx(parts[:-1], abs=1e-5)
+    assert got["rewards"][-1] == pytest.approx(parts[-1] + got["score"], abs=1e-4)
+    whole = got["advantages"]["1"][0] + got["values"][0]
+    assert whole == pytest.approx(sum(got["rewards"]), abs=1e-3)  # with lambda 1 the return is the sum of rewards
+    assert len(got["tokens"]) == len(got["rewards"]) == len(got["advantages"]["0"])
+    assert ppo_figures.gae_figure(got) is not None
+
+
+def figure(mean):
+    return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "n": 10}
+
+
+def test_figures_and_tables_of_runs():
+    rows = [{"iteration": i, "kl": 1.0 * i, "proxy": figure(i), "truth": figure(1 - i), "score": i} for i in range(4)]
+    result = {"runs": [{"reward": name, "accuracy": figure(0.6), "beta": beta, "rows": rows}
+                       for name in ("few", "many") for beta in (0.0, 0.1)]}
+    assert len(ppo_figures.over_optimisation_figure(result).data) == 8
+    header, body = ppo_figures.summary_rows(result)
+    assert len(body) == 4 and len(body[0]) == len(header) and body[0][4] == "+3.00"
+    assert ppo_figures.last(rows, "kl") == 2.0 and ppo_figures.last(rows, "truth", 1) == -2.0
+    assert len(ppo_figures.runs_figure({"a": rows, "b": rows}, {"kl": "KL", "truth": "truth"}).data) == 4
+
+
+@pytest.mark.slow
+def test_the_experiments_of_the_full_run_in_small(lab):
+    result = x.over_optimisation(lab, betas=(0.0,), iterations=1, weak=16, test_pairs=10, batch=8, minibatch=4,
+                                 heldout=4)
+    assert [run["reward"] for run in result["runs"]] == ["16 pairs", "last round"]
+    assert set(result["runs"][0]["rows"][0]) == {"iteration", "kl", "score", "proxy", "truth", "correct", "length"}
+    ways = x.rejection_against_ppo(lab, prompts=8, k=2, batch=8, helpful=12, unsafe=4, chat_rows=8)
+    assert ways["answers"] == 16 and list(ways["models"]) == ["sft", "rejection sampling", "ppo"]
+    assert ways["models"]["sft"]["gain"]["mean"] == 0 and abs(ways["models"]["sft"]["kl"]["mean"]) < 0.05

@@ -1,0 +1,79 @@
+"""The experiments of the five rounds, in tiny settings."""
+
+import pytest
+
+from llama2lab.experiments import rounds as x
+
+
+def figure(mean, half=0.1):
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": 20, "std": 0.3}
+
+
+def test_old_and_new_reward_models_meet_the_same_pairs(lab):
+    result = x.old_reward_on_new_pairs(lab, pairs=10)
+    assert [row["round"] for row in result["rounds"]] == [1, 2, 3, 4, 5]
+    for row in result["rounds"]:
+        assert row["old"]["n"] == row["new"]["n"] == row["gap"]["n"] == 10
+        assert row["gap"]["mean"] == pytest.approx(row["new"]["mean"] - row["old"]["mean"])
+    assert set(x.stale_series(lab, result)) == {"the first round's", "the last round's", "each round's own"}
+
+
+def test_the_ceiling_of_the_k_is_above_both_choices(lab):
+    result = x.optimise_against_old(lab, prompts=4, k=4)
+    assert [row["k"] for row in result["old"]] == [1, 2, 4]
+    for old, new in zip(result["old"], result["new"]):
+        assert old["ceiling"] == new["ceiling"] and old["pick"]["mean"] <= old["ceiling"]["mean"] >= new["pick"]["mean"]
+    assert result["old"][0]["pick"] == result["new"][0]["pick"]  # nothing to choose from
+
+
+def test_demonstrations_are_right_and_the_gap_is_against_them(lab):
+    result = x.ceiling(lab, prompts=6, k=2)
+    assert list(result) == ["demonstrations", "SFT", "V5", "V5, best of 2"]
+    assert result["demonstrations"]["correct"]["mean"] == 1.0 and result["demonstrations"]["gap"]["mean"] == 0.0
+    assert result["V5"]["gap"]["mean"] == pytest.approx(result["V5"]["all"]["mean"]
+                                                         - result["demonstrations"]["all"]["mean"])
+    header, body = x.ceiling_table(result)
+    assert len(body) == 4 and all(len(row) == len(header) for row in body)
+
+
+def test_the_verdict_on_the_ceiling_follows_the_figures():
+    def part(gap, right):
+        return {"gap": figure(gap), "right": figure(right)}
+
+    text = x.ceiling_verdict({"demonstrations": part(0, 2), "V5": part(-1, 3), "best": part(0.5, 2.05)})
+    assert "V5 is below" in text and "written better (+1.00" in text
+    assert "best is above" in text and "no differently" in text
+
+
+def test_gaps_of_forgetting_compare_like_with_like():
+    names = ("last round", "all rounds", "last, without stories", "all, the last without stories")
+    result = {n: {"helpfulness": figure(1.0), "by_skill": {"stories": figure(s), "how_to": figure(1.0)}}
+              for n, s in zip(names, (1.0, 1.1, -1.0, 1.0))}
+    gaps = x.forgetting_gaps(result)
+    assert len(gaps) == 4
+    assert gaps["all rounds less one (last, without stories), stories"]["mean"] == pytest.approx(2.0)
+    assert gaps["all rounds less one (as the rounds were), all skills"]["mean"] == 0
+    assert set(x.forgetting_series(result)["all rounds"]) == {"all", "stories", "how to"}
+
+
+def test_costs_add_up(lab):
+    rows = x.costs(lab)
+    assert [row["round"] for row in rows] == [1, 2, 3, 4, 5]
+    assert all(row["all"] == pytest.approx(sum(v or 0 for k, v in row.items() if k not in ("round", "all")))
+               for row in rows)
+    assert rows[4]["sampling"] is None and rows[0]["sampling"] > 0
+    header, body = x.costs_table(lab)
+    assert body[4][header.index("sampling")] == "-"
+
+
+def test_versions_and_their_gaps_come_from_the_run(lab):
+    header, body = x.versions_table(lab, ("sft", "rlhf-v5", "rlhf-v9"))
+    assert [row[0] for row in body] == ["SFT", "V5"] and len(body[0]) == len(header)
+    assert x.gap(lab, "rlhf-v5", "rlhf-v5", "unsafe")["mean"] == 0
+
+
+@pytest.mark.slow
+def test_the_last_round_alone_in_small(lab):
+    result = x.last_round_only(lab, rows=8, helpful=12, words=500)
+    assert len(result) == 4 and all(part["rows"] == 8 for part in result.values())
+    assert len(x.forgetting_gaps(result)) >= 2
