@@ -91,6 +91,38 @@ def lines(series: Sequence[tuple[str, Points]], words: str, x: str = "", y: str 
     return svg(body, width, height, words)
 
 
+def plane(points: Sequence[tuple[str, dict[str, float], dict[str, float]]], at: int, words: str, x: str = "",
+          y: str = "", width: int = 620, height: int = 320) -> str:
+    """Named points with their 95 % intervals in both directions ({mean, low, high}), joined in order up to `at`, which
+    is marked; later ones are faint."""
+    left, right, top, bottom = 56, 20, 24, 40
+    ends = [[f(p[k]) for p in points for f in (lambda g: g["low"], lambda g: g["high"])] for k in (1, 2)]
+    (x_low, x_high), (y_low, y_high) = ((min(e), max(max(e), min(e) + 1e-9)) if e else (0.0, 1.0) for e in ends)
+
+    def across(v: float) -> float:
+        return left + (v - x_low) / (x_high - x_low) * (width - left - right)
+
+    def up(v: float) -> float:
+        return top + (1 - (v - y_low) / (y_high - y_low)) * (height - top - bottom)
+
+    floor = height - bottom
+    body = (f'<path d="M{left} {top}V{floor}H{width - right}" fill="none" stroke="currentColor" opacity="0.4"/>'
+            + label(left - 6, floor, number(y_low), "end", 11) + label(left - 6, top + 10, number(y_high), "end", 11)
+            + label(left, floor + 15, number(x_low), "middle", 11)
+            + label(width - right, floor + 15, number(x_high), "end", 11)
+            + label((left + width - right) / 2, floor + 30, x, "middle") + label(left + 6, top - 10, y))
+    path = " ".join(f"{across(p[1]['mean']):.1f},{up(p[2]['mean']):.1f}" for p in points[:at + 1])
+    body += f'<polyline points="{path}" fill="none" stroke="{BLUE}" stroke-width="1.5"/>'
+    for i, (name, h, v) in enumerate(points):
+        a, b, strong = across(h["mean"]), up(v["mean"]), i == at
+        body += (f'<g opacity="{1 if strong else 0.7 if i < at else 0.25}">'
+                 + (f'<path d="M{across(h["low"]):.1f} {b:.1f}H{across(h["high"]):.1f}M{a:.1f} {up(v["low"]):.1f}'
+                    f'V{up(v["high"]):.1f}" stroke="{ORANGE}" stroke-width="1.5"/>' if strong else "")
+                 + f'<circle cx="{a:.1f}" cy="{b:.1f}" r="{7 if strong else 4}" fill="{ORANGE if strong else BLUE}"/>'
+                 + label(a + 9, b - 8 if i % 2 else b + 16, name, size=13 if strong else 11) + "</g>")
+    return svg(body, width, height, words)
+
+
 def heatmap(values: Sequence[Sequence[float | None]], words: str, rows: Sequence[str] = (), columns: Sequence[str] = (),
             colour: str = BLUE, cell: int = 22, most: float = 1.0) -> str:
     """A table of squares, the darker the larger; None is hatched out (what a mask hides). Hovering tells the number."""
