@@ -28,7 +28,7 @@ SEEN_TURNS = 3
 class GattSettings:
     dialogues: int = 96
     turns: int = 20
-    rows: int = 1000  # training rows: dialogues cut at random turns
+    rows: int = 700  # training rows: dialogues cut at random turns
     chat_rows: int = 800  # ordinary rows mixed in, or single-turn quality suffers
     temperature: float = 0.4
     epochs: float = 2.0
@@ -49,7 +49,7 @@ def instructed(instruction: str, question: str) -> str:
 def sample_dialogues(model: Llama, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Sequence[str]],
                      instructions: Sequence[str], everywhere: bool, *, temperature: float, seed: int,
                      precision: str = "fp32", seen_turns: int | None = None, max_new_tokens: int = 48,
-                     ) -> list[list[str]]:
+                     each_turn: Callable[[list[list[str]]], object] | None = None) -> list[list[str]]:
     """Answers to every turn of each dialogue, each sampled after the ones before.
 
     Args:
@@ -57,6 +57,7 @@ def sample_dialogues(model: Llama, tokenizer: PreTrainedTokenizerFast, questions
         everywhere: the instruction stands before every user message (GAtt's sampling), or only before the first
             (what the trained model must live with).
         seen_turns: how many last turns the model sees; None is all of them.
+        each_turn: called with the answers so far after every turn: what it raises ends the sampling.
     """
     answers: list[list[str]] = [[] for _ in questions]
     for turn in range(len(questions[0])):
@@ -74,6 +75,8 @@ def sample_dialogues(model: Llama, tokenizer: PreTrainedTokenizerFast, questions
                                what=f"turn {turn + 1} of {len(questions[0])}")
         for given, text in zip(answers, texts):
             given.append(text[0])
+        if each_turn:
+            each_turn(answers)
     return answers
 
 

@@ -62,8 +62,8 @@ class PPOSettings:
     iterations: int = 30
     batch: int = 256  # answers an iteration
     minibatch: int = 64
-    unsafe_share: float = 0.15  # of the prompts
-    borderline_share: float = 0.35  # of the other prompts
+    unsafe_share: float = 0.22  # of the prompts: as many as borderline ones, or one of the two is forgotten
+    borderline_share: float = 0.3  # of the other prompts
     clip: float = 0.2
     beta: float = 0.02
     gamma: float = 1.0

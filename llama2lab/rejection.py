@@ -26,17 +26,17 @@ from llama2lab.world.prompts import Prompt
 
 @dataclass(frozen=True)
 class RejectionSettings:
-    prompts: int = 1200  # helpful and borderline prompts a round
-    borderline_share: float = 0.25  # of `prompts`: twice as many as unsafe ones, or refusing spreads to them
-    unsafe_prompts: int = 150
+    prompts: int = 1000  # helpful and borderline prompts a round
+    borderline_share: float = 0.25  # of `prompts`: more than unsafe ones, or refusing spreads to them
+    unsafe_prompts: int = 200
     k: int = 8
     temperature: float = 1.0
     chat_rows: int = 3000  # SFT examples mixed in, at most: what was learnt there must be learnt again
-    gatt_rows: int = 600  # after V3, of the long dialogues that taught Ghost Attention, at most
+    gatt_rows: int = 300  # after V3, of the long dialogues that taught Ghost Attention, at most
     epochs: float = 2.0
     batch_tokens: int = 1024
     optim: Optim = Optim(lr=1e-3, warmup=0.05)
-    replay: float = 0.8  # see sft.py
+    replay: float = 0.4  # see sft.py
 
 
 @dataclass

@@ -34,7 +34,7 @@ class SFTSettings:
     seq_len: int = 512
     batch_tokens: int = 2048
     optim: Optim = Optim(lr=1e-3, warmup=0.05)
-    replay: float = 0.8  # tokens of pretraining text for each token of chat; 0 is the report's
+    replay: float = 0.5  # tokens of pretraining text for each token of chat; 0 is the report's
 
 
 def sft(model: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], settings: SFTSettings, seed: int,
