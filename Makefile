@@ -1,18 +1,33 @@
-# make run   set up everything and run the whole recipe (about 20 minutes after set-up on two cores)
+# make lab   set up everything and open the notebooks in JupyterLab (PORT=8899 for another port)
+# make run   train the whole recipe yourself (about 20 minutes after set-up on two cores)
 # make test  set up what is missing and pass the tests
-# Both start at once the second time. PIP_FLAGS goes to pip, for example an --extra-index-url with CPU builds of torch.
+# All start at once the second time. PIP_FLAGS goes to pip, for example an --extra-index-url with CPU builds of torch.
 
 PYTHON ?= python3
 VENV ?= .venv
 SEED ?= 0
 PIP_FLAGS ?=
+PORT ?= 8888
+# more for JupyterLab, such as --no-browser
+LAB_FLAGS ?=
 
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
-.PHONY: run test kill-test browser-test lint wheel clean distclean
+.PHONY: lab run notebooks test kill-test browser-test lint wheel clean distclean
+
+# JUPYTER_CONFIG_PATH: nothing is asked, and nothing is fetched from the network, at the start. Root needs leave to run it.
+lab: $(VENV)/.installed-lab
+	JUPYTER_CONFIG_PATH="$(CURDIR)/llama2lab/lab/jupyter" $(BIN)/python -m jupyterlab --ServerApp.root_dir="$(CURDIR)" \
+	  --ServerApp.port=$(PORT) $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_FLAGS) notebooks/00_start_here.ipynb
 
 run: $(VENV)/.installed
 	$(BIN)/llama2lab run --preset mini --seed $(SEED)
+
+# every notebook to its end, with all solutions put in and as shipped; they go to runs/notebooks with their outputs
+notebooks: $(VENV)/.installed-lab
+	$(BIN)/python -m llama2lab.lab.notebooks check
+	$(BIN)/python -m llama2lab.lab.notebooks execute --solutions --out runs/notebooks/solved
+	$(BIN)/python -m llama2lab.lab.notebooks execute --out runs/notebooks/shipped
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not slow and not browser"
@@ -38,9 +53,13 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/.python
 	$(BIN)/python -m pip install $(PIP_FLAGS) -e .
 	@touch $@
 
+$(VENV)/.installed-lab: pyproject.toml | $(VENV)/.python
+	$(BIN)/python -m pip install $(PIP_FLAGS) -e ".[lab]"
+	@touch $@ $(VENV)/.installed
+
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/.python
 	$(BIN)/python -m pip install $(PIP_FLAGS) -e ".[dev]"
-	@touch $@ $(VENV)/.installed
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-lab
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \

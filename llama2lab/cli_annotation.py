@@ -1,4 +1,4 @@
-"""The annotation system's part of the command line: `annotate`, `labels`, `class`, `agreement`."""
+"""What concerns other people: `annotate`, `labels` and `agreement` of the annotation system, and `class`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,27 @@ labels = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None,
 app.add_typer(labels, name="labels")
 
 
+class ClassCommands(Commands):
+    """`class URL ROSTER` is `class logins URL ROSTER`: so it was called before there was a second command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "-h", "--help"):
+            args = ["logins", *args]
+        return super().parse_args(ctx, args)
+
+
+classes = typer.Typer(cls=ClassCommands, no_args_is_help=True, rich_markup_mode=None,
+                      help="For a class: the notebooks as graded assignments, and database logins for annotators.")
+app.add_typer(classes, name="class")
+
+
 @contextlib.contextmanager
-def needs_extra() -> Iterator[None]:
-    """Around imports of what only the annotation system needs: it is an extra."""
+def needs_extra(extra: str = "annotate") -> Iterator[None]:
+    """Around imports of what only the annotation system or the lab needs: these are extras."""
     try:
         yield
     except ModuleNotFoundError as e:
-        raise LabError(f"{e.name} is not installed; give: pip install 'llama2lab[annotate]'") from e
+        raise LabError(f"{e.name} is not installed; give: pip install 'llama2lab[{extra}]'") from e
 
 
 def read_labels(url: str) -> list[dict[str, Any]]:
@@ -87,8 +101,34 @@ def annotate(
           base_url=base_url, say=lambda line: typer.echo(line, err=True))
 
 
-@app.command("class")
-def class_(
+@classes.command()
+def release(
+    notebooks: Annotated[list[str], typer.Argument(help="Numbers or names, such as 02 or 02_transformer; or all.",
+                                                   metavar="NOTEBOOK...")],
+    out: Annotated[Path, typer.Option(help="The course's folder; nbgrader's commands are given there.")] = Path(
+        "course"),
+    course: Annotated[str, typer.Option(help="The course's name, for a new folder.")] = "llama2lab",
+    force: Annotated[bool, typer.Option("--force", help="Write assignments anew that are there already.")] = False,
+) -> None:
+    """Make assignments for nbgrader (pip install nbgrader): points, solutions, and locked checks.
+
+    \b
+    llama2lab class release all --out course
+    cd course
+    nbgrader generate_assignment 02_transformer            the students' version, in release/
+    LLAMA2LAB_SOLUTIONS=off nbgrader autograde 02_transformer
+    Predictions earn their points for being made, right or wrong.
+    """
+    with needs_extra("lab"):
+        from llama2lab.lab.notebooks import find
+        from llama2lab.lab.release import release as write
+    for one in write(find([] if notebooks == ["all"] else notebooks), out, course, force):
+        typer.echo(f"{one.path}   {one.exercises} exercises, {one.points} points")
+    typer.echo(f"\nnext     cd {out} && nbgrader generate_assignment NAME")
+
+
+@classes.command()
+def logins(
     store: Store,
     roster: Annotated[Path, typer.Argument(help="Names, one a line or a CSV file.", metavar="ROSTER")],
     out: Annotated[Path, typer.Option(help="Where the students' URLs are written (mode 0600).")] = Path(
@@ -99,7 +139,7 @@ def class_(
     """Logins on a PostgreSQL server for the names of a roster; running it again adds only the new ones.
 
     \b
-    llama2lab class postgresql://teacher:...@host/lab roster.csv
+    llama2lab class logins postgresql://teacher:...@host/lab roster.csv
     """
     with needs_extra():
         from llama2lab.annotation.classroom import create_class

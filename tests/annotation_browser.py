@@ -121,8 +121,8 @@ def until(what: Callable[[], Any], words: str, seconds: float = PATIENCE_MS / 10
 
 
 @contextmanager
-def jupyter_lab(folder: Path) -> Iterator[str]:
-    """The address of a JupyterLab whose files are in `folder`."""
+def jupyter_lab(folder: Path, *flags: str, **more: str) -> Iterator[str]:
+    """The address of a JupyterLab whose files are in `folder`; `more` goes to its environment."""
     port, home = free_port(), folder / ".jupyter-of-the-test"
     for path, settings in (
         ("@jupyterlab/apputils-extension/notification", {"checkForUpdates": False, "fetchNews": "false"}),
@@ -133,8 +133,8 @@ def jupyter_lab(folder: Path) -> Iterator[str]:
         file.write_text(json.dumps(settings))
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
                "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.password=", "--allow-root",
-               "--ServerApp.disable_check_xsrf=True", f"--ServerApp.root_dir={folder}"]
-    with running(command, environment(home), folder, folder / "lab.log", f"http://127.0.0.1:{port}/api/status"):
+               "--ServerApp.disable_check_xsrf=True", f"--ServerApp.root_dir={folder}", *flags]
+    with running(command, environment(home, **more), folder, folder / "lab.log", f"http://127.0.0.1:{port}/api/status"):
         yield f"http://127.0.0.1:{port}"
 
 

@@ -43,7 +43,7 @@ def finished_run(path: str | Path | None = None) -> Finished:
     the plumbing, and its figures mean nothing."""
     named = path or os.environ.get(RUN)
     if named:
-        return Finished(Path(named))
+        return Finished(Path(named).expanduser())
     own = sorted((p for folder in (Path("runs"), Path("../runs"), ROOT / "runs")
                   for p in folder.glob("*/results.json") if read_json(p).get("preset") == "mini"),
                  key=lambda p: p.stat().st_mtime)
@@ -65,7 +65,7 @@ def finished_run(path: str | Path | None = None) -> Finished:
 def live_folder() -> Path:
     """Where notebooks keep what they measured themselves. Delete it to measure anew."""
     named = os.environ.get(LIVE)
-    return Path(named) if named else (ROOT if (ROOT / "notebooks").is_dir() else Path()) / "runs" / "lab"
+    return Path(named).expanduser() if named else (ROOT if (ROOT / "notebooks").is_dir() else Path()) / "runs" / "lab"
 
 
 @dataclass(frozen=True)

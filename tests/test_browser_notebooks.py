@@ -1,0 +1,224 @@
+"""The notebooks in a real JupyterLab, in headless Chromium: Run All, then their widgets driven with the keyboard.
+
+LLAMA2LAB_LIVE names what notebooks have measured before (`.ci/run` runs them first), so that they are quick here;
+LLAMA2LAB_SHOTS names a folder for pictures of every notebook and widget, light and dark.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import annotation_browser as real
+import pytest
+
+from llama2lab.lab.finished import RUN
+from llama2lab.lab.notebooks import NAMES, NOTEBOOKS
+
+pytestmark = pytest.mark.browser
+real.skip_without_browser()
+
+# Read at import: fixtures give every test an empty folder.
+GIVEN = {name: os.environ[name] for name in (RUN, "LLAMA2LAB_LIVE") if name in os.environ}
+RUN_ALL_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Drive:
+    """A control of a widget and what is done to it: `text` is typed in place of what it holds, `keys` are pressed.
+    What the widget `shows` must then change."""
+
+    widget: str  # how its title begins
+    control: str  # the control's label
+    keys: tuple[str, ...] = ("ArrowRight",)
+    text: str = ""
+    shows: str = ".widget-html-content, .jp-OutputArea-output"
+    seconds: float = 60.0
+
+
+DRIVES: dict[str, tuple[Drive, ...]] = {}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with real.chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[real.Lab]:
+    """A JupyterLab on a copy of the notebooks, as `make lab` starts it."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(NOTEBOOKS, folder, dirs_exist_ok=True)
+    env = {"LLAMA2LAB_LIVE": str(folder / "live"), **GIVEN, "LLAMA2LAB_PROGRESS": str(folder)}
+    with real.jupyter_lab(folder, "--LabApp.expose_app_in_browser=True", **env) as url:
+        yield real.Lab(url, folder)
+
+
+def run_all(lab: real.Lab, page: Any, notebook: str) -> None:
+    """Opens a notebook and runs all of its cells; none may end with an error."""
+    lab.open(page, notebook, cells=0)
+    page.evaluate("""() => {
+        window.ended = null;
+        jupyterapp.commands.execute('notebook:run-all-cells').then(() => { window.ended = true; });
+    }""")
+    page.wait_for_function("() => window.ended", timeout=RUN_ALL_SECONDS * 1000)
+    lab.idle(page)
+    errors = page.evaluate("""() => jupyterapp.shell.currentWidget.content.widgets.flatMap((cell, number) =>
+        (cell.model.outputs?.toJSON() ?? []).filter(o => o.output_type === 'error')
+            .map(o => `cell ${number}: ${o.ename}: ${o.evalue}`))""")
+    assert errors == []
+
+
+def widget(page: Any, title: str) -> Any:
+    """The innermost box whose title begins so."""
+    box = page.locator(".jp-Notebook .widget-vbox").filter(
+        has=page.locator("strong", has_text=title)).last
+    box.wait_for()
+    box.scroll_into_view_if_needed()
+    return box
+
+
+def control(box: Any, label: str) -> Any:
+    """What takes the keys in the control with this label."""
+    button = box.get_by_role("button", name=label, exact=True)
+    if button.count():
+        return button.first
+    holder = box.locator(".jupyter-widgets").filter(has=box.page.locator("label", has_text=label)).last
+    return holder.locator("[role=slider], select, textarea, input, button").first
+
+
+def shown(box: Any, selector: str) -> str:
+    """The inner HTML of what it shows."""
+    return box.evaluate("(e, what) => [...e.querySelectorAll(what)].map(x => x.innerHTML).join('\\n')", selector)
+
+
+def drive(page: Any, one: Drive) -> None:
+    box = widget(page, one.widget)
+    target = control(box, one.control)
+    before = shown(box, one.shows)
+    target.focus()
+    if one.text:
+        page.keyboard.press("Control+a")
+        page.keyboard.type(one.text)
+    for key in one.keys:
+        page.keyboard.press(key)
+    if one.text and not one.keys:
+        page.keyboard.press("Tab")
+    real.until(lambda: shown(box, one.shows) != before, f"{one.widget!r} changes with {one.control!r}", one.seconds)
+
+
+def quiet(page: Any) -> None:
+    """No error in the browser's console, but for what JupyterLab itself is known to say."""
+    known = ("favicon", "Failed to load resource", "ResizeObserver loop")
+    assert [e for e in page.errors if not any(k in e for k in known)] == []
+
+
+def theme(page: Any, name: str) -> None:
+    page.evaluate("name => jupyterapp.commands.execute('apputils:change-theme', {theme: name})", name)
+    page.wait_for_function("dark => document.body.dataset.jpThemeLight === String(!dark)", arg="Dark" in name)
+
+
+def pictures(page: Any, name: str, drives: tuple[Drive, ...]) -> None:
+    """The whole notebook and each driven widget, light and dark, where somebody wants to see them."""
+    if not os.environ.get("LLAMA2LAB_SHOTS"):
+        return
+    folder = Path(os.environ["LLAMA2LAB_SHOTS"])
+    folder.mkdir(parents=True, exist_ok=True)
+    if page.evaluate("jupyterapp.shell.leftCollapsed") is False:
+        page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
+    size = page.viewport_size
+    for colour in ("Light", "Dark"):
+        theme(page, f"JupyterLab {colour}")
+        for number, one in enumerate(drives):
+            widget(page, one.widget).screenshot(path=str(folder / f"{name}-{number}-{colour.lower()}.png"))
+        height = page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollHeight")
+        page.set_viewport_size({"width": 1100, "height": min(16000, height + 200)})
+        page.wait_for_timeout(1500)  # cells that were out of sight are drawn
+        page.screenshot(path=str(folder / f"{name}-{colour.lower()}.png"))
+        page.set_viewport_size(size)
+    theme(page, "JupyterLab Light")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if (NOTEBOOKS / f"{name}.ipynb").exists()])
+def test_a_notebook_runs_and_its_widgets_answer(lab: real.Lab, browser: Any, name: str) -> None:
+    with real.page_of(browser) as page:
+        run_all(lab, page, f"{name}.ipynb")
+        for one in DRIVES[name]:
+            drive(page, one)
+        quiet(page)
+        pictures(page, name, DRIVES[name])
+
+
+# ---- what all widgets stand on -----------------------------------------------------------------------------------
+
+EXPLORER = """import ipywidgets as w
+from llama2lab.widgets.explorer import Explorer
+size = w.IntSlider(3, 1, 9, description="Size", style={"description_width": "initial"})
+name = w.Text("Ada", description="Name", continuous_update=False)
+kind = w.Dropdown(options=["one", "two"], description="Kind")
+bold = w.Checkbox(False, description="Bold")
+more = w.Button(description="More", tooltip="Adds one")
+more.count = 0
+def draw():
+    return f"<p>size {size.value} name {name.value} kind {kind.value} bold {bold.value} more {more.count}</p>"
+demo = Explorer("A demo", [size, name, kind, bold, more], draw)
+def add(_):
+    more.count += 1
+    demo.redraw()
+more.on_click(add)
+demo"""
+
+DEMO = (Drive("A demo", "Size"), Drive("A demo", "Name", (), "Bob"), Drive("A demo", "Name", ("Enter",), "Eve"),
+        Drive("A demo", "Kind", ("ArrowDown",)), Drive("A demo", "Bold", ("Space",)),
+        Drive("A demo", "More", ("Enter",)))
+
+
+def test_an_explorer_is_used_with_the_keyboard(lab: real.Lab, browser: Any) -> None:
+    real.write_notebook(lab.folder / "explorer.ipynb", EXPLORER)
+    with real.page_of(browser) as page:
+        run_all(lab, page, "explorer.ipynb")
+        for one in DEMO:
+            drive(page, one)
+        text = widget(page, "A demo").locator("p").inner_text()
+        assert text == "size 4 name Eve kind two bold True more 1"
+        quiet(page)
+        pictures(page, "explorer", DEMO[:1])
+
+
+TRAINING = """import time, torch
+from pathlib import Path
+from llama2lab.device import Machine
+from llama2lab.model import Llama, ModelConfig
+from llama2lab.train import Optim, fit_packed, pack
+model = Llama(ModelConfig(32, 16, 1, 2, 1, 24, max_seq_len=32), seed=1)
+data = pack([([i % 32] * 9, [1] * 9) for i in range(64)], 32, 0, 3)
+def on_step(step):
+    Path("steps.txt").open("a").write(f"{step}\\n")
+    time.sleep(0.1)
+log = fit_packed(model, data, 4, 32, Optim(1e-3), 0, Machine(torch.device("cpu"), "fp32"), Path("training"),
+                 on_step=on_step)
+Path("ended.txt").write_text(str(len(log)))"""
+
+
+def test_closing_the_browser_in_the_middle_of_training_loses_nothing(lab: real.Lab, browser: Any) -> None:
+    real.write_notebook(lab.folder / "training.ipynb", TRAINING, "len(log)")
+    steps, ended = lab.folder / "steps.txt", lab.folder / "ended.txt"
+    with real.page_of(browser) as page:
+        lab.open(page, "training.ipynb", cells=1)
+        real.until(lambda: steps.exists() and len(steps.read_text().split()) > 3, "the training has begun")
+    assert not ended.exists()
+    real.until(ended.exists, "the training goes on without the browser")
+    assert [int(s) for s in steps.read_text().split()] == list(range(int(ended.read_text())))
+    with real.page_of(browser) as page:
+        lab.open(page, "training.ipynb", cells=0)
+        cell = page.locator(".jp-Notebook .jp-CodeCell").nth(1)
+        lab.command_mode(page)
+        page.keyboard.press("ArrowDown")
+        lab.run_cell(page, 1)
+        real.until(lambda: cell.locator(".jp-OutputArea-output").inner_text().strip() == ended.read_text(),
+                   "the kernel still knows what it trained")

@@ -1,0 +1,243 @@
+"""The notebooks as files, and what reads, solves and runs them. `.ci/run` runs all of them to their end."""
+
+import ast
+import itertools
+import re
+import textwrap
+import time
+
+import nbformat
+import pytest
+from notebook_demo import demo, marked, write_demo
+
+from llama2lab.errors import LabError
+from llama2lab.lab import notebooks
+from llama2lab.lab.catalogue import all_exercises
+from llama2lab.lab.checking import run
+from llama2lab.lab.notebooks import NAMES, NOTEBOOKS, execute, find, problems, read, with_solutions
+from llama2lab.lab.predictions import Prediction
+
+THERE = sorted(NOTEBOOKS.glob("*.ipynb"))
+CLAIMS = 28
+
+
+def texts(path, kind):
+    return [cell.source for cell in read(path).cells if cell.cell_type == kind]
+
+
+# ---- the notebooks that are shipped ------------------------------------------------------------------------------
+
+
+def test_all_twelve_are_there():
+    assert tuple(path.stem for path in THERE) == NAMES
+
+
+@pytest.mark.parametrize("path", THERE, ids=lambda p: p.stem)
+def test_every_exercise_stands_in_its_notebook(path):
+    assert problems(read(path), path.stem[:2]) == []
+
+
+@pytest.mark.parametrize("path", THERE, ids=lambda p: p.stem)
+def test_what_it_links_to_is_there(path):
+    for link in re.findall(r"\]\(([^)\s#]+)", "\n".join(texts(path, "markdown"))):
+        assert link.startswith("https://") or (path.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("path", THERE, ids=lambda p: p.stem)
+def test_logic_is_in_the_library(path):
+    """Functions and classes are written in a notebook only as exercises."""
+    for cell in read(path).cells:
+        if cell.cell_type == "code" and "exercise" not in cell.metadata.get("lab", {}):
+            own = [node.name for node in ast.walk(ast.parse(cell.source))
+                   if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+            assert not own, f"{own} belongs into the library"
+
+
+@pytest.mark.parametrize("path", THERE, ids=lambda p: p.stem)
+def test_its_head_says_what_a_reader_wants_to_know(path):
+    head = read(path).cells[0].source
+    for word in ("section", "minute", "Run All"):
+        assert re.search(word, head, re.IGNORECASE), f"the first cell does not say: {word}"
+
+
+def test_every_claim_has_its_place():
+    headings = "\n".join(re.findall(r"(?m)^#+ .*$", "\n".join(t for p in THERE for t in texts(p, "markdown"))))
+    named = {int(number) for group in re.findall(r"Claims? ((?:\d+(?:, | and )?)+)", headings)
+             for number in re.findall(r"\d+", group)}
+    assert named == set(range(1, CLAIMS + 1))
+
+
+def test_each_leads_to_the_next():
+    for path, after in itertools.pairwise(THERE):
+        assert after.name in "\n".join(texts(path, "markdown")[-2:]), f"{path.name} does not link to {after.name}"
+
+
+# ---- what is wrong with a notebook is found ----------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def three_exercises(monkeypatch, request):
+    """For the demo, the catalogue holds the demo's exercises alone."""
+    if "demo" in request.node.name:
+        three = {key: place for key, place in notebooks.places().items()
+                 if key in ("02.rms_norm", "02.why_root", "02.gqa_loss")}
+        monkeypatch.setattr(notebooks, "places", lambda: three)
+
+
+def test_nothing_is_wrong_with_the_demo():
+    assert problems(demo(), "02") == []
+
+
+def cell_of(notebook, kind, key):
+    return next(c for c in notebook.cells if c.metadata.get("lab", {}).get(kind) == key)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda n: n.cells.pop(0), "not a title"),
+    (lambda n: n.cells.pop(1), "finished run"),
+    (lambda n: n.cells.pop(2), r"shows the task \(RMS_NORM\)"),
+    (lambda n: n.cells.pop(3), "one each of exercise, check"),
+    (lambda n: n.cells.pop(12), "one each of exercise, check, compare"),
+    (lambda n: n.cells.insert(3, n.cells.pop(4)), "in the order"),
+    (lambda n: [n.cells.pop(5) for _ in range(3)], "02.why_root is in the catalogue"),
+    (lambda n: n.cells.append(marked("x = ...", exercise="02.other")), "02.other is no exercise"),
+    (lambda n: cell_of(n, "exercise", "02.rms_norm").update(source="def norm(x):\n    ..."), "an empty rms_norm"),
+    (lambda n: cell_of(n, "exercise", "02.rms_norm").update(source="def rms_norm(x):\n    return x"), "an empty rms"),
+    (lambda n: cell_of(n, "exercise", "02.why_root").update(source="why_root = 'b'"), "an empty why_root"),
+    (lambda n: cell_of(n, "check", "02.why_root").update(source="check(WHY_ROOT, rms_norm)"), "last line"),
+    (lambda n: cell_of(n, "check", "02.gqa_loss").update(source="check(GQA_LOSS, gqa_loss)"), "predict"),
+    (lambda n: cell_of(n, "check", "02.rms_norm").update(source="check(RMS_NORM, rms_norm)\n1"), "last line"),
+    (lambda n: n.cells[2].update(execution_count=3), "outputs are stored"),
+    (lambda n: n.cells[2].update(source="open('/home/ada/x')\nRMS_NORM"), "somebody's machine"),
+    (lambda n: n.cells.pop(), "summary"),
+    (lambda n: n.metadata.kernelspec.update(name="julia"), "kernel"),
+])
+def test_what_is_wrong_is_named_in_the_demo(change, words):
+    notebook = demo()
+    change(notebook)
+    found = "\n".join(problems(notebook, "02"))
+    assert re.search(words, found), found
+
+
+def test_every_exercise_can_be_solved_or_filled_in():
+    for exercise in all_exercises():
+        place = notebooks.places()[exercise.key]
+        assert place.exercise is exercise and place.name.isidentifier()
+        if isinstance(exercise, Prediction):
+            assert run(exercise, notebooks.answer_of(exercise)).passed
+        elif not notebooks.is_code(exercise):
+            assert run(exercise, ast.literal_eval(repr(notebooks.answer_of(exercise)))).passed, exercise.key
+
+
+def test_notebooks_are_found_by_number_name_and_path(tmp_path):
+    for name in ("00_start", "02_demo"):
+        nbformat.write(demo(), tmp_path / f"{name}.ipynb")
+    assert [p.stem for p in find(folder=tmp_path)] == ["00_start", "02_demo"]
+    assert [p.stem for p in find(["02"], tmp_path)] == ["02_demo"] == [p.stem for p in find(["02_demo"], tmp_path)]
+    assert find([str(tmp_path / "00_start.ipynb")], tmp_path) == [tmp_path / "00_start.ipynb"]
+    with pytest.raises(LabError, match=r"no notebook '03'.*00_start, 02_demo"):
+        find(["03"], tmp_path)
+    with pytest.raises(LabError, match="no notebooks in"):
+        find(folder=tmp_path / "none")
+
+
+# ---- running -----------------------------------------------------------------------------------------------------
+
+
+def test_the_demo_runs_as_shipped_and_solved(tmp_path):
+    path = write_demo(tmp_path)
+    shipped, solved = execute(path, tmp_path / "a"), execute(path, tmp_path / "b", solved=True)
+    assert (shipped.wrong, solved.wrong) == ([], [])
+    assert shipped.seconds > shipped.slowest[1] > 0
+    done = read(tmp_path / "b" / path.name)
+    assert "Passed: RMSNorm" in done.cells[4].outputs[0]["data"]["text/plain"]
+    assert "Not attempted yet" in read(tmp_path / "a" / path.name).cells[4].outputs[0]["data"]["text/plain"]
+    assert "3 of 3" in done.cells[-1].outputs[0]["data"]["text/plain"]
+    assert not list(tmp_path.glob("lab-progress*"))
+    assert with_solutions(demo()).cells[3].source != demo().cells[3].source
+
+
+def test_a_wrong_answer_and_a_cell_that_fails_are_found_in_the_demo(tmp_path):
+    notebook = demo()
+    cell_of(notebook, "exercise", "02.why_root").source = "why_root = 'a'"
+    nbformat.write(notebook, tmp_path / "02_wrong.ipynb")
+    assert execute(tmp_path / "02_wrong.ipynb", tmp_path / "out").wrong == ["02.why_root: failed, as it is shipped"]
+    notebook.cells[11].source = "1 / 0"
+    nbformat.write(notebook, tmp_path / "02_wrong.ipynb")
+    assert execute(tmp_path / "02_wrong.ipynb", tmp_path / "out").wrong == [
+        "cell 11: ZeroDivisionError: division by zero"]
+
+
+# ---- the stop button ---------------------------------------------------------------------------------------------
+
+TRAINING = textwrap.dedent("""
+    import time
+    import torch
+    from pathlib import Path
+    from llama2lab.device import Machine
+    from llama2lab.model import Llama, ModelConfig
+    from llama2lab.train import Optim, fit_packed, pack
+
+    def train(folder, pause):
+        model = Llama(ModelConfig(32, 16, 1, 2, 1, 24, max_seq_len=32), seed=1)
+        data = pack([([i % 32] * 9, [1] * 9) for i in range(64)], 32, 0, 3)
+        def on_step(step):
+            print(f"step {step}", flush=True)
+            time.sleep(pause)
+        fit_packed(model, data, 4, 32, Optim(1e-3), 0, Machine(torch.device("cpu"), "fp32"), folder,
+                   on_step=on_step)
+        return sum(p.double().sum().item() for p in model.parameters())
+""")
+
+
+class Kernel:
+    """A kernel as JupyterLab starts it, with its stop button."""
+
+    def __init__(self):
+        from jupyter_client.manager import start_new_kernel
+
+        self.manager, self.client = start_new_kernel(kernel_name="python3")
+
+    def run(self, code, stop_after=None):
+        """(what it printed, the error's name or ''); `stop_after` is a line at which the stop button is pressed."""
+        request, printed, error = self.client.execute(code), "", ""
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            message = self.client.get_iopub_msg(timeout=90)
+            if message["parent_header"].get("msg_id") != request:
+                continue
+            content = message["content"]
+            if message["msg_type"] == "stream" and content["name"] == "stdout":
+                printed += content["text"]
+                if stop_after and stop_after in printed.split("\n"):
+                    self.manager.interrupt_kernel()
+                    stop_after = None
+            elif message["msg_type"] == "error":
+                error = content["ename"]
+            elif message["msg_type"] == "status" and content["execution_state"] == "idle":
+                return printed, error
+        raise AssertionError(f"the kernel did not come to an end: {printed[-300:]}")
+
+    def close(self):
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
+
+
+def steps(printed):
+    return [int(n) for n in re.findall(r"step (\d+)", printed)]
+
+
+def test_the_stop_button_keeps_the_work_and_the_next_run_goes_on(tmp_path):
+    kernel = Kernel()
+    try:
+        kernel.run(TRAINING)
+        printed, error = kernel.run(f"print('end', train(Path({str(tmp_path)!r}), 0.03))", "step 9")
+        before = steps(printed)
+        assert error == "KeyboardInterrupt" and before[0] == 0 and 9 <= before[-1] < 60
+        printed, error = kernel.run(f"print('end', train(Path({str(tmp_path)!r}), 0.0))")
+        assert error == "" and steps(printed)[0] == before[-1] + 1, "it goes on where it was"
+        undisturbed, _ = kernel.run("print('end', train(None, 0.0))")
+        assert before + steps(printed) == steps(undisturbed) and len(steps(undisturbed)) >= 64
+        assert printed.split("end ")[1] == undisturbed.split("end ")[1]
+    finally:
+        kernel.close()
