@@ -21,7 +21,8 @@ from llama2lab.runs import read_json, stage_folder
 MODELS = ("base", "sft", "sft-noisy", "rlhf-v1", "rlhf-v3", "gatt", "rlhf-v4", "rlhf-v5", "reward-helpfulness-v1",
           "reward-helpfulness-v5", "reward-helpfulness-v5-linear", "reward-safety-v5")
 ROWS = ("tokenizer", "best-of-k", *(f"preferences-v{v}" for v in range(1, 6)), *(f"samples-v{v}" for v in range(1, 5)))
-LEFT_OUT = ("rollouts", "gatt.jsonl")  # large, and only of use to a run that goes on
+LEFT_OUT = ("rollouts", "gatt.jsonl", "random.jsonl", "sft-noisy/rows.jsonl",  # large, and of use to a run that goes on
+            *(f"samples-v{v}/samples.jsonl" for v in range(2, 5)))
 
 
 def ship(run: Path, out: Path = SHIPPED) -> None:
@@ -31,7 +32,8 @@ def ship(run: Path, out: Path = SHIPPED) -> None:
     fresh = out.with_name(out.name + ".partial")
     shutil.rmtree(fresh, ignore_errors=True)
     for stage in (*MODELS, *ROWS):
-        shutil.copytree(stage_folder(run, stage), fresh / stage, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        left_out = [name.split("/")[-1] for name in LEFT_OUT if "/" not in name or name.startswith(f"{stage}/")]
+        shutil.copytree(stage_folder(run, stage), fresh / stage, ignore=shutil.ignore_patterns(*left_out))
     for file in ("run.json", "results.json"):
         shutil.copy(run / file, fresh / file)
     if (run / "experiments").is_dir():
