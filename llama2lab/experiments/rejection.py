@@ -1,0 +1,175 @@
+"""Rejection sampling (Llama 2, section 3.2.3): claims 16 (the best of K grows with K, the median does not; the best
+temperature moves) and 14 (a reward model's accuracy predicts the final model), on held-out helpful prompts.
+
+Intervals are over prompts, or over reward models, as each function says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+from scipy import stats as tests
+
+from llama2lab import stats, summary
+from llama2lab.errors import LabError
+from llama2lab.experiments.preferences import reward_on, truth_rows
+from llama2lab.experiments.rewards import draw
+from llama2lab.lab.finished import Finished
+from llama2lab.preferences import sample_answers
+from llama2lab.rejection import Samples, sample_and_score
+from llama2lab.reward import RewardModel, accuracy, pair_scores, score_answers
+from llama2lab.stats import Figure
+from llama2lab.world.items import Prompt
+
+KS = (1, 2, 4, 8, 16, 32)
+STAGES = ("sft", "rlhf-v4", "rlhf-v5")
+TEMPERATURES = (0.4, 0.7, 1.0, 1.3, 1.6)
+FIGURE_8 = (1.2, 1.3)  # the report: best temperature of the RLHF model with 10 to 100 samples (Figure 8)
+
+
+def sampled(lab: Finished, stage: str, prompts: Sequence[Prompt], k: int, temperature: float, seed: int = 0) -> Samples:
+    """K answers of a stage to each prompt, with the score that the run's own rejection sampling goes by, logit(R_c) of
+    its last reward models."""
+    return sample_and_score(lab.model(stage), lab.reward("reward-helpfulness-v5"), lab.reward("reward-safety-v5"),
+                            lab.tokenizer, prompts, k, temperature, seed, lab.machine)
+
+
+def true_worth(lab: Finished, samples: Samples) -> list[list[float]]:
+    """What the answers are worth, by the oracle: true helpfulness."""
+    return [[lab.oracle.judge(p, a).helpfulness for a in row] for p, row in zip(samples.prompts, samples.answers)]
+
+
+# ---- claim 16 ------------------------------------------------------------------------------------------------------
+
+
+def by_k(scores: Sequence[Sequence[float]], truths: Sequence[Sequence[float]], ks: Sequence[int] = KS,
+         ) -> dict[str, dict[str, Figure]]:
+    """{what: {K: figure}} over prompts: of the first K scores the "max" and the "median"; the true worth of the answer
+    with the largest score ("pick"), and of the truly best one ("ceiling")."""
+    result: dict[str, dict[str, Figure]] = {name: {} for name in ("max", "median", "pick", "ceiling")}
+    for k in (k for k in ks if k <= len(scores[0])):
+        result["max"][str(k)] = stats.mean([max(s[:k]) for s in scores])
+        result["median"][str(k)] = stats.mean([median(s[:k]) for s in scores])
+        result["pick"][str(k)] = stats.mean([t[max(range(k), key=s.__getitem__)] for s, t in zip(scores, truths)])
+        result["ceiling"][str(k)] = stats.mean([max(t[:k]) for t in truths])
+    return result
+
+
+def best_of_k_by_temperature(lab: Finished, stages: Sequence[str] = STAGES,
+                             temperatures: Sequence[float] = TEMPERATURES, prompts: int = 48, k: int = 32,
+                             resamples: int = 400) -> dict[str, Any]:
+    """Claim 16: the report's Figures 7 and 8. Every stage answers the same prompts K times at every temperature.
+    `curves` {stage: {temperature: by_k}}; `best` {stage: {K: the temperature whose mean best score is the largest,
+    with the interval of a bootstrap over prompts}}, and `gap`, differences of such temperatures. About 45 seconds."""
+    asked = lab.prompts(helpful=prompts, seed=16)
+    ks = [x for x in KS if x <= k]
+    curves: dict[str, dict[str, Any]] = {}
+    highest: dict[str, np.ndarray] = {}  # (temperatures, ks, prompts): the best of the first K scores
+    for stage in stages:
+        curves[stage], rows = {}, []
+        for number, t in enumerate(temperatures):
+            samples = sampled(lab, stage, asked, k, t, 100 + number)
+            curves[stage][f"{t:g}"] = by_k(samples.scores, true_worth(lab, samples), ks)
+            scores = np.array(samples.scores)
+            rows.append([scores[:, :n].max(1) for n in ks])
+        highest[stage] = np.array(rows)
+    drawn = np.random.default_rng(0).integers(prompts, size=(resamples, prompts))
+    times = np.array(temperatures)
+    at = {stage: {n: times[x[:, i].mean(1).argmax()] for i, n in enumerate(ks)} for stage, x in highest.items()}
+    spread = {stage: {n: times[x[:, i][:, drawn].mean(2).argmax(0)] for i, n in enumerate(ks)}
+              for stage, x in highest.items()}
+    last, most = stages[-1], ks[-1]
+    pairs = [(f"{summary.short_name(s)}: best temperature at K = {most} less at K = 1", (s, most), (s, 1))
+             for s in stages]
+    pairs += [(f"K = {most}: best temperature of {summary.short_name(last)} less {summary.short_name(s)}", (last, most),
+               (s, most)) for s in stages[:-1]]
+    return {"curves": curves,
+            "best": {s: {str(n): _around(at[s][n], spread[s][n], prompts) for n in ks} for s in stages},
+            "gap": {words: _around(at[a][i] - at[b][j], spread[a][i] - spread[b][j], prompts)
+                    for words, (a, i), (b, j) in pairs}}
+
+
+def _around(value: float, resampled: np.ndarray, n: int) -> Figure:
+    low, high = np.percentile(resampled, (2.5, 97.5))
+    return {"mean": float(value), "low": min(float(low), float(value)), "high": max(float(high), float(value)), "n": n}
+
+
+def temperature_words(gap: Figure) -> str:
+    """Whether a best temperature moved, from the figures alone."""
+    if gap["low"] > 0 or gap["high"] < 0:
+        return "it moves " + ("up" if gap["mean"] > 0 else "down")
+    return "no move can be told: the interval reaches 0"
+
+
+# ---- claim 14 ------------------------------------------------------------------------------------------------------
+
+
+def candidates(lab: Finished, pairs: Sequence[int], heads: Sequence[str]) -> list[tuple[str, str, int, RewardModel]]:
+    """(name, head, pairs, model): the run's own helpfulness models, and small ones trained now on fewer pairs."""
+    found = []
+    for name in (*(f"reward-helpfulness-v{v}" for v in range(1, 6)), "reward-helpfulness-v5-linear"):
+        try:
+            model = lab.reward(name)
+        except LabError:  # a run that is shipped keeps only some
+            continue
+        found.append((name.removeprefix("reward-helpfulness-").replace("-", ", "), model.head,
+                      int(lab.metrics(name).get("pairs", 0)), model))
+    for n in pairs:
+        rows = draw(lab, "helpfulness", "train", n, n)
+        found += [(f"{n} pairs, {head}", head, n, reward_on(lab, rows, n, head)) for head in heads]
+    return found
+
+
+def accuracy_predicts(lab: Finished, pairs: Sequence[int] = (50, 150, 500, 1500),
+                      heads: Sequence[str] = ("linear", "likelihood"), prompts: int = 120, k: int = 16,
+                      held_out: int = 500, stage: str = "sft") -> dict[str, Any]:
+    """Claim 14: a dozen helpfulness models choose among the same K answers to each prompt. Accuracy of each on the same
+    held-out pairs, as its annotators labelled them and as the truth would, and the true helpfulness of what it chooses.
+    The intervals of the correlations are about further models (Fisher's z). About 60 seconds."""
+    asked = lab.prompts(helpful=prompts, seed=14)
+    answers = sample_answers(lab.model(stage), lab.tokenizer, [p.messages for p in asked], k=k, seed=14,
+                             precision=lab.machine.precision)
+    truths = [[lab.oracle.judge(p, a).helpfulness for a in row] for p, row in zip(asked, answers)]
+    conversations = [p.messages for p in asked for _ in range(k)]
+    by_people, by_truth = draw(lab, "helpfulness", "test", held_out, 0), truth_rows(lab, held_out)
+    models = []
+    for name, head, n, model in candidates(lab, pairs, heads):
+        flat = score_answers(model, lab.tokenizer, conversations, [a for row in answers for a in row], lab.machine)
+        scores = [flat[i * k:(i + 1) * k] for i in range(prompts)]
+        models.append({"name": name, "head": head, "pairs": n, "pick": by_k(scores, truths, [k])["pick"][str(k)],
+                       "accuracy": accuracy(pair_scores(model, lab.tokenizer, by_people, lab.machine)),
+                       "truth": accuracy(pair_scores(model, lab.tokenizer, by_truth, lab.machine))})
+    picks = [m["pick"]["mean"] for m in models]
+    return {"models": models, "k": k, "one": stats.mean([t[0] for t in truths]),
+            "ceiling": stats.mean([max(t) for t in truths]),
+            "correlation": {words: correlation([m[key]["mean"] for m in models], picks)
+                            for words, key in (("accuracy on annotators' labels", "accuracy"),
+                                               ("accuracy on the truth", "truth"))}}
+
+
+def correlation(x: Sequence[float], y: Sequence[float]) -> Figure:
+    """Pearson's, with Fisher's interval; NaN where it is not defined."""
+    if len(x) < 4 or np.std(x) == 0 or np.std(y) == 0:
+        return {"mean": float("nan"), "low": float("nan"), "high": float("nan"), "n": len(x)}
+    found = tests.pearsonr(x, y)
+    low, high = found.confidence_interval(0.95)
+    return {"mean": float(found.statistic), "low": float(low), "high": float(high), "n": len(x)}
+
+
+# ---- learning from the best ----------------------------------------------------------------------------------------
+
+
+def best_against_random(lab: Finished) -> dict[str, dict[str, Any]]:
+    """Fine-tuned on the best of K, and on any of the same K: {stage: figures}, and the difference of true helpfulness,
+    prompt by prompt where the answers are kept; from the run."""
+    stages = ("sft", "rlhf-v1-random", "rlhf-v1")
+    found = {summary.short_name(s): {m: f for m in ("helpfulness", "correct", "violation_rate")
+                                     if (f := summary.find(lab.figures, s, m))} for s in stages}
+    gap = summary.paired_gap([lab.folder], "rlhf-v1", "rlhf-v1-random", lab.figures)
+    return {"stages": found, "claims": {"true helpfulness: learnt from the best less from any": gap} if gap else {}}
+
+
+EXPERIMENTS = (best_of_k_by_temperature, accuracy_predicts)
