@@ -51,7 +51,7 @@ def check_schedule(f: Callable) -> None:
 
 
 SCHEDULE = Exercise(
-    "03.schedule", "The learning rate", "Write learning_rate(step, steps, peak, warmup, final): peak * (step + 1) / "
+    "03.schedule", "The learning rate", "Write schedule(step, steps, peak, warmup, final): peak * (step + 1) / "
                                         "warmup "
     "for step < warmup, then half a cosine wave from peak (at step == warmup) down to final * peak (at the last step, "
     "steps - 1).", 2, 10, 2, "2.2",

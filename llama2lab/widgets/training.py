@@ -1,5 +1,4 @@
-"""Training that can be watched, paused and stopped: the thread behind the live panels, and the panel of a language
-model's training.
+"""Training that can be watched, paused and stopped: the thread behind the live panels.
 
 A step is never cut in two. Stop saves the state in the work's folder and starting again goes on from there, with the
 same numbers as if nothing had happened; a closed browser changes nothing, since the work is the kernel's.

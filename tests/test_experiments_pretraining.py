@@ -1,0 +1,53 @@
+"""Experiments of pretraining, on tiny settings."""
+
+import pytest
+
+from llama2lab.experiments import pretraining as p
+from llama2lab.world.town import load_town
+
+NANO = {"dim": 16, "n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "ffn_dim": 16, "head_dim": 8}
+
+
+@pytest.fixture(scope="module")
+def town():
+    return load_town()
+
+
+def test_corruption_changes_that_share_of_values_and_nothing_else(town):
+    person = next(iter(town.people.values()))
+    text = f"{person.name} lives on {person.facts['home']}. 3 plus 4 is 7. " * 200
+    wrong, half, same = (p.corrupted(town, [text], share)[0] for share in (1.0, 0.5, 0.0))
+    assert same == text and person.facts["home"] not in wrong and "3 plus 4 is 7." in wrong
+    assert 60 < half.count(person.facts["home"]) < 140
+    assert len(wrong.split(" lives on ")) == len(text.split(" lives on "))
+
+
+def test_probes_are_those_that_corruption_can_spoil(town):
+    probes = p.people_probes(town)
+    values = p.named_values(town)
+    assert len(probes) >= len(town.people) * len(values) * 0.9
+    assert not any(value.isdigit() for _, value, _ in probes)
+
+
+def test_the_first_named_value_counts():
+    streets = ["Mill Lane", "Oak Street"]
+    assert p.first_named("on MILL LANE, not Oak Street", streets) == "Mill Lane"
+    assert p.first_named("on Mill", streets) == ""
+
+
+def test_no_form_gives_the_answer_away(town):
+    for attribute in p.named_values(town):
+        for who in list(town.people)[:5]:
+            value = town.people[who].facts[attribute]
+            for name, text in p.forms(town, attribute, who).items():
+                if "list" not in name and "before" not in name:
+                    assert value.lower() not in text.lower(), (name, text)
+
+
+def test_experiments_on_tiny_settings(lab):
+    data = p.data_size_and_quality(lab, (2_000, 4_000), 4_000, **NANO)
+    assert [r["corpus"] for r in data["rows"]] == ["clean", "clean", "noisy"]
+    assert data["rows"][1]["tokens"] > 1.5 * data["rows"][0]["tokens"]
+    assert set(p.known_by_tokens(data)) == {"clean", "noisy"} and len(data["claims"]) == 2
+    asked = p.prompt_forms(lab, people=2)
+    assert len(asked) == 10 and all(form["right"]["n"] == 2 * len(p.named_values(lab.town)) for form in asked.values())
