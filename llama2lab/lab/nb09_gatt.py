@@ -54,6 +54,7 @@ TURN_20 = Prediction(
     "obeys at turn 20.", 1, 2, 1, "3.3", ("Without it, nearly none does.",),
     Guess(0.0, 1.0, "It holds longer than you thought.", "It fades more than you thought: a small model forgets over "
           "twenty turns.", absolute=0.1),
-    lesson="The report: 100 percent up to turn 20 with, 10 percent at turn 2 and 0 from turn 4 on without.")
+    lesson="The report's table 30: 100 percent at turns 2 to 20 with; 100, 10 and 0 percent at turns 2, 4 and 6 "
+           "without.")
 
 EXERCISES = (GATT_MASK, WHERE, TURN_20)

@@ -1,4 +1,4 @@
-"""Exercises of notebook 11: evaluation and safety (Llama 2, sections 3.4 and 4)."""
+"""Exercises of notebook 11: evaluation and safety (Llama 2, sections 2.2.1, 3.4, 4 and 5)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from llama2lab.lab.checking import Exercise, Mistake
 from llama2lab.lab.compare import judge, read
-from llama2lab.lab.predictions import Choice, Guess, Prediction
+from llama2lab.lab.predictions import Choice, Guess, Number, Pick, Prediction
 from llama2lab.stats import wilson
 
 POINTS = {"win": 1.0, "tie": 0.5, "loss": 0.0}
@@ -82,4 +82,52 @@ REFUSALS = Prediction(
     Guess(0.0, 1.0, "It refuses more than you thought: alarming words weigh more than their sense.",
           "It refuses less than you thought.", absolute=0.08))
 
-EXERCISES = (WIN_RATE, OVERLAP, FALSE_REFUSAL, REFUSALS)
+DISTILLED = Prediction(
+    "11.distilled", "Who refuses more?", "Answers sampled under a safety preprompt are learnt without it, on unsafe "
+    "and on harmless borderline prompts. Either all of them, or only those that the safety reward model scores higher "
+    "than the answer without the preprompt. Predict which of the two models refuses more borderline prompts.", 2, 3, 1,
+    "4.2.4", ("What does a preprompt about safety do to an answer that was harmless already?",),
+    Pick({"a": "the one that learnt all", "b": "the one that learnt the chosen ones",
+          "c": "no difference beyond chance"},
+         {"a": "The choice did not protect the harmless answers as you thought.",
+          "b": "Learning all of them spreads refusals at least as far as the choice does.",
+          "c": "The two differ by more than chance."}),
+    lesson="The report keeps a distilled answer only where the safety reward rises.")
+
+NARROWER = Prediction(
+    "11.narrower", "Where does variety go?", "Self-BLEU rises where answers to one prompt grow alike. Predict for "
+    "which prompts it rises more from SFT to the last model, at temperature 0.9.", 2, 2, 1, "5.1",
+    ("Which prompts have one good answer?",),
+    Pick({"factual": "questions with one true answer", "creative": "stories"},
+         {"factual": "Stories narrowed more here: the reward has a taste in stories too, and few stories please it.",
+          "creative": "Facts narrowed more here: where one answer is right, the reward leaves no other."}),
+    lesson="The report: RLHF takes variety from factual prompts and leaves creative ones theirs (figure 21).")
+
+CARBON = Exercise(
+    "11.carbon", "The carbon of the 7B", "Table 2: 184,320 GPU hours at 400 W for the 7B model. With 0.4235 kg of "
+    "CO2eq for each kWh, how many tons is that?", 2, 4, 1, "2.2.1",
+    ("Watts times hours are watt-hours; 1,000 make a kWh.", "1,000 kg make a ton."),
+    Number(31.22, ((31_220, "Those are kilograms; a ton has 1,000."),
+                   (31_220_000, "Watt-hours are not kWh: divide by 1,000, and again for tons."),
+                   (73.73, "That is the energy in MWh; it is still to be multiplied by 0.4235."),
+                   (174.1, "Multiply by the carbon of a kWh, do not divide.")), relative=0.01), 31.22)
+
+MONTHLY_USERS = Exercise(
+    "11.monthly_users", "Who must ask?", "A company had 800 million monthly users when the model came out and wants to "
+    "build it into its product. What does the licence say?", 1, 2, 1, "model card; licence",
+    ("The number is 700 million.",),
+    Choice({"a": "it may, like everybody", "b": "it must ask Meta for a licence of its own",
+            "c": "commercial use is forbidden to all"}, "b",
+           {"a": "Above 700 million monthly users the licence grants nothing by itself.",
+            "c": "Commercial use is allowed; the clause is about a handful of very large companies."}), "b")
+
+OPEN_PARTS = Exercise(
+    "11.open_parts", "What is open?", "Which of these did the release give to everybody who accepts the licence?",
+    1, 2, 1, "model card; licence", ("What would you need to train it again?",),
+    Choice({"a": "the weights", "b": "the pretraining data", "c": "the 1.4 million comparisons",
+            "d": "the code that trained it"}, "a",
+           {"b": "The report describes the pretraining data in a few sentences; nobody outside can look at them.",
+            "c": "The comparisons and the reward models were kept back.",
+            "d": "Code to run the models was published, the code that trained them was not."}), "a")
+
+EXERCISES = (WIN_RATE, OVERLAP, FALSE_REFUSAL, REFUSALS, DISTILLED, NARROWER, CARBON, MONTHLY_USERS, OPEN_PARTS)

@@ -1,0 +1,85 @@
+"""The Ghost Attention explorer: where the instruction stands, who obeys, and where models look."""
+
+import pytest
+import torch
+
+from llama2lab.widgets import ghost as g
+
+
+@pytest.fixture(scope="module")
+def dialogue(lab):
+    return g.kept_dialogues(lab, "gatt")[0]
+
+
+def test_spans_are_the_instruction_and_the_answers(lab, dialogue) -> None:
+    ids, instruction, answers = g.spans(lab, dialogue, 3)
+    assert lab.tokenizer.decode(ids[instruction]).strip() == dialogue.instruction.text
+    for part, text in zip(answers, dialogue.answers, strict=False):
+        assert ids[part.start] == lab.tokenizer.convert_tokens_to_ids("[/INST]")
+        assert lab.tokenizer.decode(ids[part.start + 1:part.stop + 1]).removesuffix("</s>").strip() == text
+    assert len(answers) == 3
+
+
+def test_attention_is_a_share_and_even_falls_with_the_turns(lab, dialogue) -> None:
+    for look in g.instruction_attention(lab, lab.model("gatt"), dialogue, 4).values():
+        for mean, most in zip(look["mean"], look["max"]):
+            assert 0 <= mean <= most <= 1 + 1e-5
+        assert look["even"] == sorted(look["even"], reverse=True) and len(look["even"]) == 4
+
+
+def test_later_turns_change_nothing_of_earlier_ones(lab, dialogue) -> None:
+    two, three = (g.instruction_attention(lab, lab.model("gatt"), dialogue, n)["whole"]["mean"] for n in (2, 3))
+    assert two == pytest.approx(three[:2], rel=1e-3)
+
+
+def test_even_attention_is_what_even_weights_give(lab, dialogue, monkeypatch) -> None:
+    def even(_, ids):
+        n = len(ids)
+        return (torch.ones(n, n).tril() / torch.arange(1, n + 1)[:, None]).expand(2, 3, n, n)
+
+    monkeypatch.setattr(g, "attention_weights", even)
+    for look in g.instruction_attention(lab, None, dialogue, 3).values():
+        assert look["mean"] == pytest.approx(look["even"]) and look["max"] == pytest.approx(look["even"])
+
+
+def test_obedience_by_turn(dialogue) -> None:
+    one = g.Dialogue(dialogue.instruction, ("a", "b"), ("x", "y"), (True, False))
+    two = g.Dialogue(dialogue.instruction, ("a",), ("x",), (True,))
+    assert [(f["mean"], f["n"]) for f in g.obedience([one, two])] == [(1.0, 2), (0.0, 1)]
+
+
+def test_the_runs_dialogues_give_the_runs_figures(lab) -> None:
+    turned = g.obedience(g.kept_dialogues(lab, "gatt"))
+    for turn, figure in lab.metrics("gatt")["retention"].items():
+        assert turned[int(turn) - 1]["mean"] == pytest.approx(figure["mean"])
+
+
+def test_hostile_text_is_escaped(dialogue) -> None:
+    bad = g.Dialogue(dialogue.instruction, ("<img src=x>",), ("<script>1</script>",), (False,))
+    assert "<script>" not in g.transcript(bad, 1) and "<img" not in g.transcript(bad, 1)
+
+
+def test_the_explorer_changes_with_its_controls(lab) -> None:
+    explorer = g.GhostExplorer(lab)
+    explorer.turns.value = 3
+    shown = explorer.static()
+    assert shown.count("<tr>") == 4
+    explorer.read.value = False
+    assert explorer.static() != shown
+    explorer.instruction.value = g.ALL
+    assert f"n {len(g.kept_dialogues(lab, 'gatt'))}" in explorer.static()
+
+
+def test_sampling_is_shown_turn_by_turn_and_can_be_stopped(lab) -> None:
+    explorer = g.GhostExplorer(lab)
+    explorer.turns.value = 2
+    job = explorer.sample()
+    job.wait(60)
+    assert job.state == "done" and {len(d.answers) for d in explorer.sampled["rlhf-v3"]} == {2}
+    explorer.instruction.value = g.ALL
+    assert not explorer.sampled
+    explorer.turns.value = 20
+    job = explorer.sample()
+    job.stop()
+    job.wait(60)
+    assert job.state == "stopped"
