@@ -43,10 +43,10 @@ class Play:
     pairs: int = 120  # of "weak"
     beta: float = 0.02
     iterations: int = 10
-    batch: int = 64
-    minibatch: int = 32
+    batch: int = 48
+    minibatch: int = 24
     unsafe_share: float = 0.15  # 0: no unsafe prompts, no safety model and no gate
-    heldout: int = 96  # helpful prompts that the oracle judges
+    heldout: int = 64  # helpful prompts that the oracle judges
     lr: float = 4e-4
     seed: int = 0
 

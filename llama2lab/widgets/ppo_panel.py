@@ -92,7 +92,9 @@ class PpoPanel(Explorer):
         return work_folder(self.lab, "ppo-panel", asdict(self.play))
 
     def work(self) -> list[Row]:
-        return run(self.lab, self.play, self.folder, self.beta_now, self.seen)
+        rows = run(self.lab, self.play, self.folder, self.beta_now, self.seen)
+        shutil.rmtree(self.folder, ignore_errors=True)  # done: the next start is a new run
+        return rows
 
     def beta_now(self, iteration: int) -> float:
         """The slider, read once an iteration."""
