@@ -3,7 +3,14 @@
 import torch
 
 from llama2lab.model import SIZES, Llama
-from llama2lab.widgets.attention import attention_parts, attention_weights
+from llama2lab.widgets.attention import (
+    LONGEST,
+    AttentionExplorer,
+    attention_parts,
+    attention_weights,
+    grown_cache,
+    visible,
+)
 
 IDS = [1, 9, 30, 31, 7, 100, 2, 5, 64]
 
@@ -30,3 +37,38 @@ def test_weights_are_those_of_the_model():
         v = cache.values[layer, 0].repeat_interleave(c.group, 0)  # (n_heads, seq, head_dim)
         mixed = (weights[layer] @ v).transpose(0, 1).reshape(seq, -1)
         assert torch.allclose(mixed, given[layer], atol=1e-5)
+
+
+def test_hidden_cells_are_none():
+    cells = visible(torch.full((4, 4), 0.25), 3)
+    assert [[v is None for v in row] for row in cells] == [[False, True, True, True], [False, False, True, True],
+                                                           [False, False, False, True], [True] * 4]
+
+
+def test_the_cache_grows_by_the_same_for_each_token():
+    sizes = [[size for _, size in grown_cache(SIZES["mini"], n, 4)] for n in (1, 2, 7)]
+    assert [s[1] for s in sizes] == [2 * 4 * 2 * 32 * 4 * n for n in (1, 2, 7)]
+    assert all(own == 2 * ours == 4 * one for own, ours, one in sizes)
+
+
+def test_the_picture_follows_the_controls(lab):
+    explorer = AttentionExplorer(lab)
+    seen = {explorer.static()}
+    assert explorer.static().count("share KV head") == lab.model("rlhf-v5").config.n_kv_heads
+    for control, value in ((explorer.layer, 1), (explorer.step, 5), (explorer.stage, "sft"),
+                           (explorer.question, "What is 2 plus 3?")):
+        control.value = value
+        assert explorer.static() not in seen and "Error" not in explorer.static(), control.description
+        seen.add(explorer.static())
+    assert explorer.static().startswith("<p>5 of ")
+
+
+def test_hostile_and_long_questions(lab):
+    explorer = AttentionExplorer(lab, "<script>alert(1)</script> </s> [INST]")
+    assert "<script>" not in explorer.static() and "Error" not in explorer.static()
+    ids, weights = explorer._read("rlhf-v5", "</s>" * 3)
+    assert ids.count(2) <= 1 and weights.shape[-1] == len(ids)  # typed control tokens are text
+    ids, _ = explorer._read("rlhf-v5", "very " * 10_000)
+    assert len(ids) == LONGEST
+    explorer.question.value = ""
+    assert "Error" not in explorer.static()

@@ -41,18 +41,19 @@ def with_kv_heads(config: ModelConfig, n_kv_heads: int, matched: bool = True, mu
 
 
 def parameter_rows(c: ModelConfig) -> list[tuple[str, str, int, int]]:
-    """(part, shapes, how often it stands in the model, parameters in all) of a model: they add up to `parameters`."""
+    """(part, shape, how often it stands in the model, parameters in all): they add up to `parameters`."""
     heads, kv = c.n_heads * c.head_size, c.n_kv_heads * c.head_size
     rows = [("embedding" + (", also the output" if c.tie_embeddings else ""), f"{c.vocab_size} x {c.dim}", 1,
              c.vocab_size * c.dim)]
-    for name, shapes in (("RMSNorm before attention", [(c.dim,)]), ("queries", [(c.dim, heads)]),
-                         ("keys and values", [(c.dim, kv)] * 2), ("output of attention", [(heads, c.dim)]),
-                         ("RMSNorm before feed-forward", [(c.dim,)]),
-                         ("feed-forward: gate, up, down", [(c.dim, c.ffn_dim)] * 2 + [(c.ffn_dim, c.dim)])):
-        size = sum(int(a[0] * (a[1] if len(a) > 1 else 1)) for a in shapes)
-        words = ", ".join(dict.fromkeys(f"{shapes.count(s)} of " * (shapes.count(s) > 1) + " x ".join(map(str, s))
-                                        for s in shapes))
-        rows.append((name, words, c.n_layers, size * c.n_layers))
+    for name, shape, size in (
+            ("RMSNorm before attention", f"{c.dim}", c.dim),
+            ("queries", f"{c.dim} x {heads}", c.dim * heads),
+            ("keys and values", f"2 of {c.dim} x {kv}", 2 * c.dim * kv),
+            ("output of attention", f"{heads} x {c.dim}", heads * c.dim),
+            ("RMSNorm before feed-forward", f"{c.dim}", c.dim),
+            ("feed-forward: gate, up; down", f"2 of {c.dim} x {c.ffn_dim}; {c.ffn_dim} x {c.dim}",
+             3 * c.dim * c.ffn_dim)):
+        rows.append((name, shape, c.n_layers, size * c.n_layers))
     rows.append(("RMSNorm at the end", str(c.dim), 1, c.dim))
     if not c.tie_embeddings:
         rows.append(("output", f"{c.dim} x {c.vocab_size}", 1, c.vocab_size * c.dim))

@@ -1,0 +1,331 @@
+"""A transformer's parts, grouped attention and the length of the context in miniature (Llama 2, sections 2.2 and
+A.2.1): what notebook 02 shows, and measures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import plotly.graph_objects as go
+import torch
+from torch import Tensor
+
+from llama2lab import stats
+from llama2lab.chat import encode_chat
+from llama2lab.experiments.pretraining import folder_of, packed_texts
+from llama2lab.gatt import instructed, sample_dialogues, user
+from llama2lab.logprobs import pad_right, token_logprobs
+from llama2lab.look import BLUE, GREEN, ORANGE, SKY, style
+from llama2lab.model import KVCache, Llama, ModelConfig
+from llama2lab.plots import add_curve, add_series
+from llama2lab.pretrain import encode_documents
+from llama2lab.rope import rope_tables, rotate
+from llama2lab.train import Optim, fit_packed
+from llama2lab.widgets.attention import blocks
+from llama2lab.widgets.calculator import cache_bytes, parameters, variants, with_kv_heads
+from llama2lab.world.corpus import heldout_documents, pretraining_corpus
+from llama2lab.world.prompts import dialogue_prompts, instructions_of
+
+if TYPE_CHECKING:
+    from llama2lab.lab.finished import Finished
+
+BATCH = 1024  # tokens a step
+# The report's comparison (A.2.1): 30B models, 150B tokens each. It prints the rows; their means are worked out here.
+TABLE_GQA = {
+    "MHA": (71.0, 79.3, 48.2, 75.1, 71.2, 43.0, 12.4, 44.7, 28.0, 4.9, 7.9),
+    "GQA": (69.4, 78.8, 48.6, 75.4, 72.1, 42.5, 14.0, 46.2, 26.9, 5.3, 7.9),
+    "MQA": (70.6, 79.0, 47.9, 74.5, 71.6, 41.9, 14.5, 42.8, 26.5, 4.8, 7.3),
+}
+TASKS = ("BoolQ", "PIQA", "SIQA", "HellaSwag", "ARC-e", "ARC-c", "NQ", "TQA", "MMLU", "GSM8K", "HumanEval")
+# Its comparison of contexts (A.2.1): trained on 150B tokens with 2k or 4k; first long tasks, then short ones.
+TABLE_CONTEXT = (("NarrativeQA, F1", 0.21, 17.26), ("Qasper, F1", 0.71, 18.52), ("QuALITY, accuracy", 26.1, 29.6),
+                 ("ContractNLI, exact", 11.76, 16.33), ("HellaSwag, 0 shots", 75.1, 74.8), ("NQ, 64 shots", 25.5, 25.5),
+                 ("TQA, 64 shots", 53.7, 52.2), ("GSM8K, 8 shots", 4.9, 6.5), ("HumanEval, 0 shots", 7.9, 7.3))
+
+
+# ---- parts of the model ----------------------------------------------------------------------------------------------
+
+
+def dot_by_distance(starts: Sequence[int] = (0, 40, 160), distances: int = 64, size: int = 32, theta: float = 10000.0,
+                    turned: bool = True) -> dict[int, list[float]]:
+    """q at place start + d times k at place start, for d = 0 .. distances - 1, for each start: one query and one key,
+    both the same unit vector, with or without their turn."""
+    x = torch.full((1, 1, 1, size), size**-0.5)
+    cos, sin = rope_tables(size, theta, 4096, None, max(starts) + distances)
+
+    def at(places: range) -> Tensor:
+        many = x.expand(1, 1, len(places), size)
+        return rotate(many, cos[places], sin[places])[0, 0] if turned else many[0, 0]
+
+    return {s: (at(range(s, s + distances)) @ at(range(s, s + 1)).T)[:, 0].tolist() for s in starts}
+
+
+def rope_figure(**settings: Any) -> go.Figure | None:
+    """`dot_by_distance` as a figure: the starts lie on one curve, if only the distance counts."""
+    fig = go.Figure()
+    looks = ((BLUE, "solid"), (ORANGE, "dash"), (GREEN, "dot"))
+    for (start, values), (colour, dash) in zip(dot_by_distance(**settings).items(), looks):
+        add_curve(fig, f"key at place {start}", [{"d": d, "dot": v} for d, v in enumerate(values)], "d", "dot", colour,
+                  dash)
+    return style(fig, "distance between query and key, tokens", "their product")
+
+
+def softmax_spread(sizes: Sequence[int] = (8, 32, 128), keys: int = 16, draws: int = 400, seed: int = 0,
+                   ) -> dict[str, dict[int, list[stats.Figure]]]:
+    """Attention weights of random queries on random keys, sorted, the largest first: {"divided" | "not divided":
+    {head_dim: weight by rank}}."""
+    generator = torch.Generator().manual_seed(seed)
+    found: dict[str, dict[int, list[stats.Figure]]] = {"divided": {}, "not divided": {}}
+    for size in sizes:
+        q = torch.randn(draws, 1, size, generator=generator)
+        k = torch.randn(draws, keys, size, generator=generator)
+        scores = (q @ k.transpose(1, 2))[:, 0]  # (draws, keys)
+        for name, scale in (("divided", size**-0.5), ("not divided", 1.0)):
+            ranked = (scores * scale).softmax(-1).sort(-1, descending=True).values
+            found[name][size] = [stats.mean(column.tolist()) for column in ranked.T]
+    return found
+
+
+def spread_figure(which: str = "not divided", **settings: Any) -> go.Figure | None:
+    """One half of `softmax_spread`: attention weight by rank, for each head_dim, with its interval."""
+    fig = go.Figure()
+    for (size, by_rank), colour, symbol in zip(softmax_spread(**settings)[which].items(), (SKY, ORANGE, BLUE),
+                                               ("circle", "diamond", "square")):
+        add_series(fig, f"head_dim {size}", list(range(1, len(by_rank) + 1)), by_rank, colour, symbol)
+    fig.update_yaxes(range=[0, 1])
+    return style(fig, "rank of the key, the most looked at first", f"attention weight, scores {which}")
+
+
+@torch.no_grad()
+def logits_with(model: Llama, ids: Sequence[int], rms_norm: Callable[[Tensor, Tensor, float], Tensor],
+                rotate_positions: Callable[[Tensor, float], Tensor],
+                grouped_attention: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    """Logits (seq, vocab) of a model whose parts are the given functions (those of the exercises): the way through a
+    Llama in twenty lines."""
+    c = model.config
+    seq = len(ids)
+
+    def heads(flat: Tensor) -> Tensor:  # (1, seq, heads * head_dim) -> (1, heads, seq, head_dim)
+        return flat.view(1, seq, -1, c.head_size).transpose(1, 2)
+
+    x = model.embed(torch.tensor([list(ids)], device=model.embed.weight.device))  # (1, seq, dim)
+    for layer in blocks(model):
+        qkv = heads(layer.attention.qkv(rms_norm(x, layer.attention_norm.weight, c.norm_eps)))
+        q, k, v = qkv.split([c.n_heads, c.n_kv_heads, c.n_kv_heads], 1)
+        mixed = grouped_attention(rotate_positions(q, c.rope_theta), rotate_positions(k, c.rope_theta), v)
+        x = x + layer.attention.out(mixed.to(x.dtype).transpose(1, 2).reshape(1, seq, -1))
+        x = x + layer.ffn(rms_norm(x, layer.ffn_norm.weight, c.norm_eps).to(x.dtype))
+    return model.lm_head(rms_norm(x, model.norm.weight, c.norm_eps).to(x.dtype))[0]
+
+
+@torch.no_grad()
+def transformers_logits(lab: Finished, stage: str, ids: Sequence[int]) -> Tensor:
+    """Logits (seq, vocab) of transformers' own model, opened from the same checkpoint."""
+    from transformers import AutoModelForCausalLM
+
+    theirs = AutoModelForCausalLM.from_pretrained(lab.stage(stage), dtype=torch.float32).eval()
+    return theirs(torch.tensor([list(ids)])).logits[0]
+
+
+# ---- claim 1: grouped queries ----------------------------------------------------------------------------------------
+
+
+def shapes(lab: Finished, **shape: Any) -> dict[str, ModelConfig]:
+    """MHA, GQA and MQA of the shape of the run's base model, with parameters as equal as multiples of 8 allow."""
+    base = replace(lab.model("base").config, **shape)
+    return variants(with_kv_heads(base, base.n_heads, matched=False), max(1, base.n_heads // 2))
+
+
+def losses_by_token(lab: Finished, model: Llama, texts: Sequence[str], longest: int) -> list[np.ndarray]:
+    """Nats of each token of each text, up to `longest` tokens, from the second on: every token sees all before it."""
+    encoded = [ids[:longest] for ids, _ in encode_documents(lab.tokenizer, texts)]
+    result = []
+    for start in range(0, len(encoded), 16):
+        tokens, lengths = pad_right(encoded[start:start + 16], lab.tokenizer.pad_token_id)
+        tokens = tokens.to(lab.machine.device)
+        wanted = torch.ones_like(tokens, dtype=torch.bool)
+        with torch.inference_mode(), lab.machine.autocast():
+            found = -token_logprobs(model, tokens, wanted)
+        result += [row[1:n].float().cpu().numpy() for row, n in zip(found, lengths.tolist())]
+    return result
+
+
+def gaps(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """a - b, item by item, of trainings with several seeds: the mean with its interval, and each seed's own mean."""
+    by_seed = [stats.mean([x - y for x, y in zip(one, other)]) for one, other in zip(a, b)]
+    return {**stats.pool(by_seed), "each": [f["mean"] for f in by_seed]}
+
+
+def gqa_variants(lab: Finished, seeds: Sequence[int] = (0, 1, 2), words: int = 130_000, documents: int = 120,
+                 **shape: Any) -> dict[str, Any]:
+    """Claim 1: grouped-query attention keeps the quality.
+
+    Three models that differ only in their KV heads (each head its own, one for two heads, one for all), the
+    feed-forward widened so that they are equally large, as in the report (A.2.1); the same text in the same order. Loss
+    on held-out documents, and its differences document by document. About SECS seconds on two cores for a seed; a
+    stopped training goes on from there."""
+    data = packed_texts(lab, pretraining_corpus(lab.town, words, 31), 256)
+    unseen = heldout_documents(lab.town, 31, documents)
+    losses: dict[str, list[list[float]]] = {}
+    rows = []
+    for kind, config in shapes(lab, **shape).items():
+        losses[kind], curves = [], []
+        begin = time.perf_counter()
+        for seed in seeds:
+            model = Llama(config, seed).to(lab.machine.device)
+            log = fit_packed(model, data, 1.0, BATCH, Optim(3e-3), seed, lab.machine,
+                             folder_of(lab, "gqa", asdict(config), words, seed), f"{kind}, seed {seed}")
+            losses[kind].append([float(x.mean()) for x in losses_by_token(lab, model, unseen, 256)])
+            curves.append([row["loss"] for row in log])
+        by_seed = [stats.mean(one) for one in losses[kind]]
+        rows.append({"kind": kind, "n_kv_heads": config.n_kv_heads, "ffn_dim": config.ffn_dim,
+                     "parameters": parameters(config), "cache": cache_bytes(config, 1),
+                     "loss": {**stats.pool(by_seed), "each": [f["mean"] for f in by_seed]},
+                     "curve": np.mean(curves, 0).round(4).tolist(), "tokens": int(sum(r["tokens"] for r in log)),
+                     "seconds": (time.perf_counter() - begin) / len(seeds)})
+    return {"rows": rows, "seeds": list(seeds), "batch": BATCH,
+            "gaps": {kind: gaps(losses[kind], losses["MHA"]) for kind in ("GQA", "MQA")}}
+
+
+def quality_kept(gap: dict[str, Any], margin: float = 0.05) -> str:
+    """What a difference of loss, in nats, says about 'as good as': equal means that the whole interval lies within the
+    margin, which is ours."""
+    text = f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}] nats"
+    if -margin < gap["low"] and gap["high"] < margin:
+        return f"{text}: equal within {margin} nats"
+    if gap["low"] > 0:
+        return f"{text}: worse"
+    return f"{text}: " + ("better" if gap["high"] < 0 else f"cannot be told: the interval is wider than {margin} nats")
+
+
+def loss_curves(result: dict[str, Any], smooth: int = 8) -> go.Figure | None:
+    """The training loss of the three variants against tokens, each point the mean of some steps."""
+    fig = go.Figure()
+    for row, (colour, dash) in zip(result["rows"], ((BLUE, "solid"), (ORANGE, "dash"), (GREEN, "dot"))):
+        each = row["tokens"] / len(row["curve"]) / 1000
+        points = [{"t": (i + smooth) * each, "loss": float(np.mean(row["curve"][i:i + smooth]))}
+                  for i in range(0, len(row["curve"]) - smooth + 1, smooth)]
+        add_curve(fig, f"{row['kind']}, {row['n_kv_heads']} KV heads", points, "t", "loss", colour, dash)
+    return style(fig, "thousand tokens", "training loss, nats a token")
+
+
+@torch.inference_mode()
+def decode_speed(lab: Finished, batches: Sequence[int] = (1, 16, 64), contexts: Sequence[int] = (128, 1024),
+                 repeats: int = 5, **shape: Any) -> list[dict[str, Any]]:
+    """Milliseconds to write one more token of each sequence, with a full cache of `context` tokens before it, in
+    float32. The variants take turns, and the best of the repeats counts: other work on the machine can only add to it.
+    About SECS seconds; the weights are random, which the time does not know."""
+    models = {kind: Llama(config).to(lab.machine.device).eval()
+              for kind, config in shapes(lab, max_seq_len=max(contexts) + 1, **shape).items()}
+    rows = []
+    for context in contexts:
+        for batch in batches:
+            times: dict[str, list[float]] = {kind: [] for kind in models}
+            caches = {kind: KVCache(model.config, batch, context + 1, device=lab.machine.device)
+                      for kind, model in models.items()}
+            for cache in caches.values():  # memory that was never written is not really there
+                cache.keys.fill_(0.1)
+                cache.values.fill_(0.1)
+            token = torch.ones((batch, 1), dtype=torch.long, device=lab.machine.device)
+            for i in range(repeats + 1):
+                for kind, model in models.items():
+                    cache = caches[kind]
+                    cache.length = context
+                    begin = time.perf_counter()
+                    model(token, cache=cache)[0, 0, 0].item()
+                    if i:  # the first one warms up
+                        times[kind].append(1000 * (time.perf_counter() - begin))
+            rows += [{"kind": kind, "context": context, "batch": batch, "ms": stats.mean(ms),
+                      "best": min(ms), "tokens_per_second": 1000 * batch / min(ms),
+                      "cache": cache_bytes(models[kind].config, context + 1, batch, 4)} for kind, ms in times.items()]
+    return rows
+
+
+# ---- claim 2: the context --------------------------------------------------------------------------------------------
+
+
+def context_length(lab: Finished, seeds: Sequence[int] = (0, 1), full: int = 256, words: int = 130_000,
+                   documents: int = 60, **shape: Any) -> dict[str, Any]:
+    """Claim 2, its first half: twice the context makes long texts readable and leaves short ones alone.
+
+    Two models trained on the same words, cut to half of the context or to all of it, then asked to predict held-out
+    documents: long ones (of at least `full` tokens) by the place of the token, and short ones that fit into half. About
+    SECS seconds on two cores for a seed."""
+    texts = pretraining_corpus(lab.town, words, 41)
+    pool = heldout_documents(lab.town, 41, 40 * documents)
+    sizes = [len(ids) for ids, _ in encode_documents(lab.tokenizer, pool)]
+    long = [t for t, n in zip(pool, sizes) if n >= full][:documents]
+    short = [t for t, n in zip(pool, sizes) if n <= full // 2][:documents]
+    config = replace(lab.model("base").config, **shape)
+    edges = list(range(0, full + 1, full // 8))
+    places: dict[str, list[list[list[float]]]] = {}  # by place, seed, document
+    on_short: dict[str, list[list[float]]] = {}
+    for name, length in (("half", full // 2), ("full", full)):
+        places[name], on_short[name] = [[] for _ in edges[1:]], []
+        for seed in seeds:
+            model = Llama(config, seed).to(lab.machine.device)
+            fit_packed(model, packed_texts(lab, texts, length), 1.0, BATCH, Optim(3e-3), seed, lab.machine,
+                       folder_of(lab, "context", asdict(config), words, length, seed), f"{name} context, seed {seed}")
+            losses = losses_by_token(lab, model, long, full)
+            for place, (a, b) in zip(places[name], pairwise(edges)):
+                place.append([float(one[a:b].mean()) for one in losses])
+            on_short[name].append([float(one.mean()) for one in losses_by_token(lab, model, short, full)])
+    middle = len(edges) // 2
+
+    def beyond(name: str) -> list[list[float]]:
+        return [np.mean(by_place, 0).tolist() for by_place in zip(*places[name][middle:])]
+
+    series = {name: {str((a + b) // 2): stats.pool([stats.mean(one) for one in by_seed])
+                     for (a, b), by_seed in zip(pairwise(edges), places[name])} for name in places}
+    return {"by_place": {f"trained on {full // 2} tokens": series["half"], f"trained on {full} tokens": series["full"]},
+            "full": full, "documents": {"long": len(long), "short": len(short)}, "seeds": list(seeds),
+            "short": gaps(on_short["half"], on_short["full"]),
+            "claims": {f"loss at places {full // 2} to {full}, half the context less all of it":
+                       gaps(beyond("half"), beyond("full"))}}
+
+
+def dialogue_window(lab: Finished, stage: str = "rlhf-v5", turns: int = 10, dialogues: int = 40) -> dict[str, Any]:
+    """Claim 2, its second half: in a long dialogue a longer context keeps what was said at the beginning.
+
+    An instruction before the first question only; the finished chat model sees the last half of the turns, or all of
+    them. The share of answers that obey, by turn, and over the turns in which the short window has lost the
+    instruction. The window is cut when answering and the model is the same: one trained for half the context was not
+    made. About SECS seconds on two cores."""
+    known = instructions_of(lab.town, "train")
+    chosen = [known[i * len(known) // dialogues % len(known)] for i in range(dialogues)]
+    questions = dialogue_prompts(lab.town, "test", turns, dialogues, 41)
+    obeyed: dict[str, list[list[bool]]] = {}
+    for name, seen in (("half", turns // 2), ("full", None)):
+        answers = sample_dialogues(lab.model(stage), lab.tokenizer, questions, [i.text for i in chosen], False,
+                                   temperature=1.0, seed=41, precision=lab.machine.precision, seen_turns=seen)
+        obeyed[name] = [[lab.oracle.obeys(i, a) for a in row] for i, row in zip(chosen, answers)]
+    lengths = [len(encode_chat(lab.tokenizer, dialogue(i.text, asked, given))[0])
+               for i, asked, given in zip(chosen, questions, answers)]
+    late = slice(turns // 2, turns)
+    shares = {name: [float(np.mean(row[late])) for row in rows] for name, rows in obeyed.items()}
+    return {"by_turn": {f"{name} window": {str(t + 1): stats.rate([row[t] for row in obeyed[key]])
+                                           for t in range(turns)}
+                        for key, name in (("half", f"last {turns // 2} turns"), ("full", "whole dialogue"))},
+            "tokens": stats.mean(lengths), "turns": turns,
+            "claims": {f"answers that obey, turns {turns // 2 + 1} to {turns}, whole dialogue less half of it":
+                       gaps([shares["full"]], [shares["half"]])}}
+
+
+def dialogue(instruction: str, questions: Sequence[str], answers: Sequence[str]) -> list[dict[str, str]]:
+    """The messages of a dialogue whose first question has the instruction before it."""
+    made = []
+    for t, (question, answer) in enumerate(zip(questions, answers)):
+        made += [user(instructed(instruction, question) if t == 0 else question),
+                 {"role": "assistant", "content": answer}]
+    return made
+
+
+def means(table: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: sum(row) / len(row) for name, row in table.items()}
+
+
+EXPERIMENTS = (gqa_variants, context_length, dialogue_window)
