@@ -26,7 +26,7 @@ from llama2lab.reward import RewardSettings
 from llama2lab.rlhf import ROUNDS, RlhfSettings
 from llama2lab.runs import digest, read_json
 from llama2lab.stats import Figure
-from llama2lab.world.demonstrations import truth_pairs
+from llama2lab.world.demonstrations import AnswerStyle, answer_for, truth_pairs
 from llama2lab.world.items import Prompt
 from llama2lab.world.prompts import every_prompt
 from llama2lab.world.truth import REFUSAL
@@ -68,9 +68,14 @@ class Training:
                        other_share=self.other_share)
 
 
+@cache
+def _rows(lab: Finished, kind: str, part: str) -> list[dict]:
+    return [row for v in ROUNDS for row in lab.rows(f"preferences-v{v}", f"{kind}.{part}.jsonl")]
+
+
 def draw(lab: Finished, kind: str, part: str, n: int, seed: int) -> list[dict]:
     """At most `n` preference rows of all rounds, part "train" or "test" (held-out prompts), in a random order."""
-    rows = [row for v in ROUNDS for row in lab.rows(f"preferences-v{v}", f"{kind}.{part}.jsonl")]
+    rows = _rows(lab, kind, part)
     return random.Random(f"{kind} {part} {seed}").sample(rows, min(n, len(rows)))
 
 
@@ -82,11 +87,13 @@ def _pair(messages: list[dict], better: str, worse: str) -> dict[str, Any]:
 @cache
 def held_out(lab: Finished, n: int) -> dict[str, list[dict]]:
     """What every training is tested on: pairs of both kinds by their annotators; "truth", the right against the wrong
-    fact in one sentence; "refusal", a right answer to a harmless question against a refusal."""
+    fact in one sentence; "refusal", a right answer to a borderline prompt against a refusal."""
+    rng = random.Random(6)
     told = truth_pairs(lab.town, "test", max(10, n // 4), 5)
+    harmless = [(p, answer_for(lab.town, p, AnswerStyle(), rng)) for p in lab.prompts(borderline=max(10, n // 4))]
     return {**{kind: draw(lab, kind, "test", n, 0) for kind in KINDS},
             "truth": [_pair(m, right, wrong) for m, right, wrong in told],
-            "refusal": [_pair(m, right, REFUSAL) for m, right, _ in told]}
+            "refusal": [_pair(list(p.messages), right, REFUSAL) for p, right in harmless]}
 
 
 def start_model(lab: Finished, t: Training, layers: int = 0) -> Llama:
@@ -199,13 +206,14 @@ def margins(lab: Finished, **size: Any) -> dict[str, Any]:
                        "small margin less none, on all pairs": bench.less(models["small"], models["none"])}}
 
 
-def epochs(lab: Finished, longest: int = 4, **size: Any) -> dict[str, Any]:
+def epochs(lab: Finished, shown: Sequence[int] = (1, 2, 4), **size: Any) -> dict[str, Any]:
     """Claim 11: one epoch to four, each with its own schedule: loss (without margin), accuracy, and overconfidence,
-    the mean probability given to the higher score less the share of pairs where it is the chosen one. 6 new trainings,
+    the mean probability given to the higher score less the share of pairs where it is the chosen one. 4 new trainings,
     XX s."""
     bench = Bench(lab, **size)
-    runs = {str(e): bench.training(epochs=float(e)) for e in range(1, longest + 1)}
-    first, last = runs["1"], runs[str(longest)]
+    runs = {str(e): bench.training(epochs=float(e)) for e in shown}
+    longest = shown[-1]
+    first, last = runs[str(shown[0])], runs[str(longest)]
     tests = {"held-out pairs": "helpfulness", "pairs trained on": "train"}
     return {**{what: {name: {e: bench.figure(t, on, what) for e, t in runs.items()} for name, on in tests.items()}
                for what in ("loss", "accuracy", "overconfidence")},
@@ -233,7 +241,7 @@ def more_pairs(lab: Finished, layers: int = 2, **size: Any) -> dict[str, Any]:
 
 def data_mixes(lab: Finished, **size: Any) -> dict[str, Any]:
     """Claim 13, on the world: the other kind's share of the mix at 0, a tenth and a half, the own pairs always the
-    same. "refusal": how often a right answer to a harmless question beats a refusal. 8 new trainings, XX s."""
+    same. "refusal": how often a right answer to a borderline prompt beats a refusal. 8 new trainings, XX s."""
     bench = Bench(lab, **size)
     shares = (0.0, 0.1, 0.5)
     mixes = {kind: {f"{s:g}": bench.training(kind, other_share=s) for s in shares} for kind in KINDS}

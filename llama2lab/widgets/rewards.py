@@ -17,7 +17,8 @@ from llama2lab.experiments.rewards import both_rewards, known_prompts
 from llama2lab.lab.finished import Finished
 from llama2lab.look import tame
 from llama2lab.ppo import mean_and_std
-from llama2lab.reward import combined_score, encode_answers
+from llama2lab.reward import combined_score
+from llama2lab.tokenizer import encode_text
 from llama2lab.widgets.explorer import Explorer
 from llama2lab.widgets.pictures import lines, table
 from llama2lab.world.items import Prompt
@@ -50,8 +51,7 @@ def rewards_as_it_grows(lab: Finished, messages: Sequence[dict], answer: str, un
     batch: rows of `tokens`, the new `text`, `helpfulness`, `safety`, `logit` (of R_c). The last row is the answer's own
     score. Of a long answer only every so many tokens are scored."""
     answer = answer.strip()[:LONGEST].strip()
-    (ids, mask), = encode_answers(lab.tokenizer, [messages], [answer])
-    own = [i for i, m in zip(ids, mask) if m][:-1]  # without </s>
+    own = encode_text(lab.tokenizer, answer)
     step = math.ceil(max(1, len(own)) / PIECES)
     lengths = [*range(0, len(own), step), len(own)]
     texts = [lab.tokenizer.decode(own[:n], skip_special_tokens=True).strip() for n in lengths[:-1]] + [answer]
