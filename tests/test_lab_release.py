@@ -154,7 +154,9 @@ class Course:
         self.folder, self.name = folder, notebook.stem
         release([notebook], folder)
         # A folder of settings of its own, so that the person's nbgrader is not touched.
-        self.env = {**os.environ, "HOME": str(folder), "JUPYTER_CONFIG_DIR": str(folder / "jupyter")}
+        # It calls `alembic` by its name: its scripts must be found, as in an activated environment.
+        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+        self.env = {**os.environ, "PATH": path, "HOME": str(folder), "JUPYTER_CONFIG_DIR": str(folder / "jupyter")}
 
     def nbgrader(self, *arguments: str) -> str:
         done = subprocess.run([sys.executable, "-m", "nbgrader", *arguments], cwd=self.folder, env=self.env,
