@@ -145,7 +145,7 @@ class Bench:
         """A figure of the trainings on a test (by default the pairs of their kind), on rows as `where` wants them."""
         each = self._values(t, on or t.kind, what, where)
         flat = [x for one in each for x in one]
-        over = stats.rate if what == "accuracy" else stats.mean
+        over: Callable[..., Figure] = stats.rate if what == "accuracy" else stats.mean
         return _with_each(over([v for _, v in flat], [g for g, _ in flat]), each)
 
     def less(self, a: Training, b: Training, on: str = "", what: str = "accuracy", **where: str) -> Figure:
@@ -203,7 +203,9 @@ def margins(lab: Finished, **size: Any) -> dict[str, Any]:
             "claims": {**{f"{name} margin less none, on 'significantly'":
                           bench.less(models[name], models["none"], grade="significantly")
                           for name in ("small", "large")},
-                       "small margin less none, on all pairs": bench.less(models["small"], models["none"])}}
+                       "small margin less none, on all pairs": bench.less(models["small"], models["none"]),
+                       "score gap on 'significantly': large margin less none":
+                       bench.less(models["large"], models["none"], what="gap", grade="significantly")}}
 
 
 def epochs(lab: Finished, shown: Sequence[int] = (1, 2, 4), **size: Any) -> dict[str, Any]:
@@ -294,7 +296,8 @@ def pair_table(lab: Finished) -> list[tuple[str, int, float, float, float]]:
             [" ".join(m["content"] for m in row["prompt"]) for row in some],
             [row[side][0]["content"] for row in some for side in ("chosen", "rejected")]))
         turns = [sum(m["role"] == "user" for m in row["prompt"]) for row in some]
-        table.append((kind, len(rows), *(sum(x) / len(x) for x in (turns, asked, answers))))
+        means = [sum(x) / len(x) for x in (turns, asked, answers)]
+        table.append((kind, len(rows), means[0], means[1], means[2]))
     return table
 
 

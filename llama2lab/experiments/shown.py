@@ -44,13 +44,13 @@ def show(series: Mapping[str, Mapping[str, Figure]], x: str, y: str,
     return style(fig, x, y, height=height, bottom=130)
 
 
-def told(gap: Figure) -> bool:
+def told(gap: Mapping[str, Any]) -> bool:
     """Whether a difference is one: its interval leaves 0 out, and its single trainings agree."""
-    each = gap.get("each") or [gap["mean"]]  # type: ignore[call-overload]
+    each = gap.get("each") or [gap["mean"]]
     return not gap["low"] <= 0 <= gap["high"] and all(one * gap["mean"] > 0 for one in each)
 
 
-def verdict(words: str, gap: Figure) -> str:
+def verdict(words: str, gap: Mapping[str, Any]) -> str:
     """What this run can say of a claim: a difference that is above 0 if the report is right."""
     text = f"{words}: {gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]"
     if told(gap):
