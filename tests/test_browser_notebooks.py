@@ -40,6 +40,8 @@ class Drive:
     seconds: float = 60.0
 
 
+CHOOSE_NEXT = ("Space", "ArrowDown", "Enter")  # in a list that opens
+
 DRIVES: dict[str, tuple[Drive, ...]] = {}
 
 
@@ -174,7 +176,7 @@ more.on_click(add)
 demo"""
 
 DEMO = (Drive("A demo", "Size"), Drive("A demo", "Name", (), "Bob"), Drive("A demo", "Name", ("Enter",), "Eve"),
-        Drive("A demo", "Kind", ("ArrowDown",)), Drive("A demo", "Bold", ("Space",)),
+        Drive("A demo", "Kind", CHOOSE_NEXT), Drive("A demo", "Bold", ("Space",)),
         Drive("A demo", "More", ("Enter",)))
 
 

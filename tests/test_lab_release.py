@@ -68,12 +68,12 @@ def emptied(source):
     ("02.gqa_loss", "gqa_loss = ..."),
 ])
 def test_a_solution_is_put_in_and_taken_out_again(key, source):
-    place = places()[key]
-    full = with_region(source, place)
+    place, name = places()[key], key[3:]
+    full = with_region(source, place, name)
     for text, status in ((full, "passed"), (emptied(full), "not attempted")):
         room = {place.constant: place.exercise}
         exec(text, room)
-        assert quiet_run(place.exercise, room[place.name]).status == status, text
+        assert quiet_run(place.exercise, room[name]).status == status, text
     for comment in ("# here", "# and how", '# "a", "b" or "c"', "# think", "other = 1"):
         assert (comment in source) == (comment in emptied(full))
 

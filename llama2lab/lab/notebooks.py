@@ -48,16 +48,11 @@ class Place:
     module: str
     constant: str
 
-    @property
-    def name(self) -> str:
-        """What the student defines."""
-        return self.exercise.key.partition(".")[2]
-
 
 @cache
 def places() -> dict[str, Place]:
     """Every exercise by its key."""
-    found = {}
+    found: dict[str, Place] = {}
     for module in MODULES:
         names = {id(value): name for name, value in vars(module).items() if isinstance(value, Exercise)}
         found |= {e.key: Place(e, module.__name__, names[id(e)]) for e in module.EXERCISES}
@@ -99,6 +94,16 @@ def keys(notebook: NotebookNode) -> list[str]:
     return [key for _, kind, key in marks(notebook) if kind == "exercise"]
 
 
+def student_name(notebook: NotebookNode, key: str) -> str:
+    """What the student defines for an exercise, as its check names it: `check(RMS_NORM, rms_norm)`."""
+    for number, kind, marked in marks(notebook):
+        if (kind, marked) == ("check", key):
+            found = re.search(r"(?:^|\n)(?:check|predict)\(\s*\w+,\s*(\w+)\s*\)\s*$", notebook.cells[number].source)
+            if found:
+                return found[1]
+    raise LabError(f"{key}: no cell of the notebook checks a name")
+
+
 def any_answer(prediction: Prediction) -> Any:
     """An answer that could be, for a run in which nobody predicts."""
     form = prediction.form
@@ -126,10 +131,10 @@ def with_solutions(notebook: NotebookNode) -> NotebookNode:
     notebook = nbformat.from_dict(notebook)
     for number, kind, key in marks(notebook):
         if kind == "exercise":
-            place = places()[key]
+            place, name = places()[key], student_name(notebook, key)
             notebook.cells[number].source = (
-                f"from llama2lab.lab.checking import solution\n{place.name} = solution({place.constant})"
-                if is_code(place.exercise) else f"{place.name} = {answer_of(place.exercise)!r}")
+                f"from llama2lab.lab.checking import solution\n{name} = solution({place.constant})"
+                if is_code(place.exercise) else f"{name} = {answer_of(place.exercise)!r}")
     return notebook
 
 
@@ -190,14 +195,14 @@ def _exercise_problems(notebook: NotebookNode, place: Place, where: dict[str, li
              and cell.source.strip().split("\n")[-1].strip() == place.constant]
     if not any(at < order[0] for at in shown):
         yield f"no cell before it shows the task ({place.constant})"
-    if not is_empty_answer(notebook.cells[order[0]].source, place.name):
-        yield f"its cell does not hold an empty {place.name}"
-    calls = {"check": "predict" if prediction else "check", "compare": "compare"}
+    calls = {"check": ("predict" if prediction else "check", r"\w+"), "compare": ("compare", ".+")}
     for kind in wanted[1:]:
-        source = notebook.cells[where[kind][0]].source
-        argument = re.escape(place.name) if kind == "check" else ".+"
-        if not re.search(rf"(?s)(^|\n){calls[kind]}\(\s*{place.constant},\s*{argument}\s*\)\s*$", source):
-            yield f"the last line of its {kind} cell is not {calls[kind]}({place.constant}, ...)"
+        (call, argument), source = calls[kind], notebook.cells[where[kind][0]].source
+        if not re.search(rf"(?s)(^|\n){call}\(\s*{place.constant},\s*{argument}\s*\)\s*$", source):
+            yield f"the last line of its {kind} cell is not {call}({place.constant}, ...)"
+        elif kind == "check" and not is_empty_answer(notebook.cells[order[0]].source,
+                                                     name := student_name(notebook, place.exercise.key)):
+            yield f"its cell does not hold an empty {name}"
 
 
 def definition(source: str, name: str) -> ast.FunctionDef | ast.ClassDef | ast.Assign | None:

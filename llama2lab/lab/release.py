@@ -76,41 +76,43 @@ def as_assignment(notebook: Any) -> tuple[Any, list[Exercise]]:
     """The teacher's version of a notebook, and the exercises in it."""
     import nbformat
 
-    from llama2lab.lab.notebooks import marks, places
+    from llama2lab.lab.notebooks import marks, places, student_name
 
-    notebook, exercises = nbformat.from_dict(notebook), []
+    notebook, exercises, sources = nbformat.from_dict(notebook), [], {}
     for number, kind, key in marks(notebook):
         cell = notebook.cells[number]
         if kind not in ("exercise", "check"):
             continue
-        place = places()[key]
+        place, name = places()[key], student_name(notebook, key)
         grade = kind == "check"
         cell.metadata.nbgrader = nbformat.from_dict({
             "schema_version": 3, "grade_id": f"{kind}_{key.replace('.', '_')}", "grade": grade, "locked": grade,
             "solution": not grade, "task": False, **({"points": place.exercise.points} if grade else {})})
         if grade:
             exercises.append(place.exercise)
-            cell.source = (
+            sources[number] = (
                 "from llama2lab.lab.release import graded\n\n"
-                f"graded({place.constant}, {place.name})\n"
+                f"graded({place.constant}, {name})\n"
                 "### BEGIN HIDDEN TESTS\n"
                 f"from {place.module} import {place.constant} as exercise\n"
                 "from llama2lab.lab.release import quiet_run\n\n"
-                f"outcome = quiet_run(exercise, {place.name})\n"
+                f"outcome = quiet_run(exercise, {name})\n"
                 "assert outcome.passed, outcome\n"
                 "### END HIDDEN TESTS")
         else:
-            cell.source = with_region(cell.source, place)
+            sources[number] = with_region(cell.source, place, name)
+    for number, source in sources.items():  # only now: the check cells told the names
+        notebook.cells[number].source = source
     return notebook, exercises
 
 
-def with_region(source: str, place: Any) -> str:
+def with_region(source: str, place: Any, name: str) -> str:
     """A student's empty cell with the solution in it, between the marks that nbgrader knows."""
     from llama2lab.lab.notebooks import answer_of, definition
 
-    node = definition(source, place.name)
+    node = definition(source, name)
     if node is None:
-        raise LabError(f"{place.exercise.key}: its cell does not define {place.name}")
+        raise LabError(f"{place.exercise.key}: its cell does not define {name}")
     lines = source.split("\n")
     if isinstance(node, ast.Assign):
         begin, end = lines[node.lineno - 1][:node.value.col_offset], lines[(node.end_lineno or node.lineno) - 1]
@@ -119,7 +121,7 @@ def with_region(source: str, place: Any) -> str:
         return "\n".join([*lines[:node.lineno - 1], *answer, *lines[node.end_lineno or node.lineno:]])
     if isinstance(node, ast.ClassDef):
         return "\n".join([source, *_region("", "from llama2lab.lab.checking import solution\n"
-                                               f"{place.name} = solution({place.constant})")])
+                                               f"{name} = solution({place.constant})")])
     arguments = ", ".join(a.arg for a in [*node.args.posonlyargs, *node.args.args])
     empty = node.body[1:] if ast.get_docstring(node) is not None else node.body
     code = f"from llama2lab.lab.checking import solution\nreturn solution({place.constant})({arguments})"
