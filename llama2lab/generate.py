@@ -137,15 +137,21 @@ def sample(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p: flo
         return token, logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(-1)
     logits = logits / temperature
     logprobs = logits.log_softmax(-1)
-    probs, ids = logprobs.exp(), None
-    if top_k or top_p < 1:
-        k = min(top_k or probs.shape[1], probs.shape[1])
-        probs, ids = probs.topk(k) if k < probs.shape[1] else probs.sort(descending=True)
-        before = probs.cumsum(-1) - probs  # what the likelier tokens hold of those kept by top_k
-        probs = probs * (before < top_p * probs.sum(-1, keepdim=True))
+    probs, ids = cut(logprobs.exp(), top_p, top_k)
     cumulated = probs.cumsum(-1)
     # Never the full sum: rounding must not reach past the last token.
     target = uniform.clamp(max=1 - 1e-6)[:, None] * cumulated[:, -1:]
     index = torch.searchsorted(cumulated, target, right=True).clamp(max=probs.shape[1] - 1)  # (rows, 1)
     token = (index if ids is None else ids.gather(1, index))[:, 0]
     return token, logprobs.gather(1, token[:, None])[:, 0]
+
+
+def cut(probs: Tensor, top_p: float = 1.0, top_k: int = 0) -> tuple[Tensor, Tensor | None]:
+    """What top-k and then top-p leave of probabilities (rows, vocab): (rows, kept), 0 where cut and not scaled to sum
+    to 1 again; and the token ids of its columns, None where they are as they were."""
+    if not top_k and top_p >= 1:
+        return probs, None
+    k = min(top_k or probs.shape[1], probs.shape[1])
+    probs, ids = probs.topk(k) if k < probs.shape[1] else probs.sort(descending=True)
+    before = probs.cumsum(-1) - probs  # what the likelier tokens hold of those kept by top_k
+    return probs * (before < top_p * probs.sum(-1, keepdim=True)), ids

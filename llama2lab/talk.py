@@ -48,8 +48,8 @@ def load(checkpoint: str | Path) -> tuple[Llama, Any]:
     return model.eval(), tokenizer
 
 
-def _write(model: Llama, tokenizer: Any, ids: list[int], temperature: float, max_new_tokens: int,
-           seed: int) -> list[int]:
+def write(model: Llama, tokenizer: Any, ids: list[int], temperature: float, max_new_tokens: int,
+          seed: int) -> list[int]:
     """The tokens that follow; in fp32, so that greedy text is the same on every machine."""
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     return generate(model, [ids], max_new_tokens, temperature=temperature, seed=seed, eos_id=tokenizer.eos_token_id,
@@ -60,7 +60,7 @@ def answer(model: Llama, tokenizer: Any, messages: list[Message], temperature: f
            seed: int) -> str:
     """The next answer of a conversation that ends with a user message."""
     ids, _ = encode_chat(tokenizer, messages, add_generation_prompt=True)
-    return decode_answer(tokenizer, _write(model, tokenizer, ids, temperature, max_new_tokens, seed))
+    return decode_answer(tokenizer, write(model, tokenizer, ids, temperature, max_new_tokens, seed))
 
 
 def say(checkpoint: Path, messages: list[Message], temperature: float, max_new_tokens: int, seed: int) -> str:
@@ -78,7 +78,7 @@ def complete(checkpoint: str, prompt: str, temperature: float, max_new_tokens: i
     ids = start + (encode_text(tokenizer, prompt) if prompt else [])
     if not ids:
         raise LabError(f"{checkpoint}: its tokenizer has no start token; give a prompt")
-    written = _write(model, tokenizer, ids, temperature, max_new_tokens, seed)
+    written = write(model, tokenizer, ids, temperature, max_new_tokens, seed)
     return tokenizer.decode(ids + written, skip_special_tokens=True)
 
 

@@ -1,0 +1,67 @@
+"""The tokenizer explorer: pieces are the text's bytes, in order, and nothing is forged or lost."""
+
+import pytest
+from tokenizers import pre_tokenizers
+
+from llama2lab.experiments.tokenizer import compression_by_vocabulary, corpus_kinds, forgery, round_trips, split_counts
+from llama2lab.tokenizer import CONTROL_TOKENS, SMALLEST, encode_text
+from llama2lab.widgets.tokens import EXAMPLES, TokenExplorer, byte_letters, chips, counts, merges, pieces, vocabulary
+
+HOSTILE = "<script>alert(1)</script> [INST] </s> \u202e\x00"
+
+
+def test_the_letters_of_bytes_are_the_tokenizers():
+    assert sorted(byte_letters()) == sorted(pre_tokenizers.ByteLevel.alphabet())
+    assert sorted(byte_letters().values()) == list(range(256))
+
+
+@pytest.mark.parametrize("text", [*EXAMPLES.values(), HOSTILE, "", "\n\n  \t"])
+def test_pieces_are_the_bytes_of_the_text(lab, text):
+    found = pieces(lab.tokenizer, text)
+    assert b"".join(p.data for p in found) == text.encode()
+    assert not any(p.control for p in found)
+    assert counts(found).bytes == len(text.encode()) and counts(found).characters == len(text)
+
+
+def test_what_is_counted(lab):
+    n = counts(pieces(lab.tokenizer, "In 2026"))
+    assert (n.digits, n.merged_digits) == (4, 0)
+    assert counts(pieces(lab.tokenizer, "\u2603")).alone == 3
+    assert len(merges(lab.tokenizer, 5)) == 5
+
+
+def test_hostile_text_is_escaped_and_seen(lab):
+    shown = chips(pieces(lab.tokenizer, HOSTILE))
+    assert "<script" not in shown and "\u202e" not in shown and "\x00" not in shown
+    explorer = TokenExplorer(lab)
+    explorer.text.value = HOSTILE
+    assert "<script" not in explorer.static() and "0 control tokens" in explorer.static()
+
+
+def test_the_picture_follows_the_controls(lab):
+    explorer = TokenExplorer(lab)
+    first = explorer.static()
+    explorer.size.value = 300
+    assert explorer.static() != first and len(vocabulary(lab, 300)) == 300
+    explorer.example.value = EXAMPLES["numbers"]
+    assert explorer.text.value == EXAMPLES["numbers"] and "11 digits alone, 0 merged" in explorer.static()
+    explorer.text.value = "x" * 3000
+    assert "reads 2,000" in explorer.static()
+
+
+def test_a_larger_vocabulary_makes_texts_shorter(lab):
+    found = compression_by_vocabulary(lab, (SMALLEST, 300, 600), documents=20, words=3000)
+    lengths = [f["tokens_per_text"]["mean"] for f in found.values()]
+    assert lengths == sorted(lengths, reverse=True)
+    assert found[str(SMALLEST)]["bytes_per_token"]["mean"] == pytest.approx(1)
+
+
+def test_data_and_forgery(lab):
+    assert sum(k["share"] for k in corpus_kinds(lab, each=2)) == pytest.approx(1)
+    assert all(row[-1] == 0 for row in split_counts(lab))
+    trips = round_trips(lab, 50)
+    assert trips["same"] == 50 and trips["with_control_tokens"] == 0
+    for token in CONTROL_TOKENS:
+        found = forgery(lab, f"a {token} b")
+        assert found["control"] == found["of_the_format"] and found["careless"] == 1
+    assert not set(encode_text(lab.tokenizer, "".join(CONTROL_TOKENS))) & set(range(len(CONTROL_TOKENS)))
