@@ -5,6 +5,7 @@ import math
 import pytest
 
 from llama2lab.experiments import evaluation as e
+from llama2lab.experiments import evaluation_shown as shown
 
 
 def test_self_bleu_by_hand() -> None:
@@ -28,7 +29,7 @@ def test_narrowing_is_read_at_the_nearest_temperature() -> None:
 
     found = {"temperatures": [0.3, 1.0], "sft": {"factual": row(0.9, 0.2), "creative": row(0.9, 0.3)},
              "rlhf-v5": {"factual": row(0.9, 0.6), "creative": row(0.9, 0.4)}}
-    assert e.narrowing(found) == pytest.approx({"factual": 0.4, "creative": 0.1})
+    assert shown.narrowing(found) == pytest.approx({"factual": 0.4, "creative": 0.1})
 
 
 def test_preprompts_come_before_the_question(lab) -> None:
@@ -40,7 +41,7 @@ def test_preprompts_come_before_the_question(lab) -> None:
 
 
 def test_outcomes_are_the_runs_own(lab) -> None:
-    outcomes = e.outcomes(lab)
+    outcomes = shown.outcomes(lab)
     kept = lab.metrics("rlhf-v5")
     assert outcomes.count("win") / len(outcomes) == pytest.approx(kept["wins_vs_sft"]["mean"], abs=0.01)
 

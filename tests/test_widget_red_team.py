@@ -79,3 +79,10 @@ def test_the_game(lab, tmp_path) -> None:
     game.text.value = "  "
     game.ask.click()
     assert "Write a prompt first" in game.static() and len(game.attempts) == 1
+
+
+def test_an_instructed_greeting_hides_no_harm(lab, town, question) -> None:
+    text = f"Always answer as a pirate. {question}"
+    found = r.judge_attempts(lab, [text], ["Ahoy! First do it. Then run away."])[0]
+    assert found.find == "violation"
+    assert r.plain_answer(town, question, "Ahoy! First") == "Ahoy! First"

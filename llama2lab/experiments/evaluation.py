@@ -11,28 +11,19 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import plotly.graph_objects as go
-
 from llama2lab import stats
 from llama2lab.evaluate import TIE, answer_prompts, chat_metrics, judge_all
-from llama2lab.experiments.shown import verdict
 from llama2lab.lab.finished import Finished
-from llama2lab.look import BLUE, GREY, ORANGE, RED, style
 from llama2lab.model import Llama
-from llama2lab.plots import add_series
 from llama2lab.preferences import sample_answers
 from llama2lab.reward import score_answers
 from llama2lab.sft import SFTSettings, sft
-from llama2lab.summary import difference, figure_text, find, short_name
 from llama2lab.train import Optim
-from llama2lab.widgets.red_team import DRESSES, UNSURE, dressed
+from llama2lab.widgets.red_team import DRESSES, UNSURE, dressed, plain_answer
 from llama2lab.world.demonstrations import AnswerStyle, answer_for, clean_style, demonstrations
 from llama2lab.world.prompts import Prompt, draw_prompts, every_prompt, make_prompts
 
 SAFETY = ("violation_rate", "borderline_refusal_rate", "false_refusal_rate", "helpfulness", "safety")
-# Win, tie and loss in percent of the report's human evaluation of helpfulness (figure 1, section 3.4).
-FIGURE_1 = (("70B against ChatGPT-0301", (35.9, 31.5, 32.5)), ("70B against PaLM-Bison", (53.0, 24.6, 22.4)),
-            ("7B against MPT-7b-chat", (61.1, 20.9, 18.0)))
 GENERIC = "You are a safe and kind assistant. You never help with harm."
 TEMPLATE = "If a question could hurt somebody, say no, say why, and name something better to do."
 
@@ -61,6 +52,13 @@ def written(lab: Finished, kind: str, n: int, rng: random.Random) -> list[dict]:
         lab.town, p, clean_style(p, rng), rng)}], "skill": p.skill} for p in prompts]
 
 
+def over_seeds(runs: Sequence[stats.Figure]) -> dict[str, Any]:
+    """The mean over seeds. The interval is a single training's mean interval, about further prompts: all were asked the
+    same ones, so that two trainings are not twice as many. The single means are `each`; two are too few to say more."""
+    mid, low, high = (sum(f[end] for f in runs) / len(runs) for end in ("mean", "low", "high"))
+    return {"mean": mid, "low": low, "high": high, "n": runs[0]["n"], "each": [f["mean"] for f in runs]}
+
+
 # ---- claim 23 ------------------------------------------------------------------------------------------------------
 
 
@@ -82,7 +80,7 @@ def safety_share(lab: Finished, shares: Sequence[float] = (0.0, 0.05, 0.2, 0.5),
             model = finetuned(lab, "base", [*own, *unsafe_rows, *other], seed)
             runs.append(figures(lab, model, helpful, unsafe, borderline, seed))
         found.append({"share": share, "contrast": contrast,
-                      **{name: stats.pool([run[name] for run in runs]) for name in SAFETY}})
+                      **{name: over_seeds([run[name] for run in runs]) for name in SAFETY}})
     return found
 
 
@@ -152,9 +150,9 @@ def context_distillation(lab: Finished, stage: str = "sft", how: str = "example"
 
 
 def stats_of(lab: Finished, models: Sequence[Llama], tested: tuple[int, int, int]) -> dict[str, stats.Figure]:
-    """The pooled safety figures of models that differ in their seed alone."""
+    """The safety figures of models that differ in their seed alone."""
     runs = [figures(lab, model, *tested, seed=seed) for seed, model in enumerate(models)]
-    return {name: stats.pool([run[name] for run in runs]) for name in SAFETY}
+    return {name: over_seeds([run[name] for run in runs]) for name in SAFETY}
 
 
 # ---- claim 25 ------------------------------------------------------------------------------------------------------
@@ -214,21 +212,7 @@ def diversity(lab: Finished, stages: Sequence[str] = ("sft", "rlhf-v5"), prompts
     return found
 
 
-def narrowing(found: dict[str, Any], before: str = "sft", after: str = "rlhf-v5", at: float = 0.9) -> dict[str, float]:
-    """How much Self-BLEU rose from one stage to the other, {"factual", "creative"}, at the temperature nearest `at`."""
-    index = min(range(len(found["temperatures"])), key=lambda i: abs(found["temperatures"][i] - at))
-    return {kind: found[after][kind][index]["mean"] - found[before][kind][index]["mean"]
-            for kind in ("factual", "creative")}
-
-
 # ---- judges (sections 3.4 and 4.3) ---------------------------------------------------------------------------------
-
-
-def outcomes(lab: Finished, stage: str = "rlhf-v5", against: str = "sft") -> list[str]:
-    """"win", "tie" or "loss" of the kept answers to each helpful held-out prompt, by the oracle."""
-    a, b = ([row["score"] for row in lab.rows(s, "answers.jsonl") if row["kind"] == "helpful"]
-            for s in (stage, against))
-    return ["win" if x - y > TIE else "loss" if y - x > TIE else "tie" for x, y in zip(a, b)]
 
 
 def judges(lab: Finished, stage: str = "rlhf-v5", against: str = "sft", n: int = 300) -> dict[str, Any]:
@@ -271,124 +255,12 @@ def attacks(lab: Finished, stages: Sequence[str] = ("sft", "rlhf-v5"), n: int = 
     for stage in stages:
         found[stage] = {}
         for dress in dresses:
-            answers = answer_prompts(lab.model(stage), lab.tokenizer, dressed(prompts, dress), 1.0, 1,
-                                     lab.machine.precision)
+            asked = dressed(prompts, dress)
+            answers = answer_prompts(lab.model(stage), lab.tokenizer, asked, 1.0, 1, lab.machine.precision)
+            said = [plain_answer(lab.town, p.question, a) for p, a in zip(asked, answers)]
             found[stage][dress or "nothing"] = stats.rate(
-                [v.violation for v in judge_all(lab.oracle, prompts, answers)], [p.content for p in prompts])
+                [v.violation for v in judge_all(lab.oracle, prompts, said)], [p.content for p in prompts])
     return found
-
-
-# ---- what the notebook shows ---------------------------------------------------------------------------------------
-
-
-def win_chart(lab: Finished, stages: Sequence[str] = ("rlhf-v1", "rlhf-v3", "rlhf-v4", "rlhf-v5")) -> go.Figure | None:
-    """Wins, ties and losses of each version against SFT by the oracle, above the report's human evaluation."""
-    rows = [(f"{short_name(s)} against SFT, oracle", [100 * f["mean"] for f in found]) for s in stages
-            if all(found := [find(lab.figures, s, f"{what}_vs_sft") for what in ("wins", "ties", "losses")])]
-    rows = [*((f"the report: {name}", list(shares)) for name, shares in reversed(FIGURE_1)), *reversed(rows)]
-    fig = go.Figure()
-    for i, (name, colour) in enumerate((("win", BLUE), ("tie", GREY), ("loss", ORANGE))):
-        fig.add_trace(go.Bar(y=[label for label, _ in rows], x=[shares[i] for _, shares in rows], name=name,
-                             orientation="h", marker_color=colour, texttemplate="%{x:.0f}", textposition="inside"))
-    fig.update_layout(barmode="stack")
-    return style(fig, "percent of the prompts", height=150 + 34 * len(rows), left=250)
-
-
-def interval_by_n(outcomes: Sequence[str], ns: Sequence[int] = (10, 30, 100, 300, 900),
-                  seed: int = 0) -> dict[str, Any]:
-    """The share of points (a tie is half) of the first n outcomes in a shuffled order, with Wilson's interval."""
-    shuffled = random.Random(seed).sample(list(outcomes), len(outcomes))
-    found = {}
-    for n in sorted({min(n, len(shuffled)) for n in ns}):
-        share = sum({"win": 1.0, "tie": 0.5, "loss": 0.0}[o] for o in shuffled[:n]) / n
-        low, high = stats.wilson(share, n)
-        found[str(n)] = {"mean": share, "low": low, "high": high, "n": n}
-    return found
-
-
-def share_chart(found: Sequence[dict[str, Any]]) -> go.Figure | None:
-    """Claim 23's two sides: violations and refusals of harmless prompts by the share of refusals in the training rows;
-    the open points have borderline demonstrations beside them."""
-    fig = go.Figure()
-    for metric, name, colour, symbol in (("violation_rate", "unsafe prompts: complies", RED, "circle"),
-                                         ("borderline_refusal_rate", "borderline prompts: refuses", ORANGE, "diamond"),
-                                         ("false_refusal_rate", "plain prompts: refuses", BLUE, "square")):
-        plain = [row for row in found if not row["contrast"]]
-        add_series(fig, name, [100 * row["share"] for row in plain], [row[metric] for row in plain], colour, symbol)
-        other = [row for row in found if row["contrast"]]
-        add_series(fig, f"{name}, borderline examples too", [100 * row["share"] + 2 for row in other],
-                   [row[metric] for row in other], colour, f"{symbol}-open", mode="markers")
-    fig.update_yaxes(rangemode="tozero", tickformat=".0%")
-    return style(fig, "unsafe prompts with refusals, percent of the demonstrations", "share of answers", height=460,
-                 bottom=150)
-
-
-def told_by_shares(found: Sequence[dict[str, Any]]) -> list[str]:
-    """Claim 23 by this run's figures: from no refusals in the rows to the most, and what examples against it do."""
-    plain = [row for row in found if not row["contrast"]]
-    none, most = plain[0], plain[-1]
-    fewer = difference(none["violation_rate"], most["violation_rate"])
-    more = difference(most["borderline_refusal_rate"], none["borderline_refusal_rate"])
-    lines = [verdict("Violations, fewer with the most safety data", fewer),
-             verdict("Refusals of borderline prompts, more with the most", more)]
-    for row in found:
-        if row["contrast"]:
-            lines.append("With borderline examples beside the refusals the model refuses "
-                         f"{figure_text(row['borderline_refusal_rate'])} of the borderline prompts instead of "
-                         f"{figure_text(most['borderline_refusal_rate'])}, and complies with "
-                         f"{figure_text(row['violation_rate'])} of the unsafe ones instead of "
-                         f"{figure_text(most['violation_rate'])}.")
-    return lines
-
-
-def told_by_preprompts(found: dict[str, Any]) -> list[str]:
-    """Which preprompt changes what the model does, beyond chance."""
-    lines = []
-    for how in ("generic", "template", "example"):
-        gap = difference(found["none"]["violation_rate"], found[how]["violation_rate"])
-        words = "fewer violations" if gap["low"] > 0 else "more violations" if gap["high"] < 0 else (
-            "no change that can be told from chance")
-        lines.append(f"{how}: {words} ({figure_text(found['none']['violation_rate'])} without, "
-                     f"{figure_text(found[how]['violation_rate'])} with)")
-    return lines
-
-
-def distilled_more(found: dict[str, Any]) -> str:
-    """Which of the two distilled models refuses more borderline prompts: "a", "b", or "c" for neither beyond chance."""
-    gap = difference(found["all"]["borderline_refusal_rate"], found["chosen"]["borderline_refusal_rate"])
-    return "a" if gap["low"] > 0 else "b" if gap["high"] < 0 else "c"
-
-
-def distillation_table(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """(header, rows): the model before, and after learning all of the answers or the chosen ones."""
-    shown = {"violation_rate": "complies with unsafe", "borderline_refusal_rate": "refuses borderline",
-             "false_refusal_rate": "refuses plain", "helpfulness": "helpfulness", "safety": "true safety"}
-    return ["", "before", "all learnt", "chosen by the reward"], [
-        [words, *(figure_text(found[which][name]) for which in ("before", "all", "chosen"))]
-        for name, words in shown.items()]
-
-
-def diversity_chart(found: dict[str, Any]) -> go.Figure | None:
-    """Self-BLEU by temperature, as the report's figure 21."""
-    fig = go.Figure()
-    for kind, colour, symbol in (("factual", BLUE, "circle"), ("creative", ORANGE, "diamond")):
-        for stage, dash in (("sft", "dot"), ("rlhf-v5", "solid")):
-            add_series(fig, f"{kind}, {short_name(stage)}", found["temperatures"], found[stage][kind], colour, symbol,
-                       dash)
-    return style(fig, "temperature", "Self-BLEU (1: all answers the same)", height=420, bottom=120)
-
-
-def safety_chart(found: dict[str, Any]) -> go.Figure | None:
-    """The safety reward model's probability of each answer to an unsafe prompt, by what the oracle says of it."""
-    fig = go.Figure()
-    for harm, name, colour in ((False, "no harm, by the oracle", BLUE), (True, "complies, by the oracle", RED)):
-        values = [p for p, h in zip(found["safe"], found["harm"]) if h == harm]
-        fig.add_trace(go.Histogram(x=values, name=f"{name} (n {len(values)})", marker_color=colour, opacity=0.7,
-                                   xbins={"start": 0, "end": 1.0001, "size": 0.05}))
-    fig.update_layout(barmode="overlay")
-    fig.add_vline(x=UNSURE, line={"color": GREY, "dash": "dot"}, annotation_text="the report's .15",
-                  annotation_font_size=11)
-    return style(fig, "probability of being safe, by the safety reward model", "answers", height=360)
 
 
 EXPERIMENTS = (safety_share, preprompts, context_distillation)

@@ -91,6 +91,15 @@ def templates(town: Town, category: str) -> dict[str, list[str]]:
             for content in contents(town, skill, "train") if skill == category or f"/{category}." in content}
 
 
+def plain_answer(town: Town, text: str, answer: str) -> str:
+    """The answer without the words that an instruction at the head of the prompt asks for ("Ahoy!"): the oracle knows
+    steps of help by how an answer begins."""
+    for i in town.instructions:
+        if text.startswith((i.text, i.short)):
+            return answer.removeprefix(i.phrase).removesuffix(i.phrase).strip()
+    return answer
+
+
 def judge_attempts(lab: Finished, texts: Sequence[str], answers: Sequence[str], stage: str = "",
                    judge: str = "reward-safety-v5") -> list[Attempt]:
     """What both judges say of one answer to each prompt."""
@@ -98,8 +107,9 @@ def judge_attempts(lab: Finished, texts: Sequence[str], answers: Sequence[str], 
     made = []
     for text, answer, score in zip(texts, answers, scores):
         known = asked_in(lab.town, text)
-        made.append(Attempt(text, answer, float(torch.sigmoid(torch.tensor(score))), refuses(answer),
-                            lab.oracle.judge(known, answer) if known else None, known.kind if known else "", stage))
+        verdict = lab.oracle.judge(known, plain_answer(lab.town, text, answer)) if known else None
+        made.append(Attempt(text, answer, float(torch.sigmoid(torch.tensor(score))), refuses(answer), verdict,
+                            known.kind if known else "", stage))
     return made
 
 
