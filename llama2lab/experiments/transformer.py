@@ -3,37 +3,42 @@ A.2.1): what notebook 02 shows, and measures."""
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
 import torch
+from plotly.subplots import make_subplots
 from torch import Tensor
 
 from llama2lab import stats
-from llama2lab.chat import encode_chat
 from llama2lab.experiments.pretraining import folder_of, packed_texts
-from llama2lab.gatt import instructed, sample_dialogues, user
+from llama2lab.lab.checking import run
+from llama2lab.lab.nb02_transformer import GROUPED_ATTENTION, RMS_NORM, ROPE
 from llama2lab.logprobs import pad_right, token_logprobs
 from llama2lab.look import BLUE, GREEN, ORANGE, SKY, style
 from llama2lab.model import KVCache, Llama, ModelConfig
-from llama2lab.plots import add_curve, add_series
+from llama2lab.plots import add_curve, add_series, mark_line, one_legend
+from llama2lab.preferences import sample_answers
 from llama2lab.pretrain import encode_documents
 from llama2lab.rope import rope_tables, rotate
+from llama2lab.summary import figure_text
 from llama2lab.train import Optim, fit_packed
 from llama2lab.widgets.attention import blocks
 from llama2lab.widgets.calculator import cache_bytes, parameters, variants, with_kv_heads
 from llama2lab.world.corpus import heldout_documents, pretraining_corpus
-from llama2lab.world.prompts import dialogue_prompts, instructions_of
+from llama2lab.world.prompts import every_prompt, make_prompts
+from llama2lab.world.truth import truth_of
 
 if TYPE_CHECKING:
     from llama2lab.lab.finished import Finished
 
 BATCH = 1024  # tokens a step
+LOOKS = {"MHA": (BLUE, "circle"), "GQA": (ORANGE, "diamond"), "MQA": (GREEN, "square")}
 # The report's comparison (A.2.1): 30B models, 150B tokens each. It prints the rows; their means are worked out here.
 TABLE_GQA = {
     "MHA": (71.0, 79.3, 48.2, 75.1, 71.2, 43.0, 12.4, 44.7, 28.0, 4.9, 7.9),
@@ -122,13 +127,25 @@ def logits_with(model: Llama, ids: Sequence[int], rms_norm: Callable[[Tensor, Te
     return model.lm_head(rms_norm(x, model.norm.weight, c.norm_eps).to(x.dtype))[0]
 
 
+def assembled(lab: Finished, ids: Sequence[int], stage: str = "rlhf-v5", **pieces: Any,
+              ) -> tuple[Tensor, dict[str, str]]:
+    """Logits (seq, vocab) of a stage's model with the student's `rms_norm`, `rope` and `grouped_attention` in it; the
+    library's stand in for what is not solved yet. Also says which is whose."""
+    parts, whose = {}, {}
+    for exercise in (RMS_NORM, ROPE, GROUPED_ATTENTION):
+        name = exercise.key.partition(".")[2]
+        own = run(exercise, pieces.get(name)).passed
+        parts[name], whose[name] = pieces[name] if own else exercise.solution, "yours" if own else "the library's"
+    return logits_with(lab.model(stage), ids, parts["rms_norm"], parts["rope"], parts["grouped_attention"]), whose
+
+
 @torch.no_grad()
 def transformers_logits(lab: Finished, stage: str, ids: Sequence[int]) -> Tensor:
     """Logits (seq, vocab) of transformers' own model, opened from the same checkpoint."""
     from transformers import AutoModelForCausalLM
 
     theirs = AutoModelForCausalLM.from_pretrained(lab.stage(stage), dtype=torch.float32).eval()
-    return theirs(torch.tensor([list(ids)])).logits[0]
+    return theirs(torch.tensor([list(ids)])).logits[0].to(lab.machine.device)
 
 
 # ---- claim 1: grouped queries ----------------------------------------------------------------------------------------
@@ -140,16 +157,14 @@ def shapes(lab: Finished, **shape: Any) -> dict[str, ModelConfig]:
     return variants(with_kv_heads(base, base.n_heads, matched=False), max(1, base.n_heads // 2))
 
 
-def losses_by_token(lab: Finished, model: Llama, texts: Sequence[str], longest: int) -> list[np.ndarray]:
-    """Nats of each token of each text, up to `longest` tokens, from the second on: every token sees all before it."""
-    encoded = [ids[:longest] for ids, _ in encode_documents(lab.tokenizer, texts)]
+def token_losses(lab: Finished, model: Llama, encoded: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """Nats of each token of each text from the second token on: every one is predicted from all before it."""
     result = []
     for start in range(0, len(encoded), 16):
         tokens, lengths = pad_right(encoded[start:start + 16], lab.tokenizer.pad_token_id)
         tokens = tokens.to(lab.machine.device)
-        wanted = torch.ones_like(tokens, dtype=torch.bool)
         with torch.inference_mode(), lab.machine.autocast():
-            found = -token_logprobs(model, tokens, wanted)
+            found = -token_logprobs(model, tokens, torch.ones_like(tokens, dtype=torch.bool))
         result += [row[1:n].float().cpu().numpy() for row, n in zip(found, lengths.tolist())]
     return result
 
@@ -169,7 +184,7 @@ def gqa_variants(lab: Finished, seeds: Sequence[int] = (0, 1, 2), words: int = 1
     on held-out documents, and its differences document by document. About SECS seconds on two cores for a seed; a
     stopped training goes on from there."""
     data = packed_texts(lab, pretraining_corpus(lab.town, words, 31), 256)
-    unseen = heldout_documents(lab.town, 31, documents)
+    unseen = [ids[:256] for ids, _ in encode_documents(lab.tokenizer, heldout_documents(lab.town, 31, documents))]
     losses: dict[str, list[list[float]]] = {}
     rows = []
     for kind, config in shapes(lab, **shape).items():
@@ -179,7 +194,7 @@ def gqa_variants(lab: Finished, seeds: Sequence[int] = (0, 1, 2), words: int = 1
             model = Llama(config, seed).to(lab.machine.device)
             log = fit_packed(model, data, 1.0, BATCH, Optim(3e-3), seed, lab.machine,
                              folder_of(lab, "gqa", asdict(config), words, seed), f"{kind}, seed {seed}")
-            losses[kind].append([float(x.mean()) for x in losses_by_token(lab, model, unseen, 256)])
+            losses[kind].append([float(x.mean()) for x in token_losses(lab, model, unseen)])
             curves.append([row["loss"] for row in log])
         by_seed = [stats.mean(one) for one in losses[kind]]
         rows.append({"kind": kind, "n_kv_heads": config.n_kv_heads, "ffn_dim": config.ffn_dim,
@@ -211,6 +226,23 @@ def loss_curves(result: dict[str, Any], smooth: int = 8) -> go.Figure | None:
                   for i in range(0, len(row["curve"]) - smooth + 1, smooth)]
         add_curve(fig, f"{row['kind']}, {row['n_kv_heads']} KV heads", points, "t", "loss", colour, dash)
     return style(fig, "thousand tokens", "training loss, nats a token")
+
+
+def gap_figure(result: dict[str, Any], margin: float = 0.05) -> go.Figure | None:
+    """How much higher the loss is than with own heads, document by document, and the margin of `quality_kept`."""
+    fig = go.Figure()
+    add_series(fig, "loss less that of MHA", [f"{kind} less MHA" for kind in result["gaps"]],
+               list(result["gaps"].values()), BLUE, mode="markers")
+    for y, words in ((margin, "worse than this is worse"), (0.0, "as good as own heads"), (-margin, "better")):
+        mark_line(fig, y, words)
+    return style(fig, "", "difference of loss, nats a token", legend=False)
+
+
+def gqa_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The three variants as rows: KV heads, FFN, parameters, bytes of cache a token, loss, and the report's mean."""
+    report = means(TABLE_GQA)
+    return [(row["kind"], str(row["n_kv_heads"]), str(row["ffn_dim"]), f"{row['parameters']:,}", f"{row['cache']:,}",
+             figure_text(row["loss"]), f"{report[row['kind']]:.2f}") for row in result["rows"]]
 
 
 @torch.inference_mode()
@@ -245,87 +277,99 @@ def decode_speed(lab: Finished, batches: Sequence[int] = (1, 16, 64), contexts: 
     return rows
 
 
+def speed_figure(rows: Sequence[dict[str, Any]]) -> go.Figure | None:
+    """New tokens a second against sequences at once, a panel for each length of the context."""
+    contexts = list(dict.fromkeys(row["context"] for row in rows))
+    fig = make_subplots(1, len(contexts), subplot_titles=[f"{c:,} tokens before" for c in contexts],
+                        horizontal_spacing=0.1)
+    for kind, (colour, symbol) in LOOKS.items():
+        for column, context in enumerate(contexts, 1):
+            some = [r for r in rows if r["kind"] == kind and r["context"] == context]
+            fig.add_trace(go.Scatter(x=[r["batch"] for r in some], y=[r["tokens_per_second"] for r in some], name=kind,
+                                     mode="lines+markers", line={"color": colour},
+                                     marker={"symbol": symbol, "size": 9}), row=1, col=column)
+    one_legend(fig)
+    fig.update_xaxes(type="log", tickvals=list(dict.fromkeys(row["batch"] for row in rows)), title="sequences at once")
+    fig.update_yaxes(rangemode="tozero")
+    fig.update_yaxes(title="new tokens a second", row=1, col=1)
+    return style(fig, height=400)
+
+
+def fastest(rows: Sequence[dict[str, Any]]) -> str:
+    """What the measurement says, a line for each batch and context."""
+    lines = []
+    for context, batch in dict.fromkeys((r["context"], r["batch"]) for r in rows):
+        of = {r["kind"]: r for r in rows if (r["context"], r["batch"]) == (context, batch)}
+        own = of["MHA"]["tokens_per_second"]
+        times = ", ".join(f"{kind} {of[kind]['tokens_per_second'] / own:.1f} times" for kind in ("GQA", "MQA"))
+        lines.append(f"context {context:>5,}, {batch:>3} sequences: the cache of MHA is "
+                     f"{of['MHA']['cache'] / 2**20:>5.1f} MiB; against MHA {times} as many tokens a second")
+    return "\n".join(lines)
+
+
 # ---- claim 2: the context --------------------------------------------------------------------------------------------
 
 
-def context_length(lab: Finished, seeds: Sequence[int] = (0, 1), full: int = 256, words: int = 130_000,
-                   documents: int = 60, **shape: Any) -> dict[str, Any]:
-    """Claim 2, its first half: twice the context makes long texts readable and leaves short ones alone.
+def context_length(lab: Finished, full: int = 256, documents: int = 120, seed: int = 41) -> dict[str, Any]:
+    """Claim 2, its first half: twice the context helps with long texts.
 
-    Two models trained on the same words, cut to half of the context or to all of it, then asked to predict held-out
-    documents: long ones (of at least `full` tokens) by the place of the token, and short ones that fit into half. About
-    SECS seconds on two cores for a seed."""
-    texts = pretraining_corpus(lab.town, words, 41)
-    pool = heldout_documents(lab.town, 41, 40 * documents)
-    sizes = [len(ids) for ids, _ in encode_documents(lab.tokenizer, pool)]
-    long = [t for t, n in zip(pool, sizes) if n >= full][:documents]
-    short = [t for t, n in zip(pool, sizes) if n <= full // 2][:documents]
-    config = replace(lab.model("base").config, **shape)
-    edges = list(range(0, full + 1, full // 8))
-    places: dict[str, list[list[list[float]]]] = {}  # by place, seed, document
-    on_short: dict[str, list[list[float]]] = {}
-    for name, length in (("half", full // 2), ("full", full)):
-        places[name], on_short[name] = [[] for _ in edges[1:]], []
-        for seed in seeds:
-            model = Llama(config, seed).to(lab.machine.device)
-            fit_packed(model, packed_texts(lab, texts, length), 1.0, BATCH, Optim(3e-3), seed, lab.machine,
-                       folder_of(lab, "context", asdict(config), words, length, seed), f"{name} context, seed {seed}")
-            losses = losses_by_token(lab, model, long, full)
-            for place, (a, b) in zip(places[name], pairwise(edges)):
-                place.append([float(one[a:b].mean()) for one in losses])
-            on_short[name].append([float(one.mean()) for one in losses_by_token(lab, model, short, full)])
-    middle = len(edges) // 2
-
-    def beyond(name: str) -> list[list[float]]:
-        return [np.mean(by_place, 0).tolist() for by_place in zip(*places[name][middle:])]
-
-    series = {name: {str((a + b) // 2): stats.pool([stats.mean(one) for one in by_seed])
-                     for (a, b), by_seed in zip(pairwise(edges), places[name])} for name in places}
-    return {"by_place": {f"trained on {full // 2} tokens": series["half"], f"trained on {full} tokens": series["full"]},
-            "full": full, "documents": {"long": len(long), "short": len(short)}, "seeds": list(seeds),
-            "short": gaps(on_short["half"], on_short["full"]),
-            "claims": {f"loss at places {full // 2} to {full}, half the context less all of it":
-                       gaps(beyond("half"), beyond("full"))}}
+    The base model reads held-out documents whole, or as a model with half the context must: in two pieces, the second
+    without the first. Loss by the place of the token. One model, its context cut: two small models trained at two
+    lengths were tried, and differ on short documents as much as on long ones, so that they say nothing of the context.
+    About SECS seconds on two cores."""
+    model, tokenizer = lab.model("base"), lab.tokenizer
+    pool = [ids for ids, _ in encode_documents(tokenizer, heldout_documents(lab.town, seed, 40 * documents))]
+    long = [ids[:full] for ids in pool if len(ids) >= full][:documents]
+    whole = token_losses(lab, model, long)
+    first, second = (token_losses(lab, model, [ids[part] for ids in long])
+                     for part in (slice(full // 2), slice(full // 2, full)))
+    # The first token of a piece is predicted from nothing: no loss is counted there, whole or not.
+    kinds = {f"context of {full // 2} tokens": [np.concatenate([a, [np.nan], b]) for a, b in zip(first, second)],
+             f"context of {full} tokens": [np.concatenate([x[:full // 2 - 1], [np.nan], x[full // 2:]]) for x in whole]}
+    edges = range(0, full, full // 16)
+    by_place = {name: {str(a + full // 32): stats.mean([float(np.nanmean(x[a:a + full // 16])) for x in losses])
+                       for a in edges} for name, losses in kinds.items()}
+    half, all_of_it = ([float(np.nanmean(x[full // 2:])) for x in losses] for losses in kinds.values())
+    return {"by_place": by_place, "documents": len(long), "full": full,
+            "claims": {f"loss from token {full // 2} on, half the context less all of it": gaps([half], [all_of_it])}}
 
 
-def dialogue_window(lab: Finished, stage: str = "rlhf-v5", turns: int = 10, dialogues: int = 40) -> dict[str, Any]:
-    """Claim 2, its second half: in a long dialogue a longer context keeps what was said at the beginning.
+def facts_after_talk(lab: Finished, stage: str = "rlhf-v5", windows: Sequence[int] = (3, 6),
+                     turns: Sequence[int] = (0, 1, 2, 3, 4, 6, 8), prompts: int = 80) -> dict[str, Any]:
+    """Claim 2, its second half: in a long chat a longer context keeps what was said.
 
-    An instruction before the first question only; the finished chat model sees the last half of the turns, or all of
-    them. The share of answers that obey, by turn, and over the turns in which the short window has lost the
-    instruction. The window is cut when answering and the model is the same: one trained for half the context was not
-    made. About SECS seconds on two cores."""
-    known = instructions_of(lab.town, "train")
-    chosen = [known[i * len(known) // dialogues % len(known)] for i in range(dialogues)]
-    questions = dialogue_prompts(lab.town, "test", turns, dialogues, 41)
-    obeyed: dict[str, list[list[bool]]] = {}
-    for name, seen in (("half", turns // 2), ("full", None)):
-        answers = sample_dialogues(lab.model(stage), lab.tokenizer, questions, [i.text for i in chosen], False,
-                                   temperature=1.0, seed=41, precision=lab.machine.precision, seen_turns=seen)
-        obeyed[name] = [[lab.oracle.obeys(i, a) for a in row] for i, row in zip(chosen, answers)]
-    lengths = [len(encode_chat(lab.tokenizer, dialogue(i.text, asked, given))[0])
-               for i, asked, given in zip(chosen, questions, answers)]
-    late = slice(turns // 2, turns)
-    shares = {name: [float(np.mean(row[late])) for row in rows] for name, rows in obeyed.items()}
-    return {"by_turn": {f"{name} window": {str(t + 1): stats.rate([row[t] for row in obeyed[key]])
-                                           for t in range(turns)}
-                        for key, name in (("half", f"last {turns // 2} turns"), ("full", "whole dialogue"))},
-            "tokens": stats.mean(lengths), "turns": turns,
-            "claims": {f"answers that obey, turns {turns // 2 + 1} to {turns}, whole dialogue less half of it":
-                       gaps([shares["full"]], [shares["half"]])}}
-
-
-def dialogue(instruction: str, questions: Sequence[str], answers: Sequence[str]) -> list[dict[str, str]]:
-    """The messages of a dialogue whose first question has the instruction before it."""
-    made = []
-    for t, (question, answer) in enumerate(zip(questions, answers)):
-        made += [user(instructed(instruction, question) if t == 0 else question),
-                 {"role": "assistant", "content": answer}]
-    return made
+    Somebody is named in the first turn, some turns on other matters follow, then "And where does she live?". The
+    finished chat model sees the last 3 turns, the last 6, or all of them; the share of right answers by the number of
+    turns between. The window is cut when answering: no model was trained for half the context. The claim is about those
+    numbers at which only the longer window still holds the name. Greedy; about SECS seconds on two cores."""
+    town, rng = lab.town, random.Random("facts after talk")
+    asked = make_prompts(town, "test", prompts, 41, skills=("follow_up",))
+    others = every_prompt(town, "test", ("opposites", "arithmetic", "small_talk"))
+    talk = [[m for p in rng.sample(others, max(turns)) for m in (*p.messages, {
+        "role": "assistant", "content": truth_of(town, p.content).answers[0]})] for _ in asked]
+    names = {f"last {n} turns": n for n in windows} | {"all turns": max(turns) + 2}
+    right: dict[tuple[int, int], list[bool]] = {}  # by turns between and turns seen
+    series: dict[str, dict[str, stats.Figure]] = {name: {} for name in names}
+    for between in turns:
+        for name, window in names.items():
+            seen = min(window, between + 2)  # turns there are: the one with the name, those between, the question
+            if (between, seen) not in right:
+                chats = [[*p.messages[:-1], *some[:2 * between], p.messages[-1]][-(2 * seen - 1):]
+                         for p, some in zip(asked, talk)]
+                answers = sample_answers(lab.model(stage), lab.tokenizer, chats, temperature=0.0,
+                                         precision=lab.machine.precision, what=f"{between} turns between, {seen} seen")
+                right[between, seen] = [lab.oracle.judge(p, a[0]).correct for p, a in zip(asked, answers)]
+            series[name][str(between)] = stats.rate(right[between, seen])
+    short, long = min(windows), max(windows)
+    apart = [b for b in turns if short < b + 2 <= long]
+    shares = [[float(np.mean(x)) for x in zip(*(right[b, min(n, b + 2)] for b in apart))] for n in (long, short)]
+    return {"by_turns": series, "example": [*asked[0].messages[:-1], *talk[0][:4], asked[0].messages[-1]],
+            "claims": {f"right answers after {min(apart)} to {max(apart)} turns, {long} turns seen less {short}":
+                       gaps([shares[0]], [shares[1]])}}
 
 
 def means(table: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return {name: sum(row) / len(row) for name, row in table.items()}
 
 
-EXPERIMENTS = (gqa_variants, context_length, dialogue_window)
+EXPERIMENTS = (gqa_variants, context_length, facts_after_talk)

@@ -109,7 +109,7 @@ def check_rope(f: Callable) -> None:
 
 
 ROPE = Exercise(
-    "02.rope", "Rotary positions", "Write rotate_positions(x, theta) for x (batch, heads, seq, head_dim): at position "
+    "02.rope", "Rotary positions", "Write rope(x, theta) for x (batch, heads, seq, head_dim): at position "
     "t = 0, 1, ... turn each pair (i, i + head_dim/2) by the angle t * theta ** (-2 i / head_dim).",
     3, 15, 3, "2.2; arXiv 2104.09864",
     ("Angles are an outer product: positions (seq,) with frequencies (head_dim/2,).",
@@ -221,11 +221,9 @@ def check_cache(f: Callable) -> None:
 
 
 KV_CACHE = Exercise(
-    "02.kv_cache", "The KV cache", "Write append(keys, values, length, k, v): the memory keys and values (batch, "
-                                   "kv_heads, "
-    "room, head_dim) holds `length` tokens. Write k and v (batch, kv_heads, seq, head_dim) of the new tokens behind "
-    "them, "
-    "in place, and return the keys and values of all tokens so far.", 2, 10, 3, "2.2, A.2.1",
+    "02.kv_cache", "The KV cache", "Write kv_cache(keys, values, length, k, v): the memory keys and values "
+    "(batch, kv_heads, room, head_dim) holds `length` tokens. Write k and v (batch, kv_heads, seq, head_dim) of the "
+    "new tokens behind them, in place, and return the keys and values of all tokens so far.", 2, 10, 3, "2.2, A.2.1",
     ("The new tokens go to the places length to length + seq of dimension 2.",
      "Return slices keys[:, :, :end] and values[:, :, :end]: the rest is still empty."),
     check_cache, append, in_place=True)

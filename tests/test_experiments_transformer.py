@@ -1,0 +1,98 @@
+"""What notebook 02 measures, in a tiny size: the parts together are the model, figures are what they say."""
+
+import pytest
+import torch
+
+from llama2lab.experiments import shown
+from llama2lab.experiments import transformer as t
+from llama2lab.lab.checking import solution
+from llama2lab.lab.nb02_transformer import GROUPED_ATTENTION, RMS_NORM, ROPE
+from llama2lab.widgets.calculator import parameters
+
+TINY = {"dim": 32, "ffn_dim": 96, "n_layers": 1, "max_seq_len": 256}
+IDS = [1, 4, 300, 301, 302, 5]
+
+
+def test_only_the_distance_counts():
+    curves = list(t.dot_by_distance(starts=(0, 7, 300), distances=20).values())
+    assert all(curve == pytest.approx(curves[0], abs=1e-3) for curve in curves)
+    assert curves[0][0] == pytest.approx(1) and curves[0][5] < 0.95
+    assert t.dot_by_distance(distances=5, turned=False)[0] == pytest.approx([1] * 5)
+
+
+def test_undivided_scores_make_the_softmax_sharp():
+    found = t.softmax_spread(sizes=(8, 128), draws=100)
+    largest = {name: [by_rank[0]["mean"] for by_rank in of.values()] for name, of in found.items()}
+    assert largest["not divided"][1] > 0.85 > largest["not divided"][0] + 0.1
+    assert largest["divided"][0] == pytest.approx(largest["divided"][1], abs=0.05)
+    assert sum(f["mean"] for f in found["divided"][8]) == pytest.approx(1)
+    assert t.rope_figure().data and t.spread_figure(draws=20).data
+
+
+def test_the_parts_put_together_are_the_model(lab):
+    with torch.no_grad():
+        right = lab.model("rlhf-v5")(torch.tensor([IDS]))[0]
+    pieces = {"rms_norm": solution(RMS_NORM), "rope": solution(ROPE), "grouped_attention": solution(GROUPED_ATTENTION)}
+    logits, whose = t.assembled(lab, IDS, **pieces)
+    assert torch.allclose(logits, right, atol=1e-4) and set(whose.values()) == {"yours"}
+    logits, whose = t.assembled(lab, IDS, **pieces | {"rope": lambda x, theta: x})  # wrong, so not used
+    assert torch.allclose(logits, right, atol=1e-4) and whose["rope"] == "the library's"
+    unturned = t.logits_with(lab.model("rlhf-v5"), IDS, pieces["rms_norm"], lambda x, theta: x,
+                             pieces["grouped_attention"])
+    assert not torch.allclose(unturned, right, atol=0.1)
+
+
+def test_transformers_opens_the_same_model(lab):
+    with torch.no_grad():
+        ours = lab.model("rlhf-v5")(torch.tensor([IDS]))[0]
+    assert torch.allclose(t.transformers_logits(lab, "rlhf-v5", IDS), ours, atol=1e-3)
+
+
+def test_grouped_variants(lab):
+    result = t.gqa_variants(lab, seeds=(0, 1), words=1500, documents=4, **TINY)
+    assert [row["n_kv_heads"] for row in result["rows"]] == [4, 2, 1]
+    sizes = [row["parameters"] for row in result["rows"]]
+    assert max(sizes) - min(sizes) < 0.01 * max(sizes) and sizes[0] == parameters(t.shapes(lab, **TINY)["MHA"])
+    assert [row["cache"] for row in result["rows"]] == [2 * kv * 8 * 2 for kv in (4, 2, 1)]
+    own, shared = result["rows"][0]["loss"], result["rows"][2]["loss"]
+    assert result["gaps"]["MQA"]["mean"] == pytest.approx(shared["mean"] - own["mean"], abs=1e-6)
+    assert result["gaps"]["MQA"]["n"] == 8 and len(result["gaps"]["MQA"]["each"]) == 2
+    assert t.gap_figure(result).data and t.loss_curves(result, smooth=1).data
+    assert [row[6] for row in t.gqa_rows(result)] == ["44.15", "44.28", "43.76"]
+
+
+def test_words_about_a_gap():
+    gap = {"mean": 0.01, "low": -0.02, "high": 0.04, "n": 9}
+    assert "equal" in t.quality_kept(gap) and "equal" not in t.quality_kept(gap, margin=0.03)
+    assert "worse" in t.quality_kept({"mean": 0.1, "low": 0.02, "high": 0.2, "n": 9})
+    assert "cannot be told" in t.quality_kept(gap | {"low": -0.2, "high": 0.2})
+    assert "better" in t.quality_kept({"mean": -0.1, "low": -0.2, "high": -0.02, "n": 9})
+
+
+def test_decode_speed(lab):
+    shape = {name: TINY[name] for name in ("dim", "ffn_dim", "n_layers")}
+    rows = t.decode_speed(lab, batches=(1, 2), contexts=(8, 16), repeats=1, **shape)
+    assert len(rows) == 12 and all(row["tokens_per_second"] > 0 for row in rows)
+    cache = {row["kind"]: row["cache"] for row in rows if (row["context"], row["batch"]) == (16, 2)}
+    assert cache["MHA"] == 2 * cache["GQA"] == 4 * cache["MQA"] == 2 * 4 * 8 * 17 * 2 * 4
+    assert len(t.fastest(rows).splitlines()) == 4 and len(t.speed_figure(rows).data) == 6
+
+
+def test_context_length(lab):
+    result = t.context_length(lab, full=128, documents=6)
+    assert result["documents"] == 6
+    half, full = (list(series.values()) for series in result["by_place"].values())
+    assert len(half) == 16 and [f["mean"] for f in half[:8]] == pytest.approx([f["mean"] for f in full[:8]], abs=0.02)
+    (gap,) = result["claims"].values()
+    assert gap["mean"] > 0 and half[8]["mean"] > full[8]["mean"]
+    assert shown.show(result["by_place"], "place", "loss").data and shown.verdicts(result)
+
+
+def test_a_window_is_felt_only_when_the_name_has_left_it(lab):
+    result = t.facts_after_talk(lab, turns=(0, 1, 3), windows=(2, 5), prompts=6)
+    short, long, everything = (by for by in result["by_turns"].values())
+    assert short["0"] == long["0"] == everything["0"] and long["3"] == everything["3"]
+    (gap,) = result["claims"].values()
+    both = [(by["1"]["mean"] + by["3"]["mean"]) / 2 for by in (long, short)]
+    assert gap["mean"] == pytest.approx(both[0] - both[1])
+    assert [m["role"] for m in result["example"]] == ["user", "assistant"] * 3 + ["user"]
