@@ -129,15 +129,15 @@ def own_labels(lab: Finished, store: Store, n: int = 24) -> tuple[list[Label], b
     return simulated_labels([STAND_IN], lab.oracle, items_of(own_pairs(lab, n)), "helpfulness"), False
 
 
-def own_agreement(lab: Finished, mine: Sequence[Label], vendors: Sequence[str] = ("careful", "typical", "hasty"),
-                  ) -> dict[str, Any]:
+def beside_simulated(lab: Finished, mine: Sequence[Label], names: Sequence[str] = ("careful", "typical", "hasty"),
+                     ) -> dict[str, Any]:
     """How often one's labels and simulated annotators' of the same pairs prefer the same answer (`same`), alpha and AC1
     of one's labels and the majority of theirs, how often one agrees with the `truth` and with `gold`, and the median
     `seconds` a pair."""
     known = _asked(lab)
     items: Items = {x["item_id"]: (known[x["prompt_id"]], *x["answers"]) for x in judged(mine)
                     if x["prompt_id"] in known}
-    theirs = simulated_labels([VENDORS[v] for v in vendors], lab.oracle, items, "helpfulness", seed=1)
+    theirs = simulated_labels([VENDORS[name] for name in names], lab.oracle, items, "helpfulness", seed=1)
     both = people_against_simulated(mine, theirs)
     me = quality([{**x, "annotator": "me"} for x in mine])[0]
     return {"same": both["as_often"], "alpha": both["choice"]["alpha"], "ac1": both["choice"]["ac"],
@@ -227,8 +227,7 @@ def vendors(lab: Finished, pairs: int = 800, held_out: int = 500, seeds: Sequenc
     for annotator in (TRUTH, *(VENDORS[name] for name in names)):
         labelled, scores = [], []
         for seed in seeds:
-            some = [p for p in real_pairs(lab, pairs, seed=seed)]
-            rows = label_pairs([annotator], lab.oracle, some, "helpfulness", seed)
+            rows = label_pairs([annotator], lab.oracle, real_pairs(lab, pairs, seed=seed), "helpfulness", seed)
             better = [true_gap(lab, (_asked(lab)[r["prompt_id"]], r["chosen"][0]["content"],
                                      r["rejected"][0]["content"])) for r in rows]
             labelled += [gap > 0 for gap in better if abs(gap) > TIE]
@@ -278,7 +277,8 @@ class Effort:
 
 def probe_features(lab: Finished, pairs: int = 1000, held_out: int = 400, dims: int = 24) -> dict[str, Any]:
     """What a reward model in miniature sees of each answer of real pairs: the chat model's last hidden state, in its
-    `dims` main directions, and the answer's log-likelihood. With the true worth of each answer. About 10 seconds."""
+    `dims` main directions, the answer's log-likelihood, whole and a token, and the HABITS. With the true worth of each
+    answer. About 5 seconds."""
     parts = {"train": real_pairs(lab, pairs, seed=5), "test": real_pairs(lab, held_out, "test", seed=5)}
     parts["test"] = [p for p in parts["test"] if abs(true_gap(lab, p)) > TIE]
     asked = [(p, answer) for some in parts.values() for p, *two in some for answer in two]
@@ -293,8 +293,9 @@ def probe_features(lab: Finished, pairs: int = 1000, held_out: int = 400, dims: 
     x = np.concatenate(states).astype(float)
     x = (x - x.mean(0)) / (x.std(0) + 1e-6)
     x = x @ np.linalg.svd(x, full_matrices=False)[2][:dims].T
-    loglik = np.array(answer_loglikelihoods(model, encoded, pad, lab.machine))[:, None]
-    x = np.concatenate([x, loglik], axis=1)
+    loglik = np.array(answer_loglikelihoods(model, encoded, pad, lab.machine))
+    seen = [loglik, loglik / [sum(mask) for _, mask in encoded], *([f(a) for _, a in asked] for f in HABITS.values())]
+    x = np.concatenate([x, np.array(seen).T], axis=1)
     x = np.round((x - x.mean(0)) / (x.std(0) + 1e-6), 3)
     worth = [round(lab.oracle.judge(p, a).helpfulness, 3) for p, a in asked]
     n = 2 * len(parts["train"])
@@ -312,7 +313,7 @@ def learnt(features: dict[str, Any], effort: Effort, hours: float, seed: int) ->
     middle = rng.normal(0, effort.strictness, effort.annotators)[rng.integers(effort.annotators, size=len(x))]
     seen = worth + middle[:, None] + rng.logistic(0, max(effort.noise, 1e-9) / math.sqrt(2), worth.shape)
     test_x, test_worth = (np.array(features["test"][key]) for key in ("x", "worth"))
-    better = (test_worth[::2] > test_worth[1::2])
+    better = test_worth[::2] > test_worth[1::2]
     result = {}
     for way in WAYS:
         take = order[:max(2, effort.pairs(way, hours))]
@@ -331,7 +332,7 @@ def learnt(features: dict[str, Any], effort: Effort, hours: float, seed: int) ->
 
 
 def ridge_weights(x: Array, y: Array, ridge: float = 3.0) -> Array:
-    return np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y)
+    return np.asarray(np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y), dtype=np.float64)
 
 
 def logistic_weights(x: Array, first: NDArray[np.bool_], ridge: float = 1.0) -> Array:

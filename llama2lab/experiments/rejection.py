@@ -11,6 +11,8 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 from scipy import stats as tests
 
 from llama2lab import stats, summary
@@ -18,6 +20,8 @@ from llama2lab.errors import LabError
 from llama2lab.experiments.preferences import reward_on, truth_rows
 from llama2lab.experiments.rewards import draw
 from llama2lab.lab.finished import Finished
+from llama2lab.look import BLUE, ORANGE, errors, style
+from llama2lab.plots import mark_line, one_legend
 from llama2lab.preferences import sample_answers
 from llama2lab.rejection import Samples, sample_and_score
 from llama2lab.reward import RewardModel, accuracy, pair_scores, score_answers
@@ -135,7 +139,7 @@ def accuracy_predicts(lab: Finished, pairs: Sequence[int] = (50, 150, 500, 1500)
     truths = [[lab.oracle.judge(p, a).helpfulness for a in row] for p, row in zip(asked, answers)]
     conversations = [p.messages for p in asked for _ in range(k)]
     by_people, by_truth = draw(lab, "helpfulness", "test", held_out, 0), truth_rows(lab, held_out)
-    models = []
+    models: list[dict[str, Any]] = []
     for name, head, n, model in candidates(lab, pairs, heads):
         flat = score_answers(model, lab.tokenizer, conversations, [a for row in answers for a in row], lab.machine)
         scores = [flat[i * k:(i + 1) * k] for i in range(prompts)]
@@ -157,6 +161,27 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> Figure:
     found = tests.pearsonr(x, y)
     low, high = found.confidence_interval(0.95)
     return {"mean": float(found.statistic), "low": float(low), "high": float(high), "n": len(x)}
+
+
+def models_figure(result: dict[str, Any]) -> go.Figure | None:
+    """The reward models by accuracy, on annotators' labels and on the truth, and by the worth of what they pick."""
+    panels = (("accuracy", "on annotators' labels"), ("truth", "on the truth"))
+    fig = make_subplots(1, 2, shared_yaxes=True, subplot_titles=[words for _, words in panels], horizontal_spacing=0.06)
+    for head, color, symbol, words in (("likelihood", BLUE, "circle", "with likelihood (ours)"),
+                                       ("linear", ORANGE, "diamond", "the report's head")):
+        some = [m for m in result["models"] if m["head"] == head]
+        for column, (key, _) in enumerate(panels, 1):
+            x, y = [m[key] for m in some], [m["pick"] for m in some]
+            fig.add_trace(go.Scatter(
+                x=[f["mean"] for f in x], y=[f["mean"] for f in y], error_x={**errors(x), "thickness": 0.7, "width": 0},
+                error_y={**errors(y), "thickness": 0.7, "width": 0}, mode="markers", name=words,
+                marker={"color": color, "symbol": symbol, "size": 10}, text=[m["name"] for m in some],
+                hovertemplate="%{text}: accuracy %{x:.3f}, worth %{y:.3f}<extra></extra>"), 1, column)
+    one_legend(fig)
+    mark_line(fig, result["one"]["mean"], "a single answer")
+    mark_line(fig, result["ceiling"]["mean"], "the truly best")
+    fig.update_yaxes(title=f"true helpfulness of the pick among {result['k']}", row=1, col=1)
+    return style(fig, "accuracy on held-out pairs", height=440)
 
 
 # ---- learning from the best ----------------------------------------------------------------------------------------

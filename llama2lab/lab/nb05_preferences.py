@@ -87,7 +87,7 @@ def check_ac1(f: Callable) -> None:
 
 
 AC1 = Exercise(
-    "05.ac1", "Gwet's AC1", "Write gwet_ac1(table): (agreement - chance) / (1 - chance) with percent agreement as "
+    "05.ac1", "Gwet's AC1", "Write ac1(table): (agreement - chance) / (1 - chance) with percent agreement as "
                             "before "
     "and chance = sum over the q categories of p (1 - p) / (q - 1), where p is the mean over all items of the share of "
     "judgements in the category.", 3, 15, 3, "3.2.1; Gwet 2008",

@@ -1,0 +1,52 @@
+"""Experiments on rejection sampling, in a tiny size."""
+
+import math
+
+import pytest
+
+from llama2lab.experiments import rejection
+from llama2lab.experiments.rejection import by_k, correlation, temperature_words
+from llama2lab.rejection import best_of_curve
+
+
+def test_by_k_is_the_librarys_curve_with_intervals():
+    scores, truths = [[0.0, 2.0, 1.0, 5.0], [3.0, -1.0, 0.0, 1.0]], [[1.0, 0.0, 2.0, -1.0], [0.5, 1.0, 0.0, 0.0]]
+    found = by_k(scores, truths, (1, 2, 4, 8))
+    for row in best_of_curve(scores, (1, 2, 4)):
+        assert found["max"][str(row["k"])]["mean"] == pytest.approx(row["max"])
+        assert found["median"][str(row["k"])]["mean"] == pytest.approx(row["median"])
+    assert "8" not in found["max"]
+    assert found["pick"]["4"]["mean"] == pytest.approx(-0.25) and found["ceiling"]["4"]["mean"] == pytest.approx(1.5)
+
+
+def test_correlation_and_words():
+    assert correlation([1, 2, 3, 4, 5], [2, 4, 6, 8, 11])["low"] > 0.8
+    assert math.isnan(correlation([1, 1, 1, 1], [1, 2, 3, 4])["mean"])
+    assert temperature_words({"mean": 0.3, "low": 0.1, "high": 0.5, "n": 9}) == "it moves up"
+    assert "no move" in temperature_words({"mean": 0.3, "low": 0.0, "high": 0.5, "n": 9})
+
+
+def test_temperatures_in_a_tiny_size(lab):
+    result = rejection.best_of_k_by_temperature(lab, ("sft", "rlhf-v5"), (0.5, 1.5), prompts=4, k=4, resamples=20)
+    assert set(result["curves"]["sft"]) == {"0.5", "1.5"} and set(result["best"]["rlhf-v5"]) == {"1", "2", "4"}
+    best = result["best"]["sft"]["4"]
+    assert best["low"] <= best["mean"] <= best["high"] and best["mean"] in (0.5, 1.5)
+    assert len(result["gap"]) == 3
+    for curve in result["curves"]["sft"].values():
+        values = [f["mean"] for f in curve["max"].values()]
+        assert values == sorted(values)
+
+
+def test_best_against_random_is_the_runs(lab):
+    found = rejection.best_against_random(lab)
+    assert found["stages"]["V1"]["helpfulness"] == lab.metrics("rlhf-v1")["helpfulness"]
+    assert len(found["claims"]) <= 1
+
+
+@pytest.mark.slow
+def test_accuracy_predicts_in_a_tiny_size(lab):
+    result = rejection.accuracy_predicts(lab, pairs=(20,), heads=("linear",), prompts=6, k=3, held_out=20)
+    names = [m["name"] for m in result["models"]]
+    assert {"v5", "v5, linear", "20 pairs, linear"} <= set(names)
+    assert result["one"]["mean"] <= result["ceiling"]["mean"]
+    assert len(rejection.models_figure(result).data) == 4
