@@ -44,7 +44,7 @@ def finished_run(path: str | Path | None = None) -> Finished:
     named = path or os.environ.get(RUN)
     if named:
         return Finished(Path(named).expanduser())
-    own = sorted((p for folder in (Path("runs"), Path("../runs"), ROOT / "runs")
+    own = sorted((p for folder in (Path("runs"), Path("..", "runs"), ROOT / "runs")
                   for p in folder.glob("*/results.json") if read_json(p).get("preset") == "mini"),
                  key=lambda p: p.stat().st_mtime)
     if own:
