@@ -7,6 +7,7 @@ LLAMA2LAB_SHOTS names a folder for pictures of every notebook and widget, light 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,17 +33,44 @@ class Drive:
     """A control of a widget and what is done to it: `text` is typed in place of what it holds, `keys` are pressed.
     What the widget `shows` must then change."""
 
-    widget: str  # how its title begins
-    control: str  # the control's label
+    widget: str  # its title, or a CSS selector that begins with a point
+    control: str  # the control's label; none for the widget itself
     keys: tuple[str, ...] = ("ArrowRight",)
     text: str = ""
-    shows: str = ".widget-html-content, .jp-OutputArea-output"
+    shows: str = ".widget-html-content"
     seconds: float = 60.0
 
 
 CHOOSE_NEXT = ("Space", "ArrowDown", "Enter")  # in a list that opens
 
-DRIVES: dict[str, tuple[Drive, ...]] = {}
+DRIVES: dict[str, tuple[Drive, ...]] = {
+    "00_start_here": (Drive("Talk to two models", "message", ("Enter",), "What is 2 plus 3?"),
+                      Drive("Sampling playground", "temperature"),
+                      Drive("Sampling playground", "Next token", ("Enter",))),
+    "01_tokenizer_and_data": (Drive("Tokenizer explorer", "text", (), "Unbelievable 1984"),
+                              Drive("Tokenizer explorer", "vocabulary", ("ArrowLeft",))),
+    "02_transformer": (Drive("Attention explorer", "layer"),
+                       Drive("Attention explorer", "tokens so far", ("ArrowLeft",)),
+                       Drive("GQA and cache calculator", "KV heads of GQA")),
+    "03_pretraining": (Drive("What one training step reads", "tokens a row"),
+                       Drive("Pretraining, live", "learning rate", CHOOSE_NEXT)),
+    "04_supervised_finetuning": (Drive("Which tokens are learnt", "the loss counts", CHOOSE_NEXT),
+                                 Drive("Supervised fine-tuning, live", "quality", CHOOSE_NEXT)),
+    "05_preferences": (Drive(".l2a", "", ("g",), shows=":scope *"), Drive("A choice, or two scores?", "carelessness")),
+    "06_reward_models": (Drive("Reward explorer", "prompt", CHOOSE_NEXT),
+                         Drive("Margin explorer", "r_chosen - r_rejected")),
+    "07_rejection_sampling": (Drive("Best of K", "K", ("ArrowLeft",)),
+                              Drive("Best of K", "reveal what is true", ("Space",))),
+    "08_ppo": (Drive("Reward-hacking theatre", "iteration", ("ArrowLeft",)),
+               Drive("PPO, iteration by iteration", "Start", ("Enter",)),
+               Drive("PPO, iteration by iteration", "Stop", ("Enter",))),
+    "09_ghost_attention": (Drive("Ghost Attention", "turns", ("ArrowLeft",)),
+                           Drive("Ghost Attention", "attention", CHOOSE_NEXT)),
+    "10_five_rounds": (Drive("Five versions", "version", ("ArrowLeft",)),
+                       Drive("Five versions", "prompt", CHOOSE_NEXT)),
+    "11_evaluation_and_safety": (Drive("Red team", "Ask the model", ("Enter",)),
+                                 Drive("Cost and energy calculator", "GPU hours", (), "1000")),
+}
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +105,9 @@ def run_all(lab: real.Lab, page: Any, notebook: str) -> None:
 
 
 def widget(page: Any, title: str) -> Any:
-    """The innermost box whose title begins so."""
-    box = page.locator(".jp-Notebook .widget-vbox").filter(
-        has=page.locator("strong", has_text=title)).last
+    """The innermost box with this title."""
+    box = (page.locator(f".jp-Notebook {title}").first if title.startswith(".") else
+           page.locator(".jp-Notebook .widget-vbox").filter(has=page.locator("strong", has_text=title)).last)
     box.wait_for()
     box.scroll_into_view_if_needed()
     return box
@@ -87,10 +115,13 @@ def widget(page: Any, title: str) -> Any:
 
 def control(box: Any, label: str) -> Any:
     """What takes the keys in the control with this label."""
+    if not label:
+        return box
     button = box.get_by_role("button", name=label, exact=True)
     if button.count():
         return button.first
-    holder = box.locator(".jupyter-widgets").filter(has=box.page.locator("label", has_text=label)).last
+    holder = box.locator(".jupyter-widgets").filter(
+        has=box.page.locator("label", has_text=re.compile(rf"^\s*{re.escape(label)}\s*$"))).last
     return holder.locator("[role=slider], select, textarea, input, button").first
 
 
