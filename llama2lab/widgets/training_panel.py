@@ -93,7 +93,7 @@ class TrainingPanel(Explorer):
             words += [f"step {len(job.rows)} of {job.steps}", f"loss {last['loss']:.3f} nats a token",
                       f"learning rate {last['lr']:.1e}", f"{self.speed:,.0f} tokens a second"]
             words += [f"about {left:.0f} s to go"] if left else []
-        table = pictures.table(("step", "what it writes"), [(n["step"], n["sample"]) for n in self.notes[-4:]])
+        table = pictures.table(("step", "what it writes"), [(n["step"], n["sample"]) for n in spread(self.notes, 6)])
         return (f"<p>{html.escape('; '.join(words))}</p>"
                 + pictures.lines(series, "loss by tokens", "thousand tokens", "loss, nats a token", width=680)
                 + (table if self.notes else ""))
@@ -109,7 +109,8 @@ class TrainingPanel(Explorer):
         """In the job's thread, at each step: measure now and then, redraw at most twice a second."""
         done, training = len(self.job.rows), self.training
         due = done % self.every == 0 or done == self.job.steps
-        if training and done and due and self.job.state == "running" and all(n["step"] != done for n in self.notes):
+        new = all(n["step"] != done for n in self.notes)
+        if training and self.job.steps and due and new and self.job.state == "running":
             self.notes = [n for n in self.notes if n["step"] < done] + [
                 {"step": done, "held_out": training.held_out(), "sample": training.sample(done)}]
             training.folder.mkdir(parents=True, exist_ok=True)
@@ -154,6 +155,12 @@ class TrainingPanel(Explorer):
         self.job, self.training, self.notes = Job(self._work, self._changed), None, []
         self.earlier.pop(", ".join(f"{v}" for v in self.values.values()), None)
         self.redraw()
+
+
+def spread(rows: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of the rows, the first and the last among them."""
+    step = max(1.0, (len(rows) - 1) / (most - 1))
+    return [rows[round(i * step)] for i in range(min(most, len(rows)))]
 
 
 def smooth(values: Sequence[float], width: int = 8) -> list[float]:
