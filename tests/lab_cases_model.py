@@ -13,6 +13,7 @@ from llama2lab.lab.nb02_transformer import (
     KV_CACHE,
     RMS_NORM,
     ROPE,
+    SWIGLU,
 )
 
 
@@ -146,6 +147,8 @@ def document_loop(segments):
 
 
 RIGHT = [
+    (SWIGLU, lambda x, gate, up, down: F.linear(F.silu(F.linear(x, gate)) * F.linear(x, up), down)),
+    (SWIGLU, lambda x, gate, up, down: (down @ ((z := gate @ x.mT) * torch.sigmoid(z) * (up @ x.mT))).mT),
     (RMS_NORM, rms_loop),
     (RMS_NORM, rms_numpy),
     (RMS_NORM, rms_transposed),
@@ -167,6 +170,11 @@ RIGHT = [
 ]
 
 WRONG = [
+    (SWIGLU, lambda x, g, u, d: (torch.sigmoid(x @ g.T) * (x @ u.T)) @ d.T, "older GLU"),
+    (SWIGLU, lambda x, g, u, d: (F.gelu(x @ g.T) * (x @ u.T)) @ d.T, "GEGLU"),
+    (SWIGLU, lambda x, g, u, d: ((x @ g.T) * F.silu(x @ u.T)) @ d.T, "around the gate"),
+    (SWIGLU, lambda x, g, u, d: F.silu(x @ g.T) @ d.T, "up is missing"),
+    (SWIGLU, lambda x, g, u, d: F.silu(x @ g.T) * (x @ u.T), "shape"),
     (RMS_NORM, lambda x, w, e: F.layer_norm(x, w.shape, w, eps=e), "LayerNorm"),
     (RMS_NORM, lambda x, w, e: x / (x.pow(2).mean(-1, keepdim=True) + e).sqrt(), "weight is missing"),
     (RMS_NORM, lambda x, w, e: x / (x.pow(2).sum(-1, keepdim=True) + e).sqrt() * w, "sum of squares"),

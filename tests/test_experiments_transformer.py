@@ -6,7 +6,7 @@ import torch
 from llama2lab.experiments import shown
 from llama2lab.experiments import transformer as t
 from llama2lab.lab.checking import solution
-from llama2lab.lab.nb02_transformer import GROUPED_ATTENTION, RMS_NORM, ROPE
+from llama2lab.lab.nb02_transformer import GROUPED_ATTENTION, RMS_NORM, ROPE, SWIGLU
 from llama2lab.widgets.calculator import parameters
 
 TINY = {"dim": 32, "ffn_dim": 96, "n_layers": 1, "max_seq_len": 256}
@@ -32,13 +32,12 @@ def test_undivided_scores_make_the_softmax_sharp():
 def test_the_parts_put_together_are_the_model(lab):
     with torch.no_grad():
         right = lab.model("rlhf-v5")(torch.tensor([IDS]))[0]
-    pieces = {"rms_norm": solution(RMS_NORM), "rope": solution(ROPE), "grouped_attention": solution(GROUPED_ATTENTION)}
+    pieces = {e.key.partition(".")[2]: solution(e) for e in (RMS_NORM, ROPE, GROUPED_ATTENTION, SWIGLU)}
     logits, whose = t.assembled(lab, IDS, **pieces)
     assert torch.allclose(logits, right, atol=1e-4) and set(whose.values()) == {"yours"}
     logits, whose = t.assembled(lab, IDS, **pieces | {"rope": lambda x, theta: x})  # wrong, so not used
     assert torch.allclose(logits, right, atol=1e-4) and whose["rope"] == "the library's"
-    unturned = t.logits_with(lab.model("rlhf-v5"), IDS, pieces["rms_norm"], lambda x, theta: x,
-                             pieces["grouped_attention"])
+    unturned = t.logits_with(lab.model("rlhf-v5"), IDS, *(pieces | {"rope": lambda x, theta: x}).values())
     assert not torch.allclose(unturned, right, atol=0.1)
 
 

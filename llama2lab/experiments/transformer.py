@@ -18,7 +18,7 @@ from torch import Tensor
 from llama2lab import stats
 from llama2lab.experiments.pretraining import folder_of, packed_texts
 from llama2lab.lab.checking import run
-from llama2lab.lab.nb02_transformer import GROUPED_ATTENTION, RMS_NORM, ROPE
+from llama2lab.lab.nb02_transformer import GROUPED_ATTENTION, RMS_NORM, ROPE, SWIGLU
 from llama2lab.logprobs import pad_right, token_logprobs
 from llama2lab.look import BLUE, GREEN, ORANGE, SKY, style
 from llama2lab.model import KVCache, Llama, ModelConfig
@@ -108,7 +108,8 @@ def spread_figure(which: str = "not divided", **settings: Any) -> go.Figure | No
 @torch.no_grad()
 def logits_with(model: Llama, ids: Sequence[int], rms_norm: Callable[[Tensor, Tensor, float], Tensor],
                 rotate_positions: Callable[[Tensor, float], Tensor],
-                grouped_attention: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+                grouped_attention: Callable[[Tensor, Tensor, Tensor], Tensor],
+                swiglu: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
     """Logits (seq, vocab) of a model whose parts are the given functions (those of the exercises): the way through a
     Llama in twenty lines."""
     c = model.config
@@ -123,20 +124,22 @@ def logits_with(model: Llama, ids: Sequence[int], rms_norm: Callable[[Tensor, Te
         q, k, v = qkv.split([c.n_heads, c.n_kv_heads, c.n_kv_heads], 1)
         mixed = grouped_attention(rotate_positions(q, c.rope_theta), rotate_positions(k, c.rope_theta), v)
         x = x + layer.attention.out(mixed.to(x.dtype).transpose(1, 2).reshape(1, seq, -1))
-        x = x + layer.ffn(rms_norm(x, layer.ffn_norm.weight, c.norm_eps).to(x.dtype))
+        ffn = layer.ffn
+        x = x + swiglu(rms_norm(x, layer.ffn_norm.weight, c.norm_eps), ffn.gate.weight, ffn.up.weight,
+                       ffn.down.weight).to(x.dtype)
     return model.lm_head(rms_norm(x, model.norm.weight, c.norm_eps).to(x.dtype))[0]
 
 
 def assembled(lab: Finished, ids: Sequence[int], stage: str = "rlhf-v5", **pieces: Any,
               ) -> tuple[Tensor, dict[str, str]]:
-    """Logits (seq, vocab) of a stage's model with the student's `rms_norm`, `rope` and `grouped_attention` in it; the
-    library's stand in for what is not solved yet. Also says which is whose."""
+    """Logits (seq, vocab) of a stage's model with the student's `rms_norm`, `rope`, `grouped_attention` and `swiglu` in
+    it; the library's stand in for what is not solved yet. Also says which is whose."""
     parts, whose = {}, {}
-    for exercise in (RMS_NORM, ROPE, GROUPED_ATTENTION):
+    for exercise in (RMS_NORM, ROPE, GROUPED_ATTENTION, SWIGLU):
         name = exercise.key.partition(".")[2]
         own = run(exercise, pieces.get(name)).passed
         parts[name], whose[name] = pieces[name] if own else exercise.solution, "yours" if own else "the library's"
-    return logits_with(lab.model(stage), ids, parts["rms_norm"], parts["rope"], parts["grouped_attention"]), whose
+    return logits_with(lab.model(stage), ids, *parts.values()), whose
 
 
 @torch.no_grad()
@@ -310,7 +313,7 @@ def fastest(rows: Sequence[dict[str, Any]]) -> str:
 # ---- claim 2: the context --------------------------------------------------------------------------------------------
 
 
-def context_length(lab: Finished, full: int = 256, documents: int = 120, seed: int = 41) -> dict[str, Any]:
+def context_length(lab: Finished, full: int = 256, documents: int = 80, seed: int = 41) -> dict[str, Any]:
     """Claim 2, its first half: twice the context helps with long texts.
 
     The base model reads held-out documents whole, or as a model with half the context must: in two pieces, the second
@@ -318,8 +321,8 @@ def context_length(lab: Finished, full: int = 256, documents: int = 120, seed: i
     lengths were tried, and differ on short documents as much as on long ones, so that they say nothing of the context.
     About SECS seconds on two cores."""
     model, tokenizer = lab.model("base"), lab.tokenizer
-    pool = [ids for ids, _ in encode_documents(tokenizer, heldout_documents(lab.town, seed, 40 * documents))]
-    long = [ids[:full] for ids in pool if len(ids) >= full][:documents]
+    texts = [text for text in heldout_documents(lab.town, seed, 40 * documents) if text.count(" ") >= full // 2]
+    long = [ids[:full] for ids, _ in encode_documents(tokenizer, texts) if len(ids) >= full][:documents]
     whole = token_losses(lab, model, long)
     first, second = (token_losses(lab, model, [ids[part] for ids in long])
                      for part in (slice(full // 2), slice(full // 2, full)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as functional
 from torch import Tensor
 
 from llama2lab import model, rope
@@ -304,6 +305,42 @@ DOCUMENT_MASK = Exercise(
     check_document_mask, document_mask)
 
 
+# ---- the feed-forward --------------------------------------------------------------------------------------------
+
+
+def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """The library's feed-forward with these weights."""
+    ffn = model.FeedForward(gate.shape[1], gate.shape[0])
+    for layer, weight in ((ffn.gate, gate), (ffn.up, up), (ffn.down, down)):
+        layer.weight.data = weight
+    return ffn(x).detach()
+
+
+def check_swiglu(f: Callable) -> None:
+    x, gate, up, down = randn(2, 3, 4), randn(6, 4, seed=1), randn(6, 4, seed=2), randn(4, 6, seed=3)
+    g, u = x @ gate.T, x @ up.T
+    wrongs = [
+        ((torch.sigmoid(g) * u) @ down.T, "sigmoid(gate) * up is the older GLU; SwiGLU's gate is silu(z) = z * "
+                                          "sigmoid(z)."),
+        ((torch.relu(g) * u) @ down.T, "That is ReGLU: its gate is relu, SwiGLU's is silu(z) = z * sigmoid(z)."),
+        ((functional.gelu(g) * u) @ down.T, "That is GEGLU: its gate is gelu, SwiGLU's is silu(z) = z * sigmoid(z)."),
+        ((g * functional.silu(u)) @ down.T, "silu belongs around the gate, not around up."),
+        (functional.silu(g) @ down.T, "up is missing: the gate multiplies it, number by number."),
+        (functional.silu(g * u) @ down.T, "silu goes over the gate alone, before the two are multiplied."),
+        ((g * u) @ down.T, "The gate needs its silu(z) = z * sigmoid(z); without it nothing is shut."),
+        ((functional.silu(g) + u) @ down.T, "Gate and up are multiplied, not added."),
+    ]
+    got = read(f(x.clone(), gate.clone(), up.clone(), down.clone()), x.shape)
+    judge(got, swiglu(x, gate, up, down), wrongs, tolerance=1e-3)
+
+
+SWIGLU = Exercise(
+    "02.swiglu", "SwiGLU", "Write swiglu(x, gate, up, down) for x (batch, seq, dim) and weights as torch keeps them: "
+    "gate and up (ffn_dim, dim), down (dim, ffn_dim). The feed-forward is down of silu(gate of x) times up of x; "
+    "silu(z) is z * sigmoid(z).", 1, 5, 2, "2.2; arXiv 2002.05202",
+    ("A weight (out, in) is applied by x @ weight.T.", "torch.nn.functional has silu."), check_swiglu, swiglu)
+
+
 # ---- questions and predictions -----------------------------------------------------------------------------------
 
 _70B = SIZES["70b"]
@@ -338,4 +375,14 @@ GQA_LOSS = Prediction(
           absolute=0.03),
     lesson="The report: mean of eleven tasks 44.15 with own heads, 43.76 with one, 44.28 with groups.")
 
-EXERCISES = (RMS_NORM, ROPE, GROUPED_ATTENTION, KV_CACHE, CAUSAL_MASK, DOCUMENT_MASK, CACHE_SIZE, WHY_ROOT, GQA_LOSS)
+WINDOW = Prediction(
+    "02.window", "What does a chat lose with half the context?", "Somebody is named, two to four turns on other "
+    "matters follow, then comes a question with \"her\" or \"his\" in it. The chat model sees the last 6 turns, or the "
+    "last 3. Predict the difference of their shares of right answers.", 2, 3, 1, "2.2, A.2.1",
+    ("Which of the two windows still holds the name?", "How well does a small model look back over some turns?"),
+    Guess(-1.0, 1.0, "The longer window is worth more than you thought: without the name there is only guessing.",
+          "The longer window is worth less than you thought: to have the name is not yet to use it.", absolute=0.15),
+    lesson="In the report (A.2.1) NarrativeQA all but failed with 2k tokens and not with 4k: 0.21 and 17.26.")
+
+EXERCISES = (RMS_NORM, ROPE, GROUPED_ATTENTION, KV_CACHE, CAUSAL_MASK, DOCUMENT_MASK, SWIGLU, CACHE_SIZE, WHY_ROOT,
+             GQA_LOSS, WINDOW)

@@ -126,7 +126,7 @@ class AttentionExplorer(Explorer):
                        f'<div style="display: flex; flex-wrap: wrap">{maps}</div></div>')
         newest = weights[layer, :, step - 1, :step].tolist()
         row = heatmap(newest, "what the newest token looks at, by head", [f"head {h}" for h in range(config.n_heads)],
-                      names[:step], cell=17, colour=GREY)
+                      names[:step], cell=17, colour=GREY, most=0.7)
         wide = self.lab.model(self.stage.value).embed.weight.element_size()
         said = html.escape(tame(self.lab.tokenizer.decode(ids[:step])))
         return (f"<p>{step} of {len(ids)} tokens: <code>{said}</code></p>{groups}"
