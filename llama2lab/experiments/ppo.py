@@ -43,8 +43,8 @@ class Play:
     pairs: int = 120  # of "weak"
     beta: float = 0.02
     iterations: int = 10
-    batch: int = 48
-    minibatch: int = 24
+    batch: int = 64
+    minibatch: int = 32
     unsafe_share: float = 0.15  # 0: no unsafe prompts, no safety model and no gate
     heldout: int = 64  # helpful prompts that the oracle judges
     lr: float = 4e-4
@@ -138,7 +138,8 @@ def kept_run(lab: Finished, play: Play, rewards: RewardModel | None = None) -> l
 
 # ---- live, in notebook 08 ------------------------------------------------------------------------------------------
 
-BETAS = {"zero": 0.0, "small": 0.02, "large": 0.2}
+# Wider apart than in the full run: in ten large steps 0.02 cannot be told from 0 (in one trial both ended at 7 nats).
+BETAS = {"zero": 0.0, "small": 0.1, "large": 0.5}
 
 
 def three_betas(lab: Finished, **changes: Any) -> dict[str, Any]:
@@ -149,7 +150,7 @@ def three_betas(lab: Finished, **changes: Any) -> dict[str, Any]:
 def hacking(lab: Finished, **changes: Any) -> dict[str, Any]:
     """Without a KL term (beta 0), against a reward model that has seen few pairs, and against the full run's last one.
     About 20 s."""
-    settings = {"beta": 0.0, "unsafe_share": 0.0, "iterations": 12, "lr": 1e-3, **changes}
+    settings = {"beta": 0.0, "unsafe_share": 0.0, "iterations": 9, "lr": 1e-3, **changes}
     return {"few pairs": kept_run(lab, Play(rewarder="weak", **settings)),
             "all pairs": kept_run(lab, Play(**settings))}
 

@@ -197,10 +197,10 @@ FIRST_RATIO = Exercise(
             "c": "The ratio compares with the policy that wrote the answers, not with the model before PPO."}), "b")
 
 BETA = Prediction(
-    "08.beta", "What beta does", "Three runs with beta 0, 0.02 and 0.2. Order them by the KL that they end with, "
+    "08.beta", "What beta does", "Three runs with beta 0, 0.1 and 0.5. Order them by the KL that they end with, "
                                  "smallest "
     "first.", 2, 3, 1, "3.2.3", ("beta is the price of a nat.",),
-    Ranking({"zero": "beta 0", "small": "beta 0.02", "large": "beta 0.2"},
+    Ranking({"zero": "beta 0", "small": "beta 0.1", "large": "beta 0.5"},
             {("large", "zero"): "The dearer the KL the less of it: beta holds the policy near its start."}))
 
 EXERCISES = (KL, GAE, CLIPPED, TOKEN_REWARDS, FIRST_RATIO, BETA)
