@@ -1,6 +1,7 @@
 """Experiments on rejection sampling, in a tiny size."""
 
 import math
+from itertools import combinations
 
 import pytest
 
@@ -9,14 +10,18 @@ from llama2lab.experiments.rejection import by_k, correlation, temperature_words
 from llama2lab.rejection import best_of_curve
 
 
-def test_by_k_is_the_librarys_curve_with_intervals():
+def test_by_k_is_the_librarys_curve_over_all_choices_of_k():
     scores, truths = [[0.0, 2.0, 1.0, 5.0], [3.0, -1.0, 0.0, 1.0]], [[1.0, 0.0, 2.0, -1.0], [0.5, 1.0, 0.0, 0.0]]
-    found = by_k(scores, truths, (1, 2, 4, 8))
-    for row in best_of_curve(scores, (1, 2, 4)):
-        assert found["max"][str(row["k"])]["mean"] == pytest.approx(row["max"])
-        assert found["median"][str(row["k"])]["mean"] == pytest.approx(row["median"])
+    found = by_k(scores, truths, (1, 2, 3, 4, 8))
+    for k in (1, 2, 3, 4):
+        rows = [best_of_curve([[s[i] for i in places] for s in scores], [k])[0] for places in combinations(range(4), k)]
+        for what in ("max", "median"):
+            assert found[what][str(k)]["mean"] == pytest.approx(sum(r[what] for r in rows) / len(rows))
     assert "8" not in found["max"]
     assert found["pick"]["4"]["mean"] == pytest.approx(-0.25) and found["ceiling"]["4"]["mean"] == pytest.approx(1.5)
+    assert found["pick"]["1"]["mean"] == found["ceiling"]["1"]["mean"] == pytest.approx(3.5 / 8)
+    for k in range(1, 33):
+        assert rejection.order_weights(32, k, k).sum() == pytest.approx(1)
 
 
 def test_correlation_and_words():

@@ -14,6 +14,7 @@ import numpy as np
 
 from llama2lab.errors import LabError
 from llama2lab.evaluate import overall
+from llama2lab.experiments.rejection import of_k
 from llama2lab.lab.finished import Finished
 from llama2lab.look import tame
 from llama2lab.preferences import sample_answers
@@ -26,7 +27,6 @@ from llama2lab.world.items import Prompt
 MOST = 32
 STAGES = ("sft", "rlhf-v1", "rlhf-v3", "rlhf-v4", "rlhf-v5")
 JUDGES = ("reward-helpfulness-v5", "reward-helpfulness-v1", "reward-helpfulness-v5-linear")
-ORDERS = 200  # random orders of the draws that a curve averages over
 
 
 @dataclass(frozen=True)
@@ -58,21 +58,10 @@ def words(verdict: Any) -> str:
 
 def curves(scores: Sequence[float], truths: Sequence[float]) -> list[dict[str, float]]:
     """For each K up to all draws: `max`, `mean` and `median` score among K of them, the true worth of the one with the
-    largest score (`pick`), and of the truly best (`ceiling`). Means over random orders of the draws, the same at every
-    call: a single order would jump with its luck."""
-    s, t = np.asarray(scores, dtype=float), np.asarray(truths, dtype=float)
-    n = len(s)
-    if n == 0:
-        return []
-    orders = np.random.default_rng(0).permuted(np.tile(np.arange(n), (ORDERS, 1)), axis=1)
-    s, t = s[orders], t[orders]  # (orders, n)
-    rows = []
-    for k in range(1, n + 1):
-        best = s[:, :k].argmax(1)
-        rows.append({"k": k, "max": float(s[:, :k].max(1).mean()), "mean": float(s[:, :k].mean()),
-                     "median": float(np.median(s[:, :k], axis=1).mean()),
-                     "pick": float(t[np.arange(ORDERS), best].mean()), "ceiling": float(t[:, :k].max(1).mean())})
-    return rows
+    largest score (`pick`), and of the truly best (`ceiling`); each a mean over all choices of K."""
+    s, t = np.array([scores], dtype=float), np.array([truths], dtype=float)
+    return [{"k": k, "mean": float(s.mean()), **{what: float(x[0]) for what, x in of_k(s, t, k).items()}}
+            for k in range(1, s.shape[1] + 1)]
 
 
 def there(lab: Finished, stages: Sequence[str]) -> list[str]:
