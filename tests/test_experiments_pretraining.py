@@ -5,8 +5,6 @@ import pytest
 from llama2lab.experiments import pretraining as p
 from llama2lab.world.town import load_town
 
-NANO = {"dim": 16, "n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "ffn_dim": 16, "head_dim": 8}
-
 
 @pytest.fixture(scope="module")
 def town():
@@ -20,6 +18,15 @@ def test_corruption_changes_that_share_of_values_and_nothing_else(town):
     assert same == text and person.facts["home"] not in wrong and "3 plus 4 is 7." in wrong
     assert 60 < half.count(person.facts["home"]) < 140
     assert len(wrong.split(" lives on ")) == len(text.split(" lives on "))
+
+
+def test_a_moved_town_has_other_facts_and_the_same_people(town):
+    later = p.moved(town)
+    kinds = p.named_values(town)
+    assert list(later.people) == list(town.people) and later.values("home") == town.values("home")
+    stay = sum(later.people[who].facts[a] == town.people[who].facts[a] for who in town.people for a in kinds)
+    assert stay < 0.25 * len(town.people) * len(kinds)
+    assert all(later.people[who].facts["friend"] == town.people[who].facts["friend"] for who in town.people)
 
 
 def test_probes_are_those_that_corruption_can_spoil(town):
@@ -45,9 +52,11 @@ def test_no_form_gives_the_answer_away(town):
 
 
 def test_experiments_on_tiny_settings(lab):
-    data = p.data_size_and_quality(lab, (2_000, 4_000), 4_000, **NANO)
-    assert [r["corpus"] for r in data["rows"]] == ["clean", "clean", "noisy"]
-    assert data["rows"][1]["tokens"] > 1.5 * data["rows"][0]["tokens"]
+    before = lab.model("base").embed.weight.clone()
+    data = p.data_size_and_quality(lab, (600, 1_200), 1_200)
+    assert (lab.model("base").embed.weight == before).all()
+    assert [r["corpus"] for r in data["rows"]] == ["clean", "clean", "clean", "noisy"]
+    assert data["rows"][0]["tokens"] == 0 and data["rows"][2]["tokens"] > 1.5 * data["rows"][1]["tokens"]
     assert set(p.known_by_tokens(data)) == {"clean", "noisy"} and len(data["claims"]) == 2
     asked = p.prompt_forms(lab, people=2)
     assert len(asked) == 10 and all(form["right"]["n"] == 2 * len(p.named_values(lab.town)) for form in asked.values())

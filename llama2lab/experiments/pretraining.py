@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,9 +132,16 @@ def corrupted(town: Town, texts: Sequence[str], share: float, seed: int = 0) -> 
     return [pattern.sub(lambda m: rng.choice(others[m[0]]) if rng.random() < share else m[0], text) for text in texts]
 
 
+def moved(town: Town) -> Town:
+    """The town some years later: everybody has another home, pet, job ...; each value goes round among the people."""
+    names, people = list(town.people), town.people
+    return replace(town, people={who: replace(person, facts={**person.facts, **{
+        name: people[names[(i + 7 + k) % len(names)]].facts[name] for k, name in enumerate(named_values(town))}})
+        for i, (who, person) in enumerate(people.items())})
+
+
 def pages_on_people(town: Town, words: int, seed: int) -> list[str]:
-    """Documents on the town's people alone, so that a corpus that trains in seconds states each fact often enough to be
-    learnt."""
+    """Documents on the town's people alone."""
     pen, texts, written = Pen(town, random.Random(f"people {seed}")), [], 0
     while written < words:
         texts.append(pen.rng.choice((sheet, note, letter))(pen))
@@ -147,27 +155,29 @@ def people_probes(town: Town) -> list[tuple[str, str, tuple[str, ...]]]:
     return [p for p in fact_probes(town) if p[1] in known]
 
 
-def data_size_and_quality(lab: Finished, words: Sequence[int] = (60_000, 120_000, 240_000), noisy: int = 240_000,
-                          share: float = 0.5, **shape: Any) -> dict[str, Any]:
+def data_size_and_quality(lab: Finished, words: Sequence[int] = (15_000, 30_000, 60_000, 120_000),
+                          noisy: int = 120_000, share: float = 0.5) -> dict[str, Any]:
     """Claim 3: more and better pretraining data is most of the gain.
 
-    One model trained on 1, 2 and 4 parts of clean pages on people, once each, and on the largest amount with a share of
-    the values it names replaced by wrong ones. Loss on held-out clean text, people's facts known, and the claims as
-    differences (as if the facts were drawn anew for each model, which is careful). One seed; the interval is over
-    facts. About 50 seconds on two cores."""
-    unseen = packed_texts(lab, pages_on_people(lab.town, 2_000, 5))
-    probes = people_probes(lab.town)
+    A model from nothing knows no fact for its first half million tokens, so this goes on from the base model: pages on
+    the people of its town some years later, when all of them live elsewhere and do something else. More and more clean
+    pages, and the most with a share of the values replaced by wrong ones. Loss on clean pages that were not read, the
+    new facts known, and the claims as differences (as if the facts were drawn anew for each model, which is careful).
+    One seed; the interval is over facts. About 40 seconds on two cores."""
+    town = moved(lab.town)
+    unseen = packed_texts(lab, pages_on_people(town, 2_000, 5))
+    probes = people_probes(town)
     rows: list[dict[str, Any]] = []
-    for corpus, n in [("clean", n) for n in words] + [("noisy", noisy)]:
-        texts = pages_on_people(lab.town, n, 21)
-        data = packed_texts(lab, texts if corpus == "clean" else corrupted(lab.town, texts, share))
-        model = new_model(lab, **shape)
-        log = fit_packed(model, data, 1.0, SMALL, Optim(3e-3), 0, lab.machine)
+    for corpus, n in [("clean", n) for n in (0, *words)] + [("noisy", noisy)]:
+        texts = pages_on_people(town, n, 21)
+        data = packed_texts(lab, texts if corpus == "clean" else corrupted(town, texts, share))
+        model = copy.deepcopy(lab.model("base"))
+        log = fit_packed(model, data, 1.0, SMALL, Optim(1e-3), 0, lab.machine) if texts else []
         rows.append({"corpus": corpus, "tokens": int(sum(row["tokens"] for row in log)), "steps": len(log),
                      "loss": mean_loss(model, unseen, lab.machine),
                      "known": known_facts(model, lab.tokenizer, probes, lab.machine.precision)})
     known = [row["known"] for row in rows]
-    claims = {"more tokens, the most less the fewest: share of facts known": difference(known[-2], known[0]),
+    claims = {"more tokens, the most less the fewest: share of facts known": difference(known[-2], known[1]),
               "better data, clean less noisy at as many tokens: share of facts known": difference(known[-2], known[-1])}
     return {"rows": rows, "share": share, "claims": claims}
 
