@@ -38,7 +38,7 @@ class Drive:
     keys: tuple[str, ...] = ("ArrowRight",)
     text: str = ""
     shows: str = ".widget-html-content"
-    seconds: float = 60.0
+    seconds: float = 60.0  # of patience
 
 
 CHOOSE_NEXT = ("Space", "ArrowDown", "Enter")  # in a list that opens
@@ -120,9 +120,8 @@ def control(box: Any, label: str) -> Any:
     button = box.get_by_role("button", name=label, exact=True)
     if button.count():
         return button.first
-    holder = box.locator(".jupyter-widgets").filter(
-        has=box.page.locator("label", has_text=re.compile(rf"^\s*{re.escape(label)}\s*$"))).last
-    return holder.locator("[role=slider], select, textarea, input, button").first
+    words = box.locator("label").filter(has_text=re.compile(rf"^\s*{re.escape(label)}\s*$")).last
+    return words.locator("xpath=..").locator("[role=slider], select, textarea, input, button").first
 
 
 def shown(box: Any, selector: str) -> str:
@@ -169,7 +168,8 @@ def pictures(page: Any, name: str, drives: tuple[Drive, ...]) -> None:
         theme(page, f"JupyterLab {colour}")
         for number, one in enumerate(drives):
             widget(page, one.widget).screenshot(path=str(folder / f"{name}-{number}-{colour.lower()}.png"))
-        height = page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollHeight")
+        height = page.evaluate("(e => { e.scrollTop = 0; return e.scrollHeight; })"
+                               "(document.querySelector('.jp-WindowedPanel-outer'))")
         page.set_viewport_size({"width": 1100, "height": min(16000, height + 200)})
         page.wait_for_timeout(1500)  # cells that were out of sight are drawn
         page.screenshot(path=str(folder / f"{name}-{colour.lower()}.png"))
