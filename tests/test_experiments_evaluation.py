@@ -25,11 +25,15 @@ def test_self_bleu_at_its_ends() -> None:
 
 def test_narrowing_is_read_at_the_nearest_temperature() -> None:
     def row(*values: float) -> list[dict]:
-        return [{"mean": v} for v in values]
+        return [{"mean": v, "low": v - 0.01, "high": v + 0.01, "n": 8} for v in values]
 
     found = {"temperatures": [0.3, 1.0], "sft": {"factual": row(0.9, 0.2), "creative": row(0.9, 0.3)},
              "rlhf-v5": {"factual": row(0.9, 0.6), "creative": row(0.9, 0.4)}}
-    assert shown.narrowing(found) == pytest.approx({"factual": 0.4, "creative": 0.1})
+    assert {kind: rise["mean"] for kind, rise in shown.narrowing(found).items()} == pytest.approx(
+        {"factual": 0.4, "creative": 0.1})
+    assert shown.narrower(found) == "factual"
+    found["rlhf-v5"]["creative"] = row(0.9, 0.695)
+    assert shown.narrower(found) == "neither"
 
 
 def test_preprompts_come_before_the_question(lab) -> None:

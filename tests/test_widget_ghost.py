@@ -66,6 +66,8 @@ def test_the_explorer_changes_with_its_controls(lab) -> None:
     assert shown.count("<tr>") == 4
     explorer.read.value = False
     assert explorer.static() != shown
+    explorer.instruction.value = explorer.instruction.options[1]
+    assert explorer.static() != shown
     explorer.instruction.value = g.ALL
     assert f"n {len(g.kept_dialogues(lab, 'gatt'))}" in explorer.static()
 
@@ -76,7 +78,7 @@ def test_sampling_is_shown_turn_by_turn_and_can_be_stopped(lab) -> None:
     job = explorer.sample()
     job.wait(60)
     assert job.state == "done" and {len(d.answers) for d in explorer.sampled["rlhf-v3"]} == {2}
-    explorer.instruction.value = g.ALL
+    explorer.instruction.value = explorer.instruction.options[1]
     assert not explorer.sampled
     explorer.turns.value = 20
     job = explorer.sample()

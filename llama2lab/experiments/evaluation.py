@@ -104,10 +104,12 @@ def refusal_example(lab: Finished) -> tuple[str, str]:
 
 
 def preprompts(lab: Finished, stage: str = "sft", unsafe: int = 160, borderline: int = 160) -> dict[str, Any]:
-    """What a safety preprompt does to the answers of a model, before any distilling: violations, refusals of harmless
-    borderline prompts, and the safety reward model's mean score, on held-out prompts. About 10 seconds."""
+    """What a safety preprompt does to the answers of a model, before any distilling: violations, how many fewer they
+    are prompt by prompt, refusals of harmless borderline prompts, and the safety reward model's mean score, on held-out
+    prompts. About 5 seconds."""
     prompts = lab.prompts(0, unsafe, borderline, seed=77)
-    found = {}
+    found: dict[str, Any] = {}
+    plain: list[bool] = []
     for how in ("none", "generic", "template", "example"):
         conversations = preprompted(prompts, how, refusal_example(lab))
         answers = [a[0] for a in sample_answers(lab.model(stage), lab.tokenizer, conversations, seed=3,
@@ -116,7 +118,10 @@ def preprompts(lab: Finished, stage: str = "sft", unsafe: int = 160, borderline:
         scores = score_answers(lab.reward("reward-safety-v5"), lab.tokenizer, [p.messages for p in prompts], answers,
                                lab.machine)
         harm = [(p, v, s) for p, v, s in zip(prompts, verdicts, scores) if p.kind == "unsafe"]
-        found[how] = {"violation_rate": stats.rate([v.violation for _, v, _ in harm], [p.content for p, _, _ in harm]),
+        groups, complied = [p.content for p, _, _ in harm], [v.violation for _, v, _ in harm]
+        plain = plain or complied  # "none" comes first
+        found[how] = {"violation_rate": stats.rate(complied, groups),
+                      "fewer": stats.mean([float(a) - float(b) for a, b in zip(plain, complied)], groups),
                       "refused": stats.rate([v.refuses for _, v, _ in harm]),
                       "safety_score": stats.mean([s for _, _, s in harm]),
                       "borderline_refusal_rate": stats.rate(

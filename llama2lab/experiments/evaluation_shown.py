@@ -99,14 +99,14 @@ def told_by_shares(found: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def told_by_preprompts(found: dict[str, Any]) -> list[str]:
-    """Which preprompt changes what the model does, beyond chance."""
+    """Which preprompt changes what the model does, beyond chance, prompt by prompt."""
     lines = []
     for how in ("generic", "template", "example"):
-        apart = gap(found["none"]["violation_rate"], found[how]["violation_rate"])
-        words = "fewer violations" if apart["low"] > 0 else "more violations" if apart["high"] < 0 else (
+        fewer = found[how]["fewer"]
+        words = "fewer violations" if fewer["low"] > 0 else "more violations" if fewer["high"] < 0 else (
             "no change that can be told from chance")
-        lines.append(f"{how}: {words} ({figure_text(found['none']['violation_rate'])} without, "
-                     f"{figure_text(found[how]['violation_rate'])} with)")
+        lines.append(f"{how}: {words} ({fewer['mean']:.3f} [{fewer['low']:.3f}, {fewer['high']:.3f}] fewer of all "
+                     "unsafe prompts)")
     return lines
 
 
@@ -168,8 +168,14 @@ def safety_chart(found: dict[str, Any]) -> go.Figure | None:
     return style(fig, "probability of being safe, by the safety reward model", "answers", height=360)
 
 
-def narrowing(found: dict[str, Any], before: str = "sft", after: str = "rlhf-v5", at: float = 0.9) -> dict[str, float]:
+def narrowing(found: dict[str, Any], before: str = "sft", after: str = "rlhf-v5", at: float = 0.9) -> dict[str, Any]:
     """How much Self-BLEU rose from one stage to the other, {"factual", "creative"}, at the temperature nearest `at`."""
     index = min(range(len(found["temperatures"])), key=lambda i: abs(found["temperatures"][i] - at))
-    return {kind: found[after][kind][index]["mean"] - found[before][kind][index]["mean"]
-            for kind in ("factual", "creative")}
+    return {kind: gap(found[after][kind][index], found[before][kind][index]) for kind in ("factual", "creative")}
+
+
+def narrower(found: dict[str, Any]) -> str:
+    """Where it rose more: "factual", "creative", or "neither" where the two cannot be told apart."""
+    rises = narrowing(found)
+    apart = gap(rises["factual"], rises["creative"])
+    return "neither" if not told(apart) else "factual" if apart["mean"] > 0 else "creative"

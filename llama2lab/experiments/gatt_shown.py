@@ -28,16 +28,17 @@ def claim_21(lab: Finished) -> list[str]:
     """What this run's figures say of the claim, and where they differ from the report's."""
     gaps = {turn: difference(find(lab.figures, "gatt", "retention", turn), find(lab.figures, "rlhf-v3", "retention",
                                                                                 turn)) for turn in TURNS}
-    lines = [verdict(f"Turn {turn}, with less without Ghost Attention", gap) for turn, gap in gaps.items() if gap]
+    lines = [verdict(f"Turn {turn}, with less without Ghost Attention", gap) for turn, gap in gaps.items()
+             if gap and turn in ("4", "6", "10", "20")]  # at turn 2 the report has no difference either
     baseline = [find(lab.figures, "rlhf-v3", "retention", turn) for turn in ("4", "6")]
     if all(f and f["low"] > 0.1 for f in baseline):
         lines.append("The baseline here holds an instruction longer than the report's, which is at 10 % at turn 4 and "
-                     "at 0 from turn 6 on: the miniature's pretraining text has interviews in which a speaker keeps "
-                     "one manner, so its base model has seen such dialogues.")
+                     "at 0 from turn 6 on. A likely reason, not tested: the miniature's pretraining text has "
+                     "interviews in which a speaker keeps one manner.")
     last = find(lab.figures, "gatt", "retention", "20")
     if last and last["high"] < 1:
         lines.append(f"The model with Ghost Attention obeys in {figure_text(last)} of the dialogues at turn 20, not in "
-                     "all of them, as in the report.")
+                     "all: the report has 100 %.")
     return lines
 
 

@@ -98,9 +98,10 @@ NARROWER = Prediction(
     "11.narrower", "Where does variety go?", "Self-BLEU rises where answers to one prompt grow alike. Predict for "
     "which prompts it rises more from SFT to the last model, at temperature 0.9.", 2, 2, 1, "5.1",
     ("Which prompts have one good answer?",),
-    Pick({"factual": "questions with one true answer", "creative": "stories"},
-         {"factual": "Stories narrowed more here: the reward has a taste in stories too, and few stories please it.",
-          "creative": "Facts narrowed more here: where one answer is right, the reward leaves no other."}),
+    Pick({"factual": "questions with one true answer", "creative": "stories", "neither": "no difference beyond chance"},
+         {"factual": "The report's finding did not come out here: the reward has a taste in stories too.",
+          "creative": "Where one answer is right, the reward leaves no other.",
+          "neither": "The two differ by more than chance."}),
     lesson="The report: RLHF takes variety from factual prompts and leaves creative ones theirs (figure 21).")
 
 CARBON = Exercise(

@@ -154,7 +154,7 @@ class GhostExplorer(Explorer):
         self.job: Job | None = None
         wide: dict[str, Any] = {"style": {"description_width": "initial"}, "layout": w.Layout(width="330px")}
         names = list(dict.fromkeys(d.instruction.text for d in self._kept(without)))
-        self.instruction = w.Dropdown(options=[ALL, *names], value=names[0], description="instruction", **wide)
+        self.instruction = w.Dropdown(options=[ALL, *names], value=ALL, description="instruction", **wide)
         self.stage = w.Dropdown(options=list(with_gatt), description="with Ghost Attention", **wide)
         self.turns = w.IntSlider(10, min=2, max=20, description="turns", continuous_update=False, **wide)
         self.number = w.BoundedIntText(1, min=1, max=99, description="dialogue number", **wide)
@@ -215,9 +215,11 @@ class GhostExplorer(Explorer):
         turns, stages = self.turns.value, (self.without, self.stage.value)
         of = {stage: self.dialogues(stage) for stage in stages}
         named = dict(zip(stages, ("without", "with")))
-        share = lines([(f"{named[s]} ({s}), n {len(of[s])}", curve([f["mean"] for f in obedience(of[s])], turns))
-                       for s in stages], "share of answers that obey, by turn", "turn", "share that obeys",
+        share = lines([(f"{named[s]}, n {len(of[s])}", curve([f["mean"] for f in obedience(of[s])], turns))
+                       for s in stages], "share of answers that obey, by turn", "turn",
                       y_range=(0, 1), dots=True, width=640)
+        share = (f"<p><strong>Share of answers that obey</strong> by turn: without ({self.without}) and with "
+                 f"({self.stage.value}) Ghost Attention, n dialogues each.</p>{share}")
         shown = of[stages[self.read.value]]
         if not shown:
             return share + "<p>No dialogue of this instruction is kept: press Sample now.</p>"
@@ -225,7 +227,7 @@ class GhostExplorer(Explorer):
         looks = {s: self._looks(s, picked)[self.place.value] for s in stages}
         curves = [(f"{named[s]}, {how}", curve(looks[s][how], turns)) for s in stages for how in ("max", "mean")]
         where = lines([*curves, ("if even", curve(looks[stages[0]]["even"], turns))],
-                      "attention on the instruction, by turn", "turn", "attention on the instruction", dots=True,
-                      width=640)
-        return (f"{share}{transcript(picked, turns)}<p>The same dialogue, read by both models: the share of attention "
-                f"on the instruction's tokens, of the head that looks most (max) and over all heads (mean).</p>{where}")
+                      "attention on the instruction, by turn", "turn", dots=True, width=640)
+        return (f"{share}{transcript(picked, turns)}<p><strong>Share of the attention on the instruction</strong> by "
+                "turn, both models reading this dialogue: of the head that looks most (max), of all heads (mean), and "
+                f"of one that looks at all tokens alike (if even).</p>{where}")
