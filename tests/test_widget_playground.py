@@ -39,7 +39,7 @@ def test_the_picture_follows_the_controls(lab):
     play.temperature.value = 0.3
     assert play.static() != first
     play.top_k.value = 1
-    assert "1 of " in play.static() and "(cut)" in play.static()
+    assert "1 of " in play.static() and "\u2192 cut" in play.static()
     play.next.click()
     drawn = list(play.written)
     play.reset.click()

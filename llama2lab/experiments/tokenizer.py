@@ -48,7 +48,7 @@ def corpus_kinds(lab: Finished, each: int = 20, seed: int = 0) -> list[dict[str,
     found = []
     for kind, share in sorted(SHARES.items(), key=lambda item: -item[1]):
         texts = [kind(pen) for _ in range(each)]
-        found.append({"kind": kind.__name__, "what": (kind.__doc__ or "").split(".")[0] + ".", "share": share / total,
+        found.append({"kind": kind.__name__, "what": (kind.__doc__ or "").split("\n")[0], "share": share / total,
                       "words": sum(t.count(" ") + 1 for t in texts) / each, "sample": min(texts, key=len)})
     return found
 

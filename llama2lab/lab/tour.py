@@ -16,7 +16,7 @@ from llama2lab import stats
 from llama2lab.evaluate import answer_prompts, judge_all
 from llama2lab.lab.finished import ROOT, Finished
 from llama2lab.look import BLUE, style
-from llama2lab.summary import figure_text, find, metrics
+from llama2lab.summary import figure_text, find, metrics, short_name
 from llama2lab.world.town import Town
 
 
@@ -66,12 +66,12 @@ def ours(lab: Finished, step: Step) -> str:
                     if isinstance(kind, dict) and "pairs" in kind)
         return f"{pairs:,} comparisons" if pairs else "-"
     if step.name == "reward models":
-        return " on helpfulness, ".join(figure_text(find(r, f"reward-{kind}-v5", "accuracy"))
-                                        for kind in ("helpfulness", "safety")) + " on safety right"
+        return "right: " + ", ".join(f"{figure_text(find(r, f'reward-{kind}-v5', 'accuracy'))} on {kind}"
+                                     for kind in ("helpfulness", "safety"))
     if step.name == "Ghost Attention":
         return f"kept at turn 20: {figure_text(find(r, 'gatt', 'retention', '20'))}"
     stage = "rlhf-v4" if step.name == "rejection sampling" else "rlhf-v5"
-    return f"wins against SFT {figure_text(find(r, stage, 'win_rate_vs_sft'))}"
+    return f"{short_name(stage)} wins against SFT: {figure_text(find(r, stage, 'win_rate_vs_sft'))}"
 
 
 def recipe_table(lab: Finished) -> list[list[str]]:

@@ -99,9 +99,13 @@ class ChatExplorer(Explorer):
         if content.get("event") == "submit":
             self.entered = True
             try:
-                asyncio.get_running_loop().call_later(ENTER, lambda: self.entered and self.say())
+                asyncio.get_running_loop().call_later(ENTER, self._late)
             except RuntimeError:  # no loop, so no browser either
                 self.say()
+
+    def _late(self) -> None:
+        if self.entered:
+            self.say()
 
     def _typed(self, change: dict) -> None:
         if self.entered and change["new"]:

@@ -84,7 +84,7 @@ def bars(rows: Sequence[NextToken], width: int = 620) -> str:
                  + f'<rect x="{left}" y="{y + 3}" width="{r.model * unit:.1f}" height="9" fill="{ORANGE}"/>'
                  + f'<rect x="{left}" y="{y + 13}" width="{r.after * unit:.1f}" height="9" fill="{BLUE}"/>'
                  + label(left + max(r.model, r.after) * unit + 8, y + 17,
-                         f"{r.model:.1%} \u2192 {r.after:.1%}" + (" (cut)" if r.after == 0 else ""), size=11))
+                         f"{100 * r.model:.3g} % \u2192 " + (f"{100 * r.after:.3g} %" if r.after else "cut"), size=11))
     return svg(body, width, high * len(rows), "Probability of the likeliest next tokens, by the model and as sampled")
 
 

@@ -143,7 +143,7 @@ class TokenExplorer(Explorer):
                                       layout=w.Layout(width="380px"))
         self.ids = w.Checkbox(True, description="ids", style=LABEL, indent=False, layout=w.Layout(width="70px"))
         super().__init__("Tokenizer explorer", [self.text, self.example, self.size, self.ids], self.view)
-        self.example.observe(lambda c: c["new"] and setattr(self.text, "value", c["new"]), "value")
+        self.example.observe(lambda _: setattr(self.text, "value", self.example.value or self.text.value), "value")
 
     def tokenizer(self) -> Any:
         size = self.size.value
