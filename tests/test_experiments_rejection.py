@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 
 from llama2lab.experiments import rejection
-from llama2lab.experiments.rejection import by_k, correlation, temperature_words
+from llama2lab.experiments.rejection import by_k, correlation, gain_words, temperature_words
 from llama2lab.rejection import best_of_curve
 
 
@@ -36,7 +36,7 @@ def test_temperatures_in_a_tiny_size(lab):
     assert set(result["curves"]["sft"]) == {"0.5", "1.5"} and set(result["best"]["rlhf-v5"]) == {"1", "2", "4"}
     best = result["best"]["sft"]["4"]
     assert best["low"] <= best["mean"] <= best["high"] and best["mean"] in (0.5, 1.5)
-    assert len(result["gap"]) == 3
+    assert len(result["gap"]) == 2 + 1 and "the best" in gain_words(result["gain"]["sft"]["0.5"])
     for curve in result["curves"]["sft"].values():
         values = [f["mean"] for f in curve["max"].values()]
         assert values == sorted(values)

@@ -190,7 +190,7 @@ HABITS: dict[str, Callable[[str], float]] = {
 }
 
 
-def vendor_labels(lab: Finished, pairs: int = 400) -> tuple[dict[str, Pair], list[Label]]:
+def vendor_labels(lab: Finished, pairs: int = 1200) -> tuple[dict[str, Pair], list[Label]]:
     """The same pairs of the run, judged by every vendor."""
     items = items_of(real_pairs(lab, pairs, seed=3))
     return items, simulated_labels(list(VENDORS.values()), lab.oracle, items, "helpfulness", seed=2)

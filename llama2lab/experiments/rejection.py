@@ -82,19 +82,23 @@ def best_of_k_by_temperature(lab: Finished, stages: Sequence[str] = STAGES,
                              temperatures: Sequence[float] = TEMPERATURES, prompts: int = 64, k: int = 32,
                              resamples: int = 400) -> dict[str, Any]:
     """Claim 16: the report's Figures 7 and 8. Every stage answers the same prompts K times at every temperature.
-    `curves` {stage: {temperature: by_k}}; `best` {stage: {K: the temperature whose mean best score is the largest,
+    `curves` {stage: {temperature: by_k}}, `gain` {stage: {temperature: what the largest K has more than K = 1, of the
+    "max" and the "median", prompt by prompt}}; `best` {stage: {K: the temperature whose mean best score is the largest,
     with the interval of a bootstrap over prompts}}, and `gap`, differences of such temperatures. About 60 seconds."""
     asked = lab.prompts(helpful=prompts, seed=16)
     ks = [x for x in KS if x <= k]
     curves: dict[str, dict[str, Any]] = {}
+    gain: dict[str, dict[str, Any]] = {}
     highest: dict[str, np.ndarray] = {}  # (temperatures, ks, prompts): the best of the first K scores
     for stage in stages:
-        curves[stage], rows = {}, []
+        curves[stage], gain[stage], rows = {}, {}, []
         for number, t in enumerate(temperatures):
             samples = sampled(lab, stage, asked, k, t, 100 + number)
             curves[stage][f"{t:g}"] = by_k(samples.scores, true_worth(lab, samples), ks)
             scores = np.array(samples.scores)
             rows.append([of_k(scores, scores, n)["max"] for n in ks])
+            one, all_k = (of_k(scores, scores, n) for n in (1, ks[-1]))
+            gain[stage][f"{t:g}"] = {what: stats.mean((all_k[what] - one[what]).tolist()) for what in ("max", "median")}
         highest[stage] = np.array(rows)
     drawn = np.random.default_rng(0).integers(prompts, size=(resamples, prompts))
     times = np.array(temperatures)
@@ -106,7 +110,7 @@ def best_of_k_by_temperature(lab: Finished, stages: Sequence[str] = STAGES,
              for s in stages]
     pairs += [(f"K = {most}: best temperature of {summary.short_name(last)} less {summary.short_name(s)}", (last, most),
                (s, most)) for s in stages[:-1]]
-    return {"curves": curves,
+    return {"curves": curves, "gain": gain,
             "best": {s: {str(n): _around(at[s][n], spread[s][n], prompts) for n in ks} for s in stages},
             "gap": {words: _around(at[a][i] - at[b][j], spread[a][i] - spread[b][j], prompts)
                     for words, (a, i), (b, j) in pairs}}
@@ -115,6 +119,15 @@ def best_of_k_by_temperature(lab: Finished, stages: Sequence[str] = STAGES,
 def _around(value: float, resampled: np.ndarray, n: int) -> Figure:
     low, high = np.percentile(resampled, (2.5, 97.5))
     return {"mean": float(value), "low": min(float(low), float(value)), "high": max(float(high), float(value)), "n": n}
+
+
+def gain_words(gain: dict[str, Figure]) -> str:
+    """Whether the best of K rose and the median stayed, from the figures alone."""
+    best, middle = gain["max"], gain["median"]
+    rose = "rises" if best["low"] > 0 else "cannot be told to rise"
+    stayed = "cannot be told to move" if middle["low"] <= 0 <= middle["high"] else "moves too"
+    return (f"the best {rose}: {best['mean']:+.2f} [{best['low']:+.2f}, {best['high']:+.2f}]; the median {stayed}: "
+            f"{middle['mean']:+.2f} [{middle['low']:+.2f}, {middle['high']:+.2f}]")
 
 
 def temperature_words(gap: Figure) -> str:
