@@ -75,4 +75,4 @@ def test_the_tour(lab):
     assert len(rows) == len(STEPS) and all(len(row) == 5 for row in rows)
     found = twenty_questions(lab, "sft", n=6)
     assert found["right"]["n"] == len(found["rows"]) == 6
-    assert all(name.endswith(".ipynb") and title for name, title, _ in notebooks())
+    assert all(name.endswith(".ipynb") and title for name, title, *_ in notebooks())

@@ -90,8 +90,12 @@ def recipe_seconds(lab: Finished) -> go.Figure | None:
     return style(fig, "seconds, with evaluation", legend=False, left=160, height=340)
 
 
-def notebooks(folder: Path = ROOT / "notebooks") -> list[tuple[str, str, str]]:
-    """(file, title, claims that are put to the test in it) of every notebook there is."""
+TIME = re.compile(r"\b\d+ seconds|\b(?:half )?a minute\b|\b[1-3] minutes?\b")
+
+
+def notebooks(folder: Path = ROOT / "notebooks") -> list[tuple[str, str, str, str]]:
+    """(file, title, time of its first Run All, claims that are put to the test in it) of every notebook there is, by
+    what it says itself: the first cell names the time, headings name the claims."""
     found = []
     for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
         cells = [c["source"] for c in read(path, as_version=4).cells if c["cell_type"] == "markdown"]
@@ -100,7 +104,9 @@ def notebooks(folder: Path = ROOT / "notebooks") -> list[tuple[str, str, str]]:
             if line.startswith("#") and "laim" in line:
                 claims |= {int(n) for n in re.findall(r"\b\d+\b", line.partition("laim")[2].partition(":")[0])}
         title = cells[0].splitlines()[0].lstrip("# ") if cells else path.stem
-        found.append((path.name, re.sub(r"^\d+\W+", "", title), ", ".join(map(str, sorted(claims)))))
+        time = TIME.search(" ".join(cells[0].split())) if cells else None
+        found.append((path.name, re.sub(r"^\d+\W+", "", title), time[0] if time else "",
+                      ", ".join(map(str, sorted(claims)))))
     return found
 
 
