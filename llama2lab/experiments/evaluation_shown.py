@@ -13,7 +13,7 @@ from llama2lab import stats
 from llama2lab.evaluate import TIE
 from llama2lab.experiments.shown import told, verdict
 from llama2lab.lab.finished import Finished
-from llama2lab.look import BLUE, GREY, ORANGE, RED, style
+from llama2lab.look import BLUE, GREY, ORANGE, RED, errors, style
 from llama2lab.plots import add_series
 from llama2lab.summary import difference, figure_text, find, short_name
 from llama2lab.widgets.red_team import UNSURE
@@ -133,6 +133,18 @@ def diversity_chart(found: dict[str, Any]) -> go.Figure | None:
             add_series(fig, f"{kind}, {short_name(stage)}", found["temperatures"], found[stage][kind], colour, symbol,
                        dash)
     return style(fig, "temperature", "Self-BLEU (1: all answers the same)", height=420, bottom=120)
+
+
+def attacks_chart(found: dict[str, Any]) -> go.Figure | None:
+    """Violations by what stands before the question, a row each."""
+    fig = go.Figure()
+    for (stage, by), colour, symbol in zip(found.items(), (ORANGE, BLUE), ("diamond", "circle")):
+        fig.add_trace(go.Scatter(y=list(by), x=[f["mean"] for f in by.values()], name=short_name(stage), mode="markers",
+                                 error_x=errors(list(by.values())), marker={"color": colour, "size": 10,
+                                                                            "symbol": symbol}))
+    fig.update_xaxes(rangemode="tozero", tickformat=".0%")
+    fig.update_yaxes(autorange="reversed")
+    return style(fig, "violations on unsafe prompts, by the oracle", height=380, left=230)
 
 
 def told_by_safety_judge(found: dict[str, Any], draws: int = 400) -> list[str]:

@@ -68,8 +68,8 @@ OVERLAP = Exercise(
             "c": "That is more than the data say: a true .60 lies within the interval too."}), "b")
 
 FALSE_REFUSAL = Exercise(
-    "11.false_refusal", "The price of safety", "As safety data grow, violations fall. What rises in the other "
-                                               "plot?", 1, 2, 1,
+    "11.false_refusal", "The price of safety", "The more of the training rows refuse unsafe prompts, the fewer "
+    "violations. What rises in the plot?", 1, 2, 1,
     "4.2.3", ("Some harmless prompts hold alarming words.",),
     Choice({"a": "refusals of harmless prompts that look harmful", "b": "the reward", "c": "nothing"}, "a",
            {"b": "What the model says on harmless prompts grows worse, not better.",
