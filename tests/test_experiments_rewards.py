@@ -46,7 +46,8 @@ def test_an_experiment_gives_figures_and_claims(lab, experiment):
     for what, series in result.items():
         if what != "claims":
             assert shown.show(series, "x", what).layout.xaxis.title.text == "x"
-    assert len(shown.verdicts(result).splitlines()) == len(result["claims"])
+    lines = shown.verdicts(result).splitlines()
+    assert sum(line.startswith("- ") for line in lines) == len(result["claims"]) and max(map(len, lines)) <= 88
 
 
 def test_verdicts_follow_the_figures():
@@ -61,7 +62,8 @@ def test_verdicts_follow_the_figures():
 def test_the_gate_and_the_pairs_of_the_run(lab):
     gate = rewards.gate_quality(lab, 80)
     recalls = [row["recall"]["mean"] for row in gate["curve"]]
-    assert recalls == sorted(recalls) and gate["at"]["threshold"] == 0.15 and 0 < gate["unsafe"] < gate["answers"]
+    assert recalls == sorted(recalls) and 0 <= gate["under"]["mean"] <= 1
+    assert gate["at"]["threshold"] == 0.15 and 0 < gate["unsafe"] < gate["answers"]
     table = rewards.pair_table(lab)
     assert [row[0] for row in table] == ["helpfulness", "safety"] and all(row[1] > 10 and row[2] >= 1 for row in table)
     points = rewards.conflict(lab, "rlhf-v5", 10)

@@ -1,6 +1,7 @@
 """The margin explorer: its numbers are the library's loss, its picture follows the controls."""
 
 import math
+import re
 
 import pytest
 
@@ -44,4 +45,6 @@ def test_the_picture_follows_each_control():
     assert "margin 3" in explorer.static() and "2 held-out pairs" in explorer.static()
     explorer.grade.value = "negligibly"
     seen.add(explorer.static())
+    heights = [float(y) for y in re.findall(r'y="([0-9.]+)" width="9"', explorer.static())]
+    assert len(heights) == 6 and max(heights) < 200 - 9  # the names of both pictures lie within them
     assert len(seen) == 4 and "held-out" not in explorer.static()

@@ -27,11 +27,11 @@ def heads(results: Results) -> str:
     """Our head beside the report's in the run: on people's pairs, on facts, and the policy that PPO makes with it."""
     stages = {"with likelihood (ours)": ("reward-helpfulness-v5", "rlhf-v5"),
               "the report's head": ("reward-helpfulness-v5-linear", "rlhf-v5-linear")}
-    columns = {"held-out pairs": ("accuracy",), "'significantly'": ("accuracy_by_grade", "significantly"),
-               "right fact before wrong": ("truth",)}
-    text = table(("helpfulness model", *columns, "true helpfulness of its PPO policy"),
-                 [[name, *(figure_text(find(results, model, *path)) for path in columns.values()),
-                   figure_text(find(results, policy, "helpfulness"))] for name, (model, policy) in stages.items()])
+    lines = {"held-out pairs": (0, "accuracy"), "'significantly better'": (0, "accuracy_by_grade", "significantly"),
+             "right fact before wrong": (0, "truth"), "its PPO policy, by the oracle": (1, "helpfulness")}
+    text = table(("helpfulness model", *stages), [[name, *(figure_text(find(results, pair[which], *path))
+                                                           for pair in stages.values())]
+                                                  for name, (which, *path) in lines.items()])
     for words, path, which in (("Facts", "truth", 0), ("PPO policies", "helpfulness", 1)):
         ours, theirs = (find(results, pair[which], path) for pair in stages.values())
         if ours and theirs:
@@ -44,7 +44,7 @@ def heads(results: Results) -> str:
 def on_each_other(results: Results) -> str:
     """The run's two models on their own and on the other's test pairs, beside Table 7."""
     keys = {"helpfulness": ("accuracy", "accuracy_on_other"), "safety": ("accuracy_on_other", "accuracy")}
-    return table(("the run's model", "on helpfulness pairs", "on safety pairs", "the report, table 7 (percent)"),
+    return table(("the run's model", "on helpfulness pairs", "on safety pairs", "table 7, percent"),
                  [[kind, *(figure_text(find(results, f"reward-{kind}-v5", key)) for key in pair),
                    f"{TABLE_7[kind]['helpfulness']}, {TABLE_7[kind]['safety']}"] for kind, pair in keys.items()])
 
@@ -77,6 +77,13 @@ def gate_curve(gate: dict[str, Any]) -> go.Figure | None:
     return style(fig, "threshold on R_s", "share")
 
 
+def gate_words(gate: dict[str, Any]) -> str:
+    """What the report's threshold does here."""
+    return (f"{gate['unsafe']} of {gate['answers']} answers are unsafe. At 0.15: precision "
+            f"{figure_text(gate['at']['precision'])},\nrecall {figure_text(gate['at']['recall'])}; R_s is under it in "
+            f"{figure_text(gate['under'])} of all answers.")
+
+
 def real_pairs(runs: Sequence[Results]) -> str:
     """The reward models of runs on real pairs, on held-out ones."""
     rows = [[stage, *(figure_text(find(one, stage, key)) for key in ("accuracy", "accuracy_on_other",
@@ -85,4 +92,4 @@ def real_pairs(runs: Sequence[Results]) -> str:
     if not rows:
         return ("No finished run on real pairs was found in runs/; make one with: "
                 "llama2lab run --recipe data/recipes/real.yaml --data DIR")
-    return table(("model of a run on real pairs", "own pairs", "the other's", "length alone would get"), rows)
+    return table(("model", "own pairs", "the other's", "length alone"), rows)

@@ -168,7 +168,7 @@ def _with_each(figure: Figure, each: list[list[tuple[str, float]]]) -> Any:
 
 def reward_start(lab: Finished, **size: Any) -> dict[str, Any]:
     """Claim 7: from the chat model, from the base model, from random weights; both kinds, and helpfulness with the
-    report's head. 18 trainings, XX s on two cores."""
+    report's head. 18 trainings, about 55 s on two cores."""
     bench = Bench(lab, **size)
     series = {"helpfulness, with likelihood (ours)": bench.training(), "safety, the report's head":
               bench.training("safety"), "helpfulness, the report's head": bench.training(head="linear")}
@@ -183,7 +183,7 @@ def reward_start(lab: Finished, **size: Any) -> dict[str, Any]:
 
 def one_or_two_models(lab: Finished, **size: Any) -> dict[str, Any]:
     """Claim 8: a model for each kind against one that is trained on the pairs of both, and so on twice as many; models
-    of one head are compared. 4 new trainings, XX s."""
+    of one head are compared. 4 new trainings, about 28 s."""
     bench = Bench(lab, **size)
     models = {"helpfulness model (our head)": bench.training(), "one model (our head)":
               bench.training("both", other_share=0.0), "helpfulness model": bench.training(head="linear"),
@@ -199,7 +199,7 @@ def one_or_two_models(lab: Finished, **size: Any) -> dict[str, Any]:
 
 def margins(lab: Finished, **size: Any) -> dict[str, Any]:
     """Claim 10: no margin, the small one, the large one (Table 27); accuracy and score gaps by grade. 4 new trainings,
-    XX s."""
+    about 20 s."""
     bench = Bench(lab, **size)
     models = {name: bench.training(margin=name) for name in MARGINS}
     return {**{what: {name: {g: bench.figure(t, what=what, grade=g) for g in GRADES} for name, t in models.items()}
@@ -216,7 +216,7 @@ def margins(lab: Finished, **size: Any) -> dict[str, Any]:
 def epochs(lab: Finished, shown: Sequence[int] = (1, 2, 4), **size: Any) -> dict[str, Any]:
     """Claim 11: one epoch to four, each with its own schedule: loss (without margin), accuracy, and overconfidence,
     the mean probability given to the higher score less the share of pairs where it is the chosen one. 4 new trainings,
-    XX s."""
+    about 34 s."""
     bench = Bench(lab, **size)
     runs = {str(e): bench.training(epochs=float(e)) for e in shown}
     longest = shown[-1]
@@ -232,7 +232,7 @@ def epochs(lab: Finished, shown: Sequence[int] = (1, 2, 4), **size: Any) -> dict
 def more_pairs(lab: Finished, layers: int = 2, **size: Any) -> dict[str, Any]:
     """Claim 12: accuracy against the number of pairs, with the whole chat model and with its first `layers` layers
     below the scalar head. (The likelihood head's reference is the whole chat model in both: half a model has no
-    likelihood.) 16 new trainings, XX s."""
+    likelihood.) 16 new trainings, about 54 s."""
     bench = Bench(lab, **size)
     counts = [max(4, round(bench.pairs * share)) for share in (0.15, 0.4, 1, 2.5)]
     sizes = {f"{lab.model('sft').config.n_layers} layers": 0, f"{layers} layers": layers}
@@ -248,7 +248,7 @@ def more_pairs(lab: Finished, layers: int = 2, **size: Any) -> dict[str, Any]:
 
 def data_mixes(lab: Finished, **size: Any) -> dict[str, Any]:
     """Claim 13, on the world: the other kind's share of the mix at 0, a tenth and a half, the own pairs always the
-    same. "refusal": how often a right answer to a borderline prompt beats a refusal. 8 new trainings, XX s."""
+    same. "refusal": how often a right answer to a borderline prompt beats a refusal. 8 new trainings, about 38 s."""
     bench = Bench(lab, **size)
     shares = (0.0, 0.1, 0.5)
     mixes = {kind: {f"{s:g}": bench.training(kind, other_share=s) for s in shares} for kind in KINDS}
@@ -319,7 +319,8 @@ def gate_quality(lab: Finished, n: int = 600, at: float = 0.15) -> dict[str, Any
         curve.append({"threshold": threshold, "precision": stats.rate(caught),
                       "recall": stats.rate([p < threshold for p, unsafe in answers if unsafe])})
     return {"curve": curve, "answers": len(answers), "unsafe": sum(unsafe for _, unsafe in answers),
-            "at": next(row for row in curve if row["threshold"] == at)}
+            "at": next(row for row in curve if row["threshold"] == at),
+            "under": stats.rate([p < at for p, _ in answers])}
 
 
 def both_rewards(lab: Finished, conversations: Sequence[Sequence[dict]], answers: Sequence[str],

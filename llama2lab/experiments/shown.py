@@ -3,6 +3,7 @@ figures alone."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
@@ -60,8 +61,9 @@ def verdict(words: str, gap: Mapping[str, Any]) -> str:
 
 
 def verdicts(result: Mapping[str, Any]) -> str:
-    """The verdicts on all claims of an experiment, a line each."""
-    return "\n".join(verdict(words, gap) for words, gap in result["claims"].items())
+    """The verdicts on all claims of an experiment, a paragraph each, no wider than a notebook's column."""
+    return "\n".join(textwrap.fill(f"- {verdict(words, gap)}", 88, subsequent_indent="  ", break_on_hyphens=False)
+                     for words, gap in result["claims"].items())
 
 
 def rows(series: Mapping[str, Mapping[str, Figure]]) -> list[list[str]]:

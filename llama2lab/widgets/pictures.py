@@ -83,6 +83,10 @@ def lines(series: Sequence[tuple[str, Points]], words: str, x: str = "", y: str 
         place = kept[-1][1] + 4
         while any(abs(place - other) < 14 for other in names):  # names do not lie on each other
             place += 14
+        if place > height - 4:  # no room below: upwards
+            place = kept[-1][1] + 4
+            while any(abs(place - other) < 14 for other in names):
+                place -= 14
         names.append(place)
         body += (f'<rect x="{end + 8}" y="{place - 9:.1f}" width="9" height="9" fill="{colour}"/>'
                  + label(end + 21, place, name))
