@@ -45,15 +45,12 @@ def test_the_verdict_on_the_ceiling_follows_the_figures():
     assert "best is above" in text and "no differently" in text
 
 
-def test_gaps_of_forgetting_compare_like_with_like():
-    names = ("last round", "all rounds", "last, without stories", "all, the last without stories")
-    result = {n: {"helpfulness": figure(1.0), "by_skill": {"stories": figure(s), "how_to": figure(1.0)}}
-              for n, s in zip(names, (1.0, 1.1, -1.0, 1.0))}
-    gaps = x.forgetting_gaps(result)
-    assert len(gaps) == 4
-    assert gaps["all rounds less one (last, without stories), stories"]["mean"] == pytest.approx(2.0)
-    assert gaps["all rounds less one (as the rounds were), all skills"]["mean"] == 0
-    assert set(x.forgetting_series(result)["all rounds"]) == {"all", "stories", "how to"}
+def test_scores_of_two_seeds_are_averaged_prompt_by_prompt(lab):
+    prompts = lab.prompts(helpful=12)
+    found = x.by_skill([[1.0] * 12, [2.0] * 12], prompts)
+    assert found["all"]["mean"] == 1.5 and found["all"]["n"] == 12 and found["all"]["each"] == [1.0, 2.0]
+    assert set(found) == {"all", *(p.skill for p in prompts)}
+    assert sum(f["n"] for skill, f in found.items() if skill != "all") == 12
 
 
 def test_costs_add_up(lab):
@@ -75,5 +72,9 @@ def test_versions_and_their_gaps_come_from_the_run(lab):
 @pytest.mark.slow
 def test_the_last_round_alone_in_small(lab):
     result = x.last_round_only(lab, rows=8, helpful=12, words=500, seeds=2)
-    assert len(result) == 4 and all(part["rows"] == 8 for part in result.values())
-    assert len(x.forgetting_gaps(result)) >= 2
+    assert result["rows"] == 8 and len(result["choices"]) == len(result["gaps"]) == 4
+    series = x.forgetting_series(result)
+    assert {"all", "stories", "how to"} <= set(series["all rounds"])
+    last, every = (result["choices"][name]["stories"]["each"] for name in ("last round", "all rounds"))
+    gap = result["gaps"]["all rounds less the last one (as the rounds were), stories"]
+    assert gap["each"] == pytest.approx([a - b for a, b in zip(every, last)])

@@ -12,7 +12,7 @@ from llama2lab import evaluate, rejection, reward, stats
 from llama2lab.lab.finished import Finished
 from llama2lab.preferences import sample_answers
 from llama2lab.sft import SFTSettings, sft
-from llama2lab.summary import difference, figure_text, find, metrics, pool, short_name
+from llama2lab.summary import difference, figure_text, find, metrics, short_name
 from llama2lab.train import Optim
 from llama2lab.world.corpus import pretraining_corpus
 from llama2lab.world.demonstrations import answer_for, clean_style
@@ -120,8 +120,9 @@ def last_round_only(lab: Finished, rows: int = 1200, helpful: int = 480, words: 
     """Claim 17: keep the best of all earlier rounds, or abilities are lost. The base model is fine-tuned on best
     answers alone (no SFT examples, which would protect it), for the same number of steps: of the last round (V4's); of
     all four; of a last round that does not ask for stories; and of all four of which only the last leaves them out.
-    `by_skill`: true helpfulness, pooled over seeds. The report's V3 saw only the last round and rhymed worse (section
-    3.2.3). About 90 s on two cores."""
+    `choices`: true helpfulness over all and by skill; `gaps`: all rounds less the last one. Each prompt's score is the
+    mean over the seeds; `each` are the seeds. The report's V3 saw only the last round and rhymed worse (section 3.2.3).
+    About 100 s on two cores."""
     best = [lab.rows(f"samples-v{v}", "best.jsonl") for v in ROUNDS[:4]]
     narrow = [row for row in best[-1] if row["skill"] != FORGOTTEN]
     documents = pretraining_corpus(lab.town, words, 1)
@@ -132,20 +133,32 @@ def last_round_only(lab: Finished, rows: int = 1200, helpful: int = 480, words: 
     settings = SFTSettings(epochs=2.0, batch_tokens=1024, optim=Optim(lr=1e-3, warmup=0.05))
     each = min(rows, *map(len, choices.values()))
 
-    def tuned(name: str, seed: int) -> dict[str, Any]:
+    def tuned(name: str, seed: int) -> list[float]:
         chosen = random.Random(seed).sample(choices[name], each)
         model = copy.deepcopy(lab.model("base"))
         sft(model, lab.tokenizer, chosen, settings, seed, lab.machine, what=name, documents=documents)
-        return {"rows": each, **by_skill(lab, model, tested)}
+        answers = evaluate.answer_prompts(model, lab.tokenizer, tested, 1.0, 7, lab.machine.precision)
+        return [v.helpfulness for v in evaluate.judge_all(lab.oracle, tested, answers)]
 
-    return {name: pool([tuned(name, seed) for seed in range(seeds)]) for name in choices}
+    scores = {name: [tuned(name, seed) for seed in range(seeds)] for name in choices}
+    last, every, last_narrow, every_narrow = scores
+    gaps = {}
+    for words, one, many in (("as the rounds were", last, every),
+                             (f"the last without {FORGOTTEN}", last_narrow, every_narrow)):
+        found = by_skill([[a - b for a, b in zip(*both)] for both in zip(scores[many], scores[one])], tested)
+        gaps |= {f"all rounds less the last one ({words}), {skill}": found[skill] for skill in ("all", FORGOTTEN)
+                 if skill in found}
+    return {"rows": each, "choices": {name: by_skill(s, tested) for name, s in scores.items()}, "gaps": gaps}
 
 
-def by_skill(lab: Finished, model: Any, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """True helpfulness on helpful prompts, over all and by skill."""
-    answers = evaluate.answer_prompts(model, lab.tokenizer, prompts, 1.0, 7, lab.machine.precision)
-    figures = evaluate.chat_metrics(prompts, evaluate.judge_all(lab.oracle, prompts, answers))
-    return {"helpfulness": figures["helpfulness"], "by_skill": figures["helpfulness_by_skill"]}
+def by_skill(scores: Sequence[Sequence[float]], prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """Figures over all prompts and by skill; `scores` has one list of a score a prompt for each seed."""
+    result = {}
+    for skill in ("all", *sorted({p.skill for p in prompts})):
+        at = [i for i, p in enumerate(prompts) if skill in ("all", p.skill)]
+        mean = stats.mean([sum(s[i] for s in scores) / len(scores) for i in at], [prompts[i].content for i in at])
+        result[skill] = {**mean, "each": [sum(s[i] for i in at) / len(at) for s in scores]}
+    return result
 
 
 EXPERIMENTS = (last_round_only,)
@@ -180,22 +193,8 @@ def best_of_series(result: dict[str, Any]) -> Series:
 
 def forgetting_series(result: dict[str, Any]) -> Series:
     """True helpfulness by skill, with the mean over all first."""
-    return {name: {"all": part["helpfulness"],
-                   **{skill.replace("_", " "): f for skill, f in part["by_skill"].items() if f["n"]}}
-            for name, part in result.items()}
-
-
-def forgetting_gaps(result: dict[str, Any]) -> dict[str, stats.Figure]:
-    """All rounds less the last round, over all skills and on stories; as the rounds were, and with a last round without
-    stories."""
-    names = list(result)
-    gaps = {}
-    for words, only, every in (("as the rounds were", names[0], names[1]), (names[2], names[2], names[3])):
-        for skill in ("all", FORGOTTEN):
-            part = [forgetting_series(result)[name].get(skill) for name in (every, only)]
-            if found := difference(*part):
-                gaps[f"all rounds less one ({words}), {'all skills' if skill == 'all' else skill}"] = found
-    return gaps
+    return {name: {skill.replace("_", " "): figure for skill, figure in part.items()}
+            for name, part in result["choices"].items()}
 
 
 def ceiling_series(result: dict[str, Any]) -> Series:

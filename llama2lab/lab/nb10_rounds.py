@@ -6,10 +6,10 @@ from llama2lab.lab.checking import Exercise
 from llama2lab.lab.predictions import Choice, Prediction, Ranking
 
 FRESH = Exercise(
-    "10.fresh", "Why fresh preferences?", "The plot shows the accuracy of the first round's reward model on pairs of "
-                                          "later "
-    "policies. Why does it fall?", 2, 3, 1, "3.2.1", ("On which answers was it trained?",),
-    Choice({"a": "its weights decay", "b": "the new policy writes answers unlike those it was trained on",
+    "10.fresh", "Why fresh preferences?", "Later pairs are harder for every reward model. Why does the report expect "
+                                          "an old one to "
+    "fall behind a new one on them?", 2, 3, 1, "3.2.1", ("On which answers was each of them trained?",),
+    Choice({"a": "its weights decay", "b": "later policies write answers unlike those it was trained on",
             "c": "people changed their minds"}, "b",
            {"a": "Its weights are the same as before; the answers are not.",
             "c": "The annotators judge as before; what they judge has changed."}), "b")
