@@ -18,7 +18,8 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 # JUPYTER_CONFIG_PATH: nothing is asked, and nothing is fetched from the network, at the start. Root needs leave to run it.
 lab: $(VENV)/.installed-lab
 	JUPYTER_CONFIG_PATH="$(CURDIR)/llama2lab/lab/jupyter" $(BIN)/python -m jupyterlab --ServerApp.root_dir="$(CURDIR)" \
-	  --ServerApp.port=$(PORT) $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_FLAGS) notebooks/00_start_here.ipynb
+	  --ServerApp.port=$(PORT) $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_FLAGS) \
+	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 run: $(VENV)/.installed
 	$(BIN)/llama2lab run --preset mini --seed $(SEED)

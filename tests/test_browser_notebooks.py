@@ -25,7 +25,7 @@ real.skip_without_browser()
 
 # Read at import: fixtures give every test an empty folder.
 GIVEN = {name: os.environ[name] for name in (RUN, "LLAMA2LAB_LIVE") if name in os.environ}
-RUN_ALL_SECONDS = 300
+RUN_ALL_SECONDS = 600
 
 
 @dataclass(frozen=True)
