@@ -29,7 +29,7 @@ from llama2lab.rope import rope_tables, rotate
 from llama2lab.summary import figure_text
 from llama2lab.train import Optim, fit_packed
 from llama2lab.widgets.attention import blocks
-from llama2lab.widgets.calculator import cache_bytes, parameters, variants, with_kv_heads
+from llama2lab.widgets.calculator import cache_bytes, parameters, size_in_words, variants, with_kv_heads
 from llama2lab.world.corpus import heldout_documents, pretraining_corpus
 from llama2lab.world.prompts import every_prompt, make_prompts
 from llama2lab.world.truth import truth_of
@@ -147,7 +147,9 @@ def assembled(lab: Finished, ids: Sequence[int], stage: str = "rlhf-v5", **piece
 def transformers_logits(lab: Finished, stage: str, ids: Sequence[int]) -> Tensor:
     """Logits (seq, vocab) of transformers' own model, opened from the same checkpoint."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     theirs = AutoModelForCausalLM.from_pretrained(lab.stage(stage), dtype=torch.float32).eval()
     return theirs(torch.tensor([list(ids)])).logits[0].to(lab.machine.device)
 
@@ -216,7 +218,7 @@ def quality_kept(gap: dict[str, Any], margin: float = 0.05) -> str:
     margin, which is ours."""
     text = f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}] nats"
     if len(gap["each"]) < 2:
-        return f"{text} over documents; one seed, and another one may differ by more"
+        return f"{text} (one seed; another may differ by more)"
     if -margin < gap["low"] and gap["high"] < margin:
         return f"{text}: equal within {margin} nats"
     if gap["low"] > 0:
@@ -254,7 +256,7 @@ def gqa_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
 
 @torch.inference_mode()
 def decode_speed(lab: Finished, batches: Sequence[int] = (1, 16, 64), contexts: Sequence[int] = (128, 1024),
-                 repeats: int = 5, **shape: Any) -> list[dict[str, Any]]:
+                 repeats: int = 15, **shape: Any) -> list[dict[str, Any]]:
     """Milliseconds to write one more token of each sequence, with a full cache of `context` tokens before it, in
     float32. The variants take turns, and the best of the repeats counts: other work on the machine can only add to it.
     About 3 seconds; the weights are random, which the time does not know."""
@@ -302,16 +304,16 @@ def speed_figure(rows: Sequence[dict[str, Any]]) -> go.Figure | None:
     return style(fig, height=400)
 
 
-def fastest(rows: Sequence[dict[str, Any]]) -> str:
-    """What the measurement says, a line for each batch and context."""
-    lines = []
+def speed_rows(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """For each context and batch: the cache of MHA, its new tokens a second, and how many times as many the others
+    write."""
+    found = []
     for context, batch in dict.fromkeys((r["context"], r["batch"]) for r in rows):
         of = {r["kind"]: r for r in rows if (r["context"], r["batch"]) == (context, batch)}
         own = of["MHA"]["tokens_per_second"]
-        times = ", ".join(f"{kind} {of[kind]['tokens_per_second'] / own:.1f} times" for kind in ("GQA", "MQA"))
-        lines.append(f"context {context:>5,}, {batch:>3} sequences: the cache of MHA is "
-                     f"{of['MHA']['cache'] / 2**20:>5.1f} MiB; against MHA {times} as many tokens a second")
-    return "\n".join(lines)
+        found.append((f"{context:,}", str(batch), size_in_words(of["MHA"]["cache"]), f"{own:,.0f}",
+                      *(f"{of[kind]['tokens_per_second'] / own:.2f} times" for kind in ("GQA", "MQA"))))
+    return found
 
 
 # ---- claim 2: the context --------------------------------------------------------------------------------------------
