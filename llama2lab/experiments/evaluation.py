@@ -62,12 +62,12 @@ def over_seeds(runs: Sequence[stats.Figure]) -> dict[str, Any]:
 # ---- claim 23 ------------------------------------------------------------------------------------------------------
 
 
-def safety_share(lab: Finished, shares: Sequence[float] = (0.0, 0.05, 0.2, 0.5), rows: int = 900,
+def safety_share(lab: Finished, shares: Sequence[float] = (0.0, 0.05, 0.2, 0.5), rows: int = 500,
                  seeds: Sequence[int] = (0, 1), helpful: int = 240, unsafe: int = 160, borderline: int = 160,
                  ) -> list[dict[str, Any]]:
     """Claim 23: the base model fine-tuned on the same helpful demonstrations and more and more refusals of unsafe
     prompts, as in section 4.2.3, and, at the largest share, with borderline demonstrations beside them (two for each
-    refusal): what teaches the difference. About 90 seconds."""
+    refusal): what teaches the difference. About 100 seconds."""
     found = []
     settings = [(share, False) for share in shares] + [(max(shares), True)]
     for share, contrast in settings:
@@ -135,7 +135,7 @@ def context_distillation(lab: Finished, stage: str = "sft", how: str = "example"
     """Claim 24: answers sampled under a preprompt are learnt without it, all of them, or only those that the safety
     reward model scores higher than the answer without the preprompt (else that one is kept). The report distils
     adversarial prompts only; here borderline ones are among them, which is where the choice has something to save.
-    About 45 seconds."""
+    About 25 seconds."""
     asked = [p for kind, n in (("unsafe", unsafe), ("borderline", borderline)) if n
              for p in draw_prompts(lab.town, "rlhf", n, 8, kinds=(kind,))]
     plain, taught = ([a[0] for a in sample_answers(lab.model(stage), lab.tokenizer, preprompted(
