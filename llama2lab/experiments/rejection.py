@@ -156,12 +156,12 @@ def candidates(lab: Finished, pairs: Sequence[int], heads: Sequence[str]) -> lis
     return found
 
 
-def accuracy_predicts(lab: Finished, pairs: Sequence[int] = (50, 150, 500, 1500),
+def accuracy_predicts(lab: Finished, pairs: Sequence[int] = (50, 300, 1200, 2400),
                       heads: Sequence[str] = ("linear", "likelihood"), prompts: int = 120, k: int = 16,
                       held_out: int = 500, stage: str = "sft") -> dict[str, Any]:
     """Claim 14: a dozen helpfulness models choose among the same K answers to each prompt. Accuracy of each on the same
     held-out pairs, as its annotators labelled them and as the truth would, and the true helpfulness of what it chooses.
-    The intervals of the correlations are about further models (Fisher's z). About 60 seconds."""
+    The intervals of the correlations are about further models (Fisher's z). About 70 seconds."""
     asked = lab.prompts(helpful=prompts, seed=14)
     answers = sample_answers(lab.model(stage), lab.tokenizer, [p.messages for p in asked], k=k, seed=14,
                              precision=lab.machine.precision)

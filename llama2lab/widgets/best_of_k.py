@@ -127,7 +127,8 @@ class BestOfK(Explorer):
         rows = curves([d.score for d in drawn], [d.truth for d in drawn])
         now = rows[k - 1]
         series = [(name, [(r["k"], r[name]) for r in rows]) for name in ("max", "mean", "median")]
-        picture = lines(series, "reward of the best, mean and median answer by K", "K answers",
+        picture = lines(series, "reward of the best, mean and median answer by K",
+                        "K answers (means over all choices of K of the draws)",
                         "score, logit of the reward", marks=[(k, now["max"])])
         if open_:
             truth = [("picked", [(r["k"], r["pick"]) for r in rows]),
