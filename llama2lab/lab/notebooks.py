@@ -314,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NOTEBOOK", help="number, name or path; all without")
     parser.add_argument("--solutions", action="store_true", help="solve every exercise first")
     parser.add_argument("--out", type=Path, default=Path("runs/notebooks"), help="where they go with their outputs")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)  # names may stand before the options or after them
     wrong, seconds = 0, 0.0
     for path in find(options.names):
         if options.what == "check":
