@@ -47,7 +47,7 @@ def test_an_experiment_gives_figures_and_claims(lab, experiment):
         if what != "claims":
             assert shown.show(series, "x", what).layout.xaxis.title.text == "x"
     lines = shown.verdicts(result).splitlines()
-    assert sum(line.startswith("- ") for line in lines) == len(result["claims"]) and max(map(len, lines)) <= 88
+    assert sum(line.startswith("- ") for line in lines) == len(result["claims"]) and max(map(len, lines)) <= 80
 
 
 def test_verdicts_follow_the_figures():

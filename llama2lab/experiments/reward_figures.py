@@ -27,11 +27,12 @@ def heads(results: Results) -> str:
     """Our head beside the report's in the run: on people's pairs, on facts, and the policy that PPO makes with it."""
     stages = {"with likelihood (ours)": ("reward-helpfulness-v5", "rlhf-v5"),
               "the report's head": ("reward-helpfulness-v5-linear", "rlhf-v5-linear")}
-    lines = {"held-out pairs": (0, "accuracy"), "'significantly better'": (0, "accuracy_by_grade", "significantly"),
-             "right fact before wrong": (0, "truth"), "its PPO policy, by the oracle": (1, "helpfulness")}
+    lines: list[tuple[str, int, tuple[str, ...]]] = [  # words, which of the two stages, where its figure is
+        ("held-out pairs", 0, ("accuracy",)), ("'significantly better'", 0, ("accuracy_by_grade", "significantly")),
+        ("right fact before wrong", 0, ("truth",)), ("its PPO policy, by the oracle", 1, ("helpfulness",))]
     text = table(("helpfulness model", *stages), [[name, *(figure_text(find(results, pair[which], *path))
                                                            for pair in stages.values())]
-                                                  for name, (which, *path) in lines.items()])
+                                                  for name, which, path in lines])
     for words, path, which in (("Facts", "truth", 0), ("PPO policies", "helpfulness", 1)):
         ours, theirs = (find(results, pair[which], path) for pair in stages.values())
         if ours and theirs:

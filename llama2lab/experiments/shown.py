@@ -62,7 +62,7 @@ def verdict(words: str, gap: Mapping[str, Any]) -> str:
 
 def verdicts(result: Mapping[str, Any]) -> str:
     """The verdicts on all claims of an experiment, a paragraph each, no wider than a notebook's column."""
-    return "\n".join(textwrap.fill(f"- {verdict(words, gap)}", 88, subsequent_indent="  ", break_on_hyphens=False)
+    return "\n".join(textwrap.fill(f"- {verdict(words, gap)}", 80, subsequent_indent="  ", break_on_hyphens=False)
                      for words, gap in result["claims"].items())
 
 
