@@ -142,11 +142,11 @@ def last_round_only(lab: Finished, rows: int = 1200, helpful: int = 480, words: 
 
     scores = {name: [tuned(name, seed) for seed in range(seeds)] for name in choices}
     last, every, last_narrow, every_narrow = scores
-    gaps = {}
-    for words, one, many in (("as the rounds were", last, every),
-                             (f"the last without {FORGOTTEN}", last_narrow, every_narrow)):
-        found = by_skill([[a - b for a, b in zip(*both)] for both in zip(scores[many], scores[one])], tested)
-        gaps |= {f"all rounds less the last one ({words}), {skill}": found[skill] for skill in ("all", FORGOTTEN)
+    gaps: dict[str, stats.Figure] = {}
+    for which, alone, many in (("as the rounds were", last, every),
+                               (f"the last without {FORGOTTEN}", last_narrow, every_narrow)):
+        found = by_skill([[a - b for a, b in zip(*both)] for both in zip(scores[many], scores[alone])], tested)
+        gaps |= {f"all rounds less the last one ({which}), {skill}": found[skill] for skill in ("all", FORGOTTEN)
                  if skill in found}
     return {"rows": each, "choices": {name: by_skill(s, tested) for name, s in scores.items()}, "gaps": gaps}
 
