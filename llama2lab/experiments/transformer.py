@@ -4,6 +4,7 @@ A.2.1): what notebook 02 shows, and measures."""
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -193,14 +194,14 @@ def gqa_variants(lab: Finished, seeds: Sequence[int] = (0, 1, 2), words: int = 1
     data = packed_texts(lab, pretraining_corpus(lab.town, words, 31), 256)
     unseen = [ids[:256] for ids, _ in encode_documents(lab.tokenizer, heldout_documents(lab.town, 31, documents))]
     losses: dict[str, list[list[float]]] = {}
-    rows = []
+    rows, folders = [], []
     for kind, config in shapes(lab, **shape).items():
         losses[kind], curves = [], []
         begin = time.perf_counter()
         for seed in seeds:
             model = Llama(config, seed).to(lab.machine.device)
-            log = fit_packed(model, data, 1.0, BATCH, OPTIM, seed, lab.machine,
-                             folder_of(lab, "gqa", asdict(config), asdict(OPTIM), words, seed), f"{kind}, seed {seed}")
+            folders.append(folder_of(lab, "gqa", asdict(config), asdict(OPTIM), words, seed))
+            log = fit_packed(model, data, 1.0, BATCH, OPTIM, seed, lab.machine, folders[-1], f"{kind}, seed {seed}")
             losses[kind].append([float(x.mean()) for x in token_losses(lab, model, unseen)])
             curves.append([row["loss"] for row in log])
         by_seed = [stats.mean(one) for one in losses[kind]]
@@ -209,6 +210,8 @@ def gqa_variants(lab: Finished, seeds: Sequence[int] = (0, 1, 2), words: int = 1
                      "loss": {**stats.pool(by_seed), "each": [f["mean"] for f in by_seed]},
                      "curve": np.mean(curves, 0).round(4).tolist(), "tokens": int(sum(r["tokens"] for r in log)),
                      "seconds": (time.perf_counter() - begin) / len(seeds)})
+    for folder in folders:  # all are done: nothing is left to go on with
+        shutil.rmtree(folder, ignore_errors=True)
     return {"rows": rows, "seeds": list(seeds), "batch": BATCH,
             "gaps": {kind: gaps(losses[kind], losses["MHA"]) for kind in ("GQA", "MQA")}}
 
@@ -242,7 +245,7 @@ def gap_figure(result: dict[str, Any], margin: float = 0.05) -> go.Figure | None
     fig = go.Figure()
     add_series(fig, "loss less that of MHA", [f"{kind} less MHA" for kind in result["gaps"]],
                list(result["gaps"].values()), BLUE, mode="markers")
-    for y, words in ((margin, "worse than this is worse"), (0.0, "as good as own heads"), (-margin, "better")):
+    for y, words in ((margin, "worse above"), (0.0, "as good as own heads"), (-margin, "better below")):
         mark_line(fig, y, words)
     return style(fig, "", "difference of loss, nats a token", legend=False)
 
