@@ -150,7 +150,7 @@ def three_betas(lab: Finished, **changes: Any) -> dict[str, Any]:
 def hacking(lab: Finished, **changes: Any) -> dict[str, Any]:
     """Without a KL term (beta 0), against a reward model that has seen few pairs, and against the full run's last one.
     About 20 s."""
-    settings = {"beta": 0.0, "unsafe_share": 0.0, "iterations": 9, "lr": 1e-3, **changes}
+    settings = {"beta": 0.0, "unsafe_share": 0.0, "iterations": 10, "lr": 6e-4, **changes}
     return {"few pairs": kept_run(lab, Play(rewarder="weak", **settings)),
             "all pairs": kept_run(lab, Play(**settings))}
 
@@ -209,12 +209,12 @@ def one_answer(lab: Finished, policy: str = "rlhf-v5", reference: str = "rlhf-v4
 # ---- measured with the full run ------------------------------------------------------------------------------------
 
 
-def over_optimisation(lab: Finished, betas: Sequence[float] = (0.0, 0.05, 0.2), iterations: int = 16,
+def over_optimisation(lab: Finished, betas: Sequence[float] = (0.0, 0.05, 0.2), iterations: int = 20,
                       weak: int = 120, test_pairs: int = 300, **changes: Any) -> dict[str, Any]:
     """Claim 20: over-optimisation is real, and the KL term holds it. Varied: beta (the report: 0.01 for its smaller
     models, 0.005 for the larger ones, section 3.2.3), and how good the reward model is. No unsafe prompts, no gate: the
     reward is one model's. `runs`: each with `accuracy` of its reward model on held-out pairs, and rows by iteration
-    (`kl`, `proxy`, `truth`). About 90 s on two cores."""
+    (`kl`, `proxy`, `truth`). About 100 s on two cores."""
     rows = lab.rows("preferences-v1", "helpfulness.test.jsonl")[:test_pairs]
     runs = []
     for name, stage in ((f"{weak} pairs", "weak"), ("last round", "reward-helpfulness-v5")):
@@ -222,7 +222,7 @@ def over_optimisation(lab: Finished, betas: Sequence[float] = (0.0, 0.05, 0.2), 
         accuracy = reward.accuracy(reward.pair_scores(judge, lab.tokenizer, rows, lab.machine))
         for beta in betas:
             play = Play(rewarder=stage, pairs=weak, beta=beta, iterations=iterations, unsafe_share=0.0,
-                        **{"lr": 1e-3, **changes})
+                        **{"lr": 5e-4, **changes})
             keep = ("iteration", "kl", "score", "proxy", "truth", "correct", "length")
             runs.append({"reward": name, "accuracy": accuracy, "beta": beta,
                          "rows": [{k: row[k] for k in keep} for row in run(lab, play, rewards=judge)]})
