@@ -158,6 +158,11 @@ def test_every_prediction_answers_both_ways(exercise, tmp_path) -> None:
             assert predict(exercise, middle + off, progress).status == "noted"
             outcome = compare(exercise, middle, progress)
             assert outcome.passed == (off == 0) and said in outcome.message
+    elif isinstance(form, Pick):
+        for key in form.options:
+            for other in form.options:
+                good, text = form.compare(key, other)
+                assert good == (key == other) and (good or form.if_wrong[key] in text)
     else:
         assert isinstance(form, Ranking)
         keys = list(form.items)

@@ -357,6 +357,6 @@ def conflict(lab: Finished, stage: str = "rlhf-v1", n: int = 240) -> list[dict[s
 
 def real_results() -> list[dict[str, Any]]:
     """results.json of finished runs on real pairs (data/recipes/real.yaml) in runs/, if there are any."""
-    found = [read_json(p) for folder in dict.fromkeys((Path("runs"), Path("../runs"), ROOT / "runs"))
+    found = [read_json(p) for folder in dict.fromkeys((Path("runs"), Path("..", "runs"), ROOT / "runs"))
              for p in sorted(folder.glob("*/results.json"))]
     return [r for r in found if r.get("preset") == "real"]
