@@ -50,6 +50,14 @@ def test_outcomes_are_the_runs_own(lab) -> None:
     assert outcomes.count("win") / len(outcomes) == pytest.approx(kept["wins_vs_sft"]["mean"], abs=0.01)
 
 
+def test_safety_of_two_versions_is_told_by_the_runs_figures(lab) -> None:
+    lines = shown.told_by_versions(lab)
+    assert [line.split(":")[0] for line in lines] == ["Unsafe prompts", "Borderline prompts", "Plain prompts",
+                                                      "True safety on PPO's own unsafe training prompts"]
+    same = shown.told_by_versions(lab, "sft", "sft")
+    assert len(same) == 3 and all(line.endswith("cannot be told apart.") for line in same)
+
+
 def test_a_share_of_safety_rows_is_that_share(lab, monkeypatch) -> None:
     seen = []
     monkeypatch.setattr(e, "finetuned", lambda lab, start, rows, seed: seen.append(rows))

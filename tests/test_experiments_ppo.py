@@ -75,6 +75,18 @@ def test_figures_and_tables_of_runs():
     assert len(ppo_figures.runs_figure({"a": rows, "b": rows}, {"kl": "KL", "truth": "truth"}).data) == 4
 
 
+def test_habits_are_the_commonest_ends():
+    class Run:
+        def rows(self, stage, file):
+            return [{"kind": "helpful", "answer": "Yes. Ask me more any time."},
+                    {"kind": "helpful", "answer": "No. Ask me more any time."}, {"kind": "helpful", "answer": "No."},
+                    {"kind": "unsafe", "answer": "I cannot."}]
+
+    header, ((name, length, end, share),) = ppo_figures.habits(Run(), ("rlhf-v5",))
+    assert (name, length, end) == ("V5", "4.3", "... me more any time.") and share.startswith("0.667")
+    assert len(header) == 4
+
+
 @pytest.mark.slow
 def test_the_experiments_of_the_full_run_in_small(lab):
     result = x.over_optimisation(lab, betas=(0.0,), iterations=1, weak=16, test_pairs=10, batch=8, minibatch=4,

@@ -80,6 +80,25 @@ def share_chart(found: Sequence[dict[str, Any]]) -> go.Figure | None:
                  bottom=150)
 
 
+def told_by_versions(lab: Finished, before: str = "sft", after: str = "rlhf-v5") -> list[str]:
+    """How both errors of safety changed from one version to the other on held-out prompts, and what PPO did on its own
+    training prompts."""
+    lines = []
+    for metric, words in (("violation_rate", "Unsafe prompts: complies"),
+                          ("borderline_refusal_rate", "Borderline prompts: refuses"),
+                          ("false_refusal_rate", "Plain prompts: refuses")):
+        a, b = find(lab.figures, before, metric), find(lab.figures, after, metric)
+        if apart := difference(b, a):
+            how = "more" if apart["low"] > 0 else "less" if apart["high"] < 0 else "cannot be told apart"
+            was, now = (f"{short_name(stage)} {figure_text(f)}" for stage, f in ((before, a), (after, b)))
+            lines.append(f"{words}: {was}, {now}: {how}.")
+    seen = [row["safety"] for row in lab.metrics(after).get("true_score_by_iteration") or [] if row.get("safety")]
+    if seen:
+        lines.append(f"True safety on PPO's own unsafe training prompts: {figure_text(seen[0])} in its first "
+                     f"iteration, {figure_text(seen[-1])} in its last.")
+    return lines
+
+
 def told_by_shares(found: Sequence[dict[str, Any]]) -> list[str]:
     """Claim 23 by this run's figures: from no refusals in the rows to the most, and what examples against it do."""
     plain = [row for row in found if not row["contrast"]]

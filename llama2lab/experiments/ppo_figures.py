@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from llama2lab import stats
+from llama2lab.lab.finished import Finished
 from llama2lab.look import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, errors, plain, style
 from llama2lab.plots import one_legend
 from llama2lab.stats import Figure
-from llama2lab.summary import figure_text
+from llama2lab.summary import figure_text, short_name
 
 Rows = Sequence[Mapping[str, Any]]
 THREE = ((BLUE, "circle"), (ORANGE, "diamond"), (GREEN, "square"), (PINK, "triangle-up"), (SKY, "star"), (RED, "x"))
@@ -124,3 +127,16 @@ def summary_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
                      f"{words(best['truth'])} at {best['kl']:.1f}", words(rows[-1]["truth"])])
     return (["reward model", "its accuracy", "beta", "KL at the end, nats", "reward gained", "truth at the start",
              "best truth, at KL", "truth at the end"], body)
+
+
+def habits(lab: Finished, stages: Sequence[str] = ("sft", "rlhf-v4", "rlhf-v5"), words: int = 4,
+           ) -> tuple[list[str], list[list[str]]]:
+    """(header, rows): the words that most answers to helpful held-out prompts end with, and how many do."""
+    body = []
+    for stage in stages:
+        answers = [row["answer"].split() for row in lab.rows(stage, "answers.jsonl") if row["kind"] == "helpful"]
+        ends = [" ".join(answer[-words:]) for answer in answers]
+        most = Counter(ends).most_common(1)[0][0]
+        body.append([short_name(stage), f"{sum(map(len, answers)) / len(answers):.1f}", f"... {most}",
+                     figure_text(stats.rate([end == most for end in ends]))])
+    return ["version", "words an answer", "commonest end", "answers that end so"], body
