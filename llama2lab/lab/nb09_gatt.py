@@ -25,9 +25,8 @@ def check_gatt(f: Callable) -> None:
         first = torch.where(torch.arange(len(ids)) < cut, every, 0)
         ends = torch.tensor([int(token == EOS) for token in ids])
         judge(read(f(list(ids)), (len(ids),), "the mask"), right, [
-            (every, "All answers are learnt: the loss of previous turns must be zeroed, or the model learns answers "
-                    "that "
-             "were written with the instruction before each turn."),
+            (every, "All answers are learnt; the report zeroes the loss of previous turns, answers included: they "
+                    "were written with the instruction before each turn, which is gone."),
             (every - right, "The mask is inverted over the answers: the last one alone is learnt."),
             (1 - right, "The mask is inverted."),
             (first, "That is the first answer; the last one is learnt."),
