@@ -17,6 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -313,22 +314,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("what", choices=("check", "execute"))
     parser.add_argument("names", nargs="*", metavar="NOTEBOOK", help="number, name or path; all without")
     parser.add_argument("--solutions", action="store_true", help="solve every exercise first")
+    parser.add_argument("--jobs", type=int, default=1, help="so many at once; the seconds then say less")
     parser.add_argument("--out", type=Path, default=Path("runs/notebooks"), help="where they go with their outputs")
     options = parser.parse_intermixed_args(arguments)  # names may stand before the options or after them
-    wrong, seconds = 0, 0.0
-    for path in find(options.names):
-        if options.what == "check":
+    paths = find(options.names)
+    if options.what == "check":
+        bad = False
+        for path in paths:
             found = problems(read(path), path.stem[:2])
             print("\n".join([f"{path.stem:<28}{'well' if not found else ''}", *(f"    {what}" for what in found)]))
-            wrong += len(found)
-            continue
-        result = execute(path, options.out, options.solutions)
-        print(result, flush=True)
-        wrong += len(result.wrong)
-        seconds += result.seconds
-    if options.what == "execute":
-        print(f"{'together':<28}{seconds:7.1f} s")
-    return int(wrong > 0)
+            bad |= bool(found)
+        return int(bad)
+    results, begin = [], time.perf_counter()
+    with ThreadPoolExecutor(options.jobs) as pool:
+        waiting = [pool.submit(execute, path, options.out, options.solutions) for path in paths]
+        for future in waiting:
+            results.append(future.result())
+            print(results[-1], flush=True)
+    print(f"{'together':<28}{time.perf_counter() - begin:7.1f} s")
+    return int(any(result.wrong for result in results))
 
 
 if __name__ == "__main__":
