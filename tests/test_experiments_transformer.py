@@ -74,11 +74,32 @@ def test_words_about_a_gap():
 def test_decode_speed(lab):
     shape = {name: TINY[name] for name in ("dim", "ffn_dim", "n_layers")}
     rows = t.decode_speed(lab, batches=(1, 2), contexts=(8, 16), repeats=1, **shape)
-    assert len(rows) == 12 and all(row["tokens_per_second"] > 0 for row in rows)
+    assert len(rows) == 12 and all(row["tokens_per_second"]["mean"] > 0 for row in rows)
+    assert {row["gain"]["mean"] for row in rows if row["kind"] == "MHA"} == {1.0}
     cache = {row["kind"]: row["cache"] for row in rows if (row["context"], row["batch"]) == (16, 2)}
     assert cache["MHA"] == 2 * cache["GQA"] == 4 * cache["MQA"] == 2 * 4 * 8 * 17 * 2 * 4
     assert [row[:2] for row in t.speed_rows(rows)] == [("8", "1"), ("8", "2"), ("16", "1"), ("16", "2")]
-    assert len(t.speed_figure(rows).data) == 6
+    assert len(t.speed_figure(rows).data) == 6 and t.speed_verdict(rows).startswith("GQA, times as fast")
+
+
+def test_words_about_speed_follow_the_figures():
+    def rows(small, large, ms=(1.0, 1.0)):
+        figure = {"mean": 1.0, "low": ms[0], "high": ms[1], "n": 15}
+        return [{"kind": kind, "context": 8, "batch": batch, "cache": batch, "ms": figure,
+                 "gain": {"mean": sum(gain) / 2, "low": gain[0], "high": gain[1]}}
+                for batch, gain in ((1, small), (64, large)) for kind in ("MHA", "GQA", "MQA")]
+
+    assert t.speed_verdict(rows((0.9, 1.1), (1.4, 1.6))).count("more with the large cache") == 2
+    assert "against the account" in t.speed_verdict(rows((1.4, 1.6), (0.9, 1.1)))
+    assert "cannot be told" in t.speed_verdict(rows((0.9, 1.1), (0.2, 9.0)))
+    assert "busy" in t.speed_verdict(rows((1, 1), (2, 2), (1.0, 8.0)))
+    assert "busy" not in t.speed_verdict(rows((1, 1), (2, 2)))
+
+
+def test_the_median_has_the_interval_of_the_sign_test():
+    figure = t.middle([*range(1, 15), 1e6])
+    assert (figure["mean"], figure["low"], figure["high"], figure["n"]) == (8, 4, 12, 15)  # ranks 4 and 12: 96.5 %
+    assert t.middle([3.0]) == {"mean": 3.0, "low": 3.0, "high": 3.0, "n": 1}
 
 
 def test_context_length(lab):
