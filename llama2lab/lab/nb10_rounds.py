@@ -7,7 +7,8 @@ from llama2lab.lab.predictions import Choice, Prediction, Ranking
 
 FRESH = Exercise(
     "10.fresh", "Why fresh preferences?", "Later pairs may be harder for every reward "
-    "model. Why does the report expect an old one to fall behind a new one on them?", 2, 3, 1, "3.2.1", ("On which answers was each of them trained?",),
+    "model. Why does the report expect an old one to fall behind a new one on them?",
+    2, 3, 1, "3.2.1", ("On which answers was each of them trained?",),
     Choice({"a": "its weights decay", "b": "later policies write answers unlike those it was trained on",
             "c": "people changed their minds"}, "b",
            {"a": "Its weights are the same as before; the answers are not.",
