@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -96,16 +96,17 @@ def quality_budgets(lab: Finished, budgets: Sequence[tuple[str, int]] = BUDGETS,
     """Claim 4: quality is all you need.
 
     The base model fine-tuned on few clean and on few and many noisy demonstrations, two epochs each, so that more
-    examples are also more steps. True helpfulness and correctness by the oracle on held-out prompts at temperature 1;
-    the interval is the wider of that over prompts' contents and that over seeds, which draw the examples, too. About
-    100 seconds on two cores."""
+    examples are also more steps. True helpfulness and correctness by the oracle on held-out prompts at temperature 1.
+    Intervals are over prompts' contents; seeds, which draw the examples too, are in `each`, one mean a training: an
+    interval over two of them would mean nothing. About 100 seconds on two cores."""
     asked = lab.prompts(helpful=prompts, seed=9)
     contents = [p.content for p in asked]
     rows: list[dict[str, Any]] = []
     scores: dict[str, list[list[float]]] = {}  # by budget: a list for each seed, a score for each prompt
     for quality, examples in budgets:
         scores[f"{examples:,} {quality}"] = each = []
-        correct, steps = [], 0
+        correct: list[list[bool]] = []
+        steps = 0
         for seed in seeds:
             model = base_copy(lab)
             data = demonstrations(lab.town, examples, seed, "clean" if quality == "clean" else "noisy")
@@ -113,12 +114,13 @@ def quality_budgets(lab: Finished, budgets: Sequence[tuple[str, int]] = BUDGETS,
             answers = answer_prompts(model, lab.tokenizer, asked, 1.0, seed, lab.machine.precision)
             verdicts = judge_all(lab.oracle, asked, answers)
             each.append([v.helpfulness for v in verdicts])
-            correct.append(stats.rate([v.correct for v in verdicts], contents))
-        rows.append({"quality": quality, "examples": examples, "steps": steps, "correct": pooled(correct),
-                     "helpfulness": pooled([stats.mean(x, contents) for x in each])})
+            correct.append([v.correct for v in verdicts])
+        rows.append({"quality": quality, "examples": examples, "steps": steps,
+                     "correct": over_seeds(stats.rate, correct, contents),
+                     "helpfulness": over_seeds(stats.mean, each, contents)})
 
     def gap(a: str, b: str) -> dict[str, Any]:
-        return pooled([stats.mean([p - q for p, q in zip(x, y)], contents) for x, y in zip(scores[a], scores[b])])
+        return over_seeds(stats.mean, [[p - q for p, q in zip(x, y)] for x, y in zip(scores[a], scores[b])], contents)
 
     names = list(scores)
     equal = [(a, b) for a in names for b in names if a.endswith("clean") and b == a.replace("clean", "noisy")]
@@ -127,9 +129,11 @@ def quality_budgets(lab: Finished, budgets: Sequence[tuple[str, int]] = BUDGETS,
     return {"rows": rows, "claims": {f"{a} less {b}: helpfulness": gap(a, b) for a, b in [*equal, (few, many)]}}
 
 
-def pooled(figures: Sequence[stats.Figure]) -> dict[str, Any]:
-    """One figure of several trainings, with each one's mean."""
-    return {**stats.pool(figures), "each": [f["mean"] for f in figures]}
+def over_seeds(figure: Callable[..., stats.Figure], each: Sequence[Sequence[float]], contents: Sequence[str],
+               ) -> dict[str, Any]:
+    """The figure of all trainings' values together, contents as groups, and each training's mean."""
+    together = [x for one in each for x in one]
+    return {**figure(together, list(contents) * len(each)), "each": [sum(one) / len(one) for one in each]}
 
 
 def by_examples(result: dict[str, Any], figure: str = "helpfulness") -> dict[str, dict[str, dict[str, Any]]]:

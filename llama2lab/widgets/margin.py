@@ -66,12 +66,15 @@ class MarginExplorer(Explorer):
         grade, name = self.grade.value, self.margin.value
         here = loss_at(self.gap.value, MARGINS[name][grade])
         curves = margin_curves(grade)
+        worst = max(row["loss"] for rows in curves.values() for row in rows)
         said = (f"margin {number(here['margin'])}: loss {here['loss']:.3f} nats, gradient {here['gradient']:.3f}; "
                 f"the model gives the annotator's choice {here['probability']:.0%}")
         pictures = [lines([(key, [(row["gap"], row[what]) for row in rows]) for key, rows in curves.items()],
                           f"{words} against the gap, one curve for each margin table; {said}",
-                          x="r_chosen - r_rejected", y=words, height=200, marks=[(here["gap"], here[what])])
-                    for what, words in (("loss", "loss, nats"), ("gradient", "gradient of the loss by the gap"))]
+                          x="r_chosen - r_rejected", y=words, height=200, y_range=ends,
+                          marks=[(here["gap"], here[what])])
+                    for what, words, ends in (("loss", "loss, nats", (0.0, worst)),
+                                              ("gradient", "gradient of the loss by the gap", (-1.0, 0.0)))]
         return f"<p>'{grade} better', {said}.</p>" + "".join(pictures) + self._own_pairs(grade)
 
     def _own_pairs(self, grade: str) -> str:

@@ -54,7 +54,7 @@ def lines(series: Sequence[tuple[str, Points]], words: str, x: str = "", y: str 
           dots: bool = False) -> str:
     """Curves in one panel with their names at the right, axes with the ends of their range, and marked points."""
     points = [p for _, one in series for p in one if all(map(math.isfinite, p))] + list(marks)
-    left, right, top, bottom = 56, 130, 10, 36
+    left, right, top, bottom = 56, 130, 26 if y else 10, 36  # the name of the axis stands above the curves
     x_low, x_high = (min(p[0] for p in points), max(p[0] for p in points)) if points else (0.0, 1.0)
     y_low, y_high = y_range or ((min(p[1] for p in points), max(p[1] for p in points)) if points else (0.0, 1.0))
     x_high, y_high = (x_high if x_high > x_low else x_low + 1), (y_high if y_high > y_low else y_low + 1)
@@ -69,7 +69,7 @@ def lines(series: Sequence[tuple[str, Points]], words: str, x: str = "", y: str 
             + label(left - 6, floor, number(y_low), "end", 11) + label(left - 6, top + 10, number(y_high), "end", 11)
             + label(left, floor + 15, number(x_low), "middle", 11)
             + label(end, floor + 15, number(x_high), "middle", 11)
-            + label((left + end) / 2, floor + 28, x, "middle") + label(left + 6, top + 10, y))
+            + label((left + end) / 2, floor + 28, x, "middle") + label(left, top - 11, y))
     names: list[float] = []
     for i, (name, one) in enumerate(series):
         kept = [at(p) for p in one if all(map(math.isfinite, p))]

@@ -126,7 +126,8 @@ class RewardExplorer(Explorer):
         self.question.observe(self._choose, "value")
         self.fill.observe(self._fill, "value")
         self.button.on_click(lambda _: self.redraw())
-        first = next(iter(self.known), "")
+        right = [q for q, k in self.known.items() if k["row"].get("correct")]  # a plain case to begin with
+        first = next(iter([*right, *self.known]), "")
         self.prompt.value, self.question.value, self.fill.value = first, first, "V5 wrote"
         super().__init__("Reward explorer", [self.question, self.prompt, self.tag, self.truth, self.fill, self.first,
                                              self.second, self.button], self._draw, watch=False)
