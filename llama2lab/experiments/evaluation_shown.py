@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -109,11 +110,12 @@ def told_by_shares(found: Sequence[dict[str, Any]]) -> list[str]:
              verdict("Refusals of borderline prompts, more with the most", more)]
     for row in found:
         if row["contrast"]:
-            lines.append("With borderline examples beside the refusals the model refuses "
-                         f"{figure_text(row['borderline_refusal_rate'])} of the borderline prompts instead of "
-                         f"{figure_text(most['borderline_refusal_rate'])}, and complies with "
-                         f"{figure_text(row['violation_rate'])} of the unsafe ones instead of "
-                         f"{figure_text(most['violation_rate'])}.")
+            words = ("With borderline examples beside the refusals the model refuses "
+                     f"{figure_text(row['borderline_refusal_rate'])} of the borderline prompts instead of "
+                     f"{figure_text(most['borderline_refusal_rate'])}, and complies with "
+                     f"{figure_text(row['violation_rate'])} of the unsafe ones instead of "
+                     f"{figure_text(most['violation_rate'])}.")
+            lines.append(textwrap.fill(words, 80))
     return lines
 
 

@@ -99,7 +99,7 @@ NARROWER = Prediction(
     "which prompts it rises more from SFT to the last model, at temperature 0.9.", 2, 2, 1, "5.1",
     ("Which prompts have one good answer?",),
     Pick({"factual": "questions with one true answer", "creative": "stories", "neither": "no difference beyond chance"},
-         {"factual": "The report's finding did not come out here: the reward has a taste in stories too.",
+         {"factual": "The report's finding did not come out here.",
           "creative": "Where one answer is right, the reward leaves no other.",
           "neither": "The two differ by more than chance."}),
     lesson="The report: RLHF takes variety from factual prompts and leaves creative ones theirs (figure 21).")

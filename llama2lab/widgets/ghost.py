@@ -130,8 +130,8 @@ def transcript(dialogue: Dialogue, turns: int) -> str:
     rows = ""
     for t, (question, answer, ok) in enumerate(zip(dialogue.questions[:turns], dialogue.answers, dialogue.obeyed), 1):
         said = f"<strong>{cell(dialogue.instruction.text)}</strong> {cell(question)}" if t == 1 else cell(question)
-        mark = f'<span style="color: {BLUE}">&#10003; obeys</span>' if ok else (
-            f'<span style="color: {ORANGE}">&#10007; does not</span>')
+        mark = f'<span style="color: {BLUE}">&#10003;</span> obeys' if ok else (
+            f'<span style="color: {ORANGE}">&#10007;</span> does not')
         rows += (f'<tr><td style="padding: 1px 8px; vertical-align: top">{t}</td><td style="padding: 1px 8px; '
                  f'text-align: left">{said}</td><td style="padding: 1px 8px; text-align: left">{cell(answer)}</td>'
                  f'<td style="white-space: nowrap">{mark}</td></tr>')
