@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llama2lab import stats
-from llama2lab.device import Machine
+from llama2lab.device import Machine, matmul_ceiling
 from llama2lab.evaluate import known_facts
 from llama2lab.generate import generate
 from llama2lab.lab.finished import live_folder
@@ -88,6 +88,13 @@ def untrained_loss(lab: Finished) -> dict[str, float]:
     model = new_model(lab)
     return {"loss": mean_loss(model, packed_texts(lab, heldout_documents(lab.town, 3, 40)), lab.machine),
             "vocabulary": model.config.vocab_size}
+
+
+def ceiling(lab: Finished) -> dict[str, float]:
+    """Operations a second of large matrix products on this machine, in the precision that trains: measured beside the
+    live training and kept with it, since a share of another hour's ceiling says nothing."""
+    dtype = torch.bfloat16 if lab.machine.precision == "bf16" else torch.float32
+    return {"flops": matmul_ceiling(lab.machine.device, dtype)}
 
 
 def warmup_or_not(lab: Finished, learning_rate: float = 0.1, steps: int = 30) -> dict[str, Any]:

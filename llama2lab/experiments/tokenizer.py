@@ -4,6 +4,7 @@ and that no text can forge a control token (Llama 2, sections 2.1 and 2.2)."""
 from __future__ import annotations
 
 import random
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,8 +49,10 @@ def corpus_kinds(lab: Finished, each: int = 20, seed: int = 0) -> list[dict[str,
     found = []
     for kind, share in sorted(SHARES.items(), key=lambda item: -item[1]):
         texts = [kind(pen) for _ in range(each)]
-        found.append({"kind": kind.__name__, "what": (kind.__doc__ or "").split("\n")[0], "share": share / total,
-                      "words": sum(t.count(" ") + 1 for t in texts) / each, "sample": min(texts, key=len)})
+        what = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+        found.append({"kind": kind.__name__, "what": what, "share": share / total,
+                      "words": sum(t.count(" ") + 1 for t in texts) / each,
+                      "sample": textwrap.shorten(min(texts, key=len), 100, placeholder=" ...")})
     return found
 
 

@@ -252,6 +252,7 @@ def gap_figure(result: dict[str, Any], margin: float = 0.05) -> go.Figure | None
                list(result["gaps"].values()), BLUE, mode="markers")
     for y, words in ((margin, "worse above"), (0.0, "as good as own heads"), (-margin, "better below")):
         mark_line(fig, y, words)
+    fig.update_xaxes(range=[-0.5, len(result["gaps"]) - 0.5])  # room for the words beside the points
     return style(fig, "", "difference of loss, nats a token", legend=False)
 
 
@@ -355,11 +356,12 @@ def speed_verdict(rows: Sequence[dict[str, Any]]) -> str:
     for kind in ("GQA", "MQA"):
         small, large = (next(r["gain"] for r in rows if (r["kind"], r["context"], r["batch"]) == (kind, *place[1:]))
                         for place in (caches[0], caches[-1]))
-        said = ("more with the large cache, as the account says" if large["low"] > small["high"] else
-                "less with the large cache, against the account" if large["high"] < small["low"] else
-                "cannot be told, the intervals overlap")
-        lines.append(f"{kind}, times as fast as MHA: {gain_text(small)} with the smallest cache, {gain_text(large)} "
-                     f"with the largest; {said}")
+        faster = "faster" if large["low"] > 1 else "slower" if large["high"] < 1 else "faster or slower cannot be told"
+        said = ("more than with the smallest, as the account says" if large["low"] > small["high"] else
+                "less than with the smallest, against the account" if large["high"] < small["low"] else
+                "whether more than with the smallest cannot be told, the intervals overlap")
+        lines.append(f"{kind}, times as fast as MHA: {gain_text(small)} with the smallest cache; {gain_text(large)} "
+                     f"with the largest: {faster}, and {said}.")
     apart = max(r["ms"]["high"] / r["ms"]["low"] for r in rows)
     if apart > 2:
         lines.append(f"This machine was busy with other work: times of one and the same setting lie up to {apart:.0f} "
