@@ -118,7 +118,7 @@ def control(box: Any, label: str) -> Any:
     """What takes the keys in the control with this label."""
     if not label:
         return box
-    button = box.get_by_role("button", name=label, exact=True)
+    button = box.get_by_role("button", name=re.compile(rf"^\W*{re.escape(label)}$"))  # an icon's glyph comes first
     if button.count():
         return button.first
     words = box.locator("label").filter(has_text=re.compile(rf"^\s*{re.escape(label)}\s*$")).last
