@@ -100,8 +100,8 @@ class MaskExplorer(Explorer):
     def __init__(self, tokenizer: Any, rows: Sequence[dict]):
         self.tokenizer, self.rows = tokenizer, rows
         names = [(f"{i + 1}: {tame(row['messages'][-2]['content'])[:50]}", i) for i, row in enumerate(rows)]
-        self.row = w.Dropdown(options=names, description="conversation", style=LABEL)
-        self.mask = w.Dropdown(options=MASKS, description="the loss counts", style=LABEL)
+        self.row = w.Dropdown(options=names, description="conversation", style=LABEL, layout=w.Layout(width="420px"))
+        self.mask = w.Dropdown(options=MASKS, description="the loss counts", style=LABEL, layout=w.Layout(width="auto"))
         super().__init__("Which tokens are learnt", [self.row, self.mask], self.picture_now)
 
     def picture_now(self) -> str:
