@@ -18,7 +18,7 @@ HONEST = [row(0, 0.0, 1.0), row(1, 1.0, 1.5)]
 
 def test_curves_are_changes_since_the_start_on_one_scale():
     curves = parting(HACKED)
-    assert curves["proxy"][0] == (0, 0.0) and curves["truth"][0] == (0, 0.0)
+    assert curves["proxy"][0] == (1, 0.0) and curves["truth"][0] == (1, 0.0)
     assert curves["proxy"][2][1] > 0 > curves["truth"][2][1]
     assert abs(curves["truth"][1][1] - 0.5 / (0.2 / 3.92)) < 1e-9  # in standard errors of the start
     assert parting([]) == {"proxy": [], "truth": []}

@@ -29,8 +29,8 @@ class Run:
 
 def test_curves_hold_every_figure_of_the_issue():
     assert set(curves([full_row(0)])) == {"score", "truth", "kl", "clipfrac", "entropy", "length"}
-    assert curves([full_row(0), full_row(1)])["kl"] == [(0, 0.0), (1, 0.5)]
-    assert curves([full_row(0)])["truth"] == [(0, 1.25)]
+    assert curves([full_row(0), full_row(1)])["kl"] == [(1, 0.0), (2, 0.5)]
+    assert curves([full_row(0)])["truth"] == [(1, 1.25)]
     page = small_multiples([full_row(0), full_row(1)])
     assert page.count("<svg") == len(PANELS) and "nan" not in page
 

@@ -47,20 +47,20 @@ def kl_figure(results: Mapping[str, Mapping[str, Any]]) -> go.Figure | None:
 
 
 def gae_figure(answer: Mapping[str, Any]) -> go.Figure | None:
-    """One answer token by token: its rewards and values, and its advantages for each lambda."""
+    """One answer token by token: its rewards, its values, and its advantages for each lambda."""
     names = [f"{i + 1} {plain(t, 12)}" for i, t in enumerate(answer["tokens"])]  # one token may come twice
-    fig = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.12,
-                        subplot_titles=("reward of the token, and value before it", "advantage of the token"))
+    fig = make_subplots(3, 1, shared_xaxes=True, vertical_spacing=0.09, subplot_titles=(
+        "reward of the token", "value before the token", "advantage of the token"))
     fig.add_trace(go.Bar(x=names, y=answer["rewards"], name="reward", marker={"color": GREY}), row=1, col=1)
     fig.add_trace(go.Scatter(x=names, y=answer["values"], name="value", mode="lines+markers", line={"color": BLUE}),
-                  row=1, col=1)
+                  row=2, col=1)
     for (lam, values), (color, symbol) in zip(answer["advantages"].items(), THREE[1:]):
         fig.add_trace(go.Scatter(x=names, y=values, name=f"lambda {lam}", mode="lines+markers", line={"color": color},
-                                 marker={"symbol": symbol, "size": 7}), row=2, col=1)
+                                 marker={"symbol": symbol, "size": 7}), row=3, col=1)
     fig.update_annotations(font_size=13)
-    fig.update_xaxes(title="token of the answer", tickangle=-45, row=2)
+    fig.update_xaxes(title="token of the answer", tickangle=-45, row=3)
     fig.update_yaxes(title="score")
-    return style(fig, height=520, bottom=150)
+    return style(fig, height=640, bottom=150)
 
 
 def runs_figure(runs: Mapping[str, Rows], keys: Mapping[str, str]) -> go.Figure | None:

@@ -21,7 +21,7 @@ def parting(rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
     def change(key: str) -> list[tuple[float, float]]:
         first = rows[0][key]
         error = max((first["high"] - first["low"]) / 3.92, 1e-9)
-        return [(row["iteration"], (row[key]["mean"] - first["mean"]) / error) for row in rows]
+        return [(row["iteration"] + 1, (row[key]["mean"] - first["mean"]) / error) for row in rows]
 
     return {"proxy": change("proxy"), "truth": change("truth")} if rows else {"proxy": [], "truth": []}
 
@@ -81,7 +81,7 @@ class HackingTheatre(Explorer):
         curves = parting(rows)
         marks = [points[step] for points in curves.values() if step < len(points)]
         picture = lines([("reward (proxy)", curves["proxy"]), ("truth", curves["truth"])],
-                        "Change of the reward and of the truth since the start, by iteration", "iteration, from 0",
+                        "Change of the reward and of the truth since the start, by iteration", "iteration",
                         "change since the start, in standard errors", marks=marks)
         now = rows[min(step, len(rows) - 1)]
         facts = (f"Iteration {step + 1}: {now['kl']:.1f} nats from the start, {now['length']:.0f} tokens an answer; "

@@ -31,7 +31,7 @@ def value(row: Row, key: str) -> float:
 
 def curves(rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
     """What each small picture shows: points (iteration, value). None of them for a key that a row lacks."""
-    return {key: [(row["iteration"], value(row, key)) for row in rows if key in row] for key, _ in PANELS}
+    return {key: [(row["iteration"] + 1, value(row, key)) for row in rows if key in row] for key, _ in PANELS}
 
 
 def small_multiples(rows: Sequence[Row], beta: Sequence[float] = ()) -> str:
