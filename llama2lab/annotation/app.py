@@ -221,6 +221,10 @@ def prepare(folder: Path) -> Path:
 def command(host: str, port: int, base_url: str) -> list[str]:
     return [sys.executable, "-m", "voila", "annotate.ipynb", "--no-browser", f"--port={port}", f"--Voila.ip={host}",
             "--Voila.port_retries=0", f"--Voila.base_url={base_url}", "--Voila.log_level=WARN",
+            # Other extensions of JupyterLab that happen to be installed (nbgrader's, the notebook's) have no place in
+            # this page, and fail in it.
+            *(f"--VoilaConfiguration.extension_allowlist={name}"
+              for name in ("@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8", "anywidget")),
             f"--template={TEMPLATE}", "--show_tracebacks=False", "--MappingKernelManager.cull_interval=60",
             f"--MappingKernelManager.cull_idle_timeout={IDLE_SECONDS}"]
 
