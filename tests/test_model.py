@@ -52,13 +52,13 @@ def test_llama2_sizes(name, count):
 
 @pytest.mark.parametrize("change", [
     {}, {"n_kv_heads": 4}, {"n_kv_heads": 1}, {"tie_embeddings": True}, {"head_dim": 16},
-    *({"rope_scaling": s, "max_seq_len": 64 if s["rope_type"] == "dynamic" else 256} for s in SCALINGS),
+    *({"rope_scaling": s, "max_seq_len": 128 if s["rope_type"] == "dynamic" else 256} for s in SCALINGS),
 ], ids=str)
 def test_equals_transformers(change, tmp_path):
     ours = loud(Llama(replace(NANO, **change), seed=1))
     save_model(tmp_path / "m", ours)
     theirs = LlamaForCausalLM.from_pretrained(tmp_path / "m").eval()
-    x = tokens(2, 100)
+    x = tokens(2, 200)  # attended in two blocks
     with torch.no_grad():
         expected = theirs(x).logits
         torch.testing.assert_close(ours(x), expected, atol=1e-4, rtol=0)
@@ -69,7 +69,7 @@ def test_gradients_equal_transformers(tmp_path):
     ours = loud(Llama(NANO)).train()
     save_model(tmp_path / "m", ours)
     theirs = LlamaForCausalLM.from_pretrained(tmp_path / "m")
-    x = tokens(2, 90)
+    x = tokens(2, 180)
     for model in (ours, theirs):
         logits = model(x) if model is ours else model(x).logits
         nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), x[:, 1:].flatten()).backward()
@@ -89,36 +89,36 @@ def test_no_token_sees_the_future():
 
 
 def test_cache_in_pieces_equals_one_pass():
-    model, x = loud(Llama(NANO)), tokens(2, 150)
-    cache = KVCache(NANO, 2, 150)
+    model, x = loud(Llama(NANO)), tokens(2, 250)
+    cache = KVCache(NANO, 2, 250)
     with torch.no_grad():
-        pieces = [model(x[:, a:b], cache=cache) for a, b in ((0, 70), (70, 149), (149, 150))]
+        pieces = [model(x[:, a:b], cache=cache) for a, b in ((0, 70), (70, 249), (249, 250))]
         torch.testing.assert_close(torch.cat(pieces, 1), model(x), atol=1e-4, rtol=0)
     with pytest.raises(LabError, match="KV cache"):
         model(x[:, :1], cache=cache)
 
 
 def test_left_padding_changes_nothing():
-    model, x = loud(Llama(NANO)), tokens(1, 80)
+    model, x = loud(Llama(NANO)), tokens(1, 180)
     padding = torch.tensor([30])
     padded = torch.cat([torch.full((1, 30), 3), x], 1)
-    positions = (torch.arange(110)[None] - 30).clamp(min=0)
+    positions = (torch.arange(210)[None] - 30).clamp(min=0)
     with torch.no_grad():
-        y = model(padded, positions, left_padding_mask(padding, 110, 110))
+        y = model(padded, positions, left_padding_mask(padding, 210, 210))
         assert y.isfinite().all()  # rows of padding see nothing at all
         torch.testing.assert_close(y[:, 30:], model(x), atol=1e-4, rtol=0)
 
 
 def test_packed_documents_are_strangers():
     model = loud(Llama(NANO))
-    a, b = tokens(1, 40), tokens(1, 30).flip(1)
+    a, b = tokens(1, 90), tokens(1, 70).flip(1)
     packed = torch.cat([a, b, torch.full((1, 10), 3)], 1)
-    segments = torch.tensor([[1] * 40 + [2] * 30 + [0] * 10])
+    segments = torch.tensor([[1] * 90 + [2] * 70 + [0] * 10])
     with torch.no_grad():
         y = model(packed, document_positions(segments), document_mask(segments))
         assert y.isfinite().all()
-        torch.testing.assert_close(y[:, :40], model(a), atol=1e-4, rtol=0)
-        torch.testing.assert_close(y[:, 40:70], model(b), atol=1e-4, rtol=0)
+        torch.testing.assert_close(y[:, :90], model(a), atol=1e-4, rtol=0)
+        torch.testing.assert_close(y[:, 90:160], model(b), atol=1e-4, rtol=0)
 
 
 def test_masks():
