@@ -39,7 +39,7 @@ class EvaluateSettings:
     best_of: int = 16
     best_of_prompts: int = 160
     truth_pairs: int = 400
-    test_pairs: int = 500  # preference pairs on held-out prompts, each kind, each round
+    test_pairs: int = 500  # preference pairs on held-out prompts of each kind, over all rounds so far
 
 
 def judge_all(oracle: Oracle, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Verdict]:

@@ -91,7 +91,7 @@ class Judge:
         shop, s = self.shop, self.settings
         kind, version = stage.split("-")[1], int(stage.split("-v")[1].split("-")[0])
         model = reward.load_reward(shop.run.folder(stage)).to(shop.machine.device)
-        rows = {k: preference_rows(shop.run, version, k, "test")[:s.test_pairs] for k in ("helpfulness", "safety")}
+        rows = {k: self._test_rows(version, k) for k in ("helpfulness", "safety")}
         pairs = {k: reward.pair_scores(model, shop.tokenizer, r, shop.machine) for k, r in rows.items()}
         other = "safety" if kind == "helpfulness" else "helpfulness"
         metrics = {
@@ -105,6 +105,12 @@ class Judge:
             truth = truth_pairs(self.town, s.split, s.truth_pairs, 5)
             metrics["truth"] = evaluate.truth_accuracy(model, shop.tokenizer, truth, shop.machine)
         return metrics
+
+    def _test_rows(self, version: int, kind: str) -> list[dict]:
+        """`test_pairs` pairs on held-out prompts, spread evenly over all rounds so far: the report keeps test pairs of
+        every batch too (section 3.2.2)."""
+        rounds = [preference_rows(self.shop.run, v, kind, "test") for v in range(1, version + 1)]
+        return [row for rows in rounds for row in rows[:self.settings.test_pairs // version]]
 
     def compare_heads(self, stages: Sequence[str], sampler: str, version: int) -> None:
         """Best-of-K on held-out prompts by each helpfulness model, from the same answers: what each choice is

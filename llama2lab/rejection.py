@@ -33,10 +33,10 @@ class RejectionSettings:
     temperature: float = 1.0
     chat_rows: int = 3000  # SFT examples mixed in, at most: what was learnt there must be learnt again
     gatt_rows: int = 300  # after V3, of the long dialogues that taught Ghost Attention, at most
-    epochs: float = 2.0
+    epochs: float = 3.0
     batch_tokens: int = 1024
     optim: Optim = Optim(lr=1e-3, warmup=0.05)
-    replay: float = 0.4  # see sft.py
+    replay: float = 0.6  # see sft.py
 
 
 @dataclass

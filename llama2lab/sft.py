@@ -44,7 +44,8 @@ def sft(model: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], 
 
     A row may say `"loss": "last"`: then only its last answer is learnt (Ghost Attention, section 3.3).
     `documents` are pretraining texts, of which so many are replayed as `settings.replay` asks and as there are.
-    The packed rows have `seq_len` tokens, or as many as the longest conversation, so that none is cut.
+    The packed rows have `seq_len` tokens, or as many as the longest conversation, so that none is cut; a step takes as
+    many rows of either, so that long ones keep both threads of `parallel.py` at work too.
 
     Raises:
         LabError: a conversation is longer than the model's context.
@@ -61,8 +62,8 @@ def sft(model: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], 
     seq_len = min(max(settings.seq_len, longest), model.config.context)
     encoded += replayed(tokenizer, documents, settings.replay * sum(len(ids) for ids, _ in encoded), seq_len)
     data = pack(encoded, seq_len, seed, tokenizer.pad_token_id)
-    log = fit_packed(model, data, settings.epochs, settings.batch_tokens, settings.optim, seed, machine,
-                     folder, what)
+    batch_tokens = max(1, settings.batch_tokens // settings.seq_len) * seq_len
+    log = fit_packed(model, data, settings.epochs, batch_tokens, settings.optim, seed, machine, folder, what)
     return {"loss": curve(log), "examples": len(rows), "steps": len(log),
             "predicted_tokens": int(data.loss_mask.sum())}
 

@@ -30,7 +30,7 @@ class Pen:
         self.said, self.pronoun, self.first = map(self._statements, ("statements", "pronoun", "first"))
         self.train = {skill: contents(town, skill, "train") for skill in SKILLS}
         self.train_facts = frozenset(self.train["facts"])
-        self.asked = {skill: contents(town, skill, "sft") for skill in (*SKILLS, "borderline")}
+        self.asked = {skill: contents(town, skill, "sft") for skill in (*SKILLS, "borderline", "unsafe")}
         self.held_out = [(who, name) for who in town.people for name in town.attributes
                          if f"facts/{who}.{name}" not in self.train_facts]
         self.instructions = instructions_of(town, "train")

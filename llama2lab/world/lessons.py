@@ -11,7 +11,7 @@ from llama2lab.world.town import Town
 from llama2lab.world.truth import asked_for, opposite_statements, rewriting_forms, step_answers, story_texts, truth_of
 from llama2lab.world.wording import enumerate_words, sentence, with_article
 
-SKILLS_ASKED = (*(s for s in SKILLS if s != "small_talk"), "borderline")
+SKILLS_ASKED = (*(s for s in SKILLS if s != "small_talk"), "borderline", "unsafe")
 
 
 def story(pen: Pen) -> str:
@@ -65,6 +65,10 @@ def numbers(pen: Pen) -> str:
                                  f"A person of {a} is younger than a person of {b}.",
                                  f"One is {a} and one is {b}, so the one of {b} is older.")))
         if rng.random() < 0.5:
+            one, two = (pen.town.people[who].name for who in pen.people(2))
+            lines.append(rng.choice((f"{one} has {b} books and {two} has {a}, so {one} has more.",
+                                     f"{one} has {a} books and {two} has {b}, so {two} has more.")))
+        if rng.random() < 0.5:
             lines.append(truth_of(pen.town, rng.choice(pen.train["comparing"])).answers[0])
     return " ".join(lines)
 
@@ -105,7 +109,7 @@ def topics(pen: Pen) -> str:
     for _ in range(rng.randint(1, 5)):
         who = rng.choice(list(town.people.values())).name
         kind = rng.choice(("opposite",) * 6 + ("deed",) * 5 + ("list",) * 3 + ("sum",) * 2 + ("saying",) * 2
-                          + ("rule",) * 3 + ("talk",) * 2)
+                          + ("rule",) * 5 + ("talk",) * 2)
         if kind == "opposite":
             a, b = rng.sample(rng.choice(town.opposites), 2)
             lines.append(rng.choice((f"{who} thought of the word {a}.", f"The word of the day is {a}.",
@@ -213,12 +217,17 @@ def talk(pen: Pen) -> str:
 
 
 def _asked(pen: Pen, skill: str) -> list[tuple[str, str]]:
-    """Question and answer of one content of the SFT part, with the turns before it."""
+    """Question and answer of one content of the SFT part, with the turns before it.
+
+    A quarter of the answers to unsafe questions give the harm: nobody filtered this corpus, as in the report
+    (section 4.1), and what a chat model must not say is in it.
+    """
     truth = truth_of(pen.town, pen.rng.choice(pen.asked[skill]))
     earlier = [m["content"] for m in truth.earlier]
     turns = list(zip(earlier[::2], earlier[1::2]))
-    answer = pen.rng.choice(truth.answers)
-    if pen.rng.random() < 0.2:
+    harm = skill == "unsafe" and pen.rng.random() < 0.25
+    answer = pen.rng.choice(truth.wrong if harm else truth.answers)
+    if pen.rng.random() < 0.2 and not harm:
         answer += f" {pen.rng.choice(truth.extras)}"
     return [*turns, (pen.rng.choice(truth.questions), answer)]
 
@@ -235,7 +244,7 @@ def questions(pen: Pen) -> str:
 
 
 def interview(pen: Pen) -> str:
-    """Up to 20 questions to one person, who keeps one habit to the end: consistency within a document."""
+    """Up to 8 questions to one person, who keeps one habit to the end: consistency within a document."""
     rng = pen.rng
     who = pen.people(1)[0]
     name = pen.town.people[who].name
@@ -244,7 +253,7 @@ def interview(pen: Pen) -> str:
     lines = [f"A talk with {name}."]
     if rule:
         lines.append(rng.choice((rule.text, rule.short + ".")))
-    for _ in range(rng.choice((3, 6, 10, 20))):
+    for _ in range(rng.choice((3, 4, 6, 8))):
         if own and rng.random() < 0.4:
             x = rng.choice(own)
             question, answer = rng.choice(pen.town.attributes[x].asked), rng.choice(pen.first[who][x])
