@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llama2lab.device import pick_precision
@@ -87,19 +88,17 @@ def _generate_batch(model: Llama, head: Tensor, prompts: list[list[int]], unifor
     cache = KVCache(model.config, n, longest, model.embed.weight.dtype, device)
     positions = (torch.arange(longest, device=device) - padding[:, None]).clamp(min=0)
     mask = left_padding_mask(padding, longest, longest)
-    chosen = torch.full((n, max_new_tokens), pad_id, device=device)
-    logprobs = torch.zeros(n, max_new_tokens, device=device)
-    lengths = torch.full((n,), max_new_tokens, device=device)
+    chosen = torch.full((max_new_tokens, n), pad_id, device=device)
+    logprobs = torch.zeros(max_new_tokens, n, device=device)
     alive = torch.arange(n, device=device)  # which of the n rows the batch still holds
     done = torch.zeros(n, dtype=torch.bool, device=device)  # which of those have met eos
     for step in range(max_new_tokens):
         hidden = model.hidden(tokens, positions, mask, cache)[:, -1]  # (rows, dim)
         logits = hidden.float() @ head.T  # (rows, vocab)
         token, logprob = sample(logits, uniforms[:, step], temperature, top_p, top_k)
-        chosen[alive, step], logprobs[alive, step] = token, logprob
-        ended = (token == eos_id) & ~done
-        done |= ended
-        lengths[alive[ended]] = step + 1
+        chosen[step].index_copy_(0, alive, token)
+        logprobs[step].index_copy_(0, alive, logprob)
+        done |= token == eos_id
         n_done = int(done.sum())
         if n_done == len(done) or step == max_new_tokens - 1:
             break
@@ -107,21 +106,27 @@ def _generate_batch(model: Llama, head: Tensor, prompts: list[list[int]], unifor
             keep = (~done).nonzero()[:, 0]
             cache.keep_rows(keep)
             alive, token, padding, uniforms = alive[keep], token[keep], padding[keep], uniforms[keep]
-            done = torch.zeros(len(keep), dtype=torch.bool, device=device)
+            mask, done = mask[keep], torch.zeros(len(keep), dtype=torch.bool, device=device)
             if progress:
                 progress(n_done)
         tokens = token[:, None]
         positions = (cache.length - padding)[:, None]
+        mask = mask[:, :, -1:]  # (rows, 1, 1, max_len)
         if cache.length == cache.max_len:
-            cache.grow(min(CHUNK, longest + max_new_tokens - cache.length))
-        # The whole cache is looked at, with what is still empty masked: a slice of it would be copied at each
-        # product, which costs more than the few needless columns.
-        columns = torch.arange(cache.max_len, device=device)
-        mask = ((columns >= padding[:, None]) & (columns <= cache.length))[:, None, None]
+            # The whole cache is looked at, with what is still empty masked: a slice of it would be copied at each
+            # product, which costs more than the few needless columns.
+            grown = min(CHUNK, longest + max_new_tokens - cache.length)
+            cache.grow(grown)
+            mask = F.pad(mask, (0, grown))  # False: nothing there yet
+        mask[..., cache.length] = True
     if progress:
         progress(len(done))
-    rows = zip(chosen.tolist(), logprobs.tolist(), lengths.tolist())
-    return [Generation(t[:length], t[length - 1] == eos_id, p[:length]) for t, p, length in rows]
+    generations = []
+    for written, logprob_row in zip(chosen.T.tolist(), logprobs.T.tolist()):
+        finished = eos_id in written
+        length = written.index(eos_id) + 1 if finished else max_new_tokens
+        generations.append(Generation(written[:length], finished, logprob_row[:length]))
+    return generations
 
 
 def sample(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p: float = 1.0,

@@ -129,11 +129,12 @@ def score_bias(mask: Tensor, config: ModelConfig, dtype: torch.dtype) -> list[tu
     blocks = []
     for start in range(0, seq, ROWS):
         end = min(start + ROWS, seq)
-        first = int(mask[:, 0, start:end].any(0).any(0).int().argmax())  # 0 if nothing is to be seen at all
-        block = bias[:, :, start:end, first:k_len - seq + end].repeat(1, 1, config.group, 1)
-        if batch > 1:
-            block = block.expand(-1, config.n_kv_heads, -1, -1)
-        blocks.append((first, block.reshape(-1, *block.shape[2:])))
+        # 0 if nothing is to be seen at all, and for one query, whose keys are few. Rounded down: a product of a new
+        # shape is compiled first, and a batch's blocks would bring new ones all the time.
+        first = int(mask[:, 0, start:end].any(0).any(0).int().argmax()) // 64 * 64 if seq > 1 else 0
+        block = bias[:, :, None, start:end, first:k_len - seq + end]  # (batch, 1, 1, rows, keys)
+        block = block.expand(-1, config.n_kv_heads if batch > 1 else 1, config.group, -1, -1)
+        blocks.append((first, block.reshape(-1, config.group * (end - start), block.shape[-1])))
     return blocks
 
 

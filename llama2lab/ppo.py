@@ -59,7 +59,7 @@ REPLAY_SEQ = 512  # tokens in a row of replayed text
 
 @dataclass(frozen=True)
 class PPOSettings:
-    iterations: int = 30
+    iterations: int = 28
     batch: int = 256  # answers an iteration
     minibatch: int = 64
     unsafe_share: float = 0.22  # of the prompts: as many as borderline ones, or one of the two is forgotten

@@ -1,10 +1,10 @@
 """Rejection sampling fine-tuning (Llama 2, section 3.2.3): K answers a prompt, learn the best by the reward.
 
 "Best" is by the two reward models through the report's gate, the same score that PPO uses. The report gives neither
-K nor the learning rate; ours are settings. The fine-tuning itself is `sft.sft` on the kept answers and the SFT
-examples, from the base model, as each version of the report is. (In one trial, on dev prompts, fine-tuning the SFT
-model further lost knowledge of what the prompts do not name: greedy answers were right in .87 of the prompts before,
-.79 after, and .87 after a restart from the base model.)
+K nor the learning rate; ours are settings. The fine-tuning itself is `sft.sft` on the kept answers and some of the SFT
+examples, one epoch from the SFT model: what it knows must not be learnt again. (Two trials, one seed each, on dev
+prompts: V4 from the SFT model won .64 against it, V4 from the base model with two epochs .59; V1 so was as helpful as
+three epochs from the base model, 1.11 and 1.14, in a quarter of the time.)
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from llama2lab.world.prompts import Prompt
 
 @dataclass(frozen=True)
 class RejectionSettings:
-    prompts: int = 1000  # helpful and borderline prompts a round
+    prompts: int = 900  # helpful and borderline prompts a round
     borderline_share: float = 0.25  # of `prompts`: more than unsafe ones, or refusing spreads to them
     unsafe_prompts: int = 200
     k: int = 8
     temperature: float = 1.0
-    chat_rows: int = 3000  # SFT examples mixed in, at most: what was learnt there must be learnt again
-    gatt_rows: int = 300  # after V3, of the long dialogues that taught Ghost Attention, at most
-    epochs: float = 3.0
+    chat_rows: int = 2000  # SFT examples mixed in, at most: what was learnt there must not be lost
+    gatt_rows: int = 400  # after V3, of the long dialogues that taught Ghost Attention, at most
+    epochs: float = 1.0
     batch_tokens: int = 1024
-    optim: Optim = Optim(lr=1e-3, warmup=0.05)
+    optim: Optim = Optim(lr=5e-4, warmup=0.05)
     replay: float = 0.6  # see sft.py
 
 

@@ -1,8 +1,8 @@
 """RLHF-V1 to V5 (Llama 2, section 3.2.3 and Figure 11): the rounds, as the report describes them.
 
 Every round collects fresh preferences from the latest models and trains both reward models anew on all preferences
-so far. V1 to V4 are rejection sampling fine-tuning on the best answers of all rounds so far, each from the base model
-again, as in the report. Ghost Attention comes after V3. V5 is PPO on top of V4's rejection sampling.
+so far. V1 to V4 are rejection sampling fine-tuning on the best answers of all rounds so far, each from the SFT model
+again. Ghost Attention comes after V3. V5 is PPO on top of V4's rejection sampling.
 """
 
 from __future__ import annotations
@@ -181,8 +181,8 @@ def _other(kind: str) -> str:
 
 
 def rejection_stage(shop: Workshop, s: RlhfSettings, version: int, sampler: str, choose: str = "best") -> str:
-    """V1 to V4: K answers a prompt from the latest model, then fine-tune the base model on the best of all rounds so
-    far and the SFT examples. With choose="random", the control: the same prompts and answers, chosen blindly."""
+    """V1 to V4: K answers a prompt from the latest model, then fine-tune the SFT model on the best of all rounds so
+    far and some SFT examples. With choose="random", the control: the same prompts and answers, chosen blindly."""
     samples_name, name = f"samples-v{version}", f"rlhf-v{version}" + ("" if choose == "best" else f"-{choose}")
     r = s.rejection
     seed = shop.seed * 1000 + version * 10 + 7
@@ -204,11 +204,11 @@ def rejection_stage(shop: Workshop, s: RlhfSettings, version: int, sampler: str,
         if version > 3:  # what Ghost Attention taught must survive the restart
             rows += read_rows(shop.run.folder("gatt") / "gatt.jsonl")[:r.gatt_rows]
         tuning = SFTSettings(len(rows), r.epochs, 512, r.batch_tokens, r.optim, r.replay)
-        return finetune(shop, "base", rows, tuning, folder, name)
+        return finetune(shop, "sft", rows, tuning, folder, name)
 
     shop.run.stage(samples_name, sample, [asdict(r), version],
                    [sampler, f"reward-helpfulness-v{version}", f"reward-safety-v{version}"])
-    parents = ["base", "sft", *(f"samples-v{v}" for v in range(1, version + 1)), *(["gatt"] if version > 3 else [])]
+    parents = ["sft", *(f"samples-v{v}" for v in range(1, version + 1)), *(["gatt"] if version > 3 else [])]
     shop.run.stage(name, build, [asdict(r), choose], parents)
     return name
 
