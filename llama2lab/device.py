@@ -25,7 +25,7 @@ except ImportError:  # Windows
 PRECISIONS = ("fp32", "bf16")
 # oneDNN keeps a compiled product for each of the last 1,024 shapes it met, and batches of text have many shapes: half a
 # gigabyte, for no speed that was to be measured. Read at the first product, so it is in time here.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
 def _keep_freed_memory() -> None:
@@ -33,9 +33,9 @@ def _keep_freed_memory() -> None:
     by page costs a tenth of the step (measured on two cores). Elsewhere nothing happens."""
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
-        trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
-        for parameter, size in ((trim_threshold, 2**30), (top_pad, 2**26), (mmap_threshold, 2**25)):
-            mallopt(parameter, size)
+        trim_threshold, mmap_threshold = -1, -3  # malloc.h
+        mallopt(trim_threshold, 2**28)
+        mallopt(mmap_threshold, 2**25)
 
 
 _keep_freed_memory()

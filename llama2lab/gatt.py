@@ -28,7 +28,7 @@ SEEN_TURNS = 3
 class GattSettings:
     dialogues: int = 96
     turns: int = 20
-    rows: int = 1000  # training rows: dialogues cut at random turns
+    rows: int = 800  # training rows: dialogues cut at random turns
     chat_rows: int = 800  # ordinary rows mixed in, or single-turn quality suffers
     temperature: float = 0.4
     epochs: float = 2.0

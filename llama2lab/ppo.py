@@ -4,7 +4,7 @@ The reward is the report's: R = whiten(logit(R_c)) - beta * KL(pi || pi_0), with
 reward models. Clip 0.2, one gradient step a minibatch, AdamW 0.9/0.95, constant learning rate, all as reported.
 
 Ours, with the reason:
-- learning rate 2e-4 instead of 1e-6, batch 256 instead of 512: a model 7,000 times smaller, minutes instead of days;
+- learning rate 3e-4 instead of 1e-6, batch 256 instead of 512: a model 7,000 times smaller, minutes instead of days;
 - GAE with gamma 1 and lambda 0.95, a critic that starts from the helpfulness reward model, three warm-up iterations
   for it: the report gives no details of its value function;
 - whitening statistics are those of the first batch: per-batch statistics would hide the growth of the reward. They are
@@ -59,11 +59,11 @@ REPLAY_SEQ = 512  # tokens in a row of replayed text
 
 @dataclass(frozen=True)
 class PPOSettings:
-    iterations: int = 28
+    iterations: int = 25
     batch: int = 256  # answers an iteration
     minibatch: int = 64
-    unsafe_share: float = 0.22  # of the prompts: as many as borderline ones, or one of the two is forgotten
-    borderline_share: float = 0.3  # of the other prompts
+    unsafe_share: float = 0.25  # of the prompts: fewer than borderline ones, or refusing spreads to these
+    borderline_share: float = 0.45  # of the other prompts
     clip: float = 0.2
     beta: float = 0.02
     gamma: float = 1.0
@@ -75,7 +75,7 @@ class PPOSettings:
     critic_warmup: int = 3  # iterations in which only the critic learns
     max_new_tokens: int = 48
     early_stop_kl: float = 8.0  # nats an answer; a policy this far from its start is no longer being improved
-    optim: Optim = Optim(lr=2e-4)
+    optim: Optim = Optim(lr=3e-4)
     critic_optim: Optim = Optim(lr=5e-4)
 
 

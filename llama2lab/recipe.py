@@ -6,6 +6,7 @@ prompts that no training stage has seen.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -110,7 +111,8 @@ class Judge:
         """`test_pairs` pairs on held-out prompts, spread evenly over all rounds so far: the report keeps test pairs of
         every batch too (section 3.2.2)."""
         rounds = [preference_rows(self.shop.run, v, kind, "test") for v in range(1, version + 1)]
-        return [row for rows in rounds for row in rows[:self.settings.test_pairs // version]]
+        each = self.settings.test_pairs // version
+        return [row for rows in rounds for row in rows[::max(1, math.ceil(len(rows) / max(1, each)))]]
 
     def compare_heads(self, stages: Sequence[str], sampler: str, version: int) -> None:
         """Best-of-K on held-out prompts by each helpfulness model, from the same answers: what each choice is

@@ -36,8 +36,8 @@ class PreferenceSettings:
     """How many prompts annotators judge in each round. The report's batches grow; here the first is the largest, or
     the first reward models would have learnt too little."""
 
-    helpfulness: tuple[int, ...] = (3000, 1500, 1500, 1500, 1500)
-    safety: tuple[int, ...] = (600, 500, 500, 500, 500)
+    helpfulness: tuple[int, ...] = (2500, 1300, 1300, 1300, 1300)
+    safety: tuple[int, ...] = (600, 450, 450, 450, 450)
     borderline_share: float = 0.25  # of the helpfulness prompts; and of the safety prompts
     temperatures: tuple[float, ...] = (0.8, 1.0, 1.2)
 
@@ -130,7 +130,7 @@ def preferences_stage(shop: Workshop, s: PreferenceSettings, version: int, model
         for kind, n in kinds:
             asked = (shop.prompts(n, 0, seed, s.borderline_share) if kind == "helpfulness" else
                      shop.prompts(round(n * s.borderline_share), n - round(n * s.borderline_share), seed + 5, 1.0))
-            tested = [p for p in test_prompts if p.kind != ("unsafe" if kind == "helpfulness" else "helpful")]
+            tested = [p for p in test_prompts if p.kind != ("unsafe" if kind == "helpfulness" else "helpful")][::2]
             for name, prompts in (("train", asked), ("test", tested)):
                 rows = preferences.collect(variants, shop.tokenizer, prompts, annotate, kind,
                                            seed=seed + (name == "test"), precision=shop.machine.precision)
