@@ -140,7 +140,7 @@ def head_name(results: Results, stage: str) -> str:
 
 
 def accuracy_by_round(results: Results) -> go.Figure | None:
-    """Reward accuracy as preferences accumulate over the rounds, each on that round's fresh pairs."""
+    """Reward accuracy as preferences accumulate over the rounds, each on held-out pairs of all rounds so far."""
     fig = go.Figure()
     for kind, color, symbol in (("helpfulness", BLUE, "circle"), ("safety", ORANGE, "diamond")):
         rounds = [v for v in range(1, 6) if find(results, f"reward-{kind}-v{v}", "accuracy")]

@@ -76,7 +76,8 @@ def report(runs: Sequence[Path], out: Path) -> Path:
 
 def machine_line(results: Results) -> str:
     machine = results.get("machine") or {}
-    return ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in machine.items() if isinstance(v, str | int | float))
+    return ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in machine.items()
+                     if isinstance(v, int | float) or (isinstance(v, str) and v))
 
 
 # ---- the recipe as a table ---------------------------------------------------------------------------------------
@@ -137,7 +138,7 @@ def sections(r: Results) -> list[Section]:
                 "own pairs, so compare the shapes and not the heights.",
                 "Accuracy should rise from near chance on unclear pairs to high on clear ones.",
                 plots.accuracy_by_grade(r), [grades_table(r)]),
-        Section("Reward accuracy over the rounds", "Each round's reward models, on fresh pairs of the latest models.",
+        Section("Reward accuracy over the rounds", "Each round's reward models, on held-out pairs of the rounds so far.",
                 "More pairs should help; that pairs get harder as answers get better works against it.",
                 plots.accuracy_by_round(r)),
         Section("Two heads compared", "The report's head reads the last token's state. Ours, marked as our "
