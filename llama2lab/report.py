@@ -138,7 +138,8 @@ def sections(r: Results) -> list[Section]:
                 "own pairs, so compare the shapes and not the heights.",
                 "Accuracy should rise from near chance on unclear pairs to high on clear ones.",
                 plots.accuracy_by_grade(r), [grades_table(r)]),
-        Section("Reward accuracy over the rounds", "Each round's reward models, on held-out pairs of the rounds so far.",
+        Section("Reward accuracy over the rounds",
+                "Each round's reward models, on held-out pairs of all rounds so far.",
                 "More pairs should help; that pairs get harder as answers get better works against it.",
                 plots.accuracy_by_round(r)),
         Section("Two heads compared", "The report's head reads the last token's state. Ours, marked as our "
