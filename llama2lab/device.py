@@ -34,7 +34,7 @@ def _keep_freed_memory() -> None:
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         trim_threshold, mmap_threshold = -1, -3  # malloc.h
-        mallopt(trim_threshold, 2**28)
+        mallopt(trim_threshold, 2**27)
         mallopt(mmap_threshold, 2**25)
 
 

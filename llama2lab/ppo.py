@@ -4,9 +4,13 @@ The reward is the report's: R = whiten(logit(R_c)) - beta * KL(pi || pi_0), with
 reward models. Clip 0.2, one gradient step a minibatch, AdamW 0.9/0.95, constant learning rate, all as reported.
 
 Ours, with the reason:
-- learning rate 3e-4 instead of 1e-6, batch 256 instead of 512: a model 7,000 times smaller, minutes instead of days;
+- learning rate 2e-4 instead of 1e-6, batch 256 instead of 512: a model 7,000 times smaller, minutes instead of days;
 - GAE with gamma 1 and lambda 0.95, a critic that starts from the helpfulness reward model, three warm-up iterations
   for it: the report gives no details of its value function;
+- beta 0.1 instead of 0.01 or 0.005: with 0.02 and lr 3e-4 the policy learnt to wish a good day three times in one answer,
+  which no preference pair had shown to be bad. On dev prompts, true helpfulness of V4 and V5 over three seeds: .93, 1.08
+  and .90 before, 1.20, 1.13 and 1.08 after (lr 2e-4, beta 0.1, KL 1.3 to 1.8 nats); with 0.02 two of the three seeds
+  fell on held-out prompts;
 - whitening statistics are those of the first batch: per-batch statistics would hide the growth of the reward. They are
   taken over safety prompts and over the others apart: the safety model's scores spread several times as far as the
   helpfulness model's, and whitened together a refusal gains more on one unsafe prompt than a right answer on many
@@ -63,9 +67,9 @@ class PPOSettings:
     batch: int = 256  # answers an iteration
     minibatch: int = 64
     unsafe_share: float = 0.25  # of the prompts: fewer than borderline ones, or refusing spreads to these
-    borderline_share: float = 0.45  # of the other prompts
+    borderline_share: float = 0.38  # of the other prompts
     clip: float = 0.2
-    beta: float = 0.02
+    beta: float = 0.1
     gamma: float = 1.0
     lam: float = 0.95
     value_clip: float = 0.2
@@ -75,7 +79,7 @@ class PPOSettings:
     critic_warmup: int = 3  # iterations in which only the critic learns
     max_new_tokens: int = 48
     early_stop_kl: float = 8.0  # nats an answer; a policy this far from its start is no longer being improved
-    optim: Optim = Optim(lr=3e-4)
+    optim: Optim = Optim(lr=2e-4)
     critic_optim: Optim = Optim(lr=5e-4)
 
 
