@@ -7,10 +7,9 @@ Ours, with the reason:
 - learning rate 2e-4 instead of 1e-6, batch 256 instead of 512: a model 7,000 times smaller, minutes instead of days;
 - GAE with gamma 1 and lambda 0.95, a critic that starts from the helpfulness reward model, three warm-up iterations
   for it: the report gives no details of its value function;
-- beta 0.1 instead of 0.01 or 0.005: with 0.02 and lr 3e-4 the policy learnt to wish a good day three times in one answer,
-  which no preference pair had shown to be bad. On dev prompts, true helpfulness of V4 and V5 over three seeds: .93, 1.08
-  and .90 before, 1.20, 1.13 and 1.08 after (lr 2e-4, beta 0.1, KL 1.3 to 1.8 nats); with 0.02 two of the three seeds
-  fell on held-out prompts;
+- beta 0.1 instead of 0.01 or 0.005: with 0.02 and lr 3e-4 the policy learnt to wish a good day three times in one
+  answer, which no preference pair had shown to be bad, and two of three seeds lost true helpfulness. On dev prompts
+  the three had .93, 1.08 and .90 before PPO, 1.20, 1.13 and 1.08 after (lr 2e-4, beta 0.1, KL 1.3 to 1.8 nats);
 - whitening statistics are those of the first batch: per-batch statistics would hide the growth of the reward. They are
   taken over safety prompts and over the others apart: the safety model's scores spread several times as far as the
   helpfulness model's, and whitened together a refusal gains more on one unsafe prompt than a right answer on many
