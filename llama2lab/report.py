@@ -158,8 +158,8 @@ def sections(r: Results) -> list[Section]:
                 "the usual signs of health.",
                 "Reward and truth should rise together; truth that falls while the reward rises is over-optimisation.",
                 plots.ppo_curves(r)),
-        Section("Five versions", "All versions on held-out prompts, judged by the oracle: no model was trained or "
-                "chosen on these prompts.",
+        Section("Five versions", "All versions on held-out prompts, judged by the oracle: no model was trained "
+                "on these prompts.",
                 "Upwards is safer, to the right more helpful; error bars are 95 % intervals.",
                 plots.versions_plane(r), [versions_table(r)]),
         Section("Ghost Attention", "An instruction is given once, before the first question (section 3.3). The "

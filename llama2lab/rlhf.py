@@ -130,6 +130,7 @@ def preferences_stage(shop: Workshop, s: PreferenceSettings, version: int, model
         for kind, n in kinds:
             asked = (shop.prompts(n, 0, seed, s.borderline_share) if kind == "helpfulness" else
                      shop.prompts(round(n * s.borderline_share), n - round(n * s.borderline_share), seed + 5, 1.0))
+            # every second one: the evaluation uses no more pairs than these give
             tested = [p for p in test_prompts if p.kind != ("unsafe" if kind == "helpfulness" else "helpful")][::2]
             for name, prompts in (("train", asked), ("test", tested)):
                 rows = preferences.collect(variants, shop.tokenizer, prompts, annotate, kind,

@@ -62,7 +62,8 @@ def sft(model: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], 
     seq_len = min(max(settings.seq_len, longest), model.config.context)
     encoded += replayed(tokenizer, documents, settings.replay * sum(len(ids) for ids, _ in encoded), seq_len)
     data = pack(encoded, seq_len, seed, tokenizer.pad_token_id)
-    batch_tokens = max(1, settings.batch_tokens // settings.seq_len) * seq_len
+    # Longer rows than asked for: as many of them. Shorter ones, for a model with a short context: as many tokens.
+    batch_tokens = max(1, settings.batch_tokens // min(settings.seq_len, seq_len)) * seq_len
     log = fit_packed(model, data, settings.epochs, batch_tokens, settings.optim, seed, machine, folder, what)
     return {"loss": curve(log), "examples": len(rows), "steps": len(log),
             "predicted_tokens": int(data.loss_mask.sum())}
