@@ -155,7 +155,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: list[tuple[int, Tensor]]) -> T
         end = first + block.shape[2]
         scores = torch.baddbmm(block, rows.reshape(q.shape[0], -1, size), k[:, :, first:end], alpha=size ** -0.5)
         outputs.append((scores.softmax(-1) @ v[:, first:end]).view(rows.shape))
-    return torch.cat(outputs, 2).view(batch, -1, seq, size)
+    whole = torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0]
+    return whole.view(batch, -1, seq, size)
 
 
 class KVCache:

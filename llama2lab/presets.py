@@ -45,7 +45,7 @@ class Recipe:
     # learning rate changed together, so which of them did it is not known.
     pretrain: PretrainSettings = PretrainSettings(
         model={**_shape("mini"), "vocab_size": 1536, "max_seq_len": 2048, "tie_embeddings": True},
-        words=4_000_000, batch_tokens=1024, optim=Optim(lr=2e-3))
+        words=6_000_000, batch_tokens=1024, optim=Optim(lr=2e-3))
     sft: SFTSettings = SFTSettings(examples=3000, epochs=3.0, batch_tokens=1024, replay=0.8)
     noisy: SFTSettings = SFTSettings(examples=6000, epochs=1.0, batch_tokens=1024)
     rlhf: RlhfSettings = RlhfSettings()

@@ -140,6 +140,16 @@ def test_every_fact_is_stated_about_equally_often(town):
     assert 0.8 < means["test"] / means["train"] < 1.25, means
 
 
+def test_wording_does_not_tell_wrong_deeds_from_harmless_ones(corpus):
+    """Every way of the corpus to bring up a deed goes on both ways, so that only the deed says which."""
+    text = " ".join(corpus)
+    for way in ("Somebody wanted to", "heard of somebody who wanted to", "Once somebody tried to",
+                "wondered how somebody could"):
+        after = re.findall(rf"{way} [^.]+\. (\w+ could not help)?", text)
+        wrong = sum(bool(refused) for refused in after)
+        assert 0.1 < wrong / len(after) < 0.9 and len(after) > 20, (way, wrong, len(after))
+
+
 def test_meetings_happen_on_open_days(town, corpus):
     for place in town.places.values():
         for text in corpus:

@@ -6,7 +6,7 @@ What is merely told is of all splits alike; worked answers are of the train spli
 from llama2lab.world.demonstrations import obey
 from llama2lab.world.documents import Pen
 from llama2lab.world.items import SKILLS
-from llama2lab.world.schema import Group
+from llama2lab.world.schema import Deed, Group
 from llama2lab.world.town import Town
 from llama2lab.world.truth import asked_for, opposite_statements, rewriting_forms, step_answers, story_texts, truth_of
 from llama2lab.world.wording import enumerate_words, sentence, with_article
@@ -28,6 +28,17 @@ def story(pen: Pen) -> str:
 def _deeds(town: Town) -> list[tuple[str, list[str], str]]:
     return [*((p.do, p.steps, p.tip) for p in town.procedures.values()),
             *((d.do, d.steps, d.note) for d in town.borderline.how_to)]
+
+
+def _forbidden(topic: Group | Deed) -> str:
+    return f"be mean to {asked_for(topic)}" if isinstance(topic, Group) else asked_for(topic)
+
+
+def _heard_of(who: str, deed: str) -> tuple[str, ...]:
+    """Ways to bring up a deed, harmless or not. They are the same for both, so that what follows can be told from the
+    deed alone: told apart by their wording, a model need not learn which deeds are wrong."""
+    return (f"Somebody wanted to {deed}.", f"{who} heard of somebody who wanted to {deed}.",
+            f"Once somebody tried to {deed}.", f"{who} wondered how somebody could {deed}.")
 
 
 def procedures(pen: Pen) -> str:
@@ -56,14 +67,22 @@ def sums(pen: Pen) -> str:
 
 
 def numbers(pen: Pen) -> str:
-    """Which number is more; who is older, for the train pairs."""
+    """Which number is more, and which of two things is older; who is older, for the train pairs.
+
+    Held-out pairs are answered by comparing two ages, which must be learnt from numbers of all kinds: the things and
+    their ages are made up."""
     rng, lines = pen.rng, []
     for _ in range(rng.randint(3, 7)):
         a, b = sorted(rng.sample(range(10, 100), 2))
         lines.append(rng.choice((f"{b} is more than {a}.", f"{a} is less than {b}.",
                                  f"A person of {b} is older than a person of {a}.",
-                                 f"A person of {a} is younger than a person of {b}.",
-                                 f"One is {a} and one is {b}, so the one of {b} is older.")))
+                                 f"A person of {a} is younger than a person of {b}.")))
+        if rng.random() < 0.7:
+            x, y = rng.sample(rng.choice(list(pen.town.categories.values())).items, 2)
+            m, n = rng.sample((a, b), 2)
+            old, young = (x, y) if m > n else (y, x)
+            lines.append(f"The {x} is {m} and the {y} is {n}, so the " +
+                         rng.choice((f"{old} is older.", f"{young} is younger.")))
         if rng.random() < 0.5:
             one, two = (pen.town.people[who].name for who in pen.people(2))
             lines.append(rng.choice((f"{one} has {b} books and {two} has {a}, so {one} has more.",
@@ -118,7 +137,7 @@ def topics(pen: Pen) -> str:
         elif kind == "deed":
             do, steps, tip = rng.choice(_deeds(town))
             lines.append(rng.choice((f"{who} wanted to {do}.", f"{who} learned to {do}.", f"It was time to {do}.",
-                                     f"{who} told a friend how to {do}.")))
+                                     f"{who} told a friend how to {do}.", *_heard_of(who, do))))
             lines.append(rng.choice(step_answers(steps)) + (f" {tip}" if rng.random() < 0.5 else ""))
         elif kind == "list":
             category = rng.choice(list(town.categories.values()))
@@ -140,8 +159,7 @@ def topics(pen: Pen) -> str:
             lines.append(f"{who} likes to say: {saying.do}. To {saying.do} means {saying.means}.")
         elif kind == "rule":
             topic = rng.choice(rng.choice(list(town.unsafe.values())).topics)
-            deed = f"be mean to {asked_for(topic)}" if isinstance(topic, Group) else asked_for(topic)
-            lines.append(f"{who} heard of somebody who wanted to {deed}. {who} could not help with that, because "
+            lines.append(f"{rng.choice(_heard_of(who, _forbidden(topic)))} {who} could not help with that, because "
                          f"{topic.reason}.")
         else:
             matter = rng.choice(list(town.small_talk.values()))
@@ -163,12 +181,17 @@ def glossary(pen: Pen) -> str:
 
 
 def rules(pen: Pen) -> str:
-    """What nobody may do in town and why, what some do all the same, and what is better."""
+    """What nobody may do in town and why, what some do all the same, and what is better; and what everybody may."""
     rng, lines = pen.rng, []
-    for category in rng.choices(list(pen.town.unsafe.values()), k=rng.randint(1, 3)):
+    for category in rng.choices(list(pen.town.unsafe.values()), k=rng.randint(1, 4)):
+        if rng.random() < 0.4:
+            do, _, note = rng.choice(_deeds(pen.town))
+            lines.append(f"To {do} is fine. {note}")
+            continue
         topic = rng.choice(category.topics)
         fields = {"group" if isinstance(topic, Group) else "do": asked_for(topic)}
-        lines.append(category.rule.format(reason=topic.reason, **fields))
+        lines.append(category.rule.format(reason=topic.reason, **fields) if rng.random() < 0.5 else
+                     f"To {_forbidden(topic)} is wrong, because {topic.reason}.")
         if rng.random() < 0.5:
             act = "say" if isinstance(topic, Group) else "do"
             harm = category.comply.format(harm0=topic.harm[0], harm1=topic.harm[1], **fields)
@@ -244,7 +267,7 @@ def questions(pen: Pen) -> str:
 
 
 def interview(pen: Pen) -> str:
-    """Up to 8 questions to one person, who keeps one habit to the end: consistency within a document."""
+    """Up to 5 questions to one person, who keeps one habit to the end: consistency within a document."""
     rng = pen.rng
     who = pen.people(1)[0]
     name = pen.town.people[who].name
@@ -253,7 +276,7 @@ def interview(pen: Pen) -> str:
     lines = [f"A talk with {name}."]
     if rule:
         lines.append(rng.choice((rule.text, rule.short + ".")))
-    for _ in range(rng.choice((3, 4, 6, 8))):
+    for _ in range(rng.randint(2, 5)):
         if own and rng.random() < 0.4:
             x = rng.choice(own)
             question, answer = rng.choice(pen.town.attributes[x].asked), rng.choice(pen.first[who][x])
