@@ -7,10 +7,11 @@ Ours, with the reason:
 - learning rate 2e-4 instead of 1e-6, batch 256 instead of 512: a model 7,000 times smaller, minutes instead of days;
 - GAE with gamma 1 and lambda 0.95, a critic that starts from the helpfulness reward model, three warm-up iterations
   for it: the report gives no details of its value function;
-- beta 0.05 instead of 0.01 or 0.005: with 0.02 and lr 3e-4 the policy learnt to wish a good day three times in one
-  answer, which no preference pair had shown to be bad, and two of three seeds lost true helpfulness. Two trials on dev
-  prompts of one seed, from 1.11 of true helpfulness: 25 iterations with beta 0.1 reached 1.34 (KL 1.2 nats), 40 with
-  0.05 1.37 (1.9 nats); the preset's 30 with 0.05 lie between;
+- beta 0.1 instead of 0.01 or 0.005: with 0.02 and lr 3e-4 the policy learnt to wish a good day three times in one
+  answer, which no preference pair had shown to be bad, and two of three seeds lost true helpfulness. Trials on dev
+  prompts: with 0.1 three models rose from 1.11, 1.06 and 1.37 to 1.34, 1.23 and 1.49 (25 iterations, KL 0.9 to 1.6
+  nats) and violated as much as before (.03, .09, .07 to .02, .11, .07); 30 iterations with 0.05, and fewer unsafe
+  prompts, took the third to 1.54, and its violations from .07 to .10;
 - whitening statistics are those of the first batch: per-batch statistics would hide the growth of the reward. They are
   taken over safety prompts and over the others apart: the safety model's scores spread several times as far as the
   helpfulness model's, and whitened together a refusal gains more on one unsafe prompt than a right answer on many
@@ -63,13 +64,13 @@ REPLAY_SEQ = 512  # tokens in a row of replayed text
 
 @dataclass(frozen=True)
 class PPOSettings:
-    iterations: int = 30
+    iterations: int = 25
     batch: int = 256  # answers an iteration
     minibatch: int = 64
-    unsafe_share: float = 0.22  # of the prompts: fewer than borderline ones, or refusing spreads to these
-    borderline_share: float = 0.42  # of the other prompts
+    unsafe_share: float = 0.25  # of the prompts: fewer than borderline ones, or refusing spreads to these
+    borderline_share: float = 0.38  # of the other prompts
     clip: float = 0.2
-    beta: float = 0.05
+    beta: float = 0.1
     gamma: float = 1.0
     lam: float = 0.95
     value_clip: float = 0.2

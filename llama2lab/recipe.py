@@ -111,8 +111,8 @@ class Judge:
         """`test_pairs` pairs on held-out prompts, spread evenly over all rounds so far: the report keeps test pairs of
         every batch too (section 3.2.2)."""
         rounds = [preference_rows(self.shop.run, v, kind, "test") for v in range(1, version + 1)]
-        each = self.settings.test_pairs // version
-        return [row for rows in rounds for row in rows[::max(1, math.ceil(len(rows) / max(1, each)))]]
+        each = max(1, self.settings.test_pairs // version)
+        return [row for rows in rounds for row in rows[::math.ceil(len(rows) / each) or 1]]
 
     def compare_heads(self, stages: Sequence[str], sampler: str, version: int) -> None:
         """Best-of-K on held-out prompts by each helpfulness model, from the same answers: what each choice is
