@@ -12,6 +12,9 @@ Ours, with the reason:
   prompts: with 0.1 three models rose from 1.11, 1.06 and 1.37 to 1.34, 1.23 and 1.49 (25 iterations, KL 0.9 to 1.6
   nats) and violated as much as before (.03, .09, .07 to .02, .11, .07); 30 iterations with 0.05, and fewer unsafe
   prompts, took the third to 1.54, and its violations from .07 to .10;
+- the norms' gains learn 20 times as fast as the matrices: they set how sure a policy is of its answers, are near 1 and
+  not near 0, and would hardly move in a hundred steps. In one trial on dev prompts, from 1.37 of true helpfulness, it
+  reached 1.60 and .82 wins with it (right in .700), 1.49 and .78 without (.672), at about the same KL;
 - whitening statistics are those of the first batch: per-batch statistics would hide the growth of the reward. They are
   taken over safety prompts and over the others apart: the safety model's scores spread several times as far as the
   helpfulness model's, and whitened together a refusal gains more on one unsafe prompt than a right answer on many
@@ -81,6 +84,7 @@ class PPOSettings:
     max_new_tokens: int = 48
     early_stop_kl: float = 8.0  # nats an answer; a policy this far from its start is no longer being improved
     optim: Optim = Optim(lr=2e-4)
+    gain_lr: float = 20.0  # learning rate of the norms' gains, in units of optim.lr
     critic_optim: Optim = Optim(lr=5e-4)
 
 
@@ -218,6 +222,9 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
     critic.to(machine.device)
     reference = copy.deepcopy(policy).requires_grad_(False).eval()
     policy_optimizer, critic_optimizer = make_optimizer(policy, s.optim), make_optimizer(critic, s.critic_optim)
+    for group in policy_optimizer.param_groups:
+        if all(p.dim() == 1 for p in group["params"]):
+            group["lr"] *= s.gain_lr
     weights = list(policy.parameters())
     learnt = [*weights, *(p for p in critic.parameters() if p.requires_grad)]
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id

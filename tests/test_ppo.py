@@ -171,6 +171,20 @@ def test_a_large_beta_holds_the_policy_at_its_start(tokenizer):
     assert kl(2.0) < 0.5 * kl(0.0)
 
 
+def test_gains_learn_at_a_rate_of_their_own(tokenizer):
+    """Adam's first step is as long as the learning rate."""
+    from dataclasses import replace
+
+    policy, critic, prompt = world(tokenizer)
+    before = {name: w.detach().clone() for name, w in policy.named_parameters()}
+    s = replace(SETTINGS, iterations=1, minibatch=64, critic_warmup=0, gain_lr=7.0,
+                optim=Optim(lr=1e-3, weight_decay=0.0))
+    ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, CPU)
+    for name, w in policy.named_parameters():
+        step = (w.detach() - before[name]).abs().max().item()
+        assert step == pytest.approx(7e-3 if w.dim() == 1 else 1e-3, rel=0.2), name
+
+
 def test_beta_can_change_between_iterations(tokenizer):
     from dataclasses import replace
 
