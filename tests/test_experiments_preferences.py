@@ -69,6 +69,12 @@ def test_vendors_judge_the_same_pairs(lab):
     assert sum(f["n"] for f in by_grade.values()) == len(items)
 
 
+def test_a_reward_model_leaves_the_shared_chat_model_as_it_was(lab):
+    """All experiments of a process share it: frozen, it could be trained in none of the next."""
+    preferences.reward_on(lab, preferences.draw(lab, "helpfulness", "train", 16, 0), 0)
+    assert all(p.requires_grad for p in lab.model("sft").parameters())
+
+
 def test_a_pull_is_measured_against_the_truth():
     rows = [{"chosen": [{"content": "a b c"}], "rejected": [{"content": "a"}]},
             {"chosen": [{"content": "a"}], "rejected": [{"content": "a b c"}]}]
