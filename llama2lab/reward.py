@@ -20,6 +20,7 @@ answers right in .680 and .642, of all in .584.)
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Sequence
@@ -188,13 +189,14 @@ def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence
     """Train a reward model on preference rows, starting from `chat` (which is changed: pass a fresh copy).
 
     `reference` is the frozen chat model of the likelihood head, the same in all rounds; it is ignored by the
-    linear head.
+    linear head. The reward model keeps a copy of it, so that the caller's can still be trained.
     """
     if settings.head not in HEADS:
         raise LabError(f"unknown reward head {settings.head!r}; choose one of {', '.join(HEADS)}")
     if settings.margin not in MARGINS:
         raise LabError(f"unknown margin {settings.margin!r}; choose one of {', '.join(MARGINS)}")
-    model = RewardModel(chat, reference if settings.head == "likelihood" else None, seed).to(machine.device)
+    frozen = copy.deepcopy(reference) if settings.head == "likelihood" else None
+    model = RewardModel(chat, frozen, seed).to(machine.device)
     pad = tokenizer.pad_token_id
     conversations = [row["prompt"] for row in rows]
     sides = [encode_answers(tokenizer, conversations, [row[side][0]["content"] for row in rows])

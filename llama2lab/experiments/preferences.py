@@ -199,10 +199,9 @@ def vendor_labels(lab: Finished, pairs: int = 1200) -> tuple[dict[str, Pair], li
 def reward_on(lab: Finished, rows: Sequence[dict], seed: int, head: str = "likelihood") -> RewardModel:
     """The recipe's helpfulness model, trained on these rows from a copy of the SFT model; in batches of half the size:
     the first dozen steps only undo the head's random start, and so few pairs have few steps. In memory."""
-    start, reference = (copy.deepcopy(lab.model("sft")) for _ in range(2))  # a reference is frozen, lab's are shared
-    settings = replace(Training(head=head).settings, batch_pairs=16)
-    model, _ = reward.train_reward(start, lab.tokenizer, rows, settings, seed, lab.machine, reference=reference,
-                                   what=f"{len(rows)} pairs, seed {seed}")
+    start, settings = copy.deepcopy(lab.model("sft")), replace(Training(head=head).settings, batch_pairs=16)
+    model, _ = reward.train_reward(start, lab.tokenizer, rows, settings, seed, lab.machine,
+                                   reference=lab.model("sft"), what=f"{len(rows)} pairs, seed {seed}")
     return model
 
 
