@@ -33,7 +33,7 @@ class GattSettings:
     temperature: float = 0.4
     epochs: float = 2.0
     batch_tokens: int = 2048
-    optim: Optim = Optim(lr=6e-4, warmup=0.05)
+    optim: Optim = Optim(lr=6e-4, warmup=0.05, gain_lr=50.0)
     replay: float = 0.2  # see sft.py
 
 

@@ -42,16 +42,23 @@ def token_logprobs(model: Llama, tokens: Tensor, wanted: Tensor, temperature: fl
 def answer_loglikelihoods(model: Llama, encoded: Sequence[tuple[list[int], list[int]]], pad: int, machine: Machine,
                           batch: int = 128) -> list[float]:
     """Summed log-likelihood in nats of the masked tokens of each (ids, mask) pair."""
+    return [tokens.sum().item() for tokens in answer_token_logprobs(model, encoded, pad, machine, batch)]
+
+
+def answer_token_logprobs(model: Llama, encoded: Sequence[tuple[list[int], list[int]]], pad: int, machine: Machine,
+                          batch: int = 128) -> list[Tensor]:
+    """Log-likelihoods in nats of the masked tokens of each (ids, mask) pair, each (marked tokens,)."""
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
-    result = [0.0] * len(encoded)
+    result = [torch.empty(0)] * len(encoded)
     with bar(len(order), "log-likelihoods", "text") as progress:
         def score(rows: Sequence[int]) -> None:
             tokens, _ = pad_right([encoded[i][0] for i in rows], pad)
             wanted, _ = pad_right([encoded[i][1] for i in rows], 0)
+            marked = wanted.bool()
             with torch.inference_mode(), machine.autocast():
-                sums = token_logprobs(model, tokens.to(machine.device), wanted.bool().to(machine.device)).sum(-1)
-            for i, value in zip(rows, sums.tolist()):
-                result[i] = value
+                logprobs = token_logprobs(model, tokens.to(machine.device), marked.to(machine.device)).cpu()
+            for i, row, mask in zip(rows, logprobs, marked):
+                result[i] = row[mask]
             progress.update(len(rows))
 
         in_parallel(score, batches_of(order, batch), machine.device)

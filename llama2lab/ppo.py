@@ -83,8 +83,7 @@ class PPOSettings:
     critic_warmup: int = 3  # iterations in which only the critic learns
     max_new_tokens: int = 48
     early_stop_kl: float = 8.0  # nats an answer; a policy this far from its start is no longer being improved
-    optim: Optim = Optim(lr=2e-4)
-    gain_lr: float = 20.0  # learning rate of the norms' gains, in units of optim.lr
+    optim: Optim = Optim(lr=2e-4, gain_lr=20.0)
     critic_optim: Optim = Optim(lr=5e-4)
 
 
@@ -222,9 +221,6 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
     critic.to(machine.device)
     reference = copy.deepcopy(policy).requires_grad_(False).eval()
     policy_optimizer, critic_optimizer = make_optimizer(policy, s.optim), make_optimizer(critic, s.critic_optim)
-    for group in policy_optimizer.param_groups:
-        if all(p.dim() == 1 for p in group["params"]):
-            group["lr"] *= s.gain_lr
     weights = list(policy.parameters())
     learnt = [*weights, *(p for p in critic.parameters() if p.requires_grad)]
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id

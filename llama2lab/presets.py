@@ -64,7 +64,7 @@ SMOKE = Recipe(
     rlhf=RlhfSettings(
         preferences=PreferenceSettings(helpfulness=(60,) * 5, safety=(40,) * 5),
         helpfulness=RewardSettings(batch_pairs=16),
-        safety=RewardSettings(head="linear", other_share=0.1, safety_loss=1.0, batch_pairs=16),
+        safety=RewardSettings(other_share=0.1, safety_loss=1.0, batch_pairs=16),
         rejection=RejectionSettings(prompts=24, unsafe_prompts=8, k=4, chat_rows=40, epochs=1.0),
         gatt=GattSettings(dialogues=8, turns=6, rows=24, chat_rows=40, epochs=1.0),
         ppo=PPOSettings(iterations=3, batch=32, minibatch=16, critic_warmup=1, max_new_tokens=24),

@@ -36,7 +36,7 @@ class RejectionSettings:
     gatt_rows: int = 400  # after V3, of the long dialogues that taught Ghost Attention, at most
     epochs: float = 2.0
     batch_tokens: int = 1024
-    optim: Optim = Optim(lr=2e-4, warmup=0.05)
+    optim: Optim = Optim(lr=2e-4, warmup=0.05, gain_lr=150.0)
     replay: float = 0.0  # see sft.py
 
 

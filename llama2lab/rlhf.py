@@ -37,7 +37,7 @@ class PreferenceSettings:
     the first reward models would have learnt too little."""
 
     helpfulness: tuple[int, ...] = (2500, 1300, 1300, 1300, 1300)
-    safety: tuple[int, ...] = (600, 450, 450, 450, 450)
+    safety: tuple[int, ...] = (1200, 900, 900, 900, 900)
     borderline_share: float = 0.25  # of the helpfulness prompts; and of the safety prompts
     temperatures: tuple[float, ...] = (0.8, 1.0, 1.2)
 
@@ -87,7 +87,7 @@ class RlhfSettings:
     # beat a correct answer to a harmless prompt in 38 of 78 cases, with 0.1 in none. A likely reason, not tested:
     # the policy hardly ever refuses harmless prompts, so no helpfulness pair says that it is wrong.
     helpfulness: RewardSettings = RewardSettings(other_share=0.1)
-    safety: RewardSettings = RewardSettings(head="linear", other_share=0.1, safety_loss=1.0)
+    safety: RewardSettings = RewardSettings(other_share=0.1, safety_loss=1.0)
     rejection: RejectionSettings = RejectionSettings()
     gatt: GattSettings = GattSettings()
     ppo: PPOSettings = PPOSettings()

@@ -50,6 +50,7 @@ class Optim:
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-5
     clip: float = 1.0
+    gain_lr: float = 1.0  # learning rate of the norms' gains, in units of `lr`
 
 
 def cosine_lr(step: int, steps: int, optim: Optim) -> float:
@@ -64,12 +65,13 @@ def cosine_lr(step: int, steps: int, optim: Optim) -> float:
 def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices only: norms' gains and single scalars are not decayed.
 
-    A single scalar (the likelihood head's `a`) has a learning rate of its own, `SCALAR_LR` times the others': it starts
-    at 0 and has a long way to go in some hundred steps, and Adam's steps are as long as the learning rate."""
+    Adam's steps are as long as the learning rate, so what is large and has some hundred steps to change needs one of
+    its own: a single scalar (the likelihood head's `a`), `SCALAR_LR` times the others'; the gains, `optim.gain_lr`
+    times. A group's `lr_scale` says so to schedules."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [{"params": [p for p in parameters if p.dim() >= 2], "weight_decay": optim.weight_decay},
-              {"params": [p for p in parameters if p.dim() == 1], "weight_decay": 0.0},
-              {"params": [p for p in parameters if p.dim() == 0], "weight_decay": 0.0, "lr_scale": SCALAR_LR}]
+    scales = {2: 1.0, 1: optim.gain_lr, 0: SCALAR_LR}
+    groups = [{"params": [p for p in parameters if min(p.dim(), 2) == dim], "lr": optim.lr * scale, "lr_scale": scale,
+               "weight_decay": optim.weight_decay if dim == 2 else 0.0} for dim, scale in scales.items()]
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
 
 
@@ -341,7 +343,7 @@ def fit(
         begin = time.perf_counter()
         lr = cosine_lr(step, steps, optim)
         for group in optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
+            group["lr"] = lr * group["lr_scale"]
         loss, metrics = backward(part_loss, split(rows_of(step), machine.device), parameters, machine.device)
         norm = nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
         optimizer.step()

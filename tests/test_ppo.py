@@ -177,8 +177,8 @@ def test_gains_learn_at_a_rate_of_their_own(tokenizer):
 
     policy, critic, prompt = world(tokenizer)
     before = {name: w.detach().clone() for name, w in policy.named_parameters()}
-    s = replace(SETTINGS, iterations=1, minibatch=64, critic_warmup=0, gain_lr=7.0,
-                optim=Optim(lr=1e-3, weight_decay=0.0))
+    s = replace(SETTINGS, iterations=1, minibatch=64, critic_warmup=0,
+                optim=Optim(lr=1e-3, weight_decay=0.0, gain_lr=7.0))
     ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, CPU)
     for name, w in policy.named_parameters():
         step = (w.detach() - before[name]).abs().max().item()

@@ -28,6 +28,7 @@ from llama2lab.reward import (
     score_answers,
     train_reward,
     whiten,
+    worst_loglikelihoods,
 )
 from llama2lab.tokenizer import train_tokenizer
 from llama2lab.train import Optim
@@ -131,6 +132,19 @@ def test_training_learns_a_preference_and_keeps_it_on_disk(tokenizer, tmp_path):
     save_reward(tmp_path / "rm", model, tokenizer)
     again = score_answers(load_reward(tmp_path / "rm"), tokenizer, [rows[0]["prompt"]] * 2, ["good yes", "bad no"], CPU)
     assert again == pytest.approx([right, wrong], abs=1e-4)
+
+
+def test_the_likelihood_head_looks_at_the_least_likely_tokens(tokenizer):
+    """Of a long answer the three least likely tokens count, of a short one all."""
+    reference = tiny(tokenizer)
+    ids = [1, 5, 6, 7, 8, 9, 10]
+    encoded = [(ids, [0, 1, 0, 1, 1, 1, 1]), (ids, [0, 0, 0, 0, 0, 1, 1])]
+    logprobs = reference(torch.tensor([ids]))[0].log_softmax(-1)
+    each = [logprobs[t - 1, ids[t]].item() for t in range(1, 7)]  # of tokens 1 to 6
+    marked = [each[t - 1] for t in (1, 3, 4, 5, 6)]
+    assert worst_loglikelihoods(reference, encoded, 0, CPU) == pytest.approx(
+        [sum(sorted(marked)[:3]) / 3, (each[4] + each[5]) / 2], abs=1e-4)
+    assert worst_loglikelihoods(None, encoded, 0, CPU) == [0.0, 0.0]
 
 
 def test_the_reference_of_the_likelihood_head_stays_frozen(tokenizer):
