@@ -4,6 +4,8 @@
 2. Keep it in the first message only.
 3. Train on that, with the loss zeroed on all tokens of previous turns: only the last answer is learnt.
 
+The norms' gains learn faster than the matrices, as in rejection sampling; see there.
+
 Simplification: while sampling, the model sees the last three turns instead of the whole dialogue (the instruction
 is on each of them anyway), which makes sampling cheap; training and measuring use the whole dialogue.
 """

@@ -313,16 +313,25 @@ def combined_score(helpfulness: Sequence[float], safety: Sequence[float], is_saf
 
 def save_reward(path: Path, model: RewardModel, tokenizer: PreTrainedTokenizerFast) -> None:
     """A transformers folder that AutoModelForSequenceClassification opens (it gives the linear part, before the
-    offset); for the likelihood head, `a` and the offset are in reward_head.json and the chat model in reference/."""
+    offset); for the likelihood head, `a`, the offset and LEAST_LIKELY are in its config.json and the chat model in
+    reference/."""
     extra = {"head": model.head, "a": model.a.item() if model.a is not None else 0.0, "offset": model.offset.item()}
+    if model.a is not None:
+        extra["least_likely"] = LEAST_LIKELY
     save_reward_model(path, model.backbone, model.score, tokenizer, extra)
     if model.reference is not None:
         save_model(path / "reference", model.reference, tokenizer)
 
 
 def load_reward(path: Path) -> RewardModel:
+    """A reward model as `save_reward` left it. LabError also for a likelihood head that was trained with another
+    formula: it would score wrongly in silence."""
     backbone, score, extra = load_reward_parts(path)
-    reference = load_model(path / "reference") if extra and extra.get("head") == "likelihood" else None
+    likelihood = bool(extra) and extra.get("head") == "likelihood"
+    if likelihood and extra.get("least_likely") != LEAST_LIKELY:
+        raise LabError(f"{path}: its likelihood head looks at other tokens than the {LEAST_LIKELY} least likely ones; "
+                       "it is of another version of llama2lab: train it again")
+    reference = load_model(path / "reference") if likelihood else None
     model = RewardModel(backbone, reference)
     model.score = score
     if extra:

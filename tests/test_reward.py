@@ -132,6 +132,10 @@ def test_training_learns_a_preference_and_keeps_it_on_disk(tokenizer, tmp_path):
     save_reward(tmp_path / "rm", model, tokenizer)
     again = score_answers(load_reward(tmp_path / "rm"), tokenizer, [rows[0]["prompt"]] * 2, ["good yes", "bad no"], CPU)
     assert again == pytest.approx([right, wrong], abs=1e-4)
+    config = tmp_path / "rm" / "config.json"
+    config.write_text(config.read_text().replace('"least_likely": 3', '"least_likely": 4'))
+    with pytest.raises(LabError, match=r"another version.*train it again"):
+        load_reward(tmp_path / "rm")
 
 
 def test_the_likelihood_head_looks_at_the_least_likely_tokens(tokenizer):

@@ -171,7 +171,7 @@ def reward_start(lab: Finished, **size: Any) -> dict[str, Any]:
     report's head. 18 trainings, about 55 s on two cores."""
     bench = Bench(lab, **size)
     series = {"helpfulness, with likelihood (ours)": bench.training(), "safety, the report's head":
-              bench.training("safety"), "helpfulness, the report's head": bench.training(head="linear")}
+              bench.training("safety", head="linear"), "helpfulness, the report's head": bench.training(head="linear")}
     result: dict[str, Any] = {
         "accuracy": {name: {s: bench.figure(replace(t, start=s)) for s in STARTS} for name, t in series.items()},
         "truth": {name: {s: bench.figure(replace(t, start=s), "truth") for s in STARTS} for name, t in series.items()
@@ -187,8 +187,8 @@ def one_or_two_models(lab: Finished, **size: Any) -> dict[str, Any]:
     bench = Bench(lab, **size)
     models = {"helpfulness model (our head)": bench.training(), "one model (our head)":
               bench.training("both", other_share=0.0), "helpfulness model": bench.training(head="linear"),
-              "safety model": bench.training("safety"), "one model": bench.training("both", head="linear",
-                                                                                    other_share=0.0)}
+              "safety model": bench.training("safety", head="linear"),
+              "one model": bench.training("both", head="linear", other_share=0.0)}
     ours, one = models["one model (our head)"], models["one model"]
     return {"accuracy": {name: {kind: bench.figure(t, kind) for kind in KINDS} for name, t in models.items()},
             "claims": {"helpfulness pairs, our head: own model less the one":
