@@ -144,7 +144,8 @@ def sections(r: Results) -> list[Section]:
                 plots.accuracy_by_round(r)),
         Section("Two heads compared", "The report's head reads the last token's state. Ours, marked as our "
                 "deviation, adds one learned weight on the frozen chat model's log-likelihood of the answer's worst "
-                "tokens, as at this size the plain head hardly sees whether a fact is true. The safety model has it too.",
+                "tokens, as at this size the plain head hardly sees whether a fact is true. The safety model has it, "
+                "too.",
                 "Compare agreement with annotators, then truth, then what policies make of each.",
                 None, [heads_table(r)]),
         Section("Calibration", "Pairs sorted by how sure the reward model is of its choice (the report's Figure 29 "
