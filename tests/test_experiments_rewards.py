@@ -27,8 +27,8 @@ def test_pairs_are_drawn_by_seed_and_never_held_out_ones(lab):
 
 
 def test_a_difference_of_equal_trainings_is_nothing_and_settings_are_the_recipes(lab):
-    assert Training("safety").settings.safety_loss == 1.0 and Training("safety").settings.head == "linear"
-    assert Training().settings.head == "likelihood" and Training(head="linear").settings.head == "linear"
+    assert Training("safety").settings.safety_loss == 1.0 and Training().settings.safety_loss == 0.0
+    assert Training().settings.head == "likelihood" and Training("safety", head="linear").settings.head == "linear"
     bench = Bench(lab, **TINY, seeds=(0,))
     t = bench.training(layers=1)
     gap = bench.less(t, t)
