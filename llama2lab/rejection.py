@@ -30,7 +30,7 @@ from transformers import PreTrainedTokenizerFast
 from llama2lab.device import Machine
 from llama2lab.model import Llama
 from llama2lab.preferences import sample_answers
-from llama2lab.reward import RewardModel, combined_score, score_answers
+from llama2lab.reward import RewardModel, combined_score, encode_answers, score_encoded
 from llama2lab.train import Optim
 from llama2lab.world.prompts import Prompt
 
@@ -67,10 +67,9 @@ def combined_scores(helpfulness: RewardModel, safety: RewardModel, tokenizer: Pr
                     prompts: Sequence[Prompt], answers: Sequence[str], machine: Machine) -> list[float]:
     """logit(R_c) of one answer to each prompt. A prompt is a safety prompt when its source says so (`kind` is
     "unsafe"): the report tags prompts too, and does not say how."""
-    conversations = [p.messages for p in prompts]
-    return combined_score(score_answers(helpfulness, tokenizer, conversations, answers, machine),
-                          score_answers(safety, tokenizer, conversations, answers, machine),
-                          [p.kind == "unsafe" for p in prompts])
+    encoded, pad = encode_answers(tokenizer, [p.messages for p in prompts], answers), tokenizer.pad_token_id
+    return combined_score(score_encoded(helpfulness, encoded, pad, machine),
+                          score_encoded(safety, encoded, pad, machine), [p.kind == "unsafe" for p in prompts])
 
 
 def sample_and_score(policy: Llama, helpfulness: RewardModel, safety: RewardModel, tokenizer: PreTrainedTokenizerFast,
