@@ -118,7 +118,6 @@ class Judge:
         """Best-of-K on held-out prompts by each helpfulness model, from the same answers: what each choice is
         truly worth."""
         shop, s = self.shop, self.settings
-        _, safety = shop.rewards(version)
 
         def build(folder: Path) -> dict[str, Any]:
             prompts = TownSource(self.town).prompts("helpful", s.best_of_prompts, 4321, s.split)
@@ -127,7 +126,7 @@ class Judge:
             flat_prompts = [p for p in prompts for _ in range(s.best_of)]
             metrics = {}
             for stage in stages:
-                model = reward.load_reward(shop.run.folder(stage)).to(shop.machine.device)
+                model, safety = shop.rewards(version, stage)
                 flat = rejection.combined_scores(model, safety, shop.tokenizer, flat_prompts,
                                                  [a for row in answers for a in row], shop.machine)
                 scores = [flat[i:i + s.best_of] for i in range(0, len(flat), s.best_of)]

@@ -30,7 +30,7 @@ from transformers import PreTrainedTokenizerFast
 from llama2lab.device import Machine
 from llama2lab.model import Llama
 from llama2lab.preferences import sample_answers
-from llama2lab.reward import RewardModel, combined_score, encode_answers, score_encoded
+from llama2lab.reward import RewardModel, combined_score, encode_answers, score_encoded, worst_loglikelihoods
 from llama2lab.train import Optim
 from llama2lab.world.prompts import Prompt
 
@@ -66,10 +66,17 @@ class Samples:
 def combined_scores(helpfulness: RewardModel, safety: RewardModel, tokenizer: PreTrainedTokenizerFast,
                     prompts: Sequence[Prompt], answers: Sequence[str], machine: Machine) -> list[float]:
     """logit(R_c) of one answer to each prompt. A prompt is a safety prompt when its source says so (`kind` is
-    "unsafe"): the report tags prompts too, and does not say how."""
-    encoded, pad = encode_answers(tokenizer, [p.messages for p in prompts], answers), tokenizer.pad_token_id
-    return combined_score(score_encoded(helpfulness, encoded, pad, machine),
-                          score_encoded(safety, encoded, pad, machine), [p.kind == "unsafe" for p in prompts])
+    "unsafe"): the report tags prompts too, and does not say how. An answer that comes several times is scored once,
+    and a reference that both models hold (`reward.share_reference`) reads it once."""
+    everything, pad = encode_answers(tokenizer, [p.messages for p in prompts], answers), tokenizer.pad_token_id
+    index = {tuple(ids): i for i, (ids, _) in enumerate(everything)}  # a place of each conversation with its answer
+    encoded = [everything[i] for i in index.values()]
+    loglik = worst_loglikelihoods(helpfulness.reference, encoded, pad, machine)
+    shared = loglik if safety.reference is helpfulness.reference else None
+    both = [dict(zip(index, score_encoded(model, encoded, pad, machine, loglikelihoods=known)))
+            for model, known in ((helpfulness, loglik), (safety, shared))]
+    keys = [tuple(ids) for ids, _ in everything]
+    return combined_score([both[0][k] for k in keys], [both[1][k] for k in keys], [p.kind == "unsafe" for p in prompts])
 
 
 def sample_and_score(policy: Llama, helpfulness: RewardModel, safety: RewardModel, tokenizer: PreTrainedTokenizerFast,

@@ -161,11 +161,13 @@ def worst_loglikelihoods(reference: Llama | None, encoded: Sequence[Encoded], pa
 
 
 def score_encoded(model: RewardModel, encoded: Sequence[Encoded], pad: int, machine: Machine,
-                  batch: int = 128) -> list[float]:
-    """r(x, y) of each encoded answer, before any sigmoid."""
+                  batch: int = 128, loglikelihoods: Sequence[float] | None = None) -> list[float]:
+    """r(x, y) of each encoded answer, before any sigmoid. `loglikelihoods` are what `worst_loglikelihoods` says of
+    them, where the caller knows that already."""
     model.eval()
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
-    loglik = worst_loglikelihoods(model.reference, encoded, pad, machine)
+    loglik = (worst_loglikelihoods(model.reference, encoded, pad, machine) if loglikelihoods is None
+              else loglikelihoods)
     result = [0.0] * len(encoded)
     with bar(len(order), "scoring", "answer") as progress:
         def score(rows: Sequence[int]) -> None:
@@ -298,6 +300,14 @@ def whiten(x: Tensor, mask: Tensor | None = None, shift_mean: bool = True) -> Te
     kept = x if mask is None else x[mask]
     mean, std = kept.mean(), kept.std(unbiased=False)
     return (x - mean) / (std + 1e-8) + (0 if shift_mean else mean)
+
+
+def share_reference(helpfulness: RewardModel, safety: RewardModel) -> None:
+    """Where both likelihood heads look at the same frozen chat model, let both hold one copy of it: what it says of an
+    answer is then computed once for both."""
+    one, other = helpfulness.reference, safety.reference
+    if one is not None and other is not None and all(map(torch.equal, one.parameters(), other.parameters())):
+        safety.reference = one
 
 
 def combined_score(helpfulness: Sequence[float], safety: Sequence[float], is_safety: Sequence[bool],

@@ -69,10 +69,12 @@ class Workshop:
     def model(self, stage: str) -> Llama:
         return load_model(self.run.folder(stage)).to(self.machine.device)
 
-    def rewards(self, version: int) -> tuple[RewardModel, RewardModel]:
-        both = [reward.load_reward(self.run.folder(f"reward-{kind}-v{version}")).to(self.machine.device)
-                for kind in ("helpfulness", "safety")]
-        return both[0], both[1]
+    def rewards(self, version: int, helpfulness_stage: str | None = None) -> tuple[RewardModel, RewardModel]:
+        """The helpfulness model (of this round, or of the stage that is named) and the safety model."""
+        stages = helpfulness_stage or f"reward-helpfulness-v{version}", f"reward-safety-v{version}"
+        helpfulness, safety = (reward.load_reward(self.run.folder(stage)).to(self.machine.device) for stage in stages)
+        reward.share_reference(helpfulness, safety)
+        return helpfulness, safety
 
     def prompts(self, helpful: int, unsafe: int, seed: int, borderline_share: float = 0.25, split: str = "train",
                 ) -> list[Prompt]:
@@ -257,8 +259,7 @@ def ppo_stage(shop: Workshop, s: PPOSettings, latest: str, name: str = "rlhf-v5"
     rewarder = helpfulness_stage or f"reward-helpfulness-v{rewards}"
 
     def build(folder: Path) -> dict[str, Any]:
-        _, safety = shop.rewards(rewards)
-        helpfulness = reward.load_reward(shop.run.folder(rewarder)).to(shop.machine.device)
+        helpfulness, safety = shop.rewards(rewards, rewarder)
         policy = shop.model(latest)
 
         def score(prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:

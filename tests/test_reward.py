@@ -11,6 +11,7 @@ from llama2lab.device import Machine
 from llama2lab.errors import LabError
 from llama2lab.model import Llama, ModelConfig
 from llama2lab.preferences import MARGINS
+from llama2lab.rejection import combined_scores
 from llama2lab.reward import (
     RewardModel,
     RewardSettings,
@@ -26,12 +27,14 @@ from llama2lab.reward import (
     safety_auxiliary_loss,
     save_reward,
     score_answers,
+    share_reference,
     train_reward,
     whiten,
     worst_loglikelihoods,
 )
 from llama2lab.tokenizer import train_tokenizer
 from llama2lab.train import Optim
+from llama2lab.world.prompts import Prompt
 
 CPU = Machine(torch.device("cpu"), "fp32")
 
@@ -149,6 +152,30 @@ def test_the_likelihood_head_looks_at_the_least_likely_tokens(tokenizer):
     assert worst_loglikelihoods(reference, encoded, 0, CPU) == pytest.approx(
         [sum(sorted(marked)[:3]) / 3, (each[4] + each[5]) / 2], abs=1e-4)
     assert worst_loglikelihoods(None, encoded, 0, CPU) == [0.0, 0.0]
+
+
+def test_combined_scores_read_an_answer_once_and_score_it_as_each_model_does(tokenizer, monkeypatch):
+    """An answer that comes twice, or that two models with one reference see, costs one reading."""
+    models = [RewardModel(tiny(tokenizer, seed), tiny(tokenizer, 9), seed) for seed in (1, 2)]
+    for model in models:
+        model.a.data.fill_(0.7)
+    prompts = [Prompt(str(i), ({"role": "user", "content": text},), "facts", kind, "", "train")
+               for i, (text, kind) in enumerate([("apple", "helpful"), ("apple", "helpful"), ("pear", "unsafe")])]
+    answers = ["yes good", "yes good", "no bad apple"]
+    alone = [score_answers(model, tokenizer, [p.messages for p in prompts], answers, CPU) for model in models]
+    wanted = combined_score(*alone, [p.kind == "unsafe" for p in prompts])
+    assert combined_scores(*models, tokenizer, prompts, answers, CPU) == pytest.approx(wanted, abs=1e-4)
+    share_reference(*models)
+    assert models[0].reference is models[1].reference
+    read = []
+    forward = models[0].reference.hidden
+    monkeypatch.setattr(models[0].reference, "hidden", lambda tokens: read.append(len(tokens)) or forward(tokens))
+    assert combined_scores(*models, tokenizer, prompts, answers, CPU) == pytest.approx(wanted, abs=1e-4)
+    assert sum(read) == 2
+
+    other = RewardModel(tiny(tokenizer, 2), tiny(tokenizer, 8))
+    share_reference(models[0], other)
+    assert other.reference is not models[0].reference
 
 
 def test_the_reference_of_the_likelihood_head_stays_frozen(tokenizer):
