@@ -39,7 +39,7 @@ def test_the_weak_judge_learns_from_the_pairs_it_is_given(lab):
 
 
 def test_estimators_are_held_against_the_exact_kl(lab):
-    result = x.kl_estimators(lab, prompts=4, sizes=(4, 64), trials=50)
+    result = x.kl_estimators(lab, prompts=4, sizes=(4, 64), trials=2000)
     few, many = result["by_n"]
     assert result["exact"] > 0 and result["positions"] > 10
     for name in ("k1", "k3"):
