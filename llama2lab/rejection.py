@@ -69,13 +69,13 @@ def combined_scores(helpfulness: RewardModel, safety: RewardModel, tokenizer: Pr
     "unsafe"): the report tags prompts too, and does not say how. An answer that comes several times is scored once,
     and a reference that both models hold (`reward.share_reference`) reads it once."""
     everything, pad = encode_answers(tokenizer, [p.messages for p in prompts], answers), tokenizer.pad_token_id
-    index = {tuple(ids): i for i, (ids, _) in enumerate(everything)}  # a place of each conversation with its answer
+    keys = [tuple(ids) for ids, _ in everything]
+    index = {key: i for i, key in enumerate(keys)}  # a place of each conversation with its answer
     encoded = [everything[i] for i in index.values()]
     loglik = worst_loglikelihoods(helpfulness.reference, encoded, pad, machine)
     shared = loglik if safety.reference is helpfulness.reference else None
     both = [dict(zip(index, score_encoded(model, encoded, pad, machine, loglikelihoods=known)))
             for model, known in ((helpfulness, loglik), (safety, shared))]
-    keys = [tuple(ids) for ids, _ in everything]
     return combined_score([both[0][k] for k in keys], [both[1][k] for k in keys], [p.kind == "unsafe" for p in prompts])
 
 
