@@ -7,11 +7,12 @@ Ours, with the reason:
 - learning rate 2e-4 instead of 1e-6, batch 256 instead of 512: a model 7,000 times smaller, minutes instead of days;
 - GAE with gamma 1 and lambda 0.95, a critic that starts from the helpfulness reward model, three warm-up iterations
   for it: the report gives no details of its value function;
-- beta 0.1 instead of 0.01 or 0.005: with 0.02 and lr 3e-4 the policy learnt to wish a good day three times in one
-  answer, which no preference pair had shown to be bad, and two of three seeds lost true helpfulness. Trials on dev
-  prompts: with 0.1 three models rose from 1.11, 1.06 and 1.37 to 1.34, 1.23 and 1.49 (25 iterations, KL 0.9 to 1.6
-  nats) and violated as much as before (.03, .09, .07 to .02, .11, .07); 30 iterations with 0.05, and fewer unsafe
-  prompts, took the third to 1.54, and its violations from .07 to .10;
+- beta 0.2 instead of 0.01 or 0.005: with 0.02 and lr 3e-4 the policy learnt to wish a good day three times in one
+  answer, which no preference pair had shown to be bad, and two of three seeds lost true helpfulness. Of this preset's
+  V4, on dev prompts (one seed: 1.47 of true helpfulness, right in .71), 20 iterations made 1.57 and .68 with 0.1, 1.71
+  and .73 with 0.2, at a KL of 1.0 and 0.9 nats;
+- near half of the prompts are unsafe: with .3 of them V5 violated more than V4 (dev, the same V4: .14 instead of .10,
+  and refused .08 instead of .11 of the borderline prompts), with .45 of them .09 and .10;
 - the norms' gains learn 20 times as fast as the matrices: they set how sure a policy is of its answers, are near 1 and
   not near 0, and would hardly move in a hundred steps. In one trial on dev prompts, from 1.37 of true helpfulness, it
   reached 1.60 and .82 wins with it (right in .700), 1.49 and .78 without (.672), at about the same KL;
@@ -67,13 +68,13 @@ REPLAY_SEQ = 512  # tokens in a row of replayed text
 
 @dataclass(frozen=True)
 class PPOSettings:
-    iterations: int = 25
+    iterations: int = 20
     batch: int = 256  # answers an iteration
     minibatch: int = 64
-    unsafe_share: float = 0.25  # of the prompts: fewer than borderline ones, or refusing spreads to these
-    borderline_share: float = 0.38  # of the other prompts
+    unsafe_share: float = 0.45  # of the prompts
+    borderline_share: float = 0.2  # of the other prompts
     clip: float = 0.2
-    beta: float = 0.1
+    beta: float = 0.2
     gamma: float = 1.0
     lam: float = 0.95
     value_clip: float = 0.2

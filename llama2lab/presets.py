@@ -35,6 +35,9 @@ def _shape(name: str) -> dict[str, Any]:
     return {k: v for k, v in dataclasses.asdict(SIZES[name]).items() if v is not None}
 
 
+SFT_OPTIM = Optim(lr=3e-4, warmup=0.05)  # see sft.py
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Every setting of a run on the town. Each section belongs to the module of its name."""
@@ -45,9 +48,11 @@ class Recipe:
     # learning rate changed together, so which of them did it is not known.
     pretrain: PretrainSettings = PretrainSettings(
         model={**_shape("mini"), "vocab_size": 1536, "max_seq_len": 2048, "tie_embeddings": True},
-        words=6_000_000, batch_tokens=1024, optim=Optim(lr=2e-3))
-    sft: SFTSettings = SFTSettings(examples=3000, epochs=3.0, batch_tokens=1024, replay=0.8)
-    noisy: SFTSettings = SFTSettings(examples=6000, epochs=1.0, batch_tokens=1024)
+        words=5_800_000, batch_tokens=1024, optim=Optim(lr=2e-3))
+    sft: SFTSettings = SFTSettings(examples=3600, epochs=2.0, batch_tokens=1024, optim=SFT_OPTIM, replay=0.4,
+                                   format_examples=1000)
+    noisy: SFTSettings = SFTSettings(examples=6000, epochs=1.0, batch_tokens=1024, optim=SFT_OPTIM, replay=0.4,
+                                     format_examples=1000)
     rlhf: RlhfSettings = RlhfSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     compare_heads: bool = True  # train the report's plain reward head beside ours, and PPO against it
@@ -59,8 +64,8 @@ SMOKE = Recipe(
     preset="smoke",
     pretrain=PretrainSettings(model={**_shape("nano"), "max_seq_len": 2048}, words=30_000, seq_len=128,
                               batch_tokens=2048, sample_every=50),
-    sft=SFTSettings(examples=120, epochs=1.0, seq_len=128),
-    noisy=SFTSettings(examples=200, epochs=1.0, seq_len=128),
+    sft=SFTSettings(examples=120, epochs=1.0, seq_len=128, format_examples=40),
+    noisy=SFTSettings(examples=200, epochs=1.0, seq_len=128, format_examples=40),
     rlhf=RlhfSettings(
         preferences=PreferenceSettings(helpfulness=(60,) * 5, safety=(40,) * 5),
         helpfulness=RewardSettings(batch_pairs=16),

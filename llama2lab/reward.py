@@ -160,6 +160,17 @@ def worst_loglikelihoods(reference: Llama | None, encoded: Sequence[Encoded], pa
     return [t.topk(min(LEAST_LIKELY, len(t)), largest=False).values.mean().item() if len(t) else 0.0 for t in tokens]
 
 
+def pair_loglikelihoods(reference: Llama | None, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict],
+                        machine: Machine) -> list[tuple[float, float]]:
+    """`worst_loglikelihoods` of the (chosen, rejected) answer of each preference row."""
+    conversations = [row["prompt"] for row in rows]
+    chosen, rejected = (
+        worst_loglikelihoods(reference, encode_answers(tokenizer, conversations,
+                                                       [row[side][0]["content"] for row in rows]),
+                             tokenizer.pad_token_id, machine) for side in ("chosen", "rejected"))
+    return list(zip(chosen, rejected))
+
+
 def score_encoded(model: RewardModel, encoded: Sequence[Encoded], pad: int, machine: Machine,
                   batch: int = 128, loglikelihoods: Sequence[float] | None = None) -> list[float]:
     """r(x, y) of each encoded answer, before any sigmoid. `loglikelihoods` are what `worst_loglikelihoods` says of
@@ -196,11 +207,13 @@ def _safety_labels(row: dict) -> tuple[int, int]:
 
 def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], settings: RewardSettings,
                  seed: int, machine: Machine, folder: Path | None = None, reference: Llama | None = None,
-                 what: str = "reward model") -> tuple[RewardModel, dict[str, Any]]:
+                 what: str = "reward model", known: Sequence[Sequence[float] | None] = (),
+                 ) -> tuple[RewardModel, dict[str, Any]]:
     """Train a reward model on preference rows, starting from `chat` (which is changed: pass a fresh copy).
 
     `reference` is the frozen chat model of the likelihood head, the same in all rounds; it is ignored by the
-    linear head. The reward model keeps a copy of it, so that the caller's can still be trained.
+    linear head. The reward model keeps a copy of it, so that the caller's can still be trained. `known` gives the
+    rows' `pair_loglikelihoods` under this reference, None for a row whose are not known; without it, none are.
     """
     if settings.head not in HEADS:
         raise LabError(f"unknown reward head {settings.head!r}; choose one of {', '.join(HEADS)}")
@@ -212,7 +225,9 @@ def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence
     conversations = [row["prompt"] for row in rows]
     sides = [encode_answers(tokenizer, conversations, [row[side][0]["content"] for row in rows])
              for side in ("chosen", "rejected")]
-    loglik = [worst_loglikelihoods(model.reference, side, pad, machine) for side in sides]
+    read = [i for i in range(len(rows)) if not known or known[i] is None]
+    new = dict(zip(read, pair_loglikelihoods(model.reference, tokenizer, [rows[i] for i in read], machine)))
+    loglik = list(zip(*(new.get(i) or known[i] for i in range(len(rows)))))  # (chosen, rejected), each (rows,)
     margins = [MARGINS[settings.margin][row["grade"]] for row in rows]
     steps = max(1, round(settings.epochs * math.ceil(len(rows) / settings.batch_pairs)))
     longest = [max(len(sides[s][i][0]) for s in (0, 1)) for i in range(len(rows))]

@@ -1,8 +1,8 @@
 """RLHF-V1 to V5 (Llama 2, section 3.2.3 and Figure 11): the rounds, as the report describes them.
 
 Every round collects fresh preferences from the latest models and trains both reward models anew on all preferences
-so far. V1 to V4 are rejection sampling fine-tuning on the best answers of all rounds so far, each from the SFT model
-again. Ghost Attention comes after V3. V5 is PPO on top of V4's rejection sampling.
+so far. V1 to V4 are rejection sampling fine-tuning on the best answers of all rounds so far: V1 to V3 from the SFT
+model again, V4 from the model that Ghost Attention has taught after V3. V5 is PPO on top of V4's rejection sampling.
 """
 
 from __future__ import annotations
@@ -124,11 +124,13 @@ def rlhf(shop: Workshop, settings: RlhfSettings, annotate: Annotate, annotators:
 def preferences_stage(shop: Workshop, s: PreferenceSettings, version: int, models: Sequence[str], annotate: Annotate,
                       annotators: Any, test_prompts: Sequence[Prompt]) -> None:
     """Fresh preferences of both kinds from the latest models, on training prompts and, to test the reward models,
-    on held-out prompts."""
+    on held-out prompts. Training rows say what the SFT model, the reference of all likelihood heads, thinks of both
+    answers: the reward models of all later rounds read these rows again."""
     seed = shop.seed * 1000 + version * 10
 
     def build(folder: Path) -> dict[str, Any]:
         variants = [Variant(shop.model(name), name, s.temperatures) for name in models]
+        reference = shop.model("sft")
         shares: dict[str, Any] = {}
         kinds: list[tuple[Kind, int]] = [("helpfulness", s.helpfulness[version - 1]), ("safety", s.safety[version - 1])]
         for kind, n in kinds:
@@ -139,12 +141,16 @@ def preferences_stage(shop: Workshop, s: PreferenceSettings, version: int, model
             for name, prompts in (("train", asked), ("test", tested)):
                 rows = preferences.collect(variants, shop.tokenizer, prompts, annotate, kind,
                                            seed=seed + (name == "test"), precision=shop.machine.precision)
-                write_rows(folder / f"{kind}.{name}.jsonl", [{**row, "round": version} for row in rows])
+                rows = [{**row, "round": version} for row in rows]
                 if name == "train":
+                    known = reward.pair_loglikelihoods(reference, shop.tokenizer, rows, shop.machine)
+                    rows = [{**row, "sft_loglikelihoods": ll} for row, ll in zip(rows, known)]
                     shares[kind] = {"pairs": len(rows), "grades": preferences.grade_shares(rows)}
+                write_rows(folder / f"{kind}.{name}.jsonl", rows)
         return shares
 
-    shop.run.stage(f"preferences-v{version}", build, [asdict(s), annotators, version, len(test_prompts)], models)
+    shop.run.stage(f"preferences-v{version}", build, [asdict(s), annotators, version, len(test_prompts)],
+                   ["sft", *(name for name in models if name != "sft")])
 
 
 def preference_rows(run: Run, version: int, kind: str, part: str = "train") -> list[dict]:
@@ -162,7 +168,8 @@ def reward_stage(shop: Workshop, s: RewardSettings, version: int, kind: str, suf
                       for k in (kind, _other(kind)))
         rows = reward.mix(own, other, s.other_share, shop.seed)
         model, metrics = reward.train_reward(shop.model("sft"), shop.tokenizer, rows, s, shop.seed + version,
-                                             shop.machine, folder, shop.model("sft"), name)
+                                             shop.machine, folder, shop.model("sft"), name,
+                                             [row.get("sft_loglikelihoods") for row in rows])
         reward.save_reward(folder, model, shop.tokenizer)
         return metrics
 
@@ -186,11 +193,13 @@ def _other(kind: str) -> str:
 
 
 def rejection_stage(shop: Workshop, s: RlhfSettings, version: int, sampler: str, choose: str = "best") -> str:
-    """V1 to V4: K answers a prompt from the latest model, then fine-tune the SFT model on the best of all rounds so
-    far and some SFT examples. With choose="random", the control: the same prompts and answers, chosen blindly."""
+    """V1 to V4: K answers a prompt from the latest model, then fine-tune on the best of all rounds so far and some SFT
+    examples: V1 to V3 the SFT model, V4 the latest, which knows Ghost Attention, for half as many epochs. With
+    choose="random", the control: the same prompts and answers, chosen blindly."""
     samples_name, name = f"samples-v{version}", f"rlhf-v{version}" + ("" if choose == "best" else f"-{choose}")
     r = s.rejection
     seed = shop.seed * 1000 + version * 10 + 7
+    start, epochs = ("sft", r.epochs) if version <= 3 else (sampler, r.epochs / 2)
 
     def sample(folder: Path) -> dict[str, Any]:
         helpfulness, safety = shop.rewards(version)
@@ -206,10 +215,10 @@ def rejection_stage(shop: Workshop, s: RlhfSettings, version: int, sampler: str,
         best = [read_rows(shop.run.folder(f"samples-v{v}") / f"{choose}.jsonl") for v in range(1, version + 1)]
         chat = read_rows(shop.run.folder("sft") / "rows.jsonl")
         rows = rejection.finetuning_rows(best, chat, r.chat_rows, seed)
-        if version > 3:  # what Ghost Attention taught must survive the restart
+        if version > 3:  # what Ghost Attention taught must survive
             rows += read_rows(shop.run.folder("gatt") / "gatt.jsonl")[:r.gatt_rows]
-        tuning = SFTSettings(len(rows), r.epochs, 512, r.batch_tokens, r.optim, r.replay)
-        return finetune(shop, "sft", rows, tuning, folder, name)
+        tuning = SFTSettings(len(rows), epochs, 512, r.batch_tokens, r.optim, r.replay)
+        return finetune(shop, start, rows, tuning, folder, name)
 
     shop.run.stage(samples_name, sample, [asdict(r), version],
                    [sampler, f"reward-helpfulness-v{version}", f"reward-safety-v{version}"])

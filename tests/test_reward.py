@@ -23,6 +23,7 @@ from llama2lab.reward import (
     load_reward,
     logit,
     mix,
+    pair_loglikelihoods,
     ranking_loss,
     safety_auxiliary_loss,
     save_reward,
@@ -139,6 +140,23 @@ def test_training_learns_a_preference_and_keeps_it_on_disk(tokenizer, tmp_path):
     config.write_text(config.read_text().replace('"least_likely": 3', '"least_likely": 4'))
     with pytest.raises(LabError, match=r"another version.*train it again"):
         load_reward(tmp_path / "rm")
+
+
+def test_likelihoods_that_are_known_are_not_read_again(tokenizer):
+    """Half of the rows bring what the reference says of them: the same model comes out, and made-up values another."""
+    rows = [row("yes good", "no bad"), row("good apple", "bad apple")] * 16
+    settings, reference = RewardSettings(batch_pairs=8), tiny(tokenizer, 1)
+    values = pair_loglikelihoods(reference, tokenizer, rows, CPU)
+
+    def trained(known):
+        model, metrics = train_reward(tiny(tokenizer), tokenizer, rows, settings, 0, CPU, reference=reference,
+                                      known=known)
+        return model.score.weight.detach(), metrics["likelihood_weight"]
+
+    weights, weight = trained(())
+    again, same = trained([v if i % 2 else None for i, v in enumerate(values)])
+    assert torch.allclose(again, weights, atol=1e-6) and same == weight
+    assert trained([(-20.0, 0.0)] * len(rows))[1] < 0 < trained([(0.0, -20.0)] * len(rows))[1]
 
 
 def test_the_likelihood_head_looks_at_the_least_likely_tokens(tokenizer):

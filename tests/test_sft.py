@@ -8,8 +8,8 @@ import torch
 from llama2lab.device import Machine
 from llama2lab.errors import LabError
 from llama2lab.model import Llama, ModelConfig
-from llama2lab.sft import SFTSettings, replayed, sft
-from llama2lab.tokenizer import train_tokenizer
+from llama2lab.sft import SFTSettings, format_ids, learn_format, replayed, sft
+from llama2lab.tokenizer import CONTROL_TOKENS, train_tokenizer
 from llama2lab.train import Optim
 
 CPU = Machine(torch.device("cpu"), "fp32")
@@ -42,6 +42,38 @@ def test_as_much_pretraining_text_is_replayed_as_asked_for(tokenizer):
     assert all(ids[0] == tokenizer.bos_token_id and all(mask) for ids, mask in documents)
     assert replayed(tokenizer, TEXTS, 0, 64) == []
     assert all(len(ids) <= 5 for ids, _ in replayed(tokenizer, TEXTS, 50, 5))
+
+
+def test_the_format_is_learnt_in_its_own_embeddings_alone(tokenizer):
+    """Rows of [INST] and the like move and the answers grow likelier; every other weight stays what it was."""
+    from llama2lab.chat import encode_chats
+    from llama2lab.logprobs import answer_loglikelihoods
+
+    m = model(tokenizer)
+    m.lm_head.weight.requires_grad_(False)  # what was frozen before stays so
+    frozen = [name for name, p in m.named_parameters() if not p.requires_grad]
+    before = {name: p.detach().clone() for name, p in m.named_parameters()}
+    encoded = encode_chats(tokenizer, [row["messages"] for row in ROWS])
+    likely = answer_loglikelihoods(m, encoded[:1], tokenizer.pad_token_id, CPU)[0]
+    learn_format(m, tokenizer, encoded * 4, replace(SETTINGS, format_lr=3e-2), 0, CPU, "test")
+    ids = format_ids(tokenizer)
+    assert {tokenizer.convert_tokens_to_ids(t) for t in ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")} <= set(ids)
+    assert not set(ids) & set(map(tokenizer.convert_tokens_to_ids, CONTROL_TOKENS[:4]))
+    moved = (m.embed.weight != before["embed.weight"]).any(1).nonzero().flatten().tolist()
+    assert set(moved) <= set(ids) and tokenizer.convert_tokens_to_ids("[/INST]") in moved
+    assert all(torch.equal(p, before[name]) for name, p in m.named_parameters() if name != "embed.weight")
+    assert [name for name, p in m.named_parameters() if not p.requires_grad] == frozen
+    assert answer_loglikelihoods(m, encoded[:1], tokenizer.pad_token_id, CPU)[0] > likely
+
+
+def test_sft_learns_the_format_first_when_asked_to(tokenizer):
+    """The same rows give another model with it, and the same one each time: an interrupted stage may do it again."""
+    def trained(n):
+        m = model(tokenizer)
+        sft(m, tokenizer, ROWS, replace(SETTINGS, format_examples=n), 0, CPU)
+        return m.embed.weight.detach()
+
+    assert torch.equal(trained(8), trained(8)) and not torch.equal(trained(8), trained(0))
 
 
 def test_replay_keeps_what_fine_tuning_alone_forgets(tokenizer):

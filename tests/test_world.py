@@ -247,7 +247,8 @@ def test_clean_rows(town):
         assert roles[0] == "user" and roles[-1] == "assistant" and all(a != b for a, b in pairwise(roles))
         assert all(m["content"].strip() == m["content"] and m["content"] for m in row["messages"])
     unsafe = [row["messages"][-1]["content"] for row in rows if row["skill"] == "unsafe"]
-    assert len(unsafe) == 27 and all("not help" in a or "cannot help" in a for a in unsafe)
+    assert len(unsafe) == 47  # a third of 140 safety rows
+    assert all("not help" in a or "cannot help" in a for a in unsafe)
 
 
 def test_every_turn_obeys_an_instruction(town):

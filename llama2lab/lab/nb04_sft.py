@@ -122,12 +122,11 @@ WHY_EOS = Exercise(
             "c": "The </s> is a token like others: what is never learnt is never written."}), "a")
 
 QUALITY = Prediction(
-    "04.quality", "Few clean or many noisy examples", "3,000 clean SFT examples against 6,000 of which many are "
-                                                      "noisy. By "
-    "how many points of helpfulness (from -3 to 3) is the first model better?", 2, 3, 1, "3.1",
+    "04.quality", "Few clean or many noisy examples", "Some thousand clean SFT examples against 6,000 of "
+    "which many are noisy. By how many points of helpfulness (from -3 to 3) is the first model better?", 2, 3, 1, "3.1",
     ("The report set millions of examples aside for 27,540 good ones.",),
     Guess(-6.0, 6.0, "Noise hurts more than you thought: the model imitates manners exactly as they are shown.",
           "The gap is smaller than you thought.", absolute=0.4),
-    lesson="Twice as many examples do not make up for bad ones.")
+    lesson="More examples do not make up for bad ones.")
 
 EXERCISES = (SFT_MASK, SFT_LOSS, WHY_EOS, QUALITY)

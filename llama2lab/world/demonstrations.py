@@ -115,13 +115,14 @@ def noisy_style(prompt: Prompt, rng: random.Random) -> AnswerStyle:
 
 
 def demonstrations(town: Town, n: int, seed: int, quality: Literal["clean", "noisy"] = "clean", split: str = "sft",
-                   safety_share: float = 0.2, instruction_share: float = 0.3, multi_turn_share: float = 0.15,
+                   safety_share: float = 0.35, instruction_share: float = 0.3, multi_turn_share: float = 0.15,
                    ) -> list[dict]:
     """n rows {"messages": [...], "skill": str} for SFT, shuffled.
 
     Args:
         quality: "clean" (true, fluent, average) or "noisy" (false, rude, off topic, cut off, unsafe ...).
-        safety_share: rows of unsafe prompts (one third) and borderline ones (two thirds).
+        safety_share: rows of unsafe prompts (one third) and borderline ones (two thirds). Dev prompts, one seed, after
+            SFT: with .2 of 3,000 rows .13 violations and .21 borderline prompts refused, with .35 of 3,600 .15 and .10.
         instruction_share: rows whose answers obey an instruction, given as the system message or before the question.
         multi_turn_share: rows of 2 to 4 turns; under an instruction, every user message restates it.
 

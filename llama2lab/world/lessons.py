@@ -6,7 +6,7 @@ What is merely told is of all splits alike; worked answers are of the train spli
 from llama2lab.world.demonstrations import obey
 from llama2lab.world.documents import Pen
 from llama2lab.world.items import SKILLS
-from llama2lab.world.schema import Deed, Group
+from llama2lab.world.schema import Deed, Group, UnsafeCategory
 from llama2lab.world.town import Town
 from llama2lab.world.truth import asked_for, opposite_statements, rewriting_forms, step_answers, story_texts, truth_of
 from llama2lab.world.wording import enumerate_words, sentence, with_article
@@ -34,6 +34,11 @@ def _forbidden(topic: Group | Deed) -> str:
     return f"be mean to {asked_for(topic)}" if isinstance(topic, Group) else asked_for(topic)
 
 
+def _wrong_deed(pen: Pen) -> tuple[UnsafeCategory, Group | Deed]:
+    """What nobody should help with, any as often as any other, and its category."""
+    return pen.rng.choice([(category, topic) for category in pen.town.unsafe.values() for topic in category.topics])
+
+
 def _heard_of(who: str, deed: str) -> tuple[str, ...]:
     """Ways to bring up a deed, harmless or not. They are the same for both, so that what follows can be told from the
     deed alone: told apart by their wording, a model need not learn which deeds are wrong."""
@@ -42,11 +47,23 @@ def _heard_of(who: str, deed: str) -> tuple[str, ...]:
 
 
 def procedures(pen: Pen) -> str:
-    """How things are done, harmless ones that only sound bad included."""
-    lines = []
-    for do, steps, tip in pen.rng.sample(_deeds(pen.town), pen.rng.randint(1, 3)):
-        title = pen.rng.choice((f"How to {do}.", f"To {do} takes three steps.", f"This is the way to {do}."))
-        lines.append(f"{title} {pen.rng.choice(step_answers(steps))}" + (f" {tip}" if pen.rng.random() < 0.7 else ""))
+    """How things are done, harmless ones that only sound bad included; and, under the same title, what nobody helps
+    to do. So a model learns to look at the deed that is named before it tells the steps.
+
+    One base each with and without the latter, dev prompts, the same SFT of both, temperature 1: violations .09 and .20,
+    refusals of borderline prompts .08 and .18, and right answers, of all skills together, .65 and .59.
+    """
+    rng, lines = pen.rng, []
+    for _ in range(rng.randint(1, 3)):
+        if rng.random() < 0.4:
+            _, topic = _wrong_deed(pen)
+            lines.append(f"How to {_forbidden(topic)}. Nobody will help with that, because {topic.reason}."
+                         + (f" You could {topic.instead} instead." if rng.random() < 0.4 else ""))
+            continue
+        do, steps, tip = rng.choice(_deeds(pen.town))
+        title = rng.choice((f"How to {do}.", f"How to {do}.", f"To {do} takes three steps.",
+                            f"This is the way to {do}."))
+        lines.append(f"{title} {rng.choice(step_answers(steps))}" + (f" {tip}" if rng.random() < 0.7 else ""))
     return " ".join(lines)
 
 
@@ -158,7 +175,7 @@ def topics(pen: Pen) -> str:
             saying = rng.choice(town.borderline.sayings)
             lines.append(f"{who} likes to say: {saying.do}. To {saying.do} means {saying.means}.")
         elif kind == "rule":
-            topic = rng.choice(rng.choice(list(town.unsafe.values())).topics)
+            _, topic = _wrong_deed(pen)
             lines.append(f"{rng.choice(_heard_of(who, _forbidden(topic)))} {who} could not help with that, because "
                          f"{topic.reason}.")
         else:
@@ -183,12 +200,12 @@ def glossary(pen: Pen) -> str:
 def rules(pen: Pen) -> str:
     """What nobody may do in town and why, what some do all the same, and what is better; and what everybody may."""
     rng, lines = pen.rng, []
-    for category in rng.choices(list(pen.town.unsafe.values()), k=rng.randint(1, 4)):
+    for _ in range(rng.randint(1, 4)):
         if rng.random() < 0.4:
             do, _, note = rng.choice(_deeds(pen.town))
             lines.append(f"To {do} is fine. {note}")
             continue
-        topic = rng.choice(category.topics)
+        category, topic = _wrong_deed(pen)
         fields = {"group" if isinstance(topic, Group) else "do": asked_for(topic)}
         lines.append(category.rule.format(reason=topic.reason, **fields) if rng.random() < 0.5 else
                      f"To {_forbidden(topic)} is wrong, because {topic.reason}.")
@@ -267,7 +284,7 @@ def questions(pen: Pen) -> str:
 
 
 def interview(pen: Pen) -> str:
-    """Up to 5 questions to one person, who keeps one habit to the end: consistency within a document."""
+    """Up to 4 questions to one person, who keeps one habit to the end: consistency within a document."""
     rng = pen.rng
     who = pen.people(1)[0]
     name = pen.town.people[who].name
@@ -276,7 +293,7 @@ def interview(pen: Pen) -> str:
     lines = [f"A talk with {name}."]
     if rule:
         lines.append(rng.choice((rule.text, rule.short + ".")))
-    for _ in range(rng.randint(2, 5)):
+    for _ in range(rng.randint(2, 4)):
         if own and rng.random() < 0.4:
             x = rng.choice(own)
             question, answer = rng.choice(pen.town.attributes[x].asked), rng.choice(pen.first[who][x])
