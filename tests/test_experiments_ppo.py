@@ -39,7 +39,9 @@ def test_the_weak_judge_learns_from_the_pairs_it_is_given(lab):
 
 
 def test_estimators_are_held_against_the_exact_kl(lab):
-    result = x.kl_estimators(lab, prompts=4, sizes=(4, 64), trials=2000)
+    # A token that the policy hardly ever writes and the reference likes has a huge k3: over a few answers one such draw
+    # decides the mean, and with few trials whether n = 4 or n = 64 meets it decides their spread.
+    result = x.kl_estimators(lab, prompts=24, sizes=(4, 64), trials=20_000)
     few, many = result["by_n"]
     assert result["exact"] > 0 and result["positions"] > 10
     for name in ("k1", "k3"):
