@@ -225,9 +225,12 @@ def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence
     conversations = [row["prompt"] for row in rows]
     sides = [encode_answers(tokenizer, conversations, [row[side][0]["content"] for row in rows])
              for side in ("chosen", "rejected")]
-    read = [i for i in range(len(rows)) if not known or known[i] is None]
-    new = dict(zip(read, pair_loglikelihoods(model.reference, tokenizer, [rows[i] for i in read], machine)))
-    loglik = list(zip(*(new.get(i) or known[i] for i in range(len(rows)))))  # (chosen, rejected), each (rows,)
+    known = known or [None] * len(rows)
+    read = [i for i, values in enumerate(known) if values is None]
+    loglik = [[values[s] if values else 0.0 for values in known] for s in (0, 1)]  # (chosen, rejected), each (rows,)
+    for side, values in zip(sides, loglik):
+        for i, value in zip(read, worst_loglikelihoods(model.reference, [side[i] for i in read], pad, machine)):
+            values[i] = value
     margins = [MARGINS[settings.margin][row["grade"]] for row in rows]
     steps = max(1, round(settings.epochs * math.ceil(len(rows) / settings.batch_pairs)))
     longest = [max(len(sides[s][i][0]) for s in (0, 1)) for i in range(len(rows))]
