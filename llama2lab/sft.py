@@ -78,7 +78,8 @@ def sft(model: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], 
                        "shorten or leave out such rows")
     seq_len = min(max(settings.seq_len, longest), model.config.context)
     if settings.format_examples:
-        learn_format(model, tokenizer, encoded[:settings.format_examples], settings, seed, machine, what)
+        learn_format(model, tokenizer, encoded[:settings.format_examples], settings, seq_len, seed, machine,
+                     what)
     encoded += replayed(tokenizer, documents, settings.replay * sum(len(ids) for ids, _ in encoded), seq_len)
     data = pack(encoded, seq_len, seed, tokenizer.pad_token_id)
     # Longer rows than asked for: as many of them. Shorter ones, for a model with a short context: as many tokens.
@@ -97,9 +98,9 @@ def format_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
 
 
 def learn_format(model: Llama, tokenizer: PreTrainedTokenizerFast, encoded: Sequence[tuple[list[int], list[int]]],
-                 settings: SFTSettings, seed: int, machine: Machine, what: str) -> None:
-    """Learn the embeddings of the format's tokens from conversations, all other weights frozen. It takes seconds, so
-    an interrupted stage does it again; the result is the same."""
+                 settings: SFTSettings, seq_len: int, seed: int, machine: Machine, what: str) -> None:
+    """Learn the embeddings of the format's tokens from conversations, packed in rows of `seq_len` tokens, all other
+    weights frozen. It takes seconds, so an interrupted stage does it again; the result is the same."""
     rows = model.embed.weight
     allowed = torch.zeros(len(rows), 1, device=rows.device)
     allowed[format_ids(tokenizer)] = 1.0
@@ -107,8 +108,7 @@ def learn_format(model: Llama, tokenizer: PreTrainedTokenizerFast, encoded: Sequ
     model.requires_grad_(False)
     rows.requires_grad_(True)
     hook = rows.register_hook(lambda grad: grad * allowed)
-    seq_len = max(settings.seq_len, *(len(ids) for ids, _ in encoded))
-    data = pack(encoded, min(seq_len, model.config.context), seed, tokenizer.pad_token_id)
+    data = pack(encoded, seq_len, seed, tokenizer.pad_token_id)
     # no weight decay: it would shrink the rows that are not learnt
     optim = Optim(lr=settings.format_lr, warmup=0.05, weight_decay=0.0)
     fit_packed(model, data, 1.0, settings.batch_tokens, optim, seed, machine, None, f"{what}: the format")

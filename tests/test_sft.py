@@ -55,7 +55,7 @@ def test_the_format_is_learnt_in_its_own_embeddings_alone(tokenizer):
     before = {name: p.detach().clone() for name, p in m.named_parameters()}
     encoded = encode_chats(tokenizer, [row["messages"] for row in ROWS])
     likely = answer_loglikelihoods(m, encoded[:1], tokenizer.pad_token_id, CPU)[0]
-    learn_format(m, tokenizer, encoded * 4, replace(SETTINGS, format_lr=3e-2), 0, CPU, "test")
+    learn_format(m, tokenizer, encoded * 4, replace(SETTINGS, format_lr=3e-2), SETTINGS.seq_len, 0, CPU, "test")
     ids = format_ids(tokenizer)
     assert {tokenizer.convert_tokens_to_ids(t) for t in ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")} <= set(ids)
     assert not set(ids) & set(map(tokenizer.convert_tokens_to_ids, CONTROL_TOKENS[:4]))
