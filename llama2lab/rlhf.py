@@ -24,7 +24,7 @@ from llama2lab.ppo import PPOSettings
 from llama2lab.preferences import Annotate, Kind, Variant
 from llama2lab.rejection import RejectionSettings
 from llama2lab.reward import RewardModel, RewardSettings
-from llama2lab.runs import Run, read_rows, write_rows
+from llama2lab.runs import Run, digest, read_rows, write_rows
 from llama2lab.sft import SFTSettings, sft
 from llama2lab.world.prompts import Instruction, Prompt
 
@@ -149,7 +149,8 @@ def preferences_stage(shop: Workshop, s: PreferenceSettings, version: int, model
                 write_rows(folder / f"{kind}.{name}.jsonl", rows)
         return shares
 
-    shop.run.stage(f"preferences-v{version}", build, [asdict(s), annotators, version, len(test_prompts)],
+    tested_on = digest([p.id for p in test_prompts])
+    shop.run.stage(f"preferences-v{version}", build, [asdict(s), annotators, version, tested_on],
                    ["sft", *(name for name in models if name != "sft")])
 
 

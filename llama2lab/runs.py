@@ -91,6 +91,7 @@ class Run:
         self.say = say or (lambda line: print(line, file=sys.stderr, flush=True))
         self.order: list[str] = []
         self._fingerprints: dict[str, str] = {}
+        self._noted: dict[str, set[str]] = {}  # stage -> keys of the notes that were asked for
         if self.path.is_file():
             raise LabError(f"{self.path} is a file; give a folder with --out")
         marker = self.path / "run.json"
@@ -155,6 +156,7 @@ class Run:
         path = self.path / name / "notes.json"
         notes = read_json(path) if path.exists() else {}
         key = digest([settings, self._fingerprints[name]])
+        self._noted.setdefault(name, set()).add(key)
         if key not in notes:
             begin = time.perf_counter()
             notes[key] = {"metrics": measure(), "seconds": round(time.perf_counter() - begin, 1)}
@@ -178,7 +180,9 @@ class Run:
             record = read_json(self.path / name / "stage.json")
             metrics, seconds = dict(record["metrics"]), record["seconds"]
             notes = self.path / name / "notes.json"
-            for note in (read_json(notes).values() if notes.exists() else ()):
+            kept = read_json(notes) if notes.exists() else {}
+            noted = self._noted.get(name, set())
+            for note in (note for key, note in kept.items() if key in noted):  # not what other settings measured
                 metrics.update(note["metrics"])
                 seconds += note["seconds"]
             stages[name] = {"seconds": round(seconds, 1), "peak_memory_mb": record["peak_memory_mb"],

@@ -8,7 +8,9 @@ import pytest
 
 from llama2lab import stats
 from llama2lab.errors import LabError
+from llama2lab.rlhf import PreferenceSettings, Workshop, preferences_stage
 from llama2lab.runs import Run, read_rows, stage_folder, write_rows
+from llama2lab.world.prompts import Prompt
 
 
 def quiet(path, **identity):
@@ -41,6 +43,20 @@ def test_a_finished_stage_is_not_built_again(tmp_path):
 def test_a_changed_setting_rebuilds_what_depends_on_it_and_nothing_else(tmp_path):
     build_all(tmp_path / "r")
     assert build_all(tmp_path / "r", lr=2.0)[1] == ["sft", "rlhf"]
+
+
+def test_other_test_prompts_of_the_same_number_give_new_test_pairs():
+    asked = []
+
+    class Recorder:
+        def stage(self, name, build, settings, parents):
+            asked.append(settings)
+
+    shop = Workshop(Recorder(), 0, None, None, None)
+    for names in ("ab", "cd", "ab"):
+        prompts = [Prompt(n, (), "facts", "helpful", "", "test") for n in names]
+        preferences_stage(shop, PreferenceSettings(), 1, ("sft", "sft-noisy"), None, [], prompts)
+    assert asked[0] == asked[2] != asked[1]
 
 
 def test_an_interrupted_stage_goes_on_in_its_folder(tmp_path):
@@ -78,6 +94,14 @@ def test_results_gather_every_stage_in_order(tmp_path):
     assert results["stages"]["sft"]["metrics"]["helpfulness"]["mean"] == 2.0
     assert {"seconds", "peak_memory_mb", "metrics"} <= set(results["stages"]["base"])
     assert json.loads((tmp_path / "r" / "results.json").read_text()) == results
+
+
+def test_results_hold_only_what_the_present_settings_measured(tmp_path):
+    for split, n in (("dev", 1.0), ("test", 2.0), ("dev", 3.0)):  # the third is kept from the first
+        run, _ = build_all(tmp_path / "r")
+        run.note("sft", lambda n=n, split=split: {split: n, "helpfulness": n}, {"split": split})
+        metrics = run.results({})["stages"]["sft"]["metrics"]
+    assert metrics["helpfulness"] == 1.0 and "test" not in metrics
 
 
 def test_measurements_are_made_once_and_again_for_a_rebuilt_stage(tmp_path):
