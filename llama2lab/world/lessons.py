@@ -287,9 +287,9 @@ def interview(pen: Pen) -> str:
     """Up to 4 questions to one person, who keeps one habit to the end: consistency within a document.
 
     Here a model learns to do what was asked earlier, and Ghost Attention builds on it. With a quarter of them, of up
-    to 3 questions (and 7 % fewer words of everything, in rows of 256 tokens; one base each, dev prompts), V3 obeyed at
-    turn 10 in .02 of the dialogues instead of .44, but after Ghost Attention it was .69 instead of .90, at turn 20 .46
-    instead of .79, and V3 was right in .68 of the single prompts instead of .75.
+    to 3 questions, dev dialogues kept an instruction at turn 10 in .69 instead of .90 after Ghost Attention, at turn 20
+    in .46 instead of .79, and V3 was right in .68 of the single prompts instead of .75. (One base each; that of fewer
+    interviews also read 7 % fewer words, in rows of 256 tokens instead of 512.)
     """
     rng = pen.rng
     who = pen.people(1)[0]
