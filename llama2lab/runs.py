@@ -91,7 +91,7 @@ class Run:
         self.say = say or (lambda line: print(line, file=sys.stderr, flush=True))
         self.order: list[str] = []
         self._fingerprints: dict[str, str] = {}
-        self._noted: dict[str, set[str]] = {}  # stage -> keys of the notes that were asked for
+        self._notes: dict[str, dict[str, dict[str, Any]]] = {}  # stage -> notes that were asked for, by key
         if self.path.is_file():
             raise LabError(f"{self.path} is a file; give a folder with --out")
         marker = self.path / "run.json"
@@ -156,12 +156,12 @@ class Run:
         path = self.path / name / "notes.json"
         notes = read_json(path) if path.exists() else {}
         key = digest([settings, self._fingerprints[name]])
-        self._noted.setdefault(name, set()).add(key)
         if key not in notes:
             begin = time.perf_counter()
             notes[key] = {"metrics": measure(), "seconds": round(time.perf_counter() - begin, 1)}
             write_atomic(path, json.dumps(notes, indent=1))
             self.say(f"{name} measured in {notes[key]['seconds']:.0f} s" + _headline(notes[key]["metrics"]))
+        self._notes.setdefault(name, {})[key] = notes[key]
         return notes[key]["metrics"]
 
     def folder(self, name: str) -> Path:
@@ -179,17 +179,14 @@ class Run:
         for name in self.order:
             record = read_json(self.path / name / "stage.json")
             metrics, seconds = dict(record["metrics"]), record["seconds"]
-            notes = self.path / name / "notes.json"
-            kept = read_json(notes) if notes.exists() else {}
-            noted = self._noted.get(name, set())
-            for note in (note for key, note in kept.items() if key in noted):  # not what other settings measured
+            for note in self._notes.get(name, {}).values():  # not what other settings measured before
                 metrics.update(note["metrics"])
                 seconds += note["seconds"]
             stages[name] = {"seconds": round(seconds, 1), "peak_memory_mb": record["peak_memory_mb"],
                             "metrics": metrics}
-        results = {**self.identity, "machine": machine, "stages": stages}
-        write_atomic(self.path / "results.json", json.dumps(results, indent=1))
-        return results
+        text = json.dumps({**self.identity, "machine": machine, "stages": stages}, indent=1)
+        write_atomic(self.path / "results.json", text)
+        return json.loads(text)
 
 
 def stage_folder(run: str | Path, name: str) -> Path:
