@@ -19,7 +19,7 @@ from llama2lab.rope import rope_frequencies, rope_kind, rope_tables, rotate
 # Added to the score of what a query may not see. Finite, so that a row that sees nothing (padding) is
 # meaningless but never NaN; far below any real score, so that exp() of it is exactly 0.
 HIDDEN = -1e4
-ROWS = 128  # queries that attend together, see `attend`: fewer work less in vain, more are fewer calls of torch
+ROWS = 256  # queries that attend together, see `attend`: fewer work less in vain, more are fewer calls of torch
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ from llama2lab.train import (
 )
 from llama2lab.world.prompts import Prompt
 
-REPLAY_SEQ = 512  # tokens in a row of replayed text
+REPLAY_SEQ = 256  # tokens in a row of replayed text
 
 
 @dataclass(frozen=True)

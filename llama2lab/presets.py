@@ -48,7 +48,7 @@ class Recipe:
     # learning rate changed together, so which of them did it is not known.
     pretrain: PretrainSettings = PretrainSettings(
         model={**_shape("mini"), "vocab_size": 1536, "max_seq_len": 2048, "tie_embeddings": True},
-        words=5_800_000, batch_tokens=1024, optim=Optim(lr=2e-3))
+        words=5_800_000, seq_len=256, batch_tokens=1024, optim=Optim(lr=2e-3))
     sft: SFTSettings = SFTSettings(examples=3600, epochs=2.0, batch_tokens=1024, optim=SFT_OPTIM, replay=0.4,
                                    format_examples=1000)
     noisy: SFTSettings = SFTSettings(examples=6000, epochs=1.0, batch_tokens=1024, optim=SFT_OPTIM, replay=0.4,

@@ -21,6 +21,14 @@ from llama2lab.model import (
 )
 
 NANO = SIZES["nano"]
+
+
+@pytest.fixture(autouse=True)
+def several_blocks(monkeypatch):
+    """Texts that are short enough to test are still attended in more than one block."""
+    monkeypatch.setattr("llama2lab.model.ROWS", 128)
+
+
 SCALINGS = [
     {"rope_type": "linear", "factor": 2.0},
     {"rope_type": "dynamic", "factor": 2.0},
