@@ -23,12 +23,6 @@ from llama2lab.model import (
 NANO = SIZES["nano"]
 
 
-@pytest.fixture(autouse=True)
-def several_blocks(monkeypatch):
-    """Texts that are short enough to test are still attended in more than one block."""
-    monkeypatch.setattr("llama2lab.model.ROWS", 128)
-
-
 SCALINGS = [
     {"rope_type": "linear", "factor": 2.0},
     {"rope_type": "dynamic", "factor": 2.0},
@@ -36,6 +30,12 @@ SCALINGS = [
      "original_max_position_embeddings": 64},
     {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
 ]
+
+
+@pytest.fixture(autouse=True)
+def several_blocks(monkeypatch):
+    """Texts that are short enough to test are still attended in more than one block."""
+    monkeypatch.setattr("llama2lab.model.ROWS", 128)
 
 
 def loud(model: Llama) -> Llama:
