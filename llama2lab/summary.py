@@ -102,13 +102,14 @@ def difference(a: dict[str, Any] | None, b: dict[str, Any] | None) -> dict[str, 
 
 def paired_gap(runs: Sequence[Path], a: str, b: str, results: Results) -> dict[str, Any] | None:
     """True helpfulness of stage a less that of b on the same held-out prompts, prompt by prompt; from the means
-    alone where the answers are not kept."""
+    alone where neither answers nor their scores (of a seed that is shipped) are kept."""
     figures = []
     for run in runs:
-        paths = [run / stage / "answers.jsonl" for stage in (a, b)]
-        if not all(path.exists() for path in paths):
+        paths = [next((p for p in (run / stage / "answers.jsonl", run / stage / "scores.jsonl") if p.exists()), None)
+                 for stage in (a, b)]
+        if None in paths:
             return difference(find(results, a, "helpfulness"), find(results, b, "helpfulness"))
-        scores = [[row["score"] for row in read_rows(path) if row["kind"] == "helpful"] for path in paths]
+        scores = [[row["score"] for row in read_rows(path) if row["kind"] == "helpful"] for path in paths if path]
         figures.append(stats.mean([x - y for x, y in zip(*scores)]))
     return stats.pool(figures)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llama2lab import experiments
+from llama2lab import experiments, summary
 from llama2lab.checkpoint import save_model
 from llama2lab.errors import LabError
 from llama2lab.lab import finished, ship
@@ -82,6 +82,23 @@ def test_what_is_shipped_is_half_as_large_and_opens_in_transformers(run, tmp_pat
     assert AutoTokenizer.from_pretrained(tmp_path / "shipped" / "sft")("river")["input_ids"]
     with pytest.raises(LabError, match="not a finished run"):
         ship.ship(tmp_path, tmp_path / "other")
+
+
+def test_of_other_seeds_only_what_pools_is_shipped(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(ship, "PAIRED", ("sft",))
+    (run / "sft" / "answers.jsonl").write_text('{"kind": "helpful", "score": 1.5, "answer": "Yes."}\n')
+    ship.ship_figures(run, tmp_path / "seeds" / "3")
+    kept = {str(p.relative_to(tmp_path / "seeds" / "3")) for p in (tmp_path / "seeds" / "3").rglob("*.json*")}
+    assert kept == {"run.json", "results.json", "sft/scores.jsonl"}
+    results = [summary.load_run(folder) for folder in (run, tmp_path / "seeds" / "3")]
+    assert results[0] == results[1]
+    (run / "gatt").mkdir()
+    (run / "gatt" / "answers.jsonl").write_text('{"kind": "helpful", "score": 1.0, "answer": "No."}\n')
+    (tmp_path / "seeds" / "3" / "gatt").symlink_to(run / "gatt")
+    gap = summary.paired_gap([tmp_path / "seeds" / "3"], "sft", "gatt", results[1])
+    assert gap["mean"] == pytest.approx(0.5)
+    with pytest.raises(LabError, match="not a finished run"):
+        ship.ship_figures(tmp_path, tmp_path / "other")
 
 
 def test_experiments_are_kept_with_the_run_and_not_measured_twice(run, monkeypatch, capsys):

@@ -2,6 +2,8 @@
 
 The folder stays a run (`llama2lab chat data/run` talks to it) and every checkpoint a plain transformers folder. Weights
 are rounded to bfloat16, which halves them; stages that no notebook needs are left out.
+
+`python -m llama2lab.lab.ship runs/mini-1 data/seeds/1` keeps only what `llama2lab report` pools: figures and scores.
 """
 
 from __future__ import annotations
@@ -16,21 +18,19 @@ from safetensors.torch import load_file, save_file
 
 from llama2lab.errors import LabError
 from llama2lab.lab.finished import SHIPPED
-from llama2lab.runs import read_json, stage_folder
+from llama2lab.runs import read_json, read_rows, stage_folder, write_rows
 
 MODELS = ("base", "sft", "sft-noisy", "rlhf-v1", "rlhf-v3", "gatt", "rlhf-v4", "rlhf-v5", "reward-helpfulness-v1",
           "reward-helpfulness-v5", "reward-helpfulness-v5-linear", "reward-safety-v5")
 ROWS = ("tokenizer", "best-of-k", *(f"preferences-v{v}" for v in range(1, 6)), *(f"samples-v{v}" for v in range(1, 5)))
+PAIRED = ("sft", "sft-noisy", "gatt", "rlhf-v3", "rlhf-v4", "rlhf-v5")  # see summary.promises
 LEFT_OUT = ("rollouts", "gatt.jsonl", "random.jsonl", "sft-noisy/rows.jsonl",  # large, and of use to a run that goes on
             *(f"samples-v{v}/samples.jsonl" for v in range(2, 5)))
 
 
 def ship(run: Path, out: Path = SHIPPED) -> None:
     """Copy what notebooks need of a finished run into `out`, which is replaced."""
-    if not (run / "results.json").is_file():
-        raise LabError(f"{run} is not a finished run (no results.json); finish it with: llama2lab run --out {run}")
-    fresh = out.with_name(out.name + ".partial")
-    shutil.rmtree(fresh, ignore_errors=True)
+    fresh = _begin(run, out)
     for stage in (*MODELS, *ROWS):
         left_out = [name.split("/")[-1] for name in LEFT_OUT if "/" not in name or name.startswith(f"{stage}/")]
         shutil.copytree(stage_folder(run, stage), fresh / stage, ignore=shutil.ignore_patterns(*left_out))
@@ -45,6 +45,33 @@ def ship(run: Path, out: Path = SHIPPED) -> None:
         config = weights.with_name("config.json")
         if weights.name == "model.safetensors" and config.is_file():
             config.write_text(json.dumps({**read_json(config), "dtype": "bfloat16"}, indent=2) + "\n", encoding="utf-8")
+    _end(fresh, out)
+
+
+def ship_figures(run: Path, out: Path) -> None:
+    """Keep of a finished run, in `out`, which is replaced, what pools with other seeds in a report: results.json, and
+    the true scores of the stages that are compared prompt by prompt."""
+    fresh = _begin(run, out)
+    fresh.mkdir(parents=True)
+    shutil.copy(run / "run.json", fresh)
+    (fresh / "results.json").write_text(json.dumps(read_json(run / "results.json"), separators=(",", ":")))
+    for stage in PAIRED:
+        rows = read_rows(stage_folder(run, stage) / "answers.jsonl")
+        (fresh / stage).mkdir()
+        write_rows(fresh / stage / "scores.jsonl", [{"kind": row["kind"], "score": row["score"]} for row in rows])
+    _end(fresh, out)
+
+
+def _begin(run: Path, out: Path) -> Path:
+    """Where to build `out`; LabError if the run is not finished."""
+    if not (run / "results.json").is_file():
+        raise LabError(f"{run} is not a finished run (no results.json); finish it with: llama2lab run --out {run}")
+    fresh = out.with_name(out.name + ".partial")
+    shutil.rmtree(fresh, ignore_errors=True)
+    return fresh
+
+
+def _end(fresh: Path, out: Path) -> None:
     for path in fresh.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     shutil.rmtree(out, ignore_errors=True)
@@ -52,9 +79,12 @@ def ship(run: Path, out: Path = SHIPPED) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m llama2lab.lab.ship RUN")
+    if len(sys.argv) not in (2, 3):
+        sys.exit("usage: python -m llama2lab.lab.ship RUN [FOLDER]")
     try:
-        ship(Path(sys.argv[1]))
+        if len(sys.argv) == 2:
+            ship(Path(sys.argv[1]))
+        else:
+            ship_figures(Path(sys.argv[1]), Path(sys.argv[2]))
     except LabError as e:
         sys.exit(f"error: {e}")
