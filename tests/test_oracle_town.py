@@ -1,7 +1,9 @@
 """The oracle over the whole town: honest answers in many wordings are right, no trick beats the plain truth."""
 
 import random
+import re
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -205,14 +207,19 @@ def test_judging_is_fast():
     for prompt in PROMPTS:  # keys are made once
         ORACLE.judge(prompt, "Soup.")
     answers = [(p, plain(p)) for p in PROMPTS]
-    best = min(timed(answers) for _ in range(3))
-    assert best / len(answers) < 0.0006  # half of it on an idle machine
+
+    def split(prompt: Prompt, answer: str) -> None:
+        for _ in range(20):
+            re.findall(r"\w+|[^\w\s]", f"{prompt.question} {answer}".lower())
+
+    judging, splitting = (min(timed(work, answers) for _ in range(3)) for work in (ORACLE.judge, split))
+    assert judging < 12 * splitting  # 2 to 6 times: machines and loads differ, so no seconds
 
 
-def timed(answers: list[tuple[Prompt, str]]) -> float:
+def timed(work: Callable[[Prompt, str], object], answers: list[tuple[Prompt, str]]) -> float:
     start = time.process_time()
     for prompt, answer in answers:
-        ORACLE.judge(prompt, answer)
+        work(prompt, answer)
     return time.process_time() - start
 
 
