@@ -21,8 +21,6 @@ from llama2lab.model import (
 )
 
 NANO = SIZES["nano"]
-
-
 SCALINGS = [
     {"rope_type": "linear", "factor": 2.0},
     {"rope_type": "dynamic", "factor": 2.0},
