@@ -11,7 +11,7 @@ turn 20 in .69 and .79 of the dialogues. Seeds differ more than settings: two ot
 them, and in .46 to .71 with smaller batches, five epochs, longer rows, 6e-4, gains at 40 times the rate, or three in
 ten of a row's earlier answers sampled without the instruction. All of these learnt on bases that had read rows of 512
 tokens. On a base of the preset's 256 tokens seed 0 held it there in .88 of the dev dialogues, and in .81 with 1,200
-rows, no dialogue cut twice at the same turn, for two epochs.
+rows of each kind, no dialogue cut twice at the same turn, for two epochs.
 
 Simplification: while sampling, the model sees the last three turns instead of the whole dialogue (the instruction
 is on each of them anyway), which makes sampling cheap; training and measuring use the whole dialogue.
