@@ -1,6 +1,7 @@
 """Sampling: the right distribution, and results that do not depend on the company."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -46,6 +47,20 @@ def test_a_row_does_not_depend_on_its_batch(model, temperature, batch_size):
     settings = dict(temperature=temperature, seed=3, precision="fp32", eos_id=20)
     alone = generate(model, prompts(8), 15, batch_size=256, **settings)
     assert token_ids(generate(model, prompts(8), 15, batch_size=batch_size, **settings)) == token_ids(alone)
+
+
+def test_long_prompts_go_in_smaller_batches(model, monkeypatch):
+    settings = {"temperature": 1.0, "seed": 4}
+    together = generate(model, prompts(8), 15, **settings)
+    sizes = []
+    generating = sys.modules[generate.__module__]
+    run = generating._generate_batch
+    monkeypatch.setattr(generating, "_generate_batch",
+                        lambda *a: sizes.append((len(a[2]), max(map(len, a[2])))) or run(*a))
+    monkeypatch.setattr(generating, "PAIRS", 1200)
+    assert token_ids(generate(model, prompts(8), 15, **settings)) == token_ids(together)
+    assert sum(n for n, _ in sizes) == 8 and len({n for n, _ in sizes}) > 1
+    assert all(n == 1 or n * longest**2 <= 1200 for n, longest in sizes)
 
 
 def test_the_first_rows_stay_when_rows_are_added(model):
