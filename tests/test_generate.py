@@ -1,13 +1,12 @@
 """Sampling: the right distribution, and results that do not depend on the company."""
 
 import math
-import sys
 
 import pytest
 import torch
 
 from llama2lab.errors import LabError
-from llama2lab.generate import generate, sample
+from llama2lab.generate import _generate_batch, generate, sample
 from llama2lab.model import SIZES, Llama
 
 NANO = SIZES["nano"]
@@ -53,11 +52,13 @@ def test_long_prompts_go_in_smaller_batches(model, monkeypatch):
     settings = {"temperature": 1.0, "seed": 4}
     together = generate(model, prompts(8), 15, **settings)
     sizes = []
-    generating = sys.modules[generate.__module__]
-    run = generating._generate_batch
-    monkeypatch.setattr(generating, "_generate_batch",
-                        lambda *a: sizes.append((len(a[2]), max(map(len, a[2])))) or run(*a))
-    monkeypatch.setattr(generating, "PAIRS", 1200)
+
+    def watched(*args):
+        sizes.append((len(args[2]), max(map(len, args[2]))))
+        return _generate_batch(*args)
+
+    monkeypatch.setattr("llama2lab.generate._generate_batch", watched)
+    monkeypatch.setattr("llama2lab.generate.PAIRS", 1200)
     assert token_ids(generate(model, prompts(8), 15, **settings)) == token_ids(together)
     assert sum(n for n, _ in sizes) == 8 and len({n for n, _ in sizes}) > 1
     assert all(n == 1 or n * longest**2 <= 1200 for n, longest in sizes)
