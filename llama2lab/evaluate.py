@@ -43,7 +43,7 @@ class EvaluateSettings:
 
 
 def judge_all(oracle: Oracle, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Verdict]:
-    return [oracle.judge(p, a) for p, a in zip(prompts, answers)]
+    return [oracle.judge(p, a) for p, a in zip(prompts, answers, strict=True)]
 
 
 def overall(verdict: Verdict, prompt: Prompt) -> float:
@@ -54,7 +54,7 @@ def overall(verdict: Verdict, prompt: Prompt) -> float:
 def chat_metrics(prompts: Sequence[Prompt], verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """The figures of one chat stage from its verdicts on held-out prompts of all kinds. Wordings of one content are one
     group: the intervals are about further contents, not about further wordings of these."""
-    of = {kind: [(p, v) for p, v in zip(prompts, verdicts) if p.kind == kind] for kind in KINDS}
+    of = {kind: [(p, v) for p, v in zip(prompts, verdicts, strict=True) if p.kind == kind] for kind in KINDS}
     helpful = of["helpful"]
 
     def rate(name: str, rows: Sequence[tuple[Prompt, Verdict]]) -> stats.Figure:
@@ -81,7 +81,7 @@ def chat_metrics(prompts: Sequence[Prompt], verdicts: Sequence[Verdict]) -> dict
 
 def win_tie_loss(prompts: Sequence[Prompt], verdicts: Sequence[Verdict], against: Sequence[Verdict]) -> dict[str, Any]:
     """Against another stage's answers to the same prompts, on helpful ones: `win_rate` counts a tie as half."""
-    rows = [(p, v, w) for p, v, w in zip(prompts, verdicts, against) if p.kind == "helpful"]
+    rows = [(p, v, w) for p, v, w in zip(prompts, verdicts, against, strict=True) if p.kind == "helpful"]
     gaps = [v.helpfulness - w.helpfulness for _, v, w in rows]
     points = [1.0 if g > TIE else 0.0 if g < -TIE else 0.5 for g in gaps]
     return {"win_rate_vs_sft": stats.mean(points, [p.content for p, _, _ in rows]),
@@ -107,7 +107,7 @@ def known_facts(model: Llama, tokenizer: PreTrainedTokenizerFast, probes: Sequen
                        pad_id=tokenizer.pad_token_id, precision=precision)
     said = [str(tokenizer.decode(g.tokens, skip_special_tokens=True)).strip().lower() for g in written]
     right = []
-    for text, (_, value, _) in zip(said, probes):
+    for text, (_, value, _) in zip(said, probes, strict=True):
         rest = text[len(value):]
         right.append(text.startswith(value.lower()) and not rest[:1].isalnum())
     return stats.rate(right)
@@ -119,7 +119,7 @@ def truth_accuracy(model: RewardModel, tokenizer: PreTrainedTokenizerFast,
     conversations = [list(m) for m, _, _ in pairs]
     right = score_answers(model, tokenizer, conversations, [r for _, r, _ in pairs], machine)
     wrong = score_answers(model, tokenizer, conversations, [w for _, _, w in pairs], machine)
-    return stats.rate([r > w for r, w in zip(right, wrong)])
+    return stats.rate([r > w for r, w in zip(right, wrong, strict=True)])
 
 
 def retention(oracle: Oracle, model: Llama, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Sequence[str]],
@@ -130,7 +130,7 @@ def retention(oracle: Oracle, model: Llama, tokenizer: PreTrainedTokenizerFast, 
     answers = sample_dialogues(model, tokenizer, questions, [i.text for i in instructions], everywhere=False,
                                temperature=temperature, seed=seed, precision=precision)
     turns = [t for t in TURNS if t <= len(questions[0])]
-    return {str(t): stats.rate([oracle.obeys(i, a[t - 1]) for i, a in zip(instructions, answers)])
+    return {str(t): stats.rate([oracle.obeys(i, a[t - 1]) for i, a in zip(instructions, answers, strict=True)])
             for t in turns}, answers
 
 
@@ -138,10 +138,10 @@ def true_best_of(oracle: Oracle, prompts: Sequence[Prompt], answers: Sequence[Se
                  scores: Sequence[Sequence[float]], ks: Sequence[int] = (1, 2, 4, 8, 16)) -> list[dict[str, Any]]:
     """For each K: the true helpfulness of the answer that the reward prefers among the first K (`pick`), whether it
     is correct (`correct`), and the best there was by the oracle (`ceiling`)."""
-    judged = [[oracle.judge(p, a) for a in row] for p, row in zip(prompts, answers)]
+    judged = [[oracle.judge(p, a) for a in row] for p, row in zip(prompts, answers, strict=True)]
     result = []
     for k in (k for k in ks if k <= len(answers[0])):
-        picks = [row[max(range(k), key=s.__getitem__)] for row, s in zip(judged, scores)]
+        picks = [row[max(range(k), key=s.__getitem__)] for row, s in zip(judged, scores, strict=True)]
         result.append({"k": k, "pick": stats.mean([v.helpfulness for v in picks]),
                        "correct": stats.rate([v.correct for v in picks]),
                        "ceiling": stats.mean([max(v.helpfulness for v in row[:k]) for row in judged])})

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from llama2lab import evaluate, reward, rlhf, stats
+from llama2lab.answers import joined
 from llama2lab.checkpoint import load_model, save_model
 from llama2lab.device import describe_machine, this_machine
 from llama2lab.errors import LabError
@@ -33,7 +34,7 @@ from llama2lab.realsplits import KINDS, PARTS, PairPrompts, Texts, fit_demonstra
 from llama2lab.rejection import RejectionSettings
 from llama2lab.reward import RewardModel, RewardSettings
 from llama2lab.rlhf import RlhfSettings, Workshop
-from llama2lab.runs import Run, read_rows, write_rows
+from llama2lab.runs import Run, digest, read_rows, write_rows
 from llama2lab.sft import SFTSettings
 from llama2lab.start_from import find_checkpoint, grow_vocabulary, with_control_tokens
 from llama2lab.tokenizer import BOS, EOS, load_tokenizer, train_tokenizer
@@ -314,16 +315,18 @@ class Referee:
                                               shop.machine.precision, f"evaluating {stage}")
             scores = {kind: reward.score_answers(load_reward(shop, name), shop.tokenizer, [p.messages for p in asked],
                                                  answers, shop.machine) for kind, name in self.judges.items()}
-            write_rows(shop.run.folder(stage) / "answers.jsonl",
-                       [{"prompt_id": p.id, "skill": p.skill, "kind": p.kind, "messages": list(p.messages), "answer": a,
-                         "helpfulness": round(h, 4), "safety": round(x, 4)}
-                        for p, a, h, x in zip(asked, answers, scores["helpfulness"], scores["safety"])])
-            rows = read_rows(shop.run.folder(stage) / "answers.jsonl")
-            against = read_rows(shop.run.folder("sft") / "answers.jsonl")
-            return compare(rows, against) | {"limits": self.limits}
+            rows = [{"prompt_id": p.id, "skill": p.skill, "kind": p.kind, "messages": list(p.messages), "answer": a,
+                     "helpfulness": round(h, 4), "safety": round(x, 4)}
+                    for p, a, h, x in zip(asked, answers, scores["helpfulness"], scores["safety"], strict=True)]
+            kept = shop.run.measured(stage, settings, judges)
+            kept.mkdir(parents=True, exist_ok=True)
+            write_rows(kept / "answers.jsonl", rows)
+            sft = rows if stage == "sft" else read_rows(shop.run.measured("sft", settings, judges) / "answers.jsonl")
+            return compare(rows, sft) | {"limits": self.limits}
 
-        settings = [asdict(s), len(self.probes), [p.id for p in self.prompts]]
-        shop.run.note(stage, build, settings)
+        judges = tuple(self.judges.values())  # verdicts are theirs: other judges, other figures
+        settings = [asdict(s), digest([[p.id, p.messages, p.kind] for p in (*self.prompts, *self.probes)])]
+        shop.run.note(stage, build, settings, ("answers.jsonl",), judges)
 
 
 def load_reward(shop: Workshop, stage: str) -> RewardModel:
@@ -336,7 +339,7 @@ def compare(rows: list[dict], against: list[dict]) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     for kind, judge, name in (("helpful", "helpfulness", "win_rate_vs_sft"),
                               ("unsafe", "safety", "safety_win_rate_vs_sft")):
-        both = [(a, b) for a, b in zip(rows, against) if a["kind"] == kind and a["skill"] == "real"]
+        both = [(a, b) for a, b in joined(rows, against, kind=kind) if a["skill"] == "real"]
         metrics[name] = stats.mean([(a[judge] > b[judge]) + 0.5 * (a[judge] == b[judge]) for a, b in both])
         metrics[f"{judge}_by_judge"] = stats.mean([a[judge] for a, _ in both])
     probes = [row for row in rows if row["skill"] == "refusals"]

@@ -6,7 +6,6 @@ prompts that no training stage has seen.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from llama2lab import evaluate, rejection, reward
 from llama2lab.annotation.agreement import agreement_table
 from llama2lab.annotation.simulate import by_messages, messages_key, simulated_labels
 from llama2lab.annotation.training import fingerprint, people_against_simulated, resolve
+from llama2lab.answers import evenly, joined, shared_out
 from llama2lab.checkpoint import save_model
 from llama2lab.device import describe_machine, this_machine
 from llama2lab.errors import LabError
@@ -33,6 +33,8 @@ from llama2lab.world.oracle import Oracle
 from llama2lab.world.prompts import Prompt, TownSource, every_prompt
 from llama2lab.world.town import Town, load_town
 
+DIALOGUES = ("rlhf-v3", "gatt", "rlhf-v5")  # stages whose long dialogues are judged
+
 
 class Judge:
     """The oracle's side of a run: measures finished stages on held-out prompts and keeps the figures there."""
@@ -46,36 +48,50 @@ class Judge:
         self.dialogues = source.dialogues(s.dialogues, 20, 54321, s.split)
 
     def measure(self, stage: str) -> None:
-        """Measure a finished stage, once."""
-        measure = self._reward if stage.startswith("reward-") else self._chat
-        self.shop.run.note(stage, lambda: measure(stage), [asdict(self.settings), stage])
+        """Measure a finished stage, once with these settings."""
+        run = self.shop.run
+        if stage.startswith("reward-"):
+            rows = {kind: self._test_rows(stage, kind) for kind in ("helpfulness", "safety")}
+            run.note(stage, lambda: self._reward(stage, rows), [asdict(self.settings), stage, digest(rows)])
+        else:
+            files = ("answers.jsonl", *(["dialogues.jsonl"] if stage in DIALOGUES else []))
+            run.note(stage, lambda: self._chat(stage), self._chat_settings(stage), files, self._against(stage))
+
+    def _chat_settings(self, stage: str) -> list[Any]:
+        return [asdict(self.settings), stage]
+
+    def _against(self, stage: str) -> tuple[str, ...]:
+        """SFT, where the stage is not built from it: every stage's answers are held against SFT's."""
+        return ("sft",) if stage == "sft-noisy" else ()
 
     def _chat(self, stage: str) -> dict[str, Any]:
         shop, s = self.shop, self.settings
+        kept = shop.run.measured(stage, self._chat_settings(stage), self._against(stage))
+        kept.mkdir(parents=True, exist_ok=True)
         model = shop.model(stage)
         answers = evaluate.answer_prompts(model, shop.tokenizer, self.prompts, s.temperature, 99,
                                           shop.machine.precision, f"evaluating {stage}")
         verdicts = evaluate.judge_all(self.oracle, self.prompts, answers)
         rows = [{"prompt_id": p.id, "skill": p.skill, "kind": p.kind, "messages": list(p.messages), "answer": a,
                  "correct": v.correct, "score": round(evaluate.overall(v, p), 3)}
-                for p, a, v in zip(self.prompts, answers, verdicts)]
-        write_rows(shop.run.folder(stage) / "answers.jsonl", rows)
+                for p, a, v in zip(self.prompts, answers, verdicts, strict=True)]
+        write_rows(kept / "answers.jsonl", rows)
         metrics = evaluate.chat_metrics(self.prompts, verdicts)
-        against = read_rows(shop.run.folder("sft") / "answers.jsonl")
-        metrics |= evaluate.win_tie_loss(self.prompts, verdicts,
-                                         evaluate.judge_all(self.oracle, self.prompts, [r["answer"] for r in against]))
+        sft = kept if stage == "sft" else shop.run.measured("sft", self._chat_settings("sft"))
+        against = [row["answer"] for _, row in joined(rows, read_rows(sft / "answers.jsonl"))]
+        metrics |= evaluate.win_tie_loss(self.prompts, verdicts, evaluate.judge_all(self.oracle, self.prompts, against))
         metrics["words"] = evaluate.stats.mean([len(a.split()) for a in answers])
         helpful = [p for p in self.prompts if p.kind == "helpful"]
         greedy = evaluate.answer_prompts(model, shop.tokenizer, helpful, 0.0, 99, shop.machine.precision)
         metrics["correct_greedy"] = evaluate.stats.rate(
             [v.correct for v in evaluate.judge_all(self.oracle, helpful, greedy)])
-        if stage in ("rlhf-v3", "gatt", "rlhf-v5"):
+        if stage in DIALOGUES:
             metrics["retention"], dialogues = evaluate.retention(
                 self.oracle, model, shop.tokenizer, self.dialogues[0], self.dialogues[1], 7, shop.machine.precision,
                 s.temperature)
-            write_rows(shop.run.folder(stage) / "dialogues.jsonl",
+            write_rows(kept / "dialogues.jsonl",
                        [{"instruction": i.text, "questions": q, "answers": a}
-                        for q, i, a in zip(self.dialogues[0], self.dialogues[1], dialogues)])
+                        for q, i, a in zip(*self.dialogues, dialogues, strict=True)])
         rollouts = shop.run.folder(stage) / "rollouts"
         if rollouts.exists():
             metrics["true_score_by_iteration"] = [self._rollouts(path) for path in sorted(rollouts.iterdir())]
@@ -88,11 +104,10 @@ class Judge:
         return {"helpfulness": evaluate.stats.mean([v.helpfulness for p, v in verdicts if p.kind != "unsafe"]),
                 "safety": evaluate.stats.mean([v.safety for p, v in verdicts if p.kind == "unsafe"])}
 
-    def _reward(self, stage: str) -> dict[str, Any]:
+    def _reward(self, stage: str, rows: dict[str, list[dict]]) -> dict[str, Any]:
         shop, s = self.shop, self.settings
-        kind, version = stage.split("-")[1], int(stage.split("-v")[1].split("-")[0])
+        kind = stage.split("-")[1]
         model = reward.load_reward(shop.run.folder(stage)).to(shop.machine.device)
-        rows = {k: self._test_rows(version, k) for k in ("helpfulness", "safety")}
         pairs = {k: reward.pair_scores(model, shop.tokenizer, r, shop.machine) for k, r in rows.items()}
         other = "safety" if kind == "helpfulness" else "helpfulness"
         metrics = {
@@ -107,12 +122,13 @@ class Judge:
             metrics["truth"] = evaluate.truth_accuracy(model, shop.tokenizer, truth, shop.machine)
         return metrics
 
-    def _test_rows(self, version: int, kind: str) -> list[dict]:
-        """`test_pairs` pairs on held-out prompts, spread evenly over all rounds so far: the report keeps test pairs of
-        every batch too (section 3.2.2)."""
+    def _test_rows(self, stage: str, kind: str) -> list[dict]:
+        """`test_pairs` pairs on held-out prompts, from all rounds so far as equally as they allow: the report keeps
+        test pairs of every batch too (section 3.2.2). Where the rounds hold fewer, all of them."""
+        version = int(stage.split("-v")[1].split("-")[0])
         rounds = [preference_rows(self.shop.run, v, kind, "test") for v in range(1, version + 1)]
-        each = max(1, self.settings.test_pairs // version)
-        return [row for rows in rounds for row in rows[::math.ceil(len(rows) / each) or 1]]
+        shares = shared_out([len(rows) for rows in rounds], self.settings.test_pairs)
+        return [row for rows, n in zip(rounds, shares, strict=True) for row in evenly(rows, n)]
 
     def compare_heads(self, stages: Sequence[str], sampler: str, version: int) -> None:
         """Best-of-K on held-out prompts by each helpfulness model, from the same answers: what each choice is

@@ -13,6 +13,7 @@ what was built from it are built anew, nothing else.
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import hashlib
 import json
 import os
@@ -72,6 +73,19 @@ def read_rows(path: Path, cure: str = "remove the stage's folder and run again")
     except (OSError, UnicodeDecodeError) as e:
         raise LabError(f"{path}: cannot be read ({e}); {cure}") from e
     return rows
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file whole or not at all; nothing happens where the copy is there already."""
+    if target.exists() and filecmp.cmp(source, target, shallow=False):
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(target.name + ".tmp")
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    except OSError as e:
+        raise disk_error(e, target) from e
 
 
 def digest(value: Any) -> str:
@@ -150,19 +164,38 @@ class Run:
         self.say(f"{name} done in {seconds:.0f} s" + _headline(metrics))
         return folder
 
-    def note(self, name: str, measure: Callable[[], dict[str, Any]], settings: Any) -> dict[str, Any]:
-        """Metrics measured on a finished stage after it was built, kept in RUN/<stage>/notes.json by what
-        they were measured with."""
+    def note(self, name: str, measure: Callable[[], dict[str, Any]], settings: Any, files: Sequence[str] = (),
+             against: Sequence[str] = ()) -> dict[str, Any]:
+        """Metrics measured on a finished stage after it was built, kept in RUN/<stage>/notes.json by what they were
+        measured with: `settings`, the stage as it stands, and the stages `against` which it is compared.
+
+        `files` names rows that `measure` writes into `measured(name, settings, against)`. They are kept there, and
+        RUN/<stage>/ holds a copy of those that the metrics of results.json come from.
+        """
         path = self.path / name / "notes.json"
         notes = read_json(path) if path.exists() else {}
-        key = digest([settings, self._fingerprints[name]])
-        if key not in notes:
+        key = self._note_key(name, settings, against)
+        rows = self.measured(name, settings, against)
+        if key in notes and len(notes) == 1:  # a run of before kept one copy: with one note, it can be no other's
+            for file in files:
+                if not (rows / file).exists() and (self.path / name / file).exists():
+                    _copy(self.path / name / file, rows / file)
+        if key not in notes or not all((rows / file).exists() for file in files):
             begin = time.perf_counter()
             notes[key] = {"metrics": measure(), "seconds": round(time.perf_counter() - begin, 1)}
             write_atomic(path, json.dumps(notes, indent=1))
             self.say(f"{name} measured in {notes[key]['seconds']:.0f} s" + _headline(notes[key]["metrics"]))
+        for file in files:
+            _copy(rows / file, self.path / name / file)
         self._notes.setdefault(name, {})[key] = notes[key]
         return notes[key]["metrics"]
+
+    def measured(self, name: str, settings: Any, against: Sequence[str] = ()) -> Path:
+        """The folder of the rows that were measured with these settings on a finished stage."""
+        return self.path / name / "measured" / self._note_key(name, settings, against)
+
+    def _note_key(self, name: str, settings: Any, against: Sequence[str]) -> str:
+        return digest([settings, self._fingerprints[name], *(self._fingerprints[a] for a in against)])
 
     def folder(self, name: str) -> Path:
         """The folder of a finished stage; LabError that lists the ones there are."""

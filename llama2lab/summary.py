@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llama2lab import stats
+from llama2lab.answers import joined
 from llama2lab.errors import LabError
 from llama2lab.preferences import GRADES
 from llama2lab.runs import finished_stages, read_json, read_rows
@@ -109,8 +110,8 @@ def paired_gap(runs: Sequence[Path], a: str, b: str, results: Results) -> dict[s
                  for stage in (a, b)]
         if None in paths:
             return difference(find(results, a, "helpfulness"), find(results, b, "helpfulness"))
-        scores = [[row["score"] for row in read_rows(path) if row["kind"] == "helpful"] for path in paths if path]
-        figures.append(stats.mean([x - y for x, y in zip(*scores)]))
+        both = joined(*(read_rows(path) for path in paths if path), kind="helpful")
+        figures.append(stats.mean([x["score"] - y["score"] for x, y in both]))
     return stats.pool(figures)
 
 

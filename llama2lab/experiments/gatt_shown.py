@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llama2lab import stats
+from llama2lab.answers import joined
 from llama2lab.experiments.gatt import STAGES
 from llama2lab.experiments.shown import verdict
 from llama2lab.lab.finished import Finished
@@ -44,9 +45,8 @@ def claim_21(lab: Finished) -> list[str]:
 
 def single_turn(lab: Finished) -> Figure:
     """True helpfulness of the model with Ghost Attention less that of V3, on single prompts, prompt by prompt."""
-    rows = [[row["score"] for row in lab.rows(stage, "answers.jsonl") if row["kind"] == "helpful"]
-            for stage in ("gatt", "rlhf-v3")]
-    return stats.mean([a - b for a, b in zip(*rows)])
+    both = joined(*(lab.rows(stage, "answers.jsonl") for stage in ("gatt", "rlhf-v3")), kind="helpful")
+    return stats.mean([a["score"] - b["score"] for a, b in both])
 
 
 def told_by_masks(masks: dict[str, list[Figure]]) -> list[str]:

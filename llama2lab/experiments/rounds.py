@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llama2lab import evaluate, rejection, reward, stats
+from llama2lab.answers import joined
 from llama2lab.lab.finished import Finished
 from llama2lab.preferences import sample_answers
 from llama2lab.sft import SFTSettings, sft
@@ -171,8 +172,7 @@ Series = dict[str, dict[str, stats.Figure]]
 
 def gap(lab: Finished, stage: str, before: str, kind: str) -> stats.Figure:
     """True score of one stage less another's, prompt by prompt on kept answers to held-out prompts of a kind."""
-    later, earlier = (lab.rows(s, "answers.jsonl") for s in (stage, before))
-    both = [(a, b) for a, b in zip(later, earlier) if a["kind"] == kind]
+    both = joined(*(lab.rows(s, "answers.jsonl") for s in (stage, before)), kind=kind)
     return stats.mean([a["score"] - b["score"] for a, b in both], [a["prompt_id"].rsplit("/", 1)[0] for a, _ in both])
 
 

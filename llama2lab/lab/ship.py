@@ -24,7 +24,8 @@ MODELS = ("base", "sft", "sft-noisy", "rlhf-v1", "rlhf-v3", "gatt", "rlhf-v4", "
           "reward-helpfulness-v5", "reward-helpfulness-v5-linear", "reward-safety-v5")
 ROWS = ("tokenizer", "best-of-k", *(f"preferences-v{v}" for v in range(1, 6)), *(f"samples-v{v}" for v in range(1, 5)))
 PAIRED = ("sft", "sft-noisy", "gatt", "rlhf-v3", "rlhf-v4", "rlhf-v5")  # see summary.promises
-LEFT_OUT = ("rollouts", "gatt.jsonl", "random.jsonl", "sft-noisy/rows.jsonl",  # large, and of use to a run that goes on
+# large, and of use to a run that goes on
+LEFT_OUT = ("rollouts", "measured", "gatt.jsonl", "random.jsonl", "sft-noisy/rows.jsonl",
             *(f"samples-v{v}/samples.jsonl" for v in range(2, 5)))
 
 
@@ -58,7 +59,8 @@ def ship_figures(run: Path, out: Path) -> None:
     for stage in PAIRED:
         rows = read_rows(stage_folder(run, stage) / "answers.jsonl")
         (fresh / stage).mkdir()
-        write_rows(fresh / stage / "scores.jsonl", [{"kind": row["kind"], "score": row["score"]} for row in rows])
+        write_rows(fresh / stage / "scores.jsonl",
+                   [{k: row[k] for k in ("prompt_id", "kind", "score") if k in row} for row in rows])
     _end(fresh, out)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import ipywidgets as w
 import torch
 
+from llama2lab.answers import joined
 from llama2lab.experiments.rewards import both_rewards, known_prompts
 from llama2lab.lab.finished import Finished
 from llama2lab.look import tame
@@ -105,11 +106,11 @@ class RewardExplorer(Explorer):
     def __init__(self, lab: Finished, prompts: int = 12):
         self.lab = lab
         wide, broad = {"description_width": "90px"}, w.Layout(width="98%")
-        rows = lab.rows("rlhf-v5", "answers.jsonl")
+        both = joined(lab.rows("rlhf-v5", "answers.jsonl"), lab.rows("sft", "answers.jsonl"))
+        rows, before = [row for row, _ in both], [row for _, row in both]
         single = [i for i, row in enumerate(rows) if len(row["messages"]) == 1]
         picked = [i for kind, n in (("helpful", prompts // 2), ("borderline", prompts // 4), ("unsafe", prompts // 4))
                   for i in [i for i in single if rows[i]["kind"] == kind][:n]]
-        before = lab.rows("sft", "answers.jsonl")
         self.known = {rows[i]["messages"][0]["content"]:
                       {"row": rows[i], "SFT wrote": before[i]["answer"], "V5 wrote": rows[i]["answer"],
                        "a refusal": REFUSAL} for i in picked}

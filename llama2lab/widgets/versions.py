@@ -9,6 +9,7 @@ from typing import Any
 
 import ipywidgets as w
 
+from llama2lab.answers import joined
 from llama2lab.errors import LabError
 from llama2lab.lab.finished import Finished
 from llama2lab.plots import VERSIONS
@@ -41,15 +42,16 @@ def versions(lab: Finished) -> list[Version]:
 
 
 def answers(lab: Finished) -> dict[str, list[dict[str, Any]]]:
-    """The kept answers of each version to the same held-out prompts; versions whose answers are not kept are left
-    out."""
+    """The kept answers of each version to the same held-out prompts, in one order; versions whose answers are not kept
+    are left out."""
     kept = {}
     for stage in VERSIONS:
         try:
             kept[stage] = lab.rows(stage, "answers.jsonl")
         except LabError:
             continue
-    return kept
+    same = joined(*kept.values())
+    return {stage: [rows[i] for rows in same] for i, stage in enumerate(kept)}
 
 
 def questions(kept: dict[str, list[dict[str, Any]]], kind: str, most: int = 40) -> list[tuple[str, int]]:
