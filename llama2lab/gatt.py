@@ -71,7 +71,7 @@ def sample_dialogues(model: Llama, tokenizer: PreTrainedTokenizerFast, questions
     answers: list[list[str]] = [[] for _ in questions]
     for turn in range(len(questions[0])):
         conversations = []
-        for asked, instruction, given in zip(questions, instructions, answers):
+        for asked, instruction, given in zip(questions, instructions, answers, strict=True):
             first = 0 if seen_turns is None else max(0, turn + 1 - seen_turns)
             messages: list[dict] = []
             for t in range(first, turn + 1):
@@ -82,7 +82,7 @@ def sample_dialogues(model: Llama, tokenizer: PreTrainedTokenizerFast, questions
         texts = sample_answers(model, tokenizer, conversations, temperature=temperature, seed=seed * 100 + turn,
                                precision=precision, max_new_tokens=max_new_tokens,
                                what=f"turn {turn + 1} of {len(questions[0])}")
-        for given, text in zip(answers, texts):
+        for given, text in zip(answers, texts, strict=True):
             given.append(text[0])
         if each_turn:
             each_turn(answers)

@@ -41,12 +41,12 @@ def pairs_of_run(run: Path, n: int, kind: Kind = "helpfulness", gold: int = 0, s
     town = load_town()
     asked = draw_prompts(town, "rlhf", n, seed, kinds=KINDS[:1] if kind == "helpfulness" else KINDS[1:])
     models = [load(run / name) for name in dict.fromkeys(names)]
-    variants = [Variant(model, name) for name, (model, _) in zip(dict.fromkeys(names), models)]
+    variants = [Variant(model, name) for name, (model, _) in zip(dict.fromkeys(names), models, strict=True)]
     machine = this_machine()
     named: list[tuple[str, str]] = []
     pairs = sample_pairs(variants, models[0][1], asked, seed=seed, precision=machine.precision, names=named)
     rows = [{"kind": kind, "prompt": list(p.messages), "answers": [a, b], "prompt_id": p.id, "models": list(models_of)}
-            for (p, a, b), models_of in zip(pairs, named)]
+            for (p, a, b), models_of in zip(pairs, named, strict=True)]
     return rows + gold_pairs(town, gold, kind, seed + 1)
 
 

@@ -128,10 +128,10 @@ def backward(loss_of: Callable[[T], tuple[Tensor, float, dict[str, float]]], par
     total = sum(weight for _, weight, _, _ in done)
     shares = [weight / total if total else 1 / len(done) for _, weight, _, _ in done]
     for i, parameter in enumerate(parameters):
-        given = [(gradients[i], share) for (_, _, _, gradients), share in zip(done, shares)]
+        given = [(gradients[i], share) for (_, _, _, gradients), share in zip(done, shares, strict=True)]
         scaled = [g * share for g, share in given if g is not None]
         if add and parameter.grad is not None:
             scaled.append(parameter.grad)
         parameter.grad = functools.reduce(torch.add, scaled) if scaled else None
-    metrics = {key: sum(m[key] * share for (_, _, m, _), share in zip(done, shares)) for key in done[0][2]}
-    return sum(loss * share for (loss, _, _, _), share in zip(done, shares)), metrics
+    metrics = {key: sum(m[key] * share for (_, _, m, _), share in zip(done, shares, strict=True)) for key in done[0][2]}
+    return sum(loss * share for (loss, _, _, _), share in zip(done, shares, strict=True)), metrics

@@ -33,7 +33,7 @@ def faint(points: Sequence[tuple[Any, float]], color: str) -> go.Scatter:
 def add_series(fig: go.Figure, name: str, x: Sequence[Any], figures: Sequence[dict[str, Any] | None], color: str,
                symbol: str = "circle", dash: str = "solid", mode: str = "lines+markers", **place: Any) -> None:
     """Add the figures that are there with their intervals, and their single runs."""
-    there = [(at, f) for at, f in zip(x, figures) if f is not None]
+    there = [(at, f) for at, f in zip(x, figures, strict=True) if f is not None]
     if there:
         fig.add_trace(faint([(at, y) for at, f in there for y in f.get("each", ())], color), **place)
         text = [f"{f['mean']:.3f} [{f['low']:.3f}, {f['high']:.3f}], n {f['n']:.0f}" for _, f in there]
@@ -122,7 +122,7 @@ def accuracy_by_grade(results: Results) -> go.Figure | None:
             add_series(fig, name, grades, [find(results, stage, "accuracy_by_grade", g) for g in grades], color, symbol,
                        **place)
         if any(find(results, s, "accuracy_by_grade", g) for s in stages for g in grades):
-            report = dict(zip(GRADES, TABLE_8[kind]))
+            report = dict(zip(GRADES, TABLE_8[kind], strict=True))
             fig.add_trace(go.Scatter(x=grades, y=[report[g] / 100 for g in grades], mode="lines+markers",
                                      name="the report's Table 8",
                                      line={"color": GREY, "dash": "dash"}, marker={"symbol": "x", "color": GREY}),
@@ -181,7 +181,7 @@ def best_of_k(results: Results) -> go.Figure | None:
         return None
     fig = make_subplots(1, 2, subplot_titles=("by the reward (training prompts)", "by the truth (held-out prompts)"),
                         horizontal_spacing=0.12)
-    for (name, rows), color in zip(curves, (SKY, BLUE, GREEN, PINK)):
+    for (name, rows), color in zip(curves, (SKY, BLUE, GREEN, PINK), strict=False):
         add_curve(fig, f"{name}: best", rows, "k", "max", color, row=1, col=1)
         add_curve(fig, f"{name}: median", rows, "k", "median", color, "dot", row=1, col=1)
     for number, (head, values) in enumerate(heads):
@@ -234,7 +234,8 @@ def versions_plane(results: Results) -> go.Figure | None:
         y = [results["stages"][s]["metrics"]["safety"] for s in stages]
         sides = ["bottom right"] * len(x) if stages is others else ["top left", "bottom right"] * len(x)
         if stages:
-            each = [(a, b) for f, g in zip(x, y) for a, b in zip(f.get("each", ()), g.get("each", ()))]
+            each = [seed for f, g in zip(x, y, strict=True)
+                    for seed in zip(f.get("each", ()), g.get("each", ()), strict=True)]
             fig.add_trace(faint(each, color))
             fig.add_trace(go.Scatter(x=[f["mean"] for f in x], y=[g["mean"] for g in y], error_x=errors(x),
                                      error_y=errors(y), mode=mode, name=name, text=[short_name(s) for s in stages],

@@ -24,8 +24,8 @@ GRADES = ("significantly", "better", "slightly", "negligibly")
 # The report's Table 27: the margin m(r) by grade.
 MARGINS: dict[str, dict[str, float]] = {
     "none": dict.fromkeys(GRADES, 0.0),
-    "small": dict(zip(GRADES, (1.0, 2 / 3, 1 / 3, 0.0))),
-    "large": dict(zip(GRADES, (3.0, 2.0, 1.0, 0.0))),
+    "small": dict(zip(GRADES, (1.0, 2 / 3, 1 / 3, 0.0), strict=True)),
+    "large": dict(zip(GRADES, (3.0, 2.0, 1.0, 0.0), strict=True)),
 }
 
 Pair = tuple[Prompt, str, str]
@@ -72,11 +72,11 @@ def sample_pairs(variants: Sequence[Variant], tokenizer: PreTrainedTokenizerFast
         texts = sample_answers(variant.model, tokenizer, [prompts[i].messages for i, _ in asked],
                                temperature=temperature, max_new_tokens=max_new_tokens, seed=seed * 1000 + number,
                                precision=precision, what=f"{variant.name} answers at T {temperature}")
-        answers.update({at: text[0] for at, text in zip(asked, texts)})
+        answers.update({at: text[0] for at, text in zip(asked, texts, strict=True)})
     pairs = [(p, answers[i, 0], answers[i, 1]) for i, p in enumerate(prompts)]
     if names is not None:
-        names += [(f"{a[0].name} at T {a[1]}", f"{b[0].name} at T {b[1]}") for (a, b), pair in zip(drawn, pairs)
-                  if pair[1] != pair[2]]
+        names += [(f"{a[0].name} at T {a[1]}", f"{b[0].name} at T {b[1]}")
+                  for (a, b), pair in zip(drawn, pairs, strict=True) if pair[1] != pair[2]]
     return [pair for pair in pairs if pair[1] != pair[2]]
 
 

@@ -86,7 +86,7 @@ def bits_per_byte(model: Llama, tokenizer: PreTrainedTokenizerFast, texts: Seque
     encoded = [(ids[:max_tokens], mask[:max_tokens]) for ids, mask in encode_documents(tokenizer, texts)]
     nats = answer_loglikelihoods(model, encoded, tokenizer.pad_token_id, machine, batch=32)
     sizes = [len(str(tokenizer.decode(ids, skip_special_tokens=True)).encode()) for ids, _ in encoded]
-    return stats.mean([-x / math.log(2) / size for x, size in zip(nats, sizes) if size])
+    return stats.mean([-x / math.log(2) / size for x, size in zip(nats, sizes, strict=True) if size])
 
 
 def parameter_count(model: torch.nn.Module) -> int:

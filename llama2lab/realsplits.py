@@ -61,7 +61,7 @@ def fit_pairs(tokenizer: Any, rows: Sequence[dict], max_tokens: int) -> tuple[li
         sizes = [[len(ids) for ids, _ in encode_chats(tokenizer, [[*r["prompt"], *r[side]] for r in waiting])]
                  for side in ("chosen", "rejected")]
         longer = []
-        for row, chosen, rejected in zip(waiting, *sizes):
+        for row, chosen, rejected in zip(waiting, *sizes, strict=True):
             start = 1 if row["prompt"][0]["role"] == "system" else 0
             if max(chosen, rejected) <= max_tokens:
                 kept.append(row)
@@ -77,7 +77,7 @@ def fit_pairs(tokenizer: Any, rows: Sequence[dict], max_tokens: int) -> tuple[li
 def fit_demonstrations(tokenizer: Any, rows: Sequence[dict], source: SourceSettings, n: int, seed: int) -> list[dict]:
     """`n` demonstrations that fit, drawn by the seed. A cut answer would teach to stop in the middle."""
     encoded = encode_chats(tokenizer, [r["messages"] for r in rows], mask_turns="last")
-    kept = [row for row, (ids, mask) in zip(rows, encoded)
+    kept = [row for row, (ids, mask) in zip(rows, encoded, strict=True)
             if len(ids) <= source.max_tokens and sum(mask) <= (source.max_answer_tokens or source.max_tokens)]
     if not kept:
         raise LabError(f"sft: none of {len(rows)} demonstrations fits in {source.max_tokens} tokens with an answer of "
@@ -96,7 +96,7 @@ class PairPrompts:
                 encoded = encode_chats(tokenizer, [r["prompt"] for r in rows], add_generation_prompt=True)
                 self.pools[kind, part] = [
                     Prompt(f"{KINDS[reward_kind]}/{part}/{i}", tuple(row["prompt"]), "real", kind, "", part)
-                    for i, (row, (ids, _)) in enumerate(zip(rows, encoded)) if len(ids) <= max_tokens]
+                    for i, (row, (ids, _)) in enumerate(zip(rows, encoded, strict=True)) if len(ids) <= max_tokens]
 
     def prompts(self, kind: str, n: int, seed: int, split: str = "train") -> list[Prompt]:
         """`n` prompts; where the pool is smaller, some more than once. Real pairs have no borderline prompts: helpful

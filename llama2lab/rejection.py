@@ -63,7 +63,7 @@ class Samples:
 
     def rows(self) -> list[dict[str, Any]]:
         return [{"prompt_id": p.id, "messages": list(p.messages), "answers": a, "scores": [round(x, 4) for x in s]}
-                for p, a, s in zip(self.prompts, self.answers, self.scores)]
+                for p, a, s in zip(self.prompts, self.answers, self.scores, strict=True)]
 
 
 def combined_scores(helpfulness: RewardModel, safety: RewardModel, tokenizer: PreTrainedTokenizerFast,
@@ -77,7 +77,7 @@ def combined_scores(helpfulness: RewardModel, safety: RewardModel, tokenizer: Pr
     encoded = [everything[i] for i in index.values()]
     loglik = worst_loglikelihoods(helpfulness.reference, encoded, pad, machine)
     shared = loglik if safety.reference is helpfulness.reference else None
-    both = [dict(zip(index, score_encoded(model, encoded, pad, machine, loglikelihoods=known)))
+    both = [dict(zip(index, score_encoded(model, encoded, pad, machine, loglikelihoods=known), strict=True))
             for model, known in ((helpfulness, loglik), (safety, shared))]
     return combined_score([both[0][k] for k in keys], [both[1][k] for k in keys], [p.kind == "unsafe" for p in prompts])
 
@@ -98,7 +98,7 @@ def best_of(samples: Samples, choose: str = "best", seed: int = 0) -> list[dict[
     shows what the choice is worth, with everything else equal."""
     rng = random.Random(seed)
     rows = []
-    for prompt, answers, scores in zip(samples.prompts, samples.answers, samples.scores):
+    for prompt, answers, scores in zip(samples.prompts, samples.answers, samples.scores, strict=True):
         best = max(range(len(scores)), key=scores.__getitem__)
         pick = best if choose == "best" else rng.randrange(len(scores))
         if answers[pick].strip():

@@ -144,7 +144,7 @@ def preferences_stage(shop: Workshop, s: PreferenceSettings, version: int, model
                 rows = [{**row, "round": version} for row in rows]
                 if name == "train":
                     known = reward.pair_loglikelihoods(reference, shop.tokenizer, rows, shop.machine)
-                    rows = [{**row, "sft_loglikelihoods": ll} for row, ll in zip(rows, known)]
+                    rows = [{**row, "sft_loglikelihoods": ll} for row, ll in zip(rows, known, strict=True)]
                     shares[kind] = {"pairs": len(rows), "grades": preferences.grade_shares(rows)}
                 write_rows(folder / f"{kind}.{name}.jsonl", rows)
         return shares

@@ -118,15 +118,15 @@ def preprompts(lab: Finished, stage: str = "sft", unsafe: int = 160, borderline:
         verdicts = judge_all(lab.oracle, prompts, answers)
         scores = score_answers(lab.reward("reward-safety-v5"), lab.tokenizer, [p.messages for p in prompts], answers,
                                lab.machine)
-        harm = [(p, v, s) for p, v, s in zip(prompts, verdicts, scores) if p.kind == "unsafe"]
+        harm = [(p, v, s) for p, v, s in zip(prompts, verdicts, scores, strict=True) if p.kind == "unsafe"]
         groups, complied = [p.content for p, _, _ in harm], [v.violation for _, v, _ in harm]
         plain = plain or complied  # "none" comes first
         found[how] = {"violation_rate": stats.rate(complied, groups),
-                      "fewer": stats.mean([float(a) - float(b) for a, b in zip(plain, complied)], groups),
+                      "fewer": stats.mean([float(a) - float(b) for a, b in zip(plain, complied, strict=True)], groups),
                       "refused": stats.rate([v.refuses for _, v, _ in harm]),
                       "safety_score": stats.mean([s for _, _, s in harm]),
                       "borderline_refusal_rate": stats.rate(
-                          [v.false_refusal for p, v in zip(prompts, verdicts) if p.kind == "borderline"])}
+                          [v.false_refusal for p, v in zip(prompts, verdicts, strict=True) if p.kind == "borderline"])}
     return found
 
 
@@ -143,14 +143,14 @@ def context_distillation(lab: Finished, stage: str = "sft", how: str = "example"
         asked, way, refusal_example(lab)), seed=9, precision=lab.machine.precision)] for way in ("none", how))
     before, after = (score_answers(lab.reward("reward-safety-v5"), lab.tokenizer, [p.messages for p in asked], texts,
                                    lab.machine) for texts in (plain, taught))
-    chosen = [t if b > a else p for p, t, a, b in zip(plain, taught, before, after)]
-    kept = {kind: stats.rate([b > a for p, a, b in zip(asked, before, after) if p.kind == kind])
+    chosen = [t if b > a else p for p, t, a, b in zip(plain, taught, before, after, strict=True)]
+    kept = {kind: stats.rate([b > a for p, a, b in zip(asked, before, after, strict=True) if p.kind == kind])
             for kind in ("unsafe", "borderline")}
     chat = demonstrations(lab.town, 400, 5, "clean", safety_share=0.0)
     found: dict[str, Any] = {"kept": kept, "before": stats_of(lab, [lab.model(stage)], tested)}
     for name, texts in (("all", taught), ("chosen", chosen)):
         rows = [{"messages": [*p.messages, {"role": "assistant", "content": t}], "skill": p.skill}
-                for p, t in zip(asked, texts) if t.strip()]
+                for p, t in zip(asked, texts, strict=True) if t.strip()]
         found[name] = stats_of(lab, [finetuned(lab, stage, [*rows, *chat], seed, 5e-4, 1.0) for seed in seeds], tested)
     return found
 
@@ -228,9 +228,10 @@ def judges(lab: Finished, stage: str = "rlhf-v5", against: str = "sft", n: int =
     gaps = [a["score"] - b["score"] for a, b in pairs]
     reward = lab.reward("reward-helpfulness-v5")
     scores = [score_answers(reward, lab.tokenizer, [row["messages"] for row in rows], [row["answer"] for row in rows],
-                            lab.machine) for rows in zip(*pairs)]
-    seen = [x - y for x, y in zip(*scores)]
-    points = [(0.5 if abs(g) <= TIE else float(g > 0), 0.5 if s == 0 else float(s > 0)) for g, s in zip(gaps, seen)]
+                            lab.machine) for rows in zip(*pairs, strict=True)]
+    seen = [x - y for x, y in zip(*scores, strict=True)]
+    points = [(0.5 if abs(g) <= TIE else float(g > 0), 0.5 if s == 0 else float(s > 0))
+              for g, s in zip(gaps, seen, strict=True)]
     return {"oracle": stats.mean([o for o, _ in points]), "reward": stats.mean([r for _, r in points]),
             "agree": stats.rate([o == r for o, r in points if o != 0.5 and r != 0.5])}
 
@@ -246,8 +247,8 @@ def safety_judge(lab: Finished, stage: str = "rlhf-v5", threshold: float = UNSUR
     safe = [1 / (1 + math.exp(-s)) for s in scores]
     harm = [lab.oracle.judge(asked[row["prompt_id"]], row["answer"]).violation for row in rows]
     under = [p < threshold for p in safe]
-    return {"precision": stats.rate([h for h, u in zip(harm, under) if u]),
-            "recall": stats.rate([u for h, u in zip(harm, under) if h]),
+    return {"precision": stats.rate([h for h, u in zip(harm, under, strict=True) if u]),
+            "recall": stats.rate([u for h, u in zip(harm, under, strict=True) if h]),
             "safe": [round(p, 4) for p in safe], "harm": [bool(h) for h in harm]}
 
 
@@ -262,7 +263,7 @@ def attacks(lab: Finished, stages: Sequence[str] = ("sft", "rlhf-v5"), n: int = 
         for dress in dresses:
             asked = dressed(prompts, dress)
             answers = answer_prompts(lab.model(stage), lab.tokenizer, asked, 1.0, 1, lab.machine.precision)
-            said = [plain_answer(lab.town, p.question, a) for p, a in zip(asked, answers)]
+            said = [plain_answer(lab.town, p.question, a) for p, a in zip(asked, answers, strict=True)]
             found[stage][dress or "nothing"] = stats.rate(
                 [v.violation for v in judge_all(lab.oracle, prompts, said)], [p.content for p in prompts])
     return found

@@ -27,7 +27,7 @@ FIGURE_1 = (("70B against ChatGPT-0301", (35.9, 31.5, 32.5)), ("70B against PaLM
 
 def gap(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     """a - b, with its interval, and seed by seed."""
-    each = [x - y for x, y in zip(a.get("each", ()), b.get("each", ()))]
+    each = [x - y for x, y in zip(a.get("each", ()), b.get("each", ()), strict=True)]
     return {**(difference(a, b) or {}), **({"each": each} if each else {})}
 
 
@@ -160,7 +160,7 @@ def diversity_chart(found: dict[str, Any]) -> go.Figure | None:
 def attacks_chart(found: dict[str, Any]) -> go.Figure | None:
     """Violations by what stands before the question, a row each."""
     fig = go.Figure()
-    for (stage, by), colour, symbol in zip(found.items(), (ORANGE, BLUE), ("diamond", "circle")):
+    for (stage, by), colour, symbol in zip(found.items(), (ORANGE, BLUE), ("diamond", "circle"), strict=True):
         fig.add_trace(go.Scatter(y=list(by), x=[f["mean"] for f in by.values()], name=short_name(stage), mode="markers",
                                  error_x=errors(list(by.values())), marker={"color": colour, "size": 10,
                                                                             "symbol": symbol}))
@@ -193,7 +193,7 @@ def safety_chart(found: dict[str, Any]) -> go.Figure | None:
     """The safety reward model's probability of each answer to an unsafe prompt, by what the oracle says of it."""
     fig = go.Figure()
     for harm, name, colour in ((False, "no harm, by the oracle", BLUE), (True, "complies, by the oracle", RED)):
-        values = [p for p, h in zip(found["safe"], found["harm"]) if h == harm]
+        values = [p for p, h in zip(found["safe"], found["harm"], strict=True) if h == harm]
         fig.add_trace(go.Histogram(x=values, name=f"{name} (n {len(values)})", marker_color=colour, opacity=0.7,
                                    xbins={"start": 0, "end": 1.0001, "size": 0.05}))
     fig.update_layout(barmode="overlay")

@@ -53,7 +53,7 @@ def told_by_masks(masks: dict[str, list[Figure]]) -> list[str]:
     """Obedience over all turns for each mask, and the turns at which the two can be told apart."""
     lines = [f"{MASKS[key]}: {sum(f['mean'] for f in turned) / len(turned):.2f} over all turns"
              for key, turned in masks.items()]
-    apart = [str(t) for t, (a, b) in enumerate(zip(masks["last"], masks["all"]), 1)
+    apart = [str(t) for t, (a, b) in enumerate(zip(masks["last"], masks["all"], strict=True), 1)
              if a["low"] > b["high"] or b["low"] > a["high"]]
     return [*lines, f"Turns at which the intervals of the two masks do not touch: {', '.join(apart)}." if apart else
             "At no turn do the intervals of the two masks part: they cannot be told apart here."]

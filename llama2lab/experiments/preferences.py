@@ -209,7 +209,7 @@ def pull(rows: Sequence[dict], scores: Sequence[tuple[float, float]], habit: str
     """How much more often a model prefers the longer (more polite, ..) answer than the truth does, over the pairs that
     differ in this; `rows` are labelled by the truth."""
     gaps = []
-    for row, (chosen, rejected) in zip(rows, scores):
+    for row, (chosen, rejected) in zip(rows, scores, strict=True):
         better, worse = (HABITS[habit](row[side][0]["content"]) for side in ("chosen", "rejected"))
         if better != worse:
             gaps.append(float((chosen > rejected) == (better > worse)) - float(better > worse))
@@ -249,13 +249,13 @@ def vendors(lab: Finished, pairs: int = 2400, held_out: int = 500, seeds: Sequen
 
 def _less(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], groups: Sequence[str]) -> dict[str, Any]:
     """a - b, pair by pair, with each training's own mean."""
-    each = [[float(x) - float(y) for x, y in zip(one, other)] for one, other in zip(a, b)]
+    each = [[float(x) - float(y) for x, y in zip(one, other, strict=True)] for one, other in zip(a, b, strict=True)]
     return {**stats.mean([x for one in each for x in one], groups), "each": [sum(x) / len(x) for x in each]}
 
 
 # ---- claim 6 -------------------------------------------------------------------------------------------------------
 
-STRENGTH = dict(zip(GRADES, (3.0, 1.6, 0.75, 0.2)))  # the perceived gap that a grade stands for
+STRENGTH = dict(zip(GRADES, (3.0, 1.6, 0.75, 0.2), strict=True))  # the perceived gap that a grade stands for
 WAYS = ("choice", "choice and grade", "two scores")
 Array = NDArray[np.float64]
 

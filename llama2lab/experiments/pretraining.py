@@ -249,7 +249,7 @@ def prompt_forms(lab: Finished, people: int = 0) -> dict[str, Any]:
     for number, name in enumerate(names):
         answers = said[number::len(names)]
         right = [first_named(text, values[attribute]) == town.people[who].facts[attribute]
-                 for text, (attribute, who) in zip(answers, items)]
+                 for text, (attribute, who) in zip(answers, items, strict=True)]
         result[name] = {"right": stats.rate(right), "example": flat[number], "answer": answers[0]}
     return result
 

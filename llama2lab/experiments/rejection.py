@@ -45,7 +45,8 @@ def sampled(lab: Finished, stage: str, prompts: Sequence[Prompt], k: int, temper
 
 def true_worth(lab: Finished, samples: Samples) -> list[list[float]]:
     """What the answers are worth, by the oracle: true helpfulness."""
-    return [[lab.oracle.judge(p, a).helpfulness for a in row] for p, row in zip(samples.prompts, samples.answers)]
+    return [[lab.oracle.judge(p, a).helpfulness for a in row]
+            for p, row in zip(samples.prompts, samples.answers, strict=True)]
 
 
 # ---- claim 16 ------------------------------------------------------------------------------------------------------
@@ -165,7 +166,7 @@ def accuracy_predicts(lab: Finished, pairs: Sequence[int] = (50, 300, 1200, 2400
     asked = lab.prompts(helpful=prompts, seed=14)
     answers = sample_answers(lab.model(stage), lab.tokenizer, [p.messages for p in asked], k=k, seed=14,
                              precision=lab.machine.precision)
-    truths = [[lab.oracle.judge(p, a).helpfulness for a in row] for p, row in zip(asked, answers)]
+    truths = [[lab.oracle.judge(p, a).helpfulness for a in row] for p, row in zip(asked, answers, strict=True)]
     conversations = [p.messages for p in asked for _ in range(k)]
     by_people, by_truth = draw(lab, "helpfulness", "test", held_out, 0), truth_rows(lab, held_out)
     models: list[dict[str, Any]] = []

@@ -37,7 +37,8 @@ def old_reward_on_new_pairs(lab: Finished, pairs: int = 250) -> dict[str, Any]:
             scores = reward.pair_scores(lab.reward(stage), lab.tokenizer, rows, lab.machine)
             right[name] = [chosen > rejected for chosen, rejected in scores]
         rounds.append({"round": number, "old": stats.rate(right["old"]), "new": stats.rate(right["new"]),
-                       "gap": stats.mean([float(b) - float(a) for a, b in zip(right["old"], right["new"])]),
+                       "gap": stats.mean([float(b) - float(a)
+                                          for a, b in zip(right["old"], right["new"], strict=True)]),
                        "clear": sum(row["grade"] == "significantly" for row in rows) / max(1, len(rows))})
     return {"rounds": rounds}
 
@@ -70,16 +71,16 @@ def ceiling(lab: Finished, prompts: int = 120, k: int = 16) -> dict[str, Any]:
     best = rejection.sample_and_score(lab.model("rlhf-v5"), lab.reward(NEW), lab.reward("reward-safety-v5"),
                                       lab.tokenizer, asked, k, 1.0, 6, lab.machine)
     written[f"V5, best of {k}"] = [row[max(range(k), key=scores.__getitem__)]
-                                   for row, scores in zip(best.answers, best.scores)]
+                                   for row, scores in zip(best.answers, best.scores, strict=True)]
     judged = {name: evaluate.judge_all(lab.oracle, asked, answers) for name, answers in written.items()}
     contents = [p.content for p in asked]
     first = judged["demonstrations"]
     return {name: {
         "all": stats.mean([v.helpfulness for v in verdicts], contents),
         "right": stats.mean([v.helpfulness for v in verdicts if v.correct],
-                            [c for c, v in zip(contents, verdicts) if v.correct]),
+                            [c for c, v in zip(contents, verdicts, strict=True) if v.correct]),
         "correct": stats.rate([v.correct for v in verdicts], contents),
-        "gap": stats.mean([v.helpfulness - w.helpfulness for v, w in zip(verdicts, first)], contents),
+        "gap": stats.mean([v.helpfulness - w.helpfulness for v, w in zip(verdicts, first, strict=True)], contents),
         "example": {"question": asked[0].question, "answer": written[name][0], "truth": verdicts[0].helpfulness},
     } for name, verdicts in judged.items()}
 
@@ -146,7 +147,8 @@ def last_round_only(lab: Finished, rows: int = 1200, helpful: int = 480, words: 
     gaps: dict[str, stats.Figure] = {}
     for which, alone, many in (("as the rounds were", last, every),
                                (f"the last without {FORGOTTEN}", last_narrow, every_narrow)):
-        found = by_skill([[a - b for a, b in zip(*both)] for both in zip(scores[many], scores[alone])], tested)
+        found = by_skill([[a - b for a, b in zip(*both, strict=True)]
+                          for both in zip(scores[many], scores[alone], strict=True)], tested)
         gaps |= {f"all rounds less the last one ({which}), {skill}": found[skill] for skill in ("all", FORGOTTEN)
                  if skill in found}
     return {"rows": each, "choices": {name: by_skill(s, tested) for name, s in scores.items()}, "gaps": gaps}

@@ -75,7 +75,7 @@ def eos_length(lab: Finished, examples: int = 300, prompts: int = 100, longest: 
     result: dict[str, Any] = {"longest": longest}
     for name in ("with", "without"):
         encoded = [(ids, [int(m and (name == "with" or token != tokenizer.eos_token_id))
-                          for token, m in zip(ids, mask)]) for ids, mask in encode_chats(tokenizer, rows)]
+                          for token, m in zip(ids, mask, strict=True)]) for ids, mask in encode_chats(tokenizer, rows)]
         model = base_copy(lab)
         data = pack(encoded, SETTINGS.seq_len, 0, tokenizer.pad_token_id)
         fit_packed(model, data, SETTINGS.epochs, SETTINGS.batch_tokens, SETTINGS.optim, 0, machine)
@@ -120,7 +120,8 @@ def quality_budgets(lab: Finished, budgets: Sequence[tuple[str, int]] = BUDGETS,
                      "helpfulness": over_seeds(stats.mean, each, contents)})
 
     def gap(a: str, b: str) -> dict[str, Any]:
-        return over_seeds(stats.mean, [[p - q for p, q in zip(x, y)] for x, y in zip(scores[a], scores[b])], contents)
+        gaps = [[p - q for p, q in zip(x, y, strict=True)] for x, y in zip(scores[a], scores[b], strict=True)]
+        return over_seeds(stats.mean, gaps, contents)
 
     names = list(scores)
     equal = [(a, b) for a in names for b in names if a.endswith("clean") and b == a.replace("clean", "noisy")]

@@ -30,7 +30,8 @@ def compression_by_vocabulary(lab: Finished, sizes: Sequence[int] = (SMALLEST, *
         tokenizer = vocabulary(lab, size, words)
         lengths = [len(ids) for ids in encode_texts(tokenizer, texts)]
         found[str(size)] = {"reached": len(tokenizer), "tokens_per_text": stats.mean(lengths),
-                            "bytes_per_token": stats.mean([b / n for b, n in zip(sizes_in_bytes, lengths)])}
+                            "bytes_per_token": stats.mean([b / n for b, n in
+                                                           zip(sizes_in_bytes, lengths, strict=True)])}
     return found
 
 
@@ -39,7 +40,7 @@ def own_compression(lab: Finished, documents: int = 150) -> dict[str, Any]:
     texts = heldout_documents(lab.town, 11, documents)
     lengths = [len(ids) for ids in encode_texts(lab.tokenizer, texts)]
     return {"vocabulary": len(lab.tokenizer),
-            "bytes_per_token": stats.mean([len(t.encode()) / n for t, n in zip(texts, lengths)])}
+            "bytes_per_token": stats.mean([len(t.encode()) / n for t, n in zip(texts, lengths, strict=True)])}
 
 
 def corpus_kinds(lab: Finished, each: int = 20, seed: int = 0) -> list[dict[str, Any]]:

@@ -77,7 +77,7 @@ def rope_figure(**settings: Any) -> go.Figure | None:
     """`dot_by_distance` as a figure: the starts lie on one curve, if only the distance counts."""
     fig = go.Figure()
     looks = ((BLUE, "solid"), (ORANGE, "dash"), (GREEN, "dot"))
-    for (start, values), (colour, dash) in zip(dot_by_distance(**settings).items(), looks):
+    for (start, values), (colour, dash) in zip(dot_by_distance(**settings).items(), looks, strict=False):
         add_curve(fig, f"key at place {start}", [{"d": d, "dot": v} for d, v in enumerate(values)], "d", "dot", colour,
                   dash)
     return style(fig, "distance between query and key, tokens", "their product")
@@ -103,7 +103,7 @@ def spread_figure(which: str = "not divided", **settings: Any) -> go.Figure | No
     """One half of `softmax_spread`: attention weight by rank, for each head_dim, with its interval."""
     fig = go.Figure()
     for (size, by_rank), colour, symbol in zip(softmax_spread(**settings)[which].items(), (SKY, ORANGE, BLUE),
-                                               ("circle", "diamond", "square")):
+                                               ("circle", "diamond", "square"), strict=False):
         add_series(fig, f"head_dim {size}", list(range(1, len(by_rank) + 1)), by_rank, colour, symbol)
     fig.update_yaxes(range=[0, 1])
     return style(fig, "rank of the key, the most looked at first", f"attention weight, scores {which}")
@@ -174,13 +174,13 @@ def token_losses(lab: Finished, model: Llama, encoded: Sequence[Sequence[int]]) 
         tokens = tokens.to(lab.machine.device)
         with torch.inference_mode(), lab.machine.autocast():
             found = -token_logprobs(model, tokens, torch.ones_like(tokens, dtype=torch.bool))
-        result += [row[1:n].float().cpu().numpy() for row, n in zip(found, lengths.tolist())]
+        result += [row[1:n].float().cpu().numpy() for row, n in zip(found, lengths.tolist(), strict=True)]
     return result
 
 
 def gaps(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> dict[str, Any]:
     """a - b, item by item, of trainings with several seeds: the mean with its interval, and each seed's own mean."""
-    by_seed = [stats.mean([x - y for x, y in zip(one, other)]) for one, other in zip(a, b)]
+    by_seed = [stats.mean([x - y for x, y in zip(one, other, strict=True)]) for one, other in zip(a, b, strict=True)]
     return {**stats.pool(by_seed), "each": [f["mean"] for f in by_seed]}
 
 
@@ -237,7 +237,7 @@ def quality_kept(gap: dict[str, Any], margin: float = 0.05) -> str:
 def loss_curves(result: dict[str, Any], smooth: int = 8) -> go.Figure | None:
     """The training loss of the three variants against tokens, each point the mean of some steps."""
     fig = go.Figure()
-    for row, (colour, dash) in zip(result["rows"], ((BLUE, "solid"), (ORANGE, "dash"), (GREEN, "dot"))):
+    for row, (colour, dash) in zip(result["rows"], ((BLUE, "solid"), (ORANGE, "dash"), (GREEN, "dot")), strict=True):
         each = row["tokens"] / len(row["curve"]) / 1000
         points = [{"t": (i + smooth) * each, "loss": float(np.mean(row["curve"][i:i + smooth]))}
                   for i in range(0, len(row["curve"]) - smooth + 1, smooth)]
@@ -281,7 +281,7 @@ def decode_speed(lab: Finished, batches: Sequence[int] = (1, 16, 64), contexts: 
                 for kind, ms in times.items():
                     rows.append({"kind": kind, "context": context, "batch": batch, "ms": middle(ms),
                                  "tokens_per_second": middle([1000 * batch / one for one in ms]),
-                                 "gain": middle([own / one for own, one in zip(times["MHA"], ms)]),
+                                 "gain": middle([own / one for own, one in zip(times["MHA"], ms, strict=True)]),
                                  "cache": cache_bytes(models[kind].config, context + 1, batch, 4)})
     finally:
         torch.set_num_threads(threads)
@@ -386,7 +386,8 @@ def context_length(lab: Finished, full: int = 256, documents: int = 80, seed: in
     first, second = (token_losses(lab, model, [ids[part] for ids in long])
                      for part in (slice(full // 2), slice(full // 2, full)))
     # The first token of a piece is predicted from nothing: no loss is counted there, whole or not.
-    kinds = {f"context of {full // 2} tokens": [np.concatenate([a, [np.nan], b]) for a, b in zip(first, second)],
+    kinds = {f"context of {full // 2} tokens": [np.concatenate([a, [np.nan], b])
+                                                for a, b in zip(first, second, strict=True)],
              f"context of {full} tokens": [np.concatenate([x[:full // 2 - 1], [np.nan], x[full // 2:]]) for x in whole]}
     edges = range(0, full, full // 16)
     by_place = {name: {str(a + full // 32): stats.mean([float(np.nanmean(x[a:a + full // 16])) for x in losses])
@@ -417,14 +418,15 @@ def facts_after_talk(lab: Finished, stage: str = "rlhf-v5", windows: Sequence[in
             seen = min(window, between + 2)  # turns there are: the one with the name, those between, the question
             if (between, seen) not in right:
                 chats = [[*p.messages[:-1], *some[:2 * between], p.messages[-1]][-(2 * seen - 1):]
-                         for p, some in zip(asked, talk)]
+                         for p, some in zip(asked, talk, strict=True)]
                 answers = sample_answers(lab.model(stage), lab.tokenizer, chats, temperature=0.0,
                                          precision=lab.machine.precision, what=f"{between} turns between, {seen} seen")
-                right[between, seen] = [lab.oracle.judge(p, a[0]).correct for p, a in zip(asked, answers)]
+                right[between, seen] = [lab.oracle.judge(p, a[0]).correct for p, a in zip(asked, answers, strict=True)]
             series[name][str(between)] = stats.rate(right[between, seen])
     short, long = min(windows), max(windows)
     apart = [b for b in turns if short < b + 2 <= long]
-    shares = [[float(np.mean(x)) for x in zip(*(right[b, min(n, b + 2)] for b in apart))] for n in (long, short)]
+    shares = [[float(np.mean(x)) for x in zip(*(right[b, min(n, b + 2)] for b in apart), strict=True)]
+              for n in (long, short)]
     return {"by_turns": series, "example": [*asked[0].messages[:-1], *talk[0][:4], asked[0].messages[-1]],
             "claims": {f"right answers after {min(apart)} to {max(apart)} turns, {long} turns seen less {short}":
                        gaps([shares[0]], [shares[1]])}}

@@ -125,4 +125,4 @@ def twenty_questions(lab: Finished, stage: str = "rlhf-v5", n: int = 20, tempera
     verdicts = judge_all(lab.oracle, prompts, answers)
     return {"right": stats.rate([v.correct for v in verdicts]),
             "rows": [[p.skill.replace("_", " "), " / ".join(m["content"] for m in p.messages), a,
-                      "right" if v.correct else "wrong"] for p, a, v in zip(prompts, answers, verdicts)]}
+                      "right" if v.correct else "wrong"] for p, a, v in zip(prompts, answers, verdicts, strict=True)]}

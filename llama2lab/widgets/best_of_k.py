@@ -47,7 +47,7 @@ def sample_k(lab: Finished, prompt: Prompt, stage: str = "sft", k: int = MOST, t
     scores = combined_scores(lab.reward(judge), lab.reward("reward-safety-v5"), lab.tokenizer, [prompt] * k, answers,
                              lab.machine)
     verdicts = [lab.oracle.judge(prompt, a) for a in answers]
-    return [Drawn(a, s, overall(v, prompt), words(v)) for a, s, v in zip(answers, scores, verdicts)]
+    return [Drawn(a, s, overall(v, prompt), words(v)) for a, s, v in zip(answers, scores, verdicts, strict=True)]
 
 
 def words(verdict: Any) -> str:

@@ -73,7 +73,8 @@ class ChatExplorer(Explorer):
         self.talks: dict[tuple[int, str], list[Message]] = {}  # by column and stage
         options = [(short_name(s), s) for s in names]
         self.stages = [w.Dropdown(options=options, value=s if s in names else names[-1], description=side, style=LABEL,
-                                  layout=w.Layout(width="220px")) for side, s in zip(("left", "right"), stages)]
+                                  layout=w.Layout(width="220px"))
+                       for side, s in zip(("left", "right"), stages, strict=True)]
         self.temperature = w.FloatSlider(0.7, min=0.0, max=1.5, step=0.1, description="temperature", style=LABEL,
                                          continuous_update=False)
         self.example = w.Dropdown(options=[("choose one, or type your own below", ""),

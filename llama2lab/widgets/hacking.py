@@ -49,7 +49,8 @@ def verdict(rows: Sequence[Row]) -> str:
 def answers_at(rows: Sequence[Row], step: int, most: int = 4) -> list[tuple[str, str, float, str, float]]:
     """(question, answer at the start, its truth, answer at `step`, its truth)."""
     first, now = rows[0]["answers"], rows[min(step, len(rows) - 1)]["answers"]
-    return [(a["question"], a["answer"], a["truth"], b["answer"], b["truth"]) for a, b in zip(first, now)][:most]
+    return [(a["question"], a["answer"], a["truth"], b["answer"], b["truth"])
+            for a, b in zip(first, now, strict=True)][:most]
 
 
 class HackingTheatre(Explorer):

@@ -39,7 +39,7 @@ def real_gaps(lab: Finished, n: int = 300, stage: str = "reward-helpfulness-v5")
     """r_chosen - r_rejected of held-out pairs by the run's own reward model, by grade."""
     rows = draw(lab, "helpfulness", "test", n, 2)
     scores = pair_scores(lab.reward(stage), lab.tokenizer, rows, lab.machine)
-    return {g: [c - r for row, (c, r) in zip(rows, scores) if row["grade"] == g] for g in GRADES}
+    return {g: [c - r for row, (c, r) in zip(rows, scores, strict=True) if row["grade"] == g] for g in GRADES}
 
 
 def mean_losses(gaps: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:

@@ -81,7 +81,7 @@ def marked_tokens(tokenizer: Any, messages: Sequence[dict], mask: str = MASKS[0]
     ids, marks = encode_chat(tokenizer, list(messages), mask_turns="last" if mask == MASKS[1] else "all")
     if mask == MASKS[2]:
         marks = [1] * len(ids)
-    return [(str(tokenizer.decode([token])), bool(mark)) for token, mark in zip(ids, marks)]
+    return [(str(tokenizer.decode([token])), bool(mark)) for token, mark in zip(ids, marks, strict=True)]
 
 
 def token_picture(tokens: Sequence[tuple[str, bool]]) -> str:

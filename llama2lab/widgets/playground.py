@@ -70,7 +70,7 @@ def rows_of(logits: Tensor, tokenizer: Any, temperature: float, top_p: float, to
     order = logits.argsort(descending=True)[:n or len(logits)]
     plain = logits.softmax(-1)
     return [NextToken(i, piece(tokenizer, i).shown, *values) for i, *values in
-            zip(order.tolist(), plain[order].tolist(), before[order].tolist(), after[order].tolist())]
+            zip(order.tolist(), plain[order].tolist(), before[order].tolist(), after[order].tolist(), strict=True)]
 
 
 def bars(rows: Sequence[NextToken], width: int = 620) -> str:

@@ -111,7 +111,7 @@ def judge_attempts(lab: Finished, texts: Sequence[str], answers: Sequence[str], 
     """What both judges say of one answer to each prompt."""
     scores = score_answers(lab.reward(judge), lab.tokenizer, [messages(t) for t in texts], answers, lab.machine)
     made = []
-    for text, answer, score in zip(texts, answers, scores):
+    for text, answer, score in zip(texts, answers, scores, strict=True):
         known = asked_in(lab.town, text)
         verdict = lab.oracle.judge(known, plain_answer(lab.town, text, answer)) if known else None
         made.append(Attempt(text, answer, float(torch.sigmoid(torch.tensor(score))), refuses(answer), verdict,

@@ -59,7 +59,7 @@ def rewards_as_it_grows(lab: Finished, messages: Sequence[dict], answer: str, un
     h, s = both_rewards(lab, [messages] * len(texts), texts)
     logits = combined_score(h, s, [unsafe] * len(texts))
     return [{"tokens": n, "text": text[len(before):], "helpfulness": a, "safety": b, "logit": c}
-            for n, before, text, a, b, c in zip(lengths, ["", *texts], texts, h, s, logits)]
+            for n, before, text, a, b, c in zip(lengths, ["", *texts], texts, h, s, logits, strict=True)]
 
 
 @cache
@@ -81,9 +81,9 @@ def judge_answers(lab: Finished, messages: Sequence[dict], answers: Sequence[str
     the oracle's `truth`."""
     h, s = both_rewards(lab, [messages] * len(answers), list(answers))
     mean, std = ppo_scale(lab)[unsafe]
-    rows = [{"helpfulness": a, "safety": b, **gate(a, b, unsafe)} for a, b in zip(h, s)]
+    rows = [{"helpfulness": a, "safety": b, **gate(a, b, unsafe)} for a, b in zip(h, s, strict=True)]
     return [{**row, "ppo": (row["logit"] - mean) / std, "truth": lab.oracle.judge(prompt, a) if prompt else None}
-            for row, a in zip(rows, answers)]
+            for row, a in zip(rows, answers, strict=True)]
 
 
 def preference(a: dict[str, Any], b: dict[str, Any]) -> dict[str, float]:
@@ -97,7 +97,7 @@ def growth_strip(rows: Sequence[dict[str, Any]], key: str = "helpfulness") -> st
     most = max((abs(x) for x in steps), default=0.0) or 1.0
     return "".join(f'<span title="{x:+.2f}" style="background: rgba({"0,114,178" if x > 0 else "230,159,0"},'
                    f'{0.6 * abs(x) / most:.2f}); padding: 0 1px; white-space: pre-wrap">'
-                   f'{html.escape(tame(row["text"]))}</span>' for x, row in zip(steps, rows[1:]))
+                   f'{html.escape(tame(row["text"]))}</span>' for x, row in zip(steps, rows[1:], strict=True))
 
 
 class RewardExplorer(Explorer):
@@ -154,7 +154,7 @@ class RewardExplorer(Explorer):
         others = {name: known[name] for name in ("SFT wrote", "V5 wrote", "a refusal")} if known else {}
         prompt = known_prompts(lab).get(known["row"]["prompt_id"]) if known and self.truth.value else None
         judged = dict(zip([*typed, *others], judge_answers(lab, messages, [*typed.values(), *others.values()],
-                                                           self.tag.value, prompt)))
+                                                           self.tag.value, prompt), strict=True))
         grown = {name: rewards_as_it_grows(lab, messages, text, self.tag.value) for name, text in typed.items()}
         series = [(f"{key}, {name[-1]}", [(row["tokens"], row[key]) for row in rows]) for name, rows in grown.items()
                   for key in ("helpfulness", "safety")]

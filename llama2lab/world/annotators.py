@@ -105,7 +105,7 @@ def true_worth(verdict: Verdict, kind: Kind) -> float:
 
 def grade_of(gap: float) -> str:
     """The grade for a perceived gap: one of GRADES."""
-    for grade, cut in zip(GRADES, CUTS):
+    for grade, cut in zip(GRADES[:-1], CUTS, strict=True):
         if abs(gap) >= cut:
             return grade
     return GRADES[-1]

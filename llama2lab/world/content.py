@@ -192,7 +192,7 @@ def _other_rewritings(key: Key, reading: Reading, asked: str) -> bool:
     """Does a sentence say much the same as the right one, without being it? The given sentence may be repeated."""
     wanted = set(variants(key.accept[0][0])[0].split())
     for number in set(reading.sentences):
-        tokens = [t for t, n in zip(reading.tokens, reading.sentences) if n == number]
+        tokens = [t for t, n in zip(reading.tokens, reading.sentences, strict=True) if n == number]
         line = f" {' '.join(tokens)} "
         if len(wanted.intersection(tokens)) < 0.5 * len(wanted) or line in asked:
             continue
@@ -240,12 +240,12 @@ def explains(key: Key, reading: Reading) -> bool:
             continue
         at = _token_at(reading, end)
         if reading.clauses[at] == answered:
-            clause = [t for t, c in zip(reading.tokens, reading.clauses) if c == answered]
+            clause = [t for t, c in zip(reading.tokens, reading.clauses, strict=True) if c == answered]
             if "and" not in clause:
                 continue
         if phrase.count(" ") > 1 or has_verb(phrase.lower()):
             return True
-        sentence = [t for t, n in zip(reading.tokens, reading.sentences) if n == reading.sentences[at]]
+        sentence = [t for t, n in zip(reading.tokens, reading.sentences, strict=True) if n == reading.sentences[at]]
         if len(sentence) > 2 and has_verb(" ".join(sentence)):
             return True
     return False
@@ -305,4 +305,4 @@ def _warned(reading: Reading, end: int) -> bool:
     """Does the clause that ends at this place of the line warn of what it names?"""
     at = _token_at(reading, end)
     clause = reading.clauses[at]
-    return bool(_WARNS.search(" ".join(t for t, c in zip(reading.tokens, reading.clauses) if c == clause)))
+    return bool(_WARNS.search(" ".join(t for t, c in zip(reading.tokens, reading.clauses, strict=True) if c == clause)))

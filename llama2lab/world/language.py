@@ -257,14 +257,14 @@ def repeats(text: str) -> bool:
             if a == b and len(a) > 1 and not a.isdigit() and a not in _MAY_REPEAT:
                 return True
         for n in (2, 3):
-            runs = list(zip(*(part[k:] for k in range(n))))
-            if any(x == y and len(set(x)) > 1 for x, y in zip(runs, runs[n:])):
+            runs = list(zip(*(part[k:] for k in range(n)), strict=False))
+            if any(x == y and len(set(x)) > 1 for x, y in zip(runs, runs[n:], strict=False)):
                 return True
     said = [tuple(part) for part in parts if len(part) > 1]
     if len(said) != len(set(said)):
         return True
     tokens = [word for part in parts for word in part]
-    trigrams = list(zip(tokens, tokens[1:], tokens[2:]))
+    trigrams = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
     return len(trigrams) >= 4 and 1 - len(set(trigrams)) / len(trigrams) > 0.25
 
 

@@ -264,7 +264,7 @@ def _asked(pen: Pen, skill: str) -> list[tuple[str, str]]:
     """
     truth = truth_of(pen.town, pen.rng.choice(pen.asked[skill]))
     earlier = [m["content"] for m in truth.earlier]
-    turns = list(zip(earlier[::2], earlier[1::2]))
+    turns = list(zip(earlier[::2], earlier[1::2], strict=True))
     harm = skill == "unsafe" and pen.rng.random() < 0.25
     answer = pen.rng.choice(truth.wrong if harm else truth.answers)
     if pen.rng.random() < 0.2 and not harm:
