@@ -122,7 +122,7 @@ def accuracy_by_grade(results: Results) -> go.Figure | None:
             add_series(fig, name, grades, [find(results, stage, "accuracy_by_grade", g) for g in grades], color, symbol,
                        **place)
         if any(find(results, s, "accuracy_by_grade", g) for s in stages for g in grades):
-            report = dict(zip(GRADES, TABLE_8[kind], strict=True))
+            report = dict(zip(GRADES, TABLE_8[kind][:len(GRADES)], strict=True))  # the last is the average
             fig.add_trace(go.Scatter(x=grades, y=[report[g] / 100 for g in grades], mode="lines+markers",
                                      name="the report's Table 8",
                                      line={"color": GREY, "dash": "dash"}, marker={"symbol": "x", "color": GREY}),
