@@ -100,8 +100,8 @@ class PretrainSettings:
             context = self.config.context
         except (LabError, ValueError, ArithmeticError) as e:  # the latter two: what rope scaling divides by
             why = str(e).removeprefix("model config: ")
-            concerned = next((name for name in self.model if name in why), "")
-            raise Clash(f"cannot be so: {why}", "model", *([f"model.{concerned}"] if concerned else [])) from None
+            concerned = [f"model.{name}" for name in self.model if name in why]
+            raise Clash(f"cannot be so: {why}", *(concerned or ["model"])) from None
         if self.seq_len > context:
             raise Clash(f"must be at most the model's context (max_seq_len, {context}), not {self.seq_len}", "seq_len",
                         "model.max_seq_len")

@@ -156,7 +156,7 @@ def changed(settings: T, file: RecipeFile) -> T:
     if says == UNKNOWN:
         raise LabError(f"{where}: unknown setting {dotted(place)}; choose one of "
                        f"{', '.join(sorted(names_at(kind, place[:-1])))}")
-    default = value_at(before, place)
+    default = value_at(before, place) if place in file.lines else None
     known = "" if default is None or isinstance(default, dict) else f" (it is {shown(default)} by default)"
     raise LabError(f"{where}: {dotted(place) or 'the recipe'} {says}{known}")
 

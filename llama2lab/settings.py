@@ -54,7 +54,7 @@ Temperature = Annotated[float, Field(ge=0, le=100), AfterValidator(_warm)]
 Text = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f]*$")]  # one line; may be empty
 Name = Annotated[Text, Field(min_length=1)]
 Names = Annotated[tuple[Name, ...], Field(max_length=1000)]
-Notes = Annotated[str, Field(max_length=100_000)]
+Notes = Annotated[str, Field(max_length=10_000)]
 Split = Annotated[str, one_of(("test", "dev"))]
 
 
