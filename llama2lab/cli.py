@@ -81,16 +81,17 @@ def run(
     """
     if preset and recipe:
         raise LabError("give --preset or --recipe, not both: a recipe file names its preset itself")
+    if people_share is not None and annotations is None:
+        raise LabError("--people-share needs --annotations URL: the store with people's labels")
     from llama2lab import presets
+    from llama2lab.recipefile import read_recipe
     from llama2lab.report import report as make_report
     from llama2lab.summary import stage_table
 
-    if people_share is not None and not annotations:
-        raise LabError("--people-share needs --annotations URL: the store with people's labels")
-    if annotations and recipe and _is_real_data(recipe):
+    real = recipe is not None and "data" in read_recipe(recipe).data
+    if annotations is not None and real:
         raise LabError("--annotations is for runs on the town; a recipe with `data:` names its own preference pairs")
-    labels = read_labels(annotations) if annotations else []
-    if recipe and _is_real_data(recipe):
+    if recipe and real:
         from llama2lab.realrun import run_real_data
 
         out = out or Path("runs") / f"{recipe.stem}-{seed}"
@@ -99,6 +100,7 @@ def run(
         from llama2lab.recipe import run_recipe
 
         chosen = presets.load_recipe(recipe) if recipe else presets.preset(preset or "mini")
+        labels = read_labels(annotations) if annotations is not None else []
         out = out or Path("runs") / f"{recipe.stem if recipe else chosen.preset}-{seed}"
         if chosen.preset == "smoke":
             typer.echo(SMOKE, err=True)
@@ -108,18 +110,6 @@ def run(
     if results.get("preset") == "smoke":
         typer.echo(f"\n{SMOKE}")
     typer.echo(f"\nfigures  {out / 'results.json'}\nreport   {page}\ntalk     llama2lab chat {out}")
-
-
-def _is_real_data(recipe: Path) -> bool:
-    """Whether the recipe file has `data:` at its top. A file that cannot be read says no: `load_recipe` then says
-    what is wrong with it."""
-    import yaml
-
-    try:
-        node = yaml.compose(recipe.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return False
-    return isinstance(node, yaml.MappingNode) and any(key.value == "data" for key, _ in node.value)
 
 
 @app.command()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import math
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from llama2lab.errors import LabError
+from llama2lab.seeds import MAX_SEED
 
 # What the disk or the permissions say, not a bug of ours.
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE}
@@ -16,7 +18,13 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPER
 UsageError: Any = typer.BadParameter.__base__
 
 class Commands(TyperGroup):
-    """Turns the errors of all commands into one line and an exit code."""
+    """Turns the errors of all commands into one line and an exit code, and refuses values that mean nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        for command in self.commands.values():
+            for parameter in command.params:
+                _refuse_nothing(parameter)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -38,12 +46,29 @@ class Commands(TyperGroup):
             raise typer.Exit(130) from None
 
 
+def _refuse_nothing(parameter: Any) -> None:
+    """Let the parameter refuse "", which is what a shell makes of a variable that is not set and would be read as this
+    folder or as not given at all, and NaN and infinities, which pass every limit. A prompt may be empty."""
+    process = parameter.process_value
+
+    def process_value(ctx: Any, value: Any) -> Any:
+        given = value if isinstance(value, list | tuple) else [value]
+        if parameter.name != "prompt" and any(isinstance(v, str) and not v.strip() for v in given):
+            raise typer.BadParameter("is empty; is a variable of your shell not set?", ctx, parameter)
+        found = process(ctx, value)
+        if isinstance(found, float) and not math.isfinite(found):
+            raise typer.BadParameter(f"must be a finite number, not {found}", ctx, parameter)
+        return found
+
+    parameter.process_value = process_value
+
+
 def _fail(message: str) -> None:
     line = " ".join(message.split())  # one line, whatever a file name or a library put in it
     typer.echo(f"error: {line}", err=True)
     raise typer.Exit(2)
 
 
-Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same run.")]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same run.")]
 Store = Annotated[str, typer.Argument(help="An annotation store: a file (labels.db) or postgresql://...", metavar="URL",
                                       envvar="LLAMA2LAB_ANNOTATIONS")]

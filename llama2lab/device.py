@@ -43,13 +43,13 @@ _keep_freed_memory()
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called cpu, cuda or mps; auto is the GPU if there is one. LabError for one that is not there."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    """The device called cpu, cuda (or cuda:1 ...) or mps; auto is the GPU if there is one. LabError for others."""
+    cards = torch.cuda.device_count()
+    there = [*(["cuda"] if cards else []), *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
     if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
-    if not there.get(name.split(":")[0], False):
-        usable = ", ".join(kind for kind in there if there[kind])
-        raise LabError(f"device {name!r} is not on this machine; there are: auto, {usable}")
+        return torch.device(there[0])
+    if name not in (*there, *(f"cuda:{i}" for i in range(cards))):
+        raise LabError(f"device {name!r} is not on this machine; there are: auto, {', '.join(reversed(there))}")
     return torch.device(name)
 
 
@@ -114,7 +114,7 @@ def describe_machine() -> dict[str, Any]:
     ceilings = {name: round(matmul_ceiling(device, dtype) / 1e9)
                 for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
     return {
-        "cpu": _cpu_name(), "cores": _cores(), "memory_gb": _memory_gb(),
+        "cpu": _cpu_name(), "cores": _cores(), "memory_gb": memory_gb(),
         "system": platform.platform(), "python": platform.python_version(), "torch": torch.__version__,
         "threads": torch.get_num_threads(), "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "",
@@ -136,7 +136,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _memory_gb() -> float:
+def memory_gb() -> float:
+    """The machine's memory in GB (1e9 bytes); 0 where the system does not say."""
     try:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
     except (ValueError, OSError):

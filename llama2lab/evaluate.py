@@ -20,6 +20,7 @@ from llama2lab.generate import generate
 from llama2lab.model import Llama
 from llama2lab.preferences import sample_answers
 from llama2lab.reward import RewardModel, score_answers
+from llama2lab.settings import Count, Few, Split, Temperature, checked
 from llama2lab.tokenizer import encode_text
 from llama2lab.world.oracle import Oracle, Verdict
 from llama2lab.world.prompts import KINDS, Instruction, Prompt
@@ -28,18 +29,19 @@ TURNS = (1, 2, 4, 6, 10, 20)
 TIE = 0.05  # helpfulness closer than this is a tie
 
 
+@checked
 @dataclass(frozen=True)
 class EvaluateSettings:
-    helpful: int = 900
-    unsafe: int = 240
-    borderline: int = 240
-    temperature: float = 1.0
-    split: str = "test"  # "dev" for choices: nothing may be chosen on "test"
-    dialogues: int = 48  # for Ghost Attention
-    best_of: int = 16
-    best_of_prompts: int = 160
-    truth_pairs: int = 400
-    test_pairs: int = 500  # preference pairs on held-out prompts of each kind, over all rounds so far
+    helpful: Count = 900
+    unsafe: Count = 240
+    borderline: Count = 240
+    temperature: Temperature = 1.0
+    split: Split = "test"  # "dev" for choices: nothing may be chosen on "test"
+    dialogues: Count = 48  # for Ghost Attention
+    best_of: Few = 16
+    best_of_prompts: Count = 160
+    truth_pairs: Count = 400
+    test_pairs: Count = 500  # preference pairs on held-out prompts of each kind, over all rounds so far
 
 
 def judge_all(oracle: Oracle, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Verdict]:

@@ -28,22 +28,24 @@ from transformers import PreTrainedTokenizerFast
 
 from llama2lab.model import Llama
 from llama2lab.preferences import sample_answers
+from llama2lab.settings import Count, CountOrNone, Epochs, Few, Temperature, Weight, checked
 from llama2lab.train import Optim
 
 SEEN_TURNS = 3
 
 
+@checked
 @dataclass(frozen=True)
 class GattSettings:
-    dialogues: int = 96
-    turns: int = 20
-    rows: int = 800  # training rows: dialogues cut at random turns
-    chat_rows: int = 800  # ordinary rows mixed in, or single-turn quality suffers
-    temperature: float = 0.4
-    epochs: float = 3.0
-    batch_tokens: int = 2048
+    dialogues: Count = 96
+    turns: Few = 20
+    rows: Count = 800  # training rows: dialogues cut at random turns
+    chat_rows: CountOrNone = 800  # ordinary rows mixed in, or single-turn quality suffers
+    temperature: Temperature = 0.4
+    epochs: Epochs = 3.0
+    batch_tokens: Count = 2048
     optim: Optim = Optim(lr=4e-4, warmup=0.05, gain_lr=10.0)
-    replay: float = 0.5  # see sft.py
+    replay: Weight = 0.5  # see sft.py
 
 
 def user(content: str) -> dict:

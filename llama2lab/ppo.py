@@ -51,6 +51,7 @@ from llama2lab.model import Llama
 from llama2lab.parallel import backward, in_parallel, shared_cores, split
 from llama2lab.pretrain import encode_documents
 from llama2lab.reward import RewardModel
+from llama2lab.settings import Clash, Count, CountOrNone, Few, Limit, Share, Weight, checked
 from llama2lab.train import (
     Optim,
     epoch_batches,
@@ -66,26 +67,34 @@ from llama2lab.world.prompts import Prompt
 REPLAY_SEQ = 256  # tokens in a row of replayed text
 
 
+@checked
 @dataclass(frozen=True)
 class PPOSettings:
-    iterations: int = 20
-    batch: int = 256  # answers an iteration
-    minibatch: int = 64
-    unsafe_share: float = 0.45  # of the prompts
-    borderline_share: float = 0.2  # of the other prompts
-    clip: float = 0.2
-    beta: float = 0.2
-    gamma: float = 1.0
-    lam: float = 0.95
-    value_clip: float = 0.2
-    no_eos_penalty: float = 1.0
-    replay: float = 1.0  # weight of the loss on pretraining text; 0 is the report's
-    replay_tokens: int = 2048  # a step
-    critic_warmup: int = 3  # iterations in which only the critic learns
-    max_new_tokens: int = 48
-    early_stop_kl: float = 8.0  # nats an answer; a policy this far from its start is no longer being improved
+    iterations: Few = 20
+    batch: Count = 256  # answers an iteration
+    minibatch: Count = 64
+    unsafe_share: Share = 0.45  # of the prompts
+    borderline_share: Share = 0.2  # of the other prompts
+    clip: Limit = 0.2
+    beta: Weight = 0.2
+    gamma: Share = 1.0
+    lam: Share = 0.95
+    value_clip: Limit = 0.2
+    no_eos_penalty: Weight = 1.0
+    replay: Weight = 1.0  # weight of the loss on pretraining text; 0 is the report's
+    replay_tokens: Count = 2048  # a step
+    critic_warmup: CountOrNone = 3  # iterations in which only the critic learns
+    max_new_tokens: Few = 48
+    early_stop_kl: Limit = 8.0  # nats an answer; a policy this far from its start is no longer being improved
     optim: Optim = Optim(lr=2e-4, gain_lr=20.0)
     critic_optim: Optim = Optim(lr=5e-4)
+
+    def __post_init__(self) -> None:
+        if self.minibatch > self.batch:
+            raise Clash(f"must be at most batch ({self.batch}), not {self.minibatch}", "minibatch", "batch")
+        if self.critic_warmup >= self.iterations:
+            raise Clash(f"must be less than iterations ({self.iterations}), or the policy learns nothing, and is "
+                        f"{self.critic_warmup}", "critic_warmup", "iterations")
 
 
 class Critic(nn.Module):

@@ -12,30 +12,110 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
+from pydantic import Field
 from transformers import PreTrainedTokenizerFast
+from typing_extensions import TypedDict
 
 from llama2lab import stats
-from llama2lab.device import Machine, matmul_ceiling
+from llama2lab.device import Machine, matmul_ceiling, memory_gb
+from llama2lab.errors import LabError
 from llama2lab.generate import generate
 from llama2lab.logprobs import answer_loglikelihoods
 from llama2lab.model import Llama, ModelConfig
-from llama2lab.tokenizer import encode_texts
+from llama2lab.settings import Clash, Count, Epochs, Limit, Weight, checked
+from llama2lab.tokenizer import SMALLEST, encode_texts
 from llama2lab.train import Optim, fit_packed, pack
 
+SeqLen = Annotated[int, Field(ge=8, le=10**6)]  # tokens in a packed row
 
+
+class RopeScaling(TypedDict, total=False):
+    """See rope.py."""
+
+    rope_type: Literal["default", "linear", "dynamic", "llama3", "yarn"]
+    type: Literal["default", "linear", "dynamic", "llama3", "yarn"]
+    factor: Annotated[float, Field(ge=1, le=10_000)]
+    original_max_position_embeddings: Count
+    low_freq_factor: Limit
+    high_freq_factor: Limit
+    beta_fast: Limit
+    beta_slow: Limit
+    mscale: Weight
+    mscale_all_dim: Weight
+    attention_factor: Limit
+    truncate: bool
+
+
+class Sizes(TypedDict, total=False):
+    """The fields of ModelConfig, as a recipe may give them."""
+
+    vocab_size: Annotated[int, Field(ge=SMALLEST, le=10**9)]
+    dim: Count
+    n_layers: Annotated[int, Field(ge=1, le=1000)]
+    n_heads: Count
+    n_kv_heads: Count
+    ffn_dim: Count
+    max_seq_len: Annotated[int, Field(ge=8, le=10**7)]
+    rope_theta: Annotated[float, Field(ge=2, le=1e12)]
+    rope_scaling: RopeScaling | None
+    norm_eps: Annotated[float, Field(ge=1e-20, le=1)]
+    tie_embeddings: bool
+    head_dim: Count | None
+
+
+@checked
 @dataclass(frozen=True)
 class PretrainSettings:
-    model: dict[str, Any] = field(default_factory=dict)  # fields of ModelConfig
-    words: int = 2_500_000  # of corpus
-    epochs: float = 1.0
-    seq_len: int = 512
-    batch_tokens: int = 4096
+    model: Sizes = field(default_factory=Sizes)  # of ModelConfig; all that it needs, or none
+    words: Count = 2_500_000  # of corpus
+    epochs: Epochs = 1.0
+    seq_len: SeqLen = 512
+    batch_tokens: Count = 4096
     optim: Optim = Optim(lr=4e-3)
-    sample_every: int = 200  # steps between samples written to the log
+    sample_every: Count = 200  # steps between samples written to the log
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's shape. LabError for sizes that no model can have."""
+        return ModelConfig(**cast(dict[str, Any], self.model))
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            return
+        for name in ("vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim"):
+            if name not in self.model:
+                raise Clash(f"is missing; give all sizes of the model, {name} too", f"model.{name}", "model")
+        needed, there = training_bytes(self.model, self.seq_len, self.batch_tokens) / 1e9, memory_gb()
+        if needed > there > 0:
+            sizes = {name: n for name, n in self.model.items() if isinstance(n, int)}
+            largest = max(sizes, key=sizes.__getitem__)  # the likeliest mistake
+            raise Clash(f"is {sizes[largest]}: such a model takes {needed:,.1f} GB to train, with rows of "
+                        f"{self.seq_len} tokens, and this machine has {there:,.1f}; give smaller sizes",
+                        f"model.{largest}")
+        try:
+            context = self.config.context
+        except (LabError, ValueError, ArithmeticError) as e:  # the latter two: what rope scaling divides by
+            why = str(e).removeprefix("model config: ")
+            concerned = [f"model.{name}" for name in self.model if name in why]
+            raise Clash(f"cannot be so: {why}", *(concerned or ["model"])) from None
+        if self.seq_len > context:
+            raise Clash(f"must be at most the model's context (max_seq_len, {context}), not {self.seq_len}", "seq_len",
+                        "model.max_seq_len")
+
+
+def training_bytes(sizes: Sizes, seq_len: int, batch_tokens: int) -> int:
+    """What training such a model takes at the least: weights, gradients and Adam's two moments in float32, the rotary
+    tables, and of one step the mask with its float32 form and the logits with their gradient."""
+    dim, heads, vocab = sizes["dim"], sizes["n_heads"], sizes["vocab_size"]
+    head = sizes.get("head_dim") or max(1, dim // heads)
+    layer = dim * head * (2 * heads + 2 * sizes["n_kv_heads"]) + 3 * dim * sizes["ffn_dim"]
+    parameters = sizes["n_layers"] * layer + dim * vocab * (1 if sizes.get("tie_embeddings") else 2)
+    tokens = max(batch_tokens, seq_len)
+    return 16 * parameters + 24 * sizes.get("max_seq_len", 4096) * head + 5 * tokens * seq_len + 8 * tokens * vocab
 
 
 def encode_documents(tokenizer: PreTrainedTokenizerFast, documents: Iterable[str],
@@ -52,7 +132,7 @@ def pretrain(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast, setti
              machine: Machine, folder: Path | None = None) -> tuple[Llama, dict[str, Any]]:
     """Train a new model on `documents`. Returns it with metrics: `loss` (the curve), `tokens`,
     `tokens_per_second`, `share_of_ceiling` (of this machine's measured matrix product), `samples`."""
-    model = Llama(ModelConfig(**settings.model), seed).to(machine.device)
+    model = Llama(settings.config, seed).to(machine.device)
     # As arrays: lists of millions of Python numbers would be the largest thing in memory.
     encoded = [(np.array(ids, np.int32), np.array(mask, bool)) for ids, mask in encode_documents(tokenizer, documents)]
     data = pack(encoded, settings.seq_len, seed, tokenizer.pad_token_id)

@@ -27,21 +27,26 @@ from llama2lab.errors import LabError
 from llama2lab.generate import generate
 from llama2lab.model import Llama
 from llama2lab.ppo import PPOSettings
-from llama2lab.presets import changed, read_yaml
 from llama2lab.pretrain import PretrainSettings, bits_per_byte, parameter_count, pretrain
 from llama2lab.realdata import SourceSettings, data_folder, load_role
 from llama2lab.realsplits import KINDS, PARTS, PairPrompts, Texts, fit_demonstrations, fit_pairs, part_of, place_of
+from llama2lab.recipefile import changed, read_recipe
 from llama2lab.rejection import RejectionSettings
 from llama2lab.reward import RewardModel, RewardSettings
 from llama2lab.rlhf import RlhfSettings, Workshop
 from llama2lab.runs import Run, digest, read_rows, write_rows
+from llama2lab.seeds import check_seed
+from llama2lab.settings import Clash, Count, CountOrNone, Share, Split, Temperature, Text, checked
 from llama2lab.sft import SFTSettings
 from llama2lab.start_from import find_checkpoint, grow_vocabulary, with_control_tokens
 from llama2lab.tokenizer import BOS, EOS, load_tokenizer, train_tokenizer
 from llama2lab.world.items import Prompt
 from llama2lab.world.language import refuses
 
+ANSWER_TOKENS = 48  # the most that is sampled where nothing else is said (preferences.sample_answers)
 
+
+@checked
 @dataclass(frozen=True)
 class DataSettings:
     """Where the rows of each role come from, and the share of malformed ones that stops the run."""
@@ -51,47 +56,66 @@ class DataSettings:
     helpful: SourceSettings = SourceSettings()
     harmless: SourceSettings = SourceSettings()
     refusals: SourceSettings = SourceSettings()
-    max_malformed: float = 0.05
+    max_malformed: Share = 0.05
 
 
+@checked
 @dataclass(frozen=True)
 class RealEvaluateSettings:
-    split: str = "test"  # "dev" for choices: nothing may be chosen on "test"
-    stories: int = 300  # held-out documents
-    prompts: int = 300  # of each kind, at most
-    temperature: float = 1.0
-    sample_stories: int = 5
-    story_tokens: int = 200
+    split: Split = "test"  # "dev" for choices: nothing may be chosen on "test"
+    stories: CountOrNone = 300  # held-out documents
+    prompts: Count = 300  # of each kind, at most
+    temperature: Temperature = 1.0
+    sample_stories: CountOrNone = 5
+    story_tokens: Count = 200
 
 
+@checked
 @dataclass(frozen=True)
 class RealRecipe:
     """Every setting of a run on real text; data/recipes/real.yaml is the example."""
 
     data: DataSettings = DataSettings()
-    start_from: str = ""  # a checkpoint folder (also inside the data folder) or hub name, instead of pretraining
+    start_from: Text = ""  # a checkpoint folder (also inside the data folder) or hub name, instead of pretraining
     pretrain: PretrainSettings = PretrainSettings()
     sft: SFTSettings = SFTSettings()
     helpfulness: RewardSettings = RewardSettings(margin="none")
     safety: RewardSettings = RewardSettings(margin="none", other_share=0.1)
-    prompt_tokens: int = 160  # longer prompts are not answered in rejection sampling, PPO and evaluation
+    prompt_tokens: Count = 160  # longer prompts are not answered in rejection sampling, PPO and evaluation
     rejection: RejectionSettings = RejectionSettings()
     ppo: PPOSettings = PPOSettings()
     evaluate: RealEvaluateSettings = RealEvaluateSettings()
 
+    def __post_init__(self) -> None:
+        if not self.pretrain.model or self.start_from:
+            return
+        context = self.pretrain.config.context
+        for role in ("sft", "helpful", "harmless"):
+            source = getattr(self.data, role)
+            if (source.files or source.hub) and source.max_tokens > context:
+                raise Clash(f"must be at most the model's context (max_seq_len, {context}), not {source.max_tokens}",
+                            f"data.{role}.max_tokens", "pretrain.model.max_seq_len")
+        longest = min(self.prompt_tokens, max(self.data.helpful.max_tokens, self.data.harmless.max_tokens))
+        answer = max(ANSWER_TOKENS, self.ppo.max_new_tokens)
+        if longest + answer > context:
+            raise Clash(f"is too much: prompts of {longest} tokens and answers of {answer} do not fit in the model's "
+                        f"context (max_seq_len, {context})", "prompt_tokens", "ppo.max_new_tokens",
+                        "pretrain.model.max_seq_len")
+
 
 def load_real_recipe(path: str | Path) -> RealRecipe:
     """A recipe file with `data:` at its top. LabError with file, line and what may stand there."""
-    path = Path(path)
-    node = read_yaml(path)
-    if node is None:
-        raise LabError(f"{path}:1: the recipe is empty; copy data/recipes/real.yaml")
-    recipe = changed(RealRecipe(), node, path)
+    file = read_recipe(path)
+    recipe = changed(RealRecipe(), file)
     needed = ["sft", "helpful", "harmless", *([] if recipe.start_from else ["pretrain"])]
     for role in needed:
         source = getattr(recipe.data, role)
         if not source.files and not source.hub:
-            raise LabError(f"{path}:1: data.{role} names neither files nor hub; the recipe needs this role")
+            file.refuse(file.line(("data", role)), f"data.{role} names neither files nor hub; the recipe needs this "
+                                                   "role")
+    if not recipe.start_from and not recipe.pretrain.model:
+        file.refuse(file.line(("pretrain", "model")), "pretrain.model is missing; give the model's sizes, as "
+                    "data/recipes/real.yaml does, or a checkpoint with start_from")
     return recipe
 
 
@@ -125,11 +149,13 @@ def run_real_data(recipe_path: str | Path, out: str | Path, seed: int = 0, devic
     `data_dir` is the folder of local copies; without it the environment variable LLAMA2LAB_DATA, and without that
     the hub. All texts are read before the first stage, so that a mistake in them shows at once.
     """
+    check_seed(seed)
     recipe = load_real_recipe(recipe_path)
+    machine = this_machine(device, precision)
     folder = data_folder(data_dir)
     texts = load_texts(recipe, folder, seed)
     run = Run(out, {"preset": "real", "recipe": Path(recipe_path).stem, "seed": seed})
-    shop = Workshop(run, seed, this_machine(device, precision), None, None)  # type: ignore[arg-type]
+    shop = Workshop(run, seed, machine, None, None)  # type: ignore[arg-type]
     shop.documents = texts.stories
     start = find_checkpoint(recipe.start_from, folder) if recipe.start_from else ""
 
@@ -162,10 +188,7 @@ def tokenizer_stage(shop: Workshop, recipe: RealRecipe, texts: Texts, start: str
         if start:
             tokenizer, added = with_control_tokens(load_tokenizer(start))
         else:
-            size = recipe.pretrain.model.get("vocab_size")
-            if not isinstance(size, int):
-                raise LabError("recipe: pretrain.model.vocab_size is missing; give the number of tokens, such as 4096")
-            tokenizer = train_tokenizer(training, size)
+            tokenizer = train_tokenizer(training, recipe.pretrain.model["vocab_size"])
         tokenizer.save_pretrained(folder)
         sample = training[:: max(1, len(training) // 500)]
         ids = tokenizer(sample, add_special_tokens=False)["input_ids"]

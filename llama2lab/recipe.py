@@ -25,6 +25,7 @@ from llama2lab.presets import Recipe
 from llama2lab.pretrain import bits_per_byte, pretrain
 from llama2lab.rlhf import Workshop, finetune, ppo_stage, preference_rows, reward_stage, rlhf
 from llama2lab.runs import Run, digest, read_rows, write_rows
+from llama2lab.seeds import check_seed
 from llama2lab.tokenizer import load_tokenizer, train_tokenizer
 from llama2lab.world.annotators import Annotator, annotators_of, label_pairs
 from llama2lab.world.corpus import fact_probes, heldout_documents, pretraining_corpus
@@ -195,6 +196,9 @@ def run_recipe(recipe: Recipe, out: str | Path, seed: int = 0, device: str = "au
     With `labels`, as `annotation.exchange.labels` gives them, the reward models of every round also train on people's
     preferences: on all of them, or on so many rows that `people_share` of them are people's.
     """
+    check_seed(seed)
+    if people_share is not None and not 0 <= people_share <= 1:
+        raise LabError(f"the share of people's rows is a number from 0 to 1, not {people_share}")
     machine = this_machine(device, precision)
     town = load_town()
     identity = {"preset": recipe.preset, "seed": seed}

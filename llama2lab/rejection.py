@@ -34,23 +34,25 @@ from llama2lab.device import Machine
 from llama2lab.model import Llama
 from llama2lab.preferences import sample_answers
 from llama2lab.reward import RewardModel, combined_score, encode_answers, score_encoded, worst_loglikelihoods
+from llama2lab.settings import Count, CountOrNone, Epochs, Few, Share, Temperature, Weight, checked
 from llama2lab.train import Optim
 from llama2lab.world.prompts import Prompt
 
 
+@checked
 @dataclass(frozen=True)
 class RejectionSettings:
-    prompts: int = 900  # helpful and borderline prompts a round
-    borderline_share: float = 0.25  # of `prompts`: more than unsafe ones, or refusing spreads to them
-    unsafe_prompts: int = 200
-    k: int = 8
-    temperature: float = 1.0
-    chat_rows: int = 500  # SFT examples mixed in, at most: what was learnt there must not be lost
-    gatt_rows: int = 400  # after V3, of the long dialogues that taught Ghost Attention, at most
-    epochs: float = 2.0  # half of them after V3
-    batch_tokens: int = 1024
+    prompts: Count = 900  # helpful and borderline prompts a round
+    borderline_share: Share = 0.25  # of `prompts`: more than unsafe ones, or refusing spreads to them
+    unsafe_prompts: CountOrNone = 200
+    k: Few = 8
+    temperature: Temperature = 1.0
+    chat_rows: CountOrNone = 500  # SFT examples mixed in, at most: what was learnt there must not be lost
+    gatt_rows: CountOrNone = 400  # after V3, of the long dialogues that taught Ghost Attention, at most
+    epochs: Epochs = 2.0  # half of them after V3
+    batch_tokens: Count = 1024
     optim: Optim = Optim(lr=2e-4, warmup=0.05, gain_lr=400.0)
-    replay: float = 0.4  # see sft.py
+    replay: Weight = 0.4  # see sft.py
 
 
 @dataclass

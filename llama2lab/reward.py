@@ -33,7 +33,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,7 @@ from llama2lab.parallel import batches_of, in_parallel
 from llama2lab.preferences import GRADES, MARGINS
 from llama2lab.pretrain import curve
 from llama2lab.progress import bar
+from llama2lab.settings import Count, Epochs, ShareBelowOne, Weight, checked, one_of
 from llama2lab.train import Optim, epoch_batches, fit
 
 HEADS = ("linear", "likelihood")
@@ -58,15 +59,16 @@ LEAST_LIKELY = 3  # tokens of an answer that the likelihood head looks at
 Encoded = tuple[list[int], list[int]]  # ids, answer mask
 
 
+@checked
 @dataclass(frozen=True)
 class RewardSettings:
-    head: str = "likelihood"  # "linear" is the report's
-    margin: str = "small"  # "none", "small", "large": Table 27
-    safety_loss: float = 0.0  # weight of the auxiliary loss, on rows with a safety bin: 1 for the safety model. In the
+    head: Annotated[str, one_of(HEADS)] = "likelihood"  # "linear" is the report's
+    margin: Annotated[str, one_of(MARGINS)] = "small"  # "none", "small", "large": Table 27
+    safety_loss: Weight = 0.0  # weight of the auxiliary loss, on rows with a safety bin: 1 for the safety model. In the
     # helpfulness model it would reward every refusal, on harmless prompts too.
-    epochs: float = 1.0  # more overfits, says the report
-    batch_pairs: int = 32  # the report: 512, with a thousand times the pairs
-    other_share: float = 0.5  # share of the other kind's rows in the mix: 50/50 helpfulness, 90/10 safety
+    epochs: Epochs = 1.0  # more overfits, says the report
+    batch_pairs: Count = 32  # the report: 512, with a thousand times the pairs
+    other_share: ShareBelowOne = 0.5  # share of the other kind's rows in the mix: 50/50 helpfulness, 90/10 safety
     optim: Optim = Optim(lr=1e-3, warmup=0.03)
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
+from pydantic import AfterValidator, Field
 from transformers import PreTrainedTokenizerFast
 
 from llama2lab import gatt, ppo, preferences, rejection, reward
@@ -25,12 +26,23 @@ from llama2lab.preferences import Annotate, Kind, Variant
 from llama2lab.rejection import RejectionSettings
 from llama2lab.reward import RewardModel, RewardSettings
 from llama2lab.runs import Run, digest, read_rows, write_rows
+from llama2lab.settings import Count, Share, Temperature, checked
 from llama2lab.sft import SFTSettings, sft
 from llama2lab.world.prompts import Instruction, Prompt
 
 ROUNDS = (1, 2, 3, 4, 5)
 
 
+def _one_a_round(values: tuple[int, ...]) -> tuple[int, ...]:
+    if len(values) != len(ROUNDS):
+        raise ValueError(f"must have {len(ROUNDS)} values, one for each round")
+    return values
+
+
+ByRound = Annotated[tuple[Count, ...], AfterValidator(_one_a_round)]
+
+
+@checked
 @dataclass(frozen=True)
 class PreferenceSettings:
     """How many prompts annotators judge in each round. The report's batches grow; here the first is the largest, or
@@ -38,10 +50,10 @@ class PreferenceSettings:
     needs, since two safe answers hardly differ in worth: from 1,200 pairs the safety model judged .57 and .63 of the
     dev pairs well, from 2,400 .61 and .65 (two models, the linear head)."""
 
-    helpfulness: tuple[int, ...] = (2500, 1300, 1300, 1300, 1300)
-    safety: tuple[int, ...] = (1200, 900, 900, 900, 900)
-    borderline_share: float = 0.25  # of the helpfulness prompts; and of the safety prompts
-    temperatures: tuple[float, ...] = (0.8, 1.0, 1.2)
+    helpfulness: ByRound = (2500, 1300, 1300, 1300, 1300)
+    safety: ByRound = (1200, 900, 900, 900, 900)
+    borderline_share: Share = 0.25  # of the helpfulness prompts; and of the safety prompts
+    temperatures: Annotated[tuple[Temperature, ...], Field(min_length=1, max_length=20)] = (0.8, 1.0, 1.2)
 
 
 class Source(Protocol):
@@ -84,6 +96,7 @@ class Workshop:
                 *self.source.prompts("unsafe", unsafe, seed + 2, split)]
 
 
+@checked
 @dataclass(frozen=True)
 class RlhfSettings:
     preferences: PreferenceSettings = PreferenceSettings()

@@ -37,21 +37,23 @@ from llama2lab.chat import encode_chats
 from llama2lab.device import Machine
 from llama2lab.errors import LabError
 from llama2lab.model import Llama
-from llama2lab.pretrain import curve, encode_documents
+from llama2lab.pretrain import SeqLen, curve, encode_documents
+from llama2lab.settings import Count, CountOrNone, Epochs, Rate, Weight, checked
 from llama2lab.tokenizer import CONTROL_TOKENS
 from llama2lab.train import Optim, fit_packed, pack
 
 
+@checked
 @dataclass(frozen=True)
 class SFTSettings:
-    examples: int = 1500
-    epochs: float = 2.0
-    seq_len: int = 512
-    batch_tokens: int = 2048
+    examples: Count = 1500
+    epochs: Epochs = 2.0
+    seq_len: SeqLen = 512
+    batch_tokens: Count = 2048
     optim: Optim = Optim(lr=1e-3, warmup=0.05)
-    replay: float = 0.5  # tokens of pretraining text for each token of chat; 0 is the report's
-    format_examples: int = 0  # rows on which the embeddings of the format's tokens are learnt first, alone
-    format_lr: float = 1e-2
+    replay: Weight = 0.5  # tokens of pretraining text for each token of chat; 0 is the report's
+    format_examples: CountOrNone = 0  # rows on which the embeddings of the format's tokens are learnt first, alone
+    format_lr: Rate = 1e-2
 
 
 def sft(model: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], settings: SFTSettings, seed: int,

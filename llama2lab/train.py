@@ -18,11 +18,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -33,24 +34,26 @@ from llama2lab.model import Llama, document_mask, document_positions
 from llama2lab.parallel import backward, shared_cores, split
 from llama2lab.progress import bar
 from llama2lab.runs import disk_error
+from llama2lab.settings import Limit, Rate, Share, ShareBelowOne, Weight, checked
 
 SCALAR_LR = 50.0
 SAVE_EVERY = 10.0  # seconds of work that a kill -9 can cost
 
 
+@checked
 @dataclass(frozen=True)
 class Optim:
     """The optimiser's settings; the defaults are the report's, apart from the learning rate (a small model
     trained for minutes wants a larger one)."""
 
-    lr: float
-    warmup: float = 0.02  # share of the steps
-    final: float = 0.1  # the last learning rate as a share of the peak
-    weight_decay: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-5
-    clip: float = 1.0
-    gain_lr: float = 1.0  # learning rate of the norms' gains, in units of `lr`
+    lr: Rate
+    warmup: Share = 0.02  # share of the steps
+    final: Share = 0.1  # the last learning rate as a share of the peak
+    weight_decay: Weight = 0.1
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.95)
+    eps: Annotated[float, Field(ge=1e-20, le=1)] = 1e-5  # 0 would divide by 0 where a gradient is 0
+    clip: Limit = 1.0
+    gain_lr: Weight = 1.0  # learning rate of the norms' gains, in units of `lr`
 
 
 def cosine_lr(step: int, steps: int, optim: Optim) -> float:

@@ -1,0 +1,79 @@
+"""Values that the command line takes: nothing where something should stand, seeds, shares, words."""
+
+import math
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from llama2lab.cli import app
+from llama2lab.errors import LabError
+from llama2lab.presets import PRESETS
+from llama2lab.realrun import run_real_data
+from llama2lab.recipe import run_recipe
+from llama2lab.seeds import MAX_SEED
+
+
+def refused(*args: str) -> str:
+    result = CliRunner().invoke(app, list(args))
+    assert result.exit_code == 2 and isinstance(result.exception, SystemExit), (args, result.output, result.exception)
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: ") and "Traceback" not in result.output
+    return line
+
+
+@pytest.mark.parametrize("args", [
+    "run --annotations=", "run --recipe=", "run --data= --recipe r.yaml", "run --out=", "run --preset=",
+    "run --device=", "run --precision=", "report x --out=", "report ", "chat ", "chat x --stage=", "generate ", "bench --json=",
+    "experiments ", "agreement ", "agreement x.db --out=", "annotate ", "labels collect  run", "labels add x.db ",
+    "labels export  x.jsonl", "labels merge x.db ", "class release all --out=", "class logins x.db ",
+    "class logins x.db r.csv --out=",
+])
+def test_nothing_where_a_name_should_stand_is_refused(args):
+    assert "is empty" in refused(*args.split(" "))
+
+
+def test_an_empty_prompt_is_a_prompt(tmp_path):
+    assert "is empty" not in refused("generate", str(tmp_path / "none"), "")
+
+
+@pytest.mark.parametrize("args", ["run --seed {}", "chat x hello --seed {}", "generate x --seed {}",
+                                  "labels collect x.db run --seed {}", "annotate x.db --seed {}"])
+def test_the_limit_of_seeds_is_said_at_once(args):
+    for seed in (2**63, 2**64, MAX_SEED + 1, -1, 10**30):
+        line = refused(*args.format(seed).split())
+        assert "--seed" in line and (str(MAX_SEED) in line or seed < 0)
+
+
+def test_the_largest_seed_can_be_drawn_from():
+    torch.Generator().manual_seed(MAX_SEED * 10_000 + 9_999)
+    for seed in (-1, 2**63, True, 1.0, "1", math.nan):
+        with pytest.raises(LabError, match=f"from 0 to {MAX_SEED}"):
+            run_recipe(PRESETS["smoke"], "never", seed)  # type: ignore[arg-type]
+        with pytest.raises(LabError, match=f"from 0 to {MAX_SEED}"):
+            run_real_data("none.yaml", "never", seed)  # type: ignore[arg-type]
+
+
+def test_numbers_that_are_none_are_refused():
+    for value in ("nan", "inf", "-inf", "2", "-1"):
+        assert "--people-share" in refused("run", "--annotations", "x.db", "--people-share", value)
+    for value in ("nan", "inf"):
+        assert "--temperature" in refused("chat", "x", "hi", "--temperature", value)
+    for share in (math.nan, -0.1, 1.5):
+        with pytest.raises(LabError, match="a number from 0 to 1"):
+            run_recipe(PRESETS["smoke"], "never", people_share=share)
+
+
+def test_words_for_device_and_precision(tmp_path):
+    for device in ("cpu:x", "cpu:", "cuda:99", "cuda:-1", "CPU", "meta", "abacus"):
+        assert "there are: auto, cpu" in refused("run", "--device", device, "--out", str(tmp_path / "r"))
+    assert "there are: auto, fp32, bf16" in refused("run", "--precision", "fp16", "--out", str(tmp_path / "r"))
+    assert not (tmp_path / "r").exists()
+
+
+def test_nothing_is_made_before_a_recipe_is_found_good(tmp_path):
+    file = tmp_path / "r.yaml"
+    for text in ("preset: smoke\nrlhf: {preferences: {safety: [100, 100]}}\n", "data: {sft: {files: 3}}\n", "data: ["):
+        file.write_text(text)
+        assert "r.yaml:" in refused("run", "--recipe", str(file), "--out", str(tmp_path / "run"))
+        assert not (tmp_path / "run").exists()
