@@ -17,7 +17,7 @@ from llama2lab.annotation.agreement import agreement_table
 from llama2lab.annotation.simulate import by_messages, messages_key, simulated_labels
 from llama2lab.annotation.training import fingerprint, people_against_simulated, resolve
 from llama2lab.checkpoint import save_model
-from llama2lab.device import describe_machine, this_machine
+from llama2lab.device import Machine, describe_machine, this_machine
 from llama2lab.errors import LabError
 from llama2lab.model import Llama
 from llama2lab.preferences import Kind, Pair, sample_answers
@@ -180,9 +180,14 @@ def run_recipe(recipe: Recipe, out: str | Path, seed: int = 0, device: str = "au
     preferences: on all of them, or on so many rows that `people_share` of them are people's.
     """
     machine = this_machine(device, precision)
+    with Run(out, {"preset": recipe.preset, "seed": seed}) as run:
+        return build_run(run, recipe, seed, machine, labels, people_share)
+
+
+def build_run(run: Run, recipe: Recipe, seed: int, machine: Machine, labels: Sequence[dict],
+              people_share: float | None) -> dict[str, Any]:
+    """All stages of a run that is open, and its figures."""
     town = load_town()
-    identity = {"preset": recipe.preset, "seed": seed}
-    run = Run(out, identity)
     annotators = annotators_of(recipe.vendors)
     shop = Workshop(run, seed, machine, None, TownSource(town))  # type: ignore[arg-type]
     if labels:  # before anything is trained: a store without a usable label is said at once
