@@ -198,12 +198,11 @@ class Run:
         folder, partial = self.path / name, self.path / f"{name}.partial"
         try:
             folders.clear_up(folder)
-            if _fingerprint(folder) == fingerprint:
-                return folder
-            if not self._adopt(name, fingerprint):
+            if _fingerprint(folder) != fingerprint and not self._adopt(name, fingerprint):
                 metrics, seconds = self._build(name, build, settings, parents, partial)
-                _place(partial, folder)
+                folders.put_in_place(partial, folder)
                 self.say(f"{name} done in {seconds:.0f} s" + _headline(metrics))
+            _tidy(folder, partial)
         except OSError as e:
             raise disk_error(e, partial) from e
         except LabError as e:
@@ -220,7 +219,7 @@ class Run:
             return False
         whole = _fingerprint(partial, forgiving=True)
         if whole == fingerprint or (whole and not _fingerprint(folder, forgiving=True)):
-            _place(partial, folder)
+            folders.put_in_place(partial, folder)
             if whole == fingerprint:
                 self.say(f"{name} was finished before")
             return whole == fingerprint
@@ -322,12 +321,14 @@ def _read_started(partial: Path) -> _Started:
     return _Started()
 
 
-def _place(partial: Path, folder: Path) -> None:
-    """Put a finished stage in its place, without what was only needed to go on."""
-    (partial / "started.json").unlink(missing_ok=True)
-    if (partial / "resume").exists():
-        shutil.rmtree(partial / "resume")
-    folders.put_in_place(partial, folder)
+def _tidy(folder: Path, partial: Path) -> None:
+    """Remove what a finished stage was only built with, and the one that it took the place of. A finished one that
+    waits for its place, for its settings are not those of now, still has its started.json."""
+    (folder / "started.json").unlink(missing_ok=True)
+    if (folder / "resume").exists():
+        shutil.rmtree(folder / "resume")
+    if (partial / "stage.json").exists() and not (partial / "started.json").exists():
+        folders.discard(partial)
 
 
 def stage_folder(run: str | Path, name: str) -> Path:

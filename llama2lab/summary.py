@@ -191,7 +191,7 @@ def difference(a: dict[str, Any] | None, b: dict[str, Any] | None) -> dict[str, 
 
 def paired_gap(runs: Sequence[Path], a: str, b: str, results: Results) -> dict[str, Any] | None:
     """True helpfulness of stage a less that of b on the same held-out prompts, prompt by prompt; from the means
-    alone where neither answers nor their scores (of a seed that is shipped) are kept."""
+    alone where neither answers nor their scores (of a seed that is shipped) are kept, or not of the same prompts."""
     figures = []
     for run in runs:
         paths = [next((p for p in (run / stage / "answers.jsonl", run / stage / "scores.jsonl") if p.exists()), None)
@@ -199,10 +199,9 @@ def paired_gap(runs: Sequence[Path], a: str, b: str, results: Results) -> dict[s
         if None in paths:
             return difference(find(results, a, "helpfulness"), find(results, b, "helpfulness"))
         of_a, of_b = (read_scores(path) for path in paths if path)
-        gaps = [score - of_b[prompt] for prompt, score in of_a.items() if prompt in of_b]
-        if len(gaps) < max(len(of_a), len(of_b)):
-            raise LabError(f"{run}: {a} and {b} were measured on different prompts; give the command of the run again")
-        figures.append(stats.mean(gaps))
+        if of_a.keys() != of_b.keys():
+            return difference(find(results, a, "helpfulness"), find(results, b, "helpfulness"))
+        figures.append(stats.mean([score - of_b[prompt] for prompt, score in of_a.items()]))
     return stats.pool(figures)
 
 
