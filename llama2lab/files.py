@@ -108,11 +108,13 @@ def named(value: Any) -> str:
 
 
 def plain(value: Any, where: str) -> Any:
-    """Figures as strict JSON: single numbers of numpy and torch as Python's, None for mean and interval of nothing
-    (n = 0). LabError, with the path under `where`, for any other number that is not finite."""
+    """Figures as strict JSON: single numbers of numpy and torch as Python's, None for a figure that the data do not
+    define (nothing was measured, or nobody disagreed). LabError, with the path under `where`, for any other number that
+    is not finite: also for the mean of values of which one is none."""
     if isinstance(value, dict):
-        if value.get("n") == 0 and "mean" in value:
-            value = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in value.items()}
+        ends = [value.get(k) for k in ("mean", "low", "high")]
+        if all(isinstance(x, float) and math.isnan(x) for x in ends) and (value.get("n") == 0 or "std" not in value):
+            value = {**value, "mean": None, "low": None, "high": None}
         return {k: plain(v, f"{where}.{k}") for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [plain(v, f"{where}.{i}") for i, v in enumerate(value)]

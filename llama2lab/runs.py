@@ -63,6 +63,13 @@ class Note:
 
 
 @dataclass(frozen=True)
+class _Listed:
+    """results.json, as far as it names the stages in their order."""
+
+    stages: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class _Started:
     """started.json: what an unfinished stage was begun with, and what it has cost so far."""
 
@@ -353,8 +360,9 @@ def stages_in_order(run: Path) -> list[str]:
     run built them. File times, which a copy changes, say nothing."""
     records = {name: read_record(run / name) for name in finished_stages(run)}
     listed: dict[str, int] = {}
-    with contextlib.suppress(LabError):  # an unfinished run has none
-        listed = {name: i for i, name in enumerate(read_json(run / "results.json")["stages"])}
+    with contextlib.suppress(LabError):  # an unfinished run has none; a damaged one is for its readers to name
+        results = validated(_Listed, read_json(run / "results.json"), str(run))
+        listed = {name: i for i, name in enumerate(results.stages)}
     many = len(listed) + len(records)
     number = {name: many if r.number is None else r.number for name, r in records.items()}
     left = sorted(records, key=lambda name: (listed.get(name, many), number[name], name))

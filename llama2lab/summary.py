@@ -127,8 +127,8 @@ def check_results(results: Results, where: str, cure: str) -> None:
         for path, figure in figures_of(stage.get("metrics")):
             at = f"{where}: stages.{name}.{path}"
             checked = validated(_Figure, {k: figure[k] for k in ("mean", "low", "high", "n")}, at, cure)
-            if checked.n > 0 and None in (checked.mean, checked.low, checked.high):
-                raise LabError(f"{at}: a figure of {checked.n} without a mean or an interval; {cure}")
+            if len({x is None for x in (checked.mean, checked.low, checked.high)}) > 1:
+                raise LabError(f"{at}: a figure with a mean or an interval alone; {cure}")
 
 
 # ---- pooling -------------------------------------------------------------------------------------------------
@@ -153,7 +153,9 @@ def pool(runs: Sequence[Results]) -> Results:
 def _pool(values: list[Any]) -> Any:
     first = values[0]
     if is_figure(first):
-        figures = [v for v in values if is_figure(v)]
+        figures = [v for v in values if is_figure(v) and is_number(v["mean"])] or [first]
+        if not is_number(figures[0]["mean"]):
+            return first
         return {**stats.pool(figures), "each": [v["mean"] for v in figures]}
     if isinstance(first, dict):
         dicts = [v for v in values if isinstance(v, dict)]

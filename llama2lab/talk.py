@@ -12,7 +12,7 @@ from llama2lab.checkpoint import CAUSAL, load_checkpoint
 from llama2lab.errors import LabError
 from llama2lab.generate import generate
 from llama2lab.model import Llama
-from llama2lab.runs import check_sums, read_json, stage_folder, stages_in_order
+from llama2lab.runs import check_sums, read_json, read_marker, stage_folder, stages_in_order
 from llama2lab.tokenizer import encode_text
 from llama2lab.validation import validated
 
@@ -33,10 +33,9 @@ def talking_stages(run: Path) -> list[str]:
 
 def pick_stage(run: Path, stage: str | None) -> str:
     """`stage` if one can talk to it, else the most refined one there is; LabError that lists them."""
+    read_marker(run)
     if stage is not None:
         stage_folder(run, stage)
-    elif not (run / "run.json").exists():
-        stage_folder(run, "sft")  # says that this is no run
     names = talking_stages(run)
     if not names:
         raise LabError(f"{run} has no model to talk to yet; go on with: llama2lab run --out {run}")
