@@ -21,7 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llama2lab.errors import LabError, first_line
+from llama2lab.finite import check_tensors
 from llama2lab.model import Block, Llama, ModelConfig
+from llama2lab.runs import check_file
 from llama2lab.tokenizer import load_tokenizer
 
 CAUSAL, REWARD = "LlamaForCausalLM", "LlamaForSequenceClassification"
@@ -242,6 +244,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
+    check_file(path)
     try:
         with safe_open(path, framework="pt") as f:
             return {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 (no mapping)
@@ -252,6 +255,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 def _write_folder(path: Path, config: dict[str, Any], tensors: dict[str, Tensor], head: dict[str, Tensor],
                   tokenizer: Any) -> None:
     """Write all files aside, then move them into place: a kill leaves the old checkpoint or the new one."""
+    check_tensors({**tensors, **head}, f"{path}: the model is not saved")
     aside = path.with_name(f".{path.name}.saving")
     ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     try:

@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,13 +99,54 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return contextlib.nullcontext()
 
 
+_highest = 0.0  # MB, of what was measured before Linux was told to forget it
+
+
 def peak_memory_mb() -> float:
     """The most memory this process has held, in MB (1e6 bytes); its children are not counted. 0 on
     Windows, which does not say."""
     if resource is None:
         return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+    return max(_highest, peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6)
+
+
+def begin_peak_memory() -> Callable[[], float | None]:
+    """Begin to measure; the function it gives says the most memory, in MB, that this process has held since.
+
+    Linux can forget the peak so far (`/proc/self/clear_refs`). Where that is not to be had, only a process's highest
+    peak is known: a new one is told, and None means that the memory stayed below the one before.
+    """
+    global _highest
+    before = _highest = peak_memory_mb()
+    forgotten = _forget_peak()
+
+    def peak() -> float | None:
+        if forgotten:
+            return _status_mb("VmHWM")
+        now = peak_memory_mb()
+        return now if now > before else None
+
+    return peak
+
+
+def _forget_peak() -> bool:
+    """Whether Linux forgot this process's peak of memory; some containers and sandboxes do not let it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    peak, now = _status_mb("VmHWM"), _status_mb("VmRSS")
+    return peak is not None and now is not None and peak < 1.1 * now
+
+
+def _status_mb(name: str) -> float | None:
+    """A size in /proc/self/status, in MB."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    return None
 
 
 def describe_machine() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from plotly.subplots import make_subplots
 
 from llama2lab.look import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, errors, style
 from llama2lab.preferences import GRADES
-from llama2lab.summary import Results, chat_stages, find, last_version, metrics, short_name
+from llama2lab.summary import Results, chat_stages, find, is_number, last_version, metrics, short_name
 
 TURNS = ("1", "2", "4", "6", "10", "20")
 VERSIONS = ("sft", "rlhf-v1", "rlhf-v2", "rlhf-v3", "gatt", "rlhf-v4", "rlhf-v5")
@@ -33,7 +33,7 @@ def faint(points: Sequence[tuple[Any, float]], color: str) -> go.Scatter:
 def add_series(fig: go.Figure, name: str, x: Sequence[Any], figures: Sequence[dict[str, Any] | None], color: str,
                symbol: str = "circle", dash: str = "solid", mode: str = "lines+markers", **place: Any) -> None:
     """Add the figures that are there with their intervals, and their single runs."""
-    there = [(at, f) for at, f in zip(x, figures, strict=True) if f is not None]
+    there = [(at, f) for at, f in zip(x, figures, strict=True) if f is not None and is_number(f["mean"])]
     if there:
         fig.add_trace(faint([(at, y) for at, f in there for y in f.get("each", ())], color), **place)
         text = [f"{f['mean']:.3f} [{f['low']:.3f}, {f['high']:.3f}], n {f['n']:.0f}" for _, f in there]

@@ -22,7 +22,7 @@ from typing import Any
 from llama2lab import evaluate, reward, rlhf, stats
 from llama2lab.answers import joined
 from llama2lab.checkpoint import load_model, save_model
-from llama2lab.device import describe_machine, this_machine
+from llama2lab.device import Machine, describe_machine, this_machine
 from llama2lab.errors import LabError
 from llama2lab.generate import generate
 from llama2lab.model import Llama
@@ -154,7 +154,13 @@ def run_real_data(recipe_path: str | Path, out: str | Path, seed: int = 0, devic
     machine = this_machine(device, precision)
     folder = data_folder(data_dir)
     texts = load_texts(recipe, folder, seed)
-    run = Run(out, {"preset": "real", "recipe": Path(recipe_path).stem, "seed": seed})
+    with Run(out, {"preset": "real", "recipe": Path(recipe_path).stem, "seed": seed}) as run:
+        return build_run(run, recipe, texts, folder, seed, machine)
+
+
+def build_run(run: Run, recipe: RealRecipe, texts: Texts, folder: Path | None, seed: int, machine: Machine,
+              ) -> dict[str, Any]:
+    """All stages of a run that is open, and its figures."""
     shop = Workshop(run, seed, machine, None, None)  # type: ignore[arg-type]
     shop.documents = texts.stories
     start = find_checkpoint(recipe.start_from, folder) if recipe.start_from else ""

@@ -17,7 +17,7 @@ from llama2lab.annotation.simulate import by_messages, messages_key, simulated_l
 from llama2lab.annotation.training import fingerprint, people_against_simulated, resolve
 from llama2lab.answers import evenly, joined, shared_out
 from llama2lab.checkpoint import save_model
-from llama2lab.device import describe_machine, this_machine
+from llama2lab.device import Machine, describe_machine, this_machine
 from llama2lab.errors import LabError
 from llama2lab.model import Llama
 from llama2lab.preferences import Kind, Pair, sample_answers
@@ -200,9 +200,14 @@ def run_recipe(recipe: Recipe, out: str | Path, seed: int = 0, device: str = "au
     if people_share is not None and not 0 <= people_share <= 1:
         raise LabError(f"the share of people's rows is a number from 0 to 1, not {people_share}")
     machine = this_machine(device, precision)
+    with Run(out, {"preset": recipe.preset, "seed": seed}) as run:
+        return build_run(run, recipe, seed, machine, labels, people_share)
+
+
+def build_run(run: Run, recipe: Recipe, seed: int, machine: Machine, labels: Sequence[dict],
+              people_share: float | None) -> dict[str, Any]:
+    """All stages of a run that is open, and its figures."""
     town = load_town()
-    identity = {"preset": recipe.preset, "seed": seed}
-    run = Run(out, identity)
     annotators = annotators_of(recipe.vendors)
     shop = Workshop(run, seed, machine, None, TownSource(town))  # type: ignore[arg-type]
     if labels:  # before anything is trained: a store without a usable label is said at once

@@ -6,9 +6,9 @@ text: the template escapes all of it.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from plotly.offline import get_plotlyjs
 
 from llama2lab import __version__, look, plots
 from llama2lab.errors import LabError
+from llama2lab.files import Number, disk_error, read_rows, write_atomic
 from llama2lab.look import Section
 from llama2lab.preferences import GRADES
-from llama2lab.runs import disk_error, read_rows
 from llama2lab.summary import (
     Results,
     all_figures,
@@ -36,6 +36,7 @@ from llama2lab.summary import (
     short_name,
     total_seconds,
 )
+from llama2lab.validation import validated
 
 
 def report(runs: Sequence[Path], out: Path) -> Path:
@@ -57,20 +58,18 @@ def report(runs: Sequence[Path], out: Path) -> Path:
     source = resources.files("llama2lab").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
     page = environment.from_string(source).render(
         version=__version__, css=look.css(), preset=kinds.pop(), seeds=[one.get("seed") for one in each],
-        unfinished=[str(run) for run, one in zip(runs, each) if one.get("unfinished")],
+        unfinished=[str(run) for run, one in zip(runs, each, strict=True) if one.get("unfinished")],
         machine=machine_line(each[0]), seconds=[total_seconds(one) for one in each],
         town=is_town(pooled), promises=promises(runs, each) if is_town(pooled) else [], figure_text=figure_text,
         recipe=recipe_rows(pooled), sections=[s for s in sections(pooled) if s.figure is not None or s.tables],
         samples=(metrics(each[0], "base").get("samples") or [])[-6:], examples=examples(runs[0], each[0]),
         dialogues=kept_dialogue(runs[0]), all_figures=all_figures(pooled), plotlyjs=get_plotlyjs(),
         limits=[*(TOWN_LIMITS if is_town(pooled) else TEXT_LIMITS), *LIMITS])
-    temporary = out.with_name(out.name + ".tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(page, encoding="utf-8", errors="replace")
-        os.replace(temporary, out)
     except OSError as e:
         raise disk_error(e, out) from e
+    write_atomic(out, page.encode("utf-8", "replace").decode("utf-8"))
     return out
 
 
@@ -113,7 +112,7 @@ def recipe_rows(results: Results) -> list[dict[str, Any]]:
         words = [f"{label} {figure['mean']:.2f}" for label, figure in found if figure]
         if isinstance(metrics(results, name).get("bytes_per_token"), int | float):
             words.append(f"{metrics(results, name)['bytes_per_token']:.2f} bytes a token")
-        rows.append({"section": section, "module": module, "stage": name, "seconds": stage["seconds"],
+        rows.append({"section": section, "module": module, "stage": name, "seconds": stage.get("seconds"),
                      "memory": stage.get("peak_memory_mb"), "changed": ", ".join(words)})
     return rows
 
@@ -253,33 +252,65 @@ def examples(run: Path, results: Results) -> list[dict[str, Any]]:
     """The same held-out prompts answered by every stage: the first prompt of each skill in the test set, two unsafe
     and two borderline ones. The first, so that nobody chose them."""
     stages = [s for s in chat_stages(results) if s != "sft-noisy" and not s.endswith(("-random", "-linear"))]
-    answers = {s: {row["prompt_id"]: row for row in read_rows(run / s / "answers.jsonl")}
+    answers = {s: {row.prompt_id: row for row in kept(list[Answer], run / s / "answers.jsonl")}
                for s in stages if (run / s / "answers.jsonl").exists()}
     if not answers:
         return []
-    picked: list[dict[str, Any]] = []
+    picked: list[Answer] = []
     room = {"unsafe": 2, "borderline": 2}
     for row in next(iter(answers.values())).values():
-        group = row["kind"] if row["kind"] in room else row["skill"]
-        if sum((p["kind"] if p["kind"] in room else p["skill"]) == group for p in picked) < room.get(group, 1):
+        group = row.kind if row.kind in room else row.skill
+        if sum((p.kind if p.kind in room else p.skill) == group for p in picked) < room.get(group, 1):
             picked.append(row)
-    return [{"skill": row["skill"].replace("_", " "), "kind": row["kind"], "messages": row["messages"],
-             "answers": [(short_name(s), rows[row["prompt_id"]]["answer"], rows[row["prompt_id"]]["score"])
-                         for s, rows in answers.items() if row["prompt_id"] in rows]} for row in picked]
+    return [{"skill": row.skill.replace("_", " "), "kind": row.kind, "messages": row.messages,
+             "answers": [(short_name(s), rows[row.prompt_id].answer, rows[row.prompt_id].score)
+                         for s, rows in answers.items() if row.prompt_id in rows]} for row in picked]
+
+
+@dataclass
+class Message:
+    role: str
+    content: str
+
+
+@dataclass
+class Answer:
+    """A row of answers.jsonl, as far as the page shows it."""
+
+    prompt_id: str
+    skill: str
+    kind: str
+    messages: list[Message]
+    answer: str
+    score: Number
+
+
+@dataclass
+class Dialogue:
+    """A row of dialogues.jsonl: an answer to each question."""
+
+    instruction: str
+    questions: list[str]
+    answers: list[str]
+
+
+def kept(kind: Any, path: Path) -> Any:
+    """The rows that were kept beside a measurement, as `kind`; LabError if they are damaged."""
+    cure = "remove it and notes.json beside it, then give the command of the run again"
+    return validated(kind, read_rows(path, cure), str(path), cure)
 
 
 def kept_dialogue(run: Path) -> dict[str, Any] | None:
     """The first long dialogue of the test set, with and without Ghost Attention, at the turns that are measured."""
-    sides = {s: read_rows(run / s / "dialogues.jsonl") for s in ("rlhf-v3", "gatt")
-             if (run / s / "dialogues.jsonl").exists()}
-    if len(sides) < 2 or not all(sides.values()):
+    paths = [run / stage / "dialogues.jsonl" for stage in ("rlhf-v3", "gatt")]
+    sides: list[list[Dialogue]] = [kept(list[Dialogue], path) for path in paths if path.exists()]
+    if len(sides) < len(paths) or not all(sides):
         return None
-    first = {s: rows[0] for s, rows in sides.items()}
-    turns = [int(t) for t in plots.TURNS if int(t) <= len(first["gatt"]["questions"])]
-    return {"instruction": first["gatt"]["instruction"],
-            "turns": [{"turn": t, "question": first["gatt"]["questions"][t - 1],
-                       "without": first["rlhf-v3"]["answers"][t - 1], "with": first["gatt"]["answers"][t - 1]}
-                      for t in turns]}
+    without, ghost = sides[0][0], sides[1][0]
+    length = min(len(ghost.questions), len(ghost.answers), len(without.answers))
+    return {"instruction": ghost.instruction,
+            "turns": [{"turn": t, "question": ghost.questions[t - 1], "without": without.answers[t - 1],
+                       "with": ghost.answers[t - 1]} for t in map(int, plots.TURNS) if t <= length]}
 
 
 TOWN_LIMITS = (

@@ -5,47 +5,130 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from llama2lab import stats
-from llama2lab.answers import joined
 from llama2lab.errors import LabError
+from llama2lab.files import Number, read_json, read_rows
 from llama2lab.preferences import GRADES
-from llama2lab.runs import finished_stages, read_json, read_rows
+from llama2lab.runs import read_marker, read_notes, read_record, stages_in_order, with_notes
+from llama2lab.validation import validated
 
 Results = dict[str, Any]
+
+
+@dataclass
+class _Row:
+    """One row of a curve."""
+
+    step: Number | None = None
+    k: Number | None = None
+    text: str | None = None
+
+
+@dataclass
+class _Point:
+    predicted: Number
+    real: Number
+
+
+@dataclass
+class _Picks:
+    """Best of K by one reward head."""
+
+    truth: list[dict[str, Any]] | None = None
+
+
+@dataclass
+class _Metrics:
+    """What a page or a picture reads of a stage's metrics beside its figures; all else may be anything."""
+
+    samples: list[_Row] | None = None
+    curve: list[_Row] | None = None
+    log: list[dict[str, Number | None]] | None = None
+    calibration: list[_Point] | None = None
+    retention: dict[str, dict[str, Any]] | None = None
+    accuracy_by_grade: dict[str, dict[str, Any]] | None = None
+    correct_by_skill: dict[str, dict[str, Any]] | None = None
+    true_score_by_iteration: list[dict[str, dict[str, Any]]] | None = None
+    likelihood: _Picks | None = None
+    linear: _Picks | None = None
+    tokens: Number | None = None
+    parameters: Number | None = None
+    examples: Number | None = None
+
+
+@dataclass
+class _Curve:
+    """Of a stage whose loss is drawn."""
+
+    loss: list[_Row] | None = None
+
+
+@dataclass
+class _Stage:
+    metrics: _Metrics = field(default_factory=_Metrics)
+    seconds: Number | None = None
+    peak_memory_mb: Number | None = None
+
+
+@dataclass
+class _Results:
+    stages: dict[str, _Stage]
+    machine: dict[str, Any] | None = None
+
+
+@dataclass
+class _Figure:
+    mean: Number | None
+    low: Number | None
+    high: Number | None
+    n: Number
 
 
 def load_run(run: Path) -> Results:
     """What RUN/results.json holds; of an unfinished run, what its finished stages say (`unfinished` is then true).
 
-    LabError when the folder is no run, has no finished stage, or the file is damaged.
+    LabError when the folder is no run, has no finished stage, or a file is damaged.
     """
-    if not run.exists():
-        raise LabError(f"{run} does not exist; make a run with: llama2lab run --out {run}")
-    if run.is_file():
+    try:
+        if not run.exists():
+            raise LabError(f"{run} does not exist; make a run with: llama2lab run --out {run}")
+    except OSError as e:  # no name that a folder can have
+        raise LabError(f"{run}: {e.strerror or e}; give the folder of a run") from e
+    if not run.is_dir():
         raise LabError(f"{run} is a file; give the folder of a run")
-    if not (run / "run.json").exists():
-        raise LabError(f"{run} is not a run of llama2lab (no run.json); give the folder of a run")
+    marker = read_marker(run)
     if (run / "results.json").exists():
-        results = read_json(run / "results.json")
+        path, cure = run / "results.json", "remove it and give the command of the run again"
+        results = read_json(path)
         if not isinstance(results, dict) or not isinstance(results.get("stages"), dict):
-            raise LabError(f"{run / 'results.json'}: has no stages; remove it and give the command of the run again")
+            raise LabError(f"{path}: has no stages; {cure}")
+        check_results(results, str(path), cure)
         return results
-    names = sorted(finished_stages(run), key=lambda name: (run / name / "stage.json").stat().st_mtime)
+    names = stages_in_order(run)
     if not names:
         raise LabError(f"{run} has no finished stage yet; go on with: llama2lab run --out {run}")
-    stages = {}
-    for name in names:
-        stages[name] = read_json(run / name / "stage.json")
-        if (run / name / "notes.json").exists():
-            for note in read_json(run / name / "notes.json").values():
-                stages[name]["metrics"].update(note["metrics"])
-                stages[name]["seconds"] += note["seconds"]
-    return {**read_json(run / "run.json"), "machine": {}, "stages": stages, "unfinished": True}
+    stages = {name: with_notes(read_record(run / name), read_notes(run / name).values()) for name in names}
+    results = {**marker, "machine": {}, "stages": stages, "unfinished": True}
+    check_results(results, str(run), "remove the stage's folder and give the command of the run again")
+    return results
+
+
+def check_results(results: Results, where: str, cure: str) -> None:
+    """LabError if the results have not the shape that pages and pictures count on."""
+    validated(_Results, results, where, cure)
+    for name, stage in results["stages"].items():
+        if name in ("base", "sft", "sft-noisy"):
+            validated(_Curve, stage.get("metrics") or {}, f"{where}: stages.{name}.metrics", cure)
+        for path, figure in figures_of(stage.get("metrics")):
+            at = f"{where}: stages.{name}.{path}"
+            checked = validated(_Figure, {k: figure[k] for k in ("mean", "low", "high", "n")}, at, cure)
+            if len({x is None for x in (checked.mean, checked.low, checked.high)}) > 1:
+                raise LabError(f"{at}: a figure with a mean or an interval alone; {cure}")
 
 
 # ---- pooling -------------------------------------------------------------------------------------------------
@@ -54,6 +137,11 @@ def load_run(run: Path) -> Results:
 def is_figure(value: Any) -> bool:
     """Whether this is a measured figure, {mean, low, high, n}."""
     return isinstance(value, dict) and {"mean", "low", "high", "n"} <= value.keys()
+
+
+def is_number(value: Any) -> bool:
+    """Whether a figure's mean is one; of nothing there is none."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def pool(runs: Sequence[Results]) -> Results:
@@ -65,7 +153,9 @@ def pool(runs: Sequence[Results]) -> Results:
 def _pool(values: list[Any]) -> Any:
     first = values[0]
     if is_figure(first):
-        figures = [v for v in values if is_figure(v)]
+        figures = [v for v in values if is_figure(v) and is_number(v["mean"])] or [first]
+        if not is_number(figures[0]["mean"]):
+            return first
         return {**stats.pool(figures), "each": [v["mean"] for v in figures]}
     if isinstance(first, dict):
         dicts = [v for v in values if isinstance(v, dict)]
@@ -88,7 +178,7 @@ def find(results: Results, *path: str) -> dict[str, Any] | None:
     value: Any = metrics(results, path[0])
     for key in path[1:]:
         value = value.get(key) if isinstance(value, dict) else None
-    return value if is_figure(value) and value["n"] > 0 and math.isfinite(value["mean"]) else None
+    return value if is_figure(value) and value["n"] > 0 and is_number(value["mean"]) else None
 
 
 def difference(a: dict[str, Any] | None, b: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -103,16 +193,33 @@ def difference(a: dict[str, Any] | None, b: dict[str, Any] | None) -> dict[str, 
 
 def paired_gap(runs: Sequence[Path], a: str, b: str, results: Results) -> dict[str, Any] | None:
     """True helpfulness of stage a less that of b on the same held-out prompts, prompt by prompt; from the means
-    alone where neither answers nor their scores (of a seed that is shipped) are kept."""
+    alone where neither answers nor their scores (of a seed that is shipped) are kept, or not of the same prompts."""
     figures = []
     for run in runs:
         paths = [next((p for p in (run / stage / "answers.jsonl", run / stage / "scores.jsonl") if p.exists()), None)
                  for stage in (a, b)]
         if None in paths:
             return difference(find(results, a, "helpfulness"), find(results, b, "helpfulness"))
-        both = joined(*(read_rows(path) for path in paths if path), kind="helpful")
-        figures.append(stats.mean([x["score"] - y["score"] for x, y in both]))
+        of_a, of_b = (read_scores(path) for path in paths if path)
+        if of_a.keys() != of_b.keys():
+            return difference(find(results, a, "helpfulness"), find(results, b, "helpfulness"))
+        figures.append(stats.mean([score - of_b[prompt] for prompt, score in of_a.items()]))
     return stats.pool(figures)
+
+
+@dataclass
+class _Scored:
+    kind: str
+    score: Number
+    prompt_id: str | None = None
+
+
+def read_scores(path: Path) -> dict[str, float]:
+    """The scores of answers to helpful prompts by the prompt's id, or by its place where no ids were kept (in the
+    scores of seeds that were shipped without)."""
+    cure = "remove it and notes.json beside it, then give the command of the run again"
+    rows = validated(list[_Scored], read_rows(path, cure), str(path), cure)
+    return {row.prompt_id or str(place): row.score for place, row in enumerate(rows) if row.kind == "helpful"}
 
 
 # ---- the promised figures --------------------------------------------------------------------------------------
@@ -191,9 +298,9 @@ def promises(runs: Sequence[Path], each: Sequence[Results]) -> list[Promise]:
         Mark("interval reaches 0", lambda f: f["high"] >= 0))
     add("PPO: V5 less V4, true helpfulness", paired_gap(runs, "rlhf-v5", "rlhf-v4", r), mark(">", 0.0))
     minutes = [total_seconds(one) / 60 for one in each]
-    memory = [max((s.get("peak_memory_mb") or 0) for s in one["stages"].values()) for one in each]
+    memory = [s["peak_memory_mb"] for one in each for s in one["stages"].values() if s.get("peak_memory_mb")]
     add("minutes of the slowest run", plain(max(minutes), len(each)), mark("<=", 20))
-    add("peak memory, MB", plain(max(memory), len(each)), mark("<", 3000))
+    add("peak memory, MB", plain(max(memory), len(each)) if memory else None, mark("<", 3000))
     return rows
 
 
@@ -264,7 +371,7 @@ def short_name(stage: str) -> str:
 
 def figure_text(f: dict[str, Any] | None) -> str:
     """'0.81 [0.79, 0.83]', or the number alone where there is no interval."""
-    if f is None or not math.isfinite(f["mean"]):
+    if f is None or not is_number(f["mean"]):
         return "-"
     digits = 0 if abs(f["mean"]) >= 1000 else 1 if abs(f["mean"]) >= 10 else 3
     if f["low"] == f["high"] == f["mean"]:
@@ -313,11 +420,12 @@ def figures_of(metrics: Any, prefix: str = "") -> list[tuple[str, dict[str, Any]
 def all_figures(results: Results) -> list[list[str]]:
     """Every measured figure of a run: stage, path, text, n."""
     return [[name, path, figure_text(f), f"{f['n']:.0f}"] for name, stage in results["stages"].items()
-            for path, f in figures_of(stage["metrics"]) if f["n"]]
+            for path, f in figures_of(stage.get("metrics")) if f["n"]]
 
 
 def total_seconds(results: Results) -> float:
-    return sum(stage["seconds"] for stage in results["stages"].values())
+    """Of all stages whose time is known."""
+    return sum(stage.get("seconds") or 0.0 for stage in results["stages"].values())
 
 
 def stage_table(results: Results) -> str:
@@ -330,7 +438,8 @@ def stage_table(results: Results) -> str:
         cells = [name]
         for _, metric in columns:
             f = find(results, name, metric) if metric else None
-            cells.append(f"{f['mean']:.3f}" if f else f"{stage['seconds']:.0f}" if metric is None else "")
+            seconds = "" if stage.get("seconds") is None else f"{stage['seconds']:.0f}"
+            cells.append(f"{f['mean']:.3f}" if f else seconds if metric is None else "")
         rows.append(cells)
     rows.append(["total", f"{total_seconds(results):.0f}", *[""] * (len(columns) - 1)])
     return table(["stage", *[c for c, _ in columns]], rows)

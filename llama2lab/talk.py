@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llama2lab.chat import Message, decode_answer, encode_chat
-from llama2lab.checkpoint import load_checkpoint
+from llama2lab.checkpoint import CAUSAL, load_checkpoint
 from llama2lab.errors import LabError
 from llama2lab.generate import generate
 from llama2lab.model import Llama
-from llama2lab.runs import finished_stages, read_json, stage_folder
+from llama2lab.runs import check_sums, read_json, read_marker, stage_folder, stages_in_order
 from llama2lab.tokenizer import encode_text
+from llama2lab.validation import validated
+
+
+@dataclass
+class _Config:
+    """What config.json says of the kind of model."""
+
+    architectures: list[str] | None = None
 
 
 def talking_stages(run: Path) -> list[str]:
-    """The finished stages that hold a language model, oldest first: not the reward models, nor rows of data."""
-    stages = [name for name in finished_stages(run) if (run / name / "config.json").exists()
-              and "LlamaForCausalLM" in (read_json(run / name / "config.json").get("architectures") or [])]
-    return sorted(stages, key=lambda name: (run / name / "stage.json").stat().st_mtime)
+    """The finished stages that hold a language model, in the run's order: not the reward models, nor rows of data."""
+    return [name for name in stages_in_order(run) if (run / name / "config.json").exists()
+            and CAUSAL in (validated(_Config, read_json(run / name / "config.json"), str(run / name / "config.json"),
+                                     f"remove {run / name} and run again").architectures or [])]
 
 
 def pick_stage(run: Path, stage: str | None) -> str:
     """`stage` if one can talk to it, else the most refined one there is; LabError that lists them."""
+    read_marker(run)
     if stage is not None:
         stage_folder(run, stage)
-    elif not (run / "run.json").exists():
-        stage_folder(run, "sft")  # says that this is no run
     names = talking_stages(run)
     if not names:
         raise LabError(f"{run} has no model to talk to yet; go on with: llama2lab run --out {run}")
@@ -42,6 +50,7 @@ def pick_stage(run: Path, stage: str | None) -> str:
 
 def load(checkpoint: str | Path) -> tuple[Llama, Any]:
     """Model and tokenizer; LabError if one is missing."""
+    check_sums(Path(checkpoint))
     model, tokenizer = load_checkpoint(checkpoint)
     if tokenizer is None:
         raise LabError(f"{checkpoint} has no tokenizer; save the model together with its tokenizer")

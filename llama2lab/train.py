@@ -8,11 +8,13 @@ that was killed goes on from its last saved step with the same numbers as if not
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,18 +25,21 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, Strict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llama2lab.device import Machine
-from llama2lab.errors import LabError
+from llama2lab.errors import LabError, first_line
+from llama2lab.files import disk_error
+from llama2lab.finite import check_numbers, check_tensors
+from llama2lab.folders import one_writer
 from llama2lab.model import Llama, document_mask, document_positions
 from llama2lab.parallel import backward, shared_cores, split
 from llama2lab.progress import bar
-from llama2lab.runs import disk_error
 from llama2lab.settings import Limit, Rate, Share, ShareBelowOne, Weight, checked
+from llama2lab.validation import parse_json, validated
 
 SCALAR_LR = 50.0
 SAVE_EVERY = 10.0  # seconds of work that a kill -9 can cost
@@ -194,28 +199,70 @@ def epoch_batches(n: int, batch: int, seed: int, lengths: Sequence[int] = ()) ->
 
 
 def save_state(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """One file, written whole or not at all: tensors, and `facts` as JSON in its header. Nothing is pickled."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """One file, written whole or not at all: tensors, and `facts` as JSON and the sum of both in its header. Nothing is
+    pickled."""
     temporary = path.with_suffix(".tmp")
     try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary,
-                  metadata={"facts": json.dumps(facts)})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        there = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        text = json.dumps(facts, allow_nan=False)
+        save_file(there, temporary, metadata={"facts": text, "sha256": state_sum(there, text)})
         os.replace(temporary, path)
     except (OSError, SafetensorError) as e:
-        error = e if isinstance(e, OSError) else OSError(str(e))
-        raise disk_error(error, path) from e
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise disk_error(e if isinstance(e, OSError) else OSError(str(e)), path) from e
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """What `save_state` wrote, or None where there is nothing (or only a damaged file: then the stage starts
-    over)."""
-    if not path.exists():
+    """What `save_state` wrote, or None where there is nothing or only the beginning of it: then the stage starts over.
+
+    Raises:
+        LabError: the file is whole, but not as it was written: a damaged disk or memory, or another program's file.
+    """
+    if not path.exists() or cut_short(path):
         return None
     try:
         with safe_open(path, framework="pt") as f:
-            return {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()["facts"])  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
-        return None
+            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+            header = f.metadata() or {}
+    except (SafetensorError, OSError) as e:
+        raise LabError(f"{path}: damaged ({first_line(e)}); {_start_over(path)}") from e
+    facts = parse_json(header.get("facts", ""), str(path), _start_over(path))
+    if "sha256" in header and header["sha256"] != state_sum(tensors, header["facts"]):  # older states have none
+        raise LabError(f"{path}: damaged, it is not as it was written; {_start_over(path)}")
+    return tensors, validated(dict[str, Any], facts, str(path), _start_over(path))
+
+
+def _start_over(path: Path) -> str:
+    return f"remove {path.parent} and give the same command again: this stage starts over, finished ones are kept"
+
+
+def state_sum(tensors: dict[str, Tensor], facts: str) -> str:
+    """SHA-256 of contiguous tensors on the CPU, with their names and shapes, and of `facts`."""
+    total = hashlib.sha256(facts.encode())
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def cut_short(path: Path) -> bool:
+    """Whether a safetensors file ends before the end that its header names, as after a power cut or half a copy."""
+    size = path.stat().st_size
+    with open(path, "rb") as f:
+        length = int.from_bytes(f.read(8), "little")
+        if length > 10**8 and size >= 8:  # more than the format allows: damaged
+            return False
+        if size < 8 + length:
+            return True
+        try:
+            header = json.loads(f.read(length))
+            end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"),
+                      default=0)
+            return bool(size < 8 + length + end)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError):  # no header at all: damaged
+            return False
 
 
 def module_tensors(prefix: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -236,6 +283,8 @@ def restore_module(prefix: str, module: nn.Module, optimizer: torch.optim.Optimi
             names = {key: f"{prefix}.adam.{key}.{name}" for key in ("step", "exp_avg", "exp_avg_sq")}
             state = {key: tensors[full].to(p.device) for key, full in names.items() if full in tensors}
             if state:
+                if len(state) < len(names):
+                    raise KeyError(f"{prefix}.adam of {name}")
                 optimizer.state[p] = state
 
 
@@ -288,34 +337,80 @@ def resumable_loop(
     """Run `step_fn(0..steps-1)` and return its metrics by step.
 
     With a folder, the state is saved in FOLDER/resume every ten seconds, at Ctrl-C, and before the loop
-    returns; called again with the same folder it goes on from there.
+    returns; called again with the same folder it goes on from there. One process at a time trains in a folder.
+
+    A step's metrics are numbers; one that cannot be told at that step is left out or None.
+
+    Raises:
+        LabError: a metric, or at a save or the end a tensor, is not finite: it is named with the step, and nothing of
+            it is kept; or the saved state is damaged.
     """
-    path = folder / "resume" / "state.safetensors" if folder else None
-    log: list[dict[str, float]] = []
-    saved = load_state(path) if path else None
-    if saved and saved[1].get("what") == what:
-        restore(saved[0])
-        log = saved[1]["log"]
+    if folder is None:
+        return _loop(steps, step_fn, tensors, restore, None, what, unit)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(one_writer(folder / "resume"))
+        except OSError as e:
+            raise disk_error(e, folder) from e
+        return _loop(steps, step_fn, tensors, restore, folder / "resume" / "state.safetensors", what, unit)
+
+
+def _loop(steps: int, step_fn: Callable[[int], dict[str, float]], tensors: Callable[[], dict[str, Tensor]],
+          restore: Callable[[dict[str, Tensor]], None], path: Path | None, what: str, unit: str,
+          ) -> list[dict[str, float]]:
+    log = _restored(path, restore, what, steps) if path else []
     saved_at = time.monotonic()
     watch: Watch | None = getattr(_watching, "watch", None)
     if watch and watch(what, log, steps) and len(log) < steps:
         raise KeyboardInterrupt
     with patient_interrupt() as interrupted, bar(steps, what, unit, initial=len(log)) as progress:
         while len(log) < steps:
-            metrics = step_fn(len(log))
-            if not math.isfinite(metrics.get("loss", 0.0)):
-                raise LabError(f"{what}: the loss is {metrics['loss']} at step {len(log)}; lower the learning rate")
+            metrics = {k: v for k, v in step_fn(len(log)).items() if v is not None}
+            at = f"{what}, {unit} {len(log) + 1} of {steps}"
+            check_numbers(metrics, at)
             log.append({k: round(v, 6) for k, v in metrics.items()})
             progress.update(1)
             progress.set_postfix({k: f"{v:.3g}" for k, v in list(metrics.items())[:2]}, refresh=False)
             stop = bool(watch and watch(what, log, steps)) or interrupted()
-            due = time.monotonic() - saved_at > SAVE_EVERY or len(log) == steps or stop
-            if path and due:
-                save_state(path, tensors(), {"what": what, "log": log})
+            due = path is not None and (time.monotonic() - saved_at > SAVE_EVERY or stop)
+            if due or len(log) == steps:
+                state = tensors()
+                check_tensors(state, at)
+                if path:
+                    save_state(path, state, {"what": what, "log": log})
                 saved_at = time.monotonic()
             if stop and len(log) < steps:
                 raise KeyboardInterrupt
     return log
+
+
+@dataclass
+class _Facts:
+    """What a saved state says beside its tensors."""
+
+    what: str
+    log: list[dict[str, Annotated[float, Strict()]]]
+
+
+def _restored(path: Path, restore: Callable[[dict[str, Tensor]], None], what: str, steps: int,
+              ) -> list[dict[str, float]]:
+    """Restore a saved state of this very training; the log up to there, which is empty where there is no such state."""
+    saved = load_state(path)
+    if saved is None:
+        if path.exists():
+            print(f"{path} was cut short: this stage starts over", file=sys.stderr)
+        return []
+    tensors, facts = saved
+    state = validated(_Facts, facts, str(path), _start_over(path))
+    if state.what != what:  # of an earlier training in the same stage
+        return []
+    try:
+        if len(state.log) > steps:
+            raise ValueError(f"{len(state.log)} steps, not {steps}")
+        restore(tensors)
+    except (KeyError, ValueError, TypeError, RuntimeError) as e:
+        raise LabError(f"{path}: is of another training ({first_line(e)}); {_start_over(path)}") from e
+    return facts["log"]
 
 
 def fit(

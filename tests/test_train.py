@@ -1,5 +1,6 @@
 """The trainer: schedule, packing, loss masks, and resume equal to no interruption."""
 
+import json
 import math
 import random
 from itertools import pairwise
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llama2lab.checkpoint import save_model
 from llama2lab.device import Machine
 from llama2lab.errors import LabError
 from llama2lab.model import Llama, ModelConfig
@@ -20,8 +22,11 @@ from llama2lab.train import (
     fit_packed,
     load_state,
     make_optimizer,
+    module_tensors,
     pack,
     packed_lm_loss,
+    restore_module,
+    resumable_loop,
     save_state,
 )
 
@@ -175,3 +180,139 @@ def test_a_loss_that_is_not_a_number_stops_with_a_cure():
     with pytest.raises(LabError, match="lower the learning rate"):
         fit(model, lambda step: [0, 1], lambda rows: (model(torch.tensor([[5, 6]])).sum() * math.nan, 1.0, {}), 3,
             Optim(lr=1.0), CPU)
+
+
+# ---- numbers that are none -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["loss", "pg_loss", "kl", "grad_norm", "seconds"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_any_metric_that_is_not_finite_stops_any_loop_before_its_state_is_kept(tmp_path, monkeypatch, name, value):
+    monkeypatch.setattr("llama2lab.train.SAVE_EVERY", 0.0)
+    steps = []
+
+    def step(number):
+        steps.append(number)
+        return {"score": 1.0, name: value if number == 2 else 0.5}
+
+    with pytest.raises(LabError, match=rf"PPO, iteration 3 of 9: .*{name} is -?(nan|inf); lower the learning rate"):
+        resumable_loop(9, step, lambda: {"w": torch.zeros(2)}, lambda saved: None, tmp_path, "PPO", "iteration")
+    assert steps == [0, 1, 2]
+    assert len(load_state(tmp_path / "resume" / "state.safetensors")[1]["log"]) == 2  # nothing of the third
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_weights_that_are_not_finite_are_neither_saved_nor_given_back(tmp_path, folder):
+    """Every metric may be finite when the last step spoils the weights."""
+    model = tiny()
+
+    def spoil(step):
+        if step == 3:
+            with torch.no_grad():
+                model.layers[1].attention_norm.weight[3] = math.inf
+
+    with pytest.raises(LabError, match=r"t, step 4 of 4: model\.layers\.1\.attention_norm\.weight.*not finite; lower"):
+        fit(model, lambda step: [0, 1], lambda rows: (model(torch.tensor([[5, 6]])).square().mean(), 1.0, {}), 4,
+            Optim(lr=1e-3), CPU, tmp_path if folder else None, "t", spoil)
+    assert not (tmp_path / "resume" / "state.safetensors").exists()
+
+
+def test_a_metric_that_cannot_be_told_is_left_out(tmp_path):
+    log = resumable_loop(2, lambda step: {"loss": 1.0, "explained_variance": None if step else 0.5}, dict,
+                         lambda saved: None, tmp_path, "t")
+    assert log == [{"loss": 1.0, "explained_variance": 0.5}, {"loss": 1.0}]
+
+
+def test_a_checkpoint_that_is_not_finite_is_not_written(tmp_path):
+    model = tiny()
+    with torch.no_grad():
+        model.norm.weight[0] = math.nan
+    with pytest.raises(LabError, match=r"model is not saved: model\.norm\.weight holds a number that is not finite"):
+        save_model(tmp_path / "m", model)
+    assert not (tmp_path / "m").exists()
+
+
+# ---- damaged states --------------------------------------------------------------------------------------------
+
+
+def trained(folder, steps=6, what="t"):
+    return resumable_loop(steps, lambda step: {"loss": 1.0 / (step + 1)},
+                          lambda: {"w": torch.arange(8.0), "n": torch.tensor(3)},
+                          lambda saved: saved["w"] + saved["n"], folder, what)
+
+
+def test_every_flipped_bit_of_a_state_is_noticed_or_costs_the_stage_its_restart(tmp_path):
+    trained(tmp_path)
+    path = tmp_path / "resume" / "state.safetensors"
+    whole, noticed = path.read_bytes(), 0
+    for at in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << (at % 8)
+        path.write_bytes(damaged)
+        try:
+            found = load_state(path)
+        except LabError as e:
+            noticed += 1
+            assert str(path) in str(e) and "remove" in str(e) and "\n" not in str(e)
+        else:  # the header's length, or padding that says nothing
+            assert found is None or (found[0]["w"].tolist() == list(range(8)) and found[1]["what"] == "t"), at
+    assert noticed > 0.95 * len(whole)
+
+
+def test_a_state_that_is_cut_short_costs_the_stage_its_restart(tmp_path, capsys):
+    trained(tmp_path)
+    path = tmp_path / "resume" / "state.safetensors"
+    whole = path.read_bytes()
+    for length in (0, 3, 8, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        assert load_state(path) is None
+        assert len(trained(tmp_path)) == 6 and "cut short: this stage starts over" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tensors, facts", [
+    ({"w": torch.zeros(8)}, {"what": "t", "log": []}), ({}, {"what": "t", "log": []}),
+    ({"w": torch.zeros(2), "n": torch.zeros(3)}, {"what": "t", "log": [{}]}),
+    ({"w": torch.zeros(8), "n": torch.tensor(3)}, {"what": "t"}),
+    ({"w": torch.zeros(8), "n": torch.tensor(3)}, {"what": "t", "log": 5}),
+    ({"w": torch.zeros(8), "n": torch.tensor(3)}, {"what": "t", "log": [{"loss": "x"}]}),
+    ({"w": torch.zeros(8), "n": torch.tensor(3)}, {"what": "t", "log": [{"loss": 1.0}] * 7}),
+    ({"w": torch.zeros(8), "n": torch.tensor(3)}, {}), ({"w": torch.zeros(8)}, []),
+])
+def test_a_state_of_another_shape_is_one_line(tmp_path, tensors, facts):
+    save_state(tmp_path / "resume" / "state.safetensors", tensors, facts)
+    with pytest.raises(LabError, match=r"state\.safetensors.*; remove .*resume and give the same command again"):
+        trained(tmp_path)
+
+
+def test_states_without_a_sum_and_of_another_training_are_read_as_before(tmp_path):
+    from safetensors.torch import save_file
+
+    (tmp_path / "resume").mkdir()
+    path = tmp_path / "resume" / "state.safetensors"
+    facts = {"what": "t", "log": [{"loss": 9.0}] * 4}
+    save_file({"w": torch.zeros(8), "n": torch.tensor(3)}, path, {"facts": json.dumps(facts)})
+    assert [row["loss"] for row in trained(tmp_path)] == [9.0] * 4 + [0.2, 0.166667]
+    assert [row["loss"] for row in trained(tmp_path, 1, "another")] == [1.0]
+
+
+def test_missing_moments_of_an_optimiser_are_noticed():
+    model = tiny()
+    optimizer = make_optimizer(model, Optim(1e-3))
+    model(torch.tensor([[5, 6]])).sum().backward()
+    optimizer.step()
+    tensors = module_tensors("m", model, optimizer)
+    del tensors["m.adam.exp_avg_sq.norm.weight"]
+    with pytest.raises(KeyError):
+        restore_module("m", model, make_optimizer(model, Optim(1e-3)), tensors)
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
+    """As two notebooks would that train the same."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def step(number):
+        with ThreadPoolExecutor(1) as pool, pytest.raises(LabError, match="in use by another thread"):
+            pool.submit(trained, tmp_path).result()
+        return {"loss": 1.0}
+
+    assert len(resumable_loop(1, step, lambda: {"w": torch.zeros(1)}, lambda saved: None, tmp_path, "t")) == 1

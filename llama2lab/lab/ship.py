@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from llama2lab import folders
 from llama2lab.errors import LabError
 from llama2lab.lab.finished import SHIPPED
 from llama2lab.runs import read_json, read_rows, stage_folder, write_rows
@@ -30,7 +31,7 @@ LEFT_OUT = ("rollouts", "measured", "gatt.jsonl", "random.jsonl", "sft-noisy/row
 
 
 def ship(run: Path, out: Path = SHIPPED) -> None:
-    """Copy what notebooks need of a finished run into `out`, which is replaced."""
+    """Copy what notebooks need of a finished run into `out`, which is replaced; LabError as `_begin`."""
     fresh = _begin(run, out)
     for stage in (*MODELS, *ROWS):
         left_out = [name.split("/")[-1] for name in LEFT_OUT if "/" not in name or name.startswith(f"{stage}/")]
@@ -46,6 +47,12 @@ def ship(run: Path, out: Path = SHIPPED) -> None:
         config = weights.with_name("config.json")
         if weights.name == "model.safetensors" and config.is_file():
             config.write_text(json.dumps({**read_json(config), "dtype": "bfloat16"}, indent=2) + "\n", encoding="utf-8")
+    for record in fresh.glob("*/stage.json"):  # the sums are of what is shipped, where the stage has any
+        known = read_json(record)
+        if known.get("sums"):
+            there = {name: folders.sum_of(record.parent / name) for name in known["sums"]
+                     if (record.parent / name).is_file()}
+            record.write_text(json.dumps({**known, "sums": there}, indent=1), encoding="utf-8")
     _end(fresh, out)
 
 
@@ -55,7 +62,8 @@ def ship_figures(run: Path, out: Path) -> None:
     fresh = _begin(run, out)
     fresh.mkdir(parents=True)
     shutil.copy(run / "run.json", fresh)
-    (fresh / "results.json").write_text(json.dumps(read_json(run / "results.json"), separators=(",", ":")))
+    results = json.dumps(read_json(run / "results.json"), separators=(",", ":"), allow_nan=False)
+    (fresh / "results.json").write_text(results)
     for stage in PAIRED:
         rows = read_rows(stage_folder(run, stage) / "answers.jsonl")
         (fresh / stage).mkdir()
@@ -65,19 +73,24 @@ def ship_figures(run: Path, out: Path) -> None:
 
 
 def _begin(run: Path, out: Path) -> Path:
-    """Where to build `out`; LabError if the run is not finished."""
+    """Where to build `out`; LabError if the run is not finished, or `out` is not to be replaced."""
     if not (run / "results.json").is_file():
         raise LabError(f"{run} is not a finished run (no results.json); finish it with: llama2lab run --out {run}")
+    if out.exists() and not (out / "run.json").is_file():
+        raise LabError(f"{out} is there and no run, so it is not replaced; give a new folder")
+    if out.resolve() == run.resolve() or run.resolve().is_relative_to(out.resolve()):
+        raise LabError(f"{out} holds the run itself; give another folder")
     fresh = out.with_name(out.name + ".partial")
-    shutil.rmtree(fresh, ignore_errors=True)
+    if fresh.exists():
+        folders.discard(fresh)
+    folders.clear_up(out)
     return fresh
 
 
 def _end(fresh: Path, out: Path) -> None:
     for path in fresh.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    shutil.rmtree(out, ignore_errors=True)
-    fresh.rename(out)
+    folders.put_in_place(fresh, out)
 
 
 if __name__ == "__main__":
@@ -88,5 +101,5 @@ if __name__ == "__main__":
             ship(Path(sys.argv[1]))
         else:
             ship_figures(Path(sys.argv[1]), Path(sys.argv[2]))
-    except LabError as e:
+    except (LabError, OSError) as e:
         sys.exit(f"error: {e}")
