@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llama2lab.chat import encode_chat
 from llama2lab.errors import LabError
-from llama2lab.generate import cut, generate, sample
+from llama2lab.generate import check_sampling, cut, generate, sample
 from llama2lab.lab.finished import Finished
 from llama2lab.look import BLUE, ORANGE, tame
 from llama2lab.model import Llama
@@ -49,7 +49,9 @@ def logits_after(model: Llama, ids: Sequence[int]) -> Tensor:
 
 
 def probabilities(logits: Tensor, temperature: float, top_p: float, top_k: int) -> tuple[Tensor, Tensor]:
-    """(before the cut, after it) of `generate.sample`, each (vocab,): the second is what it draws from."""
+    """(before the cut, after it) of `generate.sample`, each (vocab,): the second is what it draws from. LabError for
+    settings that it refuses."""
+    check_sampling(temperature, top_p, top_k)
     if temperature == 0:
         token, _ = sample(logits[None], torch.zeros(1), 0.0)
         return logits.softmax(-1), torch.nn.functional.one_hot(token[0], len(logits)).float()
