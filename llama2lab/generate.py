@@ -57,8 +57,9 @@ def generate(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, te
         if not prompt:
             raise LabError(f"generate: prompt {i} is empty; begin with <s>")
         if not 0 <= min(prompt) <= max(prompt) < len(model.embed.weight):
-            raise LabError(f"generate: prompt {i} holds the token {min(prompt) if min(prompt) < 0 else max(prompt)}, the "
-                           f"model has {len(model.embed.weight)}; encode it with the model's own tokenizer")
+            odd = min(prompt) if min(prompt) < 0 else max(prompt)
+            raise LabError(f"generate: prompt {i} holds the token {odd}, the model has {len(model.embed.weight)}; "
+                           "encode it with the model's own tokenizer")
         if len(prompt) + max_new_tokens > model.config.context:
             raise LabError(f"generate: prompt {i} has {len(prompt)} tokens, with {max_new_tokens} new ones more than "
                            f"the context of {model.config.context}; shorten it or lower max_new_tokens")
@@ -85,18 +86,18 @@ def generate(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, te
     in_parallel(write, batches, device)
     for i, generation in enumerate(results):
         if not all(map(math.isfinite, generation.logprobs)):
-            raise LabError(f"generate: the probabilities of answer {i} are no numbers; the model's weights are damaged, "
-                           "train or load it again")
+            raise LabError(f"generate: the probabilities of answer {i} are no numbers; the model's weights are "
+                           "damaged: train or load it again")
     return results
 
 
 def check_sampling(temperature: float, top_p: float = 1.0, top_k: int = 0) -> None:
     """LabError for a temperature that is not 0 or from `COLDEST`, top_p outside of (0, 1], top_k that is no whole
     number from 0."""
-    fits = (temperature == 0 or COLDEST <= temperature < math.inf, 0 < top_p <= 1, isinstance(top_k, Integral) and top_k >= 0)
-    if not all(fits):
-        raise LabError(f"generate: temperature {shown(temperature)}, top_p {shown(top_p)}, top_k {shown(top_k)}; allowed "
-                       f"are 0 (greedy) or at least {COLDEST:g}, (0, 1], a whole number from 0 (off)")
+    whole = isinstance(top_k, Integral) and top_k >= 0
+    if not ((temperature == 0 or COLDEST <= temperature < math.inf) and 0 < top_p <= 1 and whole):
+        raise LabError(f"generate: temperature {shown(temperature)}, top_p {shown(top_p)}, top_k {shown(top_k)}; "
+                       f"allowed are 0 (greedy) or at least {COLDEST:g}, (0, 1], a whole number from 0 (off)")
 
 
 def _uniforms(rows: Sequence[int], seed: int, n: int) -> Tensor:
