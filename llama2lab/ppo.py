@@ -108,7 +108,7 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.weight)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.head(self.backbone.hidden(tokens)).squeeze(-1).float()  # (batch, seq)
+        return (self.backbone.hidden(tokens).float() * self.head.weight).sum(-1)  # (batch, seq), float32 under autocast
 
 
 # ---- the pieces, each with a test --------------------------------------------------------------------------

@@ -35,10 +35,10 @@ KINDS = ("helpfulness", "safety")
 SAFE = {"chosen_safe": (True, False), "both_safe": (True, True), "both_unsafe": (False, False)}  # chosen, rejected
 STARTS = {"chat": "sft", "base": "base", "random": ""}
 VALUES: dict[str, Callable[[float, float], float]] = {  # of r_chosen, r_rejected
-    "accuracy": lambda c, r: c > r,
+    "accuracy": reward.judged_well,
     "loss": lambda c, r: math.log1p(math.exp(-abs(c - r))) + max(0.0, r - c),  # -log sigmoid(c - r), no margin
     "gap": lambda c, r: c - r,
-    "overconfidence": lambda c, r: 1 / (1 + math.exp(-min(50.0, abs(c - r)))) - (c > r),
+    "overconfidence": lambda c, r: 1 / (1 + math.exp(-min(50.0, abs(c - r)))) - reward.judged_well(c, r),
 }
 
 # The report: Table 7 (percent right, model by test set), Table 28 (helpfulness model, margin by grade).

@@ -34,9 +34,9 @@ def old_reward_on_new_pairs(lab: Finished, pairs: int = 250) -> dict[str, Any]:
         right = {}
         for name, stage in (("old", OLD), ("new", NEW)):
             scores = reward.pair_scores(lab.reward(stage), lab.tokenizer, rows, lab.machine)
-            right[name] = [chosen > rejected for chosen, rejected in scores]
+            right[name] = [reward.judged_well(chosen, rejected) for chosen, rejected in scores]
         rounds.append({"round": number, "old": stats.rate(right["old"]), "new": stats.rate(right["new"]),
-                       "gap": stats.mean([float(b) - float(a) for a, b in zip(right["old"], right["new"])]),
+                       "gap": stats.mean([b - a for a, b in zip(right["old"], right["new"], strict=True)]),
                        "clear": sum(row["grade"] == "significantly" for row in rows) / max(1, len(rows))})
     return {"rounds": rounds}
 
