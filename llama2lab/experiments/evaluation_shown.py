@@ -32,9 +32,8 @@ def gap(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
 def outcomes(lab: Finished, stage: str = "rlhf-v5", against: str = "sft") -> list[str]:
     """"win", "tie" or "loss" of the kept answers to each helpful held-out prompt, by the oracle."""
-    a, b = ([row["score"] for row in lab.rows(s, "answers.jsonl") if row["kind"] == "helpful"]
-            for s in (stage, against))
-    return ["win" if x - y > TIE else "loss" if y - x > TIE else "tie" for x, y in zip(a, b)]
+    gaps = [a["score"] - b["score"] for a, b in lab.answers(stage, against) if a["kind"] == "helpful"]
+    return ["win" if gap > TIE else "loss" if gap < -TIE else "tie" for gap in gaps]
 
 
 def win_chart(lab: Finished, stages: Sequence[str] = ("rlhf-v1", "rlhf-v3", "rlhf-v4", "rlhf-v5")) -> go.Figure | None:

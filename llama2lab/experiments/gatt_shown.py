@@ -44,9 +44,8 @@ def claim_21(lab: Finished) -> list[str]:
 
 def single_turn(lab: Finished) -> Figure:
     """True helpfulness of the model with Ghost Attention less that of V3, on single prompts, prompt by prompt."""
-    rows = [[row["score"] for row in lab.rows(stage, "answers.jsonl") if row["kind"] == "helpful"]
-            for stage in ("gatt", "rlhf-v3")]
-    return stats.mean([a - b for a, b in zip(*rows)])
+    both = lab.answers("gatt", "rlhf-v3")
+    return stats.mean([a["score"] - b["score"] for a, b in both if a["kind"] == "helpful"])
 
 
 def told_by_masks(masks: dict[str, list[Figure]]) -> list[str]:

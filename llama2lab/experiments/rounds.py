@@ -171,8 +171,7 @@ Series = dict[str, dict[str, stats.Figure]]
 
 def gap(lab: Finished, stage: str, before: str, kind: str) -> stats.Figure:
     """True score of one stage less another's, prompt by prompt on kept answers to held-out prompts of a kind."""
-    later, earlier = (lab.rows(s, "answers.jsonl") for s in (stage, before))
-    both = [(a, b) for a, b in zip(later, earlier) if a["kind"] == kind]
+    both = [(a, b) for a, b in lab.answers(stage, before) if a["kind"] == kind]
     return stats.mean([a["score"] - b["score"] for a, b in both], [a["prompt_id"].rsplit("/", 1)[0] for a, _ in both])
 
 

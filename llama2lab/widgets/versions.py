@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,14 +42,12 @@ def versions(lab: Finished) -> list[Version]:
 
 
 def answers(lab: Finished) -> dict[str, list[dict[str, Any]]]:
-    """The kept answers of each version to the same held-out prompts; versions whose answers are not kept are left
-    out."""
-    kept = {}
+    """The kept answers of each version to the same held-out prompts, in one order; versions whose answers are not kept,
+    or are to other prompts than the first one's, are left out."""
+    kept: dict[str, list[dict[str, Any]]] = {}
     for stage in VERSIONS:
-        try:
-            kept[stage] = lab.rows(stage, "answers.jsonl")
-        except LabError:
-            continue
+        with suppress(LabError):
+            kept[stage] = [row for _, row in lab.answers(next(iter(kept), stage), stage)]
     return kept
 
 
