@@ -209,15 +209,18 @@ class Finished:
 
 
 @lru_cache(maxsize=32)
-def _tokens(path: Path) -> dict[str, Any]:
-    """All of a tokenizer.json that decides which tokens a text gets."""
+def _tokens(path: Path, size: int, time: int) -> dict[str, Any]:
+    """All of a tokenizer.json that decides which tokens a text gets; read once for each state of the file."""
     whole = validated(dict[str, Any], read_json(path), str(path), "save the model with its tokenizer again")
     return {key: value for key, value in whole.items() if key not in ("version", "truncation", "padding")}
 
 
 def same_tokenizer(one: Path, other: Path) -> bool:
     """Whether two folders' tokenizers give the same tokens."""
-    return one == other or _tokens(one / TOKENIZER) == _tokens(other / TOKENIZER)
+    def tokens(path: Path) -> dict[str, Any]:
+        return _tokens(path, path.stat().st_size, path.stat().st_mtime_ns)
+
+    return one == other or tokens(one / TOKENIZER) == tokens(other / TOKENIZER)
 
 
 @lru_cache(maxsize=16)

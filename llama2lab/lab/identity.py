@@ -33,26 +33,27 @@ def code_digest(function: Callable[..., Any]) -> str:
     module = inspect.getmodule(function)
     name = getattr(module, "__name__", "")
     if name in SOURCES:
-        return digest(_closure(name))
+        return _closure_digest(frozenset([name]))
     try:
         own = inspect.getsource(module or function)
     except (OSError, TypeError):  # written in a notebook
         own = inspect.getsource(function)
-    return digest([own, *(_closure(found) for found in sorted({*_imports(own), "llama2lab.lab.finished"}))])
+    return digest([own, _closure_digest(_imports(own) | {"llama2lab.lab.finished"})])
 
 
 @cache
-def _closure(name: str) -> list[list[str]]:
-    """[module, source] of the module and of those that it imports, in the order of their names."""
-    found, ahead = {name}, [name]
+def _closure_digest(names: frozenset[str]) -> str:
+    """Of the modules and all that they import."""
+    found, ahead = set(names), list(names)
     while ahead:
         new = _imports(SOURCES[ahead.pop()]) - found
         found |= new
         ahead += new
-    return [[module, SOURCES[module]] for module in sorted(found)]
+    return digest({module: SOURCES[module] for module in found})
 
 
-def _imports(source: str) -> set[str]:
+@cache
+def _imports(source: str) -> frozenset[str]:
     """The library's modules that a source imports, the packages that they lie in among them."""
     found = set()
     for node in ast.walk(ast.parse(source)):
@@ -61,7 +62,7 @@ def _imports(source: str) -> set[str]:
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
     parts = [name.split(".") for name in found]
-    return {".".join(p[:n]) for p in parts for n in range(1, len(p) + 1)} & SOURCES.keys()
+    return frozenset({".".join(p[:n]) for p in parts for n in range(1, len(p) + 1)} & SOURCES.keys())
 
 
 def folder_digest(folder: Path) -> str:
