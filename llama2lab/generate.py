@@ -65,9 +65,7 @@ def generate(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, te
                            f"the context of {model.config.context}; shorten it or lower max_new_tokens")
     device = model.embed.weight.device
     head = model.lm_head.weight.detach().float()  # scores stay float32: bf16 would round log-probabilities to 1 %
-    if precision == "auto" and min(batch_size, len(prompts)) < BF16_FROM:
-        precision = "fp32"
-    if pick_precision(device, precision) == "bf16":
+    if precision_for(min(batch_size, len(prompts)), device, precision) == "bf16":
         model = copy.deepcopy(model).to(torch.bfloat16)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # alike lengths together: little padding
     results: list[Generation] = [Generation([], False, []) for _ in prompts]
@@ -89,6 +87,11 @@ def generate(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, te
             raise LabError(f"generate: the probabilities of answer {i} are no numbers; the model's weights are "
                            "damaged: train or load it again")
     return results
+
+
+def precision_for(rows: int, device: torch.device, precision: str = "auto") -> str:
+    """What `generate` computes a batch of so many rows in: fp32 or bf16. LabError for an unknown name."""
+    return "fp32" if precision == "auto" and rows < BF16_FROM else pick_precision(device, precision)
 
 
 def check_sampling(temperature: float, top_p: float = 1.0, top_k: int = 0) -> None:
