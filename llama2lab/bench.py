@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llama2lab.checkpoint import save_model
-from llama2lab.device import autocast, describe_machine, matmul_ceiling, peak_memory_mb, pick_device
+from llama2lab.device import Machine, describe_machine, matmul_ceiling, peak_memory_mb, this_machine
 from llama2lab.errors import LabError
-from llama2lab.generate import generate
+from llama2lab.generate import generate, precision_for
 from llama2lab.model import SIZES, Llama, ModelConfig
 from llama2lab.parallel import backward, shared_cores, split
 from llama2lab.pretrain import training_flops_per_token
@@ -29,29 +29,33 @@ ROWS, SEQ = 32, 256  # of a training batch
 REPEATS = 5
 BATCHES = (1, 64, 256)  # rows that are generated together
 NEW_TOKENS = 48
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def run_bench(json_path: str | Path | None = None, repeats: int = REPEATS) -> dict[str, Any]:
-    """Measure, print a table, and write it as JSON if asked. Returns {"machine", "training", "generation"}.
+    """Measure, print a table, and write it as JSON if asked. Returns {"machine", "precision", "training", "generation"}
+    with, in each row, the `precision` that both computed in: the one that the lab picks on this machine for such work.
 
     Ours and transformers' take turns, and the median counts, so that other work on the machine strikes both
-    alike. `share` is the part of the machine's ceiling for bf16 matrix products that training
+    alike. `share` is the part of the machine's ceiling for matrix products in this precision that training
     uses, by `pretrain.training_flops_per_token`. LabError if the JSON cannot be written.
     """
-    device = pick_device()
-    result: dict[str, Any] = {"machine": describe_machine(), "training": [], "generation": []}
+    machine = this_machine()
+    result: dict[str, Any] = {"machine": describe_machine(), "precision": machine.precision, "training": [],
+                              "generation": []}
     for name, config in MODELS.items():
-        ours, theirs = pair(config, device)
-        print(f"\n{name}: {sum(p.numel() for p in ours.parameters()):,} parameters, {device}, bf16")
-        result["training"].append({"model": name, **_train(ours, theirs, repeats)})
+        ours, theirs = pair(config, machine.device)
+        print(f"\n{name}: {sum(p.numel() for p in ours.parameters()):,} parameters, {machine.device}; this machine's "
+              f"precision is {machine.precision}")
+        result["training"].append({"model": name, **_train(ours, theirs, machine, repeats)})
         t = result["training"][-1]
         print(f"  training   {ROWS} x {SEQ:<4} ours {t['ours']:8,.0f}   transformers {t['transformers']:8,.0f} tokens/s"
-              f"   ratio {t['ratio']:.2f}   share of the ceiling {t['share']:.0%}")
+              f"   ratio {t['ratio']:.2f}   {t['precision']}   share of the ceiling {t['share']:.0%}")
         for batch in BATCHES:
-            result["generation"].append({"model": name, "batch": batch, **_generate(ours, theirs, batch, repeats)})
-            g = result["generation"][-1]
-            print(f"  generation {batch:>3} rows   ours {g['ours']:8,.0f}   transformers {g['transformers']:8,.0f} "
-                  f"tokens/s   ratio {g['ratio']:.2f}")
+            row = {"model": name, "batch": batch, **_generate(ours, theirs, batch, machine, repeats)}
+            result["generation"].append(row)
+            print(f"  generation {batch:>3} rows   ours {row['ours']:8,.0f}   transformers {row['transformers']:8,.0f} "
+                  f"tokens/s   ratio {row['ratio']:.2f}   {row['precision']}")
     result["peak_memory_mb"] = round(peak_memory_mb())
     print(f"\npeak memory {result['peak_memory_mb']:,} MB (both together)")
     if json_path is not None:
@@ -73,14 +77,14 @@ def pair(config: ModelConfig, device: torch.device) -> tuple[Llama, nn.Module]:
     return ours.to(device), theirs.to(device)
 
 
-def _train(ours: Llama, theirs: nn.Module, repeats: int) -> dict[str, float]:
+def _train(ours: Llama, theirs: nn.Module, machine: Machine, repeats: int) -> dict[str, Any]:
     """Tokens a second of whole steps: forward, loss, backward, AdamW. Ours as `train.fit` does it."""
-    config, device = ours.config, ours.embed.weight.device
+    config, device = ours.config, machine.device
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(8, config.vocab_size, (ROWS, SEQ + 1), generator=generator).to(device)
 
     def loss(logits_of: Callable[[Tensor], Tensor], rows: Sequence[int]) -> Tensor:
-        with autocast(device, "bf16"):
+        with machine.autocast():
             logits = logits_of(tokens[rows, :-1])  # (rows, seq, vocab)
         return F.cross_entropy(logits.float().flatten(0, 1), tokens[rows, 1:].flatten())
 
@@ -108,28 +112,30 @@ def _train(ours: Llama, theirs: nn.Module, repeats: int) -> dict[str, float]:
     ours_step = stepper(ours, our_gradients)
     seconds = _take_turns({"ours": our_step, "transformers": stepper(theirs, their_gradients)}, repeats)
     rates = {name: tokens[:, 1:].numel() / s for name, s in seconds.items()}
-    share = rates["ours"] * training_flops_per_token(config, SEQ) / matmul_ceiling(device, torch.bfloat16)
-    return {**rates, "ratio": rates["ours"] / rates["transformers"], "share": share}
+    share = rates["ours"] * training_flops_per_token(config, SEQ) / matmul_ceiling(device, DTYPES[machine.precision])
+    return {**rates, "ratio": rates["ours"] / rates["transformers"], "precision": machine.precision, "share": share}
 
 
-def _generate(ours: Llama, theirs: Any, batch: int, repeats: int) -> dict[str, float]:
-    """New tokens a second at temperature 1, prompts of 16 to 40 tokens, no row ending early. transformers gets
-    bf16 weights; ours are left to `generate`, as in the lab."""
+def _generate(ours: Llama, theirs: Any, batch: int, machine: Machine, repeats: int) -> dict[str, Any]:
+    """New tokens a second at temperature 1, prompts of 16 to 40 tokens, no row ending early; both in the precision that
+    `generate` picks for so many rows: few rows gain nothing from bf16."""
     r = random.Random(0)
-    config, device = ours.config, ours.embed.weight.device
+    config, device = ours.config, machine.device
+    precision = "fp32" if machine.precision == "fp32" else precision_for(batch, device)
     prompts = [[r.randrange(8, config.vocab_size) for _ in range(r.randrange(16, 41))] for _ in range(batch)]
     longest = max(map(len, prompts))
     padded = torch.tensor([[3] * (longest - len(p)) + p for p in prompts], device=device)
     settings = {"attention_mask": (padded != 3).long(), "do_sample": True, "top_k": 0, "max_new_tokens": NEW_TOKENS,
                 "min_new_tokens": NEW_TOKENS, "pad_token_id": 3, "eos_token_id": None}
-    theirs.to(torch.bfloat16).eval()
+    theirs.to(DTYPES[precision]).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        seconds = _take_turns({"ours": lambda: generate(ours, prompts, NEW_TOKENS, eos_id=-1),
+        seconds = _take_turns({"ours": lambda: generate(ours, prompts, NEW_TOKENS, eos_id=-1,
+                                                          precision=precision),
                                "transformers": lambda: theirs.generate(padded, **settings)}, max(2, repeats - 2))
     theirs.float()
     rates = {name: batch * NEW_TOKENS / s for name, s in seconds.items()}
-    return {**rates, "ratio": rates["ours"] / rates["transformers"]}
+    return {**rates, "ratio": rates["ours"] / rates["transformers"], "precision": precision}
 
 
 def _take_turns(work: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:

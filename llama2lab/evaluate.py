@@ -19,7 +19,7 @@ from llama2lab.gatt import sample_dialogues
 from llama2lab.generate import generate
 from llama2lab.model import Llama
 from llama2lab.preferences import sample_answers
-from llama2lab.reward import RewardModel, score_answers
+from llama2lab.reward import RewardModel, judged_well, score_answers
 from llama2lab.settings import Count, Few, Split, Temperature, checked
 from llama2lab.tokenizer import encode_text
 from llama2lab.world.oracle import Oracle, Verdict
@@ -117,11 +117,12 @@ def known_facts(model: Llama, tokenizer: PreTrainedTokenizerFast, probes: Sequen
 
 def truth_accuracy(model: RewardModel, tokenizer: PreTrainedTokenizerFast,
                    pairs: Sequence[tuple[Sequence[dict], str, str]], machine: Machine) -> stats.Figure:
-    """Share of held-out pairs that differ only in whether the fact is right, in which the right one scores higher."""
+    """Share of held-out pairs that differ only in whether the fact is right, in which the right one scores higher; a tie
+    counts as half."""
     conversations = [list(m) for m, _, _ in pairs]
     right = score_answers(model, tokenizer, conversations, [r for _, r, _ in pairs], machine)
     wrong = score_answers(model, tokenizer, conversations, [w for _, _, w in pairs], machine)
-    return stats.rate([r > w for r, w in zip(right, wrong, strict=True)])
+    return stats.rate([judged_well(r, w) for r, w in zip(right, wrong, strict=True)])
 
 
 def retention(oracle: Oracle, model: Llama, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Sequence[str]],

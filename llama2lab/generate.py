@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from llama2lab.device import pick_precision
 from llama2lab.errors import LabError
 from llama2lab.model import KVCache, Llama, left_padding_mask
 from llama2lab.parallel import batches_of, in_parallel
+from llama2lab.validation import shown
 
 DROP_AT = 0.25  # share of finished rows at which copying the cache without them pays
 CHUNK = 32  # tokens by which the cache grows
@@ -21,12 +24,13 @@ CHUNK = 32  # tokens by which the cache grows
 # 1,000 tokens took 950 MB and 2.3 s in two batches of 24, and 430 MB and 1.4 s in six of 8.
 PAIRS = 2**23
 BF16_FROM = 32  # rows in a batch: below, the products are too small for bfloat16 to gain anything
+COLDEST = 1e-4  # the lowest temperature but 0: far below, logits / temperature overflow float32
 
 
 @dataclass
 class Generation:
-    """A sampled answer. `tokens` end with eos if `finished`; `logprobs` (in nats, one for each token) are under
-    softmax(logits / temperature) before top-k and top-p, and under softmax(logits) for greedy answers."""
+    """A sampled answer. `tokens` end with eos if `finished`; `logprobs` (in nats, one for each token) are those of the
+    distribution that the token was drawn from: at that temperature and after top-k and top-p; 0 for greedy answers."""
 
     tokens: list[int]
     finished: bool
@@ -42,22 +46,26 @@ def generate(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, te
     temperature 0 is greedy; precision "auto" is bf16 where the machine is fast at it and the batch not small. A
     row's random numbers come from (seed, its index) alone: other rows, batch_size and finished neighbours change
     nothing but the rounding of sums. `progress` is told of every few finished rows.
-    Raises LabError for an empty prompt, for impossible settings, and when prompt and answer exceed the context.
+    Raises LabError for an empty prompt, a token that the model does not have, impossible settings, prompt and answer
+    that exceed the context, and a model whose probabilities are no numbers.
     """
-    if temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or max_new_tokens < 1 or batch_size < 1:
-        raise LabError(f"generate: temperature {temperature}, top_p {top_p}, top_k {top_k}, max_new_tokens "
-                       f"{max_new_tokens}, batch_size {batch_size}; allowed are >= 0, (0, 1], >= 0, >= 1, >= 1")
+    check_sampling(temperature, top_p, top_k)
+    for name, n in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if not isinstance(n, Integral) or n < 1:
+            raise LabError(f"generate: {name} {shown(n)}; it is a whole number from 1")
     for i, prompt in enumerate(prompts):
         if not prompt:
             raise LabError(f"generate: prompt {i} is empty; begin with <s>")
+        if not 0 <= min(prompt) <= max(prompt) < len(model.embed.weight):
+            odd = min(prompt) if min(prompt) < 0 else max(prompt)
+            raise LabError(f"generate: prompt {i} holds the token {odd}, the model has {len(model.embed.weight)}; "
+                           "encode it with the model's own tokenizer")
         if len(prompt) + max_new_tokens > model.config.context:
             raise LabError(f"generate: prompt {i} has {len(prompt)} tokens, with {max_new_tokens} new ones more than "
                            f"the context of {model.config.context}; shorten it or lower max_new_tokens")
     device = model.embed.weight.device
     head = model.lm_head.weight.detach().float()  # scores stay float32: bf16 would round log-probabilities to 1 %
-    if precision == "auto" and min(batch_size, len(prompts)) < BF16_FROM:
-        precision = "fp32"
-    if pick_precision(device, precision) == "bf16":
+    if precision_for(min(batch_size, len(prompts)), device, precision) == "bf16":
         model = copy.deepcopy(model).to(torch.bfloat16)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # alike lengths together: little padding
     results: list[Generation] = [Generation([], False, []) for _ in prompts]
@@ -74,7 +82,25 @@ def generate(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, te
         size = max(1, PAIRS // len(prompts[rows[-1]]) ** 2)  # the last row is the longest
         batches += [rows[start:start + size] for start in range(0, len(rows), size)]
     in_parallel(write, batches, device)
+    for i, generation in enumerate(results):
+        if not all(map(math.isfinite, generation.logprobs)):
+            raise LabError(f"generate: the probabilities of answer {i} are no numbers; the model's weights are "
+                           "damaged: train or load it again")
     return results
+
+
+def precision_for(rows: int, device: torch.device, precision: str = "auto") -> str:
+    """What `generate` computes a batch of so many rows in: fp32 or bf16. LabError for an unknown name."""
+    return "fp32" if precision == "auto" and rows < BF16_FROM else pick_precision(device, precision)
+
+
+def check_sampling(temperature: float, top_p: float = 1.0, top_k: int = 0) -> None:
+    """LabError for a temperature that is not 0 or from `COLDEST`, top_p outside of (0, 1], top_k that is no whole
+    number from 0."""
+    whole = isinstance(top_k, Integral) and top_k >= 0
+    if not ((temperature == 0 or COLDEST <= temperature < math.inf) and 0 < top_p <= 1 and whole):
+        raise LabError(f"generate: temperature {shown(temperature)}, top_p {shown(top_p)}, top_k {shown(top_k)}; "
+                       f"allowed are 0 (greedy) or at least {COLDEST:g}, (0, 1], a whole number from 0 (off)")
 
 
 def _uniforms(rows: Sequence[int], seed: int, n: int) -> Tensor:
@@ -138,24 +164,26 @@ def _generate_batch(model: Llama, head: Tensor, prompts: list[list[int]], unifor
 
 def sample(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p: float = 1.0,
            top_k: int = 0) -> tuple[Tensor, Tensor]:
-    """One token for each row, and its log-probability at that temperature: (rows,), (rows,).
+    """One token for each row, and its log-probability under the distribution it was drawn from: (rows,), (rows,).
 
     logits (rows, vocab), uniform (rows,) in [0, 1). The token is where the cumulated probabilities pass the uniform
     number: one random number a row, where a race of all tokens would need vocab. top_k keeps the k likeliest
-    tokens, top_p (arXiv 1904.09751) the smallest set of likeliest tokens that holds so much probability.
+    tokens, top_p (arXiv 1904.09751) the smallest set of likeliest tokens that holds so much probability. Temperature 0
+    takes the likeliest token, whose log-probability then is 0. LabError as `check_sampling`.
     """
+    check_sampling(temperature, top_p, top_k)
     if temperature == 0:
         token = logits.argmax(-1)
-        return token, logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(-1)
-    logits = logits / temperature
-    logprobs = logits.log_softmax(-1)
+        return token, 0.0 * logits.gather(1, token[:, None])[:, 0]  # NaN where the logits are
+    logprobs = (logits / temperature).log_softmax(-1)
     probs, ids = cut(logprobs.exp(), top_p, top_k)
     cumulated = probs.cumsum(-1)
     # Never the full sum: rounding must not reach past the last token.
     target = uniform.clamp(max=1 - 1e-6)[:, None] * cumulated[:, -1:]
     index = torch.searchsorted(cumulated, target, right=True).clamp(max=probs.shape[1] - 1)  # (rows, 1)
     token = (index if ids is None else ids.gather(1, index))[:, 0]
-    return token, logprobs.gather(1, token[:, None])[:, 0]
+    logprob = logprobs.gather(1, token[:, None])[:, 0]
+    return token, logprob if ids is None else logprob - cumulated[:, -1].log()
 
 
 def cut(probs: Tensor, top_p: float = 1.0, top_k: int = 0) -> tuple[Tensor, Tensor | None]:

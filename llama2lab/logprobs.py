@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llama2lab.device import Machine
+from llama2lab.errors import LabError
+from llama2lab.generate import COLDEST
 from llama2lab.model import Llama
 from llama2lab.parallel import batches_of, in_parallel
 from llama2lab.progress import bar
@@ -28,8 +31,13 @@ def token_logprobs(model: Llama, tokens: Tensor, wanted: Tensor, temperature: fl
     Args:
         tokens: (batch, seq), padded on the right.
         wanted: (batch, seq) bool; logits are computed only for these.
-        temperature: the one the tokens were sampled at, so that the scored distribution is the sampled one.
+        temperature: the one the tokens were sampled at, so that the scored distribution is the sampled one; not 0.
+
+    Raises:
+        LabError: a temperature at which there is no distribution.
     """
+    if not COLDEST <= temperature < math.inf:
+        raise LabError(f"log-probabilities at temperature {temperature}; there are none but from {COLDEST:g} up")
     hidden = model.hidden(tokens)[:, :-1]  # (batch, seq - 1, dim)
     ask = wanted[:, 1:]
     logits = model.lm_head(hidden[ask]).float() / temperature  # (asked, vocab)

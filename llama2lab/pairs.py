@@ -40,8 +40,12 @@ def pairs_of_run(run: Path, n: int, kind: Kind = "helpfulness", gold: int = 0, s
     names = [pick_stage(run, name) for name in stages or (None, "sft")]
     town = load_town()
     asked = draw_prompts(town, "rlhf", n, seed, kinds=KINDS[:1] if kind == "helpfulness" else KINDS[1:])
-    models = [load(run / name) for name in dict.fromkeys(names)]
-    variants = [Variant(model, name) for name, (model, _) in zip(dict.fromkeys(names), models, strict=True)]
+    names = list(dict.fromkeys(names))
+    models = [load(run / name) for name in names]
+    if not all(tokenizer.get_vocab() == models[0][1].get_vocab() for _, tokenizer in models):
+        raise LabError(f"{run}: {' and '.join(names)} have different tokenizers, so they are not of one run; choose "
+                       "another stage")
+    variants = [Variant(model, name) for name, (model, _) in zip(names, models, strict=True)]
     machine = this_machine()
     named: list[tuple[str, str]] = []
     pairs = sample_pairs(variants, models[0][1], asked, seed=seed, precision=machine.precision, names=named)

@@ -104,7 +104,8 @@ class RewardModel(nn.Module):
         """
         hidden = self.backbone.hidden(tokens)  # (batch, seq, dim)
         last = hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]  # (batch, dim)
-        scores = self.score(last).squeeze(-1).float() - self.offset
+        # In float32 even under autocast: rounded to bfloat16, 974 answers had 456 different scores.
+        scores = (last.float() * self.score.weight).sum(-1) - self.offset
         if self.a is not None:
             if loglikelihood is None:
                 raise ValueError("the likelihood head needs the answer's log-likelihood under the reference")
@@ -148,7 +149,7 @@ def mix(own: Sequence[dict], other: Sequence[dict], other_share: float, seed: in
 def encode_answers(tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Sequence[dict]],
                    answers: Sequence[str]) -> list[Encoded]:
     """Each conversation with its answer, as ids and a mask of the answer's tokens with the closing `</s>`."""
-    messages = [[*m, {"role": "assistant", "content": a}] for m, a in zip(conversations, answers)]
+    messages = [[*m, {"role": "assistant", "content": a}] for m, a in zip(conversations, answers, strict=True)]
     return encode_chats(tokenizer, messages, mask_turns="last")
 
 
@@ -170,13 +171,13 @@ def pair_loglikelihoods(reference: Llama | None, tokenizer: PreTrainedTokenizerF
         worst_loglikelihoods(reference, encode_answers(tokenizer, conversations,
                                                        [row[side][0]["content"] for row in rows]),
                              tokenizer.pad_token_id, machine) for side in ("chosen", "rejected"))
-    return list(zip(chosen, rejected))
+    return list(zip(chosen, rejected, strict=True))
 
 
 def score_encoded(model: RewardModel, encoded: Sequence[Encoded], pad: int, machine: Machine,
                   batch: int = 128, loglikelihoods: Sequence[float] | None = None) -> list[float]:
     """r(x, y) of each encoded answer, before any sigmoid. `loglikelihoods` are what `worst_loglikelihoods` says of
-    them, where the caller knows that already."""
+    them, where the caller knows that already. LabError where a score is not finite."""
     model.eval()
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
     loglik = (worst_loglikelihoods(model.reference, encoded, pad, machine) if loglikelihoods is None
@@ -193,6 +194,10 @@ def score_encoded(model: RewardModel, encoded: Sequence[Encoded], pad: int, mach
             progress.update(len(rows))
 
         in_parallel(score, batches_of(order, batch), machine.device)
+    odd = [i for i, value in enumerate(result) if not math.isfinite(value)]
+    if odd:
+        raise LabError(f"the reward model gives {len(odd)} of {len(result)} answers a score that is not finite, "
+                       f"the first to answer {odd[0]} ({result[odd[0]]}): its weights are damaged; train it again")
     return result
 
 
@@ -249,7 +254,7 @@ def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence
         safe = torch.tensor([_safety_labels(rows[i])[s] for s in (0, 1) for i in picked], device=machine.device)
         total = loss + settings.safety_loss * safety_auxiliary_loss(scores, safe)
         return total, len(picked), {"ranking_loss": loss.item(),
-                                    "accuracy": (chosen > rejected).float().mean().item()}
+                                    "accuracy": ((chosen > rejected) + 0.5 * (chosen == rejected)).mean().item()}
 
     log = fit(model, batches, loss_of, steps, optim, machine, folder, what)
     if settings.safety_loss == 0:  # else the auxiliary loss has set the zero
@@ -269,23 +274,29 @@ def pair_scores(model: RewardModel, tokenizer: PreTrainedTokenizerFast, rows: Se
     conversations = [row["prompt"] for row in rows]
     scores = score_answers(model, tokenizer, conversations * 2,
                            [row[side][0]["content"] for side in ("chosen", "rejected") for row in rows], machine)
-    return list(zip(scores[:len(rows)], scores[len(rows):]))
+    return list(zip(scores[:len(rows)], scores[len(rows):], strict=True))
+
+
+def judged_well(chosen: float, rejected: float) -> float:
+    """1 where the chosen answer scores higher, a half where both score alike, else 0."""
+    return 0.5 if chosen == rejected else float(chosen > rejected)
 
 
 def accuracy(pairs: Sequence[tuple[float, float]]) -> stats.Figure:
-    """Share of pairs in which the chosen answer scores higher."""
-    return stats.rate([c > r for c, r in pairs])
+    """Share of pairs in which the chosen answer scores higher; a tie counts as half."""
+    return stats.rate([judged_well(c, r) for c, r in pairs])
 
 
 def accuracy_by_grade(rows: Sequence[dict], pairs: Sequence[tuple[float, float]]) -> dict[str, stats.Figure]:
     """The report's Table 8: clear preferences are judged well, unclear ones near chance."""
-    return {g: accuracy([p for row, p in zip(rows, pairs) if row["grade"] == g]) for g in GRADES}
+    return {g: accuracy([p for row, p in zip(rows, pairs, strict=True) if row["grade"] == g]) for g in GRADES}
 
 
 def calibration(pairs: Sequence[tuple[float, float]], bins: int = 5) -> list[dict[str, float]]:
     """Predicted against real agreement: pairs sorted by sigmoid |r_chosen - r_rejected|, in equal bins, each with
-    the mean `predicted` probability that the higher score is the chosen one, the `real` share, and `n`."""
-    sure = sorted((1 / (1 + math.exp(-min(abs(c - r), 50.0))), c > r) for c, r in pairs)
+    the mean `predicted` probability that the higher score is the chosen one, the `real` share (a tie counts as half),
+    and `n`."""
+    sure = sorted((1 / (1 + math.exp(-min(abs(c - r), 50.0))), judged_well(c, r)) for c, r in pairs)
     rows = []
     for b in range(bins):
         part = sure[b * len(sure) // bins:(b + 1) * len(sure) // bins]

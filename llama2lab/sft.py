@@ -41,6 +41,9 @@ from llama2lab.pretrain import SeqLen, curve, encode_documents
 from llama2lab.settings import Count, CountOrNone, Epochs, Rate, Weight, checked
 from llama2lab.tokenizer import CONTROL_TOKENS
 from llama2lab.train import Optim, fit_packed, pack
+from llama2lab.validation import shown
+
+TURNS = ("all", "last")  # whose answers a row's "loss" counts; the last: Ghost Attention
 
 
 @checked
@@ -67,11 +70,14 @@ def sft(model: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], 
     many rows of either, so that long ones keep both threads of `parallel.py` at work too.
 
     Raises:
-        LabError: a conversation is longer than the model's context.
+        LabError: a conversation is longer than the model's context, or a row's "loss" is none of `TURNS`.
     """
     model.to(machine.device)
+    for row in rows:
+        if row.get("loss", "all") not in TURNS:
+            raise LabError(f"{what}: a row's loss is {shown(row['loss'])}; it is one of {', '.join(TURNS)}")
     encoded: list[tuple[list[int], list[int]]] = []
-    for turns in ("all", "last"):
+    for turns in TURNS:
         chosen = [row["messages"] for row in rows if row.get("loss", "all") == turns]
         encoded += encode_chats(tokenizer, chosen, mask_turns=turns)
     longest = max(len(ids) for ids, _ in encoded)

@@ -10,8 +10,9 @@ from scipy import stats
 Figure = dict[str, float]
 
 
-def rate(outcomes: Sequence[bool | int], groups: Sequence[Hashable] = ()) -> Figure:
-    """A share of yes among n yes-or-no outcomes, with Wilson's interval (sensible near 0 and 1).
+def rate(outcomes: Sequence[float], groups: Sequence[Hashable] = ()) -> Figure:
+    """A share of yes among n yes-or-no outcomes (a tie of two counts as .5), with Wilson's interval (sensible near 0
+    and 1; over halves it is a little too wide).
 
     Outcomes of one group (say, wordings of one question) are alike, so many of them say less than as many single
     ones: with `groups`, one name an outcome, the interval is that of `n_effective` outcomes (see `effective_n`).
@@ -19,8 +20,8 @@ def rate(outcomes: Sequence[bool | int], groups: Sequence[Hashable] = ()) -> Fig
     n = len(outcomes)
     if n == 0:
         return {"mean": float("nan"), "low": float("nan"), "high": float("nan"), "n": 0}
-    share = sum(bool(x) for x in outcomes) / n
-    effective = effective_n([float(bool(x)) for x in outcomes], groups)
+    share = sum(map(float, outcomes)) / n
+    effective = effective_n([float(x) for x in outcomes], groups)
     low, high = wilson(share, effective)
     return {"mean": share, "low": low, "high": high, "n": n} | ({"n_effective": effective} if groups else {})
 

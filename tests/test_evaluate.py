@@ -16,6 +16,7 @@ from llama2lab.evaluate import chat_metrics, known_facts, retention, truth_accur
 from llama2lab.experiments.evaluation_shown import outcomes
 from llama2lab.experiments.gatt_shown import single_turn
 from llama2lab.experiments.rounds import gap
+from llama2lab.lab.finished import Finished
 from llama2lab.realrun import compare
 from llama2lab.summary import paired_gap
 from llama2lab.world.items import Instruction, Prompt
@@ -105,14 +106,14 @@ def test_a_fact_is_known_when_its_value_is_completed_whole(monkeypatch):
     assert (figure["mean"], figure["n"]) == (0.5, 6)
 
 
-def test_truth_is_the_share_of_right_facts_that_score_higher(monkeypatch):
+def test_truth_is_the_share_of_right_facts_that_score_higher_and_a_tie_is_half(monkeypatch):
     scores = {"right 0": 2.0, "wrong 0": 1.0, "right 1": -1.0, "wrong 1": 0.0, "right 2": 3.0, "wrong 2": -3.0,
-              "right 3": 0.1, "wrong 3": 0.0}
+              "right 3": 0.5, "wrong 3": 0.5}
     monkeypatch.setattr(evaluate, "score_answers",
                         lambda model, tokenizer, chats, answers, machine: [scores[a] for a in answers])
     pairs: Any = [([{"role": "user", "content": "?"}], f"right {i}", f"wrong {i}") for i in range(4)]
     figure = truth_accuracy(None, None, pairs, None)  # type: ignore[arg-type]
-    assert (figure["mean"], figure["n"]) == (0.75, 4)
+    assert (figure["mean"], figure["n"]) == (0.625, 4)
 
 
 # ---- answers to the same prompts ---------------------------------------------------------------------------------
@@ -148,9 +149,10 @@ def test_every_comparison_joins_by_prompt(tmp_path):
         (tmp_path / stage / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
     gap_shown = paired_gap([tmp_path], "rlhf-v5", "sft", {"stages": {}})
     assert gap_shown["low"] == gap_shown["high"] == 0.0
-    lab: Any = SimpleNamespace(rows=lambda stage, file: {"sft": one, "rlhf-v5": other}[stage])
+    lab: Any = Finished.__new__(Finished)
+    lab.rows = lambda stage, file: {"sft": one, "gatt": one, "rlhf-v5": other, "rlhf-v3": other}[stage]
     assert outcomes(lab) == ["tie"] * 3 and gap(lab, "rlhf-v5", "sft", "helpful")["std"] == 0.0
-    assert single_turn(SimpleNamespace(rows=lambda stage, file: {"gatt": one, "rlhf-v3": other}[stage]))["std"] == 0.0
+    assert single_turn(lab)["std"] == 0.0
     real = [[{**row, "skill": "real", "helpfulness": row["score"], "safety": 0.0, "answer": "x"} for row in side]
             for side in (one, other)]
     assert compare(*real)["win_rate_vs_sft"]["mean"] == 0.5 and compare(*real)["win_rate_vs_sft"]["std"] == 0.0

@@ -81,6 +81,7 @@ def test_a_pull_is_measured_against_the_truth():
     assert pull(rows, [(1, 0), (1, 0)], "longer")["mean"] == 0
     assert pull(rows, [(1, 0), (0, 1)], "longer")["mean"] == 0.5
     assert pull(rows, [(0, 1), (1, 0)], "longer")["mean"] == -0.5
+    assert pull(rows, [(1, 1), (2, 2)], "longer")["mean"] == 0  # a tie is half for either, as in the truth here
 
 
 def test_people_label_as_long_as_they_may():

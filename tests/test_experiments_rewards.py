@@ -13,7 +13,7 @@ TINY = {"pairs": 24, "held_out": 16}
 def test_values_of_a_pair():
     assert VALUES["loss"](2.0, 1.0) == pytest.approx(math.log(1 + math.exp(-1)))
     assert VALUES["loss"](-900.0, 900.0) == pytest.approx(1800.0)
-    assert VALUES["accuracy"](1.0, 1.0) == 0 and VALUES["gap"](1.0, 3.0) == -2
+    assert VALUES["accuracy"](1.0, 1.0) == 0.5 and VALUES["accuracy"](1.0, 2.0) == 0 and VALUES["gap"](1.0, 3.0) == -2
     assert VALUES["overconfidence"](0.0, 4.0) == pytest.approx(1 / (1 + math.exp(-4)))
 
 

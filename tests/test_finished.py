@@ -2,6 +2,12 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,10 +16,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from llama2lab import experiments, summary
 from llama2lab.checkpoint import save_model
 from llama2lab.errors import LabError
-from llama2lab.lab import finished, ship
+from llama2lab.lab import finished, identity, ship
 from llama2lab.lab.finished import Finished, finished_run
 from llama2lab.model import Llama, ModelConfig
+from llama2lab.runs import write_rows
 from llama2lab.tokenizer import train_tokenizer
+from llama2lab.widgets.chat import talkers
 
 
 @pytest.fixture
@@ -64,6 +72,163 @@ def test_live_measurements_are_kept_by_their_settings(run):
     (run / "experiments").mkdir()
     (run / "experiments" / "count.json").write_text('{"calls": 100}')
     assert lab.measured(count) == {"calls": 100}
+
+
+def add_stage(folder, name, words, seed=2):
+    """A model stage with a tokenizer that has read `words`."""
+    tokenizer = train_tokenizer([words] * 20, 280)
+    (folder / name).mkdir(parents=True)
+    save_model(folder / name, Llama(ModelConfig(len(tokenizer), 16, 1, 2, 1, 32, max_seq_len=64), seed=seed), tokenizer)
+    (folder / name / "stage.json").write_text("{}")
+
+
+@pytest.fixture
+def own(run, tmp_path, monkeypatch):
+    """A run of one's own that lacks what the shipped one (here `run`, with a V5) has."""
+    monkeypatch.setattr(finished, "SHIPPED", run)
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "run.json").write_text('{"preset": "mini", "seed": 4}')
+    (folder / "results.json").write_text('{"preset": "mini", "seed": 4, "stages": {}}')
+    return folder
+
+
+def test_a_stage_of_the_shipped_run_stands_in_only_where_it_reads_the_same_tokens(run, own):
+    add_stage(run, "rlhf-v5", "a town on a river")
+    (run / "rlhf-v5" / "answers.jsonl").write_text('{"prompt_id": "a/1"}\n')
+    add_stage(own, "sft", "a town on a river")
+    assert Finished(own).stage("rlhf-v5") == run / "rlhf-v5" and Finished(own).has("rlhf-v5")
+    shutil.rmtree(own / "sft")
+    add_stage(own, "sft", "quite other words, of quite another town")
+    lab = Finished(own)
+    for look in (lambda: lab.model("rlhf-v5"), lambda: lab.stage("rlhf-v5"), lambda: lab.reward("rlhf-v5"),
+                 lambda: lab.rows("rlhf-v5", "answers.jsonl")):
+        with pytest.raises(LabError, match=r"has no stage 'rlhf-v5'.*another tokenizer.*llama2lab run --out"):
+            look()
+    assert not lab.has("rlhf-v5") and not lab.has("rlhf-v9")
+    assert lab.tokenizer.get_vocab() == AutoTokenizer.from_pretrained(own / "sft").get_vocab()
+    assert talkers(lab) == ["sft"]
+
+
+def test_a_run_without_sft_keeps_its_own_tokenizer(run, own):
+    """It would have read its base model with the shipped run's."""
+    add_stage(own, "base", "quite other words, of quite another town")
+    lab = Finished(own)
+    assert lab.tokenizer.get_vocab() == AutoTokenizer.from_pretrained(own / "base").get_vocab()
+    with pytest.raises(LabError, match="another tokenizer"):
+        lab.model("sft")
+
+
+def test_a_stage_of_another_run_that_was_put_into_this_one_is_refused(run):
+    add_stage(run, "rlhf-v5", "quite other words, of quite another town")
+    with pytest.raises(LabError, match="another tokenizer"):
+        Finished(run).model("rlhf-v5")
+
+
+def test_answers_of_two_stages_are_joined_by_their_prompts(run):
+    lab = Finished(run)
+    rows = [{"prompt_id": name, "score": i} for i, name in enumerate("abc")]
+    add_stage(run, "gatt", "a town on a river")
+    write_rows(run / "sft" / "answers.jsonl", rows)
+    write_rows(run / "gatt" / "answers.jsonl", rows[::-1])
+    assert all(a == b for a, b in lab.answers("sft", "gatt")) and len(lab.answers("sft", "gatt")) == 3
+    write_rows(run / "gatt" / "answers.jsonl", rows[1:])
+    with pytest.raises(LabError, match="different prompts"):
+        lab.answers("sft", "gatt")
+
+
+# ---- what was measured live ---------------------------------------------------------------------------------
+
+
+def test_a_measurement_is_kept_by_all_code_that_measured_it(run, monkeypatch):
+    """The experiment's own module, and whatever of the library it imports, however far down."""
+    from llama2lab.experiments import ppo as x
+
+    known = identity.code_digest(x.three_betas)
+    for module in ("llama2lab.experiments.ppo", "llama2lab.ppo", "llama2lab.parallel", "llama2lab.world.truth"):
+        with monkeypatch.context() as m:
+            m.setitem(identity.SOURCES, module, identity.SOURCES[module] + "\nX = 1\n")
+            identity._closure_digest.cache_clear()
+            assert identity.code_digest(x.three_betas) != known, module
+    with monkeypatch.context() as m:
+        m.setitem(identity.SOURCES, "llama2lab.widgets.ppo_panel", "X = 1")
+        identity._closure_digest.cache_clear()
+        assert identity.code_digest(x.three_betas) == known  # a panel that only shows it
+    identity._closure_digest.cache_clear()
+
+
+def test_a_measurement_of_other_weights_is_measured_again(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(finished, "SHIPPED", tmp_path / "nothing")
+    count.calls = 0
+    assert Finished(run).live(count) == {"calls": 1}
+    copied = tmp_path / "elsewhere"
+    shutil.copytree(run, copied)
+    assert Finished(copied).live(count) == {"calls": 1}  # a copy is the same run
+    save_model(run / "sft", Llama(Finished(run).model("sft").config, seed=9), Finished(run).tokenizer)
+    assert Finished(run).live(count) == {"calls": 2}
+    (run / "experiments").mkdir()
+    (run / "experiments" / "other.json").write_text("{}")
+    assert Finished(run).live(count) == {"calls": 2}
+
+
+ANOTHER = """
+import sys, time
+from pathlib import Path
+from llama2lab.lab.identity import alone
+with alone(Path(sys.argv[1])):
+    print("taken", flush=True)
+    sys.stdin.readline()
+    Path(sys.argv[1]).write_text('{"calls": 77}')
+"""
+
+
+def test_two_notebooks_measure_the_same_thing_once(run, tmp_path, monkeypatch, capsys):
+    """While another process measures, this one waits, says for whom, and takes what came out."""
+    count.calls = 0
+    lab = Finished(run)
+    lab.live(count)
+    path, = finished.live_folder().glob("count-*.json")
+    path.unlink()
+    with subprocess.Popen([sys.executable, "-c", ANOTHER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          text=True) as other:
+        assert other.stdout.readline() == "taken\n"
+        with pytest.raises(LabError, match=rf"process {other.pid} on .* works in"), identity.alone(path, wait=False):
+            pass
+        threading.Timer(0.3, lambda: (other.stdin.write("\n"), other.stdin.flush())).start()
+        assert lab.live(count) == {"calls": 77} and count.calls == 1
+    assert f"process {other.pid}" in capsys.readouterr().out
+
+
+def test_a_dead_notebook_holds_nothing(tmp_path):
+    folder = tmp_path / "work"
+    with subprocess.Popen([sys.executable, "-c", ANOTHER, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          text=True) as other:
+        assert other.stdout.readline() == "taken\n"
+        other.kill()
+        other.wait()
+    with identity.alone(folder, wait=False):
+        pass
+
+
+def test_the_tiny_run_is_trained_once_for_two_notebooks(tmp_path, monkeypatch):
+    """The second one finds it when the first has made it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(finished.RUN, raising=False)
+    monkeypatch.setattr(finished, "ROOT", tmp_path / "nothing")
+    monkeypatch.setattr(finished, "SHIPPED", tmp_path / "nothing")
+    made = []
+
+    def train(recipe, out):
+        made.append(out)
+        time.sleep(0.3)
+        out.mkdir(parents=True)
+        (out / "run.json").write_text("{}")
+        (out / "results.json").write_text('{"stages": {}}')
+
+    monkeypatch.setattr("llama2lab.recipe.run_recipe", train)
+    with ThreadPoolExecutor(2) as pool:
+        labs = list(pool.map(lambda _: finished_run(), range(2)))
+    assert len(made) == 1 and labs[0].folder == labs[1].folder == made[0]
 
 
 def test_what_is_shipped_is_half_as_large_and_opens_in_transformers(run, tmp_path, monkeypatch):

@@ -1,11 +1,21 @@
 """Ghost Attention and rejection sampling: what exactly is trained on."""
 
+import pytest
+import torch
+
 from llama2lab.chat import encode_chat
+from llama2lab.device import Machine
+from llama2lab.errors import LabError
 from llama2lab.gatt import gatt_rows, instructed
+from llama2lab.logprobs import answer_loglikelihoods
+from llama2lab.model import Llama, ModelConfig
 from llama2lab.rejection import Samples, best_of, best_of_curve, finetuning_rows
+from llama2lab.sft import SFTSettings, sft
 from llama2lab.tokenizer import train_tokenizer
+from llama2lab.train import Optim
 from llama2lab.world.prompts import Prompt
 
+CPU = Machine(torch.device("cpu"), "fp32")
 QUESTIONS = [[f"Question {d} {t}?" for t in range(5)] for d in range(4)]
 ANSWERS = [[f"Ahoy! Answer {d} {t}." for t in range(5)] for d in range(4)]
 
@@ -26,6 +36,64 @@ def test_the_loss_is_zero_on_all_tokens_of_previous_turns():
     assert learnt.replace("</s>", "").strip() == row["messages"][-1]["content"]
     first = mask.index(1)
     assert all(mask[first:]) and ids[-1] == tokenizer.eos_token_id
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["Ahoy! Answer question pirate Act as a 0 1 2 3 4 ? ."] * 20, 300)
+
+
+def small(tokenizer):
+    return Llama(ModelConfig(len(tokenizer), 32, 1, 2, 1, 48, max_seq_len=256), seed=1)
+
+
+def test_training_learns_the_last_answer_alone(tokenizer, monkeypatch):
+    """Not only the encoding can mask: what reaches the loss of `sft` is the last answer of each dialogue and its </s>;
+    without the mark, it is every answer."""
+    rows = gatt_rows(QUESTIONS, ["Act as a pirate."] * 4, ANSWERS, 12, 0)
+    assert any(row["turns"] > 1 for row in rows)
+    learnt = []
+
+    def look(model, data, *_):
+        for tokens, mask, segments in zip(data.tokens, data.loss_mask, data.segments, strict=True):
+            for number in range(1, int(segments.max()) + 1):
+                learnt.append(tokenizer.decode(tokens[mask & (segments == number)]))
+        return []
+
+    monkeypatch.setattr("llama2lab.sft.fit_packed", look)
+
+    def texts(row, answers):
+        said = [m["content"] for m in row["messages"] if m["role"] == "assistant"]
+        return "".join(f"{a}</s>" for a in (said if answers == "all" else said[-1:]))
+
+    for answers in ("last", "all"):
+        learnt.clear()
+        marked = [{**row, "loss": answers} for row in rows]
+        metrics = sft(small(tokenizer), tokenizer, marked, SFTSettings(replay=0.0), 0, CPU)
+        assert sorted(t.replace(" ", "") for t in learnt) == sorted(texts(r, answers).replace(" ", "") for r in rows)
+        assert metrics["examples"] == len(rows)
+    with pytest.raises(LabError, match="a row's loss is 'lats'; it is one of all, last"):
+        sft(small(tokenizer), tokenizer, [{**rows[0], "loss": "lats"}], SFTSettings(), 0, CPU)
+
+
+def test_a_masked_answer_is_not_learnt(tokenizer):
+    """Trained with the mask, a model likes the last answer; the first one, which stood in every row, it likes as little
+    as before. Without the mask it learns both."""
+    rows = [{"messages": [{"role": "user", "content": "Question 0?"}, {"role": "assistant", "content": "Ahoy! Ahoy!"},
+                          {"role": "user", "content": "Question 1?"}, {"role": "assistant", "content": "pirate"}],
+             "loss": "last"}] * 8
+    settings = SFTSettings(epochs=60, batch_tokens=512, replay=0.0, optim=Optim(lr=1e-2))
+
+    def likelihoods(loss):
+        model = small(tokenizer)
+        if loss:
+            sft(model, tokenizer, [{**row, "loss": loss} for row in rows], settings, 0, CPU)
+        encoded = [encode_chat(tokenizer, rows[0]["messages"][:n], mask_turns="last") for n in (2, 4)]
+        return answer_loglikelihoods(model, encoded, tokenizer.pad_token_id, CPU)
+
+    before, masked, unmasked = likelihoods(""), likelihoods("last"), likelihoods("all")
+    assert masked[1] > 0.5 * before[1] and unmasked[1] > 0.5 * before[1]
+    assert masked[0] < 0.7 * before[0] < 0.5 * before[0] < unmasked[0]
 
 
 def test_half_of_the_instructions_are_shortened():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llama2lab.errors import LabError
-from llama2lab.generate import _generate_batch, generate, sample
+from llama2lab.generate import COLDEST, _generate_batch, generate, sample
 from llama2lab.model import SIZES, Llama
 
 NANO = SIZES["nano"]
@@ -76,15 +76,23 @@ def test_the_global_generator_is_left_alone(model):
     assert torch.equal(state, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("temperature", [0.7, 1.0, 0.0])
-def test_logprobs_are_those_of_a_full_pass(model, temperature):
-    for prompt, g in zip(prompts(6), generate(model, prompts(6), 12, temperature=temperature, top_p=0.8,
-                                              precision="fp32", eos_id=-1)):
+@pytest.mark.parametrize("settings", [{"temperature": 0.7}, {"top_p": 0.8}, {"top_k": 3}, {"temperature": 0},
+                                      {"temperature": 0.2, "top_p": 0.9, "top_k": 5}, {}])
+def test_logprobs_are_those_of_the_distribution_that_was_drawn_from(model, settings):
+    """After temperature, top-k and top-p: a plain full pass would say something else of what was sampled."""
+    temperature, top_k, top_p = settings.get("temperature", 1.0), settings.get("top_k", 0), settings.get("top_p", 1.0)
+    for prompt, g in zip(prompts(6), generate(model, prompts(6), 12, **settings, precision="fp32", eos_id=-1),
+                         strict=True):
         with torch.no_grad():
             logits = model(torch.tensor([prompt + g.tokens]))[0, len(prompt) - 1:-1]
-        expected = (logits / (temperature or 1.0)).log_softmax(-1)
-        for row, token, logprob in zip(expected, g.tokens, g.logprobs):
-            assert logprob == pytest.approx(row[token].item(), abs=1e-3)
+        for row, token, logprob in zip(logits, g.tokens, g.logprobs, strict=True):
+            if temperature == 0:
+                assert token == int(row.argmax()) and logprob == 0.0
+                continue
+            kept = sorted((row / temperature).softmax(-1).tolist(), reverse=True)[:top_k or len(row)]
+            kept = [p for i, p in enumerate(kept) if sum(kept[:i]) < top_p * sum(kept)]
+            taken = (row / temperature).softmax(-1)[token].item()
+            assert logprob == pytest.approx(math.log(taken / sum(kept)), abs=1e-3)
 
 
 def test_eos_ends_a_row(model):
@@ -146,13 +154,44 @@ def test_samples_at_the_edges():
 @pytest.mark.parametrize("settings, words", [
     ({"temperature": -1}, "temperature -1"), ({"top_p": 0}, "top_p 0"), ({"top_k": -1}, "top_k -1"),
     ({"max_new_tokens": 0}, "max_new_tokens 0"), ({"max_new_tokens": 254}, "more than the context of 256"),
-    ({"precision": "fp8"}, "fp8"),
+    ({"precision": "fp8"}, "fp8"), ({"temperature": 1e-40}, "temperature 1e-40"),
+    ({"temperature": 1e-5}, r"at least 0\.0001"), ({"temperature": math.nan}, "temperature nan"),
+    ({"temperature": math.inf}, "temperature inf"), ({"top_p": 1.5}, r"top_p 1\.5"), ({"top_p": math.nan}, "top_p nan"),
+    ({"top_p": -0.1}, r"top_p -0\.1"), ({"top_k": 2.5}, r"top_k 2\.5"), ({"top_k": math.nan}, "top_k nan"),
+    ({"max_new_tokens": 2.5}, r"max_new_tokens 2\.5"), ({"batch_size": 0}, "batch_size 0"),
 ])
 def test_mistakes(model, settings, words):
     with pytest.raises(LabError, match=words):
         generate(model, [[1, 2, 3]], **{"max_new_tokens": 5, **settings})
     with pytest.raises(LabError, match="prompt 1 is empty"):
         generate(model, [[1], []], 5)
+
+
+def test_one_token_is_drawn_from_the_settings_that_are_allowed():
+    for settings in ({"temperature": 1e-40}, {"temperature": math.nan}, {"top_p": 0.0}, {"top_k": -1}):
+        with pytest.raises(LabError, match="allowed are"):
+            sample(torch.zeros(1, 4), torch.zeros(1), **settings)
+
+
+def test_the_coldest_temperature_is_greedy_in_numbers(model):
+    cold = generate(model, prompts(4), 8, temperature=COLDEST, precision="fp32", eos_id=-1)
+    assert all(math.isfinite(x) for g in cold for x in g.logprobs)
+    assert token_ids(cold) == token_ids(generate(model, prompts(4), 8, temperature=0, precision="fp32", eos_id=-1))
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_a_model_whose_weights_are_no_numbers_writes_nothing(temperature):
+    broken = Llama(NANO, seed=1)
+    with torch.no_grad():
+        broken.norm.weight.fill_(math.nan)
+    with pytest.raises(LabError, match="weights are damaged"):
+        generate(broken, [[1, 2]], 3, temperature=temperature)
+
+
+@pytest.mark.parametrize("token", [-1, 512])
+def test_a_token_that_the_model_lacks_is_named(model, token):
+    with pytest.raises(LabError, match=f"prompt 1 holds the token {token}, the model has 512"):
+        generate(model, [[1, 2], [1, token]], 3)
 
 
 def test_no_prompts(model):

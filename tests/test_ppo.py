@@ -1,6 +1,8 @@
 """PPO: each piece against a case worked by hand, the KL against its exact value, and a policy that really learns."""
 
+import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,16 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama2lab.device import Machine
+from llama2lab.errors import LabError
+from llama2lab.generate import generate
 from llama2lab.logprobs import token_logprobs
 from llama2lab.model import Llama, ModelConfig
 from llama2lab.ppo import (
     Critic,
     PPOSettings,
+    explained_variance,
     gae,
     kl_estimates,
     masked_mean,
     policy_loss,
     ppo,
+    sampling_gap,
     token_rewards,
     value_loss,
 )
@@ -60,6 +66,15 @@ def test_gae_ignores_what_lies_outside_the_answer(rewards, before, after):
     assert (advantages[~mask] == 0).all() and (returns[~mask] == 0).all()
 
 
+def test_gae_is_zero_outside_the_answer_even_where_that_is_nan():
+    mask = torch.tensor([[False, True, True, False]])
+    rewards, values = torch.tensor([[0.3, 0.0, 1.0, 0.2]]), torch.tensor([[0.4, 0.5, 0.6, 0.7]])
+    right = gae(rewards, values, mask, 0.9, 0.8)
+    for bad in (math.nan, math.inf):
+        got = gae(rewards.masked_fill(~mask, bad), values.masked_fill(~mask, bad), mask, 0.9, 0.8)
+        assert all(torch.equal(a, b) for a, b in zip(got, right, strict=True))
+
+
 def test_returns_with_lambda_one_are_the_sums_of_rewards():
     _, returns = gae(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[0.3, -0.2, 5.0]]), ON, 1.0, 1.0)
     assert returns[0].tolist() == pytest.approx([6, 5, 3], rel=1e-5)
@@ -97,6 +112,17 @@ def test_score_lands_on_the_last_token_and_the_kl_on_all():
     rewards = token_rewards(torch.tensor([2.0, 3.0]), policy, reference, mask, beta=0.1)
     assert rewards[0].tolist() == pytest.approx([0, -0.05, 1.95, 0])
     assert rewards[1].tolist() == pytest.approx([0, -0.05, -0.05, 2.95])
+
+
+def test_an_answer_without_a_token_earns_nothing():
+    rewards = token_rewards(torch.tensor([2.0]), torch.zeros(1, 3), torch.zeros(1, 3), torch.zeros(1, 3).bool(), 0.1)
+    assert (rewards == 0).all()
+
+
+def test_what_does_not_vary_has_no_variance_to_explain():
+    values = torch.tensor([0.0, 1.0, 3.0])
+    assert explained_variance(values, values) == 1.0
+    assert explained_variance(values[:1], values[:1]) is None and explained_variance(values, torch.ones(3)) is None
 
 
 def test_monte_carlo_kl_agrees_with_the_exact_one():
@@ -160,9 +186,117 @@ def test_ppo_reaches_the_known_optimum_and_starts_with_ratio_one(tokenizer):
     assert {"approx_kl", "clipfrac", "entropy", "value_loss", "explained_variance", "length"} <= set(log[0])
 
 
-def test_a_large_beta_holds_the_policy_at_its_start(tokenizer):
-    from dataclasses import replace
+# ---- does the sampler draw from what is scored? -------------------------------------------------------------
 
+
+def with_sampler(monkeypatch, change):
+    """PPO samples by `change(policy, **settings)`, which gives what `generate` is called with instead."""
+    def sampler(model, prompts, max_new_tokens, **settings):
+        model, settings = change(model, settings)
+        return generate(model, prompts, max_new_tokens, **settings)
+
+    monkeypatch.setattr("llama2lab.ppo.generate", sampler)
+
+
+def test_sampling_and_scoring_agree_but_for_rounding(tokenizer):
+    policy, critic, prompt = world(tokenizer)
+    s = replace(SETTINGS, iterations=3)
+    for entry in ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, CPU)["log"]:
+        assert entry["first_ratio"] == 1.0
+        assert 0 <= entry["sampling_gap"] <= entry["sampling_gap_max"] < 1e-4 and abs(entry["sampling_kl"]) < 1e-5
+
+
+def stale(model, settings):
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1.05)
+    return model, settings
+
+
+@pytest.mark.parametrize("change", [
+    lambda m, s: (m, {**s, "temperature": 0.2}), lambda m, s: (m, {**s, "temperature": 1.3}),
+    lambda m, s: (m, {**s, "temperature": 0}), lambda m, s: (m, {**s, "top_k": 3}),
+    lambda m, s: (m, {**s, "top_p": 0.8}), lambda m, s: (m, {**s, "precision": "bf16"}), stale,
+], ids=["temperature .2", "temperature 1.3", "greedy", "top-k 3", "top-p .8", "bf16", "another policy"])
+def test_a_sampler_that_differs_stops_ppo_where_the_first_ratio_sees_nothing(tokenizer, monkeypatch, change):
+    policy, critic, prompt = world(tokenizer)
+    with torch.no_grad():
+        policy.lm_head.weight.mul_(8)  # as sure of its tokens as a trained model is
+    with_sampler(monkeypatch, change)
+    s = replace(SETTINGS, iterations=1)
+    with pytest.raises(LabError, match=r"sampling_gap.*temperature 1, without top-p and top-k"):
+        ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, CPU)
+    monkeypatch.setattr("llama2lab.ppo.SAMPLING_KL", 1e9)
+    monkeypatch.setattr("llama2lab.ppo.ROUNDING", {"fp32": 1e9})
+    entry, = ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, CPU)["log"]
+    assert entry["first_ratio"] == 1.0 and entry["sampling_gap"] > 3e-4
+
+
+def test_rounding_in_bf16_is_no_other_sampler():
+    g = torch.Generator().manual_seed(0)
+    scored = -torch.rand(4000, generator=g)
+    rounded = scored + 0.05 * torch.randn(4000, generator=g)
+    assert sampling_gap(rounded, scored, "bf16")["sampling_gap"] == pytest.approx(0.04, abs=0.01)
+    for sampled, precision in ((rounded, "fp32"), (rounded + 0.01, "bf16"), (rounded * 6, "bf16")):
+        with pytest.raises(LabError, match="sampling_gap"):
+            sampling_gap(sampled, scored, precision)
+    with pytest.raises(LabError, match=r"1 of 4000 values are not finite \(nan\)"):
+        sampling_gap(torch.cat([rounded[1:], torch.tensor([math.nan])]), scored, "bf16")
+    assert sampling_gap(scored[:0], scored[:0], "fp32") == {}
+
+
+# ---- nothing that is not finite goes on ----------------------------------------------------------------------
+
+
+def test_every_figure_of_an_iteration_is_finite_also_of_a_single_token(tokenizer):
+    policy, critic, prompt = world(tokenizer)
+    s = replace(SETTINGS, iterations=2, batch=1, minibatch=1, max_new_tokens=1)
+    log = ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt], s, 0, CPU)["log"]
+    assert all(math.isfinite(value) for entry in log for value in entry.values())
+    assert all("explained_variance" not in entry and {"loss", "grad_norm", "critic_grad_norm"} <= set(entry)
+               for entry in log)
+
+
+def test_no_iterations_are_no_figures(tokenizer):
+    policy, critic, prompt = world(tokenizer)
+    s = replace(SETTINGS, iterations=0)
+    metrics = ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt], s, 0, CPU)
+    assert metrics == {"log": [], "iterations": 0, "stopped_early": False}
+    with pytest.raises(LabError, match="iteration 0 has no prompts"):
+        ppo(policy, critic, share_of_target, tokenizer, lambda i: [], SETTINGS, 0, CPU)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_scores_that_are_not_finite_stop_ppo_before_anything_is_kept(tokenizer, tmp_path, bad):
+    policy, critic, prompt = world(tokenizer)
+    kept = []
+    with pytest.raises(LabError, match=r"scores of iteration 0: 1 of 64 values are not finite"):
+        ppo(policy, critic, lambda p, a: [bad, *share_of_target(p, a)[1:]], tokenizer, lambda i: [prompt] * 64,
+            SETTINGS, 0, CPU, tmp_path, lambda i, rows: kept.append(rows))
+    assert not kept and not (tmp_path / "resume").exists()
+    with pytest.raises(LabError, match="scores of held-out prompts"):
+        ppo(policy, critic, lambda p, a: [bad] * len(p) if len(p) == 3 else share_of_target(p, a), tokenizer,
+            lambda i: [prompt] * 64, replace(SETTINGS, iterations=1), 0, CPU, tmp_path, heldout=[prompt] * 3)
+    assert not (tmp_path / "resume").exists()
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"beta": math.nan}, "the rewards of iteration 0"), ({"head": math.nan}, "the advantages of iteration 0"),
+    ({"optim": Optim(lr=1e39), "critic_warmup": 0, "minibatch": 64}, "the policy's weights after iteration 0"),
+    ({"critic_optim": Optim(lr=1e39), "minibatch": 64}, "the critic's weights after iteration 0"),
+])
+def test_whatever_becomes_nan_stops_ppo_by_its_name(tokenizer, tmp_path, change, words):
+    policy, critic, prompt = world(tokenizer)
+    change = dict(change)
+    critic.head.weight.data.fill_(change.pop("head", 0.0))
+    s = replace(SETTINGS, **change)
+    with pytest.raises(LabError, match=words):
+        ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, CPU, tmp_path)
+    assert not (tmp_path / "resume").exists()
+
+
+def test_a_large_beta_holds_the_policy_at_its_start(tokenizer):
     def kl(beta):
         policy, critic, prompt = world(tokenizer)
         s = replace(SETTINGS, iterations=25, beta=beta)
@@ -173,8 +307,6 @@ def test_a_large_beta_holds_the_policy_at_its_start(tokenizer):
 
 def test_gains_learn_at_a_rate_of_their_own(tokenizer):
     """Adam's first step is as long as the learning rate."""
-    from dataclasses import replace
-
     policy, critic, prompt = world(tokenizer)
     before = {name: w.detach().clone() for name, w in policy.named_parameters()}
     s = replace(SETTINGS, iterations=1, minibatch=64, critic_warmup=0,
@@ -186,8 +318,6 @@ def test_gains_learn_at_a_rate_of_their_own(tokenizer):
 
 
 def test_beta_can_change_between_iterations(tokenizer):
-    from dataclasses import replace
-
     def run(beta, beta_for=None):
         policy, critic, prompt = world(tokenizer)
         s = replace(SETTINGS, iterations=6, beta=beta)
@@ -200,8 +330,6 @@ def test_beta_can_change_between_iterations(tokenizer):
 
 
 def test_ppo_resumes_as_if_nothing_had_happened(tokenizer, tmp_path, monkeypatch):
-    from dataclasses import replace
-
     monkeypatch.setattr("llama2lab.train.SAVE_EVERY", 0.0)
     s = replace(SETTINGS, iterations=6, batch=32, minibatch=16)
 

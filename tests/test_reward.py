@@ -1,5 +1,6 @@
 """Reward models: the loss and its margin, the gate, logit and whitening, the likelihood head, the mixes."""
 
+import itertools
 import math
 
 import pytest
@@ -127,6 +128,24 @@ def test_score_is_read_at_the_last_real_token(tokenizer):
     assert together[0] != pytest.approx(together[1], abs=1e-6)
 
 
+def test_scores_in_bf16_are_not_rounded_to_ties(tokenizer):
+    """The head's product is float32: in bfloat16, scores of about 1 lie on a grid of .004 to .008."""
+    model = RewardModel(tiny(tokenizer)).eval()
+    words = ("yes no good bad apple pear", "Tom Mira soup Lane", "eats lives says on")
+    answers = [" ".join(three) for three in itertools.product(*(w.split() for w in words))]
+    scores = score_answers(model, tokenizer, [[{"role": "user", "content": "Which one?"}]] * len(answers), answers,
+                           Machine(torch.device("cpu"), "bf16"))
+    assert len(set(scores)) == len(answers) == 96
+
+
+def test_a_score_that_is_not_finite_is_an_error(tokenizer):
+    model = RewardModel(tiny(tokenizer)).eval()
+    for bad in (math.nan, math.inf):
+        model.offset.fill_(bad)
+        with pytest.raises(LabError, match=r"2 of 2 answers a score that is not finite.*train it again"):
+            score_answers(model, tokenizer, [[{"role": "user", "content": "Which one?"}]] * 2, ["yes", "no"], CPU)
+
+
 def test_training_learns_a_preference_and_keeps_it_on_disk(tokenizer, tmp_path):
     rows = [row("yes good", "no bad"), row("good apple", "bad apple"), row("good pear", "bad pear")] * 40
     settings = RewardSettings(head="likelihood", epochs=4, batch_pairs=16, optim=Optim(lr=5e-3))
@@ -217,5 +236,9 @@ def test_accuracy_figures():
     assert accuracy(pairs)["mean"] == 0.75 and accuracy(pairs)["n"] == 4
     by_grade = accuracy_by_grade(rows, pairs)
     assert by_grade["better"]["mean"] == 0.5 and by_grade["negligibly"]["n"] == 0
+    tied = [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (2.0, 2.0)]
+    assert accuracy(tied)["mean"] == 0.5 and accuracy([(1.0, 1.0)] * 4)["mean"] == 0.5
+    assert accuracy(tied[:2])["mean"] == 0.75 and accuracy_by_grade(rows, tied)["slightly"]["mean"] == 0.5
+    assert calibration([(1.0, 1.0)] * 4, 1) == [{"predicted": 0.5, "real": 0.5, "n": 4}]
     bins = calibration(pairs, 2)
     assert sum(b["n"] for b in bins) == 4 and all(0.5 <= b["predicted"] <= 1 for b in bins)

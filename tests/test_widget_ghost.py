@@ -1,9 +1,12 @@
 """The Ghost Attention explorer: where the instruction stands, who obeys, and where models look."""
 
+import threading
+
 import pytest
 import torch
 
 from llama2lab.widgets import ghost as g
+from llama2lab.widgets.explorer import Explorer
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +88,81 @@ def test_sampling_is_shown_turn_by_turn_and_can_be_stopped(lab) -> None:
     job.stop()
     job.wait(60)
     assert job.state == "stopped"
+
+
+class Sampler:
+    """In place of `sampled_dialogues`: one turn a `go`, so that a test decides what happens between two turns."""
+
+    def __init__(self, monkeypatch):
+        self.go, self.turned = threading.Semaphore(0), threading.Semaphore(0)
+        monkeypatch.setattr(g, "sampled_dialogues", self)
+
+    def __call__(self, lab, stage, instructions, turns, each_turn):
+        for turn in range(turns):
+            assert self.go.acquire(timeout=20)
+            try:
+                each_turn([["Sure."] * (turn + 1)] * len(instructions))
+            finally:
+                self.turned.release()
+
+    def turn(self):
+        self.go.release()
+        assert self.turned.acquire(timeout=20)
+
+
+def test_what_comes_after_another_instruction_was_chosen_is_not_shown_under_it(lab, monkeypatch) -> None:
+    sampler = Sampler(monkeypatch)
+    explorer = g.GhostExplorer(lab)
+    cowboy, stars = explorer.instruction.options[1:3]
+    explorer.instruction.value = cowboy
+    job = explorer.sample()
+    sampler.turn()
+    assert {d.instruction.text for d in explorer.dialogues("rlhf-v3")} == {cowboy}
+    explorer.instruction.value = stars  # while the second turn is sampled
+    sampler.turn()
+    job.wait(20)
+    assert job.state == "stopped" and not explorer.sampled
+    for stage in ("rlhf-v3", "gatt"):
+        assert {d.instruction.text for d in explorer.dialogues(stage)} <= {stars}
+    assert cowboy not in explorer.static() and not explorer.go.disabled
+
+
+def test_sampling_again_shows_only_what_is_sampled_now(lab, monkeypatch) -> None:
+    sampler = Sampler(monkeypatch)
+    explorer = g.GhostExplorer(lab)
+    first = explorer.sample()
+    sampler.turn()
+    older = explorer.sampled
+    explorer.job.stop()
+    explorer.instruction.value = explorer.instruction.options[1]
+    threading.Timer(0.2, sampler.go.release).start()  # the first job ends its turn while the second one is started
+    second = explorer.sample()
+    assert first.state == "stopped" and explorer.sampled is not older and not explorer.sampled
+    assert explorer.go.disabled and not explorer.halt.disabled  # of the second, whatever the first one said last
+    second.stop()
+    sampler.go.release()
+    second.wait(20)
+    assert not explorer.go.disabled
+
+
+def test_a_slow_picture_of_older_settings_does_not_stay(lab) -> None:
+    """A job's thread draws under the old choice while the choice changes."""
+    import ipywidgets as w
+
+    choice, begun, go_on = w.Dropdown(options=["old", "new"]), threading.Event(), threading.Event()
+
+    def draw() -> str:
+        shown = choice.value
+        if threading.current_thread().name == "slow":
+            begun.set()
+            assert go_on.wait(20)
+        return shown
+
+    explorer = Explorer("a title", [choice], draw)
+    slow = threading.Thread(target=explorer.redraw, name="slow")
+    slow.start()
+    assert begun.wait(20)
+    threading.Timer(0.3, go_on.set).start()
+    choice.value = "new"
+    slow.join()
+    assert explorer.static() == "new"

@@ -47,6 +47,10 @@ def test_the_picture_follows_the_controls(lab):
     assert play.written == drawn  # of one token that is left, it is drawn
     play.more.click()
     assert play.static().count("<li>") == 5
+    play.temperature.value = 1.5
+    assert "Written at temperature 0.3, top-p 1, top-k 1" in play.static()  # not at what the slider says now
+    play.greedy.click()
+    assert "<li>" not in play.static()  # they went on from what stood there before
     while not play.finished and len(play.written) < 60:
         play.greedy.click()
     assert play.finished and "Reset" in play.static()

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from llama2lab.experiments.ppo import Play
+from llama2lab.lab.finished import live_folder
 from llama2lab.widgets import ppo_panel
 from llama2lab.widgets.ppo_panel import PANELS, PpoPanel, curves, small_multiples, table_of
 
@@ -25,6 +26,9 @@ class Run:
 
     def __init__(self):
         self.folder, self.figures = Path("nowhere"), {"stages": {}}
+
+    def work_folder(self, name, code, settings):
+        return live_folder() / name
 
 
 def test_curves_hold_every_figure_of_the_issue():

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from llama2lab import stats
-from llama2lab.answers import joined
 from llama2lab.evaluate import TIE, answer_prompts, chat_metrics, judge_all
 from llama2lab.lab.finished import Finished
 from llama2lab.model import Llama
@@ -224,7 +223,7 @@ def diversity(lab: Finished, stages: Sequence[str] = ("sft", "rlhf-v5"), prompts
 def judges(lab: Finished, stage: str = "rlhf-v5", against: str = "sft", n: int = 300) -> dict[str, Any]:
     """The same answers by both judges: the share of wins (a tie is half) of one stage over another by the oracle and by
     the helpfulness reward model, and how often the two judges agree on a pair. About 5 seconds."""
-    pairs = joined(lab.rows(stage, "answers.jsonl"), lab.rows(against, "answers.jsonl"), kind="helpful")[:n]
+    pairs = [(a, b) for a, b in lab.answers(stage, against) if a["kind"] == "helpful"][:n]
     gaps = [a["score"] - b["score"] for a, b in pairs]
     reward = lab.reward("reward-helpfulness-v5")
     scores = [score_answers(reward, lab.tokenizer, [row["messages"] for row in rows], [row["answer"] for row in rows],

@@ -11,7 +11,6 @@ import numpy as np
 import plotly.graph_objects as go
 
 from llama2lab import stats
-from llama2lab.answers import joined
 from llama2lab.evaluate import TIE
 from llama2lab.experiments.shown import told, verdict
 from llama2lab.lab.finished import Finished
@@ -33,8 +32,7 @@ def gap(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
 def outcomes(lab: Finished, stage: str = "rlhf-v5", against: str = "sft") -> list[str]:
     """"win", "tie" or "loss" of the kept answers to each helpful held-out prompt, by the oracle."""
-    gaps = [a["score"] - b["score"]
-            for a, b in joined(*(lab.rows(s, "answers.jsonl") for s in (stage, against)), kind="helpful")]
+    gaps = [a["score"] - b["score"] for a, b in lab.answers(stage, against) if a["kind"] == "helpful"]
     return ["win" if gap > TIE else "loss" if gap < -TIE else "tie" for gap in gaps]
 
 

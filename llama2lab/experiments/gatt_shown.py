@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from llama2lab import stats
-from llama2lab.answers import joined
 from llama2lab.experiments.gatt import STAGES
 from llama2lab.experiments.shown import verdict
 from llama2lab.lab.finished import Finished
@@ -45,8 +44,8 @@ def claim_21(lab: Finished) -> list[str]:
 
 def single_turn(lab: Finished) -> Figure:
     """True helpfulness of the model with Ghost Attention less that of V3, on single prompts, prompt by prompt."""
-    both = joined(*(lab.rows(stage, "answers.jsonl") for stage in ("gatt", "rlhf-v3")), kind="helpful")
-    return stats.mean([a["score"] - b["score"] for a, b in both])
+    both = lab.answers("gatt", "rlhf-v3")
+    return stats.mean([a["score"] - b["score"] for a, b in both if a["kind"] == "helpful"])
 
 
 def told_by_masks(masks: dict[str, list[Figure]]) -> list[str]:

@@ -18,12 +18,13 @@ from typing import Any
 import torch
 
 from llama2lab import evaluate, ppo, rejection, reward, stats
-from llama2lab.lab.finished import Finished, live_folder
+from llama2lab.lab.finished import Finished
+from llama2lab.lab.identity import alone
 from llama2lab.logprobs import answer_loglikelihoods, pad_right, token_logprobs
 from llama2lab.model import Llama
 from llama2lab.ppo import PPOSettings
 from llama2lab.reward import RewardModel, RewardSettings
-from llama2lab.runs import digest, read_json, write_atomic
+from llama2lab.runs import read_json, write_atomic
 from llama2lab.sft import SFTSettings, sft
 from llama2lab.summary import metrics, paired_gap
 from llama2lab.train import Optim
@@ -72,7 +73,7 @@ def rewarder(lab: Finished, play: Play) -> RewardModel:
 
 def work_folder(lab: Finished, name: str, settings: Any) -> Path:
     """Where a live training keeps its state, so that it goes on after the stop button; one for each settings."""
-    return live_folder() / f"{name}-{digest([settings, str(lab.folder.resolve()), digest(lab.figures)])}"
+    return lab.work_folder(name, run, settings)
 
 
 def run(lab: Finished, play: Play, folder: Path | None = None, beta_for: Callable[[int], float] | None = None,
@@ -129,10 +130,12 @@ def rows_of(log: Sequence[dict[str, float]], seen: dict[int, dict[str, Any]]) ->
 
 
 def kept_run(lab: Finished, play: Play, rewards: RewardModel | None = None) -> list[dict[str, Any]]:
-    """`run` that survives the stop button: given again, it goes on. Its folder is cleared at the end."""
+    """`run` that survives the stop button: given again, it goes on. Its folder is cleared at the end. LabError where
+    another notebook trains there."""
     folder = work_folder(lab, "ppo", asdict(play))
-    rows = run(lab, play, folder, rewards=rewards)
-    shutil.rmtree(folder, ignore_errors=True)
+    with alone(folder, wait=False):
+        rows = run(lab, play, folder, rewards=rewards)
+        shutil.rmtree(folder, ignore_errors=True)
     return rows
 
 

@@ -31,7 +31,7 @@ from llama2lab.lab.finished import Finished, live_folder
 from llama2lab.logprobs import answer_loglikelihoods, pad_right
 from llama2lab.pairs import gold_pairs, guidelines
 from llama2lab.preferences import GRADES
-from llama2lab.reward import RewardModel, encode_answers, pair_scores
+from llama2lab.reward import RewardModel, encode_answers, judged_well, pair_scores
 from llama2lab.rlhf import ROUNDS
 from llama2lab.runs import digest
 from llama2lab.stats import Figure
@@ -212,7 +212,8 @@ def pull(rows: Sequence[dict], scores: Sequence[tuple[float, float]], habit: str
     for row, (chosen, rejected) in zip(rows, scores, strict=True):
         better, worse = (HABITS[habit](row[side][0]["content"]) for side in ("chosen", "rejected"))
         if better != worse:
-            gaps.append(float((chosen > rejected) == (better > worse)) - float(better > worse))
+            gaps.append(judged_well(*((chosen, rejected) if better > worse else (rejected, chosen)))
+                        - float(better > worse))
     return stats.mean(gaps)
 
 
@@ -224,7 +225,7 @@ def vendors(lab: Finished, pairs: int = 2400, held_out: int = 500, seeds: Sequen
     test = truth_rows(lab, held_out)
     groups = [row["prompt_id"].rsplit("/", 1)[0] for row in test] * len(seeds)
     told: dict[str, Figure] = {}
-    right: dict[str, list[list[bool]]] = {}
+    right: dict[str, list[list[float]]] = {}
     pulls: dict[str, dict[str, Figure]] = {}
     for annotator in (TRUTH, *(VENDORS[name] for name in names)):
         labelled, scores = [], []
@@ -236,7 +237,7 @@ def vendors(lab: Finished, pairs: int = 2400, held_out: int = 500, seeds: Sequen
             model = reward_on(lab, rows, seed)
             scores.append(pair_scores(model, lab.tokenizer, test, lab.machine))
         told[annotator.name] = stats.rate(labelled)
-        right[annotator.name] = [[c > r for c, r in one] for one in scores]
+        right[annotator.name] = [[judged_well(c, r) for c, r in one] for one in scores]
         pulls[annotator.name] = {habit: pull(test * len(seeds), [x for one in scores for x in one], habit)
                                  for habit in HABITS}
     models = {name: {**stats.rate([x for one in each for x in one], groups), "each": [sum(x) / len(x) for x in each]}

@@ -17,10 +17,9 @@ from llama2lab import stats
 from llama2lab.device import Machine, matmul_ceiling
 from llama2lab.evaluate import known_facts
 from llama2lab.generate import generate
-from llama2lab.lab.finished import live_folder
+from llama2lab.lab.identity import alone
 from llama2lab.model import Llama, ModelConfig
 from llama2lab.pretrain import bits_per_byte, encode_documents
-from llama2lab.runs import digest
 from llama2lab.summary import difference
 from llama2lab.tokenizer import encode_text
 from llama2lab.train import Optim, Packed, fit_packed, pack, rows_loss
@@ -47,9 +46,18 @@ class Training:
     sample: Callable[[int], str]  # what the model writes now; the number draws another text
 
 
-def folder_of(lab: Finished, *settings: Any) -> Path:
-    """Where a live training on this run with these settings keeps its work."""
-    return live_folder() / f"{settings[0]}-{digest([settings, str(lab.folder.resolve()), digest(lab.figures)])}"
+def folder_of(lab: Finished, code: Callable[..., Any], *settings: Any) -> Path:
+    """Where the live training that `code` is, on this run with these settings, keeps its work."""
+    return lab.work_folder(code.__name__, code, settings)
+
+
+def kept(folder: Path, train: Callable[[], Any]) -> Callable[[], Any]:
+    """`train`, which keeps its work in `folder`; LabError where another notebook trains there."""
+    def alone_there() -> Any:
+        with alone(folder, wait=False):
+            return train()
+
+    return alone_there
 
 
 def packed_texts(lab: Finished, texts: Sequence[str], seq_len: int = 256) -> Packed:
@@ -72,14 +80,14 @@ def pretraining(lab: Finished, learning_rate: float = 3e-3, warmup: float = 0.05
     model, tokenizer = new_model(lab), lab.tokenizer
     data = packed_texts(lab, pretraining_corpus(lab.town, words, 7))
     unseen = packed_texts(lab, heldout_documents(lab.town, 7, 20))
-    folder = folder_of(lab, "pretraining", learning_rate, warmup, words)
+    folder = folder_of(lab, pretraining, learning_rate, warmup, words)
 
     def sample(number: int) -> str:
         tokens = generate(model, [[tokenizer.bos_token_id]], 24, temperature=0.7, seed=number)[0].tokens
         return str(tokenizer.decode(tokens, skip_special_tokens=True))
 
-    return Training(model, lambda: fit_packed(model, data, 1.0, SMALL, Optim(learning_rate, warmup), 0, lab.machine,
-                                              folder, "pretraining"),
+    return Training(model, kept(folder, lambda: fit_packed(model, data, 1.0, SMALL, Optim(learning_rate, warmup), 0,
+                                                           lab.machine, folder, "pretraining")),
                     folder, SMALL, lambda: mean_loss(model, unseen, lab.machine), sample)
 
 

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from llama2lab import reward, stats
-from llama2lab.lab.finished import ROOT, Finished, live_folder
+from llama2lab.lab.finished import ROOT, Finished
+from llama2lab.lab.identity import alone
 from llama2lab.model import Llama
 from llama2lab.preferences import GRADES, MARGINS
 from llama2lab.reward import RewardSettings
 from llama2lab.rlhf import ROUNDS, RlhfSettings
-from llama2lab.runs import digest, read_json
+from llama2lab.runs import read_json
 from llama2lab.stats import Figure
 from llama2lab.world.demonstrations import AnswerStyle, answer_for, truth_pairs
 from llama2lab.world.items import Prompt
@@ -35,10 +36,10 @@ KINDS = ("helpfulness", "safety")
 SAFE = {"chosen_safe": (True, False), "both_safe": (True, True), "both_unsafe": (False, False)}  # chosen, rejected
 STARTS = {"chat": "sft", "base": "base", "random": ""}
 VALUES: dict[str, Callable[[float, float], float]] = {  # of r_chosen, r_rejected
-    "accuracy": lambda c, r: c > r,
+    "accuracy": reward.judged_well,
     "loss": lambda c, r: math.log1p(math.exp(-abs(c - r))) + max(0.0, r - c),  # -log sigmoid(c - r), no margin
     "gap": lambda c, r: c - r,
-    "overconfidence": lambda c, r: 1 / (1 + math.exp(-min(50.0, abs(c - r)))) - (c > r),
+    "overconfidence": lambda c, r: 1 / (1 + math.exp(-min(50.0, abs(c - r)))) - reward.judged_well(c, r),
 }
 
 # The report: Table 7 (percent right, model by test set), Table 28 (helpfulness model, margin by grade).
@@ -278,11 +279,13 @@ def small_reward(lab: Finished, pairs: int = 1200, seed: int = 0, **changes: Any
     """Train one helpfulness model now, some seconds long. The work is kept in a folder of runs/lab: after a stop the
     same call goes on from there. `changes` as in `Training`."""
     t = Training(pairs=pairs, seed=seed, **changes)
-    folder = live_folder() / f"reward-{digest([t.__dict__, str(lab.folder.resolve()), lab.figures])[:12]}"
+    folder = lab.work_folder("reward", small_reward, t.__dict__)
     begin = time.perf_counter()
     rows = draw(lab, t.kind, "train", t.pairs, t.seed)
-    model, metrics = reward.train_reward(start_model(lab, t, t.layers), lab.tokenizer, rows, t.settings, seed,
-                                         lab.machine, folder, start_model(lab, t), f"reward model on {pairs} pairs")
+    with alone(folder, wait=False):
+        model, metrics = reward.train_reward(start_model(lab, t, t.layers), lab.tokenizer, rows, t.settings, seed,
+                                             lab.machine, folder, start_model(lab, t),
+                                             f"reward model on {pairs} pairs")
     tests = held_out(lab, t.held_out)
     scores = {name: reward.pair_scores(model, lab.tokenizer, tests[name], lab.machine) for name in (t.kind, "truth")}
     return {"accuracy": {"all": reward.accuracy(scores[t.kind]),

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from llama2lab import evaluate, rejection, reward, stats
-from llama2lab.answers import joined
 from llama2lab.lab.finished import Finished
 from llama2lab.preferences import sample_answers
 from llama2lab.sft import SFTSettings, sft
@@ -35,10 +34,9 @@ def old_reward_on_new_pairs(lab: Finished, pairs: int = 250) -> dict[str, Any]:
         right = {}
         for name, stage in (("old", OLD), ("new", NEW)):
             scores = reward.pair_scores(lab.reward(stage), lab.tokenizer, rows, lab.machine)
-            right[name] = [chosen > rejected for chosen, rejected in scores]
+            right[name] = [reward.judged_well(chosen, rejected) for chosen, rejected in scores]
         rounds.append({"round": number, "old": stats.rate(right["old"]), "new": stats.rate(right["new"]),
-                       "gap": stats.mean([float(b) - float(a)
-                                          for a, b in zip(right["old"], right["new"], strict=True)]),
+                       "gap": stats.mean([b - a for a, b in zip(right["old"], right["new"], strict=True)]),
                        "clear": sum(row["grade"] == "significantly" for row in rows) / max(1, len(rows))})
     return {"rounds": rounds}
 
@@ -174,7 +172,7 @@ Series = dict[str, dict[str, stats.Figure]]
 
 def gap(lab: Finished, stage: str, before: str, kind: str) -> stats.Figure:
     """True score of one stage less another's, prompt by prompt on kept answers to held-out prompts of a kind."""
-    both = joined(*(lab.rows(s, "answers.jsonl") for s in (stage, before)), kind=kind)
+    both = [(a, b) for a, b in lab.answers(stage, before) if a["kind"] == kind]
     return stats.mean([a["score"] - b["score"] for a, b in both], [a["prompt_id"].rsplit("/", 1)[0] for a, _ in both])
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llama2lab import stats
 from llama2lab.chat import decode_answer, encode_chats
 from llama2lab.evaluate import answer_prompts, judge_all
-from llama2lab.experiments.pretraining import Training, folder_of, mean_loss
+from llama2lab.experiments.pretraining import Training, folder_of, kept, mean_loss
 from llama2lab.generate import generate
 from llama2lab.model import Llama
 from llama2lab.preferences import sample_answers
@@ -40,7 +40,7 @@ def short_sft(lab: Finished, learning_rate: float = 1e-3, quality: str = "clean"
     unseen = demonstrations(lab.town, 60, 1, "clean", split="dev")
     data = pack(encode_chats(tokenizer, [row["messages"] for row in unseen]), 512, 0, tokenizer.pad_token_id)
     settings = replace(SETTINGS, optim=replace(SETTINGS.optim, lr=learning_rate))
-    folder = folder_of(lab, "sft", learning_rate, quality, examples)
+    folder = folder_of(lab, short_sft, learning_rate, quality, examples)
     prompts = lab.prompts(helpful=12, unsafe=4, seed=5)
 
     def sample(number: int) -> str:
@@ -48,7 +48,7 @@ def short_sft(lab: Finished, learning_rate: float = 1e-3, quality: str = "clean"
         answer = sample_answers(model, tokenizer, [prompt.messages], temperature=0.0)[0][0]
         return f"{prompt.question} -> {answer}"
 
-    return Training(model, lambda: sft(model, tokenizer, rows, settings, 0, lab.machine, folder), folder,
+    return Training(model, kept(folder, lambda: sft(model, tokenizer, rows, settings, 0, lab.machine, folder)), folder,
                     settings.batch_tokens, lambda: mean_loss(model, data, lab.machine), sample)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from llama2lab import stats
 from llama2lab.experiments.pretraining import folder_of, packed_texts
 from llama2lab.lab.checking import run
+from llama2lab.lab.identity import alone
 from llama2lab.lab.nb02_transformer import GROUPED_ATTENTION, RMS_NORM, ROPE, SWIGLU
 from llama2lab.logprobs import pad_right, token_logprobs
 from llama2lab.look import BLUE, GREEN, ORANGE, SKY, errors, style
@@ -205,8 +206,10 @@ def gqa_variants(lab: Finished, seeds: Sequence[int] = (0, 1, 2), words: int = 1
         begin = time.perf_counter()
         for seed in seeds:
             model = Llama(config, seed).to(lab.machine.device)
-            folders.append(folder_of(lab, "gqa", asdict(config), asdict(OPTIM), words, seed))
-            log = fit_packed(model, data, 1.0, BATCH, OPTIM, seed, lab.machine, folders[-1], f"{kind}, seed {seed}")
+            folders.append(folder_of(lab, gqa_variants, asdict(config), asdict(OPTIM), words, seed))
+            with alone(folders[-1], wait=False):
+                log = fit_packed(model, data, 1.0, BATCH, OPTIM, seed, lab.machine, folders[-1],
+                                 f"{kind}, seed {seed}")
             losses[kind].append([float(x.mean()) for x in token_losses(lab, model, unseen)])
             curves.append([row["loss"] for row in log])
         by_seed = [stats.mean(one) for one in losses[kind]]

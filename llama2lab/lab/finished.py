@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-import inspect
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -19,33 +19,37 @@ from pathlib import Path
 from typing import Any
 
 from llama2lab import summary
+from llama2lab.answers import joined
 from llama2lab.checkpoint import load_model
 from llama2lab.device import Machine, this_machine
 from llama2lab.errors import LabError
+from llama2lab.lab.identity import alone, code_digest, folder_digest
 from llama2lab.model import Llama
 from llama2lab.reward import RewardModel, load_reward
-from llama2lab.runs import digest, read_json, read_rows, stage_folder, write_atomic
+from llama2lab.runs import digest, finished_stages, read_json, read_rows, stage_folder, write_atomic
 from llama2lab.tokenizer import load_tokenizer
+from llama2lab.validation import validated
 from llama2lab.world.oracle import Oracle
 from llama2lab.world.prompts import Prompt, TownSource
-from llama2lab.world.town import Town, load_town
+from llama2lab.world.town import Town, load_town, town_folder
 
 RUN = "LLAMA2LAB_RUN"  # the folder of a run to look at
 LIVE = "LLAMA2LAB_LIVE"  # where notebooks keep what they measured; runs/lab beside the notebooks' folder otherwise
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "data" / "run"  # seed 0 of the preset mini, in bfloat16: in a checkout, not in a wheel
+TOKENIZER = "tokenizer.json"
 Experiment = Callable[..., dict[str, Any]]
 
 
 def finished_run(path: str | Path | None = None) -> Finished:
     """The run in `path`, or in the folder that LLAMA2LAB_RUN names, or your newest finished run of the preset mini in
     runs/, or the one shipped with the project. Where there is none, a tiny one is trained, in about a minute: it shows
-    the plumbing, and its figures mean nothing."""
+    the plumbing, and its figures mean nothing. Another notebook that trains it already is waited for."""
     named = path or os.environ.get(RUN)
     if named:
         return Finished(Path(named).expanduser())
     own = sorted((p for folder in (Path("runs"), Path("..", "runs"), ROOT / "runs")
-                  for p in folder.glob("*/results.json") if read_json(p).get("preset") == "mini"),
+                  for p in folder.glob("*/results.json") if _preset(p) == "mini"),
                  key=lambda p: p.stat().st_mtime)
     if own:
         return Finished(own[-1].parent)
@@ -56,10 +60,17 @@ def finished_run(path: str | Path | None = None) -> Finished:
 
     tiny = live_folder().parent / "smoke-0"
     if not (tiny / "results.json").is_file():
-        print("There is no finished run here: a tiny one is trained now, in about a minute. For figures that mean "
-              "something: llama2lab run")
-        run_recipe(preset("smoke"), tiny)
+        with alone(tiny):
+            if not (tiny / "results.json").is_file():  # another notebook may have made it meanwhile
+                print("There is no finished run here: a tiny one is trained now, in about a minute. For figures that "
+                      "mean something: llama2lab run")
+                run_recipe(preset("smoke"), tiny)
     return Finished(tiny)
+
+
+def _preset(results: Path) -> Any:
+    found = read_json(results)
+    return found.get("preset") if isinstance(found, dict) else None
 
 
 def live_folder() -> Path:
@@ -70,7 +81,8 @@ def live_folder() -> Path:
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run: its models, rows and figures. What it lacks is taken from the shipped run, where that has it."""
+    """A finished run: its models, rows and figures. What it lacks is taken from the shipped run, where that has it and
+    its models read the same tokens."""
 
     folder: Path
 
@@ -101,14 +113,35 @@ class Finished:
         return Oracle(self.town)
 
     @cached_property
+    def tokenizer_folder(self) -> Path:
+        """The stage whose tokenizer all models of this run are given: its own; the shipped run's where it has none."""
+        there = set(finished_stages(self.folder))
+        names = [name for name in ("sft", "base", "tokenizer", *sorted(there)) if name in there]
+        own = next((self.folder / name for name in names if (self.folder / name / TOKENIZER).is_file()), None)
+        return own or stage_folder(SHIPPED if SHIPPED.is_dir() else self.folder, "sft")
+
+    @cached_property
     def tokenizer(self) -> Any:
-        return load_tokenizer(self.stage("sft"))
+        return load_tokenizer(self.tokenizer_folder)
 
     def stage(self, name: str) -> Path:
-        """The folder of a stage; LabError that lists the stages there are."""
-        if not (self.folder / name / "stage.json").is_file() and (SHIPPED / name / "stage.json").is_file():
-            return SHIPPED / name
-        return stage_folder(self.folder, name)
+        """The folder of a stage; LabError that lists the stages there are, and for a stage whose model reads other
+        tokens than the run's, such as the shipped run's beside another tokenizer: its answers would be noise."""
+        own = (self.folder / name / "stage.json").is_file() or not (SHIPPED / name / "stage.json").is_file()
+        folder = stage_folder(self.folder, name) if own else SHIPPED / name
+        if (folder / TOKENIZER).is_file() and not same_tokenizer(folder, self.tokenizer_folder):
+            lacks = "" if own else f"{self.folder} has no stage {name!r}, and the one shipped with the project: "
+            raise LabError(f"{lacks}{folder} has another tokenizer than {self.tokenizer_folder}, so its model would "
+                           f"read and write other words; finish this run (llama2lab run --out {self.folder}), or look "
+                           f"at the shipped one (leave {RUN} empty)")
+        return folder
+
+    def has(self, stage: str) -> bool:
+        """Whether `stage` can be looked at."""
+        with contextlib.suppress(LabError):
+            self.stage(stage)
+            return True
+        return False
 
     def model(self, stage: str = "rlhf-v5") -> Llama:
         """A chat or base model. The same object at every call: copy it (`copy.deepcopy`) before training it."""
@@ -121,6 +154,14 @@ class Finished:
     def rows(self, stage: str, file: str) -> list[dict]:
         """The rows of a stage's JSON lines file, such as ("preferences-v1", "helpfulness.train.jsonl")."""
         return read_rows(self.stage(stage) / file)
+
+    def answers(self, *stages: str) -> list[tuple[dict, ...]]:
+        """What several stages answered to the same held-out prompts: one row of each stage's answers.jsonl by prompt,
+        in the first one's order. LabError if they were not asked the same prompts, so that nothing can be compared."""
+        try:
+            return joined(*(self.rows(stage, "answers.jsonl") for stage in stages))
+        except LabError as e:
+            raise LabError(f"{' and '.join(stages)} of {self!r}: {e}") from e
 
     def metrics(self, stage: str) -> dict[str, Any]:
         """The figures of one stage; empty if the run has no such stage."""
@@ -142,18 +183,43 @@ class Finished:
                 return read_json(path)
         return self.live(experiment)
 
+    @cached_property
+    def identity(self) -> str:
+        """Changes with the run's weights, rows and figures (and those of the shipped run, which may stand in), and with
+        the town; not with the place of their folders."""
+        return digest([folder_digest(folder) for folder in (self.folder, SHIPPED, town_folder()) if folder.is_dir()])
+
     def live(self, experiment: Experiment, **settings: Any) -> dict[str, Any]:
-        """Measure now, `experiment(lab, **settings)`, or give what was measured before by the same code on the same
-        run. What it gives must be plain data: numbers, texts, lists, dicts."""
-        key = digest([inspect.getsource(inspect.getmodule(experiment) or experiment), settings,
-                      str(self.folder.resolve()), digest(self.figures)])
+        """Measure now, `experiment(lab, **settings)`, or give what was measured before with the same settings by the
+        same code (all of the library that the experiment's module imports) on the same run. What it gives must be plain
+        data: numbers, texts, lists, dicts. Another notebook that measures the same is waited for."""
+        key = digest([code_digest(experiment), settings, self.identity])
         path = live_folder() / f"{experiment.__name__}-{key}.json"
-        if path.is_file():
-            return read_json(path)
-        result = experiment(self, **settings)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(result, indent=1))
-        return json.loads(path.read_text(encoding="utf-8"))  # as it will be next time
+        if not path.is_file():
+            with alone(path):
+                if not path.is_file():
+                    write_atomic(path, json.dumps(experiment(self, **settings), indent=1))
+        return read_json(path)  # as it will be next time
+
+    def work_folder(self, name: str, code: Callable[..., Any], settings: Any) -> Path:
+        """Where a live training keeps its state, so that it goes on after the stop button: one folder for each settings
+        and each state of the code. Train there within `identity.alone`."""
+        return live_folder() / f"{name}-{digest([code_digest(code), settings, self.identity])}"
+
+
+@lru_cache(maxsize=32)
+def _tokens(path: Path, size: int, time: int) -> dict[str, Any]:
+    """All of a tokenizer.json that decides which tokens a text gets; read once for each state of the file."""
+    whole = validated(dict[str, Any], read_json(path), str(path), "save the model with its tokenizer again")
+    return {key: value for key, value in whole.items() if key not in ("version", "truncation", "padding")}
+
+
+def same_tokenizer(one: Path, other: Path) -> bool:
+    """Whether two folders' tokenizers give the same tokens."""
+    def tokens(path: Path) -> dict[str, Any]:
+        return _tokens(path, path.stat().st_size, path.stat().st_mtime_ns)
+
+    return one == other or tokens(one / TOKENIZER) == tokens(other / TOKENIZER)
 
 
 @lru_cache(maxsize=16)

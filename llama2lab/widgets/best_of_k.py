@@ -12,7 +12,6 @@ from typing import Any
 import ipywidgets as w
 import numpy as np
 
-from llama2lab.errors import LabError
 from llama2lab.evaluate import overall
 from llama2lab.experiments.rejection import of_k
 from llama2lab.lab.finished import Finished
@@ -66,14 +65,7 @@ def curves(scores: Sequence[float], truths: Sequence[float]) -> list[dict[str, f
 
 def there(lab: Finished, stages: Sequence[str]) -> list[str]:
     """Those stages that the run has."""
-    found = []
-    for stage in stages:
-        try:
-            lab.stage(stage)
-        except LabError:
-            continue
-        found.append(stage)
-    return found
+    return [stage for stage in stages if lab.has(stage)]
 
 
 @cache

@@ -27,7 +27,7 @@ def talkers(lab: Finished) -> list[str]:
     """The stages that one can talk to, in the order of the recipe."""
     names = set(talk.talking_stages(lab.folder)) | (set(talk.talking_stages(SHIPPED)) if SHIPPED.is_dir() else set())
     order = list(lab.figures["stages"])
-    return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
+    return sorted(filter(lab.has, names), key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 def examples(lab: Finished, helpful: int = 12, unsafe: int = 3, borderline: int = 3) -> list[str]:

@@ -4,6 +4,7 @@ where no widget can run (a viewer on the web, an exported page)."""
 from __future__ import annotations
 
 import html
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,11 +15,12 @@ WIDE = w.Layout(width="100%")
 
 class Explorer(w.VBox):
     """Controls above, a picture below. `draw()` gives the picture as HTML text and reads the controls itself; it is
-    called at the start and at each change of a control. What it raises is shown in words, and nothing is lost."""
+    called at the start and at each change of a control. What it raises is shown in words, and nothing is lost. Threads
+    may call `redraw`: pictures are drawn one after the other, so the last one is that of the controls as they are."""
 
     def __init__(self, title: str, controls: Sequence[w.Widget], draw: Callable[[], str], watch: bool = True,
                  below: Sequence[w.Widget] = ()):
-        self.draw = draw
+        self.draw, self._drawing = draw, threading.RLock()
         self.picture = w.HTML(layout=WIDE)
         head = w.HTML(f"<strong>{html.escape(title)}</strong>")
         box = w.Box(list(controls), layout=w.Layout(flex_flow="row wrap", align_items="center", width="100%",
@@ -30,10 +32,11 @@ class Explorer(w.VBox):
                 control.observe(self.redraw, "value")
 
     def redraw(self, _: Any = None) -> None:
-        try:
-            self.picture.value = self.draw()
-        except Exception as e:  # a widget never dies of its input: the reason stands where the picture was
-            self.picture.value = f"<p>{html.escape(type(e).__name__)}: {html.escape(str(e)[:500])}</p>"
+        with self._drawing:
+            try:
+                self.picture.value = self.draw()
+            except Exception as e:  # a widget never dies of its input: the reason stands where the picture was
+                self.picture.value = f"<p>{html.escape(type(e).__name__)}: {html.escape(str(e)[:500])}</p>"
 
     def static(self) -> str:
         """The picture as it is now, as HTML."""

@@ -179,14 +179,17 @@ class GhostExplorer(Explorer):
         known = {i.text: i for i in self.lab.town.instructions}
         chosen = [known[self.instruction.value]] * 4 if self.instruction.value != ALL else (
             instructions_for(self.lab, 4))
-        turns, stages, self.sampled = self.turns.value, (self.without, self.stage.value), {}
+        turns, stages = self.turns.value, (self.without, self.stage.value)
+        # A dict of this job's own: what comes after another instruction was chosen lands where nobody looks.
+        found: dict[str, list[Dialogue]] = {}
+        self.sampled = found
 
         def work() -> None:
             for stage in stages:
                 questions = dialogue_prompts(self.lab.town, "test", turns, len(chosen), 900)
 
                 def keep(answers: list[list[str]], stage: str = stage, asked: Any = questions) -> None:
-                    self.sampled[stage] = [judged(self.lab, *row) for row in zip(chosen, asked, answers)]
+                    found[stage] = [judged(self.lab, *row) for row in zip(chosen, asked, answers, strict=True)]
                     self.redraw()
                     if job.state == "stopping":
                         raise KeyboardInterrupt
@@ -194,7 +197,8 @@ class GhostExplorer(Explorer):
                 sampled_dialogues(self.lab, stage, chosen, turns, each_turn=keep)
 
         def changed() -> None:
-            self.go.disabled, self.halt.disabled = job.state == "running", job.state != "running"
+            if self.job is job:  # an older one that ends says nothing of the buttons
+                self.go.disabled, self.halt.disabled = job.state == "running", job.state != "running"
 
         self.job = job = Job(work, changed)
         job.start()
@@ -215,7 +219,8 @@ class GhostExplorer(Explorer):
         turns, stages = self.turns.value, (self.without, self.stage.value)
         of = {stage: self.dialogues(stage) for stage in stages}
         named = dict(zip(stages, ("without", "with")))
-        share = lines([(f"{named[s]}, n {len(of[s])}", curve([f["mean"] for f in obedience(of[s])], turns))
+        new = {s: ", sampled now" if self.sampled.get(s) else "" for s in stages}
+        share = lines([(f"{named[s]}, n {len(of[s])}{new[s]}", curve([f["mean"] for f in obedience(of[s])], turns))
                        for s in stages], "share of answers that obey, by turn", "turn",
                       y_range=(0, 1), dots=True, width=640)
         share = (f"<p><strong>Share of answers that obey</strong> by turn: without ({self.without}) and with "

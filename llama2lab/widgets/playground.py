@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llama2lab.chat import encode_chat
 from llama2lab.errors import LabError
-from llama2lab.generate import cut, generate, sample
+from llama2lab.generate import check_sampling, cut, generate, sample
 from llama2lab.lab.finished import Finished
 from llama2lab.look import BLUE, ORANGE, tame
 from llama2lab.model import Llama
@@ -49,7 +49,9 @@ def logits_after(model: Llama, ids: Sequence[int]) -> Tensor:
 
 
 def probabilities(logits: Tensor, temperature: float, top_p: float, top_k: int) -> tuple[Tensor, Tensor]:
-    """(before the cut, after it) of `generate.sample`, each (vocab,): the second is what it draws from."""
+    """(before the cut, after it) of `generate.sample`, each (vocab,): the second is what it draws from. LabError for
+    settings that it refuses."""
+    check_sampling(temperature, top_p, top_k)
     if temperature == 0:
         token, _ = sample(logits[None], torch.zeros(1), 0.0)
         return logits.softmax(-1), torch.nn.functional.one_hot(token[0], len(logits)).float()
@@ -97,6 +99,7 @@ class Playground(Explorer):
         self.written: list[int] = []
         self.finished = False
         self.continuations: list[str] = []
+        self.written_at = ""  # the settings that the continuations were written at
         self._logits: OrderedDict[tuple, Tensor] = OrderedDict()
         self.stage = w.Dropdown(options=[(short_name(s), s) for s in names],
                                 value=stage if stage in names else names[-1], description="model", style=LABEL,
@@ -148,6 +151,7 @@ class Playground(Explorer):
             token = int(sample(logits, uniform, **({"temperature": 0.0} if greedy else self.settings))[0])
             self.written.append(token)
             self.finished = token == self.lab.tokenizer.eos_token_id
+            self.continuations = []  # of what stood there before
         self.redraw()
 
     def write(self) -> None:
@@ -158,6 +162,9 @@ class Playground(Explorer):
                              MAX_NEW_TOKENS, **self.settings, eos_id=self.lab.tokenizer.eos_token_id,
                              pad_id=self.lab.tokenizer.pad_token_id, seed=self.draws, precision="fp32")
             self.continuations = [str(self.lab.tokenizer.decode(g.tokens, skip_special_tokens=True)) for g in found]
+            self.notice = ""
+            self.written_at = (f"Written at temperature {self.temperature.value:g}, top-p {self.top_p.value:g}, "
+                               f"top-k {self.top_k.value}:")
         except LabError as e:
             self.continuations, self.notice = [], str(e)
         self.redraw()
@@ -180,5 +187,6 @@ class Playground(Explorer):
                       f'<span style="color: {BLUE}">&#9632;</span> as it is sampled. {kept:,} of {len(logits):,} '
                       "tokens can still be drawn.</p>"]
         if self.continuations:
+            parts.append(f"<p>{self.written_at}</p>")
             parts.append("<ol>" + "".join(f"<li>{html.escape(tame(t))}</li>" for t in self.continuations) + "</ol>")
         return "".join(parts) + (f"<p>{html.escape(self.notice)}</p>" if self.notice else "")

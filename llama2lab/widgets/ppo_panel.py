@@ -12,6 +12,7 @@ import ipywidgets as w
 
 from llama2lab.experiments.ppo import Play, rows_of, run, work_folder
 from llama2lab.lab.finished import Finished
+from llama2lab.lab.identity import alone
 from llama2lab.summary import figure_text, short_name
 from llama2lab.widgets.explorer import Explorer
 from llama2lab.widgets.pictures import lines
@@ -92,8 +93,9 @@ class PpoPanel(Explorer):
         return work_folder(self.lab, "ppo-panel", asdict(self.play))
 
     def work(self) -> list[Row]:
-        rows = run(self.lab, self.play, self.folder, self.beta_now, self.seen)
-        shutil.rmtree(self.folder, ignore_errors=True)  # done: the next start is a new run
+        with alone(self.folder, wait=False):
+            rows = run(self.lab, self.play, self.folder, self.beta_now, self.seen)
+            shutil.rmtree(self.folder, ignore_errors=True)  # done: the next start is a new run
         return rows
 
     def beta_now(self, iteration: int) -> float:

@@ -13,7 +13,6 @@ from typing import Any
 import ipywidgets as w
 import torch
 
-from llama2lab.answers import joined
 from llama2lab.experiments.rewards import both_rewards, known_prompts
 from llama2lab.lab.finished import Finished
 from llama2lab.look import tame
@@ -106,14 +105,12 @@ class RewardExplorer(Explorer):
     def __init__(self, lab: Finished, prompts: int = 12):
         self.lab = lab
         wide, broad = {"description_width": "90px"}, w.Layout(width="98%")
-        both = joined(lab.rows("rlhf-v5", "answers.jsonl"), lab.rows("sft", "answers.jsonl"))
-        rows, before = [row for row, _ in both], [row for _, row in both]
-        single = [i for i, row in enumerate(rows) if len(row["messages"]) == 1]
-        picked = [i for kind, n in (("helpful", prompts // 2), ("borderline", prompts // 4), ("unsafe", prompts // 4))
-                  for i in [i for i in single if rows[i]["kind"] == kind][:n]]
-        self.known = {rows[i]["messages"][0]["content"]:
-                      {"row": rows[i], "SFT wrote": before[i]["answer"], "V5 wrote": rows[i]["answer"],
-                       "a refusal": REFUSAL} for i in picked}
+        single = [both for both in lab.answers("rlhf-v5", "sft") if len(both[0]["messages"]) == 1]
+        shares = (("helpful", prompts // 2), ("borderline", prompts // 4), ("unsafe", prompts // 4))
+        picked = [both for kind, n in shares for both in [both for both in single if both[0]["kind"] == kind][:n]]
+        self.known = {last["messages"][0]["content"]:
+                      {"row": last, "SFT wrote": first["answer"], "V5 wrote": last["answer"], "a refusal": REFUSAL}
+                      for last, first in picked}
         self.question = w.Dropdown(options=[("(your own)", "")] + [(f"{k['row']['kind']}: {q}", q) for q, k in
                                    self.known.items()], description="prompt", style=wide, layout=broad)
         self.prompt = w.Text(description="asked", style=wide, layout=broad, continuous_update=False)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import ipywidgets as w
 
-from llama2lab.answers import joined
 from llama2lab.errors import LabError
 from llama2lab.lab.finished import Finished
 from llama2lab.plots import VERSIONS
@@ -42,16 +42,13 @@ def versions(lab: Finished) -> list[Version]:
 
 
 def answers(lab: Finished) -> dict[str, list[dict[str, Any]]]:
-    """The kept answers of each version to the same held-out prompts, in one order; versions whose answers are not kept
-    are left out."""
-    kept = {}
+    """The kept answers of each version to the same held-out prompts, in one order; versions whose answers are not kept,
+    or are to other prompts than the first one's, are left out."""
+    kept: dict[str, list[dict[str, Any]]] = {}
     for stage in VERSIONS:
-        try:
-            kept[stage] = lab.rows(stage, "answers.jsonl")
-        except LabError:
-            continue
-    same = joined(*kept.values())
-    return {stage: [rows[i] for rows in same] for i, stage in enumerate(kept)}
+        with suppress(LabError):
+            kept[stage] = [row for _, row in lab.answers(next(iter(kept), stage), stage)]
+    return kept
 
 
 def questions(kept: dict[str, list[dict[str, Any]]], kind: str, most: int = 40) -> list[tuple[str, int]]:
