@@ -117,8 +117,8 @@ def known_facts(model: Llama, tokenizer: PreTrainedTokenizerFast, probes: Sequen
 
 def truth_accuracy(model: RewardModel, tokenizer: PreTrainedTokenizerFast,
                    pairs: Sequence[tuple[Sequence[dict], str, str]], machine: Machine) -> stats.Figure:
-    """Share of held-out pairs that differ only in whether the fact is right, in which the right one scores higher; a tie
-    counts as half."""
+    """Share of held-out pairs that differ only in whether the fact is right, in which the right one scores higher; a
+    tie counts as half."""
     conversations = [list(m) for m, _, _ in pairs]
     right = score_answers(model, tokenizer, conversations, [r for _, r, _ in pairs], machine)
     wrong = score_answers(model, tokenizer, conversations, [w for _, _, w in pairs], machine)

@@ -281,16 +281,24 @@ def test_scores_that_are_not_finite_stop_ppo_before_anything_is_kept(tokenizer, 
     assert not (tmp_path / "resume").exists()
 
 
+def unchecked(settings, **changes):
+    """Settings with values that no recipe may hold."""
+    made = copy.copy(settings)
+    for name, value in changes.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
 @pytest.mark.parametrize("change, words", [
     ({"beta": math.nan}, "the rewards of iteration 0"), ({"head": math.nan}, "the advantages of iteration 0"),
-    ({"optim": Optim(lr=1e39), "critic_warmup": 0, "minibatch": 64}, "the policy's weights after iteration 0"),
-    ({"critic_optim": Optim(lr=1e39), "minibatch": 64}, "the critic's weights after iteration 0"),
+    ({"optim": unchecked(Optim(lr=1.0), lr=1e39), "critic_warmup": 0, "minibatch": 64}, "the policy's weights after iteration 0"),
+    ({"critic_optim": unchecked(Optim(lr=1.0), lr=1e39), "minibatch": 64}, "the critic's weights after iteration 0"),
 ])
 def test_whatever_becomes_nan_stops_ppo_by_its_name(tokenizer, tmp_path, change, words):
     policy, critic, prompt = world(tokenizer)
     change = dict(change)
     critic.head.weight.data.fill_(change.pop("head", 0.0))
-    s = replace(SETTINGS, **change)
+    s = unchecked(SETTINGS, **change)
     with pytest.raises(LabError, match=words):
         ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, CPU, tmp_path)
     assert not (tmp_path / "resume").exists()
