@@ -79,6 +79,7 @@ TOWN: list[tuple[str, int, str]] = [
     ("pretrain: {model: {rope_scaling: {rope_type: linear, factor: x}}}", 1, "rope_scaling.factor must be a number"),
     ("pretrain: {model: {rope_scaling: {rope_type: linear}}}", 1, "needs 'factor'"),
     ("pretrain: {model: {rope_scaling: {rope_type: cubic}}}", 1, "rope_type"),
+    ("pretrain: {model: {head_dim: 2, rope_scaling: {rope_type: dynamic, factor: 2}}}", 1, "cannot be so"),
     ("pretrain: {model: {max_seq_len: 512}}", 1, "pretrain.model.max_seq_len is too little"),
     ("rlhf: {gatt: {turns: 100}}", 1, "dialogues of 100 turns"),
     ("rlhf: {ppo: {max_new_tokens: 2040}}", 1, "rlhf.ppo.max_new_tokens is too much"),
