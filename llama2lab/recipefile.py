@@ -25,7 +25,7 @@ T = TypeVar("T")
 Place = tuple[Any, ...]  # the keys that lead to a setting
 
 DEEPEST = 12  # levels of a recipe; the settings have five
-LARGEST = 1_000_000  # bytes of a recipe file
+LARGEST = 200_000  # bytes of a recipe file
 # YAML 1.2's core schema: 1e-4 is a number, "yes" and 1:30 are text, 010 is ten.
 SCALARS: tuple[tuple[re.Pattern[str], Callable[[str], Any]], ...] = (
     (re.compile(r"~|null|Null|NULL|"), lambda text: None),

@@ -89,8 +89,11 @@ def checked(cls: type[T]) -> type[T]:
 
 
 def dotted(path: tuple[Any, ...]) -> str:
-    """("rlhf", "temperatures", 0) -> "rlhf.temperatures[0]"."""
-    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).removeprefix(".")
+    """("rlhf", "temperatures", 0) -> "rlhf.temperatures[0]". Keys that no setting has may hold anything."""
+    def name(part: str) -> str:
+        return part if part.isprintable() and len(part) <= 60 else shown(part)
+
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{name(p)}" for p in path).removeprefix(".")
 
 
 UNKNOWN, MISSING = "is no setting", "is missing"

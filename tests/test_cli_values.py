@@ -24,8 +24,9 @@ def refused(*args: str) -> str:
 
 @pytest.mark.parametrize("args", [
     "run --annotations=", "run --recipe=", "run --data= --recipe r.yaml", "run --out=", "run --preset=",
-    "run --device=", "run --precision=", "report x --out=", "report ", "chat ", "chat x --stage=", "generate ", "bench --json=",
-    "experiments ", "agreement ", "agreement x.db --out=", "annotate ", "labels collect  run", "labels add x.db ",
+    "run --device=", "run --precision=", "report x --out=", "report ", "chat ", "chat x --stage=",
+    "generate ", "bench --json=", "experiments ", "agreement ", "agreement x.db --out=",
+    "annotate ", "labels collect  run", "labels add x.db ",
     "labels export  x.jsonl", "labels merge x.db ", "class release all --out=", "class logins x.db ",
     "class logins x.db r.csv --out=",
 ])
