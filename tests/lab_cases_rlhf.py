@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from llama2lab.lab.nb07_rejection import BEST_OF_CURVE, BEST_OF_K
-from llama2lab.lab.nb08_ppo import CLIPPED, GAE, KL, TOKEN_REWARDS
+from llama2lab.lab.nb08_ppo import CLIPPED, GAE, KL, SAMPLING_GAP, TOKEN_REWARDS
 from llama2lab.lab.nb09_gatt import GATT_MASK
 from llama2lab.lab.nb11_evaluation import WIN_RATE
 
@@ -194,6 +194,8 @@ RIGHT = [
     (CLIPPED, clipped),
     (TOKEN_REWARDS, rewards_loop),
     (TOKEN_REWARDS, rewards),
+    (SAMPLING_GAP, lambda said, scored, mask: (said - scored).abs()[mask].mean()),
+    (SAMPLING_GAP, lambda said, scored, mask: float((abs(scored - said) * mask).sum() / mask.sum())),
     (GATT_MASK, gatt),
     (GATT_MASK, gatt_backwards),
     (WIN_RATE, wilson_roots),
@@ -235,6 +237,14 @@ WRONG = [
     (TOKEN_REWARDS, lambda *a: rewards(*a, where="end"), "end of the row"),
     (TOKEN_REWARDS, lambda *a: rewards(*a, where="none"), "scores are missing"),
     (TOKEN_REWARDS, lambda *a: rewards(*a, masked=False), "outside of the mask"),
+    (SAMPLING_GAP, lambda said, scored, mask: (scored - scored).abs()[mask].mean(), "You find no gap"),
+    (SAMPLING_GAP, lambda said, scored, mask: (said - scored)[mask].mean(), "cancel"),
+    (SAMPLING_GAP, lambda said, scored, mask: (said - scored).abs().mean(), "padding"),
+    (SAMPLING_GAP, lambda said, scored, mask: (said - scored).abs()[mask].max(), "largest"),
+    (SAMPLING_GAP, lambda said, scored, mask: (said - scored).abs()[mask].sum(), "the sum"),
+    (SAMPLING_GAP, lambda said, scored, mask: (said.exp() - scored.exp()).abs()[mask].mean(), "compare probabilities"),
+    (SAMPLING_GAP, lambda said, scored, mask: (said - scored).exp()[mask].mean(), "a ratio"),
+    (SAMPLING_GAP, lambda said, scored, mask: (said - scored)[mask].square().mean(), "squared"),
     (GATT_MASK, gatt_all, "All answers are learnt"),
     (GATT_MASK, gatt_first, "first answer"),
     (GATT_MASK, lambda ids: gatt(ids, eos=False), "closing </s>"),

@@ -51,6 +51,19 @@ def test_estimators_are_held_against_the_exact_kl(lab):
     assert ppo_figures.kl_figure({"<b>two</b>": result}).layout.annotations[0].text.startswith("&lt;b")
 
 
+def test_the_first_ratio_is_one_whoever_sampled_and_the_gap_tells_who(lab):
+    result = x.samplers(lab, prompts=32)
+    own, *others = result["rows"]
+    assert all(row["first_ratio"] == 1.0 for row in result["rows"])
+    assert not own["stops"] and abs(own["sampling_kl"]) < 0.003
+    for row in others:
+        assert row["sampling_gap"] > own["sampling_gap"] and row["sampling_kl"] > 0, row
+    told = {row["sampler"]: row["stops"] for row in others}
+    assert told["at temperature 0.2"] and told["at temperature 1.3"] and told["another policy, V3"]
+    header, body = ppo_figures.sampler_rows(result)
+    assert len(header) == len(body[0]) and [row[-1] for row in body][:2] == ["goes on", "stops"]
+
+
 def test_rewards_of_one_answer_end_at_its_score(lab):
     got = x.one_answer(lab, beta=0.1)
     parts = [-0.1 * r for r in got["log_ratio"]]

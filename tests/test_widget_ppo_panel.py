@@ -14,7 +14,8 @@ FIGURE = {"mean": 1.25, "low": 1.0, "high": 1.5, "n": 10}
 
 
 def log_row(i):
-    return {"score": 1.0 + i, "kl": 0.5 * i, "clipfrac": 0.01, "entropy": 0.3, "length": 20.0, "first_ratio": 1.0}
+    return {"score": 1.0 + i, "kl": 0.5 * i, "clipfrac": 0.01, "entropy": 0.3, "length": 20.0, "first_ratio": 1.0,
+            "sampling_gap": 0.0025}
 
 
 def full_row(i):
@@ -39,9 +40,11 @@ def test_curves_hold_every_figure_of_the_issue():
     assert page.count("<svg") == len(PANELS) and "nan" not in page
 
 
-def test_the_first_ratio_and_beta_stand_in_the_table():
+def test_the_first_ratio_the_sampling_gap_and_beta_stand_in_the_table():
     page = table_of([full_row(3)], {3: 0.05})
-    assert "1.000000" in page and "0.05" in page and ">4<" in page
+    assert "1.000000" in page and "0.05" in page and ">4<" in page and ">0.0025<" in page
+    before = {key: value for key, value in full_row(3).items() if key != "sampling_gap"}  # of an older run
+    assert "1.000000" in table_of([before], {})
 
 
 def test_a_run_made_before_is_shown_first():

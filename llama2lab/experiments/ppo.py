@@ -18,6 +18,8 @@ from typing import Any
 import torch
 
 from llama2lab import evaluate, ppo, rejection, reward, stats
+from llama2lab.chat import encode_chats
+from llama2lab.generate import generate
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.identity import alone
 from llama2lab.logprobs import answer_loglikelihoods, pad_right, token_logprobs
@@ -26,7 +28,7 @@ from llama2lab.ppo import PPOSettings
 from llama2lab.reward import RewardModel, RewardSettings
 from llama2lab.runs import read_json, write_atomic
 from llama2lab.sft import SFTSettings, sft
-from llama2lab.summary import metrics, paired_gap
+from llama2lab.summary import metrics, paired_gap, short_name
 from llama2lab.train import Optim
 from llama2lab.world.corpus import pretraining_corpus
 from llama2lab.world.prompts import Prompt
@@ -124,8 +126,8 @@ def run(lab: Finished, play: Play, folder: Path | None = None, beta_for: Callabl
 
 def rows_of(log: Sequence[dict[str, float]], seen: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
     """The log of PPO with what the oracle saw: `iteration`, `score` (of the training answers), `kl` (nats an answer, to
-    the start), `clipfrac`, `entropy`, `length`, `first_ratio` ..., and `truth`, `proxy`, `answers` on held-out prompts.
-    Row i is about the policy that wrote the answers of iteration i: row 0 is the start."""
+    the start), `clipfrac`, `entropy`, `length`, `sampling_gap` ... and, on held-out prompts, `truth`, `proxy`,
+    `answers`. Row i is about the policy that wrote the answers of iteration i: row 0 is the start."""
     return [{"iteration": i, **row, **seen[i]} for i, row in enumerate(log) if i in seen and "kl" in row]
 
 
@@ -186,6 +188,34 @@ def kl_estimators(lab: Finished, policy: str = "rlhf-v5", reference: str = "rlhf
             by_n.append({"n": n} | {k: {"mean": m.mean().item(), "std": m.std().item()} for k, m in means.items()})
     return {"policy": policy, "reference": reference, "positions": len(p), "exact": exact, "by_n": by_n,
             "overall": {name: values.mean().item() for name, values in estimates.items()}}
+
+
+def samplers(lab: Finished, policy: str = "rlhf-v4", other: str = "rlhf-v3", prompts: int = 48) -> dict[str, Any]:
+    """PPO's first minibatch with answers that were sampled in several ways, the policy's own first: its ratio before
+    the first step, the gap between what sampling said and what scoring says, and whether PPO would stop. Some five
+    seconds."""
+    model, machine, tokenizer = lab.model(policy), lab.machine, lab.tokenizer
+    asked = [ids for ids, _ in encode_chats(tokenizer, [p.messages for p in lab.prompts(helpful=prompts, seed=9)],
+                                            add_generation_prompt=True)]
+    ways: dict[str, tuple[Llama, dict[str, Any]]] = {
+        "the policy": (model, {}), "at temperature 0.2": (model, {"temperature": 0.2}),
+        "at temperature 1.3": (model, {"temperature": 1.3}), "with top-k 3": (model, {"top_k": 3}),
+        "with top-p 0.9": (model, {"top_p": 0.9}), f"another policy, {short_name(other)}": (lab.model(other), {})}
+    rows = []
+    for name, (sampler, settings) in ways.items():
+        written = generate(sampler, asked, 48, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id, seed=6,
+                           precision=machine.precision, **settings)
+        tokens, lengths = pad_right([ids + g.tokens for ids, g in zip(asked, written, strict=True)],
+                                    tokenizer.pad_token_id)
+        at, starts = torch.arange(tokens.shape[1]), torch.tensor([len(ids) for ids in asked])
+        mask = ((at >= starts[:, None]) & (at < lengths[:, None])).to(machine.device)
+        with torch.no_grad(), machine.autocast():
+            old, new = (token_logprobs(model, tokens.to(machine.device), mask) for _ in range(2))
+        sampled = torch.tensor([x for g in written for x in g.logprobs], device=machine.device)
+        rows.append({"sampler": name, "first_ratio": ppo.policy_loss(new, old, torch.zeros_like(old), mask)[1]["ratio"],
+                     **ppo.sampling_gap(sampled, old[mask]), "tokens": len(sampled),
+                     "stops": not ppo.only_rounded(sampled, old[mask], machine.precision)})
+    return {"policy": policy, "precision": machine.precision, "rows": rows}
 
 
 def one_answer(lab: Finished, policy: str = "rlhf-v5", reference: str = "rlhf-v4", number: int = 0, beta: float = 0.02,

@@ -129,6 +129,15 @@ def summary_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
              "best truth, at KL", "truth at the end"], body)
 
 
+def sampler_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """(header, rows) of `samplers`."""
+    return (["answers sampled from", "first ratio", "sampling gap, nats a token", "the largest",
+             "KL of sampling from scoring", "PPO"],
+            [[row["sampler"], f"{row['first_ratio']:.6f}", *(f"{row[key]:.2g}" for key in (
+                "sampling_gap", "sampling_gap_max", "sampling_kl")), "stops" if row["stops"] else "goes on"]
+             for row in result["rows"]])
+
+
 def habits(lab: Finished, stages: Sequence[str] = ("sft", "rlhf-v4", "rlhf-v5"), words: int = 4,
            ) -> tuple[list[str], list[list[str]]]:
     """(header, rows): the words that most answers to helpful held-out prompts end with, and how many do."""

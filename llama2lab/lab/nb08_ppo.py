@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from llama2lab import ppo
+from llama2lab.generate import sample
 from llama2lab.lab.checking import Exercise, Mistake
 from llama2lab.lab.compare import close, judge, randn, read
 from llama2lab.lab.predictions import Choice, Prediction, Ranking
@@ -188,13 +190,62 @@ TOKEN_REWARDS = Exercise(
     check_rewards, ppo.token_rewards)
 
 FIRST_RATIO = Exercise(
-    "08.first_ratio", "The first ratio", "In the panel the ratio of the first minibatch is exactly 1. What does it "
-                                         "tell?",
-    2, 2, 1, "3.2.3", ("Which two models does the ratio compare?",),
-    Choice({"a": "the policy does not learn", "b": "sampling and scoring agree: nothing has been updated yet",
-            "c": "the KL to the first model is 0"}, "b",
-           {"a": "It learns from the first step on; before it, old and new policy are the same.",
-            "c": "The ratio compares with the policy that wrote the answers, not with the model before PPO."}), "b")
+    "08.first_ratio", "The first ratio",
+    "In the panel the ratio of the first minibatch is exactly 1. It would be so had the answers been sampled at "
+    "temperature 0.2, too. Why?",
+    2, 2, 1, "3.2.3", ("Which two numbers does the ratio divide, and who computed them?",),
+    Choice({"a": "the clip holds it there", "b": "sampling and scoring agree",
+            "c": "the same weights score both of its sides: before the first step it is 1 by construction"}, "c",
+           {"a": "The clip acts on the loss. Without it, too, the ratio before the first step is 1.",
+            "b": "At temperature 0.2 they do not, and it is 1 all the same: the ratio never asks what sampling said."}),
+    "c")
+
+
+def sampling_gap(sampled: Tensor, scored: Tensor, mask: Tensor) -> Tensor:
+    """The mean gap that the library's `ppo.sampling_gap` logs, of padded rows."""
+    return ppo.masked_mean((sampled - scored).abs(), mask)
+
+
+def drawn(**settings: Any) -> tuple[Tensor, Tensor]:
+    """Tokens drawn as `generate` draws them: what the sampler says of each, and what scoring says, both (2, 6)."""
+    logits = 2 * randn(12, 40, seed=3)
+    uniform = torch.rand(12, generator=torch.Generator().manual_seed(4))
+    token, sampled = sample(logits, uniform, **settings)
+    return sampled.view(2, 6), logits.log_softmax(-1).gather(1, token[:, None]).view(2, 6)
+
+
+def check_gap(f: Callable) -> None:
+    mask = torch.tensor([[0, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 0]]).bool()
+    cancel = "Without absolute values, tokens that the sampler likes more and those that it likes less cancel."
+    ratio = "That is a ratio; the gap is the difference of log-probabilities."
+    for name, settings in (("that is the policy itself", {}), ("at temperature 0.2", {"temperature": 0.2}),
+                           ("with top-k 3", {"top_k": 3}), ("at temperature 1.5", {"temperature": 1.5})):
+        sampled, scored = drawn(**settings)
+        what, gap = f"the gap of a sampler {name}", sampled - scored
+        on = gap[mask]
+        got = read(f(sampled.clone(), scored.clone(), mask.clone()), (), what)
+        judge(got, sampling_gap(sampled, scored, mask), [
+            (torch.tensor(0.0), f"You find no gap of a sampler {name}, which draws from another distribution: compare "
+                                "what SAMPLING said with what scoring says."),
+            (on.mean(), cancel), (-on.mean(), cancel),
+            (gap.abs().mean(), "The mean goes over padding and prompt too; only tokens of the mask count."),
+            (on.abs().max(), "That is the largest gap of one token; the mean is asked for."),
+            (on.abs().sum(), "That is the sum; the mean over the mask is asked for."),
+            ((sampled.exp() - scored.exp())[mask].abs().mean(), "You compare probabilities; the gap is one of "
+                                                                "log-probabilities, in nats."),
+            (on.exp().mean(), ratio), ((-on).exp().mean(), ratio),
+            (on.square().mean(), "That is the squared gap; take absolute values."),
+        ], what)
+
+
+SAMPLING_GAP = Exercise(
+    "08.sampling_gap", "Is what was sampled what is scored?",
+    "Write sampling_gap(sampled, scored, mask) -> the mean over the mask of |sampled - scored|, in nats. `sampled` is "
+    "what the sampler said of each token that it drew, `scored` what a pass over the finished answer says: both are "
+    "log-probabilities (batch, steps). The check draws tokens from the policy, at other temperatures and with top-k; "
+    "your function must tell them apart.", 2, 8, 2, "3.2.3",
+    ("Absolute values first, then the mean over the tokens of the mask.", "(sampled - scored).abs()[mask].mean()"),
+    check_gap, sampling_gap)
 
 BETA = Prediction(
     "08.beta", "What beta does", "Three runs with beta 0, 0.1 and 0.5. Order them by the KL that they end with, "
@@ -203,4 +254,4 @@ BETA = Prediction(
     Ranking({"zero": "beta 0", "small": "beta 0.1", "large": "beta 0.5"},
             {("large", "zero"): "The dearer the KL the less of it: beta holds the policy near its start."}))
 
-EXERCISES = (KL, GAE, CLIPPED, TOKEN_REWARDS, FIRST_RATIO, BETA)
+EXERCISES = (KL, GAE, CLIPPED, TOKEN_REWARDS, FIRST_RATIO, SAMPLING_GAP, BETA)

@@ -49,9 +49,11 @@ def small_multiples(rows: Sequence[Row], beta: Sequence[float] = ()) -> str:
 
 def table_of(rows: Sequence[Row], betas: dict[int, float]) -> str:
     """The last iterations in numbers: also where no picture can be seen."""
-    head = ("iteration", "beta", "first ratio", "reward", "KL", "clipped", "entropy", "length", "true helpfulness")
+    head = ("iteration", "beta", "first ratio", "sampling gap", "reward", "KL", "clipped", "entropy", "length",
+            "true helpfulness")
     body = [(row["iteration"] + 1, f"{betas[row['iteration']]:g}" if row["iteration"] in betas else "",
-             f"{row['first_ratio']:.6f}", f"{row['score']:.2f}", f"{row['kl']:.2f}", f"{row['clipfrac']:.1%}",
+             f"{row['first_ratio']:.6f}", f"{row['sampling_gap']:.2g}" if "sampling_gap" in row else "",
+             f"{row['score']:.2f}", f"{row['kl']:.2f}", f"{row['clipfrac']:.1%}",
              f"{row['entropy']:.3f}", f"{row['length']:.1f}", figure_text(row.get("truth"))) for row in rows[-4:]]
 
     def line(cells: Sequence[object], tag: str) -> str:
