@@ -172,6 +172,14 @@ SETTINGS = PPOSettings(iterations=60, batch=64, minibatch=32, beta=0.0, critic_w
                        no_eos_penalty=0.0, early_stop_kl=1e9, optim=Optim(lr=5e-3), critic_optim=Optim(lr=5e-3))
 
 
+def unchecked(settings, **changes):
+    """Settings with values that no recipe may hold."""
+    made = copy.copy(settings)
+    for name, value in changes.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
 def share_of_target(prompts, answers):
     """The known optimum: every answer starts with the letter y."""
     return [1.0 if a[:1] == "y" else 0.0 for a in answers]
@@ -225,7 +233,7 @@ def test_a_sampler_that_differs_stops_ppo_where_the_first_ratio_sees_nothing(tok
     with torch.no_grad():
         policy.lm_head.weight.mul_(8)  # as sure of its tokens as a trained model is
     with_sampler(monkeypatch, change)
-    s = replace(SETTINGS, iterations=1)
+    s = replace(SETTINGS, iterations=1, critic_warmup=0)
     with pytest.raises(LabError, match=r"sampling_gap.*temperature 1, without top-p and top-k"):
         ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, CPU)
     monkeypatch.setattr("llama2lab.ppo.SAMPLING_KL", 1e9)
@@ -263,7 +271,7 @@ def test_every_figure_of_an_iteration_is_finite_also_of_a_single_token(tokenizer
 
 def test_no_iterations_are_no_figures(tokenizer):
     policy, critic, prompt = world(tokenizer)
-    s = replace(SETTINGS, iterations=0)
+    s = unchecked(SETTINGS, iterations=0)
     metrics = ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt], s, 0, CPU)
     assert metrics == {"log": [], "iterations": 0, "stopped_early": False}
     with pytest.raises(LabError, match="iteration 0 has no prompts"):
@@ -277,24 +285,18 @@ def test_scores_that_are_not_finite_stop_ppo_before_anything_is_kept(tokenizer, 
     with pytest.raises(LabError, match=r"scores of iteration 0: 1 of 64 values are not finite"):
         ppo(policy, critic, lambda p, a: [bad, *share_of_target(p, a)[1:]], tokenizer, lambda i: [prompt] * 64,
             SETTINGS, 0, CPU, tmp_path, lambda i, rows: kept.append(rows))
-    assert not kept and not (tmp_path / "resume").exists()
+    assert not kept and not list(tmp_path.rglob("*.safetensors"))
     with pytest.raises(LabError, match="scores of held-out prompts"):
         ppo(policy, critic, lambda p, a: [bad] * len(p) if len(p) == 3 else share_of_target(p, a), tokenizer,
-            lambda i: [prompt] * 64, replace(SETTINGS, iterations=1), 0, CPU, tmp_path, heldout=[prompt] * 3)
-    assert not (tmp_path / "resume").exists()
-
-
-def unchecked(settings, **changes):
-    """Settings with values that no recipe may hold."""
-    made = copy.copy(settings)
-    for name, value in changes.items():
-        object.__setattr__(made, name, value)
-    return made
+            lambda i: [prompt] * 64, replace(SETTINGS, iterations=1, critic_warmup=0), 0, CPU, tmp_path,
+            heldout=[prompt] * 3)
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("change, words", [
     ({"beta": math.nan}, "the rewards of iteration 0"), ({"head": math.nan}, "the advantages of iteration 0"),
-    ({"optim": unchecked(Optim(lr=1.0), lr=1e39), "critic_warmup": 0, "minibatch": 64}, "the policy's weights after iteration 0"),
+    ({"optim": unchecked(Optim(lr=1.0), lr=1e39), "critic_warmup": 0, "minibatch": 64},
+     "the policy's weights after iteration 0"),
     ({"critic_optim": unchecked(Optim(lr=1.0), lr=1e39), "minibatch": 64}, "the critic's weights after iteration 0"),
 ])
 def test_whatever_becomes_nan_stops_ppo_by_its_name(tokenizer, tmp_path, change, words):
@@ -304,7 +306,7 @@ def test_whatever_becomes_nan_stops_ppo_by_its_name(tokenizer, tmp_path, change,
     s = unchecked(SETTINGS, **change)
     with pytest.raises(LabError, match=words):
         ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, CPU, tmp_path)
-    assert not (tmp_path / "resume").exists()
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_a_large_beta_holds_the_policy_at_its_start(tokenizer):

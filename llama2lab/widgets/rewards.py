@@ -58,7 +58,7 @@ def rewards_as_it_grows(lab: Finished, messages: Sequence[dict], answer: str, un
     h, s = both_rewards(lab, [messages] * len(texts), texts)
     logits = combined_score(h, s, [unsafe] * len(texts))
     return [{"tokens": n, "text": text[len(before):], "helpfulness": a, "safety": b, "logit": c}
-            for n, before, text, a, b, c in zip(lengths, ["", *texts], texts, h, s, logits, strict=True)]
+            for n, before, text, a, b, c in zip(lengths, ["", *texts[:-1]], texts, h, s, logits, strict=True)]
 
 
 @cache
