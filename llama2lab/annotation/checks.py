@@ -13,6 +13,16 @@ from llama2lab.annotation.scale import GRADES, KINDS
 from llama2lab.errors import LabError
 
 ID = re.compile("[A-Za-z0-9_-]{1,64}", re.ASCII)  # of labels, items, annotators, guidelines
+# Bounds of what people and their files may give: far beyond what anybody means, and far below what hurts. PostgreSQL
+# holds class logins to them too (server.py).
+MAX_OVERLAP = 1000  # annotators of one pair
+MAX_POSITION = 10**9  # in the queue
+MAX_TEXT = 1_000_000  # characters of one text
+MAX_COMMENT = 100_000  # characters of a comment or of the reason for a skip, as the database holds them
+MAX_SECONDS = 1e9  # on one item
+MAX_LEASE = 86_400  # seconds for which an item may be kept from others
+MAX_EDITS = 1000  # labels of one annotator for one item, on PostgreSQL under a class login
+
 
 def item_id(kind: str, prompt: Sequence[Mapping], answers: Sequence[str], prompt_id: str) -> str:
     """The same for the same content, so that files made from the same pairs can be merged."""
