@@ -6,8 +6,8 @@ given, its own slots and its own labels; it may add labels of its own, and chang
 that answer for the caller alone (server.py), and the store's schema holds nothing that a login of the class could make.
 `create_class` brings an older class under these rules too, whenever it is run.
 
-What remains: on gold items of a qualification people learn whether they were right, after they have answered; and a login
-may keep the server busy, within its own connections.
+What remains: on gold items of a qualification people learn whether they were right, after they have answered; and a
+login may keep the server busy, within its own connections.
 """
 
 from __future__ import annotations
@@ -232,11 +232,11 @@ def _plain(text: str) -> str:
 def _rules(conn: sa.Connection, address: URL, where: str) -> tuple[str, str]:
     """Groups, their rights, and row-level security; the names of the annotators' and the teachers' group."""
     quote = conn.dialect.identifier_preparer.quote_identifier
-    schema = conn.exec_driver_sql("SELECT current_schema()::text").scalar_one()
+    schema, me = conn.exec_driver_sql("SELECT current_schema()::text, current_user::text").one()
     if schema != server.SCHEMA:
-        raise StoreError(f"{where}: the store stands in the schema {schema}, where others may put functions of their own "
-                         "under its names; a class needs a schema that is the store's: the database's owner gives once: "
-                         f"CREATE SCHEMA {server.SCHEMA} AUTHORIZATION {quote(conn.exec_driver_sql('SELECT current_user::text').scalar_one())}")
+        raise StoreError(f"{where}: the store stands in the schema {schema}, where others may put functions of their "
+                         "own under its names; a class needs a schema that is the store's: the database's owner gives "
+                         f"once: CREATE SCHEMA {server.SCHEMA} AUTHORIZATION {quote(me)}")
     groups = role_name(address, "annotators"), role_name(address, "teachers")
     for group in groups:
         if not conn.execute(sa.text("SELECT 1 FROM pg_roles WHERE rolname = :name"), {"name": group}).scalar():
@@ -327,7 +327,8 @@ def _close(conn: sa.Connection, address: URL, roles: Sequence[str]) -> list[str]
         "has_database_privilege(r.oid, current_database(), 'TEMPORARY')), false) AS database "
         "FROM pg_roles r LEFT JOIN pg_namespace n ON n.nspname = 'public' WHERE r.rolname = ANY(:roles)"),
         {"roles": list(roles)}).one()
-    return [f"this login could not take away that the class may make objects beside the store, which nothing here uses; "
+    return [f"this login could not take away that the class may make objects beside the store (nothing here uses "
+            "them); "
             f"whoever owns the {what} gives: {statement.replace(people, 'PUBLIC')}"
             for what, statement, open_ in (("schema public", wanted[0], may.public),
                                            ("database", wanted[1], may.database)) if open_]

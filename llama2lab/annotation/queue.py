@@ -300,7 +300,7 @@ def _save(store: Store, annotator_id: str, item_id: str, label_id: str | None, s
         if state == "23503":  # the slot was handed on in this very moment
             raise LabError(NOT_YOURS) from e
         if state == "23514":
-            raise LabError(f"the database refuses this label ({first_line(e.orig)})") from e
+            raise LabError(f"the database refuses this label ({first_line(e.orig or e)})") from e
         raise
 
 

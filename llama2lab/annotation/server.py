@@ -58,11 +58,11 @@ def look(conn: sa.Connection) -> Found:
         "  AND pg_catalog.pg_get_userbyid(n.nspowner) !~ :student "
         "ORDER BY n.nspname = :own DESC, n.nspname = session_user DESC, n.nspname = 'public' DESC, n.nspname LIMIT 1"),
         {"own": SCHEMA, "version": t.VERSION_TABLE, "student": STUDENT}).first()
-    schema = row.nspname if row else None
+    schema: str | None = row.nspname if row else None
     tables = frozenset(conn.execute(sa.text(
         "SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
         "WHERE n.nspname = :schema AND c.relkind = 'r'"), {"schema": schema or SCHEMA}).scalars())
-    if row is None:
+    if row is None or schema is None:
         return Found(None, None, None, tables, False)
     quoted = conn.dialect.identifier_preparer.quote_identifier(schema)
     version = conn.exec_driver_sql(f"SELECT version_num FROM {quoted}.{t.VERSION_TABLE}").scalar()

@@ -137,7 +137,7 @@ class Store:
         """The version of these guidelines, which are the ones in force for this kind from now on."""
         if kind not in KINDS:
             raise LabError(f"guidelines are for {' or '.join(KINDS)}, not {kind!r}")
-        version = hashlib.sha256(f"{kind}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        version = guidelines_version(kind, text)
 
         def add(conn: sa.Connection) -> str:
             g = t.guidelines
@@ -154,6 +154,11 @@ class Store:
         with self.begin(read=True) as conn:
             found = conn.execute(newest_guidelines(kind, t.guidelines.c.version, t.guidelines.c.text)).first()
         return (found[0], found[1]) if found else ("", "")
+
+
+def guidelines_version(kind: str, text: str) -> str:
+    """The same for the same text, so that nobody can put another text in its place."""
+    return hashlib.sha256(f"{kind}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def newest_guidelines(kind: str, *columns: Any) -> sa.Select:

@@ -1,4 +1,4 @@
-"""PostgreSQL's functions as server.py has them: they search the store's schema only, wait for nobody, and have bounds."""
+"""PostgreSQL's functions as server.py has them: they search the store's schema only, wait for nobody, have bounds."""
 
 from alembic import op
 
