@@ -29,15 +29,26 @@ GOLD = {"choice": 1}
 @pytest.fixture
 def desk(store_url, tmp_path):
     """The class's store, and the file that each student got: the same pairs, gold among them."""
+    yield from a_desk(store_url, tmp_path)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """The same on SQLite alone, for what concerns the files."""
+    yield from a_desk(str(tmp_path / "class.db"), tmp_path)
+
+
+def a_desk(url, tmp_path):
     class Desk:
-        store = open_store(store_url)
+        store = open_store(url)
 
         def hand_out(self, name):
             file = tmp_path / f"{name.lower()}.db"
             with open_store(file) as student:
                 exchange.add_pairs(student, pairs(6) + pairs(2, start=30, gold=GOLD), seed=1)
                 student.add_guidelines("helpfulness", "be fair")
-                answer(student, student.annotator(name), 4)
+                answer(student, student.annotator(name), 1, gold_first=True)
+                answer(student, student.annotator(name), 3)
             return file
 
         def copy(self, name, of):
@@ -132,26 +143,26 @@ def test_guidelines_of_a_store_that_has_none_stay_out_of_force(tmp_path):
         assert store.guidelines("helpfulness")[1] == "second"
 
 
-def test_guidelines_of_another_text_are_no_such_version(desk):
-    file = desk.hand_out("Eve")
+def test_guidelines_of_another_text_are_no_such_version(small):
+    file = small.hand_out("Eve")
     change(file, "UPDATE guidelines SET text = 'left is better'")
-    refused(desk.store, [file], "guidelines .* are not what they were")
+    refused(small.store, [file], "guidelines .* are not what they were")
 
 
 @pytest.mark.parametrize("table", ["labels", "items", "annotators"])
-def test_times_in_the_future_are_refused_and_a_clock_a_little_ahead_is_not(desk, table):
-    file = desk.hand_out("Eve")
+def test_times_in_the_future_are_refused_and_a_clock_a_little_ahead_is_not(small, table):
+    file = small.hand_out("Eve")
     late = t.now() + timedelta(hours=20)
     change(file, f"UPDATE {table} SET created_at = '{late:%Y-%m-%d %H:%M:%S.%f}'")
-    assert exchange.merge(desk.store, [file]).labels == 4
-    file = desk.hand_out("Fay")
+    assert exchange.merge(small.store, [file]).labels == 4
+    file = small.hand_out("Fay")
     change(file, f"UPDATE {table} SET created_at = '2300-01-01 00:00:00.000000'")
-    refused(desk.store, [file], "lie in the future .2300")
-    assert exchange.merge(desk.store, [file], trust=True).labels == 4
-    assert all(x["created_at"] < t.now() + timedelta(days=1) for x in exchange.labels(desk.store))
-    file = desk.hand_out("Gil")
+    refused(small.store, [file], "lie in the future .2300")
+    assert exchange.merge(small.store, [file], trust=True).labels == 4
+    assert all(x["created_at"] < t.now() + timedelta(days=1) for x in exchange.labels(small.store))
+    file = small.hand_out("Gil")
     change(file, f"UPDATE {table} SET created_at = '0001-01-01 00:00:00.000000'")
-    refused(desk.store, [file], "before 1970", trust=True)
+    refused(small.store, [file], "before 1970", trust=True)
 
 
 # Names
@@ -183,13 +194,13 @@ def test_of_a_file_with_one_name_only_it_is_said_whose_labels_it_replaces(desk):
         exchange.merge(desk.store, [bert]))
 
 
-def test_a_shared_machines_file_may_hold_several_who_are_new(desk, tmp_path):
-    file = desk.hand_out("Anna")
+def test_a_shared_machines_file_may_hold_several_who_are_new(small, tmp_path):
+    file = small.hand_out("Anna")
     with open_store(file) as store:
         answer(store, store.annotator("Bert"), 2)
-    assert exchange.merge(desk.store, [file]).labels == 6
+    assert exchange.merge(small.store, [file]).labels == 6
     with pytest.raises(LabError, match="nobody is called 'Cyd' there; the names are Anna, Bert"):
-        exchange.merge(desk.store, [file], only="Cyd")
+        exchange.merge(small.store, [file], only="Cyd")
 
 
 def test_a_label_cannot_supersede_anothers_that_is_only_here(desk):
@@ -285,11 +296,11 @@ def test_gold_that_only_files_know_stays_so_through_export_and_import(tmp_path):
     ("overlap = 2000000000", "overlap is a whole number from 0 to 1,000"), ("overlap = -1", "overlap is"),
     ("overlap = 'many'", "overlap is"), ("position = 9000000000", "position is"), ("position = -5", "position is"),
     ("overlap = 1e300", "overlap is")])
-def test_numbers_of_pairs_have_bounds(desk, tmp_path, values, words):
-    file = desk.hand_out("Eve")
+def test_numbers_of_pairs_have_bounds(small, tmp_path, values, words):
+    file = small.hand_out("Eve")
     change(file, f"UPDATE items SET {values}")
     for trust in (False, True):
-        refused(desk.store, [file], words, trust=trust)
+        refused(small.store, [file], words, trust=trust)
 
 
 def test_overlap_has_a_bound_for_all_who_take_rows_in(tmp_path):
@@ -325,28 +336,28 @@ ENDLESS = ("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELE
     (["UPDATE labels SET seconds = 9e999"], "damaged|seconds is"), (["UPDATE labels SET seconds = 1e12"], "seconds is"),
     ([f"UPDATE labels SET comment = '{'x' * (MAX_COMMENT + 1)}'"], "at most"),
     (["UPDATE annotators SET vendor = 'a' || char(10)"], "not one line"),
-    (["UPDATE guidelines SET kind = 'beauty'"], "guidelines are for"),
-    (["INSERT INTO guidelines VALUES (NULL, 'helpfulness', '', '2020-01-01')"], "none of|damaged")],
+    (["UPDATE guidelines SET kind = 'beauty'"], "guidelines are for")],
     ids=lambda v: (v if isinstance(v, str) else v[-1])[:40])
-def test_a_file_whose_tables_or_rows_are_none_is_refused(desk, statements, words):
-    file = desk.hand_out("Eve")
+def test_a_file_whose_tables_or_rows_are_none_is_refused(small, statements, words):
+    file = small.hand_out("Eve")
     change(file, *statements)
     before = file.read_bytes()
     start = time.monotonic()
-    refused(desk.store, [file], words)
+    refused(small.store, [file], words)
     assert time.monotonic() - start < 30 and file.read_bytes() == before
 
 
-def test_what_a_file_would_run_is_not_run(desk):
-    file = desk.hand_out("Eve")
-    change(file, "CREATE VIEW endless AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n",
-           "CREATE TRIGGER wait AFTER UPDATE ON llama2lab_version BEGIN DELETE FROM items WHERE (SELECT max(x) FROM endless); "
-           "END", "DROP TABLE members", "UPDATE llama2lab_version SET version_num = '0001'")
-    assert exchange.merge(desk.store, [file]).labels == 4  # an old store, which is upgraded in a copy
+def test_what_a_file_would_run_is_not_run(small):
+    file = small.hand_out("Eve")
+    change(file, "DROP TABLE members", "UPDATE llama2lab_version SET version_num = '0001'",
+           "CREATE VIEW endless AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n",
+           "CREATE TRIGGER wait AFTER UPDATE ON llama2lab_version BEGIN DELETE FROM items WHERE (SELECT max(x) FROM "
+           "endless); END")
+    assert exchange.merge(small.store, [file]).labels == 4  # an old store, which is upgraded in a copy
 
 
-def test_too_much_is_said(desk, monkeypatch):
-    file = desk.hand_out("Eve")
+def test_too_much_is_said(small, monkeypatch):
+    file = small.hand_out("Eve")
     for name, value, words in (("MAX_BYTES", 100, "larger than"), ("MAX_ROWS", 5, "more than the 5"),
                                ("SECONDS", -1, "longer to look through")):
         with monkeypatch.context() as patch:
@@ -354,8 +365,8 @@ def test_too_much_is_said(desk, monkeypatch):
             if name == "SECONDS":
                 change(file, "CREATE TABLE more AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n "
                        "WHERE x < 200000) SELECT x FROM n")
-            refused(desk.store, [file], words)
-    assert exchange.merge(desk.store, [file]).labels == 4
+            refused(small.store, [file], words)
+    assert exchange.merge(small.store, [file]).labels == 4
 
 
 def test_a_store_whose_labels_are_a_view_is_not_opened(tmp_path):
@@ -365,9 +376,9 @@ def test_a_store_whose_labels_are_a_view_is_not_opened(tmp_path):
         open_store(tmp_path / "labels.db")
 
 
-def test_a_file_whose_writer_died_is_read_as_it_was_before(desk, tmp_path):
+def test_a_file_whose_writer_died_is_read_as_it_was_before(small, tmp_path):
     """A journal that waits to be rolled back: the file is read as a copy, and stays as it is."""
-    file = desk.hand_out("Anna")
+    file = small.hand_out("Anna")
     code = ("import os, signal, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
             "c.execute('PRAGMA cache_size=1'); c.execute('PRAGMA cache_spill=1'); c.execute('BEGIN'); "
             "c.execute('DROP TRIGGER labels_no_delete'); c.execute('DELETE FROM labels'); "
@@ -376,5 +387,5 @@ def test_a_file_whose_writer_died_is_read_as_it_was_before(desk, tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(file)], check=False)
     assert done.returncode == -signal.SIGKILL and os.path.exists(f"{file}-journal")
     before = file.read_bytes()
-    assert exchange.merge(desk.store, [file]).labels == 4
+    assert exchange.merge(small.store, [file]).labels == 4
     assert file.read_bytes() == before and os.path.exists(f"{file}-journal")
