@@ -110,7 +110,8 @@ def test_guidelines_of_a_file_do_not_come_into_force(desk, year):
     file = desk.hand_out("Eve")
     text = "the left answer is always better"
     version = guidelines_version("helpfulness", text)
-    change(file, f"INSERT INTO guidelines VALUES ('{version}', 'helpfulness', '{text}', '{year}-01-01 00:00:00.000000')",
+    moment = f"{year}-01-01 00:00:00.000000"
+    change(file, f"INSERT INTO guidelines VALUES ('{version}', 'helpfulness', '{text}', '{moment}')",
            f"UPDATE labels SET guidelines = '{version}'")
     if year == 9999:
         refused(desk.store, [file], "1 rows lie in the future .9999-01-01.*--trust")
@@ -177,7 +178,7 @@ def test_a_copy_of_anothers_file_cannot_speak_in_her_name(desk):
     with open_store(bert) as store:
         answer(store, store.annotator("Anna"), 1)
     before = [x for x in exchange.labels(desk.store) if x["annotator"] == "Anna"]
-    refused(desk.store, [bert], r"bert.db adds labels of Anna, whom this store knows, and of Bert.*--only NAME.*--trust")
+    refused(desk.store, [bert], r"bert.db adds labels of Anna, whom this store knows, and of Bert.*--only NAME.*--tru")
     counts = exchange.merge(desk.store, [bert], only="Bert")
     assert counts.labels == 2 and counts.notes == [f"{bert}: 2 labels of Bert"]
     assert [x for x in exchange.labels(desk.store) if x["annotator"] == "Anna"] == before
@@ -263,7 +264,8 @@ def test_gold_of_a_file_goes_to_nobody(desk):
     assert len(seen) == 8 and not seen & mine
     assert queue.qualify(desk.store, bert).wanted == 2
     claimed = [x for x in exchange.labels(desk.store) if x["item_id"] in mine and x["gold"]]
-    assert [x["gold"] for x in claimed] == [{"choice": None, "claimed": {"choice": 2}}]  # no figure, and no training row
+    # No figure, and no training row.
+    assert [x["gold"] for x in claimed] == [{"choice": None, "claimed": {"choice": 2}}]
     from llama2lab.annotation.quality import quality
     eve = next(q for q in quality(exchange.labels(desk.store)) if q.name == "Eve")
     assert eve.gold["n"] == 2
@@ -312,9 +314,9 @@ def test_overlap_has_a_bound_for_all_who_take_rows_in(tmp_path):
 
 # Tables that are none
 
-ENDLESS = ("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT 'l' || x AS id, item_id, annotator_id, "
-           "choice, grade, safe_1, safe_2, comment, flag, skip_reason, seconds, \"left\", guidelines, supersedes, created_at "
-           "FROM n, kept")
+ENDLESS = ("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT 'l' || x AS id, item_id, "
+           "annotator_id, choice, grade, safe_1, safe_2, comment, flag, skip_reason, seconds, \"left\", guidelines, "
+           "supersedes, created_at FROM n, kept")
 
 
 @pytest.mark.parametrize("statements, words", [
@@ -324,7 +326,8 @@ ENDLESS = ("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELE
     (["ALTER TABLE members ADD COLUMN more AS (hex(zeroblob(1000000000)))"], "members is no plain table"),
     (["ALTER TABLE llama2lab_version RENAME TO v", "CREATE VIEW llama2lab_version AS SELECT * FROM v"],
      "llama2lab_version is no plain table"),
-    (["DROP TABLE secrets"], "has not the tables"), (["DROP TABLE labels", "CREATE TABLE labels (id)"], "none of|has not"),
+    (["DROP TABLE secrets"], "has not the tables"),
+    (["DROP TABLE labels", "CREATE TABLE labels (id)"], "none of|has not"),
     (["UPDATE llama2lab_version SET version_num = '0001'"], "none of an annotation store's"),
     (["UPDATE items SET prompt = '" + "[" * 100_000 + "'"], "none of an annotation store's"),
     (["UPDATE items SET prompt = '[" + "9" * 5000 + "]'"], "none of an annotation store's"),
@@ -382,8 +385,8 @@ def test_a_file_whose_writer_died_is_read_as_it_was_before(small, tmp_path):
     code = ("import os, signal, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
             "c.execute('PRAGMA cache_size=1'); c.execute('PRAGMA cache_spill=1'); c.execute('BEGIN'); "
             "c.execute('DROP TRIGGER labels_no_delete'); c.execute('DELETE FROM labels'); "
-            "c.execute('CREATE TABLE big AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 2000) "
-            "SELECT x, randomblob(1000) AS y FROM n'); os.kill(os.getpid(), signal.SIGKILL)")
+            "c.execute('CREATE TABLE big AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n "
+            "WHERE x < 2000) SELECT x, randomblob(1000) AS y FROM n'); os.kill(os.getpid(), signal.SIGKILL)")
     done = subprocess.run([sys.executable, "-c", code, str(file)], check=False)
     assert done.returncode == -signal.SIGKILL and os.path.exists(f"{file}-journal")
     before = file.read_bytes()

@@ -222,8 +222,9 @@ def _take_after_all(conn: sa.Connection, records: Records, known: dict[str, Any]
     again = sorted(set(records.items) & set(known))
     for start in range(0, len(again), CHUNK):
         part = again[start:start + CHUNK]
-        slots: dict[str, int] = dict(conn.execute(sa.select(t.slots.c.item_id, sa.func.count()).where(t.slots.c.item_id.in_(part))
-                                  .group_by(t.slots.c.item_id)).tuples().all())
+        slots: dict[str, int] = dict(conn.execute(
+            sa.select(t.slots.c.item_id, sa.func.count()).where(t.slots.c.item_id.in_(part))
+            .group_by(t.slots.c.item_id)).tuples().all())
         held = {row.item_id: row.gold for row in conn.execute(sa.select(t.secrets.c.item_id, t.secrets.c.gold).where(
             t.secrets.c.item_id.in_(part), t.secrets.c.gold_choice.is_(None), t.secrets.c.gold.is_not(None)))}
         for key in part:
