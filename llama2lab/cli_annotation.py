@@ -231,10 +231,14 @@ def import_(
 def merge(
     store: Store,
     files: Annotated[list[str], typer.Argument(help="Other stores, such as students' files.", metavar="FILE...")],
+    only: Annotated[str | None, typer.Option(help="Take the labels of this annotator alone.  [default: all]",
+                                             metavar="NAME", show_default=False)] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Believe the files: queue their new pairs, gold too, put their "
+                                                        "guidelines in force, take labels in anybody's name.")] = False,
 ) -> None:
-    """Take in the labels of other stores; merging the same file again adds nothing."""
+    """Take in the labels of other stores, and say in whose names; merging the same file again adds nothing."""
     with needs_extra():
         from llama2lab.annotation import exchange
         from llama2lab.annotation.store import open_store
     with open_store(store) as opened:
-        typer.echo(exchange.merge(opened, files))
+        typer.echo(exchange.merge(opened, files, only, trust))

@@ -10,9 +10,21 @@ from datetime import datetime
 from typing import Any
 
 from llama2lab.annotation.scale import GRADES, KINDS
+from llama2lab.annotation.tables import escape
 from llama2lab.errors import LabError
+from llama2lab.validation import shown
 
 ID = re.compile("[A-Za-z0-9_-]{1,64}", re.ASCII)  # of labels, items, annotators, guidelines
+# Bounds of what people and their files may give: far beyond what anybody means, and far below what hurts. PostgreSQL
+# holds class logins to them too (server.py).
+MAX_OVERLAP = 1000  # annotators of one pair
+MAX_POSITION = 10**9  # in the queue
+MAX_TEXT = 1_000_000  # characters of one text
+MAX_COMMENT = 100_000  # characters of a comment or of the reason for a skip, as the database holds them
+MAX_SECONDS = 1e9  # on one item
+MAX_LEASE = 86_400  # seconds for which an item may be kept from others
+MAX_EDITS = 1000  # labels of one annotator for one item, on PostgreSQL under a class login
+
 
 def item_id(kind: str, prompt: Sequence[Mapping], answers: Sequence[str], prompt_id: str) -> str:
     """The same for the same content, so that files made from the same pairs can be merged."""
@@ -67,6 +79,9 @@ def check_messages(prompt: Any, where: str) -> list[dict[str, str]]:
 def check_gold(gold: Any, where: str) -> dict[str, Any] | None:
     if gold is None:
         return None
+    if isinstance(gold, Mapping) and set(gold) == {"choice", "claimed"} and gold["choice"] is None:
+        # Of a file that was not trusted (records.py): not gold here, and no training row either.
+        return {"choice": None, "claimed": check_gold(gold["claimed"], where)}
     if not isinstance(gold, Mapping) or gold.get("choice") not in (1, 2):
         raise LabError(f"{where}: gold needs choice 1 or 2: the answer that is known to be better")
     if not set(gold.get("grades") or ()) <= set(GRADES):
@@ -110,10 +125,12 @@ def check_label(label: dict[str, Any], kind: str, where: str) -> dict[str, Any]:
     if label["left"] not in (None, 1, 2):
         raise LabError(f"{where}: left is 1, 2 or null, not {label['left']!r}")
     seconds = label["seconds"]
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < 1e300:
-        raise LabError(f"{where}: seconds is a number from 0 on, not {seconds!r}")
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= MAX_SECONDS:
+        raise LabError(f"{where}: seconds is a number from 0 to {MAX_SECONDS:.0f}, not {shown(seconds)}")
     if not isinstance(label["comment"], str) or not isinstance(label["flag"], bool):
         raise LabError(f"{where}: comment is a text and flag is true or false")
+    if max(len(escape(text or "")) for text in (label["comment"], skipped)) > MAX_COMMENT:
+        raise LabError(f"{where}: a comment or a reason has at most {MAX_COMMENT:,} characters")
     if kind == "safety" and choice is not None:
         chosen, rejected = (label["safe_1"], label["safe_2"])[::1 if choice == 1 else -1]
         if rejected and chosen is False:

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import os
 import random
-import sqlite3
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import sqlalchemy as sa
 
 from llama2lab.annotation import tables as t
 from llama2lab.annotation.checks import check_pair
 from llama2lab.annotation.exporting import export_preferences, to_dataset
-from llama2lab.annotation.faults import StoreError, explain
 from llama2lab.annotation.importing import import_preferences
+from llama2lab.annotation.others import read_other
 from llama2lab.annotation.queue import current_labels
-from llama2lab.annotation.records import Counts, Records, check, insert, read, take_in
-from llama2lab.annotation.store import Store, open_store, parse_url
-from llama2lab.errors import LabError, first_line
+from llama2lab.annotation.records import Counts, insert, take_in
+from llama2lab.annotation.store import Store
+from llama2lab.errors import LabError
 
 __all__ = ["add_pairs", "export_preferences", "import_preferences", "labels", "merge", "to_dataset"]
 
@@ -78,62 +74,31 @@ def labels(store: Store) -> list[dict[str, Any]]:
     } for r in rows]
 
 
-def merge(store: Store, paths: Sequence[str | os.PathLike[str]]) -> Counts:
+def merge(store: Store, paths: Sequence[str | os.PathLike[str]], only: str | None = None,
+          trust: bool = False) -> Counts:
     """Take the labels of other stores (students' files, usually) into this one: of all of them or of none.
 
-    Nothing that is here changes, and merging the same file again adds nothing. The other files are only read.
+    Nothing that is here changes, and merging the same file again adds nothing. The other files are only read. What a
+    file is not believed is in records.py; `trust` believes it (who makes copies of the class's own store), and `only`
+    takes the labels of the annotator of this name alone.
+
+    Raises:
+        LabError: a file that is no store, that was tampered with, or that adds labels in names it has no right to.
     """
     for path in paths:
         if store.path and os.path.exists(path) and os.path.samefile(path, store.path):
             raise LabError(f"{path} is the store that it should be merged into; leave it out")
-    sources = [_read_other(path) for path in paths]
+    sources = [read_other(path) for path in paths]
 
     def work(conn: sa.Connection) -> Counts:
         total = Counts()
+        fresh = conn.execute(sa.select(t.items.c.id).limit(1)).scalar() is None
         for records in sources:
-            counts = take_in(conn, records)
+            counts = take_in(conn, records, trust, only, fresh)
             for name in ("items", "annotators", "guidelines", "labels", "known"):
                 setattr(total, name, getattr(total, name) + getattr(counts, name))
             total.renamed.update(counts.renamed)
+            total.notes += counts.notes
         return total
 
     return store.write(work)
-
-
-def _read_other(path: str | os.PathLike[str]) -> Records:
-    url = parse_url(path)
-    if url.get_backend_name() != "sqlite":
-        with open_store(path, create=False) as other, other.begin(read=True) as conn:
-            return read(conn, other.where)
-    file = Path(url.database or "")
-    if not file.is_file():
-        raise StoreError(f"there is no file {file} to merge; check the path")
-    # A copy: the file of a student stays as it is, even if it is of an older version or may not be written to.
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "copy.db"
-        try:
-            source = sqlite3.connect(f"file:{quote(str(file))}?mode=rw", uri=True, timeout=30)
-            target = sqlite3.connect(copy)
-            try:
-                source.backup(target)
-                sound = target.execute("PRAGMA quick_check(1)").fetchone()[0]
-            finally:
-                source.close()
-                target.close()
-        except sqlite3.Error as e:
-            fault = explain(e, str(file))
-            if fault is None:
-                raise
-            raise fault from e
-        if sound != "ok":
-            raise StoreError(f"{file} is damaged ({sound}); nothing was merged; rescue what is in it with: "
-                             "sqlite3 FILE .recover | sqlite3 NEW")
-        try:
-            with open_store(copy, create=False) as other, other.begin(read=True) as conn:
-                records = read(conn, str(file))
-            check(records)
-            return records
-        except StoreError as e:
-            raise StoreError(str(e).replace(str(copy), str(file)), e.retry) from e
-        except (ValueError, TypeError) as e:  # a text where a time or JSON should be
-            raise LabError(f"{file} holds rows that are none of an annotation store's ({first_line(e)})") from e

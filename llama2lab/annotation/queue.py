@@ -18,10 +18,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from llama2lab.annotation import tables as t
-from llama2lab.annotation.checks import ID
+from llama2lab.annotation.checks import ID, MAX_COMMENT, MAX_LEASE, MAX_SECONDS
 from llama2lab.annotation.scale import GRADES, Side
 from llama2lab.annotation.store import Store, newest_guidelines
-from llama2lab.errors import LabError
+from llama2lab.errors import LabError, first_line
 
 NOT_YOURS = ("this item is not yours (any more): your time for it ran out and it went to somebody else; go on with the "
              "next one")
@@ -103,6 +103,8 @@ def next_task(store: Store, annotator_id: str, seed: int = 0, lease_seconds: flo
     `kind` asks for items of this kind only; `gold_first` for the gold items before all others. The lease of an
     unfinished item begins anew.
     """
+    _check_lease(lease_seconds)
+
     def claim(conn: sa.Connection) -> Task | None:
         known = conn.execute(sa.select(t.annotators.c.name).where(t.annotators.c.id == annotator_id)).scalar()
         if known is None:
@@ -115,6 +117,11 @@ def next_task(store: Store, annotator_id: str, seed: int = 0, lease_seconds: flo
         return None if item_id is None else _task(conn, annotator_id, item_id)
 
     return store.write(claim)
+
+
+def _check_lease(seconds: float) -> None:
+    if not -MAX_LEASE <= seconds <= MAX_LEASE:  # NaN is not
+        raise LabError(f"an item is kept for at most {MAX_LEASE:,} seconds, not {seconds}")
 
 
 def _available(now: datetime) -> sa.ColumnElement[bool]:
@@ -138,7 +145,7 @@ def _of_kind(query: sa.Select, kind: str | None) -> sa.Select:
 
 def _claim(conn: sa.Connection, annotator_id: str, name: str, seed: int, lease_seconds: float, kind: str | None,
            gold_first: bool) -> str | None:
-    """SQLite's claim: the whole file is locked for this transaction. migrations/versions/0002 has PostgreSQL's."""
+    """SQLite's claim: the whole file is locked for this transaction. server.py has PostgreSQL's."""
     s, i, now = t.slots.c, t.items.c, t.now()
     lease = {"state": "leased", "leased_until": now + timedelta(seconds=lease_seconds)}
     is_gold = sa.exists().where(t.secrets.c.item_id == s.item_id, t.secrets.c.gold_choice.is_not(None))
@@ -193,6 +200,7 @@ def _as_task(row: Any, number: int) -> Task:
 
 def renew(store: Store, annotator_id: str, item_id: str, lease_seconds: float = 900) -> bool:
     """Keep an item for as long as somebody still thinks about it; False when it has gone to another."""
+    _check_lease(lease_seconds)
     s = t.slots.c
 
     def extend(conn: sa.Connection) -> bool:
@@ -255,14 +263,17 @@ def _save(store: Store, annotator_id: str, item_id: str, label_id: str | None, s
     new = label_id or uuid.uuid4().hex
     if not ID.fullmatch(new):
         raise LabError("a label's id has 1 to 64 letters, digits, - and _, such as uuid.uuid4().hex")
-    if not 0 <= seconds < 1e300:
-        raise LabError(f"the seconds spent on an item are a number from 0 on, not {seconds}")
+    if not 0 <= seconds <= MAX_SECONDS:
+        raise LabError(f"the seconds spent on an item are a number from 0 to {MAX_SECONDS:.0f}, not {seconds}")
+    for name in ("comment", "skip_reason"):
+        if len(t.escape(values.get(name) or "")) > MAX_COMMENT:
+            raise LabError(f"a {'comment' if name == 'comment' else 'reason'} has at most {MAX_COMMENT:,} characters; "
+                           "shorten it")
     lab, s = t.labels.c, t.slots.c
 
     def save(conn: sa.Connection) -> str:
         if not store.sqlite:  # two windows that edit the same label go one after the other
-            conn.execute(sa.select(sa.func.pg_advisory_xact_lock(
-                sa.func.hashtextextended(f"{annotator_id}{item_id}", 0))))
+            conn.execute(sa.select(sa.func.llama2lab_hold(annotator_id, item_id)))
         slot = conn.execute(sa.select(s.left, t.items.c.kind).join(t.items, t.items.c.id == s.item_id)
                             .where(s.item_id == item_id, s.annotator_id == annotator_id)).first()
         if slot is None:
@@ -285,8 +296,11 @@ def _save(store: Store, annotator_id: str, item_id: str, label_id: str | None, s
     try:
         return store.write(save)
     except IntegrityError as e:
-        if getattr(e.orig, "sqlstate", None) == "23503":  # the slot was handed on in this very moment
+        state = getattr(e.orig, "sqlstate", None)
+        if state == "23503":  # the slot was handed on in this very moment
             raise LabError(NOT_YOURS) from e
+        if state == "23514":
+            raise LabError(f"the database refuses this label ({first_line(e.orig or e)})") from e
         raise
 
 
@@ -370,7 +384,7 @@ def qualify(store: Store, annotator_id: str, kind: str | None = None) -> Qualifi
 
 
 def agrees(label: Any, gold: Any) -> bool:
-    """Whether a label is what is known of its gold item. Migration 0002 says the same in SQL."""
+    """Whether a label is what is known of its gold item. server.py says the same in SQL."""
     return (label.choice == gold.gold_choice
             and gold.gold_safe_1 in (None, label.safe_1) and gold.gold_safe_2 in (None, label.safe_2)
             and (not gold.gold_grades or f",{label.grade}," in gold.gold_grades))

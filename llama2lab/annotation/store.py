@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sqlite3
 import time
 import unicodedata
@@ -23,6 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+from llama2lab.annotation import server
 from llama2lab.annotation import tables as t
 from llama2lab.annotation.faults import StoreError, explain
 from llama2lab.annotation.scale import KINDS
@@ -135,7 +137,7 @@ class Store:
         """The version of these guidelines, which are the ones in force for this kind from now on."""
         if kind not in KINDS:
             raise LabError(f"guidelines are for {' or '.join(KINDS)}, not {kind!r}")
-        version = hashlib.sha256(f"{kind}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        version = guidelines_version(kind, text)
 
         def add(conn: sa.Connection) -> str:
             g = t.guidelines
@@ -154,9 +156,16 @@ class Store:
         return (found[0], found[1]) if found else ("", "")
 
 
+def guidelines_version(kind: str, text: str) -> str:
+    """The same for the same text, so that nobody can put another text in its place."""
+    return hashlib.sha256(f"{kind}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 def newest_guidelines(kind: str, *columns: Any) -> sa.Select:
     g = t.guidelines
-    return sa.select(*columns).where(g.c.kind == kind).order_by(g.c.created_at.desc(), g.c.version).limit(1)
+    # What is dated at the epoch came with labels of other stores (records.py), and is kept for these alone.
+    return sa.select(*columns).where(g.c.kind == kind, g.c.created_at > t.LONG_AGO).order_by(
+        g.c.created_at.desc(), g.c.version).limit(1)
 
 
 def clean_name(name: str) -> str:
@@ -199,29 +208,50 @@ def open_store(url: str | os.PathLike[str], create: bool = True) -> Store:
     """The store at `url`, made when new (unless `create` is False) and brought to this version's schema."""
     parsed = parse_url(url)
     try:
-        engine = _sqlite(parsed, create) if parsed.drivername == "sqlite" else _postgres(parsed)
+        engine = _sqlite(parsed, create) if parsed.drivername == "sqlite" else _postgres(parsed, server.NOBODYS)
     except NoSuchModuleError as e:
         raise StoreError(f"{parsed.drivername}: the driver is missing; pip install 'psycopg[binary]'") from e
     store = Store(engine, parsed)
     try:
-        _prepare(store, create)
+        try:
+            home = _prepare(store, create)
+        except StoreError as e:  # another has moved the store to its own schema at this moment
+            if getattr(getattr(e.__cause__, "orig", None), "sqlstate", None) != "42P01":
+                raise
+            home = _prepare(store, create)
     except BaseException:
         store.close()
         raise
+    if home:  # from here on no session searches anything but the store's schema
+        store.close()
+        store.engine = _postgres(parsed, server.search_path(home))
     return store
 
 
-def _prepare(store: Store, create: bool) -> None:
-    """Make the tables, or bring them up to date; StoreError for what is no store of ours or a newer one."""
+def _prepare(store: Store, create: bool) -> str | None:
+    """Make the tables, or bring them up to date; StoreError for what is no store of ours or a newer one.
+
+    The schema that the store stands in; None on SQLite.
+    """
+    home = None
     with store.begin(read=True) as conn:
-        if not store.sqlite:
+        if store.sqlite:
+            version, tables = _version(conn)
+            current = version == t.SCHEMA
+        else:
             encoding = conn.exec_driver_sql("SHOW server_encoding").scalar()
             if encoding != "UTF8":
                 raise StoreError(f"{store.where}: the database's encoding is {encoding}, which cannot hold every "
                                  "text; create one with ENCODING 'UTF8'")
-        version, tables = _version(conn)
-    if version == t.SCHEMA:
-        return
+            found = server.look(conn)
+            home, version, tables = found.schema, found.version, set(found.tables)
+            current = version == t.SCHEMA and not found.moves
+    if current:
+        missing = set(t.metadata.tables) - tables
+        if missing:  # a view in the place of a table could go on for ever
+            raise StoreError(f"{store.where} has not the tables of an annotation store ({', '.join(sorted(missing))}); "
+                             "give the path of one, or of a new file")
+        return home
     if version is None:
         if tables & set(t.metadata.tables) or (tables and store.sqlite):
             raise StoreError(f"{store.where} holds other tables ({', '.join(sorted(tables)[:3])}), not those of an "
@@ -236,7 +266,7 @@ def _prepare(store: Store, create: bool) -> None:
     try:
         with store.begin() as conn:
             if not store.sqlite:
-                conn.exec_driver_sql("SELECT pg_advisory_xact_lock(20230719)")  # one upgrades, the others wait
+                home = server.settle(conn, store.where)
             if _version(conn)[0] != t.SCHEMA:
                 migrations.upgrade(conn)
     except StoreError as e:
@@ -246,11 +276,16 @@ def _prepare(store: Store, create: bool) -> None:
                              f"{version or 'none'}, wanted {t.SCHEMA}), and this login may not do it; ask whoever made "
                              "it to open it once") from e
         raise
+    return home
 
 
 def _version(conn: sa.Connection) -> tuple[str | None, set[str]]:
-    """The schema's version, None where there is none, and the tables that there are."""
-    tables = set(sa.inspect(conn).get_table_names())
+    """The schema's version, None where there is none, and the tables that there are: real ones, no views."""
+    if conn.dialect.name == "sqlite":
+        tables = set(conn.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE "
+                                          "'sqlite_%' AND sql NOT LIKE 'CREATE VIRTUAL%'").scalars())
+    else:
+        tables = set(sa.inspect(conn).get_table_names())
     if t.VERSION_TABLE not in tables:
         return None, tables
     return conn.execute(sa.text(f"SELECT version_num FROM {t.VERSION_TABLE}")).scalar(), tables
@@ -279,7 +314,7 @@ def _sqlite(url: URL, create: bool) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def settings(connection: Any, _: Any) -> None:
         for pragma in (f"busy_timeout={BUSY_SECONDS * 1000}", "foreign_keys=ON", "journal_mode=DELETE",
-                       "synchronous=FULL"):
+                       "synchronous=FULL", "trusted_schema=OFF"):
             connection.execute(f"PRAGMA {pragma}").fetchall()
 
     @sa.event.listens_for(engine, "begin")
@@ -291,11 +326,15 @@ def _sqlite(url: URL, create: bool) -> sa.Engine:
     return engine
 
 
-def _postgres(url: URL) -> sa.Engine:
+def _postgres(url: URL, search_path: str) -> sa.Engine:
+    path = re.sub(r"([\\ ])", r"\\\1", search_path)  # as libpq wants it
+    # No native hstore: to look for its type is a query more for each connection.
     return sa.create_engine(url, pool_size=2, max_overflow=3, pool_pre_ping=True, pool_timeout=BUSY_SECONDS,
+                            use_native_hstore=False,
                             connect_args={"connect_timeout": 10, "tcp_user_timeout": 15000, "keepalives_idle": 20,
                                           "application_name": "llama2lab",
-                                          "options": f"-c lock_timeout={BUSY_SECONDS * 1000} -c TimeZone=UTC"})
+                                          "options": f"-c lock_timeout={BUSY_SECONDS * 1000} -c TimeZone=UTC "
+                                                     f"-c search_path={path}"})
 
 
 def _collision(cause: BaseException | None) -> bool:

@@ -16,8 +16,9 @@ from sqlalchemy.types import TypeDecorator
 
 from llama2lab.annotation.scale import GRADES
 
+LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)  # of guidelines that are never in force
 VERSION_TABLE = "llama2lab_version"
-SCHEMA = "0002"  # the newest migration in migrations/versions; a test holds that it is
+SCHEMA = "0004"  # the newest migration in migrations/versions; a test holds that it is
 
 # Characters that a database or a Parquet file cannot hold: U+0000 (PostgreSQL), lone surrogates (not UTF-8), and the
 # sign we write them with. Each is stored as U+001A and four hex digits, so that any Python string comes back as it was.
