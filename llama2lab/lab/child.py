@@ -29,6 +29,7 @@ import os
 import random
 import signal
 import socket
+import stat
 import sys
 import sysconfig
 import threading
@@ -56,7 +57,7 @@ PATIENCE = 2.0  # seconds in which code must have ended after it was told to
 MEMORY = 4 * 2**30  # bytes that it may take beyond the notebook's own
 FILE = 64 * 2**20  # bytes of the longest file that it may write
 TASKS = 200  # processes and threads that may be begun anew on the machine meanwhile
-ANSWER = 64 * 2**20  # bytes of the longest answer
+ANSWER = 32 * 2**20  # bytes of the longest answer
 PRINTED = 2000  # characters that are kept of what it prints
 DEATH_SIGNAL, SUBREAPER = 1, 36  # options of prctl, from Linux's sys/prctl.h
 # Where the code of libraries lies: what was raised there is not the student's line.
@@ -190,7 +191,7 @@ class Process:
 
     def __init__(self, function: Callable, library: Library, seconds: float, printed: Prints, warned: Prints):
         self.seconds, self.printed, self.warned = seconds, printed, warned
-        self.rest, self.left, self.pid = b"", seconds, 0
+        self.rest, self.left, self.pid = bytearray(), seconds, 0
         self.ours, theirs = socket.socketpair()
         begun, refused = threading.Event(), []
 
@@ -295,12 +296,7 @@ def _begin(function: Callable, library: Library, channel: socket.socket, seconds
         prctl = ctypes.CDLL(None).prctl
         prctl(SUBREAPER, 1)
         prctl(DEATH_SIGNAL, signal.SIGTERM)  # when the notebook ends
-        # None of the notebook's files and connections is within reach.
-        null = os.open(os.devnull, os.O_RDWR)
-        for number in range(3):
-            os.dup2(null, number)
-        os.closerange(3, channel.fileno())
-        os.closerange(channel.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+        _close(channel.fileno())
         student = os.fork()
         if student == 0:
             prctl(DEATH_SIGNAL, signal.SIGKILL)
@@ -325,9 +321,21 @@ def _begin(function: Callable, library: Library, channel: socket.socket, seconds
                 break
         if status is not None:
             number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-            channel.send(b"\n" + _line(kind="ended", signal=number), socket.MSG_DONTWAIT)
+            channel.send(_line(kind="ended", signal=number), socket.MSG_DONTWAIT)
     finally:
         os._exit(0)
+
+
+def _close(channel: int) -> None:
+    """Close the notebook's connections: to its page, to databases. Open files stay, a student may read them."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(null, number)
+    for number in map(int, os.listdir("/proc/self/fd")):
+        with suppress(OSError):
+            kind = stat.S_IFMT(os.fstat(number).st_mode)
+            if number != channel and kind not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFCHR):
+                os.close(number)
 
 
 def _line(**message: Any) -> bytes:

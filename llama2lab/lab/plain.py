@@ -19,6 +19,7 @@ DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (
     torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.bfloat16,
     torch.float32, torch.float64, torch.complex64, torch.complex128)}
 _DOUBLE, _NUMPY = Tensor.double, Tensor.numpy  # a notebook may put others into their places
+LONGEST = 2**24  # bytes of one array
 DIGITS = 1000  # bits of a whole number; Python refuses to read much longer ones
 
 
@@ -48,7 +49,7 @@ def pack(value: Any) -> Any:
     if isinstance(value, Tensor):
         return _pack_tensor(value)
     if isinstance(value, np.ndarray | np.generic):
-        array = np.asarray(value)
+        array = _sized(np.asarray(value), value.nbytes)
         if array.dtype.kind not in "biufc":
             return pack(array.tolist())
         return {"array": array.dtype.str, "shape": list(array.shape), "data": _letters(array.tobytes())}
@@ -61,9 +62,9 @@ def pack(value: Any) -> Any:
     if isinstance(value, complex):
         return {"complex": [pack(value.real), pack(value.imag)]}
     if isinstance(value, list):
-        return [pack(v) for v in value]
+        return [pack(v) for v in _sized(value, 16 * len(value))]
     if isinstance(value, tuple):
-        return {"tuple": [pack(v) for v in value]}
+        return {"tuple": [pack(v) for v in _sized(value, 16 * len(value))]}
     if isinstance(value, Mapping):
         return {"dict": [[pack(k), pack(v)] for k, v in value.items()]}
     for convert in (torch.as_tensor, float):  # whatever holds numbers: a range, a fraction, a table of another library
@@ -74,9 +75,16 @@ def pack(value: Any) -> Any:
     return {"foreign": text_of(type(value).__name__)}
 
 
+def _sized(value: Any, bytes_: int) -> Any:
+    if bytes_ > LONGEST:
+        what = f"a list of {len(value):,}" if isinstance(value, list | tuple) else f"numbers of shape {(*value.shape,)}"
+        raise ValueError(f"{what} is too much for an answer; compare it with the task")
+    return value
+
+
 def _pack_tensor(value: Tensor) -> dict[str, Any]:
     with torch._C.DisableTorchFunctionSubclass():
-        value = value.detach().cpu()
+        value = _sized(value.detach().cpu(), value.nbytes)
         value = value.dequantize() if value.is_quantized else value
         value = (value if value.layout == torch.strided else value.to_dense()).resolve_conj().resolve_neg()
         name = str(value.dtype).removeprefix("torch.")
