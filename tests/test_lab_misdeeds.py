@@ -1,6 +1,7 @@
 """What a student's code may do to a check, and does not: every line of the tables is run as the body of the function
 that a check asks. Afterwards the notebook is as it was, its next check is right, and nothing runs on."""
 
+# ruff: noqa: E501  (a misdeed a line)
 import ast
 import asyncio
 import atexit
@@ -353,9 +354,9 @@ class Evil:
 
 
 class EvilText(str):
-    __eq__ = __contains__ = lambda self, other: True  # noqa: E731
+    __eq__ = __contains__ = lambda self, other: True
     __hash__ = str.__hash__
-    strip = lower = encode = lambda self, *a: "b"  # noqa: E731
+    strip = lower = encode = lambda self, *a: "b"
 
 
 def endless():

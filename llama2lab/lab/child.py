@@ -25,6 +25,7 @@ import inspect
 import io
 import json
 import linecache
+import logging
 import os
 import random
 import signal
@@ -93,11 +94,12 @@ MESSAGE = TypeAdapter(Message)
 
 
 class Prints(io.TextIOBase):
-    """What is printed, up to a limit: an endless loop that prints must not fill the memory. `tell` gets what is kept,
+    """What is printed, up to a limit: an endless loop that prints must not fill the memory. `send` gets what is kept,
     too."""
 
-    def __init__(self, limit: int = PRINTED, tell: Callable[[str], Any] | None = None) -> None:
-        self.left, self.cut, self.parts, self.tell = limit, False, [], tell
+    def __init__(self, limit: int = PRINTED, send: Callable[[str], Any] | None = None) -> None:
+        self.left, self.cut, self.send = limit, False, send
+        self.parts: list[str] = []
 
     def writable(self) -> bool:
         return True
@@ -107,8 +109,8 @@ class Prints(io.TextIOBase):
         if kept:
             self.left -= len(kept)
             self.parts.append(kept)
-            if self.tell:
-                self.tell(kept)
+            if self.send is not None:
+                self.send(kept)
         return len(text)
 
     @property
@@ -320,8 +322,8 @@ def _begin(function: Callable, library: Library, channel: socket.socket, seconds
             except ChildProcessError:
                 break
         if status is not None:
-            number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-            channel.send(_line(kind="ended", signal=number), socket.MSG_DONTWAIT)
+            killed = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+            channel.send(_line(kind="ended", signal=killed), socket.MSG_DONTWAIT)
     finally:
         os._exit(0)
 
@@ -357,11 +359,15 @@ def _limit(seconds: float) -> None:
 def _serve(function: Callable, library: Library, channel: socket.socket) -> None:
     """Answer what is asked, a line each, until nobody asks any more."""
     own = os.getpid()
-    sys.stdin = open(os.devnull, encoding="utf-8")
+    sys.stdin = io.StringIO()
     # One character more than is kept, which tells that there was more.
     sys.stdout, sys.stderr = (Prints(PRINTED + 1, lambda text, kind=kind: channel.sendall(  # type: ignore[misc]
         _line(kind=kind, text=text_of(text)))) for kind in ("printed", "warned"))
-    builtins.input = _no_input  # a notebook's own asks a page that does not listen to this process
+    # A notebook's own ways to its page do not work in another process.
+    logging.raiseExceptions = False
+    builtins.input = _no_input
+    if (shell := getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()) is not None:
+        shell.display_pub.publish = lambda data, *_, **__: print(data.get("text/plain", ""))
     torch.set_num_threads(1)
     random.seed(0)  # Python seeds anew after a fork; the others go on from where `kept_state` put them
     channel.sendall(_line(kind="ready"))
@@ -387,7 +393,8 @@ class Here:
     """The function in a thread of the notebook, where a process is not to be had. As Process."""
 
     def __init__(self, function: Callable, library: Library, seconds: float, printed: Prints, warned: Prints):
-        self.function, self.library, self.seconds, self.left, self.printed = function, library, seconds, seconds, printed
+        self.function, self.library, self.printed = function, library, printed
+        self.seconds = self.left = seconds
 
     def ask(self, args: list[Any]) -> Message:
         answers: list[dict[str, Any]] = []

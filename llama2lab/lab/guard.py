@@ -1,8 +1,8 @@
 """What a check puts back: random numbers, torch's settings, and the library itself.
 
 The library's own code, called by a check, may draw random numbers. A student's code may also set a default type or
-assign to a name of a library module by mistake; where it runs in the notebook's process (see `child`), later cells would
-then show something else than the notebook says, and nobody would find out why.
+assign to a name of a library module by mistake; where it runs in the notebook's process (see `child`), later cells
+would then show something else than the notebook says, and nobody would find out why.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ STATE: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
 
 @contextmanager
 def kept_state() -> Iterator[Library]:
-    """Random numbers start anew inside, and outside nothing has happened: what STATE lists, and the library, are as they were."""
+    """Random numbers start anew inside, and outside nothing has happened: what STATE lists, and the library, are as
+    they were."""
     held = [read() for read, _ in STATE]
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
     library = Library()
