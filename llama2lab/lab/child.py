@@ -20,6 +20,7 @@ from __future__ import annotations
 import builtins
 import ctypes
 import dis
+import faulthandler
 import gc
 import inspect
 import io
@@ -365,6 +366,7 @@ def _serve(function: Callable, library: Library, channel: socket.socket) -> None
         _line(kind=kind, text=text_of(text)))) for kind in ("printed", "warned"))
     # A notebook's own ways to its page do not work in another process.
     logging.raiseExceptions = False
+    faulthandler.disable()
     builtins.input = _no_input
     if (shell := getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()) is not None:
         shell.display_pub.publish = lambda data, *_, **__: print(data.get("text/plain", ""))
