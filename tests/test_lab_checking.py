@@ -1,5 +1,6 @@
 """What a check survives: code that hangs, crashes, prints, mutates, or changes what belongs to others."""
 
+import os
 import random
 import re
 import signal
@@ -14,9 +15,9 @@ from hypothesis import strategies as st
 
 import llama2lab.model
 from llama2lab.errors import LabError
+from llama2lab.lab import child
 from llama2lab.lab.checking import Exercise, Mistake, Outcome, run, solution
 from llama2lab.lab.compare import judge, read
-from llama2lab.lab.limits import TimeIsUp, with_limit
 from llama2lab.lab.nb02_transformer import RMS_NORM
 
 
@@ -81,8 +82,10 @@ def test_a_loop_without_end_is_stopped(answer, where) -> None:
     assert run(DOUBLE, lambda x: x + x).passed
 
 
-def test_code_that_cannot_be_stopped_is_left_behind() -> None:
-    """A thread that sleeps does not see the exception; the notebook goes on."""
+def test_code_that_cannot_be_stopped_is_left_behind(monkeypatch) -> None:
+    """Without a process: a thread that sleeps does not see the exception; the notebook goes on."""
+    monkeypatch.setattr(child, "FORK", False)
+    monkeypatch.setattr(child, "PATIENCE", 0.3)
     outcome = in_thread(lambda: run(DOUBLE, lambda x: time.sleep(4), seconds=0.1))
     assert outcome.status == "stopped" and "restart the kernel" in outcome.message
 
@@ -92,7 +95,7 @@ def test_somebody_elses_alarm_goes_on() -> None:
     before = signal.signal(signal.SIGALRM, lambda *_: rang.append(1))
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.15)
-        assert with_limit(lambda: 5, 3.0) == 5
+        assert run(DOUBLE, lambda x: 2 * x).passed
         time.sleep(0.3)
         assert rang == [1]
     finally:
@@ -100,17 +103,11 @@ def test_somebody_elses_alarm_goes_on() -> None:
         signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.parametrize("where", [lambda work: work(), in_thread], ids=["main", "thread"])
-def test_results_and_errors_come_through_the_limit(where) -> None:
-    def limited():
-        try:
-            return with_limit(lambda: {}["no"], 1.0)
-        except KeyError as e:
-            return str(e)
-
-    assert where(limited) == "'no'"
-    assert where(lambda: with_limit(lambda: 7, 1.0)) == 7
-    assert not issubclass(TimeIsUp, Exception)
+@pytest.mark.parametrize("answer", [endless, patient])
+def test_a_loop_is_stopped_without_a_process_too(monkeypatch, answer) -> None:
+    monkeypatch.setattr(child, "FORK", False)
+    assert "restart" not in run(DOUBLE, answer, seconds=0.2).message
+    assert run(DOUBLE, lambda x: x + x).passed
 
 
 def raises_by_hand(x):
@@ -200,12 +197,22 @@ def test_crashes_are_outcomes(answer) -> None:
     assert run(DOUBLE, answer).status == "error"
 
 
-def test_the_users_own_interrupt_goes_through() -> None:
-    def stop(x):
+@pytest.mark.parametrize("fork", [True, False])
+def test_the_users_own_interrupt_goes_through(monkeypatch, fork) -> None:
+    """The stop button of a notebook sends it to the notebook's process; one that the answer raises is the answer's."""
+    monkeypatch.setattr(child, "FORK", fork and child.FORK)
+    stop = threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT))
+    stop.start()
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(DOUBLE, endless)
+    assert time.monotonic() - begin < 8
+    stop.join()
+
+    def stopping(x):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        run(DOUBLE, stop)
+    assert run(DOUBLE, stopping).status == "error"
 
 
 @pytest.mark.parametrize("value", [object(), "text", [1, "a"], {}, torch, 1j, [[1.0], [2.0, 3.0]], lambda: 1,
@@ -257,15 +264,15 @@ def test_random_numbers_and_settings_of_later_cells_are_untouched() -> None:
 
 
 def test_a_check_is_the_same_every_time() -> None:
-    seen = []
-
     def notes(x):
-        seen.append((random.random(), np.random.rand(), torch.rand(1).item()))
+        print(random.random(), np.random.rand(), torch.rand(1).item())
         return 2 * x
 
-    run(DOUBLE, notes)
-    run(DOUBLE, notes)
-    assert seen[0] == seen[1]
+    seen = []
+    for _ in range(2):
+        random.random(), np.random.rand(), torch.rand(1)
+        seen.append(run(DOUBLE, notes).printed)
+    assert seen[0] == seen[1] != ""
 
 
 def change_name(x, weight, eps):
@@ -338,6 +345,11 @@ CELLS = ["from llama2lab.lab.nb02_transformer import RMS_NORM\nfrom llama2lab.la
          "def hang(x, weight, eps):\n    while True:\n        try:\n            while True: pass\n        except: pass",
          "import threading\nprint(threading.current_thread() is threading.main_thread())\n"
          "run(RMS_NORM, hang, seconds=0.3)",
+         "import sys\ndef noisy(x, weight, eps):\n    print('seen'), print('warned', file=sys.stderr)\n"
+         "    from IPython.display import display\n    display(x)\n    sys.stderr = None\n"
+         "    return RMS_NORM.solution(x, weight, eps)\nrun(RMS_NORM, noisy)",
+         "def asks(x, weight, eps):\n    return input('x? ')\nrun(RMS_NORM, asks)",
+         "import os\nrun(RMS_NORM, lambda x, weight, eps: os._exit(1))",
          "def crash(x, weight, eps):\n    y = x.mean(-1)\n    return x / y * weight",
          "run(RMS_NORM, crash)",
          "print('still here')"]
@@ -352,5 +364,11 @@ def test_in_a_real_kernel() -> None:
     printed, stopped = notebook.cells[2].outputs
     assert printed.text == "True\n"
     assert "longer than 0.3 seconds" in stopped.data["text/plain"] and "Stopped" in stopped.data["text/html"]
-    assert "line 3: return x / y * weight" in notebook.cells[4].outputs[0].data["text/plain"]
-    assert notebook.cells[5].outputs[0].text == "still here\n"
+    noisy, asks, leaves, crash, last = (cell.outputs for cell in notebook.cells[3:] if cell.outputs)
+    shown = next(o.data["text/plain"] for o in noisy if "data" in o)
+    assert "Passed" in shown and "seen" in shown and "tensor([[[" in shown
+    assert any(o.get("name") == "stderr" and o.text == "warned\n" for o in noisy)
+    assert "no keyboard" in asks[0].data["text/plain"]
+    assert "ended Python itself" in leaves[0].data["text/plain"]
+    assert "line 3: return x / y * weight" in crash[0].data["text/plain"]
+    assert last[0].text == "still here\n"

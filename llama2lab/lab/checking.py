@@ -1,34 +1,32 @@
 """Exercises and their checks. A check runs at once, accepts every correct solution and names the usual mistakes.
 
 An exercise's `check` is a plain function of the student's answer (a function, a class, a number, a choice): it
-returns when the answer is right and raises `Mistake` with a sentence for the student when it is not. `run` calls it
-with a time limit and turns whatever happens into an `Outcome`, so that no answer can stop a notebook.
+returns when the answer is right and raises `Mistake` with a sentence for the student when it is not. `run` calls it,
+with a function that has the student's answers brought from elsewhere, and turns whatever happens into an `Outcome`, so
+that no answer can stop a notebook.
 """
 
 from __future__ import annotations
 
 import dis
 import html
-import inspect
-import linecache
 import os
 import sys
-import sysconfig
 import time
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from types import CodeType, TracebackType
+from types import CodeType, FunctionType
 from typing import Any, Literal
 
 import numpy as np
-import torch
+from numpy import array_equal  # by its own name, as `array_of`: a notebook may put another into numpy's
 from torch import Tensor
 
 from llama2lab.errors import LabError
-from llama2lab.lab.guard import Library, Prints, kept_state
-from llama2lab.lab.limits import TimeIsUp, with_limit
+from llama2lab.lab.child import Fault, Here, Prints, Process, start
+from llama2lab.lab.guard import Library, kept_state
+from llama2lab.lab.plain import DIGITS, array_of, pack, unpack
 
 SECONDS = 10.0
 SOLUTIONS = "LLAMA2LAB_SOLUTIONS"  # "off" hides them
@@ -40,21 +38,10 @@ COLOURS: dict[Status, str] = {
     "passed": "var(--jp-success-color1, #2e8b57)", "not attempted": "var(--jp-border-color1, #808080)",
     "failed": "var(--jp-warn-color1, #c77700)", "stopped": "var(--jp-error-color1, #d84343)",
     "error": "var(--jp-error-color1, #d84343)", "noted": "var(--jp-info-color1, #2a7ab9)"}
-# Where the code of libraries lies: what was raised there is not the student's line.
-FOREIGN = (str(Path(__file__).parents[1]), *(sysconfig.get_path(n) for n in ("stdlib", "purelib", "platlib")),
-           "<frozen", sys.prefix + os.sep + "lib")
 
 
 class Mistake(Exception):
     """What is wrong with an answer, in a sentence that helps."""
-
-
-class NotAttempted(Exception):
-    """The answer is still the empty one of the notebook."""
-
-
-class StudentError(Exception):
-    """An exception of the student's own code, which is its `__cause__`."""
 
 
 @dataclass(frozen=True)
@@ -149,109 +136,125 @@ class Outcome:
 
 
 def run(exercise: Exercise, answer: Any, seconds: float = SECONDS) -> Outcome:
-    """Check an answer. Never raises for anything the answer does, but for the user's own interrupt."""
+    """Check an answer. Never raises for anything the answer does; the user's own interrupt goes through.
+
+    A function runs in a process of its own where there can be one, with `seconds` for all its answers together; `child`
+    says what that holds, and what not.
+    """
     begin = time.perf_counter()
-    prints = Prints()
+    prints, warned = Prints(), Prints()
 
     def outcome(status: Status, message: str = "", line: int | None = None, code: str = "") -> Outcome:
         return Outcome(exercise.key, exercise.title, status, message, line, code, prints.text,
                        time.perf_counter() - begin, exercise.points if status == "passed" else 0, exercise.points)
 
-    if is_empty(answer):
-        return outcome("not attempted", "Fill it in and run the cell again; the hints help.")
-    # The state is put back outside of the time limit, so that an alarm cannot interrupt that.
-    with kept_state() as library, redirect_stdout(prints):
-        student = Student(answer, library, exercise.in_place) if callable(answer) else answer
-        try:
-            with_limit(lambda: exercise.check(student), seconds)
-        except TimeIsUp as e:
-            after = "" if e.stopped else (" It could not be ended and still runs: restart the kernel when you can.")
-            return outcome("stopped", f"It ran longer than {seconds:g} seconds. Is there a loop that never "
-                                      f"ends?" + after)
-        except NotAttempted:
-            return outcome("not attempted", "Fill it in and run the cell again; the hints help.")
-        except Mistake as e:
-            return outcome("failed", str(e))
-        except StudentError as e:
-            cause = e.__cause__ or e
-            line, code = place_of(cause.__traceback__, student)
-            return outcome("error", f"{type(cause).__name__}: {str(cause)[:500]}", line, code)
-        except Exception as e:
-            # Checks meet every type a student may return; what none of them foresaw is still an answer, not a crash.
-            return outcome("failed", f"The check cannot read what it was given ({type(e).__name__}: {str(e)[:200]}). "
-                                     "Compare types and shapes with the task.")
+    try:
+        if is_empty(answer):
+            raise Fault("not attempted")
+        if not callable(answer):
+            answer = plain(answer, seconds)
+        with kept_state() as library, Student(answer, library, seconds, exercise.in_place, prints, warned) as student:
+            exercise.check(student if callable(answer) else answer)
+    except Fault as e:
+        return outcome(e.status, str(e) or "Fill it in and run the cell again; the hints help.", e.line, e.code)
+    except Mistake as e:
+        return outcome("failed", str(e))
+    except Exception as e:
+        # Checks meet every type a student may return; what none of them foresaw is still an answer, not a crash.
+        return outcome("failed", f"The check cannot read what it was given ({type(e).__name__}: {str(e)[:200]}). "
+                                 "Compare types and shapes with the task.")
+    finally:
+        with suppress(AttributeError, OSError, ValueError):  # a notebook may have closed it, or taken it away
+            sys.stderr.write(warned.text)
     return outcome("passed")
 
 
 class Student:
-    """The student's function, or class, as a check calls it: errors are marked as the student's, arguments and the
-    library must be left alone, and a forgotten `return` is named."""
+    """The student's function as a check calls it: it answers from elsewhere, with plain data; arguments and the library
+    must be left alone, and a forgotten `return` is named."""
 
-    def __init__(self, function: Callable, library: Library, in_place: bool = False):
-        self.function, self.guarded, self.in_place = function, library, in_place
+    def __init__(self, function: Callable, library: Library, seconds: float, in_place: bool = False,
+                 prints: Prints | None = None, warned: Prints | None = None):
+        self.start = lambda: start(function, library, seconds, prints or Prints(), warned or Prints())
+        self.in_place = in_place
+        self.place: Process | Here | None = None
+
+    def __enter__(self) -> Student:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.place:
+            self.place.end()
 
     def __call__(self, *args: Any) -> Any:
-        try:
-            inspect.signature(self.function).bind(*args)
-        except TypeError as e:
-            raise Mistake(f"Your function is called with {len(args)} arguments and does not take them ({e}). Keep the "
-                          "first line as the notebook gives it.") from None
-        except ValueError:
-            pass  # compiled functions have no signature
-        copies = [copy_of(a) for a in args]
-        try:
-            result = self.function(*args)
-        except KeyboardInterrupt:
-            raise
-        except (Exception, SystemExit) as e:
-            if isinstance(e, NotImplementedError) and raised_by_hand(e.__traceback__):
-                raise NotAttempted from None
-            raise StudentError from e
-        finally:
-            changed = self.guarded.restore()
-        if changed:
-            raise Mistake(f"Your code changed {', '.join(changed[:3])} of the library. It has been put back; use names "
-                          "of your own.")
-        if not self.in_place:
-            for number, (before, after) in enumerate(zip(copies, args), 1):
-                if not unchanged(before, after):
-                    raise Mistake(f"Your function changes its argument number {number} in place; the caller still "
-                                  f"needs "
-                                  "it. Work on a copy (clone), or without operators like += and methods ending in _.")
-        if result is None:
+        """The function's answer. Arguments are data; where the function may change them, they are changed.
+
+        Raises:
+            Fault: there is no answer to judge.
+            Mistake: the function did what it must not, or returned nothing.
+        """
+        self.place = self.place or self.start()
+        reply = self.place.ask([pack(a) for a in args])
+        if reply.kind == "empty":
+            raise Fault("not attempted")
+        if reply.kind == "raised":
+            raise Fault("error", reply.text, reply.line, reply.code)
+        if reply.kind == "arguments":
+            raise Mistake(f"Your function is called with {len(args)} arguments and does not take them ({reply.text}). "
+                          "Keep the first line as the notebook gives it.")
+        if reply.changed:
+            raise Mistake(f"Your code changed {', '.join(reply.changed[:3])} of the library. It has been put back; use "
+                          "names of your own.")
+        for number, (before, after) in enumerate(zip(args, unpack(reply.args), strict=True), 1):
+            if unchanged(before, after):
+                continue
+            if not self.in_place:
+                raise Mistake(f"Your function changes its argument number {number} in place; the caller still needs "
+                              "it. Work on a copy (clone), or without operators like += and methods ending in _.")
+            before.copy_(after)
+        if reply.result is None:
             raise Mistake("Your function returns None. Is the `return` missing?")
-        if result is Ellipsis:
-            raise NotAttempted
-        return result
-
-
-def copy_of(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, np.ndarray):
-        return value.copy()
-    if isinstance(value, list | tuple):
-        return type(value)(copy_of(v) for v in value)
-    return dict(value) if isinstance(value, dict) else value
+        return unpack(reply.result)
 
 
 def unchanged(before: Any, after: Any) -> bool:
     if isinstance(before, Tensor):
-        # equal_nan: arguments may hold what a mask hides.
-        return before.shape == after.shape and torch.allclose(before.double(), after.detach().double(), 0, 0, True)
+        # NaN equals NaN: arguments may hold what a mask hides.
+        return type(after) is Tensor and array_equal(array_of(before), array_of(after), equal_nan=True)
     if isinstance(before, np.ndarray):
-        return np.array_equal(before, after)
+        return array_equal(before, after)
     if isinstance(before, list | tuple):
-        return len(before) == len(after) and all(map(unchanged, before, after))
-    return before is after or bool(before == after)
+        return type(before) is type(after) and len(before) == len(after) and all(map(unchanged, before, after))
+    return bool(before == after)
+
+
+def plain(answer: Any, seconds: float = SECONDS) -> Any:
+    """An answer that is no function, as plain data. What is not plain already may have methods of the student's own
+    and is read where a function would run.
+
+    Raises:
+        Fault: it cannot be read.
+    """
+    if is_plain(answer):
+        return answer
+    with kept_state() as library, Student(lambda: answer, library, seconds) as student:
+        return student()
+
+
+def is_plain(answer: Any, depth: int = 3) -> bool:
+    """Whether the answer is made of Python's and numpy's own types alone, nested no deeper than `depth`."""
+    if type(answer) in (list, tuple, dict):
+        parts = [*answer.keys(), *answer.values()] if type(answer) is dict else answer
+        return depth > 0 and all(is_plain(part, depth - 1) for part in parts)
+    return (answer is None or type(answer) in (str, bytes, bool, float, complex, np.float64, np.float32, np.int64)
+            or (type(answer) is int and answer.bit_length() <= DIGITS))
 
 
 def is_empty(answer: Any) -> bool:
     """None, `...`, an empty text, or a function that holds nothing but `...`, `pass` or a docstring."""
-    if answer is None or answer is Ellipsis or (isinstance(answer, str) and not answer.strip()):
+    if answer is None or answer is Ellipsis or (type(answer) is str and not answer.strip()):
         return True
-    code = getattr(answer, "__code__", None)
-    return isinstance(code, CodeType) and does_nothing(code)
+    return type(answer) is FunctionType and does_nothing(answer.__code__)
 
 
 def does_nothing(code: CodeType) -> bool:
@@ -259,34 +262,6 @@ def does_nothing(code: CodeType) -> bool:
     instructions = list(dis.get_instructions(code))
     constants = [i.argval for i in instructions if i.opname in ("LOAD_CONST", "RETURN_CONST")]
     return all(i.opname in quiet for i in instructions) and all(c is None or c is Ellipsis for c in constants)
-
-
-def raised_by_hand(traceback: TracebackType | None) -> bool:
-    """Whether a `raise` statement did it; torch raises NotImplementedError too, for types it cannot handle."""
-    last = None
-    while traceback is not None:
-        last, traceback = traceback, traceback.tb_next
-    if last is None or last.tb_frame.f_code.co_filename.startswith(FOREIGN):
-        return False
-    return any(i.offset == last.tb_lasti and i.opname == "RAISE_VARARGS"
-               for i in dis.get_instructions(last.tb_frame.f_code))
-
-
-def place_of(traceback: TracebackType | None, student: Any) -> tuple[int | None, str]:
-    """Line and its text, where the student's code was last on the way to an exception: in the file or cell of the
-    function, else in any file that belongs to no library."""
-    places = []
-    while traceback is not None:
-        places.append((traceback.tb_frame.f_code.co_filename, traceback.tb_lineno))
-        traceback = traceback.tb_next
-    function = getattr(student, "function", None)
-    own = getattr(getattr(function, "__code__", None), "co_filename", None)
-    chosen = ([p for p in places if p[0] == own]
-              or [p for p in places if not p[0].startswith(FOREIGN)])
-    if not chosen:
-        return None, ""
-    file, line = chosen[-1]
-    return line, linecache.getline(file, line).strip()
 
 
 # ---- solutions ---------------------------------------------------------------------------------------------------

@@ -1,21 +1,22 @@
-"""What a check leaves as it was: random numbers, torch's settings, and the library itself.
+"""What a check puts back: random numbers, torch's settings, and the library itself.
 
-A student's cell may seed a generator, set a default type or assign to a name of a library module by mistake; later
-cells would then show something else than the notebook says, and nobody would find out why.
+The library's own code, called by a check, may draw random numbers. A student's code may also set a default type or
+assign to a name of a library module by mistake; where it runs in the notebook's process (see `child`), later cells
+would then show something else than the notebook says, and nobody would find out why.
 """
 
 from __future__ import annotations
 
-import io
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._tensor_str import PRINT_OPTS
 
 PACKAGE = "llama2lab"
 SMALL = 1000  # entries of a container whose contents are watched too
@@ -87,49 +88,39 @@ class Library:
         return changed
 
 
+# What holds for the whole process: how it is read, and how it is put back. Gradients, autocast, the default device and
+# the like belong to a thread, and a student's code never runs in the notebook's own.
+STATE: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
+    (random.getstate, random.setstate),
+    (np.random.get_state, np.random.set_state),
+    (torch.get_rng_state, torch.set_rng_state),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+    (lambda: (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
+     lambda held: torch.autograd.set_detect_anomaly(*held)),
+    (lambda: dict(vars(PRINT_OPTS)), lambda held: vars(PRINT_OPTS).update(held)),
+    (lambda: (sys.stdin, sys.stdout, sys.stderr),
+     lambda held: vars(sys).update(zip(("stdin", "stdout", "stderr"), held, strict=True))),
+)
+
+
 @contextmanager
-def kept_state(seed: int = 0) -> Iterator[Library]:
-    """Random numbers start at `seed` inside, and outside nothing has happened: the global generators of Python, numpy
-    and torch, torch's default type, gradients on or off, and the library are what they were before."""
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+def kept_state() -> Iterator[Library]:
+    """Random numbers start anew inside, and outside nothing has happened: what STATE lists, and the library, are as
+    they were."""
+    held = [read() for read, _ in STATE]
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
     library = Library()
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
     try:
         yield library
     finally:
         library.restore()
-        torch.set_grad_enabled(gradients)
-        torch.set_default_dtype(dtype)
+        for (_, put), value in zip(STATE, held, strict=True):
+            put(value)
         if cuda:
             torch.cuda.set_rng_state_all(cuda)
-        torch.set_rng_state(cpu)
-        np.random.set_state(numpy)
-        random.setstate(python)
-
-
-class Prints(io.TextIOBase):
-    """What is printed, up to a limit: an endless loop that prints must not fill the memory."""
-
-    def __init__(self, limit: int = 2000) -> None:
-        self.limit, self.length, self.cut = limit, 0, False
-        self.parts: list[str] = []
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        room = self.limit - self.length
-        if len(text) > room:
-            self.cut = True
-        if room > 0:
-            self.parts.append(text[:room])
-            self.length += len(self.parts[-1])
-        return len(text)
-
-    @property
-    def text(self) -> str:
-        return "".join(self.parts) + (" [...]" if self.cut else "")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llama2lab import reward
 from llama2lab.lab.checking import Exercise, Mistake
-from llama2lab.lab.compare import judge, randn, read
+from llama2lab.lab.compare import close, judge, randn, read
 from llama2lab.lab.predictions import Choice, Pick, Prediction, Ranking
 
 
@@ -114,7 +114,7 @@ def check_whiten(f: Callable) -> None:
         (reward.whiten(raw, shift_mean=False), "The whitening adds the mean back: rewards must have mean 0."),
         (-reward.whiten(raw), "The logit has the wrong sign: log(r / (1 - r))."),
     ]
-    if not torch.allclose(got.double(), sample.double(), atol=1e-3):
+    if not close(got, sample, 1e-3):
         judge(got, logit_whiten(r), wrongs, tolerance=1e-3)
     sure = torch.as_tensor(f(torch.tensor([0.0, 0.3, 1.0])))
     if not sure.isfinite().all():  # infinity, or the NaN that its mean makes of all

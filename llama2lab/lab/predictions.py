@@ -26,7 +26,7 @@ def number_of(answer: Any) -> float:
             raise TypeError
         else:
             value = float(answer)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise Mistake(f"A number is expected, not {str(answer)[:60]!r}.") from None
     if not math.isfinite(value):
         raise Mistake("A finite number is expected.")

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from llama2lab.errors import LabError
-from llama2lab.lab.checking import SECONDS, WORDS, Exercise, Mistake, Outcome, Status, is_empty, run
+from llama2lab.lab.checking import SECONDS, WORDS, Exercise, Mistake, Outcome, Status, is_empty, plain, run
+from llama2lab.lab.child import Fault
 from llama2lab.lab.predictions import Prediction
 from llama2lab.runs import disk_error, write_atomic
 
@@ -179,9 +180,10 @@ def predict(exercise: Prediction, answer: Any, progress: Progress | None = None)
     if is_empty(answer):
         return outcome("not attempted", "Predict first: a guess that can be wrong teaches more than a result.")
     try:
+        answer = plain(answer)
         exercise.form(answer)
-        plain = exercise.form.plain(answer)
-    except Mistake as e:
+        kept = exercise.form.plain(answer)
+    except (Mistake, Fault) as e:
         return outcome("failed", str(e))
     try:
         entry = progress.read().get(exercise.key, {})
@@ -189,10 +191,10 @@ def predict(exercise: Prediction, answer: Any, progress: Progress | None = None)
             return outcome("noted", f"The result is known already; your first prediction, {entry['prediction']}, "
                                     f"stays.")
         progress.change(exercise.key, attempt=False, of=exercise.points, title=exercise.title,
-                        prediction=plain)
+                        prediction=kept)
     except LabError as e:
         return outcome("failed", f"Your prediction was not saved: {e}")
-    return outcome("noted", f"You predict {plain}. Now run the experiment.")
+    return outcome("noted", f"You predict {kept}. Now run the experiment.")
 
 
 def compare(exercise: Prediction, measured: Any, progress: Progress | None = None) -> Outcome:
@@ -206,8 +208,9 @@ def compare(exercise: Prediction, measured: Any, progress: Progress | None = Non
         return Outcome(exercise.key, exercise.title, "not attempted",
                        f"There is no prediction to compare with. {exercise.lesson}".strip(), of=exercise.points)
     try:
+        measured = plain(measured)
         right, text = exercise.form.compare(entry["prediction"], measured)
-    except Mistake as e:
+    except (Mistake, Fault) as e:
         return Outcome(exercise.key, exercise.title, "failed", f"The measurement cannot be compared: {e}")
     status: Status = "passed" if right else "noted"
     found = Outcome(exercise.key, exercise.title, status, f"{text} {exercise.lesson}".strip(),
