@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from llama2lab.annotation import queue
-from llama2lab.annotation.store import clean_name, open_store, parse_url
-from llama2lab.annotation.widget import HERE, Annotator, public_url
+from llama2lab.annotation.store import clean_name, open_store, parse_url, public_url
+from llama2lab.annotation.widget import HERE, Annotator
 from llama2lab.errors import LabError
 
 URL_VARIABLE = "LLAMA2LAB_ANNOTATE_URL"

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from llama2lab.annotation import queue
 from llama2lab.annotation.faults import StoreError
 from llama2lab.annotation.scale import GRADES, KINDS, POSITIONS
-from llama2lab.annotation.store import Store, clean_name, open_store, parse_url
+from llama2lab.annotation.store import Store, clean_name, open_store, public_url
 from llama2lab.errors import LabError, first_line
 
 HERE = Path(__file__).parent
@@ -266,14 +266,6 @@ class Annotator(anywidget.AnyWidget):
         return (f"Annotation form for {who}: {found[0] if found else 'the store has not answered yet'}.\n"
                 "No widget can run here. Open the notebook in JupyterLab and run this cell, or serve the form to a "
                 "browser with\n    llama2lab annotate URL-OR-FILE")
-
-
-def public_url(url: str) -> str:
-    """The store's URL without its password, which must not reach a page, a notebook file or a log."""
-    try:
-        return parse_url(url).render_as_string(hide_password=True)
-    except LabError:
-        return "(a URL that cannot be read)"
 
 
 def shown(task: queue.Task) -> dict[str, Any]:
