@@ -174,6 +174,7 @@ def collect(
         new = add_pairs(opened, pairs_of_run(run, pairs, kind, gold, stage or (), seed), overlap, seed)  # type: ignore[arg-type]
         if not opened.guidelines(kind)[0]:  # a teacher may have put others there
             opened.add_guidelines(kind, guidelines(load_town(), kind))  # type: ignore[arg-type]
+        where = opened.where if opened.sqlite else "URL"
     typer.echo(f"{new} new pairs\nlabel them: llama2lab annotate {where}")
 
 

@@ -44,6 +44,7 @@ RIGHTS = (
     ("labels", "SELECT, INSERT", "SELECT, INSERT"),
     ("secrets", "", "SELECT, INSERT"),
     ("members", "", "SELECT"),
+    ("codes", "", "SELECT, INSERT, UPDATE, DELETE"),
     (t.VERSION_TABLE, "SELECT", "SELECT"),
 )
 MINE = "annotator_id = (SELECT llama2lab_me())"

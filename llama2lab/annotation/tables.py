@@ -17,7 +17,7 @@ from sqlalchemy.types import TypeDecorator
 from llama2lab.annotation.scale import GRADES
 
 VERSION_TABLE = "llama2lab_version"
-SCHEMA = "0002"  # the newest migration in migrations/versions; a test holds that it is
+SCHEMA = "0003"  # the newest migration in migrations/versions; a test holds that it is
 
 # Characters that a database or a Parquet file cannot hold: U+0000 (PostgreSQL), lone surrogates (not UTF-8), and the
 # sign we write them with. Each is stored as U+001A and four hex digits, so that any Python string comes back as it was.
@@ -110,6 +110,15 @@ members = sa.Table(
     "members", metadata,
     sa.Column("role", sa.Text, primary_key=True),
     sa.Column("annotator_id", sa.ForeignKey("annotators.id"), nullable=False, unique=True),
+)
+
+# The codes by which visitors of `llama2lab annotate` are known again (codes.py); no annotator's login sees them.
+codes = sa.Table(
+    "codes", metadata,
+    sa.Column("annotator_id", sa.ForeignKey("annotators.id"), primary_key=True),
+    sa.Column("hash", sa.Text, nullable=False),  # salted
+    sa.Column("tries", sa.Integer, nullable=False, default=0),  # wrong ones since the last right one
+    sa.Column("tried_at", UtcTime),
 )
 
 items = sa.Table(
