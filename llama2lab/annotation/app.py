@@ -21,14 +21,14 @@ import subprocess
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llama2lab.annotation import queue
-from llama2lab.annotation.store import clean_name, open_store, parse_url, public_url
-from llama2lab.annotation.widget import HERE, Annotator
+from llama2lab.annotation import codes, queue
+from llama2lab.annotation.store import Store, clean_name, open_store, parse_url, public_url
+from llama2lab.annotation.widget import HERE, Annotator, Skip, Submit
 from llama2lab.errors import LabError
 
 URL_VARIABLE = "LLAMA2LAB_ANNOTATE_URL"
@@ -44,6 +44,8 @@ PAGE = """{%- extends 'lab/index.html.j2' -%}
 """
 IDLE_SECONDS = 3600  # a kernel whose page is gone ends after this long; one whose page is open stays
 STOP_SECONDS = 10
+WHERE = "the place where labels are kept"  # what visitors read instead of a path or a URL
+OVER = "the pairs of an attempt that is over cannot be changed any more"
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Settings:
     number: int = 5  # gold pairs in an attempt; 0: no qualification
     mark: float = 0.8  # the share of them that must agree
     attempts: int = 2
+    name: str | None = None  # whose form this is, where that is known; None: visitors say it, and give their code
 
     def __post_init__(self) -> None:
         if self.number < 0 or self.attempts < 1:
@@ -108,7 +111,10 @@ class Standing:
 
 
 class Application(Annotator):
-    """The annotator's form with a name, guidelines and a qualification before it."""
+    """The annotator's form with a name, a code, guidelines and a qualification before it.
+
+    What it says is read by strangers: nothing about where the store is, and nothing of an unforeseen error but its kind.
+    """
 
     _is_app = True
 
@@ -118,17 +124,37 @@ class Application(Annotator):
         self._trying_again = 0  # the failed attempt after which the visitor chose to go on
         self._was_passed = True
         super().__init__(store, "", settings.kind, settings.seed, **kwargs)
+        self._config = {**self._config, "named": settings.name is not None}
 
-    def _start(self, name: str | None) -> dict[str, Any]:
-        if name is None:
-            return {"stage": "name"}
-        self._name = clean_name(name)
+    def __repr__(self) -> str:
+        return "Application()"
+
+    def _plain_text(self) -> str:
+        return "The annotation form. It needs a browser in which scripts may run."
+
+    def _fault_words(self, e: Exception) -> str:
+        return f"a fault in the lab itself ({type(e).__name__}); please tell whoever runs this"
+
+    def _open(self) -> Store:
+        if self._store is None:
+            self._store = open_store(self._url, create=False, where=WHERE)
+        return self._store
+
+    def _start(self, name: str | None, code: str | None = None) -> dict[str, Any]:
+        self._annotator = ""  # whoever was here before
         self._read, self._trying_again = False, 0
-        answer = super()._start(self._name)
+        if self._settings.name is not None:
+            self._name, first = clean_name(self._settings.name), False
+            self._annotator = self._open().annotator(self._name)
+        elif name is None:
+            return {"stage": "name"}
+        else:
+            self._name = clean_name(name)
+            self._annotator, first = codes.enter(self._open(), self._name, code)
         counts = self._progress()
         self._read = counts.done + counts.skipped > 0
         self._was_passed = self._standing().passed
-        return answer
+        return {"stage": "ready", "annotator": self._name, "first": first}
 
     def _standing(self) -> Standing:
         return Standing.of(queue.qualify(self._open(), self._annotator, kind=self._settings.kind), self._settings)
@@ -161,8 +187,14 @@ class Application(Annotator):
 
     def _past(self, index: int) -> dict[str, Any]:
         if index < self._first(self._standing()):
-            raise LabError("the pairs of an attempt that is over cannot be changed any more")
+            raise LabError(OVER)
         return super()._past(index)
+
+    def _save(self, message: Submit | Skip) -> dict[str, Any]:
+        over = self._history()[:self._first(self._standing())]
+        if any(past.task.item_id == message.item_id and past.label.label_id != message.label_id for past in over):
+            raise LabError(OVER)
+        return super()._save(message)
 
 
 def application() -> Application:
@@ -204,6 +236,11 @@ def annotate(url: str | os.PathLike[str], host: str = "127.0.0.1", port: int = 8
             _stop(process)
     if code:
         raise LabError(f"Voila ended with code {code}; what it said stands above")
+
+
+def whose(store: Store, environ: Mapping[str, str]) -> str | None:
+    """The one person whose form it is: the login's of a class on PostgreSQL, or the user's of a JupyterHub."""
+    return store.login() or environ.get("JUPYTERHUB_USER") or None
 
 
 def prepare(folder: Path) -> Path:
