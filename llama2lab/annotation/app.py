@@ -4,9 +4,9 @@ A visitor gives a name, reads the guidelines, tries out some gold pairs, and goe
 choices agree. An attempt is `number` gold pairs; whoever fails reads again and gets as many *other* gold pairs, up to
 `attempts` times, so that nobody passes by trying the same pairs until they fit. Every visitor has a kernel of its own.
 
-There are no passwords here: who knows a name can go on under it. Where that matters, each student opens the form in a
-notebook with a database login of their own. The store's URL goes to the kernels through the environment and nowhere
-else, since it may hold a password.
+A name goes with a personal code (codes.py), unless a JupyterHub or a class's login on PostgreSQL says who it is. The
+store's URL goes to the kernels through the environment and nowhere else, since it may hold a password. How many visitors
+there may be, and under which names they come, is the server's business (room.py).
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import subprocess
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from llama2lab.annotation import codes, queue
 from llama2lab.annotation.store import Store, clean_name, open_store, parse_url, public_url
@@ -32,6 +33,7 @@ from llama2lab.annotation.widget import HERE, Annotator, Skip, Submit
 from llama2lab.errors import LabError
 
 URL_VARIABLE = "LLAMA2LAB_ANNOTATE_URL"
+STORE_VARIABLE = "LLAMA2LAB_ANNOTATIONS"  # of the command line; the kernels need it not
 SETTINGS_VARIABLE = "LLAMA2LAB_ANNOTATE"
 NOTEBOOK = HERE / "app.ipynb"
 TEMPLATE = "llama2lab"
@@ -42,7 +44,22 @@ PAGE = """{%- extends 'lab/index.html.j2' -%}
 {{ super() | replace('https://cdn.jsdelivr.net/', 'data:text/css,') }}
 {%- endblock notebook_css -%}
 """
-IDLE_SECONDS = 3600  # a kernel whose page is gone ends after this long; one whose page is open stays
+# What who comes when all kernels are taken sees; the page comes again by itself.
+FULL = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta http-equiv="refresh" content="20"><link rel="icon" href="data:;base64,="><title>Which answer is better?</title>
+<style>:root { color-scheme: light dark } body { font: 16px/1.5 system-ui, sans-serif; max-width: 34em;
+margin: 18vh auto; padding: 0 1em } button { font: inherit; padding: 6px 14px }</style></head>
+<body class="l2a-full"><h1>The room is full</h1>
+<p>As many people as this machine can serve are judging pairs at this moment. Please try again in a minute; this page
+does so by itself. Nothing that you saved before is lost.</p>
+<form><button>Try again now</button></form></body></html>
+"""
+# A kernel whose page is gone ends after this long; one whose page is open stays. Browsers that lost the network try for
+# about two minutes to come back.
+GONE_SECONDS = 120
+KERNEL_MB = 90  # what one visitor takes, measured: 75 to 85
+MOST_VISITORS = 100
 STOP_SECONDS = 10
 WHERE = "the place where labels are kept"  # what visitors read instead of a path or a URL
 OVER = "the pairs of an attempt that is over cannot be changed any more"
@@ -206,24 +223,36 @@ def application() -> Application:
 
 
 def annotate(url: str | os.PathLike[str], host: str = "127.0.0.1", port: int = 8866, *, settings: Settings = Settings(),
-             open_browser: bool = False, base_url: str = "/",
+             open_browser: bool = False, base_url: str = "/", visitors: int | None = None, names: Sequence[str] = (),
              say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> None:
-    """Serve the annotation form until Ctrl-C. The store must be there and hold pairs."""
+    """Serve the annotation form until Ctrl-C. The store must be there and hold pairs.
+
+    `visitors` is how many may be there at once (None: what the memory holds), `names` under which names browsers may
+    reach the form beside this machine's own.
+    """
     location = parse_url(url).render_as_string(hide_password=False)
     with open_store(url, create=False) as store:
         waiting, kinds = _pairs(store)
+        settings = replace(settings, name=settings.name or whose(store, os.environ))
+        where = store.where
     if not waiting:
-        raise LabError(f"{public_url(location)} holds no pairs yet; put some in first")
+        raise LabError(f"{where} holds no pairs yet; put some in first")
     _check_port(host, port)
     if not base_url.startswith("/") or not base_url.endswith("/"):
         raise LabError(f"the base URL begins and ends with a slash, not {base_url!r}")
+    visitors = room_for() if visitors is None else visitors
     address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::', '') else host}:{port}{base_url}"
     with tempfile.TemporaryDirectory(prefix="llama2lab-annotate-") as folder:
-        process = subprocess.Popen(command(host, port, base_url), cwd=prepare(Path(folder)),
+        # The pipe closes when this process ends, in whatever way: the server then ends too.
+        process = subprocess.Popen([*command(host, port, base_url, visitors, [*hub_names(os.environ), *names]),
+                                    "--Room.ends_with_stdin=True"], cwd=prepare(Path(folder)), stdin=subprocess.PIPE,
                                    env=environment(location, settings, Path(folder)))
-        say(f"the form: {address}   ({waiting} pairs: {', '.join(kinds)}; {public_url(location)}; stop with Ctrl-C)")
+        say(f"the form: {address}   ({waiting} pairs: {', '.join(kinds)}; {where}; stop with Ctrl-C)")
+        say(f"room for {visitors} visitors at once; change it with --visitors" + (
+            f"; whoever comes is {settings.name}" if settings.name else ""))
         if host not in ("127.0.0.1", "localhost", "::1"):
-            say("anybody who reaches this machine can use the form, and under any name; there is no encryption")
+            say("anybody who reaches this machine can use the form; there is no encryption. It is reached by number, by "
+                "this machine's name, and by what --server-name gives")
         if open_browser:
             webbrowser.open(address)
         before = signal.signal(signal.SIGTERM, _interrupt)
@@ -238,6 +267,12 @@ def annotate(url: str | os.PathLike[str], host: str = "127.0.0.1", port: int = 8
         raise LabError(f"Voila ended with code {code}; what it said stands above")
 
 
+def hub_names(environ: Mapping[str, str]) -> list[str]:
+    """The name of the JupyterHub that this runs on, which stands in the browsers' address line."""
+    found = (urlsplit(environ.get(key, "")).hostname for key in ("JUPYTERHUB_PUBLIC_URL", "JUPYTERHUB_PUBLIC_HUB_URL"))
+    return [name for name in found if name]
+
+
 def whose(store: Store, environ: Mapping[str, str]) -> str | None:
     """The one person whose form it is: the login's of a class on PostgreSQL, or the user's of a JupyterHub."""
     return store.login() or environ.get("JUPYTERHUB_USER") or None
@@ -249,26 +284,43 @@ def prepare(folder: Path) -> Path:
     template.mkdir(parents=True)
     (template / "conf.json").write_text(json.dumps({"base_template": "lab"}))
     (template / "index.html.j2").write_text(PAGE)
+    (template / "503.html").write_text(FULL)
     served = folder / "served"
     served.mkdir()
     shutil.copy(NOTEBOOK, served / "annotate.ipynb")
     return served
 
 
-def command(host: str, port: int, base_url: str) -> list[str]:
-    return [sys.executable, "-m", "voila", "annotate.ipynb", "--no-browser", f"--port={port}", f"--Voila.ip={host}",
-            "--Voila.port_retries=0", f"--Voila.base_url={base_url}", "--Voila.log_level=WARN",
+def command(host: str, port: int, base_url: str, visitors: int = 20, names: Sequence[str] = ()) -> list[str]:
+    return [sys.executable, "-m", "llama2lab.annotation.room", "annotate.ipynb", "--no-browser", f"--port={port}",
+            f"--Voila.ip={host}", "--Voila.port_retries=0", f"--Voila.base_url={base_url}", "--Voila.log_level=WARN",
             # Other extensions of JupyterLab that happen to be installed (nbgrader's, the notebook's) have no place in
             # this page, and fail in it.
             *(f"--VoilaConfiguration.extension_allowlist={name}"
               for name in ("@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8", "anywidget")),
-            f"--template={TEMPLATE}", "--show_tracebacks=False", "--MappingKernelManager.cull_interval=60",
-            f"--MappingKernelManager.cull_idle_timeout={IDLE_SECONDS}"]
+            f"--template={TEMPLATE}", "--VoilaConfiguration.allow_template_override=NO",
+            "--VoilaConfiguration.allow_theme_override=NO", "--show_tracebacks=False", f"--Kernels.room={visitors}",
+            f"--MappingKernelManager.cull_idle_timeout={GONE_SECONDS}", "--MappingKernelManager.cull_interval=15",
+            "--MappingKernelManager.cull_busy=True", *(f"--Room.names={name}" for name in names)]
+
+
+def room_for() -> int:
+    """How many visitors this machine's memory holds beside what runs already."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            free = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        try:
+            free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**21  # half of what there is
+        except (AttributeError, OSError, ValueError):  # Windows
+            free = 4096
+    return max(1, min(MOST_VISITORS, int(0.8 * free / KERNEL_MB)))
 
 
 def environment(location: str, settings: Settings, folder: Path) -> dict[str, str]:
     paths = [str(folder / "share"), os.environ.get("JUPYTER_PATH", "")]
-    return {**os.environ, URL_VARIABLE: location, SETTINGS_VARIABLE: json.dumps(asdict(settings)),
+    kept = {key: value for key, value in os.environ.items() if key != STORE_VARIABLE}
+    return {**kept, URL_VARIABLE: location, SETTINGS_VARIABLE: json.dumps(asdict(settings)),
             "JUPYTER_PATH": os.pathsep.join(p for p in paths if p), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
