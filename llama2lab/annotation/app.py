@@ -291,7 +291,8 @@ def prepare(folder: Path) -> Path:
     return served
 
 
-def command(host: str, port: int, base_url: str, visitors: int = 20, names: Sequence[str] = ()) -> list[str]:
+def command(host: str, port: int, base_url: str, visitors: int = 20, names: Sequence[str] = (),
+            gone_seconds: int = GONE_SECONDS) -> list[str]:
     return [sys.executable, "-m", "llama2lab.annotation.room", "annotate.ipynb", "--no-browser", f"--port={port}",
             f"--Voila.ip={host}", "--Voila.port_retries=0", f"--Voila.base_url={base_url}", "--Voila.log_level=WARN",
             # Other extensions of JupyterLab that happen to be installed (nbgrader's, the notebook's) have no place in
@@ -300,7 +301,8 @@ def command(host: str, port: int, base_url: str, visitors: int = 20, names: Sequ
               for name in ("@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8", "anywidget")),
             f"--template={TEMPLATE}", "--VoilaConfiguration.allow_template_override=NO",
             "--VoilaConfiguration.allow_theme_override=NO", "--show_tracebacks=False", f"--Kernels.room={visitors}",
-            f"--MappingKernelManager.cull_idle_timeout={GONE_SECONDS}", "--MappingKernelManager.cull_interval=15",
+            f"--MappingKernelManager.cull_idle_timeout={gone_seconds}",
+            f"--MappingKernelManager.cull_interval={max(1, gone_seconds // 10)}",
             "--MappingKernelManager.cull_busy=True", *(f"--Room.names={name}" for name in names)]
 
 

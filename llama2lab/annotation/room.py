@@ -116,7 +116,7 @@ class Elsewhere(RequestHandler):
         self.set_status(403)
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.finish("This form is not served under the name in the address line. Whoever runs it can allow a name: "
-                    "llama2lab annotate --name NAME\n")
+                    "llama2lab annotate --server-name NAME\n")
 
 
 class Room(Voila):
