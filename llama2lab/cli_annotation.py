@@ -96,7 +96,7 @@ def annotate(
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page here.")] = False,
     seed: Seed = 0,
 ) -> None:
-    """Serve the annotation form to people who know no notebooks: name and code, guidelines, a short qualification, pairs.
+    """Serve the annotation form to people who know no notebooks: name, guidelines, a short qualification, pairs.
 
     \b
     llama2lab annotate labels.db --open

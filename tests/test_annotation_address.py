@@ -38,8 +38,9 @@ WRONG = (
     "host=127.0.0.1 password={raw} dbname=lab", "dbname=lab user='boss' password='{raw}'",
     "postgresql:/{host}/lab?password={raw}", "mysql://boss:{raw}@{host}/lab", "http://boss:{raw}@{host}/lab",
     "'postgresql://boss:{raw}@{host}/lab'", "postgresql://boss:{raw}@{host}:x/lab", "postgresql://{host}/lab?{raw}",
-    "postgresql://{host}/lab?passwrd={raw}", "sqlite://boss:{raw}@{host}/lab", "postgresql://boss:{raw}@", "postgresql://",
-    "postgresql://boss:p@{raw}@{host}/lab", "postgresql://boss:{raw}@p@{host}/lab", "postgresql://boss:{raw}/x@y@{host}/lab",
+    "postgresql://{host}/lab?passwrd={raw}", "sqlite://boss:{raw}@{host}/lab", "postgresql://boss:{raw}@",
+    "postgresql://", "postgresql://boss:p@{raw}@{host}/lab", "postgresql://boss:{raw}@p@{host}/lab",
+    "postgresql://boss:{raw}/x@y@{host}/lab",
     "postgresql://boss:{raw}@{host}/lab?sslmode={raw}", "{{'host': '{host}', 'password': '{raw}'}}",
 )
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -84,7 +85,8 @@ def test_no_secret_of_any_address_comes_out(form: str, password: str, tmp_path_f
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(form=st.sampled_from(RIGHT + WRONG), password=PASSWORDS, command=st.sampled_from([
-    ["agreement", "URL"], ["annotate", "URL"], ["labels", "export", "URL", "x.jsonl"], ["labels", "import", "URL", "f.jsonl"],
+    ["agreement", "URL"], ["annotate", "URL"], ["labels", "export", "URL", "x.jsonl"],
+    ["labels", "import", "URL", "f.jsonl"],
     ["labels", "add", "URL", "f.jsonl"], ["labels", "add", "l.db", "URL"], ["labels", "merge", "URL", "l.db"],
     ["labels", "merge", "l.db", "URL"], ["class", "logins", "URL", "names.txt"], ["class", "URL", "names.txt"],
     ["run", "--annotations", "URL", "--out", "r"], ["annotate", "l.db", "URL"], ["agreement"], ["labels", "merge"]]))
@@ -137,7 +139,7 @@ def test_a_server_that_stops_is_named_without_its_password(postgres) -> None:
             assert postgres.password not in repr(store.engine) + repr(store.engine.url)
             postgres.ctl("-m", "fast", "stop")
             try:
-                with pytest.raises(LabError, match="does not answer|connection") as caught:
+                with pytest.raises(LabError, match=r"does not answer|connection") as caught:
                     store.annotator("Ada")
             finally:
                 postgres.start()

@@ -208,9 +208,10 @@ def test_keys_stay_in_the_form(lab: real.Lab, browser: Any) -> None:
 
 
 def test_the_keys_live_on_wherever_tab_had_led(lab: real.Lab, browser: Any) -> None:
-    """Tab to a control, a text or the guidelines, then Enter, Escape or a grade: the next key is heard without a Tab."""
+    """Tab to a control, a text or the guidelines, then Enter, Escape or a grade: the next key is heard."""
     path = new_store(lab.folder / "focus.db", [
-        {**row(i), "answers": [f"Long. {'word ' * 3000}({i})", f"Short. ({i})"]} if i % 2 else row(i) for i in range(30)])
+        {**row(i), "answers": [f"Long. {'word ' * 3000}({i})", f"Short. ({i})"]} if i % 2 else row(i)
+        for i in range(30)])
     real.write_notebook(lab.folder / "focus.ipynb", CELL.format(store="focus.db"))
 
     def tab_to(selector: str) -> None:
@@ -245,8 +246,8 @@ def test_the_keys_live_on_wherever_tab_had_led(lab: real.Lab, browser: Any) -> N
                 page.keyboard.press("f")
         assert form.root.locator("[aria-keyshortcuts='f']").get_attribute("aria-pressed") == "false"  # six times
         for selector, key in ((".l2a-grade:nth-child(3)", "Enter"), (".l2a-grade:nth-child(2)", "6"),
-                              ("[aria-keyshortcuts='f']", "3"), (".l2a-safe", "Enter"), ("[aria-keyshortcuts='g']", "4"),
-                              (".l2a-text", "5"), (".l2a-input", "Escape"), (".l2a-text", "8")):
+                              ("[aria-keyshortcuts='f']", "3"), (".l2a-safe", "Enter"),
+                              ("[aria-keyshortcuts='g']", "4"), (".l2a-text", "5"), (".l2a-input", "Escape"), (".l2a-text", "8")):
             form.wait("item")
             while selector == ".l2a-text" and form.root.locator(".l2a-text[tabindex]").count() == 0:
                 form.answer("1")
@@ -430,7 +431,8 @@ def voila(tmp_path: Path, location: str, settings: app.Settings, **more: Any) ->
     port = real.free_port()
     folder, env = served(tmp_path, location, settings)
     url = f"http://127.0.0.1:{port}/"
-    with real.running(app.command("127.0.0.1", port, "/", **more), env, folder, tmp_path / "voila.log", url + "voila/static/") as process:
+    command = app.command("127.0.0.1", port, "/", **more)
+    with real.running(command, env, folder, tmp_path / "voila.log", url + "voila/static/") as process:
         yield url, psutil.Process(process.pid)
 
 
@@ -692,7 +694,8 @@ def test_the_server_ends_with_the_command(tmp_path: Path) -> None:
     path, port = new_store(tmp_path / "class.db", [row(0)]), real.free_port()
     url = f"http://127.0.0.1:{port}/"
     command = [sys.executable, "-m", "llama2lab", "annotate", str(path), "--port", str(port)]
-    with real.running(command, real.environment(tmp_path), tmp_path, tmp_path / "log", url + "voila/static/") as process:
+    env, log = real.environment(tmp_path), tmp_path / "voila.log"
+    with real.running(command, env, tmp_path, log, url + "voila/static/") as process:
         urllib.request.urlopen(url, timeout=60).read()
         below = psutil.Process(process.pid).children(recursive=True)
         assert len(below) >= 2

@@ -155,7 +155,8 @@ def test_an_older_class_keeps_its_teacher_and_its_students_out(postgres: Any, tm
     engine.dispose()
     with open_store(url) as store, store.begin() as conn:
         for role, allowed in (("older_teachers", True), ("older_annotators", False)):
-            assert conn.execute(sa.text("SELECT has_table_privilege(:r, 'codes', 'SELECT')"), {"r": role}).scalar() is allowed
+            may = conn.execute(sa.text("SELECT has_table_privilege(:r, 'codes', 'SELECT')"), {"r": role}).scalar()
+            assert may is allowed, role
     roster = tmp_path / "names.txt"
     roster.write_text("Ada\n")
     classroom.create_class(url, roster, tmp_path / "urls.csv")

@@ -152,7 +152,8 @@ def test_a_stale_tab_supersedes_nothing(tmp_path: Path) -> None:
 
 
 def test_texts_that_no_browser_could_show_are_cut_and_say_so(tmp_path: Path) -> None:
-    long, turns = "x" * 1_000_000, [{"role": r, "content": f"{r} {i}"} for i in range(300) for r in ("user", "assistant")]
+    long = "x" * 1_000_000
+    turns = [{"role": r, "content": f"{r} {i}"} for i in range(300) for r in ("user", "assistant")]
     pairs = [{**row(0), "answers": [long, "b"]}, {**row(1), "prompt": [{"role": "user", "content": long}]},
              {**row(2), "prompt": [*turns, {"role": "user", "content": "last"}]}, row(3)]
     page = Page(Annotator(filled(tmp_path / "labels.db", pairs), "Ada"))
@@ -173,9 +174,10 @@ def test_texts_that_no_browser_could_show_are_cut_and_say_so(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-@pytest.mark.parametrize("change", [{"item_id": "a\x00b"}, {"item_id": "x\n"}, {"replaces": "\x00"}, {"item_id": "'; --"},
-                                    {"item_id": "\u2028"}, {"comment": "\x00"}, {"comment": "\ud800"}])
-def test_odd_characters_are_no_fault_of_the_lab(tmp_path: Path, request: Any, database: str, change: dict[str, Any]) -> None:
+@pytest.mark.parametrize("change", [{"item_id": "a\x00b"}, {"item_id": "x\n"}, {"replaces": "\x00"},
+                                    {"item_id": "'; --"}, {"item_id": "\u2028"}, {"comment": "\x00"}, {"comment": "\ud800"}])
+def test_odd_characters_are_no_fault_of_the_lab(tmp_path: Path, request: Any, database: str,
+                                                change: dict[str, Any]) -> None:
     url = tmp_path / "labels.db" if database == "sqlite" else request.getfixturevalue("postgres").create(
         f"odd{uuid.uuid4().hex[:8]}")
     page = Page(Annotator(filled(url, [row(0)]), "Ada"))
@@ -564,7 +566,8 @@ def test_visitors_see_neither_path_nor_url(path: Path) -> None:
     page.begin("Ada")
     moved = path.with_suffix(".moved")
     path.rename(moved)
-    told = [page.ask(type="next"), visitor(path).ask(type="start", name="Ada", code="geheim-42"), page.ask(type="begin")]
+    told = [page.ask(type="next"), page.ask(type="begin"),
+            visitor(path).ask(type="start", name="Ada", code="geheim-42")]
     data = page.widget._repr_mimebundle_()
     told += [(data[0] if isinstance(data, tuple) else data)["text/plain"], repr(page.widget)]
     assert not told[0]["ok"] and "vanished" in told[0]["error"]

@@ -19,15 +19,16 @@ STARS = "***"
 _WORDS = ("host|hostaddr|port|dbname|database|user|username|password|passwd|pwd|passfile|service|servicefile|sslmode|"
           "sslkey|sslcert|sslpassword|options")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
-_SCHEME = re.compile(r"(?:[A-Za-z][\w.+-]+:/|(?:jdbc:)?(?:postgre|pgsql|psql)[\w+]*(?::|;|//|\\))", re.ASCII | re.IGNORECASE)
+_SCHEME = re.compile(r"(?:[A-Za-z][\w.+-]+:/|(?:jdbc:)?(?:postgre|pgsql|psql)[\w+]*(?::|;|//|\\))",
+                     re.ASCII | re.IGNORECASE)
 _USERINFO = re.compile(r".*:.*@", re.DOTALL)
 _NAMES_ONE = re.compile(r"(?:postgre|pgsql|psql)", re.IGNORECASE)
 _KEYS = re.compile(rf"(?:^|[\s?&;,'\"{{(])(?:{_WORDS})['\"]?\s*[=:]", re.IGNORECASE)
 _PLAIN = re.compile(r"[\w.,:-]+", re.ASCII)  # a host or a database as an ordinary one is written
 # In anybody's text: a URL with something before an @, or with ?..., and words such as password=... .
 _URL_IN_TEXT = re.compile(r"[A-Za-z][\w+.-]*:/{0,3}[^\s'\"<>]*[@?][^\s'\"<>]*")
-_KEY_IN_TEXT = re.compile(r"\b(password|passwd|pwd|sslpassword|passfile)(['\"]?\s*[=:]\s*)('[^']*'|\"[^\"]*\"|[^\s&;,'\"]+)",
-                          re.IGNORECASE)
+_KEY_IN_TEXT = re.compile(r"\b(password|passwd|pwd|sslpassword|passfile)(['\"]?\s*[=:]\s*)"
+                          r"('[^']*'|\"[^\"]*\"|[^\s&;,'\"]+)", re.IGNORECASE)
 _HARMLESS = {"host", "hostaddr", "port", "dbname", "database", "sslmode", "connect_timeout", "application_name"}
 
 
@@ -91,6 +92,8 @@ def hidden(text: str, addresses: Iterable[str] = ()) -> str:
                 text = text.replace(whole, shown)
             for secret in secrets_in(address):
                 text = text.replace(secret, STARS)
-    text = _URL_IN_TEXT.sub(lambda m: public(m[0]) if _NAMES_ONE.match(m[0]) else STARS if _USERINFO.match(m[0]) else m[0],
-                            text)
+    def replaced(m: re.Match[str]) -> str:
+        return public(m[0]) if _NAMES_ONE.match(m[0]) else STARS if _USERINFO.match(m[0]) else m[0]
+
+    text = _URL_IN_TEXT.sub(replaced, text)
     return _KEY_IN_TEXT.sub(lambda m: m[1] + m[2] + STARS, text)

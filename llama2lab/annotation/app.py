@@ -5,8 +5,8 @@ choices agree. An attempt is `number` gold pairs; whoever fails reads again and 
 `attempts` times, so that nobody passes by trying the same pairs until they fit. Every visitor has a kernel of its own.
 
 A name goes with a personal code (codes.py), unless a JupyterHub or a class's login on PostgreSQL says who it is. The
-store's URL goes to the kernels through the environment and nowhere else, since it may hold a password. How many visitors
-there may be, and under which names they come, is the server's business (room.py).
+store's URL goes to the kernels through the environment and nowhere else, since it may hold a password. How many
+visitors there may be, and under which names they come, is the server's business (room.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from llama2lab.annotation import codes, queue
-from llama2lab.annotation.store import Store, clean_name, open_store, parse_url, public_url
+from llama2lab.annotation.store import Store, clean_name, open_store, parse_url
 from llama2lab.annotation.widget import HERE, Annotator, Skip, Submit
 from llama2lab.errors import LabError
 
@@ -58,7 +58,7 @@ does so by itself. Nothing that you saved before is lost.</p>
 # A kernel whose page is gone ends after this long; one whose page is open stays. Browsers that lost the network try for
 # about two minutes to come back.
 GONE_SECONDS = 120
-KERNEL_MB = 90  # what one visitor takes, measured: 75 to 85
+KERNEL_MB = 80  # what one visitor takes, measured: 61 of its own and a share of what all have in common
 MOST_VISITORS = 100
 STOP_SECONDS = 10
 WHERE = "the place where labels are kept"  # what visitors read instead of a path or a URL
@@ -130,7 +130,7 @@ class Standing:
 class Application(Annotator):
     """The annotator's form with a name, a code, guidelines and a qualification before it.
 
-    What it says is read by strangers: nothing about where the store is, and nothing of an unforeseen error but its kind.
+    What it says is read by strangers: nothing about where the store is, and of an unforeseen error only its kind.
     """
 
     _is_app = True
@@ -251,8 +251,8 @@ def annotate(url: str | os.PathLike[str], host: str = "127.0.0.1", port: int = 8
         say(f"room for {visitors} visitors at once; change it with --visitors" + (
             f"; whoever comes is {settings.name}" if settings.name else ""))
         if host not in ("127.0.0.1", "localhost", "::1"):
-            say("anybody who reaches this machine can use the form; there is no encryption. It is reached by number, by "
-                "this machine's name, and by what --server-name gives")
+            say("anybody who reaches this machine can use the form; there is no encryption. It answers to numbers, to "
+                "this machine's name, and to what --server-name gives")
         if open_browser:
             webbrowser.open(address)
         before = signal.signal(signal.SIGTERM, _interrupt)

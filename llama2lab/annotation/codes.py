@@ -97,8 +97,8 @@ def forget(store: Store, name: str) -> None:
 
 def _chosen(name: str, code: str) -> str:
     if not SHORTEST <= len(code) <= LONGEST or len(set(code)) < DIFFERENT or code.casefold() in name.casefold():
-        raise LabError(f"{name!r} is new here: choose a code of {SHORTEST} to {LONGEST} characters, {DIFFERENT} of them "
-                       "different, and not the name itself")
+        raise LabError(f"{name!r} is new here: choose a code of {SHORTEST} to {LONGEST} characters, {DIFFERENT} of "
+                       "them different, and not the name itself")
     return code
 
 

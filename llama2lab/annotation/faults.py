@@ -98,8 +98,9 @@ CONNECTING = (
     (("too many connections",), POSTGRES["53300"]),
     (("remaining connection slots",), POSTGRES["53300"]),
 )
-REASONS = ("Connection refused", "timeout expired", "No route to host", "Network is unreachable", "Name or service not known",
-           "failed to resolve host", "Temporary failure in name resolution", "server closed the connection unexpectedly",
+REASONS = ("Connection refused", "timeout expired", "No route to host", "Network is unreachable",
+           "Name or service not known", "failed to resolve host", "Temporary failure in name resolution",
+           "server closed the connection unexpectedly",
            "server does not support SSL", "SSL error", "certificate verify failed", "Connection reset by peer",
            "the database system is shutting down", "the database system is starting up", "No such file or directory",
            "Permission denied")

@@ -32,8 +32,8 @@ class Kernels(AsyncMappingKernelManager):
     """No more kernels than `room`; one whose page is gone is idle from that moment on, which is what Jupyter culls."""
 
     room = Integer(20, config=True, help="How many kernels there are at most.")
-    patience = Integer(6, config=True, help="How many seconds a visitor waits for one to end: a page that is loaded anew "
-                                            "asks for its new kernel while the old one ends.")
+    patience = Integer(6, config=True, help="How many seconds a visitor waits for one to end: a page that is loaded "
+                                            "anew asks for its new kernel while the old one ends.")
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
@@ -81,7 +81,7 @@ class Kernels(AsyncMappingKernelManager):
         super().notify_disconnect(kernel_id)
         if kernel_id in self and not self._kernel_connections.get(kernel_id):
             self._left[kernel_id] = _now()
-            self.get_kernel(kernel_id).last_activity = utcnow()
+            self.get_kernel(kernel_id).last_activity = utcnow()  # type: ignore[attr-defined]
 
 
 def _now() -> float:
@@ -127,7 +127,7 @@ class Room(Voila):
         super().initialize(argv)
         self.voila_configuration.multi_kernel_manager_class = Kernels
         self.voila_configuration.prelaunch_hook = give_cookie
-        self.tornado_settings = {**self.tornado_settings, "xsrf_cookie_kwargs": {"samesite": "Strict"}}
+        self.tornado_settings["xsrf_cookie_kwargs"] = {"samesite": "Strict"}
 
     def init_handlers(self) -> list[Any]:  # type: ignore[override]
         self.app.add_handlers(elsewhere(self.ip, self.names), [(r".*", Elsewhere)])

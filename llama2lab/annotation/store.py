@@ -191,8 +191,8 @@ def parse_url(url: str | os.PathLike[str]) -> URL:
         raise LabError("the annotation store's URL is empty; give a file (labels.db) or postgresql://...")
     if "://" not in text:
         if address.meant_for_database(text):
-            raise StoreError(f"the annotation store's URL is meant for a database and is none (it is not repeated here: "
-                             f"it may hold a password); the form is {address.FORM}; {address.ESCAPES}")
+            raise StoreError("the annotation store's URL is meant for a database and is none (it is not repeated "
+                             f"here: it may hold a password); the form is {address.FORM}; {address.ESCAPES}")
         return URL.create("sqlite", database=os.path.abspath(os.path.expanduser(text)))
     parsed = _parsed(text)
     kind = parsed.drivername.lower()
@@ -204,14 +204,15 @@ def parse_url(url: str | os.PathLike[str]) -> URL:
         return URL.create("sqlite", database=os.path.abspath(os.path.expanduser(parsed.database)))
     if kind not in ("postgresql", "postgres", "postgresql+psycopg"):
         known = kind.split("+")[0]
-        named = f"{known}:// is" if known in ("http", "https", "mysql", "file", "oracle", "mssql", "postgresql") else "it is"
+        named = f"{known}:// is" if known in ("http", "https", "mysql", "file", "postgresql") else "it is"
         raise StoreError(f"{named} no annotation store; give a file, sqlite:///... or postgresql://...")
     return parsed.set(drivername="postgresql+psycopg")
 
 
 def _parsed(text: str) -> URL:
-    unreadable = StoreError("the annotation store's URL cannot be read (it is not repeated here: it may hold a password); "
-                            f"it looks like labels.db, sqlite:///labels.db or {address.FORM}; {address.ESCAPES}")
+    unreadable = StoreError("the annotation store's URL cannot be read (it is not repeated here: it may hold a "
+                            f"password); it looks like labels.db, sqlite:///labels.db or {address.FORM}; "
+                            f"{address.ESCAPES}")
     try:
         parsed = make_url(text)
     except (ArgumentError, ValueError):
@@ -356,8 +357,8 @@ def _patiently(connection: Any, *statements: str) -> None:
 
 
 def _postgres(url: URL, where: str) -> sa.Engine:
-    """An engine that holds one connection while it is busy and none when it rests: a page that nobody touches takes
-    no place on the server. It connects by a function, so that neither the engine nor any of its errors knows the URL."""
+    """An engine that holds one connection while it is busy and none when it rests: a page that nobody touches takes no
+    place on the server. It connects by a function, so that neither the engine nor its errors know the URL."""
     try:
         import psycopg
         from psycopg.pq import Conninfo
@@ -366,9 +367,9 @@ def _postgres(url: URL, where: str) -> sa.Engine:
     known = {option.keyword.decode() for option in Conninfo.get_defaults()}
     if not set(url.query) <= known:
         raise StoreError(f"{where}: the URL has an option after its ? that PostgreSQL does not know; correct it")
-    places, options = url.get_dialect()().create_connect_args(url)
-    options |= {"connect_timeout": 10, "tcp_user_timeout": 15000, "keepalives_idle": 20, "application_name": "llama2lab",
-                "options": f"-c lock_timeout={BUSY_SECONDS * 1000} -c TimeZone=UTC"}
+    places, given = url.get_dialect()().create_connect_args(url)
+    options = {**given, "connect_timeout": 10, "tcp_user_timeout": 15000, "keepalives_idle": 20,
+               "application_name": "llama2lab", "options": f"-c lock_timeout={BUSY_SECONDS * 1000} -c TimeZone=UTC"}
 
     def connect() -> Any:
         try:
@@ -384,7 +385,8 @@ def _postgres(url: URL, where: str) -> sa.Engine:
 
 
 def _close_when_idle(engine: sa.Engine) -> None:
-    lock, timers = threading.Lock(), []
+    lock = threading.Lock()
+    timers: list[threading.Timer] = []
 
     def close() -> None:
         if not engine.pool.checkedout():  # type: ignore[attr-defined]

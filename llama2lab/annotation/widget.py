@@ -36,8 +36,8 @@ FRONT = ("widget_text.js", "widget_session.js", "widget_pages.js", "widget.js") 
 NAMES = {"left": "Answer A", "right": "Answer B"}  # as the guidelines call them
 REASONS = ("I do not understand the question", "The text is broken or cannot be read",
            "I would rather not judge this one")
-OTHER_WINDOW = ("This pair had been answered in another window, and that answer stands; here it is. A new choice replaces "
-                "it.")
+OTHER_WINDOW = ("This pair had been answered in another window, and that answer stands; here it is. A new choice "
+                "replaces it.")
 LEASE_SECONDS = 1800.0  # a page that is being looked at claims its item anew every few minutes
 SHOWN_CHARS = 200_000  # of an answer, and of a prompt
 SHOWN_MESSAGES = 200
@@ -72,7 +72,7 @@ class Guidelines(Message):
 class Label(Message):
     item_id: str = Field(pattern=rf"\A{ID.pattern}\z")
     label_id: str = Field(pattern=r"\A[0-9a-f]{32}\z")
-    replaces: str | None = Field(default=None, pattern=rf"\A{ID.pattern}\z")  # the label that the page showed; None: a new item
+    replaces: str | None = Field(default=None, pattern=rf"\A{ID.pattern}\z")  # the label that was shown; None: new
     comment: str = Field(default="", max_length=10_000)
     flag: bool = False
     seconds: float = Field(default=0.0, ge=0, le=10_000_000, allow_inf_nan=False)
@@ -223,7 +223,8 @@ class Annotator(anywidget.AnyWidget):
         try:
             if isinstance(message, Submit):
                 queue.submit(store, self._annotator, item, message.side, message.grade, message.safe_left,
-                             message.safe_right, message.comment, message.flag, message.seconds, label, message.replaces)
+                             message.safe_right, message.comment, message.flag, message.seconds, label,
+                             message.replaces)
             else:
                 queue.skip(store, self._annotator, item, message.reason, message.seconds, label, message.comment,
                            message.flag, message.replaces)
