@@ -247,7 +247,8 @@ def test_the_keys_live_on_wherever_tab_had_led(lab: real.Lab, browser: Any) -> N
         assert form.root.locator("[aria-keyshortcuts='f']").get_attribute("aria-pressed") == "false"  # six times
         for selector, key in ((".l2a-grade:nth-child(3)", "Enter"), (".l2a-grade:nth-child(2)", "6"),
                               ("[aria-keyshortcuts='f']", "3"), (".l2a-safe", "Enter"),
-                              ("[aria-keyshortcuts='g']", "4"), (".l2a-text", "5"), (".l2a-input", "Escape"), (".l2a-text", "8")):
+                              ("[aria-keyshortcuts='g']", "4"), (".l2a-text", "5"), (".l2a-input", "Escape"),
+                              (".l2a-text", "8")):
             form.wait("item")
             while selector == ".l2a-text" and form.root.locator(".l2a-text[tabindex]").count() == 0:
                 form.answer("1")

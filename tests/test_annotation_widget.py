@@ -175,7 +175,8 @@ def test_texts_that_no_browser_could_show_are_cut_and_say_so(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 @pytest.mark.parametrize("change", [{"item_id": "a\x00b"}, {"item_id": "x\n"}, {"replaces": "\x00"},
-                                    {"item_id": "'; --"}, {"item_id": "\u2028"}, {"comment": "\x00"}, {"comment": "\ud800"}])
+                                    {"item_id": "'; --"}, {"item_id": "\u2028"}, {"comment": "\x00"},
+                                    {"comment": "\ud800"}])
 def test_odd_characters_are_no_fault_of_the_lab(tmp_path: Path, request: Any, database: str,
                                                 change: dict[str, Any]) -> None:
     url = tmp_path / "labels.db" if database == "sqlite" else request.getfixturevalue("postgres").create(
@@ -515,6 +516,28 @@ def test_an_attempt_that_is_over_cannot_be_mended_afterwards(tmp_path: Path, ver
         again = form.label(items[-1]["item_id"], label_id=old[items[-1]["item_id"]])
         assert again["ok"] and again["saved"] == old[items[-1]["item_id"]]
     assert len(rows_of(path)) == before
+
+
+def test_gold_pairs_that_were_answered_late_are_part_of_the_attempt_too(store_url: str) -> None:
+    """Without a qualification at first, gold pairs come among the others; later they are an attempt that is over."""
+    url: Any = store_url
+    filled(url, [row(i) for i in range(6)] + [gold(i) for i in range(2)])
+    page = visitor(url, number=0)
+    page.begin("Ada")
+    answer = page.ask(type="begin")
+    while answer["stage"] == "item":
+        answer = judge(page, answer, False)
+    later = visitor(url, number=2, attempts=1)
+    assert later.begin("Ada")["stage"] == "failed"
+    with open_store(url) as store:
+        past = queue.history(store, store.annotator("Ada"))
+    refused = 0
+    for number, one in enumerate(past):
+        is_gold = "Question 10" in one.task.prompt[0]["content"]
+        refused += is_gold
+        changed = later.label(one.task.item_id, "left", replaces=one.label.label_id)
+        assert changed["ok"] is not is_gold and later.ask(type="past", index=number)["ok"] is not is_gold
+    assert refused == 2
 
 
 def test_a_second_browser_reads_and_changes_nothing_under_somebodys_name(path: Path) -> None:

@@ -91,13 +91,14 @@ class Standing:
     needed: int
     attempts: int
     outcomes: tuple[bool, ...]
+    items: tuple[str, ...] = ()  # the gold pairs of the outcomes, where the store tells
 
     @classmethod
     def of(cls, found: queue.Qualification, settings: Settings) -> Standing:
         """Fewer gold pairs than asked for make a shorter qualification; none, none."""
         number = min(settings.number, found.wanted)
         attempts = min(settings.attempts, found.wanted // number) if number else 0
-        return cls(number, math.ceil(settings.mark * number - 1e-9), attempts, found.outcomes)
+        return cls(number, math.ceil(settings.mark * number - 1e-9), attempts, found.outcomes, found.items)
 
     @property
     def complete(self) -> int:
@@ -202,15 +203,23 @@ class Application(Annotator):
         """Attempts that are over cannot be changed any more: they are the visitor's first pairs."""
         return (standing.passed_in or standing.complete) * standing.number
 
-    def _past(self, index: int) -> dict[str, Any]:
-        if index < self._first(self._standing()):
+    def _refuse_over(self, item_id: str, label_id: str | None) -> None:
+        """LabError for a pair of an attempt that is over, unless it is about the very label that it has."""
+        standing = self._standing()
+        first, history = self._first(standing), self._history()
+        # Gold pairs are the first ones, unless there was no qualification when some pairs were answered.
+        over = set(standing.items[:first]) or {past.task.item_id for past in history[:first]}
+        if any(past.task.item_id == item_id in over and past.label.label_id != label_id for past in history):
             raise LabError(OVER)
+
+    def _past(self, index: int) -> dict[str, Any]:
+        history = self._history()
+        if index < len(history):
+            self._refuse_over(history[index].task.item_id, None)
         return super()._past(index)
 
     def _save(self, message: Submit | Skip) -> dict[str, Any]:
-        over = self._history()[:self._first(self._standing())]
-        if any(past.task.item_id == message.item_id and past.label.label_id != message.label_id for past in over):
-            raise LabError(OVER)
+        self._refuse_over(message.item_id, message.label_id)
         return super()._save(message)
 
 

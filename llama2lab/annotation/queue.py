@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -90,6 +90,7 @@ class Qualification:
 
     outcomes: tuple[bool, ...]
     wanted: int
+    items: tuple[str, ...] = field(default=(), compare=False)  # those answered; a class's login is not told which
 
     @property
     def done(self) -> int:
@@ -369,18 +370,22 @@ def _past(row: Any, number: int) -> Past:
 
 def qualify(store: Store, annotator_id: str, kind: str | None = None) -> Qualification:
     """How this annotator fares on gold items (of one kind)."""
+    lab, g = t.labels.c, t.secrets.c
     with store.begin(read=True) as conn:
-        if not store.sqlite:
-            found = conn.execute(sa.select(sa.func.llama2lab_gold(annotator_id, kind))).scalar_one()
-            return Qualification(tuple(map(bool, found[1:])), found[0])
-        lab, g = t.labels.c, t.secrets.c
+        counted = None if store.sqlite else conn.execute(
+            sa.select(sa.func.llama2lab_gold(annotator_id, kind))).scalar_one()
+        if counted is not None and store.login_of(conn) is not None:
+            return Qualification(tuple(map(bool, counted[1:])), counted[0])
         gold = sa.select(t.secrets).join(t.items, t.items.c.id == g.item_id).where(
             g.gold_choice.is_not(None), sa.true() if kind is None else t.items.c.kind == kind)
         known = {row.item_id: row for row in conn.execute(gold)}
         rows = conn.execute(sa.select(t.labels).where(
             lab.annotator_id == annotator_id, lab.item_id.in_(gold.with_only_columns(g.item_id)))
             .order_by(lab.created_at, lab.id)).all()
-    return Qualification(tuple(agrees(row, known[row.item_id]) for row in in_force(rows)), len(known))
+    given = in_force(rows)
+    outcomes = tuple(agrees(row, known[row.item_id]) for row in given) if counted is None else tuple(
+        map(bool, counted[1:]))
+    return Qualification(outcomes, len(known), tuple(row.item_id for row in given))
 
 
 def agrees(label: Any, gold: Any) -> bool:

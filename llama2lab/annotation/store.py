@@ -117,7 +117,7 @@ class Store:
             known = conn.execute(sa.select(t.annotators.c.id).where(t.annotators.c.name == name)).scalar()
             if known:
                 return known
-            whose = self._whose(conn)
+            whose = self.login_of(conn)
             if whose is not None:
                 raise LabError(f"this URL is {whose}'s; label under that name, or ask your teacher for your own URL")
             new = uuid.uuid4().hex
@@ -129,9 +129,10 @@ class Store:
     def login(self) -> str | None:
         """The name of the annotator whose URL this is; None where anybody may say who they are."""
         with self.begin(read=True) as conn:
-            return self._whose(conn)
+            return self.login_of(conn)
 
-    def _whose(self, conn: sa.Connection) -> str | None:
+    def login_of(self, conn: sa.Connection) -> str | None:
+        """The same, inside a transaction."""
         if self.sqlite:
             return None
         me = conn.execute(sa.select(sa.func.llama2lab_me())).scalar()
