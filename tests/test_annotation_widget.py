@@ -56,7 +56,7 @@ class Page:
         return answer
 
     def begin(self, name: str | None = None, code: str = "geheim-42") -> dict[str, Any]:
-        answer = self.ask(type="start", name=name, code=code if name else None)
+        answer = self.ask(type="start", name=name, **({"code": code} if name else {}))
         assert answer["ok"], answer
         return self.ask(type="next")
 
