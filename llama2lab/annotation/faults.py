@@ -36,6 +36,7 @@ SQLITE = {
 
 # PostgreSQL's SQLSTATE, by code or by class.
 POSTGRES = {
+    "22": ("a value cannot be kept, such as a NUL character or a number that is too large; nothing was saved", False),
     "23505": ("another program wrote the same row at the same moment; it is tried again", True),
     "28P01": ("the server refuses this name and password; check the URL that your teacher gave you", False),
     "28": ("the server refuses this login; check the URL that your teacher gave you", False),
@@ -60,6 +61,8 @@ def explain(error: Exception, where: str) -> StoreError | None:
     if isinstance(error, PoolTimeout):
         return StoreError(f"{where}: all connections are busy; it is tried again", retry=True)
     original: Exception = getattr(error, "orig", None) or error
+    if type(original).__name__ == "DataError" and getattr(original, "sqlstate", None) is None:
+        return StoreError(f"{where}: {POSTGRES['22'][0]}")  # the driver would not even send it
     code = getattr(original, "sqlite_errorcode", None)
     if code is not None:
         if code == sqlite3.SQLITE_READONLY_DBMOVED:

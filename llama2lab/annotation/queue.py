@@ -267,6 +267,8 @@ def _save(store: Store, annotator_id: str, item_id: str, label_id: str | None, r
     new = label_id or uuid.uuid4().hex
     if not ID.fullmatch(new):
         raise LabError("a label's id has 1 to 64 letters, digits, - and _, such as uuid.uuid4().hex")
+    if not ID.fullmatch(item_id):
+        raise LabError(NOT_YOURS)
     if not 0 <= seconds < 1e300:
         raise LabError(f"the seconds spent on an item are a number from 0 on, not {seconds}")
     lab, s = t.labels.c, t.slots.c

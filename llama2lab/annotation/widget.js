@@ -12,6 +12,7 @@ class View {
   constructor(session, host) {
     this.session = session;
     this.shown = {};
+    this.goal = null;  // what shall have the focus as soon as it can
     this.build();
     host.append(this.root);
     // Before JupyterLab sees a key: its shortcuts are off while the form has the focus, but those with Ctrl, Cmd or
@@ -253,13 +254,25 @@ class View {
     const had = this.root.contains(document.activeElement) || this.session.config.app;
     this.pageBox.replaceChildren(PAGES[stage](this.session));
     if (stage === "guidelines") this.session.fetchGuidelines(null);
-    if (first && had) this.focusWhenThere(this.pageBox.querySelector("input") ?? this.root);
+    if ((first && had) || this.goal) this.focusWhenThere(this.pageBox.querySelector("input") ?? this.root);
   }
 
-  // A page can be filled before its host has put it into the document, where nothing can have the focus.
+  // A page can be filled before its host has put it into the document, where nothing can have the focus. Only the newest
+  // wish counts: an older one that comes true later would take the focus away again.
   focusWhenThere(element) {
-    if (element.isConnected && this.isShown()) element.focus({ preventScroll: true });
-    else if (this.session.views.has(this)) requestAnimationFrame(() => this.focusWhenThere(element));
+    const waits = Boolean(this.goal);
+    this.goal = element;
+    if (!waits || element.isConnected) this.reachGoal();
+  }
+
+  reachGoal() {
+    if (!this.goal) return;
+    if (this.goal.isConnected && this.isShown()) {
+      this.goal.focus({ preventScroll: true });
+      this.goal = null;
+    } else if (this.session.views.has(this)) {
+      requestAnimationFrame(() => this.reachGoal());
+    }
   }
 
   placeWords() {
