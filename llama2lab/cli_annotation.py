@@ -85,6 +85,14 @@ def annotate(
     mark: Annotated[float, typer.Option(min=0, max=1, help="Share of them that must agree.")] = 0.8,
     attempts: Annotated[int, typer.Option(min=1, help="Attempts, each with other gold pairs.")] = 2,
     base_url: Annotated[str, typer.Option(help="Behind a proxy: /path/.")] = "/",
+    server_name: Annotated[list[str] | None, typer.Option(help="A name under which browsers reach the form, such as a "
+                                                          "proxy's; may be repeated.  [default: this machine's own]",
+                                                          show_default=False)] = None,
+    visitors: Annotated[int | None, typer.Option(min=1, help="How many at once.  [default: what the memory holds]",
+                                                 show_default=False)] = None,
+    forget_code: Annotated[list[str] | None, typer.Option(help="A name whose code is lost: it chooses a new one at its "
+                                                          "next visit. Nothing is served then; may be repeated.",
+                                                          show_default=False)] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page here.")] = False,
     seed: Seed = 0,
 ) -> None:
@@ -93,12 +101,21 @@ def annotate(
     \b
     llama2lab annotate labels.db --open
     LLAMA2LAB_ANNOTATIONS=postgresql://... llama2lab annotate --host 0.0.0.0
+    llama2lab annotate labels.db --forget-code Ada
     """
     with needs_extra():
+        from llama2lab.annotation import codes
         from llama2lab.annotation.app import Settings
         from llama2lab.annotation.app import annotate as serve
+        from llama2lab.annotation.store import open_store
+    if forget_code:
+        with open_store(store, create=False) as opened:
+            for name in forget_code:
+                codes.forget(opened, name)
+                typer.echo(f"{name} chooses a new code at the next visit")
+        return
     serve(store, host, port, settings=Settings(kind, seed, gold, mark, attempts), open_browser=open_browser,
-          base_url=base_url, say=lambda line: typer.echo(line, err=True))
+          base_url=base_url, visitors=visitors, names=server_name or (), say=lambda line: typer.echo(line, err=True))
 
 
 @classes.command()
@@ -174,7 +191,8 @@ def collect(
         new = add_pairs(opened, pairs_of_run(run, pairs, kind, gold, stage or (), seed), overlap, seed)  # type: ignore[arg-type]
         if not opened.guidelines(kind)[0]:  # a teacher may have put others there
             opened.add_guidelines(kind, guidelines(load_town(), kind))  # type: ignore[arg-type]
-    typer.echo(f"{new} new pairs\nlabel them: llama2lab annotate {store if '@' not in store else 'URL'}")
+        where = opened.where if opened.sqlite else "URL"
+    typer.echo(f"{new} new pairs\nlabel them: llama2lab annotate {where}")
 
 
 @labels.command()

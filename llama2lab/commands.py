@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from llama2lab.annotation.address import hidden
 from llama2lab.errors import LabError
 from llama2lab.seeds import MAX_SEED
 
@@ -16,6 +18,9 @@ from llama2lab.seeds import MAX_SEED
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE}
 # typer carries click inside or beside it, depending on its version; this finds the right class in both.
 UsageError: Any = typer.BadParameter.__base__
+STORE_VARIABLE = "LLAMA2LAB_ANNOTATIONS"
+WORDS = "llama2lab.words"  # in the context's meta: all words of the command line
+
 
 class Commands(TyperGroup):
     """Turns the errors of all commands into one line and an exit code, and refuses values that mean nothing."""
@@ -26,21 +31,26 @@ class Commands(TyperGroup):
             for parameter in command.params:
                 _refuse_nothing(parameter)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta.setdefault(WORDS, []).extend(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
+        words = [*ctx.meta.get(WORDS, ()), os.environ.get(STORE_VARIABLE, "")]
         try:
             return super().invoke(ctx)
         except LabError as e:
-            _fail(str(e))
+            _fail(str(e), words)
         except UsageError as e:
             command = e.ctx.command_path if e.ctx else "llama2lab"
             if not e.format_message().strip() or type(e).__name__ == "NoArgsIsHelpError":
                 raise
-            _fail(f"{e.format_message().rstrip('.')}; see: {command} --help")
+            _fail(f"{e.format_message().rstrip('.')}; see: {command} --help", words)
         except OSError as e:
             if e.errno not in DISK_ERRORS:
                 raise
             _fail(f"{e.filename or 'the disk'}: {e.strerror}; free some space or mend the permissions, then give the "
-                  "same command again: nothing already made is lost")
+                  "same command again: nothing already made is lost", words)
         except KeyboardInterrupt:
             typer.echo("\nstopped; give the same command again to go on", err=True)
             raise typer.Exit(130) from None
@@ -63,12 +73,13 @@ def _refuse_nothing(parameter: Any) -> None:
     parameter.process_value = process_value
 
 
-def _fail(message: str) -> None:
-    line = " ".join(message.split())  # one line, whatever a file name or a library put in it
+def _fail(message: str, words: list[str]) -> None:
+    # One line, whatever a file name or a library put in it; and no password of a database's URL among the words given.
+    line = " ".join(hidden(message, words).split())
     typer.echo(f"error: {line}", err=True)
     raise typer.Exit(2)
 
 
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same run.")]
 Store = Annotated[str, typer.Argument(help="An annotation store: a file (labels.db) or postgresql://...", metavar="URL",
-                                      envvar="LLAMA2LAB_ANNOTATIONS")]
+                                      envvar=STORE_VARIABLE)]

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
+import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import annotation_browser as real
+import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -200,6 +207,91 @@ def test_keys_stay_in_the_form(lab: real.Lab, browser: Any) -> None:
         quiet(page)
 
 
+def test_the_keys_live_on_wherever_tab_had_led(lab: real.Lab, browser: Any) -> None:
+    """Tab to a control, a text or the guidelines, then Enter, Escape or a grade: the next key is heard."""
+    path = new_store(lab.folder / "focus.db", [
+        {**row(i), "answers": [f"Long. {'word ' * 3000}({i})", f"Short. ({i})"]} if i % 2 else row(i)
+        for i in range(30)])
+    real.write_notebook(lab.folder / "focus.ipynb", CELL.format(store="focus.db"))
+
+    def tab_to(selector: str) -> None:
+        form.root.focus()
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if page.evaluate("s => document.activeElement.matches(s)", selector):
+                return
+        raise AssertionError(f"Tab does not lead to {selector}")
+
+    def alive(what: str) -> None:
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        assert form.focused(), what
+
+    with real.page_of(browser) as page:
+        form = lab.open(page, "focus.ipynb")
+        form.wait("item")
+        labelled = 0
+        for selector in ("[aria-keyshortcuts='g']", "[aria-keyshortcuts='?']", "[aria-keyshortcuts='s']"):
+            for close in ("Escape", "button"):
+                tab_to(selector)
+                page.keyboard.press("Enter")
+                form.wait("panel")
+                alive(f"{selector} opened")
+                if close == "Escape":
+                    page.keyboard.press("Escape")
+                else:
+                    form.root.locator(".l2a-sheet-head button").focus()
+                    page.keyboard.press("Enter")
+                form.wait("item")
+                alive(f"{selector} closed by {close}")
+                page.keyboard.press("f")
+        assert form.root.locator("[aria-keyshortcuts='f']").get_attribute("aria-pressed") == "false"  # six times
+        for selector, key in ((".l2a-grade:nth-child(3)", "Enter"), (".l2a-grade:nth-child(2)", "6"),
+                              ("[aria-keyshortcuts='f']", "3"), (".l2a-safe", "Enter"),
+                              ("[aria-keyshortcuts='g']", "4"), (".l2a-text", "5"), (".l2a-input", "Escape"),
+                              (".l2a-text", "8")):
+            form.wait("item")
+            while selector == ".l2a-text" and form.root.locator(".l2a-text[tabindex]").count() == 0:
+                form.answer("1")
+                labelled += 1
+                form.wait("item")
+            tab_to(selector)
+            before = count(path)
+            page.keyboard.press(key)
+            if key in "12345678" or "grade" in selector:
+                real.until(lambda was=before: count(path) == was + 1, f"{key} on {selector} labels")
+                labelled += 1
+            form.wait("item")
+            alive(f"{key} on {selector}")
+            form.answer("2")
+            labelled += 1
+            alive(f"2 after {key} on {selector}")
+        assert count(path) == labelled
+        quiet(page)
+
+
+def test_a_word_of_a_million_letters_freezes_nothing(lab: real.Lab, browser: Any) -> None:
+    path = new_store(lab.folder / "word.db", [{**row(0), "answers": ["x" * 1_000_000, "short"]}, row(1)])
+    real.write_notebook(lab.folder / "word.ipynb", CELL.format(store="word.db"))
+    with real.page_of(browser) as page:
+        form = lab.open(page, "word.ipynb")
+        form.wait("item")
+        if "short" not in (form.text(".l2a-left .l2a-text"), form.text(".l2a-right .l2a-text")):
+            form.root.focus()
+            form.answer("1")
+        start = time.monotonic()
+        form.wait("item")
+        form.root.focus()
+        assert "200,000 of 1,000,000 characters are shown" in form.root.locator(".l2a-cut").text_content()
+        for key in ("?", "Escape", "f", "f"):
+            page.keyboard.press(key)
+        page.set_viewport_size({"width": 700, "height": 900})
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        assert time.monotonic() - start < 15  # under a second on an idle machine; it was 36
+        form.answer("4")
+        quiet(page)
+    assert count(path) >= 1
+
+
 def test_two_displays_save_once(lab: real.Lab, browser: Any) -> None:
     path = new_store(lab.folder / "twice.db", [row(i) for i in range(4)])
     real.write_notebook(lab.folder / "twice.ipynb", CELL.format(store="twice.db"), "form")
@@ -325,6 +417,32 @@ def served(tmp_path: Path, location: str, settings: app.Settings) -> tuple[Path,
         key: wanted[key] for key in (app.URL_VARIABLE, app.SETTINGS_VARIABLE, "JUPYTER_PATH")})
 
 
+def enter(form: real.Form, name: str, code: str = "geheim-42") -> None:
+    """Name and code, by keyboard."""
+    form.page.wait_for_function("() => document.activeElement.matches('#l2a-name')")
+    form.page.keyboard.type(name)
+    form.press("Enter")
+    form.page.keyboard.type(code)
+    form.press("Enter")
+
+
+@contextmanager
+def voila(tmp_path: Path, location: str, settings: app.Settings, **more: Any) -> Iterator[tuple[str, Any]]:
+    """The form as `llama2lab annotate` serves it: its address and the server's process."""
+    port = real.free_port()
+    folder, env = served(tmp_path, location, settings)
+    url = f"http://127.0.0.1:{port}/"
+    command = app.command("127.0.0.1", port, "/", **more)
+    with real.running(command, env, folder, tmp_path / "voila.log", url + "voila/static/") as process:
+        yield url, psutil.Process(process.pid)
+
+
+def kernels(server: Any) -> int:
+    """How many kernels the server has."""
+    return sum("ipykernel" in " ".join(child.cmdline()) for child in server.children()
+               if child.status() != psutil.STATUS_ZOMBIE)
+
+
 def test_voila_from_the_name_to_the_thanks(browser: Any, tmp_path: Path) -> None:
     path = new_store(tmp_path / "class.db", [row(i) for i in range(20)] + [gold(i) for i in range(6)])
     port, log = real.free_port(), tmp_path / "voila.log"
@@ -344,6 +462,12 @@ def test_voila_from_the_name_to_the_thanks(browser: Any, tmp_path: Path) -> None
         real.shot(page, "voila-name")
         page.wait_for_function("() => document.activeElement.matches('.l2a input')")
         page.keyboard.type("<b>Ada</b>")
+        form.press("Enter")  # to the code
+        page.keyboard.type("geheim-42")
+        form.press("Enter")
+        form.wait("code")
+        assert form.text(".l2a-code") == "geheim-42"  # new here: to be written down
+        real.shot(page, "voila-code")
         form.press("Enter")
         form.wait("guidelines")
         form.root.locator(".l2a-prose").first.wait_for()
@@ -428,13 +552,159 @@ def test_the_password_stays_in_the_kernel(browser: Any, tmp_path: Path) -> None:
         form = real.Form(page)
         form.wait("name")
         page.wait_for_function("() => document.activeElement.matches('.l2a input')")
-        page.keyboard.type("Ada")
-        form.press("Enter")
+        enter(form, "Ada")
         form.wait("trouble")
         assert "does not answer" in form.text(".l2a-trouble")
-        assert frames and not any("geheim42" in text for text in [page.content(), *frames])
+        said = [page.content(), *frames]
+        # Not the password, and neither the server's name nor the user's.
+        assert frames and not any(word in text for text in said for word in ("geheim42", "postgresql:", "ada:", "@127"))
         real.shot(page, "voila-error")
     assert "geheim42" not in log.read_text()
+
+
+def test_kernels_end_with_their_pages(browser: Any, tmp_path: Path) -> None:
+    """Loaded anew four times, left, and vanished: no kernel stays behind."""
+    path = new_store(tmp_path / "class.db", [row(i) for i in range(3)])
+    with voila(tmp_path, str(path), app.Settings(), gone_seconds=20) as (url, server):
+        with real.page_of(browser) as page:
+            page.goto(url)
+            for _ in range(4):
+                real.Form(page).wait("name")
+                page.reload()
+            form = real.Form(page)
+            enter(form, "Ada")
+            form.wait("code")
+            real.until(lambda: kernels(server) == 1, "one page has one kernel")
+            page.goto("about:blank")
+            real.until(lambda: kernels(server) == 0, "a page that was left has none", 15)
+            page.goto(url)
+            real.Form(page).wait("guidelines")  # the tab remembers who it is
+            assert kernels(server) == 1
+        # The browser's window is gone without a word, as with a dead battery; and somebody asks for pages without a
+        # browser.
+        for _ in range(2):
+            urllib.request.urlopen(url, timeout=60).read()
+        assert kernels(server) == 3
+        real.until(lambda: kernels(server) == 0, "kernels without a page end")
+    assert "_xsrf" not in (tmp_path / "voila.log").read_text()
+
+
+def test_who_comes_when_the_room_is_full_is_told_so(browser: Any, tmp_path: Path) -> None:
+    path = new_store(tmp_path / "class.db", [row(i) for i in range(3)])
+    with (voila(tmp_path, str(path), app.Settings(), visitors=1) as (url, server), real.page_of(browser) as first,
+          real.page_of(browser) as second):
+        first.goto(url)
+        real.Form(first).wait("name")
+        reply = second.goto(url)
+        assert reply.status == 503 and "The room is full" in second.content() and kernels(server) == 1
+        real.shot(second, "voila-full")
+        first.reload()  # who is in stays in
+        real.Form(first).wait("name")
+        first.goto("about:blank")
+        second.locator("button").click()
+        real.Form(second).wait("name")
+        assert kernels(server) == 1
+
+
+def handshake(url: str, host: str, path: str) -> str:
+    """The first line of the answer to a WebSocket's opening, from a page of that host."""
+    port = int(url.split(":")[2].strip("/"))
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as conn:
+        conn.sendall((f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nOrigin: http://{host}:{port}\r\n"
+                      "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+                      "Sec-WebSocket-Version: 13\r\n\r\n").encode())
+        return conn.recv(200).decode("latin-1").splitlines()[0]
+
+
+def test_another_name_for_this_machine_opens_nothing(browser: Any, tmp_path: Path) -> None:
+    """DNS rebinding: neither pages nor WebSockets nor files, whatever Host and Origin say to each other."""
+    path = new_store(tmp_path / "class.db", [row(0)])
+    with (voila(tmp_path, str(path), app.Settings(), names=["good.example"]) as (url, server),
+          real.page_of(browser) as page):
+        page.goto(url)
+        real.Form(page).wait("name")
+        kernel = page.evaluate("JSON.parse(document.getElementById('jupyter-config-data').textContent).kernelId")
+        channels = f"/api/kernels/{kernel}/channels"
+        assert "403" in handshake(url, "evil.example", channels)
+        assert "101" in handshake(url, "127.0.0.1", channels) and "101" in handshake(url, "good.example", channels)
+        for part in ("", "voila/static/voila.js", f"api/kernels/{kernel}", "voila/templates/lab/static/voila.js", "x"):
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(urllib.request.Request(url + part, headers={"Host": "evil.example"}), timeout=30)
+            assert caught.value.code == 403 and "--server-name" in caught.value.read().decode()
+        assert kernels(server) == 1
+
+
+def test_a_second_browser_needs_the_code(browser: Any, tmp_path: Path) -> None:
+    path = new_store(tmp_path / "class.db", [row(i) for i in range(3)])
+    with (voila(tmp_path, str(path), app.Settings()) as (url, _), real.page_of(browser) as ada,
+          real.page_of(browser) as eve):
+        ada.goto(url)
+        form = real.Form(ada)
+        enter(form, "Ada", "adas-own-code")
+        form.wait("code")
+        form.press("Enter")
+        form.wait("guidelines")
+        form.press("Enter")
+        form.wait("item")
+        form.press("c")
+        ada.keyboard.type("between us")
+        form.press("Escape")
+        form.answer("3")
+        eve.goto(url)
+        other = real.Form(eve)
+        enter(other, "Ada", "a-guess-of-eve")
+        eve.wait_for_function("() => document.querySelector('.l2a-refused').textContent.includes('not the code')")
+        assert other.state() == "name" and "between us" not in eve.content()
+        real.shot(eve, "voila-wrong-code")
+        eve.locator("#l2a-code").fill("adas-own-code")
+        eve.keyboard.press("Enter")
+        other.wait("item")
+        assert ada.evaluate("Object.keys(localStorage).filter((k) => k.includes('llama2lab'))") == []
+
+
+def test_a_second_tab_is_told_and_shown_the_newer_answer(browser: Any, tmp_path: Path) -> None:
+    path = new_store(tmp_path / "class.db", [row(i) for i in range(3)])
+    with (voila(tmp_path, str(path), app.Settings()) as (url, _), real.page_of(browser) as page,
+          real.page_of(browser) as again):
+        forms = real.Form(page), real.Form(again)
+        for form in forms:
+            form.page.goto(url)
+            enter(form, "Ada")
+            form.wait("code", "guidelines", "item")
+            while form.state() in ("code", "guidelines"):
+                form.press("Enter")
+                form.wait("guidelines", "item")
+        one, two = forms
+        item = one.item()
+        assert two.item() == item
+        one.answer("2")
+        two.press("7")
+        again.wait_for_function("() => !document.querySelector('.l2a-warning').hidden")
+        assert "another window" in two.text(".l2a-warning") and two.item() == item
+        assert two.root.locator(".l2a-grade").nth(1).get_attribute("aria-pressed") == "true"
+        real.shot(again, "voila-second-tab")
+        assert count(path) == 1
+        two.wait("item")
+        two.press("7")
+        real.until(lambda: count(path) == 2, "a new choice replaces the answer that was shown")
+    assert labels(path)[item]["grade"] == "better"
+
+
+def test_the_server_ends_with_the_command(tmp_path: Path) -> None:
+    """kill -9 of `llama2lab annotate`: neither Voila nor a kernel is left."""
+    path, port = new_store(tmp_path / "class.db", [row(0)]), real.free_port()
+    url = f"http://127.0.0.1:{port}/"
+    command = [sys.executable, "-m", "llama2lab", "annotate", str(path), "--port", str(port)]
+    env, log = real.environment(tmp_path), tmp_path / "voila.log"
+    with real.running(command, env, tmp_path, log, url + "voila/static/") as process:
+        urllib.request.urlopen(url, timeout=60).read()
+        below = psutil.Process(process.pid).children(recursive=True)
+        assert len(below) >= 2
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        real.until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in below),
+                   "everything below it has ended", 40)
+        assert not real.answers(url)
 
 
 @pytest.mark.skipif(not os.environ.get("LLAMA2LAB_SHOTS"), reason="set LLAMA2LAB_SHOTS to a folder for the pictures")

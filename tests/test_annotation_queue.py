@@ -169,6 +169,9 @@ def test_saving_again_makes_no_second_label(store):
     assert len(exchange.labels(store)) == 1
     with pytest.raises(LabError, match="another label's"):
         queue.submit(store, me, queue.next_task(store, me).item_id, "left", "better", label_id="one")
+    for odd in ("a\x00b", "\ud800", "x" * 100):
+        with pytest.raises(LabError, match="not yours"):
+            queue.submit(store, me, odd, "left", "better")
     with pytest.raises(LabError, match="not yours"):
         queue.submit(store, other, task.item_id, "left", "better", label_id="one")
     with pytest.raises(LabError, match="letters"):

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import sqlalchemy as sa
@@ -254,6 +255,41 @@ def test_a_locked_file_is_waited_for_and_then_named(tmp_path, monkeypatch):
     release.join()
 
 
+def test_nobody_starves_where_others_write_all_the_time(tmp_path, monkeypatch):
+    """A lock that is free for a moment ten times a second: whoever asks ten times a second may never meet it."""
+    file = tmp_path / "labels.db"
+    store, _ = labelled(file)
+    monkeypatch.setattr("llama2lab.annotation.store.BUSY_SECONDS", 6)
+    monkeypatch.setattr("llama2lab.annotation.store.ATTEMPTS", 1)
+    over, failures = threading.Event(), []
+
+    def hold():
+        other = sqlite3.connect(file, isolation_level=None, timeout=30)
+        while not over.is_set():
+            other.execute("BEGIN EXCLUSIVE")
+            time.sleep(0.095)
+            other.execute("ROLLBACK")
+            time.sleep(0.005)
+        other.close()
+
+    def work(number):
+        try:
+            store.annotator(f"Annotator {number}")
+            store.guidelines("safety")
+        except StoreError as e:
+            failures.append(str(e))
+
+    holder = threading.Thread(target=hold)
+    writers = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in (holder, *writers):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    over.set()
+    holder.join()
+    assert failures == []
+
+
 def test_a_full_disk_is_named_and_nothing_is_half_saved(tmp_path):
     store, me = labelled(tmp_path / "labels.db")
     exchange.add_pairs(store, pairs(1, start=10))
@@ -344,3 +380,23 @@ def test_a_connection_cut_by_the_server_is_made_anew(postgres):
         conn.exec_driver_sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                              "WHERE datname = 'cut' AND pid <> pg_backend_pid()")
     assert len(exchange.labels(store)) == 3
+
+
+def test_a_store_that_rests_holds_no_connection(postgres, monkeypatch):
+    """Dozens of pages lie open in a class: those that nobody touches take no place on the server."""
+    monkeypatch.setattr("llama2lab.annotation.store.IDLE_SECONDS", 1.0)
+    store, me = labelled(postgres.create("resting"))
+
+    def connections():
+        with postgres_admin.begin(read=True) as conn:
+            return conn.exec_driver_sql("SELECT count(*) FROM pg_stat_activity WHERE datname = 'resting' "
+                                        "AND pid <> pg_backend_pid()").scalar()
+
+    postgres_admin = open_store(postgres.url("resting"))
+    for _ in range(2):
+        assert queue.progress(store, me).done == 3
+        assert connections() == 1
+        deadline = time.monotonic() + 20
+        while connections() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert connections() == 0

@@ -55,9 +55,13 @@ class Page:
         assert answer["type"] == "answer" and answer["request"] == request
         return answer
 
-    def begin(self, name: str | None = None) -> dict[str, Any]:
-        assert self.ask(type="start", name=name)["ok"]
+    def begin(self, name: str | None = None, code: str = "geheim-42") -> dict[str, Any]:
+        answer = self.ask(type="start", name=name, **({"code": code} if name else {}))
+        assert answer["ok"], answer
         return self.ask(type="next")
+
+    def past_label(self, index: int) -> str:
+        return self.ask(type="past", index=index)["label"]["label_id"]
 
     def label(self, item: str, side: str = "left", grade: str = "better", **more: Any) -> dict[str, Any]:
         return self.ask(**{"type": "submit", "item_id": item, "label_id": uuid.uuid4().hex, "side": side,
@@ -124,6 +128,63 @@ def test_two_windows_do_not_overwrite_each_other(path: Path) -> None:
     assert [r.choice == r.left for r in rows_of(path)] == [True]
     assert page.label(item, "right", replaces=first)["saved"] != first  # an edit, knowing the first
     assert len(rows_of(path)) == 2
+
+
+def test_a_stale_tab_supersedes_nothing(tmp_path: Path) -> None:
+    """Two tabs are two processes: what is in force is asked of the store, at the moment of saving."""
+    path = filled(tmp_path / "labels.db", [row(i) for i in range(3)])
+    one, two = Page(Annotator(path, "Ada")), Page(Annotator(path, "Ada"))
+    item = one.begin()["task"]["item_id"]
+    assert two.begin()["task"]["item_id"] == item
+    first = one.label(item, "left")["saved"]
+    for stale in ({"type": "submit", "side": "right", "grade": "better"}, {"type": "skip", "reason": "no"}):
+        answer = two.ask(**stale, item_id=item, label_id=uuid.uuid4().hex, seconds=1.0)
+        assert answer["ok"] and answer["saved"] == first and "another window" in answer["notice"]
+        newer = two.ask(type="past", index=answer["newer"])
+        assert newer["task"]["item_id"] == item and newer["label"]["label_id"] == first
+    # An edit in the first tab, and one in the second that had shown the label from before it.
+    second = one.label(item, "right", "slightly", replaces=first)["saved"]
+    answer = two.label(item, "left", "negligibly", replaces=first)
+    assert answer["saved"] == second and answer["newer"] == 0 and len(rows_of(path)) == 2
+    third = two.label(item, "left", "negligibly", replaces=second)["saved"]
+    assert third not in (first, second)
+    assert two.label(item, "left", replaces="0" * 32)["saved"] == third and len(rows_of(path)) == 3
+
+
+def test_texts_that_no_browser_could_show_are_cut_and_say_so(tmp_path: Path) -> None:
+    long = "x" * 1_000_000
+    turns = [{"role": r, "content": f"{r} {i}"} for i in range(300) for r in ("user", "assistant")]
+    pairs = [{**row(0), "answers": [long, "b"]}, {**row(1), "prompt": [{"role": "user", "content": long}]},
+             {**row(2), "prompt": [*turns, {"role": "user", "content": "last"}]}, row(3)]
+    page = Page(Annotator(filled(tmp_path / "labels.db", pairs), "Ada"))
+    answer, cut = page.begin(), {}
+    while answer["stage"] == "item":
+        task = answer["task"]
+        assert len(json.dumps(task)) < 450_000
+        side = "left_text" if task["left_text"][0] == "x" else "right_text"
+        what = task.get("cut") or next(({"content": m["cut"]} for m in task["prompt"] if "cut" in m), {})
+        cut[next(iter(what), "")] = what
+        if side in what:
+            assert what[side] == len(long) and long.startswith(task[side])
+        if "prompt" in what:
+            assert what["prompt"] == 601 and task["prompt"][-1]["content"] == "last" and len(task["prompt"]) == 200
+        assert page.label(task["item_id"])["ok"]
+        answer = page.ask(type="next")
+    assert len(cut) == 4 and "" in cut and {"content": len(long)} in cut.values()
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("change", [{"item_id": "a\x00b"}, {"item_id": "x\n"}, {"replaces": "\x00"},
+                                    {"item_id": "'; --"}, {"item_id": "\u2028"}, {"comment": "\x00"},
+                                    {"comment": "\ud800"}])
+def test_odd_characters_are_no_fault_of_the_lab(tmp_path: Path, request: Any, database: str,
+                                                change: dict[str, Any]) -> None:
+    url = tmp_path / "labels.db" if database == "sqlite" else request.getfixturevalue("postgres").create(
+        f"odd{uuid.uuid4().hex[:8]}")
+    page = Page(Annotator(filled(url, [row(0)]), "Ada"))
+    answer = page.ask(**{**GOOD, "item_id": page.begin()["task"]["item_id"], **change})
+    assert answer["ok"] == ("comment" in change)
+    assert answer["ok"] or ("fault in the lab" not in answer["error"] and not answer["retry"])
 
 
 def test_back_edit_and_skip(path: Path) -> None:
@@ -425,6 +486,115 @@ def test_a_visitor_who_fails_gets_other_pairs_and_then_no_more(tmp_path: Path) -
     assert page.ask(type="next")["stage"] == "failed"
     other = visitor(path, "Bob")
     assert other.begin("Bob")["stage"] == "guidelines"
+
+
+@pytest.mark.parametrize("verdict", ["submit", "skip"])
+def test_an_attempt_that_is_over_cannot_be_mended_afterwards(tmp_path: Path, verdict: str) -> None:
+    """Neither by going back nor by a message that names an old label: what agreed would tell the gold answers."""
+    path = filled(tmp_path / "labels.db", [row(i) for i in range(3)] + [gold(i) for i in range(5)])
+    page = visitor(path)
+    page.begin("Ada")
+    answer, items = page.ask(type="begin"), []
+    for _ in range(2):
+        items.append(answer["task"])
+        answer = judge(page, answer, False)
+    assert answer["stage"] == "failed"
+    with open_store(path) as store:
+        old = {past.task.item_id: past.label.label_id for past in queue.history(store, store.annotator("Ada"))}
+    before = len(rows_of(path))
+    for form in (page, visitor(path)):
+        form.begin("Ada")
+        for task in items:
+            better = "left" if task["left_text"].startswith("good") else "right"
+            what = {"side": better, "grade": "better"} if verdict == "submit" else {"reason": "no"}
+            for replaces in (old[task["item_id"]], None):
+                refused = form.ask(type=verdict, item_id=task["item_id"], label_id=uuid.uuid4().hex, seconds=1.0,
+                                   replaces=replaces, **what)
+                assert not refused["ok"] and "attempt that is over" in refused["error"] and not refused["retry"]
+        assert form.ask(type="next")["stage"] == "failed"
+        # The last label again, after a lost answer, is no change.
+        again = form.label(items[-1]["item_id"], label_id=old[items[-1]["item_id"]])
+        assert again["ok"] and again["saved"] == old[items[-1]["item_id"]]
+    assert len(rows_of(path)) == before
+
+
+def test_gold_pairs_that_were_answered_late_are_part_of_the_attempt_too(store_url: str) -> None:
+    """Without a qualification at first, gold pairs come among the others; later they are an attempt that is over."""
+    url: Any = store_url
+    filled(url, [row(i) for i in range(6)] + [gold(i) for i in range(2)])
+    page = visitor(url, number=0)
+    page.begin("Ada")
+    answer = page.ask(type="begin")
+    while answer["stage"] == "item":
+        answer = judge(page, answer, False)
+    later = visitor(url, number=2, attempts=1)
+    assert later.begin("Ada")["stage"] == "failed"
+    with open_store(url) as store:
+        past = queue.history(store, store.annotator("Ada"))
+    refused = 0
+    for number, one in enumerate(past):
+        is_gold = "Question 10" in one.task.prompt[0]["content"]
+        refused += is_gold
+        changed = later.label(one.task.item_id, "left", replaces=one.label.label_id)
+        assert changed["ok"] is not is_gold and later.ask(type="past", index=number)["ok"] is not is_gold
+    assert refused == 2
+
+
+def test_a_second_browser_reads_and_changes_nothing_under_somebodys_name(path: Path) -> None:
+    ada = visitor(path)
+    item = ada.begin("Ada", "adas-code")
+    assert item["stage"] == "guidelines"
+    task = ada.ask(type="begin")["task"]
+    first = ada.label(task["item_id"], comment="private")["saved"]
+    other = visitor(path)
+    for code in (None, "", "wrong-code", "adas-cod", "ADAS-CODE"):
+        assert not other.ask(type="start", name="Ada", code=code)["ok"]
+        for message in ({"type": "past", "index": 0}, {"type": "next"}, {"type": "begin"},
+                        {**GOOD, "item_id": task["item_id"], "replaces": first}):
+            answer = other.ask(**message)
+            assert not answer["ok"] and "private" not in json.dumps(answer)
+    assert len(rows_of(path)) == 1
+    # Somebody else in the same tab: Ada's page is hers no more.
+    assert ada.ask(type="start", name=None)["stage"] == "name"
+    assert not ada.ask(type="past", index=0)["ok"]
+    assert not ada.ask(type="start", name="Ada", code="wrong-code")["ok"] and not ada.ask(type="past", index=0)["ok"]
+    back = visitor(path)
+    assert back.begin("Ada", "adas-code")["stage"] == "item"
+    assert back.ask(type="past", index=0)["label"]["comment"] == "private"
+
+
+def test_a_form_that_is_one_persons_asks_for_no_name(path: Path, postgres: Any, tmp_path: Path,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """On JupyterHub the hub says who it is; on PostgreSQL a class's login does."""
+    page = Page(app.Application(path, app.Settings(name="hub-ada")))
+    assert page.ask(type="start", name="Bert", code="x")["annotator"] == "hub-ada"
+    assert page.widget._config["named"] and page.ask(type="next")["stage"] == "guidelines"
+    with open_store(path) as store:
+        assert app.whose(store, {"JUPYTERHUB_USER": "hub-ada"}) == "hub-ada"
+        assert app.whose(store, {}) is None
+    from llama2lab.annotation import classroom
+
+    url = postgres.create("whose")
+    roster = tmp_path / "names.txt"
+    roster.write_text("Ada\n")
+    classroom.create_class(url, roster, tmp_path / "urls.csv")
+    with open_store(classroom._read_urls(tmp_path / "urls.csv")["Ada"]) as store:
+        assert app.whose(store, {"JUPYTERHUB_USER": "somebody"}) == "Ada"
+    with open_store(url) as store:
+        assert app.whose(store, {}) is None
+
+
+def test_visitors_see_neither_path_nor_url(path: Path) -> None:
+    page = visitor(path)
+    page.begin("Ada")
+    moved = path.with_suffix(".moved")
+    path.rename(moved)
+    told = [page.ask(type="next"), page.ask(type="begin"),
+            visitor(path).ask(type="start", name="Ada", code="geheim-42")]
+    data = page.widget._repr_mimebundle_()
+    told += [(data[0] if isinstance(data, tuple) else data)["text/plain"], repr(page.widget)]
+    assert not told[0]["ok"] and "vanished" in told[0]["error"]
+    assert str(path.parent) not in json.dumps(told) and path.name not in json.dumps(told)
 
 
 @pytest.mark.parametrize(("pairs", "more"), [(0, {}), (4, {"number": 0})])

@@ -4,9 +4,9 @@ A visitor gives a name, reads the guidelines, tries out some gold pairs, and goe
 choices agree. An attempt is `number` gold pairs; whoever fails reads again and gets as many *other* gold pairs, up to
 `attempts` times, so that nobody passes by trying the same pairs until they fit. Every visitor has a kernel of its own.
 
-There are no passwords here: who knows a name can go on under it. Where that matters, each student opens the form in a
-notebook with a database login of their own. The store's URL goes to the kernels through the environment and nowhere
-else, since it may hold a password.
+A name goes with a personal code (codes.py), unless a JupyterHub or a class's login on PostgreSQL says who it is. The
+store's URL goes to the kernels through the environment and nowhere else, since it may hold a password. How many
+visitors there may be, and under which names they come, is the server's business (room.py).
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ import subprocess
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from llama2lab.annotation import queue
-from llama2lab.annotation.store import clean_name, open_store, parse_url
-from llama2lab.annotation.widget import HERE, Annotator, public_url
+from llama2lab.annotation import codes, queue
+from llama2lab.annotation.store import Store, clean_name, open_store, parse_url
+from llama2lab.annotation.widget import HERE, Annotator, Skip, Submit
 from llama2lab.errors import LabError
 
 URL_VARIABLE = "LLAMA2LAB_ANNOTATE_URL"
+STORE_VARIABLE = "LLAMA2LAB_ANNOTATIONS"  # of the command line; the kernels need it not
 SETTINGS_VARIABLE = "LLAMA2LAB_ANNOTATE"
 NOTEBOOK = HERE / "app.ipynb"
 TEMPLATE = "llama2lab"
@@ -42,8 +44,25 @@ PAGE = """{%- extends 'lab/index.html.j2' -%}
 {{ super() | replace('https://cdn.jsdelivr.net/', 'data:text/css,') }}
 {%- endblock notebook_css -%}
 """
-IDLE_SECONDS = 3600  # a kernel whose page is gone ends after this long; one whose page is open stays
+# What who comes when all kernels are taken sees; the page comes again by itself.
+FULL = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta http-equiv="refresh" content="20"><link rel="icon" href="data:;base64,="><title>Which answer is better?</title>
+<style>:root { color-scheme: light dark } body { font: 16px/1.5 system-ui, sans-serif; max-width: 34em;
+margin: 18vh auto; padding: 0 1em } button { font: inherit; padding: 6px 14px }</style></head>
+<body class="l2a-full"><h1>The room is full</h1>
+<p>As many people as this machine can serve are judging pairs at this moment. Please try again in a minute; this page
+does so by itself. Nothing that you saved before is lost.</p>
+<form><button>Try again now</button></form></body></html>
+"""
+# A kernel whose page is gone ends after this long; one whose page is open stays. Browsers that lost the network try for
+# about two minutes to come back.
+GONE_SECONDS = 120
+KERNEL_MB = 80  # what one visitor takes, measured: 61 of its own and a share of what all have in common
+MOST_VISITORS = 100
 STOP_SECONDS = 10
+WHERE = "the place where labels are kept"  # what visitors read instead of a path or a URL
+OVER = "the pairs of an attempt that is over cannot be changed any more"
 
 
 @dataclass(frozen=True)
@@ -55,6 +74,7 @@ class Settings:
     number: int = 5  # gold pairs in an attempt; 0: no qualification
     mark: float = 0.8  # the share of them that must agree
     attempts: int = 2
+    name: str | None = None  # whose form this is, where that is known; None: visitors say it, and give their code
 
     def __post_init__(self) -> None:
         if self.number < 0 or self.attempts < 1:
@@ -71,13 +91,14 @@ class Standing:
     needed: int
     attempts: int
     outcomes: tuple[bool, ...]
+    items: tuple[str, ...] = ()  # the gold pairs of the outcomes, where the store tells
 
     @classmethod
     def of(cls, found: queue.Qualification, settings: Settings) -> Standing:
         """Fewer gold pairs than asked for make a shorter qualification; none, none."""
         number = min(settings.number, found.wanted)
         attempts = min(settings.attempts, found.wanted // number) if number else 0
-        return cls(number, math.ceil(settings.mark * number - 1e-9), attempts, found.outcomes)
+        return cls(number, math.ceil(settings.mark * number - 1e-9), attempts, found.outcomes, found.items)
 
     @property
     def complete(self) -> int:
@@ -108,7 +129,10 @@ class Standing:
 
 
 class Application(Annotator):
-    """The annotator's form with a name, guidelines and a qualification before it."""
+    """The annotator's form with a name, a code, guidelines and a qualification before it.
+
+    What it says is read by strangers: nothing about where the store is, and of an unforeseen error only its kind.
+    """
 
     _is_app = True
 
@@ -118,17 +142,37 @@ class Application(Annotator):
         self._trying_again = 0  # the failed attempt after which the visitor chose to go on
         self._was_passed = True
         super().__init__(store, "", settings.kind, settings.seed, **kwargs)
+        self._config = {**self._config, "named": settings.name is not None}
 
-    def _start(self, name: str | None) -> dict[str, Any]:
-        if name is None:
-            return {"stage": "name"}
-        self._name = clean_name(name)
+    def __repr__(self) -> str:
+        return "Application()"
+
+    def _plain_text(self) -> str:
+        return "The annotation form. It needs a browser in which scripts may run."
+
+    def _fault_words(self, e: Exception) -> str:
+        return f"a fault in the lab itself ({type(e).__name__}); please tell whoever runs this"
+
+    def _open(self) -> Store:
+        if self._store is None:
+            self._store = open_store(self._url, create=False, where=WHERE)
+        return self._store
+
+    def _start(self, name: str | None, code: str | None = None) -> dict[str, Any]:
+        self._annotator = ""  # whoever was here before
         self._read, self._trying_again = False, 0
-        answer = super()._start(self._name)
+        if self._settings.name is not None:
+            self._name, first = clean_name(self._settings.name), False
+            self._annotator = self._open().annotator(self._name)
+        elif name is None:
+            return {"stage": "name"}
+        else:
+            self._name = clean_name(name)
+            self._annotator, first = codes.enter(self._open(), self._name, code)
         counts = self._progress()
         self._read = counts.done + counts.skipped > 0
         self._was_passed = self._standing().passed
-        return answer
+        return {"stage": "ready", "annotator": self._name, "first": first}
 
     def _standing(self) -> Standing:
         return Standing.of(queue.qualify(self._open(), self._annotator, kind=self._settings.kind), self._settings)
@@ -159,10 +203,24 @@ class Application(Annotator):
         """Attempts that are over cannot be changed any more: they are the visitor's first pairs."""
         return (standing.passed_in or standing.complete) * standing.number
 
+    def _refuse_over(self, item_id: str, label_id: str | None) -> None:
+        """LabError for a pair of an attempt that is over, unless it is about the very label that it has."""
+        standing = self._standing()
+        first, history = self._first(standing), self._history()
+        # Gold pairs are the first ones, unless there was no qualification when some pairs were answered.
+        over = set(standing.items[:first]) or {past.task.item_id for past in history[:first]}
+        if any(past.task.item_id == item_id in over and past.label.label_id != label_id for past in history):
+            raise LabError(OVER)
+
     def _past(self, index: int) -> dict[str, Any]:
-        if index < self._first(self._standing()):
-            raise LabError("the pairs of an attempt that is over cannot be changed any more")
+        history = self._history()
+        if index < len(history):
+            self._refuse_over(history[index].task.item_id, None)
         return super()._past(index)
+
+    def _save(self, message: Submit | Skip) -> dict[str, Any]:
+        self._refuse_over(message.item_id, message.label_id)
+        return super()._save(message)
 
 
 def application() -> Application:
@@ -174,24 +232,36 @@ def application() -> Application:
 
 
 def annotate(url: str | os.PathLike[str], host: str = "127.0.0.1", port: int = 8866, *, settings: Settings = Settings(),
-             open_browser: bool = False, base_url: str = "/",
+             open_browser: bool = False, base_url: str = "/", visitors: int | None = None, names: Sequence[str] = (),
              say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> None:
-    """Serve the annotation form until Ctrl-C. The store must be there and hold pairs."""
+    """Serve the annotation form until Ctrl-C. The store must be there and hold pairs.
+
+    `visitors` is how many may be there at once (None: what the memory holds), `names` under which names browsers may
+    reach the form beside this machine's own.
+    """
     location = parse_url(url).render_as_string(hide_password=False)
     with open_store(url, create=False) as store:
         waiting, kinds = _pairs(store)
+        settings = replace(settings, name=settings.name or whose(store, os.environ))
+        where = store.where
     if not waiting:
-        raise LabError(f"{public_url(location)} holds no pairs yet; put some in first")
+        raise LabError(f"{where} holds no pairs yet; put some in first")
     _check_port(host, port)
     if not base_url.startswith("/") or not base_url.endswith("/"):
         raise LabError(f"the base URL begins and ends with a slash, not {base_url!r}")
+    visitors = room_for() if visitors is None else visitors
     address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::', '') else host}:{port}{base_url}"
     with tempfile.TemporaryDirectory(prefix="llama2lab-annotate-") as folder:
-        process = subprocess.Popen(command(host, port, base_url), cwd=prepare(Path(folder)),
+        # The pipe closes when this process ends, in whatever way: the server then ends too.
+        process = subprocess.Popen([*command(host, port, base_url, visitors, [*hub_names(os.environ), *names]),
+                                    "--Room.ends_with_stdin=True"], cwd=prepare(Path(folder)), stdin=subprocess.PIPE,
                                    env=environment(location, settings, Path(folder)))
-        say(f"the form: {address}   ({waiting} pairs: {', '.join(kinds)}; {public_url(location)}; stop with Ctrl-C)")
+        say(f"the form: {address}   ({waiting} pairs: {', '.join(kinds)}; {where}; stop with Ctrl-C)")
+        say(f"room for {visitors} visitors at once; change it with --visitors" + (
+            f"; whoever comes is {settings.name}" if settings.name else ""))
         if host not in ("127.0.0.1", "localhost", "::1"):
-            say("anybody who reaches this machine can use the form, and under any name; there is no encryption")
+            say("anybody who reaches this machine can use the form; there is no encryption. It answers to numbers, to "
+                "this machine's name, and to what --server-name gives")
         if open_browser:
             webbrowser.open(address)
         before = signal.signal(signal.SIGTERM, _interrupt)
@@ -206,32 +276,62 @@ def annotate(url: str | os.PathLike[str], host: str = "127.0.0.1", port: int = 8
         raise LabError(f"Voila ended with code {code}; what it said stands above")
 
 
+def hub_names(environ: Mapping[str, str]) -> list[str]:
+    """The name of the JupyterHub that this runs on, which stands in the browsers' address line."""
+    found = (urlsplit(environ.get(key, "")).hostname for key in ("JUPYTERHUB_PUBLIC_URL", "JUPYTERHUB_PUBLIC_HUB_URL"))
+    return [name for name in found if name]
+
+
+def whose(store: Store, environ: Mapping[str, str]) -> str | None:
+    """The one person whose form it is: the login's of a class on PostgreSQL, or the user's of a JupyterHub."""
+    return store.login() or environ.get("JUPYTERHUB_USER") or None
+
+
 def prepare(folder: Path) -> Path:
     """Voila's folder, which holds nothing else: it serves what lies beside the notebook. And its page."""
     template = folder / "share" / "voila" / "templates" / TEMPLATE
     template.mkdir(parents=True)
     (template / "conf.json").write_text(json.dumps({"base_template": "lab"}))
     (template / "index.html.j2").write_text(PAGE)
+    (template / "503.html").write_text(FULL)
     served = folder / "served"
     served.mkdir()
     shutil.copy(NOTEBOOK, served / "annotate.ipynb")
     return served
 
 
-def command(host: str, port: int, base_url: str) -> list[str]:
-    return [sys.executable, "-m", "voila", "annotate.ipynb", "--no-browser", f"--port={port}", f"--Voila.ip={host}",
-            "--Voila.port_retries=0", f"--Voila.base_url={base_url}", "--Voila.log_level=WARN",
+def command(host: str, port: int, base_url: str, visitors: int = 20, names: Sequence[str] = (),
+            gone_seconds: int = GONE_SECONDS) -> list[str]:
+    return [sys.executable, "-m", "llama2lab.annotation.room", "annotate.ipynb", "--no-browser", f"--port={port}",
+            f"--Voila.ip={host}", "--Voila.port_retries=0", f"--Voila.base_url={base_url}", "--Voila.log_level=WARN",
             # Other extensions of JupyterLab that happen to be installed (nbgrader's, the notebook's) have no place in
             # this page, and fail in it.
             *(f"--VoilaConfiguration.extension_allowlist={name}"
               for name in ("@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8", "anywidget")),
-            f"--template={TEMPLATE}", "--show_tracebacks=False", "--MappingKernelManager.cull_interval=60",
-            f"--MappingKernelManager.cull_idle_timeout={IDLE_SECONDS}"]
+            f"--template={TEMPLATE}", "--VoilaConfiguration.allow_template_override=NO",
+            "--VoilaConfiguration.allow_theme_override=NO", "--show_tracebacks=False", f"--Kernels.room={visitors}",
+            f"--MappingKernelManager.cull_idle_timeout={gone_seconds}",
+            f"--MappingKernelManager.cull_interval={max(1, gone_seconds // 10)}",
+            "--MappingKernelManager.cull_busy=True", *(f"--Room.names={name}" for name in names)]
+
+
+def room_for() -> int:
+    """How many visitors this machine's memory holds beside what runs already."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            free = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        try:
+            free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**21  # half of what there is
+        except (AttributeError, OSError, ValueError):  # Windows
+            free = 4096
+    return max(1, min(MOST_VISITORS, int(0.8 * free / KERNEL_MB)))
 
 
 def environment(location: str, settings: Settings, folder: Path) -> dict[str, str]:
     paths = [str(folder / "share"), os.environ.get("JUPYTER_PATH", "")]
-    return {**os.environ, URL_VARIABLE: location, SETTINGS_VARIABLE: json.dumps(asdict(settings)),
+    kept = {key: value for key, value in os.environ.items() if key != STORE_VARIABLE}
+    return {**kept, URL_VARIABLE: location, SETTINGS_VARIABLE: json.dumps(asdict(settings)),
             "JUPYTER_PATH": os.pathsep.join(p for p in paths if p), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 

@@ -48,6 +48,7 @@ RIGHTS = (
     ("labels", "SELECT, INSERT", "SELECT, INSERT"),
     ("secrets", "", "SELECT, INSERT, UPDATE"),
     ("members", "", "SELECT"),
+    ("codes", "", "SELECT, INSERT, UPDATE, DELETE"),
     (t.VERSION_TABLE, "SELECT", "SELECT"),
 )
 MINE = "annotator_id = (SELECT llama2lab_me())"

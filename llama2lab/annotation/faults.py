@@ -36,6 +36,7 @@ SQLITE = {
 
 # PostgreSQL's SQLSTATE, by code or by class.
 POSTGRES = {
+    "22": ("a value cannot be kept, such as a NUL character or a number that is too large; nothing was saved", False),
     "23505": ("another program wrote the same row at the same moment; it is tried again", True),
     "28P01": ("the server refuses this name and password; check the URL that your teacher gave you", False),
     "28": ("the server refuses this login; check the URL that your teacher gave you", False),
@@ -60,6 +61,8 @@ def explain(error: Exception, where: str) -> StoreError | None:
     if isinstance(error, PoolTimeout):
         return StoreError(f"{where}: all connections are busy; it is tried again", retry=True)
     original: Exception = getattr(error, "orig", None) or error
+    if type(original).__name__ == "DataError" and getattr(original, "sqlstate", None) is None:
+        return StoreError(f"{where}: {POSTGRES['22'][0]}")  # the driver would not even send it
     code = getattr(original, "sqlite_errorcode", None)
     if code is not None:
         if code == sqlite3.SQLITE_READONLY_DBMOVED:
@@ -81,22 +84,38 @@ def explain(error: Exception, where: str) -> StoreError | None:
             return StoreError(f"{where}: the database has not the tables of an annotation store "
                               f"({first_line(original)}); check the end of the URL")
         return None
-    return _connection(error, original, where)
-
-
-def _connection(error: Exception, original: Exception, where: str) -> StoreError | None:
-    """Failures before or without a code of the server: psycopg has only words for them."""
-    said = str(original)
-    if "password authentication failed" in said or "no password supplied" in said:
-        return StoreError(f"{where}: {POSTGRES['28P01'][0]}")
-    if "does not exist" in said and "database" in said:
-        return StoreError(f"{where}: {POSTGRES['3D000'][0]}")
-    if ("does not exist" in said and "role" in said) or "pg_hba.conf" in said:
-        return StoreError(f"{where}: {POSTGRES['28'][0]}")
-    if "too many clients" in said or "remaining connection slots" in said:
-        return StoreError(f"{where}: {POSTGRES['53300'][0]}", retry=True)
-    if type(original).__name__ == "OperationalError" or isinstance(error, InterfaceError) or (
-            isinstance(error, DBAPIError) and error.connection_invalidated):
-        return StoreError(f"{where}: the server does not answer ({first_line(original)}); check that it "
-                          "runs, its name and port in the URL, and the network; it is tried again", retry=True)
+    if isinstance(error, InterfaceError) or (isinstance(error, DBAPIError) and error.connection_invalidated) or (
+            type(original).__name__ == "OperationalError"):
+        return unreachable(original, where)
     return None
+
+
+# What psycopg says, which has no code before there is a connection: (words in it, ours, whether it may mend itself).
+CONNECTING = (
+    (("password authentication failed",), POSTGRES["28P01"]),
+    (("no password supplied",), POSTGRES["28P01"]),
+    (("database", "does not exist"), POSTGRES["3D000"]),
+    (("role", "does not exist"), POSTGRES["28"]),
+    (("pg_hba.conf",), POSTGRES["28"]),
+    (("too many clients",), POSTGRES["53300"]),
+    (("too many connections",), POSTGRES["53300"]),
+    (("remaining connection slots",), POSTGRES["53300"]),
+)
+REASONS = ("Connection refused", "timeout expired", "No route to host", "Network is unreachable",
+           "Name or service not known", "failed to resolve host", "Temporary failure in name resolution",
+           "server closed the connection unexpectedly",
+           "server does not support SSL", "SSL error", "certificate verify failed", "Connection reset by peer",
+           "the database system is shutting down", "the database system is starting up", "No such file or directory",
+           "Permission denied")
+
+
+def unreachable(error: Exception, where: str) -> StoreError:
+    """For a server with which there is no connection. The driver's own words can hold parts of the URL, a password
+    that was not escaped among them: only words that we know are passed on."""
+    said = str(error)
+    for words, (ours, retry) in CONNECTING:
+        if all(word in said for word in words):
+            return StoreError(f"{where}: {ours}", retry)
+    reason = next((f" ({one})" for one in REASONS if one in said), "")
+    return StoreError(f"{where}: the server does not answer{reason}; check that it runs, its name and port in the URL, "
+                      "and the network; it is tried again", retry=True)

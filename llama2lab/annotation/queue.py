@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,8 +23,17 @@ from llama2lab.annotation.scale import GRADES, Side
 from llama2lab.annotation.store import Store, newest_guidelines
 from llama2lab.errors import LabError, first_line
 
+ANY: Any = object()  # for `replaces`: whatever label is in force
 NOT_YOURS = ("this item is not yours (any more): your time for it ran out and it went to somebody else; go on with the "
              "next one")
+
+
+class Superseded(LabError):
+    """Another label is in force than the one that a new one was to replace; `label_id` is that label."""
+
+    def __init__(self, label_id: str | None):
+        super().__init__("this item has been answered in the meantime, and that answer stands; look at it first")
+        self.label_id = label_id
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,7 @@ class Qualification:
 
     outcomes: tuple[bool, ...]
     wanted: int
+    items: tuple[str, ...] = field(default=(), compare=False)  # those answered; a class's login is not told which
 
     @property
     def done(self) -> int:
@@ -236,33 +246,37 @@ def progress(store: Store, annotator_id: str, kind: str | None = None) -> Progre
 
 def submit(store: Store, annotator_id: str, item_id: str, side: Side, grade: str, safe_left: bool | None = None,
            safe_right: bool | None = None, comment: str = "", flag: bool = False, seconds: float = 0.0,
-           label_id: str | None = None) -> str:
+           label_id: str | None = None, replaces: str | None = ANY) -> str:
     """Save a label, or a new one over the annotator's earlier label of the item; its id, once it is on the disk.
 
-    With a `label_id` made by the caller, saving again after a lost answer makes no second label.
+    With a `label_id` made by the caller, saving again after a lost answer makes no second label. `replaces` is the
+    label that the annotator saw, None where there was none: if another one is in force at the moment of saving, nothing
+    is saved and Superseded is raised.
     """
     if side not in ("left", "right"):
         raise LabError(f"a label chooses 'left' or 'right', not {side!r}")
     if grade not in GRADES:
         raise LabError(f"a label's grade is one of {', '.join(GRADES)}, not {grade!r}")
-    return _save(store, annotator_id, item_id, label_id, side, seconds, (safe_left, safe_right),
+    return _save(store, annotator_id, item_id, label_id, replaces, side, seconds, (safe_left, safe_right),
                  {"grade": grade, "comment": comment, "flag": flag})
 
 
 def skip(store: Store, annotator_id: str, item_id: str, reason: str, seconds: float = 0.0,
-         label_id: str | None = None, comment: str = "", flag: bool = False) -> str:
+         label_id: str | None = None, comment: str = "", flag: bool = False, replaces: str | None = ANY) -> str:
     """Save that the annotator will not judge this item, and why. It can be edited into a label later."""
     if not reason.strip():
         raise LabError("a skip needs a reason; say one")
-    return _save(store, annotator_id, item_id, label_id, None, seconds, (None, None),
+    return _save(store, annotator_id, item_id, label_id, replaces, None, seconds, (None, None),
                  {"skip_reason": reason, "comment": comment, "flag": flag})
 
 
-def _save(store: Store, annotator_id: str, item_id: str, label_id: str | None, side: Side | None, seconds: float,
-          safe: tuple[bool | None, bool | None], values: dict[str, Any]) -> str:
+def _save(store: Store, annotator_id: str, item_id: str, label_id: str | None, replaces: str | None, side: Side | None,
+          seconds: float, safe: tuple[bool | None, bool | None], values: dict[str, Any]) -> str:
     new = label_id or uuid.uuid4().hex
     if not ID.fullmatch(new):
         raise LabError("a label's id has 1 to 64 letters, digits, - and _, such as uuid.uuid4().hex")
+    if not ID.fullmatch(item_id):
+        raise LabError(NOT_YOURS)
     if not 0 <= seconds <= MAX_SECONDS:
         raise LabError(f"the seconds spent on an item are a number from 0 to {MAX_SECONDS:.0f}, not {seconds}")
     for name in ("comment", "skip_reason"):
@@ -283,13 +297,16 @@ def _save(store: Store, annotator_id: str, item_id: str, label_id: str | None, s
             if tuple(known) != (item_id, annotator_id):
                 raise LabError(f"the label id {new} is another label's; make a new one for each label")
             return new
+        before = current(conn, annotator_id, item_id)
+        if replaces is not ANY and replaces != before:
+            raise Superseded(before)
         safe_1, safe_2 = safe if slot.left == 1 else safe[::-1]
         choice = None if side is None else slot.left if side == "left" else 3 - slot.left
         if choice and slot.kind == "safety":
             _check_safety(choice, safe_1, safe_2)
         conn.execute(t.labels.insert().values(
             id=new, item_id=item_id, annotator_id=annotator_id, choice=choice, safe_1=safe_1, safe_2=safe_2,
-            seconds=float(seconds), left=slot.left, supersedes=current(conn, annotator_id, item_id),
+            seconds=float(seconds), left=slot.left, supersedes=before,
             guidelines=newest_guidelines(slot.kind, t.guidelines.c.version).scalar_subquery(), **values))
         return new  # a trigger has marked the slot as answered
 
@@ -369,18 +386,22 @@ def _past(row: Any, number: int) -> Past:
 
 def qualify(store: Store, annotator_id: str, kind: str | None = None) -> Qualification:
     """How this annotator fares on gold items (of one kind)."""
+    lab, g = t.labels.c, t.secrets.c
     with store.begin(read=True) as conn:
-        if not store.sqlite:
-            found = conn.execute(sa.select(sa.func.llama2lab_gold(annotator_id, kind))).scalar_one()
-            return Qualification(tuple(map(bool, found[1:])), found[0])
-        lab, g = t.labels.c, t.secrets.c
+        counted = None if store.sqlite else conn.execute(
+            sa.select(sa.func.llama2lab_gold(annotator_id, kind))).scalar_one()
+        if counted is not None and store.login_of(conn) is not None:
+            return Qualification(tuple(map(bool, counted[1:])), counted[0])
         gold = sa.select(t.secrets).join(t.items, t.items.c.id == g.item_id).where(
             g.gold_choice.is_not(None), sa.true() if kind is None else t.items.c.kind == kind)
         known = {row.item_id: row for row in conn.execute(gold)}
         rows = conn.execute(sa.select(t.labels).where(
             lab.annotator_id == annotator_id, lab.item_id.in_(gold.with_only_columns(g.item_id)))
             .order_by(lab.created_at, lab.id)).all()
-    return Qualification(tuple(agrees(row, known[row.item_id]) for row in in_force(rows)), len(known))
+    given = in_force(rows)
+    outcomes = tuple(agrees(row, known[row.item_id]) for row in given) if counted is None else tuple(
+        map(bool, counted[1:]))
+    return Qualification(outcomes, len(known), tuple(row.item_id for row in given))
 
 
 def agrees(label: Any, gold: Any) -> bool:

@@ -113,6 +113,15 @@ members = sa.Table(
     sa.Column("annotator_id", sa.ForeignKey("annotators.id"), nullable=False, unique=True),
 )
 
+# The codes by which visitors of `llama2lab annotate` are known again (codes.py); no annotator's login sees them.
+codes = sa.Table(
+    "codes", metadata,
+    sa.Column("annotator_id", sa.ForeignKey("annotators.id"), primary_key=True),
+    sa.Column("hash", sa.Text, nullable=False),  # salted
+    sa.Column("tries", sa.Integer, nullable=False, default=0),  # wrong ones since the last right one
+    sa.Column("tried_at", UtcTime),
+)
+
 items = sa.Table(
     "items", metadata,
     sa.Column("id", sa.String(32), primary_key=True),

@@ -12,6 +12,7 @@ class View {
   constructor(session, host) {
     this.session = session;
     this.shown = {};
+    this.goal = null;  // what shall have the focus as soon as it can
     this.build();
     host.append(this.root);
     // Before JupyterLab sees a key: its shortcuts are off while the form has the focus, but those with Ctrl, Cmd or
@@ -81,10 +82,12 @@ class View {
     this.trouble = h("div", { class: "l2a-trouble" }, h("div", { role: "alert" }, this.troubleText), this.troubleWait,
                      this.retry);
     this.refused = h("div", { class: "l2a-refused", role: "alert" });
+    this.warning = h("div", { class: "l2a-warning", role: "alert" });
     this.status = h("div", { class: "l2a-status", "aria-hidden": "true" });
     this.live = h("div", { class: "l2a-unseen", role: "status", "aria-live": "polite" });
     this.hint = h("div", { class: "l2a-hint" }, "Click into the form or press Tab to use the keys.");
-    this.inner = h("div", { class: "l2a-inner" }, this.head, this.pageBox, this.form, this.trouble, this.refused,
+    this.inner = h("div", { class: "l2a-inner" }, this.head, this.pageBox, this.warning, this.form, this.trouble,
+                   this.refused,
                    h("footer", { class: "l2a-foot" }, this.status, this.live, this.hint));
     this.sheet = h("div", { class: "l2a-cover" });
     this.root = h("section", { class: "l2a" + (s.config.app ? " l2a-app" : ""), tabindex: "0", role: "region",
@@ -186,8 +189,9 @@ class View {
 
   update() {
     const { session: s, root } = this;
-    const { stage, busy, trouble, refused, notice, panel, task } = s.state;
+    const { stage, busy, trouble, refused, notice, warning, panel, task } = s.state;
     const item = stage === "item";
+    const had = this.root.contains(document.activeElement);
     root.dataset.state = trouble ? "trouble" : busy ? "busy" : panel ? "panel" : item && !s.ready ? "fresh" : stage;
     root.dataset.item = (item && task?.item_id) || "";
     root.setAttribute("aria-busy", String(Boolean(busy)));
@@ -201,12 +205,24 @@ class View {
     this.retry.hidden = trouble?.until === null;
     this.refused.hidden = !refused || stage === "broken";
     this.say(this.refused, refused);
+    this.warning.hidden = !warning || !item;
+    this.say(this.warning, warning);
     const where = item && !busy ? `${this.placeWords()}.` : "";
     this.say(this.status, trouble ? "" : busy ?? notice);
     // For those who hear the form: what happened to the last item, and which one this is.
     if (!busy) this.say(this.live, [notice, where].filter(Boolean).join(" "));
     this.updatePanel(panel, task);
+    if (had) this.keepFocus();
     this.tick();
+  }
+
+  // What has the focus may have been replaced, hidden or disabled, or may scroll no more: browsers then give the focus
+  // to nobody, and the keys would be dead until the next Tab.
+  keepFocus() {
+    const at = document.activeElement;
+    const holds = at && this.root.contains(at) && !at.closest("[inert], [hidden]") && !at.matches(":disabled") &&
+      (at.hasAttribute("tabindex") || at.matches("button, input, textarea"));
+    if (!holds) (this.sheet.querySelector(".l2a-sheet-body") ?? this.root).focus({ preventScroll: true });
   }
 
   say(element, words) {
@@ -238,13 +254,25 @@ class View {
     const had = this.root.contains(document.activeElement) || this.session.config.app;
     this.pageBox.replaceChildren(PAGES[stage](this.session));
     if (stage === "guidelines") this.session.fetchGuidelines(null);
-    if (first && had) this.focusWhenThere(this.pageBox.querySelector("input") ?? this.root);
+    if ((first && had) || this.goal) this.focusWhenThere(this.pageBox.querySelector("input") ?? this.root);
   }
 
-  // A page can be filled before its host has put it into the document, where nothing can have the focus.
+  // A page can be filled before its host has put it into the document, where nothing can have the focus. Only the newest
+  // wish counts: an older one that comes true later would take the focus away again.
   focusWhenThere(element) {
-    if (element.isConnected && this.isShown()) element.focus({ preventScroll: true });
-    else if (this.session.views.has(this)) requestAnimationFrame(() => this.focusWhenThere(element));
+    const waits = Boolean(this.goal);
+    this.goal = element;
+    if (!waits || element.isConnected) this.reachGoal();
+  }
+
+  reachGoal() {
+    if (!this.goal) return;
+    if (this.goal.isConnected && this.isShown()) {
+      this.goal.focus({ preventScroll: true });
+      this.goal = null;
+    } else if (this.session.views.has(this)) {
+      requestAnimationFrame(() => this.reachGoal());
+    }
   }
 
   placeWords() {
@@ -301,15 +329,20 @@ class View {
   }
 
   fillItem(task) {
+    const { cut = {} } = task;
     this.dialogue.replaceChildren(...task.prompt.map((message) => {
       const words = h("div", { class: "l2a-words", dir: "auto" });
-      showText(words, message.content);
+      showText(words, message.content, message.cut);
       const role = Object.hasOwn(ROLE_WORDS, message.role) ? message.role : "other";
       return h("div", { class: `l2a-turn l2a-turn-${role}` },
                h("div", { class: "l2a-role" }, ROLE_WORDS[message.role] ?? message.role), words);
     }));
-    showText(this.answers.left.text, task.left_text);
-    showText(this.answers.right.text, task.right_text);
+    if (cut.prompt) {
+      this.dialogue.prepend(h("em", { class: "l2a-faint l2a-cut" }, `(cut: the last ${task.prompt.length} of ` +
+                                                                    `${cut.prompt} messages are shown)`));
+    }
+    showText(this.answers.left.text, task.left_text, cut.left_text);
+    showText(this.answers.right.text, task.right_text, cut.right_text);
     for (const box of [this.dialogue, this.answers.left.text, this.answers.right.text]) {
       box.scrollTop = 0;
       const scrolls = box.scrollHeight > box.clientHeight + 1;

@@ -25,9 +25,10 @@ import traitlets
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llama2lab.annotation import queue
+from llama2lab.annotation.checks import ID
 from llama2lab.annotation.faults import StoreError
 from llama2lab.annotation.scale import GRADES, KINDS, POSITIONS
-from llama2lab.annotation.store import Store, clean_name, open_store, parse_url
+from llama2lab.annotation.store import Store, clean_name, open_store, public_url
 from llama2lab.errors import LabError, first_line
 
 HERE = Path(__file__).parent
@@ -35,7 +36,11 @@ FRONT = ("widget_text.js", "widget_session.js", "widget_pages.js", "widget.js") 
 NAMES = {"left": "Answer A", "right": "Answer B"}  # as the guidelines call them
 REASONS = ("I do not understand the question", "The text is broken or cannot be read",
            "I would rather not judge this one")
+OTHER_WINDOW = ("This pair had been answered in another window, and that answer stands; here it is. A new choice "
+                "replaces it.")
 LEASE_SECONDS = 1800.0  # a page that is being looked at claims its item anew every few minutes
+SHOWN_CHARS = 200_000  # of an answer, and of a prompt
+SHOWN_MESSAGES = 200
 COUNT_SECONDS = 2.0  # how long the text for places without widgets waits for its figures
 
 
@@ -49,6 +54,7 @@ class Message(BaseModel):
 
 class Start(Message):
     name: str | None = Field(default=None, max_length=1000)
+    code: str | None = Field(default=None, max_length=1000)
 
 
 class Plain(Message):
@@ -64,9 +70,9 @@ class Guidelines(Message):
 
 
 class Label(Message):
-    item_id: str = Field(min_length=1, max_length=64)
-    label_id: str = Field(pattern=r"^[0-9a-f]{32}$")
-    replaces: str | None = Field(default=None, max_length=64)  # the label that the page showed; None: a new item
+    item_id: str = Field(pattern=rf"\A{ID.pattern}\z")
+    label_id: str = Field(pattern=r"\A[0-9a-f]{32}\z")
+    replaces: str | None = Field(default=None, pattern=rf"\A{ID.pattern}\z")  # the label that was shown; None: new
     comment: str = Field(default="", max_length=10_000)
     flag: bool = False
     seconds: float = Field(default=0.0, ge=0, le=10_000_000, allow_inf_nan=False)
@@ -126,7 +132,6 @@ class Annotator(anywidget.AnyWidget):
         self._url: str = store.url if isinstance(store, Store) else os.fspath(store)
         self._kind, self._seed, self._lease = kind, seed, lease_seconds
         self._annotator = ""
-        self._known: dict[str, str] = {}  # item -> label in force, as this widget knows it
         self._lock = threading.RLock()
         super().__init__(_session=uuid.uuid4().hex, _config={
             "store": hashlib.sha256(public_url(self._url).encode()).hexdigest()[:16], "app": self._is_app,
@@ -148,15 +153,17 @@ class Annotator(anywidget.AnyWidget):
                       "gone": getattr(e, "gone", False)}
         except Exception as e:
             fault = e
-            answer = {"ok": False, "retry": False, "gone": False,
-                      "error": f"a fault in the lab itself ({type(e).__name__}: {first_line(e)}); please report it"}
+            answer = {"ok": False, "retry": False, "gone": False, "error": self._fault_words(e)}
         self.send({"type": "answer", "request": request if isinstance(request, str) else None, **printable(answer)})
         if fault:
             raise fault
 
+    def _fault_words(self, e: Exception) -> str:
+        return f"a fault in the lab itself ({type(e).__name__}: {first_line(e)}); please report it"
+
     def _answer(self, message: Message) -> dict[str, Any]:
         if isinstance(message, Start):
-            return self._start(message.name)
+            return self._start(message.name, message.code)
         if not self._annotator:
             self._start(None)
         if not self._annotator:
@@ -174,11 +181,9 @@ class Annotator(anywidget.AnyWidget):
             self._store = open_store(self._url, create=False)
         return self._store
 
-    def _start(self, name: str | None) -> dict[str, Any]:
-        store = self._open()
+    def _start(self, name: str | None, code: str | None = None) -> dict[str, Any]:
         assert self._name is not None
-        self._annotator = store.annotator(self._name)
-        self._known = {past.task.item_id: past.label.label_id for past in queue.history(store, self._annotator)}
+        self._annotator = self._open().annotator(self._name)
         return {"stage": "ready", "annotator": self._name}
 
     def _next(self, wish: str) -> dict[str, Any]:
@@ -196,13 +201,14 @@ class Annotator(anywidget.AnyWidget):
     def _progress(self) -> queue.Progress:
         return queue.progress(self._open(), self._annotator, kind=self._kind)
 
+    def _history(self) -> list[queue.Past]:
+        return [past for past in queue.history(self._open(), self._annotator) if self._kind in (None, past.task.kind)]
+
     def _past(self, index: int) -> dict[str, Any]:
-        history = [past for past in queue.history(self._open(), self._annotator)
-                   if self._kind in (None, past.task.kind)]
+        history = self._history()
         if index >= len(history):
             raise LabError(f"there is no earlier pair number {index + 1}; you have answered {len(history)}")
         past = history[index]
-        self._known[past.task.item_id] = past.label.label_id
         label = {key: getattr(past.label, key) for key in ("label_id", "side", "grade", "safe_left", "safe_right",
                                                            "comment", "flag", "skip_reason")}
         return {"task": shown(past.task), "label": label, "count": len(history)}
@@ -214,24 +220,26 @@ class Annotator(anywidget.AnyWidget):
 
     def _save(self, message: Submit | Skip) -> dict[str, Any]:
         store, item, label = self._open(), message.item_id, message.label_id
-        known = self._known.get(item)
-        if known not in (None, label, message.replaces):
-            return {"saved": known, "notice": "This pair had been answered in another window, and that answer stands. "
-                                              "Go back to change it."}
         try:
             if isinstance(message, Submit):
                 queue.submit(store, self._annotator, item, message.side, message.grade, message.safe_left,
-                             message.safe_right, message.comment, message.flag, message.seconds, label)
+                             message.safe_right, message.comment, message.flag, message.seconds, label,
+                             message.replaces)
             else:
                 queue.skip(store, self._annotator, item, message.reason, message.seconds, label, message.comment,
-                           message.flag)
+                           message.flag, message.replaces)
+        except queue.Superseded as e:
+            index = next((i for i, past in enumerate(self._history()) if past.task.item_id == item), None)
+            if index is None:
+                raise
+            return {"saved": e.label_id, "newer": index, "notice": OTHER_WINDOW}
         except StoreError:
             raise
         except LabError as e:
-            if item not in self._known and not queue.renew(store, self._annotator, item, self._lease):
+            answered = any(past.task.item_id == item for past in self._history())
+            if not answered and not queue.renew(store, self._annotator, item, self._lease):
                 e.gone = True  # type: ignore[attr-defined]  # the page then goes on with another item
             raise
-        self._known[item] = label
         return {"saved": label}
 
     # -- where no widget can run -------------------------------------------------------------------------------------
@@ -268,17 +276,26 @@ class Annotator(anywidget.AnyWidget):
                 "browser with\n    llama2lab annotate URL-OR-FILE")
 
 
-def public_url(url: str) -> str:
-    """The store's URL without its password, which must not reach a page, a notebook file or a log."""
-    try:
-        return parse_url(url).render_as_string(hide_password=True)
-    except LabError:
-        return "(a URL that cannot be read)"
-
-
 def shown(task: queue.Task) -> dict[str, Any]:
-    return {"item_id": task.item_id, "kind": task.kind, "prompt": task.prompt, "left_text": task.left_text,
-            "right_text": task.right_text}
+    """The task for the page, which no browser could show in full if a text has millions of characters: `cut` says how
+    long texts that are cut really are, and how many messages the prompt has of which the last ones are there."""
+    cut: dict[str, int] = {}
+    texts = {"left_text": task.left_text, "right_text": task.right_text}
+    for name, text in texts.items():
+        if len(text) > SHOWN_CHARS:
+            texts[name], cut[name] = text[:SHOWN_CHARS], len(text)
+    prompt: list[dict[str, Any]] = []
+    room = SHOWN_CHARS
+    for message in reversed(task.prompt[-SHOWN_MESSAGES:]):  # the newest matter most
+        if room <= 0:
+            break
+        role, content = str(message["role"])[:100], message["content"]
+        prompt.insert(0, {"role": role, "content": content[:room],
+                          **({"cut": len(content)} if len(content) > room else {})})
+        room -= len(content)
+    if len(prompt) < len(task.prompt):
+        cut["prompt"] = len(task.prompt)
+    return {"item_id": task.item_id, "kind": task.kind, "prompt": prompt, **texts, **({"cut": cut} if cut else {})}
 
 
 def printable(value: Any) -> Any:

@@ -69,17 +69,36 @@ const PANELS = { help: helpPanel, guidelines: guidelinesPanel, skip: skipPanel }
 // -- pages -------------------------------------------------------------------------------------------------------------
 
 function namePage(session) {
-  const input = h("input", { type: "text", class: "l2a-input", maxlength: "200", autocomplete: "off", id: "l2a-name",
-                             spellcheck: "false" });
-  const go = () => session.enter(input.value);
-  input.addEventListener("keydown", (event) => { if (event.key === "Enter") go(); });
+  const name = h("input", { type: "text", class: "l2a-input", maxlength: "200", autocomplete: "off", id: "l2a-name",
+                            spellcheck: "false" });
+  const code = h("input", { type: "password", class: "l2a-input", maxlength: "200", autocomplete: "off", id: "l2a-code",
+                            "aria-describedby": "l2a-code-help" });
+  const go = () => {
+    if (name.value.trim() && code.value.trim()) session.enter(name.value, code.value);
+    else (name.value.trim() ? code : name).focus();
+  };
+  for (const input of [name, code]) input.addEventListener("keydown", (event) => { if (event.key === "Enter") go(); });
   return h("div", { class: "l2a-page" }, h("h1", {}, "Which answer is better?"),
            h("p", {}, "You will see questions, each with two answers. You say which answer is better, and by how much. " +
              "From such judgements a language model learns what people want."),
            h("label", { for: "l2a-name" }, "Your name, or the one you were given"),
-           h("div", { class: "l2a-row" }, input, button("Start", "Enter", go, { class: "l2a-button l2a-primary" })),
-           h("p", { class: "l2a-faint" }, "The same name goes on where it stopped, on any computer. Those who run this " +
-             "see your name beside your judgements."));
+           h("div", { class: "l2a-row" }, name),
+           h("label", { for: "l2a-code" }, "Your code"),
+           h("div", { class: "l2a-row" }, code, button("Start", "Enter", go, { class: "l2a-button l2a-primary" })),
+           h("p", { class: "l2a-faint", id: "l2a-code-help" }, "Is this your first visit? Then choose a code, of six " +
+             "characters or more, that is no password of yours. Name and code together go on where you stopped, on any " +
+             "computer. Those who run this see your name beside your judgements."));
+}
+
+function codePage(session) {
+  const go = () => session.goOn();
+  return h("div", { class: "l2a-page" }, h("h1", {}, `Welcome, ${session.state.annotator}`),
+           h("p", {}, "From now on this name goes with your code:"),
+           h("p", { class: "l2a-code" }, session.page.data.code ?? ""),
+           h("p", {}, "Write it down: you are asked for it when you come back. If you expected to be known here already, " +
+             "the name may be mistyped."),
+           h("div", { class: "l2a-row" }, button("Go on", "Enter", go, { class: "l2a-button l2a-primary", "data-enter": true }),
+             button("I am somebody else", null, () => session.leave())));
 }
 
 function introPage(session) {
@@ -99,7 +118,7 @@ function introPage(session) {
              ...guidelinesBody(session, null)),
            h("div", { class: "l2a-row" }, button("I have read this: begin", "Enter", begin,
                                                  { class: "l2a-button l2a-primary", "data-enter": true }),
-             button("I am somebody else", null, () => session.leave())));
+             session.config.named ? null : button("I am somebody else", null, () => session.leave())));
 }
 
 function failedPage(session) {
@@ -128,7 +147,7 @@ function donePage(session) {
            some ? h("p", { class: "l2a-faint" }, "You can go back and change an answer, or close this page.") : null,
            h("div", { class: "l2a-row" }, some ? button("Back", "B", () => session.back()) : null,
              button("Look for new pairs", "N", () => session.next()),
-             session.config.app ? button("Leave", null, () => session.leave()) : null));
+             session.config.app && !session.config.named ? button("Leave", null, () => session.leave()) : null));
 }
 
 function brokenPage(session) {
@@ -143,5 +162,5 @@ function loadingPage(session) {
   return h("div", { class: "l2a-page" }, h("p", { class: "l2a-faint" }, session.state.busy ?? "Opening …"));
 }
 
-const PAGES = { loading: loadingPage, name: namePage, guidelines: introPage, failed: failedPage, done: donePage,
+const PAGES = { loading: loadingPage, name: namePage, code: codePage, guidelines: introPage, failed: failedPage, done: donePage,
                 broken: brokenPage };

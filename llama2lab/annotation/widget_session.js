@@ -49,7 +49,7 @@ class Session {
     this.keeper = null;
     this.texts = {};
     this.closed = false;
-    this.state = { stage: "loading", busy: "Opening …", trouble: null, refused: "", notice: "", panel: null, index: null,
+    this.state = { stage: "loading", busy: "Opening …", trouble: null, refused: "", notice: "", warning: "", panel: null, index: null,
                    task: null, draft: null, past: null, progress: null, count: 0, info: {}, number: 0, readyAt: 0 };
     this.current = null;
     this.onMessage = (message) => this.receive(message);
@@ -142,23 +142,25 @@ class Session {
 
   async start() {
     this.set({ stage: "loading", busy: "Opening …", refused: "" });
-    const name = this.config.app ? this.page.data.name ?? null : null;
-    const answer = await this.deliver({ type: "start", name });
+    const { name, code } = this.config.app ? this.page.data : {};
+    const answer = await this.deliver({ type: "start", name: name ?? null, code: code ?? null });
     await this.entered(answer);
   }
 
-  async enter(name) {
+  async enter(name, code) {
     this.set({ busy: "Looking you up …", refused: "" });
-    const answer = await this.deliver({ type: "start", name });
+    const answer = await this.deliver({ type: "start", name, code });
     if (answer.ok) {
       this.page.data.name = answer.annotator;
+      this.page.data.code = code;
       this.page.write();
     }
     await this.entered(answer);
   }
 
+  // Name and code live no longer than the tab, and not after somebody says that it is somebody else.
   leave() {
-    this.page.data.name = null;
+    this.page.data.name = this.page.data.code = null;
     this.page.write();
     this.start();
   }
@@ -166,7 +168,7 @@ class Session {
   async entered(answer) {
     if (answer.closed) return;
     if (!answer.ok) {
-      const asksName = this.config.app && this.state.stage !== "loading";
+      const asksName = this.config.app && !this.config.named;
       this.set({ busy: null, refused: answer.error, stage: asksName ? "name" : "broken" });
       return;
     }
@@ -176,9 +178,22 @@ class Session {
     }
     this.keeper = new Keeper(`${this.config.store}:${answer.annotator}`);
     this.state.annotator = answer.annotator;
+    if (answer.first) {
+      this.set({ busy: null, stage: "code", info: answer });
+      return;
+    }
+    await this.goOn();
+  }
+
+  async goOn() {
     if (this.keeper.data.pending) {
       this.set({ busy: "Saving a label from before …" });
-      if (!await this.save(this.keeper.data.pending, "The label from before is saved.")) return;
+      const answer = await this.save(this.keeper.data.pending, "The label from before is saved.");
+      if (!answer) return;
+      if (answer.newer !== undefined) {
+        await this.showNewer(answer);
+        return;
+      }
     }
     await this.next();
   }
@@ -197,7 +212,7 @@ class Session {
 
   showCurrent() {
     const answer = this.current;
-    const changes = { busy: null, stage: answer.stage, info: answer, index: null, past: null, task: answer.task ?? null,
+    const changes = { busy: null, stage: answer.stage, info: answer, index: null, past: null, warning: "", task: answer.task ?? null,
                       progress: answer.progress ?? null, count: answer.count ?? 0, draft: null };
     if (answer.task) {
       const kept = this.keeper.data.drafts[answer.task.item_id];
@@ -221,7 +236,7 @@ class Session {
     }
     const label = answer.label;
     const position = this.config.positions.findIndex((p) => p[0] === label.side && p[1] === label.grade);
-    this.set({ busy: null, stage: "item", index, past: label, task: answer.task, count: answer.count,
+    this.set({ busy: null, stage: "item", index, past: label, warning: "", task: answer.task, count: answer.count,
                readyAt: Date.now(), draft: { safe_left: label.safe_left, safe_right: label.safe_right,
                                              comment: label.comment, flag: label.flag, seconds: 0,
                                              position: position < 0 ? null : position } });
@@ -326,24 +341,33 @@ class Session {
     const editing = this.state.index !== null;
     this.set({ busy: "Saving …", refused: "", notice: "" });
     const done = message.type === "skip" ? "Skipped, and saved." : editing ? "The change is saved." : "Saved.";
-    if (!await this.save(message, done)) return;
-    if (!editing) await this.next();
+    const answer = await this.save(message, done);
+    if (!answer) return;
+    if (answer.newer !== undefined) await this.showNewer(answer);
+    else if (!editing) await this.next();
     else if (this.state.index + 1 === this.state.count) this.showCurrent();
     else await this.showPast(this.state.index + 1);
   }
 
-  // True when the store has it. What the store refuses for good stays on the screen with the reason.
+  // Another window answered this pair in the meantime: its answer is shown, and what was pressed here is not saved.
+  async showNewer(answer) {
+    if (this.state.index === null) await this.next();
+    await this.showPast(answer.newer);
+    this.set({ warning: answer.notice });
+  }
+
+  // Python's answer when the store has it, null when it has not. What the store refuses for good stays on the screen with the reason.
   async save(message, done) {
     this.keeper.data.pending = message;
     this.keeper.write();
     const answer = await this.deliver(message);
-    if (answer.closed) return false;
+    if (answer.closed) return null;
     this.keeper.data.pending = null;
     if (answer.ok) delete this.keeper.data.drafts[message.item_id];
     this.keeper.write();
     if (answer.ok) {
-      this.set({ notice: answer.notice || done });
-      return true;
+      this.set({ notice: answer.newer === undefined ? done : "" });
+      return answer;
     }
     if (!this.state.task || answer.gone) {
       await this.next();
@@ -351,7 +375,7 @@ class Session {
     } else {
       this.set({ busy: null, refused: answer.error });
     }
-    return false;
+    return null;
   }
 
   // -- guidelines, time ------------------------------------------------------------------------------------------------

@@ -39,22 +39,40 @@ function plainText(text) {
   const fragment = document.createDocumentFragment();
   const found = [...clean.matchAll(HIDDEN)];
   if (found.length > MANY_MARKS) {
-    fragment.append(clean.replace(HIDDEN, visibleMark));
+    appendWords(fragment, clean.replace(HIDDEN, visibleMark));
     return fragment;
   }
   let from = 0;
   for (const match of found) {
     const code = match[0].codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
-    fragment.append(clean.slice(from, match.index),
-                    h("span", { class: "l2a-mark", title: `hidden character U+${code}` }, visibleMark(match[0])));
+    appendWords(fragment, clean.slice(from, match.index));
+    fragment.append(h("span", { class: "l2a-mark", title: `hidden character U+${code}` }, visibleMark(match[0])));
     from = match.index + match[0].length;
   }
-  fragment.append(clean.slice(from));
+  appendWords(fragment, clean.slice(from));
   return fragment;
 }
 
-function showText(element, text) {
+// A word of a hundred thousand letters has no place where a line may end, and browsers take their time to find that
+// out: it gets some, which are not seen and are no part of the text.
+const LONG_WORD = /\S{200}(?=\S)/gu;
+
+function appendWords(parent, text) {
+  let from = 0;
+  for (const match of text.matchAll(LONG_WORD)) {
+    parent.append(text.slice(from, match.index + match[0].length), document.createElement("wbr"));
+    from = match.index + match[0].length;
+  }
+  parent.append(text.slice(from));
+}
+
+// `full` is how long the text really is where Python has cut it.
+function showText(element, text, full = 0) {
   element.replaceChildren(text === "" ? h("em", { class: "l2a-faint" }, "(empty)") : plainText(text));
+  if (full > text.length) {
+    element.append(h("em", { class: "l2a-faint l2a-cut" }, `(cut: ${text.length.toLocaleString("en")} of ` +
+                                                           `${full.toLocaleString("en")} characters are shown)`));
+  }
 }
 
 // Guidelines: headings, paragraphs, lists, tables, **strong**, *emphasis* and `code` of Markdown. Links, pictures and
