@@ -180,20 +180,17 @@ def collect(
 @labels.command()
 def add(
     store: Store,
-    file: Annotated[Path, typer.Argument(help='JSON lines: {"kind", "prompt": messages, "answers": [a, b]}',
-                                         metavar="FILE")],
+    file: Annotated[Path, typer.Argument(help='JSON lines (or an array, or .parquet): {"kind", "prompt": messages, '
+                                              '"answers": [a, b]}', metavar="FILE")],
     overlap: Annotated[int, typer.Option(min=1, help="How many people judge each pair.")] = 1,
     seed: Seed = 0,
 ) -> None:
     """Queue pairs of answers of your own."""
     with needs_extra():
-        from llama2lab.annotation.exchange import add_pairs
+        from llama2lab.annotation.exchange import add_file
         from llama2lab.annotation.store import open_store
-    from llama2lab.runs import read_rows
-
-    rows = read_rows(file, 'every line must be one pair: {"kind": ..., "prompt": [...], "answers": [..., ...]}')
     with open_store(store) as opened:
-        typer.echo(f"{add_pairs(opened, rows, overlap, seed)} new pairs")
+        typer.echo(f"{add_file(opened, file, overlap, seed)} new pairs")
 
 
 @labels.command("export")
@@ -218,13 +215,16 @@ def import_(
                                          metavar="FILE")],
     annotator_kind: Annotated[str, typer.Option(help="Who made labels that do not say it: person or "
                                                      "simulated.")] = "person",
+    margins: Annotated[str | None, typer.Option(help="What a margin without a grade means: small, large, or four "
+                                                     "numbers from significantly to negligibly, such as 4,3,2,1.",
+                                                show_default=False)] = None,
 ) -> None:
-    """Read labels from a file: all of them, or none if a row is wrong."""
+    """Read labels from a file (.jsonl, .json, .csv or .parquet): all of them, or none if a row is wrong."""
     with needs_extra():
         from llama2lab.annotation.exchange import import_preferences
         from llama2lab.annotation.store import open_store
     with open_store(store) as opened:
-        typer.echo(import_preferences(opened, file, annotator_kind))
+        typer.echo(import_preferences(opened, file, annotator_kind, margins))
 
 
 @labels.command()

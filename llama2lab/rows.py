@@ -81,6 +81,13 @@ def ending_of(path: Path, endings: Sequence[str]) -> str:
                    + (" (also as .gz)" if any(e != ".parquet" for e in endings) else ""))
 
 
+def complaint(wrong: Sequence[str], total: int, so: str, reasons: Iterable[str]) -> LabError:
+    """The error that names the first malformed rows, for those who take all rows or none."""
+    more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+    return LabError(f"{len(wrong)} of {total} rows are malformed, so {so}: {'; '.join(wrong[:SHOWN])}{more}"
+                    f"{cures_of(reasons)}")
+
+
 def cures_of(reasons: Iterable[str]) -> str:
     """What can be done about reasons that a whole file usually shares, for the end of a message."""
     return "".join(f"; {cure}" for reason, cure in CURES.items() if reason in reasons)
@@ -149,8 +156,8 @@ def _lines(file: io.TextIOWrapper, path: Path) -> Iterator[tuple[int, str]]:
     while line := file.readline(ROW_LIMIT):
         number += 1
         if len(line) >= ROW_LIMIT:
-            raise LabError(f"{path}:{number}: a line of more than {ROW_LIMIT:,} characters; each row has a line of its own; "
-                           "is this the right file?")
+            raise LabError(f"{path}:{number}: a line of more than {ROW_LIMIT:,} characters; is "
+                           "this the right file?")
         yield number, line
 
 
@@ -295,7 +302,7 @@ def _next_row(rows: Iterator[list[str]]) -> list[str] | None:
 def _header(names: list[str], path: Path, line: int) -> list[str]:
     if len(names) == 1 and re.search("[;\t]", names[0]):
         divider = ";" if ";" in names[0] else "tabs"
-        raise LabError(f"{path}:{line}: columns are divided by commas here, not by {divider}; it anew as CSV with "
+        raise LabError(f"{path}:{line}: columns are divided by commas here, not by {divider}; export it as CSV with "
                        "commas")
     _once([name for name in names if name], path)  # columns without a name cannot be asked for
     return names

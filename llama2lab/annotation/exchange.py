@@ -14,7 +14,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 
 from llama2lab.annotation import tables as t
-from llama2lab.annotation.checks import check_pair
+from llama2lab.annotation.checks import check_messages, check_pair, check_slots
 from llama2lab.annotation.exporting import export_preferences, to_dataset
 from llama2lab.annotation.faults import StoreError, explain
 from llama2lab.annotation.importing import import_preferences
@@ -22,8 +22,9 @@ from llama2lab.annotation.queue import current_labels
 from llama2lab.annotation.records import Counts, Records, check, insert, read, take_in
 from llama2lab.annotation.store import Store, open_store, parse_url
 from llama2lab.errors import LabError, first_line
+from llama2lab.rows import complaint, rows_of
 
-__all__ = ["add_pairs", "export_preferences", "import_preferences", "labels", "merge", "to_dataset"]
+__all__ = ["add_file", "add_pairs", "export_preferences", "import_preferences", "labels", "merge", "to_dataset"]
 
 
 def add_pairs(store: Store, rows: Iterable[Mapping[str, Any]], overlap: int = 1, seed: int = 0) -> int:
@@ -32,12 +33,41 @@ def add_pairs(store: Store, rows: Iterable[Mapping[str, Any]], overlap: int = 1,
     A row: {"kind", "prompt": messages, "answers": [a, b], "prompt_id"?, "models"?: [m, m], "gold"?: {"choice": 1|2,
     "grades"?, "safe_1"?, "safe_2"?}, "meta"?}. Pairs with gold go to everybody.
     """
+    _check_overlap(overlap)
+    return _queue(store, [check_pair(row, f"pair {number}") for number, row in enumerate(rows, 1)], overlap, seed)
+
+
+def add_file(store: Store, path: str | os.PathLike[str], overlap: int = 1, seed: int = 0) -> int:
+    """`add_pairs` with the rows of a file (.jsonl, .json, .parquet); LabError names malformed ones by their lines."""
+    _check_overlap(overlap)
+    file, total, found = Path(path).expanduser(), 0, []
+    wrong: list[str] = []
+    reasons: set[str] = set()
+    for number, row in rows_of(file, (".jsonl", ".json", ".parquet")):
+        total, where = total + 1, f"{file}:{number}"
+        try:
+            if isinstance(row, str):
+                reasons.add(row)
+                raise LabError(f"{where}: {row}")
+            item, secret = check_pair(row, where)
+            check_messages(item["prompt"], where, blank=False)
+            found.append((item, secret))
+        except LabError as e:
+            wrong.append(str(e))
+    if wrong:
+        raise complaint(wrong, total, "nothing was added", reasons)
+    return _queue(store, found, overlap, seed)
+
+
+def _check_overlap(overlap: int) -> None:
     if overlap < 1:
         raise LabError(f"each pair needs at least one annotator, not {overlap}")
-    checked: dict[str, tuple[dict, dict]] = {}
-    for number, row in enumerate(rows, 1):
-        item, secret = check_pair(row, f"pair {number}")
-        checked[item["id"]] = (item, secret)
+    check_slots([overlap], "overlap")
+
+
+def _queue(store: Store, pairs: Iterable[tuple[dict, dict]], overlap: int, seed: int) -> int:
+    checked = {item["id"]: (item, secret) for item, secret in pairs}
+    check_slots([overlap] * sum(secret["gold"] is None for _, secret in checked.values()), "overlap")
 
     def add(conn: sa.Connection) -> int:
         known = set(conn.execute(sa.select(t.items.c.id)).scalars())
