@@ -76,8 +76,8 @@ def test_a_table_that_is_none_is_refused(store, tmp_path, table):
 
 
 def test_a_grade_may_be_written_anyhow_and_a_margin_must_not_contradict_it(store, tmp_path):
-    import_preferences(store, lines(tmp_path / "x.jsonl", A_OVER_B | {"grade": " Better ", "margin": 7, "kind": "Safety",
-                                                                     "safety": "Chosen_Safe"}))
+    import_preferences(store, lines(tmp_path / "x.jsonl", A_OVER_B | {
+        "grade": " Better ", "margin": 7, "kind": "Safety", "safety": "Chosen_Safe"}))
     (label,) = labels(store)
     assert (label["grade"], label["kind"], {label["safe_1"], label["safe_2"]}) == ("better", "safety", {True, False})
     with pytest.raises(LabError, match="the grade is better, and the margin 3 says otherwise"):
@@ -115,7 +115,7 @@ def test_a_named_annotator_has_one_opinion_or_a_history(store, tmp_path):
     counts = import_preferences(store, lines(tmp_path / "x.jsonl", ada, ada))
     assert (counts.labels, counts.repeated) == (1, 1) and "1 rows repeat another row" in str(counts)
     for other in (B_OVER_A, A_OVER_B | {"grade": "slightly"}, A_OVER_B | {"safety": "both_safe"}):
-        with pytest.raises(LabError, match="y.jsonl line 3: 'Ada' judges this pair otherwise than in .*y.jsonl line 1"):
+        with pytest.raises(LabError, match=r"y.jsonl line 3: 'Ada' judges this pair otherwise than in .* line 1"):
             import_preferences(store, lines(tmp_path / "y.jsonl", ada, A_OVER_B, other | {"annotator": "Ada"}))
     days = [f"2026-01-0{n}T00:00:00+00:00" for n in (3, 1, 2)]
     bob = [row | {"annotator": "Bob", "created_at": day}
@@ -170,7 +170,8 @@ def test_one_function_decides_on_shapes_for_labels_and_for_training(store, tmp_p
 @pytest.mark.parametrize("prompt, chosen, rejected", [
     ("Q", "a", "b"), (ASKED, [said("a")], "b"), ("Q", [USER, said("a")], [USER, said("b")]),
     (None, [USER, said("a")], [USER, said("b")]), ("\n\nHuman: Q\n\nAssistant:", "a", "b"),
-    (None, "\n\nHuman: Q\n\nAssistant: a", "\n\nHuman: Q\n\nAssistant: b"), (ASKED, "\n\nHuman: Q\n\nAssistant: a", "b"),
+    (None, "\n\nHuman: Q\n\nAssistant: a", "\n\nHuman: Q\n\nAssistant: b"),
+    (ASKED, "\n\nHuman: Q\n\nAssistant: a", "b"),
 ])
 def test_pairs_of_every_shape_mean_the_same_to_labels_and_to_training(store, tmp_path, prompt, chosen, rejected):
     from llama2lab.realdata import parse_pair
@@ -187,7 +188,8 @@ def test_pairs_of_every_shape_mean_the_same_to_labels_and_to_training(store, tmp
 
 
 @pytest.mark.parametrize("row, says", [
-    ({"safety": ["x"]}, "safety"), ({"models": [1, 2]}, "models"), ({"models": "ab"}, "models"), ({"grade": 5}, "grade"),
+    ({"safety": ["x"]}, "safety"), ({"models": [1, 2]}, "models"), ({"models": "ab"}, "models"),
+    ({"grade": 5}, "grade"),
     ({"gold": '{"choice": 1, "grades": 5}'}, "grades"), ({"gold": '{"choice": 1, "grades": [["x"]]}'}, "grades"),
     ({"gold": '{"choice": 1, "grades": NaN}'}, "NaN"), ({"gold": '{"choice": [1]}'}, "choice 1 or 2"),
     ({"gold": '{"choice": true}'}, "choice 1 or 2"), ({"gold": {"choice": 1}}, "gold is a JSON text"),
@@ -215,8 +217,10 @@ def test_what_is_wrong_with_a_row_is_named_with_its_line(store, tmp_path, row, s
     ({"table": "labels", "row": {"id": "x"}}, "item_id"), ({"table": ["labels"], "row": {}}, "is no row of"),
     ({"table": "guidelines", "row": {"version": 1, "kind": "safety", "text": "", "created_at": 1}}, "version, kind"),
     ({"table": "guidelines", "row": {"version": "v", "kind": "safety", "text": "", "created_at": "9998-01-01T00:00Z"}},
-     "would be in force"), ({"table": "annotators", "row": {"id": "x", "name": 5, "kind": "person"}}, "is missing|name"),
-    ({"table": "items", "row": {"id": 5, "prompt": 5, "created_at": 1}}, "list of messages"), ({"row": 1}, "is no row of"),
+     "would be in force"),
+    ({"table": "annotators", "row": {"id": "x", "name": 5, "kind": "person"}}, "is missing"),
+    ({"table": "items", "row": {"id": 5, "prompt": 5, "created_at": 1}}, "list of messages"),
+    ({"row": 1}, "is no row of"),
     ("\ufeff{", "broken JSON"), ({"table": "items", "row": None}, "is no row of"),
 ])
 def test_a_damaged_rest_is_named(store, tmp_path, line, says):
@@ -230,13 +234,14 @@ def test_a_label_cannot_supersede_anothers(store_url, tmp_path):
         import_preferences(store, lines(tmp_path / "x.jsonl", A_OVER_B | {"annotator": "Ada"}))
         (label,) = labels(store)
         forged = B_OVER_A | {"annotator": "Eve", "label_id": "forged", "supersedes": label["label_id"]}
-        with pytest.raises(LabError, match="contradicts what is in the store|supersedes another"):
+        with pytest.raises(LabError, match=r"contradicts what is in the store|supersedes another"):
             import_preferences(store, lines(tmp_path / "y.jsonl", forged))
         assert labels(store) == [label]
 
 
 def test_a_file_of_any_kind_and_an_array_give_the_same_labels(tmp_path):
-    rows = [A_OVER_B | {"annotator": "Ada", "seconds": 1.5, "flag": True}, B_OVER_A | {"prompt": "R\nS", "annotator": ""}]
+    rows = [A_OVER_B | {"annotator": "Ada", "seconds": 1.5, "flag": True},
+            B_OVER_A | {"prompt": "R\nS", "annotator": ""}]
     (tmp_path / "a.json").write_text("\ufeff" + json.dumps(rows, indent=1))
     lines(tmp_path / "b.jsonl", *rows)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "c.parquet")
@@ -256,7 +261,7 @@ def test_margins_and_numbers_of_a_csv_file_are_numbers(store, tmp_path):
     import_preferences(store, tmp_path / "x.csv", margins="small")
     assert [(x["grade"], x["left"]) for x in labels(store)] == [("significantly", 2), ("negligibly", None)]
     (tmp_path / "y.csv").write_text("prompt,chosen,rejected,margin,left\nQ,a,b,one,2\n")
-    with pytest.raises(LabError, match="y.csv line 2: there is no grade, and the margin 'one'"):
+    with pytest.raises(LabError, match=r"y.csv line 2: there is no grade, and the margin 'one'"):
         import_preferences(store, tmp_path / "y.csv", margins="small")
 
 

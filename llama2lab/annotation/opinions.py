@@ -95,7 +95,7 @@ def write(conn: sa.Connection, old: r.Records, opinions: Sequence[Opinion]) -> I
     undid is tried again."""
     counts = Imported()
     records = r.Records(old.source, dict(old.annotators), old.guidelines, old.items, old.secrets, dict(old.labels))
-    in_force, ids = _labels_there(conn) if opinions else ({}, set())
+    in_force, ids = _labels_there(conn) if opinions else ({}, {})
     here: dict[tuple[str, str], set[str]] = defaultdict(set)  # ids of labels that this import gives somebody
     for one in sorted(opinions, key=lambda one: one.label["created_at"]):  # in the file's order, where undated
         who, number = one.who or UNNAMED, 1
