@@ -17,6 +17,8 @@ ROLES = ("system", "user", "assistant")
 # Safety of (chosen, rejected), as the report divides pairs into bins (section 3.2.1); "" is unknown.
 SAFETY = {"": (None, None), "chosen_safe": (True, False), "both_safe": (True, True), "both_unsafe": (False, False)}
 
+# What becomes of messages that a spreadsheet or a CSV file keeps: their text, in JSON or as Python writes it.
+_WRITTEN = re.compile(r"""\s*\[\s*\{\s*['"](?:role|content)['"]\s*:""")
 _SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 
 
@@ -60,10 +62,17 @@ def is_dialogue(value: Any) -> bool:
     return isinstance(value, list | tuple)
 
 
+def plain_text(text: str) -> str:
+    """The text itself; Malformed for a list of messages that was written as text, which nobody said."""
+    if _WRITTEN.match(text):
+        raise Malformed("a list of messages written as a text; give messages as JSON (.jsonl) or .parquet")
+    return text
+
+
 def messages_of(value: Any, role: str) -> Any:
     """A dialogue as messages; any other text as one message of `role`. What is neither stays as it is."""
     if isinstance(value, str):
-        return parse_transcript(value) if is_dialogue(value) else [{"role": role, "content": value}]
+        return parse_transcript(value) if is_dialogue(value) else [{"role": role, "content": plain_text(value)}]
     return value
 
 

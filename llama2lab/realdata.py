@@ -22,7 +22,7 @@ from typing import Any
 
 import datasets
 
-from llama2lab.dialogues import SAFETY, Malformed, check_turns, pair_of, parse_transcript
+from llama2lab.dialogues import SAFETY, Malformed, check_turns, pair_of, parse_transcript, plain_text
 from llama2lab.errors import LabError, first_line
 from llama2lab.preferences import GRADES
 from llama2lab.rows import SHOWN, Record, Unreadable, cures_of, rows_of
@@ -30,7 +30,7 @@ from llama2lab.validation import shown
 
 __all__ = ["Malformed", "SourceSettings", "Tally", "data_folder", "load_role", "parse_pair", "parse_transcript"]
 
-Columns = dict[str, Any]  # our name of a field -> the column, or a list of columns of which the first there counts
+Columns = dict[str, str | list[str]]  # our name of a field -> the column, or columns of which the first there counts
 
 
 @dataclass(frozen=True)
@@ -196,9 +196,9 @@ def parse_demonstration(record: Record, columns: Columns) -> Record:
         if messages[-1]["role"] != "assistant":
             raise Malformed("the last message is no answer")
     else:
-        asked = [text_of(record, columns, "prompt"), text_of(record, columns, "context", required=False)]
+        asked = [plain_text(text_of(record, columns, "prompt")), text_of(record, columns, "context", required=False)]
         messages = [{"role": "user", "content": "\n\n".join(x for x in asked if x)},
-                    {"role": "assistant", "content": text_of(record, columns, "answer")}]
+                    {"role": "assistant", "content": plain_text(text_of(record, columns, "answer"))}]
     return {"messages": messages, "skill": "real"}
 
 

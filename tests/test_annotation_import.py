@@ -153,6 +153,8 @@ def said(text: str) -> dict:
     ({"chosen": [{"role": "user", "content": "a"}]}, "chosen: the last message"),
     ({"rejected": [{"role": "user", "content": "Other"}, said("b")]}, "rejected begins with another prompt"),
     ({"chosen": "\n\nHuman: Other\n\nAssistant: a"}, "chosen begins with another prompt"),
+    ({"prompt": "[{'content': 'Q', 'role': 'user'}]"}, "a list of messages written as a text"),
+    ({"chosen": '[ {"role": "assistant"'}, "a list of messages written as a text"),
     ({"chosen": "b"}, "both answers are the same"), ({"prompt": None}, "prompt is missing"),
 ])
 def test_one_function_decides_on_shapes_for_labels_and_for_training(store, tmp_path, row, says):

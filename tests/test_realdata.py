@@ -172,6 +172,7 @@ def test_a_folder_whose_name_looks_like_a_pattern_is_a_folder(tmp_path):
     ("pretrain", {}, {"text": 5}, "text is not text"), ("pretrain", {}, {"text": 0}, "text is not text"),
     ("sft", {}, {"prompt": 5, "answer": "x"}, "prompt is not text"),
     ("sft", {}, {"prompt": "x", "answer": True}, "answer is not text"),
+    ("sft", {}, {"prompt": '[{"role": "user"', "answer": "x"}, "a list of messages written as a text"),
     ("sft", {"messages": "m"}, {"m": 5}, "not a list"), ("sft", {"messages": "m"}, {"m": [5]}, "a message is not"),
     ("sft", {"messages": "m"}, {"m": [{"role": "user", "content": "x"}]}, "the last message is no answer"),
     ("helpful", {"prompt": "p"}, {"p": 5, "chosen": "a", "rejected": "b"}, "not a list of messages"),
