@@ -125,6 +125,20 @@ def test_a_named_annotator_has_one_opinion_or_a_history(store, tmp_path):
     assert import_preferences(store, tmp_path / "z.jsonl").labels == 0
 
 
+def test_ids_without_times_or_names_do_not_hide_a_contradiction(store, tmp_path):
+    """A file of others with ids of its own: without a time no label is the newer one, without a name no one's."""
+    one, two = A_OVER_B | {"label_id": "r1"}, B_OVER_A | {"label_id": "r2"}
+    with pytest.raises(LabError, match="'Ada' judges this pair otherwise than in"):
+        import_preferences(store, lines(tmp_path / "x.jsonl", *(row | {"annotator": "Ada"} for row in (one, two))))
+    moment = {"created_at": "2026-01-01T00:00:00+00:00"}
+    with pytest.raises(LabError, match="labels r1 and r2 are of one annotator, pair and moment"):
+        import_preferences(store, lines(tmp_path / "x.jsonl", *(
+            row | moment | {"annotator": "Ada"} for row in (one, two))))
+    later = {"created_at": "2026-01-02T00:00:00+00:00"}
+    assert import_preferences(store, lines(tmp_path / "y.jsonl", one | moment, two | later)).votes == 1
+    assert sorted(won(store)) == ["a", "b"]
+
+
 def test_an_opinion_that_takes_the_place_of_an_earlier_one_is_counted(store, tmp_path):
     import_preferences(store, lines(tmp_path / "x.jsonl", A_OVER_B | {"annotator": "Ada"}))
     counts = import_preferences(store, lines(tmp_path / "y.jsonl", B_OVER_A | {"annotator": "Ada"}))

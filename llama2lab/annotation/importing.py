@@ -128,7 +128,7 @@ def import_preferences(store: Store, source: str | os.PathLike[str] | datasets.D
                 _try(wrong, partial(take, reading, row, where))
     if not wrong:
         _try(wrong, partial(check_slots, [item["overlap"] for item in reading.records.items.values()], name))
-        wrong += op.find_edits(reading.opinions)
+        wrong += [*op.find_edits(reading.opinions), *op.find_ties(reading.records)]
     if wrong:
         raise complaint(wrong, total, "nothing was imported", reasons)
     try:
@@ -219,15 +219,15 @@ def _take_rest(reading: Reading, line: Any, where: str) -> None:
 
 
 def _take_pair(reading: Reading, row: Record, where: str, csv: bool) -> None:
-    ours = row.get("label_id") not in (None, "")
     row = {key: value for key, value in row.items() if value is not None and not (csv and value == "")}
-    if ours:
+    exported = "label_id" in row  # texts are escaped as in the store, and may be anything
+    if exported:
         row = _unplain(row)
     missing = [name for name in ("prompt", "chosen", "rejected") if name not in row]
     if missing and (missing != ["prompt"] or not is_dialogue(row["chosen"])):
         raise LabError(f"{where}: {', '.join(missing)} is missing")
     try:
-        prompt, *answers = pair_of(row.get("prompt"), row["chosen"], row["rejected"], strip=False, blank=ours)
+        prompt, *answers = pair_of(row.get("prompt"), row["chosen"], row["rejected"], strip=False, blank=exported)
         given: Theirs = (CELLS if csv else THEIRS).validate_python(row)
     except Malformed as e:
         what = "both answers are the same; leave the pair out" if str(e) == "equal sides" else e
@@ -240,7 +240,7 @@ def _take_pair(reading: Reading, row: Record, where: str, csv: bool) -> None:
     safe = SAFETY[given.safety][::1 if choice == 1 else -1]
     label = given.model_dump(include={"left", "comment", "flag", "seconds"}) | {
         "choice": choice, "skip_reason": None,
-        "grade": _grade(given, None if ours else reading.margins, csv, where),
+        "grade": _grade(given, None if exported else reading.margins, csv, where),
         "safe_1": safe[0] if given.safe_1 is None else given.safe_1,
         "safe_2": safe[1] if given.safe_2 is None else given.safe_2,
         "guidelines": row.get("guidelines"), "supersedes": row.get("supersedes"),
@@ -255,13 +255,14 @@ def _take_pair(reading: Reading, row: Record, where: str, csv: bool) -> None:
     label["item_id"] = item["id"]
     name, kind = given.annotator.strip(), given.annotator_kind or reading.annotator_kind
     since = row.get("annotator_created_at", reading.now)
-    if ours:
+    label["id"] = row.get("label_id", "none")
+    _check_ids(label, ("id", "guidelines", "supersedes"), where)
+    if exported and "created_at" in row and (name or "annotator_id" in row):  # a label that we can tell from others
         name = name or op.UNNAMED
         person = row.get("annotator_id") or op.short("annotator", name)
         op.add_annotator(records, person, name, kind, given.vendor, since, where, by_name="annotator_id" not in row)
-        _add_label(records, label | {"annotator_id": person, "id": row["label_id"]}, given.kind, where)
+        _add_label(records, label | {"annotator_id": person}, given.kind, where)
         return
-    _check_ids(label, ("guidelines", "supersedes"), where)
     check_label(label, given.kind, where)
     label["created_at"] = check_moment(label["created_at"], "created_at", where)
     person = row.get("annotator_id") or ""

@@ -90,6 +90,20 @@ def find_edits(opinions: Sequence[Opinion]) -> list[str]:
     return wrong
 
 
+def find_ties(records: r.Records) -> list[str]:
+    """Labels of one annotator that say different things of a pair at the same moment: neither could be in force."""
+    superseded = {row["supersedes"] for row in records.labels.values()}
+    newest: dict[tuple[str, str, Any], dict[str, Any]] = {}
+    wrong = []
+    for key, row in records.labels.items():
+        if key not in superseded:
+            other = newest.setdefault((row["item_id"], row["annotator_id"], row["created_at"]), row)
+            if (other["choice"], other["grade"]) != (row["choice"], row["grade"]):
+                wrong.append(f"{records.source}: labels {other['id']} and {key} are of one annotator, pair and moment, "
+                             "and say different things; leave one of them out")
+    return wrong
+
+
 def write(conn: sa.Connection, old: r.Records, opinions: Sequence[Opinion]) -> Imported:
     """Records and opinions into the store of this transaction. Both stay as they are: a transaction that other writers
     undid is tried again."""
