@@ -75,6 +75,12 @@ def test_a_table_that_is_none_is_refused(store, tmp_path, table):
         import_preferences(store, lines(tmp_path / "x.jsonl", *by_margin(3)), margins=table)
 
 
+def test_a_stated_table_counts_for_rows_with_ids_of_their_own(store, tmp_path):
+    rows = [row | {"label_id": f"r{n}", "annotator": "Ada"} for n, row in enumerate(by_margin(1, 0))]
+    import_preferences(store, lines(tmp_path / "x.jsonl", *rows), margins="large")
+    assert [x["grade"] for x in labels(store)] == ["slightly", "negligibly"]
+
+
 def test_a_grade_may_be_written_anyhow_and_a_margin_must_not_contradict_it(store, tmp_path):
     import_preferences(store, lines(tmp_path / "x.jsonl", A_OVER_B | {
         "grade": " Better ", "margin": 7, "kind": "Safety", "safety": "Chosen_Safe"}))
@@ -216,6 +222,7 @@ def test_pairs_of_every_shape_mean_the_same_to_labels_and_to_training(store, tmp
     ({"seconds": 10**400}, "seconds"), ({"flag": "no"}, "flag"), ({"choice": True}, "choice"), ({"left": 1.0}, "left"),
     ({"annotator": ["x"]}, "annotator"), ({"vendor": 3}, "vendor"), ({"comment": {}}, "comment"),
     ({"prompt_id": [1]}, "prompt_id"), ({"annotator_kind": "dog"}, "annotator_kind"), ({"annotator_id": [1]}, "id has"),
+    ({"annotator_id": 0}, "id has"),
     ({"label_id": 5}, "id has"), ({"supersedes": "a b"}, "supersedes"), ({"item_id": ["x"]}, "item_id"),
     ({"kind": "safety", "safety": "both_safe", "safe_1": False}, "safe_1 and safe_2 say otherwise"),
     ('{"prompt": "\\ud83d"}', "half a character"), ('{"a": 1e999}', "too large"), ("[" * 900 + "]" * 900, "deeply"),

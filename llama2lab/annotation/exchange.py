@@ -55,7 +55,8 @@ def add_file(store: Store, path: str | os.PathLike[str], overlap: int = 1, seed:
         except LabError as e:
             wrong.append(str(e))
     if wrong:
-        raise complaint(wrong, total, "nothing was added", reasons)
+        raise LabError(f"{complaint(wrong, total, 'nothing was added', reasons)}; every line must be one pair: "
+                       '{"kind": ..., "prompt": [...], "answers": [..., ...]}')
     return _queue(store, found, overlap, seed)
 
 

@@ -240,7 +240,7 @@ def _take_pair(reading: Reading, row: Record, where: str, csv: bool) -> None:
     safe = SAFETY[given.safety][::1 if choice == 1 else -1]
     label = given.model_dump(include={"left", "comment", "flag", "seconds"}) | {
         "choice": choice, "skip_reason": None,
-        "grade": _grade(given, None if exported else reading.margins, csv, where),
+        "grade": _grade(given, None if exported and given.grade else reading.margins, csv, where),
         "safe_1": safe[0] if given.safe_1 is None else given.safe_1,
         "safe_2": safe[1] if given.safe_2 is None else given.safe_2,
         "guidelines": row.get("guidelines"), "supersedes": row.get("supersedes"),
@@ -259,15 +259,16 @@ def _take_pair(reading: Reading, row: Record, where: str, csv: bool) -> None:
     _check_ids(label, ("id", "guidelines", "supersedes"), where)
     if exported and "created_at" in row and (name or "annotator_id" in row):  # a label that we can tell from others
         name = name or op.UNNAMED
-        person = row.get("annotator_id") or op.short("annotator", name)
+        person = row.get("annotator_id", op.short("annotator", name))
         op.add_annotator(records, person, name, kind, given.vendor, since, where, by_name="annotator_id" not in row)
         _add_label(records, label | {"annotator_id": person}, given.kind, where)
         return
     check_label(label, given.kind, where)
     label["created_at"] = check_moment(label["created_at"], "created_at", where)
-    person = row.get("annotator_id") or ""
-    name = "" if name == op.UNNAMED and not person else name
-    op.add_annotator(r.Records(""), person or "x", name or op.UNNAMED, kind, given.vendor, since, where)  # is it one?
+    person = row.get("annotator_id", "")
+    if "annotator_id" not in row and name == op.UNNAMED:
+        name = ""
+    op.add_annotator(r.Records(""), row.get("annotator_id", "x"), name or op.UNNAMED, kind, given.vendor, since, where)
     known_as = op.clean(name, where) if name else op.UNNAMED if person else ""
     reading.opinions.append(op.Opinion(where, item["id"], person, known_as, kind, given.vendor, since,
                                        "created_at" in row, label))
