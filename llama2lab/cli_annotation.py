@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from llama2lab.annotation.scale import OVERLAP_LIMIT
 from llama2lab.commands import Commands, Seed, Store
 from llama2lab.errors import LabError
 
@@ -153,7 +154,7 @@ def collect(
     pairs: Annotated[int, typer.Option(min=1, help="How many pairs, or a few less: equal answers are left out.")] = 100,
     kind: Annotated[str, typer.Option(help="helpfulness or safety.")] = "helpfulness",
     gold: Annotated[int, typer.Option(min=0, help="Further pairs whose better answer is known.")] = 10,
-    overlap: Annotated[int, typer.Option(min=1, help="How many people judge each pair.")] = 1,
+    overlap: Annotated[int, typer.Option(min=1, max=OVERLAP_LIMIT, help="How many people judge each pair.")] = 1,
     stage: Annotated[list[str] | None, typer.Option(help="A model that answers; give two.  [default: the last one and "
                                                     "sft]", show_default=False)] = None,
     seed: Seed = 0,
@@ -182,15 +183,16 @@ def add(
     store: Store,
     file: Annotated[Path, typer.Argument(help='JSON lines (or an array, or .parquet): {"kind", "prompt": messages, '
                                               '"answers": [a, b]}', metavar="FILE")],
-    overlap: Annotated[int, typer.Option(min=1, help="How many people judge each pair.")] = 1,
+    overlap: Annotated[int, typer.Option(min=1, max=OVERLAP_LIMIT, help="How many people judge each pair.")] = 1,
     seed: Seed = 0,
 ) -> None:
     """Queue pairs of answers of your own."""
     with needs_extra():
-        from llama2lab.annotation.exchange import add_file
+        from llama2lab.annotation.exchange import add_pairs, read_pairs
         from llama2lab.annotation.store import open_store
+    rows = read_pairs(file)  # first, so that a mistake leaves no store behind
     with open_store(store) as opened:
-        typer.echo(f"{add_file(opened, file, overlap, seed)} new pairs")
+        typer.echo(f"{add_pairs(opened, rows, overlap, seed)} new pairs")
 
 
 @labels.command("export")

@@ -308,10 +308,10 @@ def test_added_pairs_are_checked_and_named_by_line(store, tmp_path, row, says):
     one, two = pairs(2)
     file = lines(tmp_path / "x.jsonl", one, row if isinstance(row, str) else two | row)
     if says is None:
-        assert exchange.add_file(store, file) == 2
+        assert exchange.add_pairs(store, exchange.read_pairs(file)) == 2
         return
     with pytest.raises(LabError, match=f"1 of 2 rows are malformed, so nothing was added: .*x.jsonl:2: .*{says}"):
-        exchange.add_file(store, file)
+        exchange.read_pairs(file)
     assert exchange.add_pairs(store, [one, two]) == 2  # nothing was there
 
 
@@ -321,7 +321,7 @@ def test_the_command_adds_and_imports_and_says_mistakes_in_one_line(tmp_path):
     assert "3 new pairs" in run(app, ["labels", "add", url, str(tmp_path / "pairs.json"), "--overlap", "2"]).stdout
     lines(tmp_path / "x.jsonl", *by_margin(1))
     assert "1 labels" in run(app, ["labels", "import", url, str(tmp_path / "x.jsonl"), "--margins", "large"]).stdout
-    for command, says in ((["add", url, str(tmp_path / "pairs.json"), "--overlap", "2000000000"], "more than 1,000"),
+    for command, says in ((["add", url, str(tmp_path / "pairs.json"), "--overlap", "2000000000"], "1<=x<=1000"),
                           (["import", url, str(tmp_path / "x.jsonl")], "say by which table"),
                           (["add", url, str(tmp_path)], "what kind of file"),
                           (["import", url, str(tmp_path / "none.csv")], "cannot be read")):
@@ -331,6 +331,8 @@ def test_the_command_adds_and_imports_and_says_mistakes_in_one_line(tmp_path):
 
 
 def test_as_many_judgements_as_a_store_can_hold_and_no_more(store):
+    with pytest.raises(LabError, match="2000000000 annotators for one pair are more than 1,000"):
+        exchange.add_pairs(store, pairs(1), overlap=2_000_000_000)
     with pytest.raises(LabError, match="2,001,000 judgements would be wanted, more than 2,000,000"):
         exchange.add_pairs(store, pairs(2001), overlap=1000)
     assert exchange.add_pairs(store, pairs(2), overlap=1000) == 2

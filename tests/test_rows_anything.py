@@ -157,7 +157,8 @@ def test_only_rows_and_lab_errors_come_out(store: Store, tmp_path_factory: pytes
             for messages in ([*row["prompt"], *row["chosen"]] if "chosen" in row else row.get("messages"),):
                 assert messages is None or segments(messages)
     before = sizes(store)
-    for take in (lambda: exchange.import_preferences(store, file), lambda: exchange.add_file(store, file),
+    for take in (lambda: exchange.import_preferences(store, file),
+                 lambda: exchange.add_pairs(store, exchange.read_pairs(file)),
                  lambda: exchange.import_preferences(store, file, margins="small")):
         try:
             take()

@@ -11,13 +11,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from llama2lab.annotation.scale import GRADES, KINDS
+from llama2lab.annotation.scale import GRADES, KINDS, OVERLAP_LIMIT
 from llama2lab.dialogues import Malformed, check_turns
 from llama2lab.errors import LabError
 from llama2lab.validation import shown, strict_json, validated
 
 ID = re.compile("[A-Za-z0-9_-]{1,64}", re.ASCII)  # of labels, items, annotators, guidelines
-OVERLAP_LIMIT = 1000  # annotators of one pair: each is a row of `slots`
 SLOTS_LIMIT = 2_000_000  # such rows in one import or `labels add`
 POSITION_LIMIT = 100_000_000  # in the queue; an import moves it behind what is there, and it must stay an SQL integer
 

@@ -24,7 +24,7 @@ from llama2lab.annotation.store import Store, open_store, parse_url
 from llama2lab.errors import LabError, first_line
 from llama2lab.rows import complaint, rows_of
 
-__all__ = ["add_file", "add_pairs", "export_preferences", "import_preferences", "labels", "merge", "to_dataset"]
+__all__ = ["add_pairs", "export_preferences", "import_preferences", "labels", "merge", "read_pairs", "to_dataset"]
 
 
 def add_pairs(store: Store, rows: Iterable[Mapping[str, Any]], overlap: int = 1, seed: int = 0) -> int:
@@ -33,42 +33,11 @@ def add_pairs(store: Store, rows: Iterable[Mapping[str, Any]], overlap: int = 1,
     A row: {"kind", "prompt": messages, "answers": [a, b], "prompt_id"?, "models"?: [m, m], "gold"?: {"choice": 1|2,
     "grades"?, "safe_1"?, "safe_2"?}, "meta"?}. Pairs with gold go to everybody.
     """
-    _check_overlap(overlap)
-    return _queue(store, [check_pair(row, f"pair {number}") for number, row in enumerate(rows, 1)], overlap, seed)
-
-
-def add_file(store: Store, path: str | os.PathLike[str], overlap: int = 1, seed: int = 0) -> int:
-    """`add_pairs` with the rows of a file (.jsonl, .json, .parquet); LabError names malformed ones by their lines."""
-    _check_overlap(overlap)
-    file, total, found = Path(path).expanduser(), 0, []
-    wrong: list[str] = []
-    reasons: set[str] = set()
-    for number, row in rows_of(file, (".jsonl", ".json", ".parquet")):
-        total, where = total + 1, f"{file}:{number}"
-        try:
-            if isinstance(row, str):
-                reasons.add(row)
-                raise LabError(f"{where}: {row}")
-            item, secret = check_pair(row, where)
-            check_messages(item["prompt"], where, blank=False)
-            found.append((item, secret))
-        except LabError as e:
-            wrong.append(str(e))
-    if wrong:
-        raise LabError(f"{complaint(wrong, total, 'nothing was added', reasons)}; every line must be one pair: "
-                       '{"kind": ..., "prompt": [...], "answers": [..., ...]}')
-    return _queue(store, found, overlap, seed)
-
-
-def _check_overlap(overlap: int) -> None:
     if overlap < 1:
         raise LabError(f"each pair needs at least one annotator, not {overlap}")
-    check_slots([overlap], "overlap")
-
-
-def _queue(store: Store, pairs: Iterable[tuple[dict, dict]], overlap: int, seed: int) -> int:
+    pairs = [check_pair(row, f"pair {number}") for number, row in enumerate(rows, 1)]
     checked = {item["id"]: (item, secret) for item, secret in pairs}
-    check_slots([overlap] * sum(secret["gold"] is None for _, secret in checked.values()), "overlap")
+    check_slots([overlap] * max(1, sum(secret["gold"] is None for _, secret in checked.values())), "overlap")
 
     def add(conn: sa.Connection) -> int:
         known = set(conn.execute(sa.select(t.items.c.id)).scalars())
@@ -85,6 +54,30 @@ def _queue(store: Store, pairs: Iterable[tuple[dict, dict]], overlap: int, seed:
         return len(new)
 
     return store.write(add)
+
+
+def read_pairs(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The rows of a file (.jsonl, .json, .parquet) for `add_pairs`; LabError names malformed ones by their lines."""
+    file, total = Path(path).expanduser(), 0
+    found: list[dict[str, Any]] = []
+    wrong: list[str] = []
+    reasons: set[str] = set()
+    for number, row in rows_of(file, (".jsonl", ".json", ".parquet")):
+        total, where = total + 1, f"{file}:{number}"
+        if isinstance(row, str):
+            wrong.append(f"{where}: {row}")
+            reasons.add(row)
+            continue
+        try:
+            item, _ = check_pair(row, where)
+            check_messages(item["prompt"], where, blank=False)
+            found.append(row)
+        except LabError as e:
+            wrong.append(str(e))
+    if wrong:
+        raise LabError(f"{complaint(wrong, total, 'nothing was added', reasons)}; every line must be one pair: "
+                       '{"kind": ..., "prompt": [...], "answers": [..., ...]}')
+    return found
 
 
 def labels(store: Store) -> list[dict[str, Any]]:

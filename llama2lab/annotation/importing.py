@@ -24,7 +24,6 @@ from llama2lab.annotation import records as r
 from llama2lab.annotation import tables as t
 from llama2lab.annotation.checks import (
     ID,
-    OVERLAP_LIMIT,
     POSITION_LIMIT,
     Answer,
     Grade,
@@ -38,7 +37,7 @@ from llama2lab.annotation.checks import (
     tidy,
 )
 from llama2lab.annotation.exporting import rest_of
-from llama2lab.annotation.scale import GRADES, MARGINS
+from llama2lab.annotation.scale import GRADES, MARGINS, OVERLAP_LIMIT
 from llama2lab.annotation.store import Store
 from llama2lab.dialogues import SAFETY, Malformed, is_dialogue, pair_of
 from llama2lab.errors import LabError, first_line
