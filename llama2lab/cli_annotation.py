@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from llama2lab.annotation.scale import MAX_OVERLAP
 from llama2lab.commands import Commands, Seed, Store
 from llama2lab.errors import LabError
 
@@ -170,7 +171,7 @@ def collect(
     pairs: Annotated[int, typer.Option(min=1, help="How many pairs, or a few less: equal answers are left out.")] = 100,
     kind: Annotated[str, typer.Option(help="helpfulness or safety.")] = "helpfulness",
     gold: Annotated[int, typer.Option(min=0, help="Further pairs whose better answer is known.")] = 10,
-    overlap: Annotated[int, typer.Option(min=1, help="How many people judge each pair.")] = 1,
+    overlap: Annotated[int, typer.Option(min=1, max=MAX_OVERLAP, help="How many people judge each pair.")] = 1,
     stage: Annotated[list[str] | None, typer.Option(help="A model that answers; give two.  [default: the last one and "
                                                     "sft]", show_default=False)] = None,
     seed: Seed = 0,
@@ -198,18 +199,16 @@ def collect(
 @labels.command()
 def add(
     store: Store,
-    file: Annotated[Path, typer.Argument(help='JSON lines: {"kind", "prompt": messages, "answers": [a, b]}',
-                                         metavar="FILE")],
-    overlap: Annotated[int, typer.Option(min=1, help="How many people judge each pair.")] = 1,
+    file: Annotated[Path, typer.Argument(help='JSON lines (or an array, or .parquet): {"kind", "prompt": messages, '
+                                              '"answers": [a, b]}', metavar="FILE")],
+    overlap: Annotated[int, typer.Option(min=1, max=MAX_OVERLAP, help="How many people judge each pair.")] = 1,
     seed: Seed = 0,
 ) -> None:
     """Queue pairs of answers of your own."""
     with needs_extra():
-        from llama2lab.annotation.exchange import add_pairs
+        from llama2lab.annotation.exchange import add_pairs, read_pairs
         from llama2lab.annotation.store import open_store
-    from llama2lab.runs import read_rows
-
-    rows = read_rows(file, 'every line must be one pair: {"kind": ..., "prompt": [...], "answers": [..., ...]}')
+    rows = read_pairs(file)  # first, so that a mistake leaves no store behind
     with open_store(store) as opened:
         typer.echo(f"{add_pairs(opened, rows, overlap, seed)} new pairs")
 
@@ -236,13 +235,16 @@ def import_(
                                          metavar="FILE")],
     annotator_kind: Annotated[str, typer.Option(help="Who made labels that do not say it: person or "
                                                      "simulated.")] = "person",
+    margins: Annotated[str | None, typer.Option(help="What a margin without a grade means: small, large, or four "
+                                                     "numbers from significantly to negligibly, such as 4,3,2,1.",
+                                                show_default=False)] = None,
 ) -> None:
-    """Read labels from a file: all of them, or none if a row is wrong."""
+    """Read labels from a file (.jsonl, .json, .csv or .parquet): all of them, or none if a row is wrong."""
     with needs_extra():
         from llama2lab.annotation.exchange import import_preferences
         from llama2lab.annotation.store import open_store
     with open_store(store) as opened:
-        typer.echo(import_preferences(opened, file, annotator_kind))
+        typer.echo(import_preferences(opened, file, annotator_kind, margins))
 
 
 @labels.command()

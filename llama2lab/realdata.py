@@ -4,23 +4,18 @@ A recipe file (data/recipes/real.yaml is the example to copy) names for each rol
 and a pattern of local files; local files win. Rows that cannot be used are counted by reason and named with file and
 line; too many of them stop the run, because then the recipe probably names the wrong column or file.
 
-Local JSON lines and CSV are read here, line by line, instead of by the builders of `datasets`: those fail as a whole
-on one broken line and do not say which. What is valid becomes a `datasets.Dataset`. Parquet files and hub data sets
-come through `datasets` itself, streamed, so that no copy of them stays in a cache.
+Local files are read by `rows.rows_of`, row by row, instead of by the builders of `datasets`: those fail as a whole on
+one broken line and do not say which. What is valid becomes a `datasets.Dataset`. Data sets of the hub come through
+`datasets` itself, streamed, so that no copy of them stays in a cache.
 """
 
 from __future__ import annotations
 
-import csv
 import glob
-import gzip
-import json
 import os
 import random
-import re
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,18 +23,16 @@ from typing import Annotated, Any
 import datasets
 from pydantic import Field
 
+from llama2lab.dialogues import SAFETY, Malformed, check_turns, pair_of, parse_transcript, plain_text
 from llama2lab.errors import LabError, first_line
 from llama2lab.preferences import GRADES
+from llama2lab.rows import SHOWN, Record, Unreadable, cures_of, rows_of
 from llama2lab.settings import Clash, Count, CountOrNone, Name, Names, Text, checked, one_of
+from llama2lab.validation import shown
 
-SHOWN = 5  # malformed rows that are named, by reason
+__all__ = ["Malformed", "SourceSettings", "Tally", "data_folder", "load_role", "parse_pair", "parse_transcript"]
 
-Record = dict[str, Any]
-Columns = dict[str, Any]  # our name of a field -> the column, or a list of columns of which the first there counts
-
-
-class Malformed(Exception):
-    """Why one row cannot be used; it never leaves this module."""
+Columns = dict[str, str | list[str]]  # our name of a field -> the column, or columns of which the first there counts
 
 
 # Our name of a field -> the column, or a list of columns of which the first there counts.
@@ -94,7 +87,8 @@ class Tally:
             what = "; ".join(f"{n} x {reason} ({', '.join(self.places[reason])}{', ...' if n > SHOWN else ''})"
                              for reason, n in self.reasons.most_common(3))
             raise LabError(f"{self.role}: {self.malformed} of {self.read} rows are malformed, more than "
-                           f"{limit:.0%}: {what}; mend these lines, the recipe's columns, or raise max_malformed")
+                           f"{limit:.0%}: {what}; mend these lines, the recipe's columns, or raise max_malformed"
+                           + cures_of(self.reasons))
 
     def metrics(self) -> dict[str, Any]:
         return {"rows": self.read, "malformed": dict(self.reasons), "malformed_at": self.places}
@@ -114,22 +108,30 @@ def read_source(source: SourceSettings, role: str, data_dir: Path | None) -> Ite
         yield from _read_hub(source, role, data_dir)
     for path in paths:
         name = str(path.relative_to(data_dir)) if data_dir and path.is_relative_to(data_dir) else str(path)
-        reader = _reader(path)
         empty = True
-        try:
-            for number, record in reader(path):
-                empty = False
-                yield f"{name}:{number}", record
-        except (OSError, EOFError, zlib.error) as e:  # a damaged .gz is an OSError, EOFError or zlib.error
-            raise LabError(f"{path}: cannot be read ({e}); get the file anew") from e
+        for number, record in rows_of(path):
+            empty = False
+            yield f"{name}:{number}", record
         if empty:
             raise LabError(f"{path}: is empty; get the file anew or take it out of the recipe's {role}.files")
 
 
 def local_files(source: SourceSettings, data_dir: Path | None) -> list[Path]:
     """The files that the patterns name, sorted; patterns are relative to `data_dir`, or absolute."""
-    patterns = [p if data_dir is None else str(data_dir / p) for p in source.files]
-    return sorted({Path(f) for p in patterns if Path(p).is_absolute() for f in glob.glob(p, recursive=True)})
+    found: set[Path] = set()
+    for pattern in source.files:
+        whole = Path(pattern) if data_dir is None else data_dir.absolute() / pattern
+        if not whole.is_absolute():
+            continue
+        if whole.exists():  # a name, even if it looks like a pattern
+            found.add(whole)
+        elif data_dir is None or Path(pattern).is_absolute():
+            found.update(f for f in map(Path, glob.glob(str(whole), recursive=True)) if not f.is_dir())
+        else:  # the folder's own name is no pattern
+            root = data_dir.absolute()
+            found.update(f for f in (root / x for x in glob.glob(pattern, root_dir=root, recursive=True))
+                         if not f.is_dir())
+    return sorted(found)
 
 
 def data_folder(path: str | Path | None) -> Path | None:
@@ -141,70 +143,6 @@ def data_folder(path: str | Path | None) -> Path | None:
     if not folder.is_dir():
         raise LabError(f"{given} is not a folder; give the folder of your local copies with --data or LLAMA2LAB_DATA")
     return folder
-
-
-def _reader(path: Path) -> Callable[[Path], Iterator[tuple[int, Record | str]]]:
-    name = path.name.removesuffix(".gz")
-    for suffix, reader in ((".jsonl", _read_json_lines), (".json", _read_json_lines), (".csv", _read_csv),
-                           (".parquet", _read_parquet), (".txt", _read_text)):
-        if name.endswith(suffix):
-            return reader
-    raise LabError(f"{path}: what kind of file is this? Give .jsonl, .csv or .txt (also as .gz), or .parquet")
-
-
-def _open(path: Path) -> Any:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
-
-
-def _read_json_lines(path: Path) -> Iterator[tuple[int, Record | str]]:
-    with _open(path) as f:
-        for number, line in enumerate(f, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError:
-                record = "not UTF-8"
-            except (json.JSONDecodeError, RecursionError):
-                record = "broken JSON"
-            yield number, record if isinstance(record, dict | str) else "not a JSON object"
-
-
-def _read_csv(path: Path) -> Iterator[tuple[int, Record | str]]:
-    with _open(path) as f:
-        lines = (line.decode("utf-8-sig" if number == 0 else "utf-8") for number, line in enumerate(f))
-        rows = csv.DictReader(lines, strict=True)
-        try:
-            for row in rows:
-                whole = None not in row and None not in row.values()
-                yield rows.line_num, row if whole else "wrong number of columns"
-        except (csv.Error, UnicodeDecodeError) as e:
-            raise LabError(f"{path}:{rows.line_num + 1}: is not CSV in UTF-8 ({e}); mend or export it anew") from e
-
-
-def _read_text(path: Path) -> Iterator[tuple[int, Record | str]]:
-    """Plain text: documents are divided by blank lines."""
-    with _open(path) as f:
-        start = 1
-        lines: list[bytes] = []
-        for number, line in enumerate([*f, b""], 1):
-            if line.strip():
-                start = start if lines else number
-                lines.append(line)
-            elif lines:
-                try:
-                    yield start, {"text": b"".join(lines).decode("utf-8").strip()}
-                except UnicodeDecodeError:
-                    yield start, "not UTF-8"
-                lines = []
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[int, Record | str]]:
-    try:
-        rows = datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
-        yield from enumerate(rows, 1)
-    except Exception as e:  # datasets and pyarrow raise many kinds
-        raise LabError(f"{path}: is not a Parquet file ({first_line(e)}); get the file anew") from e
 
 
 def _read_hub(source: SourceSettings, role: str, data_dir: Path | None) -> Iterator[tuple[str, Record | str]]:
@@ -236,7 +174,9 @@ def get(record: Record, columns: Columns, name: str, required: bool = True) -> A
             raise Malformed(f"no field {' or '.join(map(repr, names))}")
         return None
     value = record[column]
-    if required and not (value.strip() if isinstance(value, str) else value):
+    if isinstance(value, Unreadable):
+        raise Malformed(f"{column!r} cannot be read")
+    if required and (not value.strip() if isinstance(value, str) else value in ([], {})):
         raise Malformed(f"{column!r} is empty")
     return value
 
@@ -250,33 +190,12 @@ def text_of(record: Record, columns: Columns, name: str, required: bool = True) 
     return value.strip()
 
 
-_SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
-
-
-def parse_transcript(text: str) -> list[dict]:
-    """Messages of an Anthropic transcript, "\\n\\nHuman: ...\\n\\nAssistant: ...". Malformed unless the two take
-    turns, the human first, and say something each time."""
-    parts = _SPEAKER.split(text)
-    if parts[0].strip() or len(parts) < 3:
-        raise Malformed("not a transcript of Human and Assistant")
-    roles = {"Human": "user", "Assistant": "assistant"}
-    return check_turns([{"role": roles[who], "content": said.strip()} for who, said in zip(parts[1::2], parts[2::2])])
-
-
-def check_turns(messages: Any) -> list[dict]:
-    """The messages themselves, if they are messages that take turns: [system] user assistant user ..."""
-    if not isinstance(messages, list | tuple) or not messages:
-        raise Malformed("not a list of messages")
-    for m in messages:
-        if not isinstance(m, dict) or not isinstance(m.get("content"), str) or not isinstance(m.get("role"), str):
-            raise Malformed("a message is not {role, content}")
-        if not m["content"].strip():
-            raise Malformed("a turn is empty")
-    start = 1 if messages[0]["role"] == "system" else 0
-    expected = ["user" if i % 2 == 0 else "assistant" for i in range(len(messages) - start)]
-    if not expected or [m["role"] for m in messages[start:]] != expected:
-        raise Malformed("turns do not alternate")
-    return [{"role": m["role"], "content": m["content"].strip()} for m in messages]
+def word_of(record: Record, columns: Columns, name: str, words: Sequence[str]) -> str:
+    """One of `words`, however it is written; "" where there is none."""
+    word = text_of(record, columns, name, required=False).lower()
+    if word and word not in words:
+        raise Malformed(f"{name} is none of {', '.join(words)}")
+    return word
 
 
 def parse_text(record: Record, columns: Columns) -> Record:
@@ -291,9 +210,9 @@ def parse_demonstration(record: Record, columns: Columns) -> Record:
         if messages[-1]["role"] != "assistant":
             raise Malformed("the last message is no answer")
     else:
-        asked = [text_of(record, columns, "prompt"), text_of(record, columns, "context", required=False)]
+        asked = [plain_text(text_of(record, columns, "prompt")), text_of(record, columns, "context", required=False)]
         messages = [{"role": "user", "content": "\n\n".join(x for x in asked if x)},
-                    {"role": "assistant", "content": text_of(record, columns, "answer")}]
+                    {"role": "assistant", "content": plain_text(text_of(record, columns, "answer"))}]
     return {"messages": messages, "skill": "real"}
 
 
@@ -301,33 +220,15 @@ def parse_pair(record: Record, columns: Columns) -> Record:
     """A preference row {prompt, chosen, rejected, grade, safety}.
 
     `chosen` and `rejected` are whole transcripts (text, or a list of messages) whose common beginning is the prompt;
-    or answers only, when the recipe names a `prompt` column. Without a `grade` column every pair is "better"; the
-    recipe then sets margin: none.
+    or answers, when the recipe names a `prompt` column (dialogues.pair_of says in which shapes). Without a `grade`
+    column every pair is "better"; the recipe then sets margin: none.
     """
-    sides = []
-    for name in ("chosen", "rejected"):
-        value = get(record, columns, name)
-        if "prompt" in columns:
-            answer = value[-1].get("content") if isinstance(value, list) and isinstance(value[-1], dict) else value
-            if not isinstance(answer, str):
-                raise Malformed(f"{name} is not text")
-            prompt = get(record, columns, "prompt")
-            before = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-            sides.append(check_turns([*before, {"role": "assistant", "content": answer}]))
-        else:
-            sides.append(parse_transcript(value) if isinstance(value, str) else check_turns(value))
-    chosen, rejected = sides
-    if chosen == rejected:
-        raise Malformed("equal sides")
-    if chosen[:-1] != rejected[:-1]:
-        raise Malformed("no common prompt")
-    if chosen[-1]["role"] != "assistant":
-        raise Malformed("the last message is no answer")
-    grade = text_of(record, columns, "grade", required=False) or "better"
-    if grade not in GRADES:
-        raise Malformed(f"grade is none of {', '.join(GRADES)}")
-    return {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:], "grade": grade,
-            "safety": text_of(record, columns, "safety", required=False)}
+    prompt = get(record, columns, "prompt") if "prompt" in columns else None
+    before, chosen, rejected = pair_of(prompt, get(record, columns, "chosen"), get(record, columns, "rejected"))
+    grade = word_of(record, columns, "grade", GRADES) or "better"
+    return {"prompt": before, "chosen": [{"role": "assistant", "content": chosen}],
+            "rejected": [{"role": "assistant", "content": rejected}], "grade": grade,
+            "safety": word_of(record, columns, "safety", [bin for bin in SAFETY if bin])}
 
 
 def parse_probe(record: Record, columns: Columns) -> Record:
@@ -338,6 +239,11 @@ def parse_probe(record: Record, columns: Columns) -> Record:
     return {"prompt": text_of(record, columns, "prompt"), "label": label}
 
 
+FIELDS = {  # what a role's rows are made of: the names that `columns` may hold
+    "pretrain": ("text",), "sft": ("messages", "prompt", "context", "answer"), "refusals": ("prompt", "label"),
+    "helpful": ("prompt", "chosen", "rejected", "grade", "safety"),
+    "harmless": ("prompt", "chosen", "rejected", "grade", "safety"),
+}
 PARSERS: dict[str, Callable[[Record, Columns], Record]] = {
     "pretrain": parse_text, "sft": parse_demonstration, "helpful": parse_pair, "harmless": parse_pair,
     "refusals": parse_probe,
@@ -351,6 +257,10 @@ def load_role(role: str, source: SourceSettings, data_dir: Path | None, max_malf
     Raises:
         LabError: nothing to read, or more than the share `max_malformed` of the rows is malformed.
     """
+    unknown = source.columns.keys() - set(FIELDS[role])
+    if unknown:
+        raise LabError(f"{role}: the recipe's columns name {shown(min(unknown, key=str))}, which no row of this role "
+                       f"has; choose among {', '.join(FIELDS[role])}")
     tally = Tally(role)
     rows = []
     for where, record in read_source(source, role, data_dir):

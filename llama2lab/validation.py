@@ -7,47 +7,90 @@ annotation form imports this too.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
 from llama2lab.errors import LabError
 
+MAX_DEPTH = 100  # lists and objects inside each other; what walks through deeper ones would run out of stack
+
+
+class NotStrict(ValueError):
+    """Why something that reads like JSON is none, in words without the place."""
+
 
 def parse_json(text: str | bytes, where: str, cure: str = "mend or remove it") -> Any:
-    """The JSON of `text`, strictly: no NaN or infinity, no name twice in one object, nothing that UTF-8 cannot hold.
+    """The JSON of `text`, strictly: see `strict_json`.
 
     Raises:
         LabError: names `where`, the line inside the text where it has several, and `cure`.
     """
+    try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        return strict_json(text)
+    except json.JSONDecodeError as e:
+        what = f"broken JSON ({e.msg}, line {e.lineno})" if "\n" in str(text).strip() else f"broken JSON ({e.msg})"
+    except UnicodeDecodeError:
+        what = "not UTF-8"
+    except NotStrict as e:
+        what = str(e)
+    raise LabError(f"{where}: {what}; {cure}")
+
+
+def strict_json(text: str, halves: bool = False) -> Any:
+    """The JSON of `text`: no NaN or infinity, no name twice in one object, no number of thousands of digits, at most
+    MAX_DEPTH lists and objects inside each other, nothing that UTF-8 cannot hold (unless `halves` of characters may
+    stand in it).
+
+    Raises:
+        json.JSONDecodeError: it is no JSON.
+        NotStrict: it is JSON that another program would read otherwise, or not at all.
+    """
     def refuse(what: str) -> NoReturn:
-        raise LabError(f"{where}: {what}; {cure}")
+        raise NotStrict(what)
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
             names = [name for name, _ in pairs]
-            refuse(f"the name {next(n for n in names if names.count(n) > 1)[:40]!r} stands twice in one object")
+            refuse(f"the name {shown(next(n for n in names if names.count(n) > 1))} stands twice in one object")
         return found
 
+    def finite(digits: str) -> float:
+        number = float(digits)
+        return number if math.isfinite(number) else refuse(f"the number {shown(digits)[1:-1]} is too large")
+
     try:
-        if isinstance(text, bytes):
-            text = text.decode("utf-8-sig")
-        found = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=once,
+        found = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=once, parse_float=finite,
                            parse_constant=lambda name: refuse(f"{name} is no JSON"))
-        if "\\ud" in text or "\\uD" in text:
-            json.dumps(found, ensure_ascii=False).encode("utf-8")
+        if text.count("[") + text.count("{") > MAX_DEPTH and _deeper(found, MAX_DEPTH):
+            refuse("nested too deeply")
+        if not halves:
+            text.encode("utf-8")
+            if "\\ud" in text or "\\uD" in text:
+                json.dumps(found, ensure_ascii=False).encode("utf-8")
         return found
-    except json.JSONDecodeError as e:
-        refuse(f"broken JSON ({e.msg}, line {e.lineno})" if "\n" in text.strip() else f"broken JSON ({e.msg})")
-    except UnicodeDecodeError:
-        refuse("not UTF-8")
+    except (json.JSONDecodeError, NotStrict):
+        raise
     except UnicodeEncodeError:
         refuse("half a character (a lone surrogate such as \\ud83d), which no text may hold")
     except RecursionError:
         refuse("nested too deeply")
     except ValueError:  # Python's limit for the digits of a whole number
         refuse("a number with thousands of digits")
+
+
+def _deeper(value: Any, depth: int) -> bool:
+    """Whether more than `depth` lists and objects stand inside each other; without recursion."""
+    level = [value]
+    for _ in range(depth + 1):
+        level = [one for one in level if isinstance(one, (dict, list))]
+        if not level:
+            return False
+        level = [part for one in level for part in (one.values() if isinstance(one, dict) else one)]
+    return True
 
 
 def validated(kind: Any, value: Any, where: str, cure: str = "correct it") -> Any:

@@ -180,7 +180,8 @@ GOOD = {"prompt": [{"role": "user", "content": "Q"}], "chosen": [{"role": "assis
 
 
 @pytest.mark.parametrize("line, words", [
-    ("{broken", "no JSON object"), ("[1]", "no JSON object"), ("null", "no JSON object"), ("[" * 100_000, "no JSON"),
+    ("{broken", "broken JSON"), ("[1]", "not a JSON object"), ("null", "not a JSON object"),
+    ("[" * 100_000, "nested too deeply"),
     (GOOD | {"chosen": None}, "chosen is missing"), (GOOD | {"chosen": [{"role": "user", "content": "x"}]}, "chosen"),
     (GOOD | {"rejected": GOOD["chosen"]}, "the same"), (GOOD | {"grade": "best"}, "grade"),
     (GOOD | {"grade": None, "margin": 0.5}, "margin"), (GOOD | {"kind": "x"}, "kind"),
@@ -188,7 +189,7 @@ GOOD = {"prompt": [{"role": "user", "content": "Q"}], "chosen": [{"role": "assis
     (GOOD | {"choice": 3}, "choice"), (GOOD | {"created_at": "yesterday"}, "created_at"),
     (GOOD | {"item_id": "0" * 32}, "item_id"), (GOOD | {"annotator": "a\nb\0"}, "character"),
     (GOOD | {"annotator": 3}, "annotator"), (GOOD | {"gold": "{"}, "gold"), (GOOD | {"label_id": "a b"}, "id has"),
-    (GOOD | {"kind": "safety", "safe_1": False, "safe_2": False, "safety": "odd"}, "safety is"),
+    (GOOD | {"kind": "safety", "safe_1": False, "safe_2": False, "safety": "odd"}, "safety: input should be"),
     (GOOD | {"overlap": "many"}, "overlap"), (GOOD | {"guidelines": 3}, "guidelines")])
 def test_malformed_rows_are_counted_and_named_and_nothing_is_imported(tmp_path, line, words):
     file = tmp_path / "labels.jsonl"
@@ -206,8 +207,8 @@ def test_files_that_are_none(tmp_path):
         pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "y.parquet")
         (tmp_path / "z.jsonl").write_bytes(b"\n\xff\n")
         for name, words in (("x.parquet", "cannot be read"), ("y.parquet", "2 of 2 rows.*row 1.*missing"),
-                            ("z.jsonl", "line 2 is not UTF-8"), ("none.jsonl", "cannot be read"),
-                            ("labels.csv", "jsonl or .parquet")):
+                            ("z.jsonl", "line 2: not UTF-8"), ("none.jsonl", "cannot be read"),
+                            ("labels.xlsx", "jsonl or .json or .csv or .parquet")):
             with pytest.raises(LabError, match=words):
                 exchange.import_preferences(store, tmp_path / name)
         with pytest.raises(LabError, match="cannot be written"):

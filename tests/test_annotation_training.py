@@ -94,9 +94,12 @@ def test_safety_bins(several: list[tuple[Any, Any]], expected: str | None) -> No
 def test_what_is_left_out_is_counted() -> None:
     labels = [label("a", 1), label("b", None, None, skip_reason="unclear"), label("c", 2, flag=True),
               label("a", 1, item="g", gold={"choice": 1}), label("a", 1, item="t"), label("b", 2, item="t"),
-              label("a", 1, kind="helpfulness", item="h")]
+              label("a", 1, kind="helpfulness", item="h"),
+              label("a", 1, item="m", prompt=[{"role": "user", "content": "Which?"}] * 2),
+              label("a", 1, item="n", answers=["\ud83d", "two"])]
     assert tr.resolve(labels, "safety").counts == {
-        "rows": 1, "labels": 6, "used": 1, "gold": 1, "skipped": 1, "flagged": 1, "ties": 1, "unsafe_chosen": 0}
+        "rows": 1, "labels": 8, "used": 1, "gold": 1, "skipped": 1, "flagged": 1, "malformed": 2, "ties": 1,
+        "unsafe_chosen": 0}
 
 
 ONE = st.tuples(st.integers(0, 5), st.sampled_from("abc"), st.sampled_from([1, 2, None]), st.sampled_from(scale.GRADES),

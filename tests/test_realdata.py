@@ -155,6 +155,76 @@ def test_files_that_cannot_be_used(tmp_path, name, content, message):
     assert "\n" not in str(e.value)
 
 
+def test_a_folder_whose_name_looks_like_a_pattern_is_a_folder(tmp_path):
+    folder = tmp_path / "data [1]"
+    write_lines(folder / "mine*" / "a[b].jsonl", [{"text": "One."}])
+    write_lines(folder / "sub" / "b.jsonl", [{"text": "Two."}])
+    (folder / "sub" / "c.jsonl").mkdir()
+    for files, found in ((("sub/*.jsonl",), ["Two."]), (("mine*/a[b].jsonl",), ["One."]),
+                         (("**/*.jsonl",), ["One.", "Two."]), ((str(folder / "sub" / "b.jsonl"),), ["Two."])):
+        loaded, _ = load_role("pretrain", SourceSettings(files=files), folder)
+        assert loaded["text"] == found
+    with pytest.raises(LabError, match="is a folder"):
+        load_role("pretrain", SourceSettings(files=("sub/c.jsonl",)), folder)
+
+
+@pytest.mark.parametrize("role, columns, record, reason", [
+    ("pretrain", {}, {"text": 5}, "text is not text"), ("pretrain", {}, {"text": 0}, "text is not text"),
+    ("sft", {}, {"prompt": 5, "answer": "x"}, "prompt is not text"),
+    ("sft", {}, {"prompt": "x", "answer": True}, "answer is not text"),
+    ("sft", {}, {"prompt": '[{"role": "user"', "answer": "x"}, "a list of messages written as a text"),
+    ("sft", {"messages": "m"}, {"m": 5}, "not a list"), ("sft", {"messages": "m"}, {"m": [5]}, "a message is not"),
+    ("sft", {"messages": "m"}, {"m": [{"role": "user", "content": "x"}]}, "the last message is no answer"),
+    ("helpful", {"prompt": "p"}, {"p": 5, "chosen": "a", "rejected": "b"}, "not a list of messages"),
+    ("helpful", {"prompt": "p"}, {"p": False, "chosen": "a", "rejected": "b"}, "not a list of messages"),
+    ("helpful", {"prompt": "p"}, {"p": "q", "chosen": 1, "rejected": "b"}, "not a list of messages"),
+    ("helpful", {"prompt": "p"}, {"p": "q", "chosen": "a", "rejected": "b", "grade": 3}, "grade is not text"),
+    ("helpful", {"prompt": "p"}, {"p": "q", "chosen": "a", "rejected": "b", "safety": "odd"}, "safety is none of"),
+    ("helpful", {"prompt": "p"}, {"p": "q", "rejected": "b", "chosen": [
+        {"role": "assistant", "content": "a"}, {"role": "user", "content": "trained?"}]}, "turns do not alternate"),
+    ("helpful", {"prompt": "p"}, {"p": "q", "rejected": "b", "chosen": [{"role": "user", "content": "trained?"}]},
+     "chosen: the last message is no answer"),
+    ("helpful", {"prompt": "p"}, {"p": "q", "chosen": "a", "rejected": [{"role": "user", "content": "other"},
+                                                                       {"role": "assistant", "content": "b"}]},
+     "rejected begins with another prompt"),
+    ("helpful", {"prompt": "p"}, {"p": [{"role": "user", "content": "q"}] * 2, "chosen": "a", "rejected": "b"},
+     "turns do not alternate"),
+    ("refusals", {}, {"prompt": 5, "label": "safe"}, "prompt is not text"),
+    ("refusals", {}, {"prompt": "x", "label": 1}, "label is not text"),
+])
+def test_a_value_of_another_type_or_role_is_a_malformed_row(tmp_path, role, columns, record, reason):
+    write_lines(tmp_path / "a.jsonl", [record])
+    with pytest.raises(LabError, match=f"1 of 1 rows are malformed.*{reason}.*a.jsonl:1"):
+        load_role(role, SourceSettings(files=("a.jsonl",), columns=columns), tmp_path)
+
+
+def test_what_other_programs_write_is_read(tmp_path):
+    """A mark at the start, other line ends, an array, a field of 200,000 characters: the same rows."""
+    long = "word " * 40_000
+    (tmp_path / "a.jsonl").write_text("\ufeff" + "".join(json.dumps({"text": x}) + "\r\n" for x in (long, "b")))
+    (tmp_path / "b.json").write_text(json.dumps([{"text": long}, {"text": "b"}], indent=2))
+    (tmp_path / "c.csv").write_text(f"\ufefftext\r\n{long}\r\nb\r\n", newline="")
+    (tmp_path / "d.txt").write_text(f"\ufeff{long}\r\n\r\nb\r\n", newline="")
+    for name in ("a.jsonl", "b.json", "c.csv", "d.txt"):
+        loaded, tally = load_role("pretrain", SourceSettings(files=(name,)), tmp_path)
+        assert loaded["text"] == [long.strip(), "b"] and tally.malformed == 0, name
+
+
+def test_half_a_character_is_a_malformed_row(tmp_path):
+    write_lines(tmp_path / "a.jsonl", [*({"text": f"Story {i}."} for i in range(30)), '{"text": "\\ud83d"}'])
+    loaded, tally = load_role("pretrain", SourceSettings(files=("a.jsonl",)), tmp_path)
+    assert len(loaded) == 30 and "".join(loaded["text"]).encode()
+    assert list(tally.places.values()) == [["a.jsonl:31"]]
+
+
+def test_an_encoding_and_a_column_that_are_not_meant_are_said_with_the_cure(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes('{"text": "café"}\n{"text": "café"}\n'.encode("cp1252"))
+    with pytest.raises(LabError, match=r"2 x not UTF-8 \(a.jsonl:1, a.jsonl:2\).*iconv -f WINDOWS-1252"):
+        load_role("pretrain", SourceSettings(files=("a.jsonl",)), tmp_path)
+    with pytest.raises(LabError, match="columns name 'grades', which no row of this role has; choose among prompt"):
+        load_role("helpful", SourceSettings(files=("a.jsonl",), columns={"grades": "g"}), tmp_path)
+
+
 def test_no_file_and_no_network_says_how_to_give_a_copy(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("datasets.load_dataset", lambda *a, **k: (_ for _ in ()).throw(ConnectionError("no network")))

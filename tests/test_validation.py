@@ -16,6 +16,7 @@ from llama2lab.validation import parse_json, shown, validated
 @pytest.mark.parametrize("text, says", [
     ('{"a": NaN}', "NaN is no JSON"), ("[Infinity]", "Infinity is no JSON"), ('{"a": 1, "a": 2}', "'a' stands twice"),
     ('"\\ud83d"', "half a character"), ("[" * 100_000, "nested too deeply"), ("1" * 5000, "thousands of digits"),
+    ('{"a": 1e999}', "1e999 is too large"), ("[" * 101 + "]" * 101, "nested too deeply"),
     ("{", "broken JSON"), (b"\xff", "not UTF-8"), ('{\n"a"\n}', "line 3"),
 ])
 def test_what_is_no_json_is_named(text, says):
@@ -26,6 +27,11 @@ def test_what_is_no_json_is_named(text, says):
 
 def test_a_byte_order_mark_and_whole_surrogate_pairs_are_json():
     assert parse_json(b'\xef\xbb\xbf{"a": "\\ud83d\\ude00"}', "f") == {"a": "\U0001f600"}
+
+
+def test_what_is_deep_but_not_too_deep_is_json():
+    assert json.dumps(parse_json("[" * 100 + "1" + "]" * 100, "f"))
+    assert len(parse_json("[" + "[1]," * 500 + "[1]]", "f")) == 501
 
 
 @given(st.one_of(st.binary(), st.text(), st.from_regex(r'[\[{"0-9:,}\] eNa-]*')))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from llama2lab.annotation import tables as t
-from llama2lab.annotation.checks import check_pair
+from llama2lab.annotation.checks import check_messages, check_pair, check_slots
 from llama2lab.annotation.exporting import export_preferences, to_dataset
 from llama2lab.annotation.importing import import_preferences
 from llama2lab.annotation.others import read_other
@@ -18,8 +19,9 @@ from llama2lab.annotation.queue import current_labels
 from llama2lab.annotation.records import Counts, insert, take_in
 from llama2lab.annotation.store import Store
 from llama2lab.errors import LabError
+from llama2lab.rows import complaint, rows_of
 
-__all__ = ["add_pairs", "export_preferences", "import_preferences", "labels", "merge", "to_dataset"]
+__all__ = ["add_pairs", "export_preferences", "import_preferences", "labels", "merge", "read_pairs", "to_dataset"]
 
 
 def add_pairs(store: Store, rows: Iterable[Mapping[str, Any]], overlap: int = 1, seed: int = 0) -> int:
@@ -30,10 +32,9 @@ def add_pairs(store: Store, rows: Iterable[Mapping[str, Any]], overlap: int = 1,
     """
     if overlap < 1:
         raise LabError(f"each pair needs at least one annotator, not {overlap}")
-    checked: dict[str, tuple[dict, dict]] = {}
-    for number, row in enumerate(rows, 1):
-        item, secret = check_pair(row, f"pair {number}")
-        checked[item["id"]] = (item, secret)
+    pairs = [check_pair(row, f"pair {number}") for number, row in enumerate(rows, 1)]
+    checked = {item["id"]: (item, secret) for item, secret in pairs}
+    check_slots([overlap] * max(1, sum(secret["gold"] is None for _, secret in checked.values())), "overlap")
 
     def add(conn: sa.Connection) -> int:
         known = set(conn.execute(sa.select(t.items.c.id)).scalars())
@@ -50,6 +51,30 @@ def add_pairs(store: Store, rows: Iterable[Mapping[str, Any]], overlap: int = 1,
         return len(new)
 
     return store.write(add)
+
+
+def read_pairs(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The rows of a file (.jsonl, .json, .parquet) for `add_pairs`; LabError names malformed ones by their lines."""
+    file, total = Path(path).expanduser(), 0
+    found: list[dict[str, Any]] = []
+    wrong: list[str] = []
+    reasons: set[str] = set()
+    for number, row in rows_of(file, (".jsonl", ".json", ".parquet")):
+        total, where = total + 1, f"{file}:{number}"
+        if isinstance(row, str):
+            wrong.append(f"{where}: {row}")
+            reasons.add(row)
+            continue
+        try:
+            item, _ = check_pair(row, where)
+            check_messages(item["prompt"], where, blank=False)
+            found.append(row)
+        except LabError as e:
+            wrong.append(str(e))
+    if wrong:
+        raise LabError(f"{complaint(wrong, total, 'nothing was added', reasons)}; every line must be one pair: "
+                       '{"kind": ..., "prompt": [...], "answers": [..., ...]}')
+    return found
 
 
 def labels(store: Store) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ Side = Literal["left", "right"]
 Kind = Literal["helpfulness", "safety"]
 
 GRADES = ("significantly", "better", "slightly", "negligibly")
+MAX_OVERLAP = 1000  # annotators of one pair: a store keeps a place for each
 KINDS: tuple[Kind, ...] = ("helpfulness", "safety")
 
 # The eight positions in the order shown, keys 1 to 8.

@@ -11,7 +11,8 @@ Safety bins exist in safety rows only. Each answer is safe or not by the majorit
 of the two is evenly split or unmarked, the bin is "" (unsure: the row trains the ranking, not the auxiliary loss). An
 item whose chosen answer is unsafe and the rejected one safe is never kept (section 3.2.1).
 
-Left out and counted: gold items (they test annotators), skips, flagged labels, and ties. The order of the rows is that
+Left out and counted: gold items (they test annotators), skips, flagged labels, ties, and pairs that no model can read
+(a prompt whose turns do not alternate, half a character: older stores may hold such). The order of the rows is that
 of their content, not of the store: a store that was exported and imported again trains the same model.
 """
 
@@ -25,6 +26,7 @@ from typing import Any, Literal
 
 from llama2lab.annotation.agreement import Label, counts_of, figures_of, judged, undefined
 from llama2lab.annotation.scale import GRADES
+from llama2lab.dialogues import Malformed, prompt_of
 from llama2lab.errors import LabError
 from llama2lab.stats import Figure, rate
 
@@ -43,6 +45,7 @@ class Resolved:
     gold: int = 0  # labels of gold items
     skipped: int = 0
     flagged: int = 0
+    malformed: int = 0  # labels of pairs that no model can read
     ties: int = 0  # items
     unsafe_chosen: int = 0  # items, or labels under the rule "every"
 
@@ -72,6 +75,8 @@ def resolve(labels: Iterable[Label], kind: str, rule: Rule = "majority") -> Reso
             result.skipped += 1
         elif label["flag"]:
             result.flagged += 1
+        elif not _readable(label):
+            result.malformed += 1
         else:
             key = (label["item_id"], label["annotator"]) if rule == "every" else label["item_id"]
             items.setdefault(key, []).append(label)
@@ -82,6 +87,16 @@ def resolve(labels: Iterable[Label], kind: str, rule: Rule = "majority") -> Reso
             result.used += len(several)
     result.rows.sort(key=_content)
     return result
+
+
+def _readable(label: Label) -> bool:
+    """Whether the chat format can take this pair, and UTF-8 its texts."""
+    try:
+        messages = prompt_of(label["prompt"], strip=False, blank=True)
+        "".join([*(m["content"] for m in messages), *label["answers"]]).encode("utf-8")
+        return True
+    except (Malformed, UnicodeEncodeError):
+        return False
 
 
 def _content(row: Row) -> tuple[str, ...]:
