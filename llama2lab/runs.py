@@ -357,6 +357,11 @@ def _tidy(folder: Path, partial: Path) -> None:
         folders.discard(partial)
 
 
+def finished_at(run: Path) -> str:
+    """When the last of a run's stages was finished (ISO, UTC); "" of runs made before that was kept."""
+    return max((read_record(run / name).finished for name in finished_stages(run)), default="")
+
+
 def stage_folder(run: str | Path, name: str) -> Path:
     """RUN/<stage>; LabError that names the stages there are, or the file that is not as the stage left it."""
     run = Path(run)

@@ -294,3 +294,17 @@ def test_experiments_are_kept_with_the_run_and_not_measured_twice(run, monkeypat
     assert count.calls == 2 and "measured in" in capsys.readouterr().out
     with pytest.raises(LabError, match=r"unknown experiment 'margin'.*count"):
         experiments.measure(run, ["margin"])
+
+
+def test_a_copy_of_an_older_run_is_not_the_last_one(tmp_path, monkeypatch):
+    """Which of your runs notebooks show follows from when the runs were made, not from when files were copied."""
+    for name, when in (("mini-2", "2026-01-02T00:00:00+00:00"), ("mini-1", "2026-01-01T00:00:00+00:00")):
+        folder = tmp_path / "runs" / name  # the older one is written last
+        (folder / "base").mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps({"preset": "mini", "seed": 0}))
+        (folder / "results.json").write_text(json.dumps({"preset": "mini", "seed": 0, "stages": {}}))
+        (folder / "base" / "stage.json").write_text(json.dumps({"fingerprint": "x", "finished": when}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(finished.RUN, raising=False)
+    monkeypatch.setattr(finished, "ROOT", tmp_path / "elsewhere")
+    assert finished.finished_run().folder.name == "mini-2"

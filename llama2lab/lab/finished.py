@@ -26,7 +26,7 @@ from llama2lab.errors import LabError
 from llama2lab.lab.identity import alone, code_digest, folder_digest
 from llama2lab.model import Llama
 from llama2lab.reward import RewardModel, load_reward
-from llama2lab.runs import digest, finished_stages, read_json, read_rows, stage_folder, write_atomic
+from llama2lab.runs import digest, finished_at, finished_stages, read_json, read_rows, stage_folder, write_atomic
 from llama2lab.tokenizer import load_tokenizer
 from llama2lab.validation import validated
 from llama2lab.world.oracle import Oracle
@@ -42,15 +42,15 @@ Experiment = Callable[..., dict[str, Any]]
 
 
 def finished_run(path: str | Path | None = None) -> Finished:
-    """The run in `path`, or in the folder that LLAMA2LAB_RUN names, or your newest finished run of the preset mini in
-    runs/, or the one shipped with the project. Where there is none, a tiny one is trained, in about a minute: it shows
+    """The run in `path`, or in the folder that LLAMA2LAB_RUN names, or your last finished run of the preset mini in
+    runs/ (by what its stages say, so that a copy is no newer than its original), or the one shipped with the project. Where there is none, a tiny one is trained, in about a minute: it shows
     the plumbing, and its figures mean nothing. Another notebook that trains it already is waited for."""
     named = path or os.environ.get(RUN)
     if named:
         return Finished(Path(named).expanduser())
     own = sorted((p for folder in (Path("runs"), Path("..", "runs"), ROOT / "runs")
                   for p in folder.glob("*/results.json") if _preset(p) == "mini"),
-                 key=lambda p: p.stat().st_mtime)
+                 key=lambda p: (finished_at(p.parent), p.parent.name))
     if own:
         return Finished(own[-1].parent)
     if (SHIPPED / "results.json").is_file():
