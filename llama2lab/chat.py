@@ -105,13 +105,13 @@ def encode_chats(tokenizer: Any, chats: Sequence[Sequence[Message]], add_generat
     if mask_turns not in ("all", "last"):
         raise LabError(f'mask_turns is {mask_turns!r}; give "all" or "last"')
     tokens = control_strings(tokenizer)
-    pieces = [segments(messages, tokens) for messages in chats]
+    texts = [segments(messages, tokens) for messages in chats]
     if add_generation_prompt:
-        for number, chat in enumerate(pieces, 1):
-            if len(chat) % 2 == 0:
+        for number, pieces in enumerate(texts, 1):
+            if len(pieces) % 2 == 0:
                 raise LabError(f"conversation {number} ends with an answer; to generate one it must end with the user")
     result = []
-    for chat in encode_pieces(tokenizer, pieces):
+    for chat in encode_pieces(tokenizer, texts):
         ids: list[int] = []
         mask: list[int] = []
         for i, piece in enumerate(chat):

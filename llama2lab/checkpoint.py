@@ -32,6 +32,7 @@ from llama2lab.tokenizer import find_folder, load_tokenizer
 from llama2lab.validation import parse_json, shown, validated
 
 CAUSAL, REWARD = "LlamaForCausalLM", "LlamaForSequenceClassification"
+CHECKPOINT_FILES = ("*config.json", "model*.safetensors*", "tokenizer.json", "chat_template.jinja")
 EXTRA = "llama2lab"  # the key of config.json for what transformers has no place for
 
 
@@ -52,6 +53,22 @@ def save_reward_model(path: str | Path, backbone: Llama, score: nn.Linear, token
     head = {name: tensors.pop(name) for name in ["lm_head.weight"] if name in tensors}
     tensors["score.weight"] = score.weight.detach()
     _write_folder(Path(path), config, tensors, head, tokenizer)
+
+
+def link_model(source: Path, path: Path) -> None:
+    """A second name for the files of a finished checkpoint, which takes no room on the disk; copies, where the file
+    system has no links. Checkpoints are replaced, never written into, so neither folder changes with the other."""
+    try:
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        for pattern in CHECKPOINT_FILES:
+            for file in source.glob(pattern):
+                try:
+                    os.link(file, path / file.name)
+                except OSError:
+                    shutil.copyfile(file, path / file.name)
+    except OSError as e:
+        raise LabError(f"cannot write {path}: {e.strerror or e}; free some space or choose another folder") from e
 
 
 def load_model(path_or_name: str | Path, dtype: torch.dtype = torch.float32) -> Llama:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from llama2lab.device import pick_precision
 from llama2lab.errors import LabError
-from llama2lab.model import KVCache, Llama, left_padding_mask
+from llama2lab.model import KVCache, Llama, left_padding_mask, no_row
 from llama2lab.parallel import batches_of, in_parallel
 
 DROP_AT = 0.25  # share of finished rows at which copying the cache without them pays
@@ -20,6 +19,7 @@ CHUNK = 32  # tokens by which the cache grows
 # The most that rows * longest**2 may be while a batch of prompts is read: its mask and scores grow so. 48 prompts of
 # 1,000 tokens took 950 MB and 2.3 s in two batches of 24, and 430 MB and 1.4 s in six of 8.
 PAIRS = 2**23
+CACHE = 2**29  # bytes that the keys and values of a batch may take
 BF16_FROM = 32  # rows in a batch: below, the products are too small for bfloat16 to gain anything
 
 
@@ -50,6 +50,8 @@ def generate(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, te
     for i, prompt in enumerate(prompts):
         if not prompt:
             raise LabError(f"generate: prompt {i} is empty; begin with <s>")
+        if max(prompt) >= model.config.vocab_size:
+            raise no_row(max(prompt), model.config.vocab_size)
         if len(prompt) + max_new_tokens > model.config.context:
             raise LabError(f"generate: prompt {i} has {len(prompt)} tokens, with {max_new_tokens} new ones more than "
                            f"the context of {model.config.context}; shorten it or lower max_new_tokens")
@@ -58,7 +60,7 @@ def generate(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, te
     if precision == "auto" and min(batch_size, len(prompts)) < BF16_FROM:
         precision = "fp32"
     if pick_precision(device, precision) == "bf16":
-        model = copy.deepcopy(model).to(torch.bfloat16)
+        model = in_bf16(model)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # alike lengths together: little padding
     results: list[Generation] = [Generation([], False, []) for _ in prompts]
 
@@ -71,10 +73,27 @@ def generate(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, te
 
     batches = []
     for rows in batches_of(order, batch_size):
-        size = max(1, PAIRS // len(prompts[rows[-1]]) ** 2)  # the last row is the longest
+        longest = len(prompts[rows[-1]])  # the last row is the longest
+        size = max(1, min(PAIRS // longest ** 2, CACHE // (cache_bytes(model) * (longest + max_new_tokens))))
         batches += [rows[start:start + size] for start in range(0, len(rows), size)]
     in_parallel(write, batches, device)
     return results
+
+
+def cache_bytes(model: Llama) -> int:
+    """What the keys and values of one token take."""
+    c = model.config
+    return 2 * c.n_layers * c.n_kv_heads * c.head_size * model.embed.weight.element_size()
+
+
+def in_bf16(model: Llama) -> Llama:
+    """A copy in bfloat16, without one in float32 on the way."""
+    with torch.device("meta"):
+        small = Llama(model.config)
+    small.load_state_dict({name: weight.to(torch.bfloat16) for name, weight in model.state_dict().items()}, assign=True)
+    if model.config.tie_embeddings:
+        small.lm_head.weight = small.embed.weight
+    return small.train(model.training).requires_grad_(False)
 
 
 def _uniforms(rows: Sequence[int], seed: int, n: int) -> Tensor:

@@ -7,6 +7,10 @@ way, 28,800 the second; sampling 256 rows 21,000 and 38,000. A sum of gradients 
 but rounding changes. The same number of threads gives the same numbers; another number rounds differently.
 
 On a GPU there is one part: it is parallel enough by itself.
+
+A model of LARGE parameters and more is the other way round: its products are large enough for two threads, and what
+counts is memory, of which two parts at once take two sets of gradients and activations. There parts are small and come
+one after the other, each with all threads, and add to one set of gradients.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from torch import Tensor
 T = TypeVar("T")
 R = TypeVar("R")
 WORKERS = 2  # more than two were not measured
+LARGE = 2**24  # parameters
 
 
 _local = threading.local()  # `worker` is set in the pool's threads
@@ -63,12 +68,17 @@ def workers(device: torch.device) -> int:
     return WORKERS if device.type == "cpu" and not nested and _threads() >= WORKERS else 1
 
 
+def is_large(parameters: Iterable[Tensor]) -> bool:
+    """Whether these are so many that parts come one after the other, on a CPU."""
+    return sum(p.numel() for p in parameters) >= LARGE
+
+
 @contextlib.contextmanager
-def shared_cores(device: torch.device) -> Iterator[None]:
+def shared_cores(device: torch.device, large: bool = False) -> Iterator[None]:
     """Around a training loop: what main does between the parts (the optimiser's step) is small, and helping threads
     that spin while they wait for more would take the cores from the workers. With another program on one of two cores,
     a step is three times as fast so."""
-    if workers(device) == 1:
+    if large or workers(device) == 1:
         yield
         return
     before = torch.get_num_threads()
@@ -99,9 +109,10 @@ def in_parallel(work: Callable[[T], R], parts: Iterable[T], device: torch.device
                 future.exception()
 
 
-def split(rows: Sequence[T], device: torch.device) -> list[Sequence[T]]:
-    """The rows dealt out in turn, a hand for each worker; no hand is empty."""
-    n = min(workers(device), len(rows))
+def split(rows: Sequence[T], device: torch.device, large: bool = False) -> list[Sequence[T]]:
+    """The rows dealt out in turn, a hand for each worker, or of a `large` model on a CPU one for two rows; no hand is
+    empty."""
+    n = math.ceil(len(rows) / 2) if large and device.type == "cpu" else min(workers(device), len(rows))
     return [rows[i::n] for i in range(n)]
 
 
@@ -119,19 +130,54 @@ def backward(loss_of: Callable[[T], tuple[Tensor, float, dict[str, float]]], par
     `loss_of(part)` is (mean loss of the part, its weight, metrics). The batch's loss is the weighted mean of its
     parts' losses, and so are its metrics. Parts must not share a graph.
     """
-    def work(part: T) -> tuple[float, float, dict[str, float], Sequence[Tensor | None]]:
+    if device.type == "cpu" and is_large(parameters):
+        return _backward_in_turn(loss_of, parts, parameters, add)
+
+    def work(part: T) -> tuple[float, float, dict[str, float], list[Tensor | None]]:
         loss, weight, metrics = loss_of(part)
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        return loss.item(), weight, metrics, gradients
+        return loss.item(), weight, metrics, list(torch.autograd.grad(loss, parameters, allow_unused=True))
 
     done = in_parallel(work, parts, device)
-    total = sum(weight for _, weight, _, _ in done)
-    shares = [weight / total if total else 1 / len(done) for _, weight, _, _ in done]
+    shares = _shares([weight for _, weight, _, _ in done])
     for i, parameter in enumerate(parameters):
         given = [(gradients[i], share) for (_, _, _, gradients), share in zip(done, shares)]
         scaled = [g * share for g, share in given if g is not None]
         if add and parameter.grad is not None:
             scaled.append(parameter.grad)
         parameter.grad = functools.reduce(torch.add, scaled) if scaled else None
-    metrics = {key: sum(m[key] * share for (_, _, m, _), share in zip(done, shares)) for key in done[0][2]}
-    return sum(loss * share for (loss, _, _, _), share in zip(done, shares)), metrics
+        for _, _, _, gradients in done:
+            gradients[i] = None  # no longer needed
+    return _means([(loss, metrics) for loss, _, metrics, _ in done], shares)
+
+
+def _backward_in_turn(loss_of: Callable[[T], tuple[Tensor, float, dict[str, float]]], parts: Sequence[T],
+                      parameters: Sequence[Tensor], add: bool) -> tuple[float, dict[str, float]]:
+    """`backward` part by part, each adding its gradient to the parameters' own."""
+    before = [p.grad if add else None for p in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    done: list[tuple[float, dict[str, float]]] = []
+    weights: list[float] = []
+    for part in parts:
+        loss, weight, metrics = loss_of(part)
+        if weight or len(parts) == 1:
+            torch.autograd.backward(loss * (weight or 1.0), inputs=list(parameters))
+        done.append((loss.item(), metrics))
+        weights.append(weight)
+    for parameter, grad in zip(parameters, before, strict=True):
+        if parameter.grad is not None:
+            parameter.grad /= sum(weights) or 1.0
+        if grad is not None:
+            parameter.grad = grad if parameter.grad is None else parameter.grad + grad
+    return _means(done, _shares(weights))
+
+
+def _shares(weights: Sequence[float]) -> list[float]:
+    total = sum(weights)
+    return [weight / total if total else 1 / len(weights) for weight in weights]
+
+
+def _means(done: Sequence[tuple[float, dict[str, float]]], shares: Sequence[float]) -> tuple[float, dict[str, float]]:
+    """The batch's loss and metrics from those of its parts."""
+    metrics = {key: sum(m[key] * share for (_, m), share in zip(done, shares, strict=True)) for key in done[0][1]}
+    return sum(loss * share for (loss, _), share in zip(done, shares, strict=True)), metrics

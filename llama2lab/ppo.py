@@ -48,7 +48,7 @@ from llama2lab.device import Machine
 from llama2lab.generate import generate
 from llama2lab.logprobs import pad_right, token_logprobs
 from llama2lab.model import Llama
-from llama2lab.parallel import backward, in_parallel, shared_cores, split
+from llama2lab.parallel import backward, in_parallel, is_large, shared_cores, split
 from llama2lab.pretrain import encode_documents
 from llama2lab.reward import RewardModel
 from llama2lab.train import (
@@ -205,7 +205,7 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
         prompts_for: Callable[[int], list[Prompt]], settings: PPOSettings, seed: int, machine: Machine,
         folder: Path | None = None, on_rollouts: Callable[[int, list[dict]], None] | None = None,
         heldout: Sequence[Prompt] = (), documents: Sequence[str] = (),
-        beta_for: Callable[[int], float] | None = None) -> dict[str, Any]:
+        beta_for: Callable[[int], float] | None = None, reference: Llama | None = None) -> dict[str, Any]:
     """Improve `policy` in place. Returns metrics with `log`, one dict of standard metrics an iteration.
 
     Args:
@@ -216,14 +216,17 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
             early stopping; training keeps the policy of the last iteration.
         documents: pretraining text for `settings.replay`.
         beta_for: `beta_for(iteration)` in place of `settings.beta`: a panel's slider acts between iterations.
+        reference: pi_0, the policy as it is now; without it, a copy is made.
     """
     s = settings
     policy.to(machine.device)
     critic.to(machine.device)
-    reference = copy.deepcopy(policy).requires_grad_(False).eval()
+    reference = copy.deepcopy(policy) if reference is None else reference.to(machine.device)
+    reference.requires_grad_(False).eval()
     policy_optimizer, critic_optimizer = make_optimizer(policy, s.optim), make_optimizer(critic, s.critic_optim)
     weights = list(policy.parameters())
     learnt = [*weights, *(p for p in critic.parameters() if p.requires_grad)]
+    large = is_large(learnt)
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     seq_len = min(REPLAY_SEQ, policy.config.context)
     replayed = (pack(list(encode_documents(tokenizer, documents)), seq_len, seed, pad)
@@ -272,7 +275,8 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
             return Part(tokens, mask, old, ref, values, *gae(rewards, values, mask, s.gamma, s.lam))
 
         order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed * 10_000 + number)).tolist()
-        minibatches = [in_parallel(evaluate, split(order[start:start + s.minibatch], machine.device), machine.device)
+        minibatches = [in_parallel(evaluate, split(order[start:start + s.minibatch], machine.device, large),
+                                   machine.device)
                        for start in range(0, len(order), s.minibatch)]
         everything = torch.cat([part.advantages[part.mask] for parts in minibatches for part in parts])
         mean, std = mean_and_std(everything)
@@ -303,8 +307,8 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
             _, metrics = backward(loss_of, parts, learnt, machine.device)
             if replay_rows is not None:
                 rows = replay_rows(number * minibatches_each + number_in_batch)
-                metrics["replay_loss"], _ = backward(replay_loss, split(rows, machine.device), weights, machine.device,
-                                                     add=True)
+                metrics["replay_loss"], _ = backward(replay_loss, split(rows, machine.device, is_large(weights)),
+                                                     weights, machine.device, add=True)
             for optimizer, module, optim in ((policy_optimizer, policy, s.optim),
                                              (critic_optimizer, critic, s.critic_optim)):
                 nn.utils.clip_grad_norm_(module.parameters(), optim.clip)
@@ -341,7 +345,7 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
         whitening.copy_(saved["whitening"])
         stopped.extend(int(x) for x in saved["stopped"])
 
-    with shared_cores(machine.device):
+    with shared_cores(machine.device, large):
         log = resumable_loop(s.iterations, step_fn, tensors, restore, folder, "PPO", "iteration")
     policy.eval()
     log = [entry for entry in log if "skipped" not in entry]

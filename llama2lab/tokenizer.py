@@ -97,7 +97,7 @@ def with_spaces(tokenizer: Any) -> Any:
     it is decoded, so that its own spaces come back; and a text after a control token is a text of its own (Llama 2's
     "<s>[INST]" is 1, 518, ...). transformers adds the space only where a text does not begin with one, and only at
     the very start. Other tokenizers are returned as they are."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     splitter = json.loads(backend.to_str())["pre_tokenizer"] if backend is not None else None
     if not splitter or splitter["type"] != "Metaspace" or splitter["prepend_scheme"] == "never" or splitter["split"]:
         return tokenizer

@@ -30,12 +30,13 @@ from torch import Tensor, nn
 from llama2lab.device import Machine
 from llama2lab.errors import LabError
 from llama2lab.model import Llama, document_mask, document_positions
-from llama2lab.parallel import backward, shared_cores, split
+from llama2lab.parallel import backward, is_large, shared_cores, split
 from llama2lab.progress import bar
 from llama2lab.runs import disk_error
 
 SCALAR_LR = 50.0
-SAVE_EVERY = 10.0  # seconds of work that a kill -9 can cost
+SAVE_EVERY = 10.0  # seconds of work that a kill -9 can cost; more where saving takes long
+SAVE_SHARE = 0.05  # of the time may go into saving
 
 
 @dataclass(frozen=True)
@@ -216,11 +217,11 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
 
 
 def module_tensors(prefix: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Weights and Adam's moments under plain names, for `save_state`."""
-    tensors = {f"{prefix}.{name}": p.clone() for name, p in module.named_parameters()}
+    """Weights and Adam's moments (themselves, no copies) under plain names, for `save_state`."""
+    tensors = {f"{prefix}.{name}": p.detach() for name, p in module.named_parameters()}
     for name, p in module.named_parameters():
         for key, value in optimizer.state.get(p, {}).items():
-            tensors[f"{prefix}.adam.{key}.{name}"] = torch.as_tensor(value).clone()
+            tensors[f"{prefix}.adam.{key}.{name}"] = torch.as_tensor(value)
     return tensors
 
 
@@ -284,8 +285,9 @@ def resumable_loop(
 ) -> list[dict[str, float]]:
     """Run `step_fn(0..steps-1)` and return its metrics by step.
 
-    With a folder, the state is saved in FOLDER/resume every ten seconds, at Ctrl-C, and before the loop
-    returns; called again with the same folder it goes on from there.
+    With a folder, the state is saved in FOLDER/resume every ten seconds (more rarely where that would take more than
+    SAVE_SHARE of the time), at Ctrl-C, and before the loop returns, unless what it would keep is so little work;
+    called again with the same folder it goes on from there.
     """
     path = folder / "resume" / "state.safetensors" if folder else None
     log: list[dict[str, float]] = []
@@ -293,7 +295,7 @@ def resumable_loop(
     if saved and saved[1].get("what") == what:
         restore(saved[0])
         log = saved[1]["log"]
-    saved_at = time.monotonic()
+    saved_at, pause = time.monotonic(), SAVE_EVERY
     watch: Watch | None = getattr(_watching, "watch", None)
     if watch and watch(what, log, steps) and len(log) < steps:
         raise KeyboardInterrupt
@@ -306,10 +308,12 @@ def resumable_loop(
             progress.update(1)
             progress.set_postfix({k: f"{v:.3g}" for k, v in list(metrics.items())[:2]}, refresh=False)
             stop = bool(watch and watch(what, log, steps)) or interrupted()
-            due = time.monotonic() - saved_at > SAVE_EVERY or len(log) == steps or stop
+            due = time.monotonic() - saved_at > pause or stop
             if path and due:
+                begin = time.monotonic()
                 save_state(path, tensors(), {"what": what, "log": log})
                 saved_at = time.monotonic()
+                pause = max(SAVE_EVERY, min((saved_at - begin) / SAVE_SHARE, 60 * SAVE_EVERY))
             if stop and len(log) < steps:
                 raise KeyboardInterrupt
     return log
@@ -333,6 +337,7 @@ def fit(
     """
     optimizer = make_optimizer(model, optim)
     parameters = [p for p in model.parameters() if p.requires_grad]
+    large = is_large(parameters)
     model.train()
 
     def part_loss(rows: Sequence[int]) -> tuple[Tensor, float, dict[str, float]]:
@@ -344,7 +349,7 @@ def fit(
         lr = cosine_lr(step, steps, optim)
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
-        loss, metrics = backward(part_loss, split(rows_of(step), machine.device), parameters, machine.device)
+        loss, metrics = backward(part_loss, split(rows_of(step), machine.device, large), parameters, machine.device)
         norm = nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
         optimizer.step()
         if on_step:
@@ -352,7 +357,7 @@ def fit(
         return {"loss": loss, "lr": lr, "grad_norm": norm.item(), **metrics,
                 "seconds": time.perf_counter() - begin}
 
-    with shared_cores(machine.device):
+    with shared_cores(machine.device, large):
         log = resumable_loop(steps, step_fn, lambda: module_tensors("model", model, optimizer),
                              lambda tensors: restore_module("model", model, optimizer, tensors), folder, what)
     model.eval()
