@@ -345,9 +345,9 @@ class Llama(nn.Module):
             positions = torch.arange(past, k_len, device=tokens.device)[None]
         if mask is None:
             mask = causal_mask(tokens.shape[1], k_len, tokens.device)
-        if tokens.device.type == "cpu" and tokens.numel():  # a GPU would have to wait for it
-            if (highest := int(tokens.max())) >= self.config.vocab_size:
-                raise no_row(highest, self.config.vocab_size)
+        highest = int(tokens.max()) if tokens.device.type == "cpu" and tokens.numel() else 0  # a GPU would wait for it
+        if highest >= self.config.vocab_size:
+            raise no_row(highest, self.config.vocab_size)
         x = self.embed(tokens)  # (batch, seq, dim)
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

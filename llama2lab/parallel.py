@@ -8,9 +8,9 @@ but rounding changes. The same number of threads gives the same numbers; another
 
 On a GPU there is one part: it is parallel enough by itself.
 
-A model of LARGE parameters and more is the other way round: its products are large enough for two threads, and what
-counts is memory, of which two parts at once take two sets of gradients and activations. There parts are small and come
-one after the other, each with all threads, and add to one set of gradients.
+Of a model of LARGE parameters or more, what a part keeps for its gradient is larger than the model: there a batch is
+divided into many small parts, two at a time, whose gradients are added up as they come. (One part after the other with
+both threads would need less still; with other programs on the two cores such a step took six times as long.)
 """
 
 from __future__ import annotations
@@ -69,16 +69,16 @@ def workers(device: torch.device) -> int:
 
 
 def is_large(parameters: Iterable[Tensor]) -> bool:
-    """Whether these are so many that parts come one after the other, on a CPU."""
+    """Whether these are so many that a batch is divided into small parts."""
     return sum(p.numel() for p in parameters) >= LARGE
 
 
 @contextlib.contextmanager
-def shared_cores(device: torch.device, large: bool = False) -> Iterator[None]:
+def shared_cores(device: torch.device) -> Iterator[None]:
     """Around a training loop: what main does between the parts (the optimiser's step) is small, and helping threads
     that spin while they wait for more would take the cores from the workers. With another program on one of two cores,
     a step is three times as fast so."""
-    if large or workers(device) == 1:
+    if workers(device) == 1:
         yield
         return
     before = torch.get_num_threads()
@@ -110,9 +110,10 @@ def in_parallel(work: Callable[[T], R], parts: Iterable[T], device: torch.device
 
 
 def split(rows: Sequence[T], device: torch.device, large: bool = False) -> list[Sequence[T]]:
-    """The rows dealt out in turn, a hand for each worker, or of a `large` model on a CPU one for two rows; no hand is
+    """The rows dealt out in turn, a hand for each worker, or for a `large` model one for every two rows; no hand is
     empty."""
-    n = math.ceil(len(rows) / 2) if large and device.type == "cpu" else min(workers(device), len(rows))
+    n = min(workers(device), len(rows))
+    n = max(n, math.ceil(len(rows) / 2)) if large and device.type == "cpu" else n
     return [rows[i::n] for i in range(n)]
 
 
@@ -130,13 +131,12 @@ def backward(loss_of: Callable[[T], tuple[Tensor, float, dict[str, float]]], par
     `loss_of(part)` is (mean loss of the part, its weight, metrics). The batch's loss is the weighted mean of its
     parts' losses, and so are its metrics. Parts must not share a graph.
     """
-    if device.type == "cpu" and is_large(parameters):
-        return _backward_in_turn(loss_of, parts, parameters, add)
-
     def work(part: T) -> tuple[float, float, dict[str, float], list[Tensor | None]]:
         loss, weight, metrics = loss_of(part)
         return loss.item(), weight, metrics, list(torch.autograd.grad(loss, parameters, allow_unused=True))
 
+    if len(parts) > WORKERS:
+        return _backward_in_turn(work, parts, parameters, device, add)
     done = in_parallel(work, parts, device)
     shares = _shares([weight for _, weight, _, _ in done])
     for i, parameter in enumerate(parameters):
@@ -150,25 +150,26 @@ def backward(loss_of: Callable[[T], tuple[Tensor, float, dict[str, float]]], par
     return _means([(loss, metrics) for loss, _, metrics, _ in done], shares)
 
 
-def _backward_in_turn(loss_of: Callable[[T], tuple[Tensor, float, dict[str, float]]], parts: Sequence[T],
-                      parameters: Sequence[Tensor], add: bool) -> tuple[float, dict[str, float]]:
-    """`backward` part by part, each adding its gradient to the parameters' own."""
-    before = [p.grad if add else None for p in parameters]
-    for parameter in parameters:
-        parameter.grad = None
+def _backward_in_turn(work: Callable[[T], tuple[float, float, dict[str, float], list[Tensor | None]]],
+                      parts: Sequence[T], parameters: Sequence[Tensor], device: torch.device, add: bool,
+                      ) -> tuple[float, dict[str, float]]:
+    """`backward` of many parts, as many at once as there are workers; at most one more set of gradients is held."""
+    sums: list[Tensor | None] = [None] * len(parameters)
     done: list[tuple[float, dict[str, float]]] = []
     weights: list[float] = []
-    for part in parts:
-        loss, weight, metrics = loss_of(part)
-        if weight or len(parts) == 1:
-            torch.autograd.backward(loss * (weight or 1.0), inputs=list(parameters))
-        done.append((loss.item(), metrics))
-        weights.append(weight)
-    for parameter, grad in zip(parameters, before, strict=True):
-        if parameter.grad is not None:
-            parameter.grad /= sum(weights) or 1.0
-        if grad is not None:
-            parameter.grad = grad if parameter.grad is None else parameter.grad + grad
+    for start in range(0, len(parts), WORKERS):
+        for loss, weight, metrics, gradients in in_parallel(work, parts[start:start + WORKERS], device):
+            done.append((loss, metrics))
+            weights.append(weight)
+            for i, gradient in enumerate(gradients):
+                if gradient is not None:
+                    total = sums[i]
+                    sums[i] = gradient * weight if total is None else total.add_(gradient, alpha=weight)
+                gradients[i] = None  # no longer needed
+    for parameter, total in zip(parameters, sums, strict=True):
+        mean = None if total is None else total.div_(sum(weights) or 1.0)
+        parameter.grad = mean if not add or parameter.grad is None else (
+            parameter.grad if mean is None else mean.add_(parameter.grad))
     return _means(done, _shares(weights))
 
 

@@ -186,6 +186,14 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
 
 # ---- the algorithm -----------------------------------------------------------------------------------------
 
+def step(module: nn.Module, optimizer: torch.optim.Optimizer, clip: float, learns: bool) -> None:
+    """Clip the gradients, take the step if the module `learns` yet, and free them: the next module needs the room."""
+    nn.utils.clip_grad_norm_(module.parameters(), clip)
+    if learns:
+        optimizer.step()
+    optimizer.zero_grad()
+
+
 class Part(NamedTuple):
     """Some rollouts of a minibatch; all (part, seq)."""
 
@@ -225,8 +233,8 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
     reference.requires_grad_(False).eval()
     policy_optimizer, critic_optimizer = make_optimizer(policy, s.optim), make_optimizer(critic, s.critic_optim)
     weights = list(policy.parameters())
-    learnt = [*weights, *(p for p in critic.parameters() if p.requires_grad)]
-    large = is_large(learnt)
+    critic_weights = [p for p in critic.parameters() if p.requires_grad]
+    large = is_large(weights)
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     seq_len = min(REPLAY_SEQ, policy.config.context)
     replayed = (pack(list(encode_documents(tokenizer, documents)), seq_len, seed, pad)
@@ -281,18 +289,22 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
         everything = torch.cat([part.advantages[part.mask] for parts in minibatches for part in parts])
         mean, std = mean_and_std(everything)
 
-        # LEARN: one gradient step a minibatch
-        def loss_of(part: Part) -> tuple[Tensor, float, dict[str, float]]:
+        # LEARN: one gradient step a minibatch. Policy and critic share no weight, so each learns from its own loss.
+        def policy_part(part: Part) -> tuple[Tensor, float, dict[str, float]]:
             with machine.autocast():
                 new = token_logprobs(policy, part.tokens, part.mask)
-                new_values = F.pad(critic(part.tokens)[:, :-1], (1, 0))
             pg_loss, metrics = policy_loss(new, part.old, (part.advantages - mean) / std, part.mask, s.clip)
-            v_loss = value_loss(new_values, part.values, part.returns, part.mask, s.value_clip)
-            metrics |= {"pg_loss": pg_loss.item(), "value_loss": v_loss.item(),
-                        "explained_variance": explained_variance(part.values, part.returns, part.mask),
+            metrics |= {"pg_loss": pg_loss.item(),
                         "entropy": masked_mean(-part.old, part.mask).item()}  # a sample estimate, in nats a token
-            # Policy and critic share no weight, so the gradient of the sum is each one's own.
-            return pg_loss + v_loss, float(part.mask.sum()), metrics
+            return pg_loss, float(part.mask.sum()), metrics
+
+        def critic_part(part: Part) -> tuple[Tensor, float, dict[str, float]]:
+            with machine.autocast():
+                new_values = F.pad(critic(part.tokens)[:, :-1], (1, 0))
+            v_loss = value_loss(new_values, part.values, part.returns, part.mask, s.value_clip)
+            return v_loss, float(part.mask.sum()), {
+                "value_loss": v_loss.item(),
+                "explained_variance": explained_variance(part.values, part.returns, part.mask)}
 
         def replay_loss(rows: Sequence[int]) -> tuple[Tensor, float, dict[str, float]]:
             assert replayed is not None
@@ -304,16 +316,14 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
         first_ratio = 1.0
         policy.train()
         for number_in_batch, parts in enumerate(minibatches):
-            _, metrics = backward(loss_of, parts, learnt, machine.device)
+            _, metrics = backward(policy_part, parts, weights, machine.device)
             if replay_rows is not None:
                 rows = replay_rows(number * minibatches_each + number_in_batch)
-                metrics["replay_loss"], _ = backward(replay_loss, split(rows, machine.device, is_large(weights)),
-                                                     weights, machine.device, add=True)
-            for optimizer, module, optim in ((policy_optimizer, policy, s.optim),
-                                             (critic_optimizer, critic, s.critic_optim)):
-                nn.utils.clip_grad_norm_(module.parameters(), optim.clip)
-                if module is critic or number >= s.critic_warmup:
-                    optimizer.step()
+                metrics["replay_loss"], _ = backward(replay_loss, split(rows, machine.device, large), weights,
+                                                     machine.device, add=True)
+            step(policy, policy_optimizer, s.optim.clip, number >= s.critic_warmup)
+            metrics |= backward(critic_part, parts, critic_weights, machine.device)[1]
+            step(critic, critic_optimizer, s.critic_optim.clip, True)
             if number_in_batch == 0:
                 first_ratio = metrics["ratio"]
             for key, value in metrics.items():
@@ -345,7 +355,7 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
         whitening.copy_(saved["whitening"])
         stopped.extend(int(x) for x in saved["stopped"])
 
-    with shared_cores(machine.device, large):
+    with shared_cores(machine.device):
         log = resumable_loop(s.iterations, step_fn, tensors, restore, folder, "PPO", "iteration")
     policy.eval()
     log = [entry for entry in log if "skipped" not in entry]

@@ -319,6 +319,11 @@ def total_seconds(results: Results) -> float:
     return sum(stage["seconds"] for stage in results["stages"].values())
 
 
+def warnings(results: Results) -> list[str]:
+    """What stages found wrong with themselves, in words."""
+    return [str(line) for stage in results["stages"] for line in metrics(results, stage).get("warnings") or []]
+
+
 def stage_table(results: Results) -> str:
     """The stages of a run in a few columns: seconds, and the figures that say most."""
     columns = [("seconds", None), ("helpful", "helpfulness"), ("correct", "correct"), ("violations", "violation_rate"),
@@ -332,4 +337,5 @@ def stage_table(results: Results) -> str:
             cells.append(f"{f['mean']:.3f}" if f else f"{stage['seconds']:.0f}" if metric is None else "")
         rows.append(cells)
     rows.append(["total", f"{total_seconds(results):.0f}", *[""] * (len(columns) - 1)])
-    return table(["stage", *[c for c, _ in columns]], rows)
+    return "\n".join([table(["stage", *[c for c, _ in columns]], rows),
+                      *(f"\nWARNING: {line}" for line in warnings(results))])

@@ -357,7 +357,7 @@ def fit(
         return {"loss": loss, "lr": lr, "grad_norm": norm.item(), **metrics,
                 "seconds": time.perf_counter() - begin}
 
-    with shared_cores(machine.device, large):
+    with shared_cores(machine.device):
         log = resumable_loop(steps, step_fn, lambda: module_tensors("model", model, optimizer),
                              lambda tensors: restore_module("model", model, optimizer, tensors), folder, what)
     model.eval()
