@@ -188,7 +188,8 @@ def chat(
     if prompt is None:
         converse(run, name, temperature, max_new_tokens, seed)
     else:
-        typer.echo(say(run / name if name else run, [{"role": "user", "content": prompt}], temperature, max_new_tokens, seed))
+        asked = [{"role": "user", "content": prompt}]
+        typer.echo(say(run / name if name else run, asked, temperature, max_new_tokens, seed))
 
 
 @app.command()

@@ -61,7 +61,14 @@ class ModelConfig:
         if self.rope_theta <= 0 or self.norm_eps < 0:
             raise LabError(f"model config: rope_theta {self.rope_theta} must be positive and norm_eps "
                            f"{self.norm_eps} not negative")
-        rope_frequencies(self.head_size, self.rope_theta, self.max_seq_len, self.rope_scaling)
+        try:
+            turns, loudness = rope_frequencies(self.head_size, self.rope_theta, self.max_seq_len, self.rope_scaling)
+            possible = bool(turns.isfinite().all()) and math.isfinite(loudness)
+        except (ArithmeticError, ValueError):  # a logarithm of 0, a division by 0
+            possible = False
+        if not possible:
+            raise LabError(f"model config: rope_theta {self.rope_theta} and rope scaling {self.rope_scaling} give angles "
+                           "that are no numbers; take those that the model was trained with")
 
     @property
     def head_size(self) -> int:

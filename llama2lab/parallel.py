@@ -110,10 +110,9 @@ def in_parallel(work: Callable[[T], R], parts: Iterable[T], device: torch.device
 
 
 def split(rows: Sequence[T], device: torch.device, large: bool = False) -> list[Sequence[T]]:
-    """The rows dealt out in turn, a hand for each worker, or for a `large` model one for every two rows; no hand is
+    """The rows dealt out in turn, a hand for each worker, or for a `large` model one for every row; no hand is
     empty."""
-    n = min(workers(device), len(rows))
-    n = max(n, math.ceil(len(rows) / 2)) if large and device.type == "cpu" else n
+    n = len(rows) if large and device.type == "cpu" else min(workers(device), len(rows))
     return [rows[i::n] for i in range(n)]
 
 

@@ -95,13 +95,14 @@ def find_checkpoint(name: str, folder: Path | None) -> str:
 def with_control_tokens(tokenizer: Any) -> tuple[Any, list[str]]:
     """The tokenizer with the chat format's eight control tokens, and the list of those it lacked. Known tokens keep
     their ids; new ones get new ids after the last."""
-    before = len(tokenizer)
-    lacked = [t for t in CONTROL_TOKENS if t not in tokenizer.get_vocab()]
+    before = tokenizer.get_vocab()
+    lacked = [t for t in CONTROL_TOKENS if t not in before]
     tokenizer.add_special_tokens({"bos_token": BOS, "eos_token": EOS, "pad_token": PAD, "unk_token": UNK,
                                   "extra_special_tokens": list(CONTROL_TOKENS[4:])})
-    if len(tokenizer) != before + len(lacked):
-        raise LabError(f"start_from: the tokenizer took {len(tokenizer) - before} of {len(lacked)} control tokens; "
-                       "choose a checkpoint with an ordinary tokenizer.json")
+    new = {token: i for token, i in tokenizer.get_vocab().items() if token not in before}
+    if sorted(new) != sorted(lacked) or not set(before.values()).isdisjoint(new.values()):  # a tokenizer with gaps
+        raise LabError(f"start_from: the tokenizer cannot take the control tokens {', '.join(lacked)} with ids of "
+                       "their own; choose a checkpoint with an ordinary tokenizer.json")
     tokenizer.chat_template = chat_template(control_strings(tokenizer))
     tokenizer.padding_side = "left"
     return tokenizer, lacked

@@ -51,7 +51,7 @@ def assumed_format(tokenizer: Any) -> str:
     if all(token in tokenizer.get_vocab() for token in CONTROL_TOKENS[4:]):
         return ""
     marks = [token or "nothing" for token in (tokenizer.bos_token, tokenizer.eos_token)]
-    return (f"this checkpoint's tokenizer does not know [INST] as a token, so Llama 2's chat format is written as text, "
+    return ("this checkpoint's tokenizer does not know [INST] as a token, so Llama 2's chat format is written as text, "
             f"between its own {marks[0]} and {marks[1]}; a chat template of its own is not run. A model that was "
             "trained on another format answers worse for that: see also llama2lab generate")
 

@@ -311,7 +311,10 @@ def resumable_loop(
             due = time.monotonic() - saved_at > pause or stop
             if path and due:
                 begin = time.monotonic()
-                save_state(path, tensors(), {"what": what, "log": log})
+                kept = tensors()
+                if len(log) == steps:  # no step will ask for Adam's moments, two thirds of it
+                    kept = {name: tensor for name, tensor in kept.items() if ".adam." not in name}
+                save_state(path, kept, {"what": what, "log": log})
                 saved_at = time.monotonic()
                 pause = max(SAVE_EVERY, min((saved_at - begin) / SAVE_SHARE, 60 * SAVE_EVERY))
             if stop and len(log) < steps:
