@@ -67,8 +67,8 @@ class ModelConfig:
         except (ArithmeticError, ValueError):  # a logarithm of 0, a division by 0
             possible = False
         if not possible:
-            raise LabError(f"model config: rope_theta {self.rope_theta} and rope scaling {self.rope_scaling} give angles "
-                           "that are no numbers; take those that the model was trained with")
+            raise LabError(f"model config: rope_theta {self.rope_theta} and rope scaling {self.rope_scaling} give "
+                           "angles that are no numbers; take those that the model was trained with")
 
     @property
     def head_size(self) -> int:

@@ -39,7 +39,8 @@ def rope_frequencies(size: int, theta: float, max_seq_len: int, scaling: dict | 
 
     factor = 1.0 if kind == "default" else setting("factor")
     if not 1 <= factor <= 1e6:
-        raise LabError(f"model config: rope scaling factor {factor} is not from 1 to a million; it stretches the context")
+        which = "below 1" if factor < 1 else "over a million"
+        raise LabError(f"model config: rope scaling factor {factor} is {which}; it stretches the context")
     if kind == "dynamic":
         longest = max(seq_len, max_seq_len)
         theta *= (factor * longest / max_seq_len - (factor - 1)) ** (size / (size - 2))

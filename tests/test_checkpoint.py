@@ -177,11 +177,12 @@ def test_fields_of_any_wrong_kind_are_one_line(saved, field):
     {"rope_type": "dynamic", "factor": 1e308}, {"rope_theta": 1e-320}])
 def test_impossible_rotary_settings_are_one_line(saved, rope):
     edit_config(saved, rope_parameters=rope)
-    with pytest.raises(LabError, match="config.json: ") as error:
+    with pytest.raises(LabError, match=r"config.json: ") as error:
         load_model(saved)
     assert "\n" not in str(error.value)
 
 
+# ---- memory is planned before it is taken
 @pytest.mark.parametrize("changes, words", [
     ({"num_hidden_layers": 300_000}, "num_hidden_layers: input should be less than or equal to 1024"),
     ({"num_hidden_layers": 1000}, "tensors missing"),
