@@ -73,7 +73,8 @@ def pair(config: ModelConfig, device: torch.device) -> tuple[Llama, nn.Module]:
     ours = Llama(config)
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder) / "m", ours)
-        theirs: nn.Module = LlamaForCausalLM.from_pretrained(Path(folder) / "m", attn_implementation="sdpa")
+        theirs: nn.Module = LlamaForCausalLM.from_pretrained(Path(folder) / "m", attn_implementation="sdpa",
+                                                               trust_remote_code=False, local_files_only=True)
     return ours.to(device), theirs.to(device)
 
 

@@ -155,7 +155,7 @@ def experiments(
 
 @app.command()
 def chat(
-    run: Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN")],
+    run: Annotated[Path, typer.Argument(help="The folder of a run, or of one checkpoint.", metavar="RUN")],
     prompt: Annotated[str | None, typer.Argument(help="Ask this and end; without it, a conversation.")] = None,
     stage: Annotated[str | None, typer.Option(help="Which model: sft, rlhf-v1 ... [default: the last one]",
                                               show_default=False)] = None,
@@ -163,20 +163,23 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 80,
     seed: Seed = 0,
 ) -> None:
-    """Talk to a stage of a run.
+    """Talk to a stage of a run, or to a checkpoint.
 
     \b
     llama2lab chat runs/mini-0                                    a conversation with the last stage
     llama2lab chat runs/mini-0 --stage base "Where does Mira live?"
     In a conversation: /stage NAME changes the model, /reset forgets, /quit ends.
     """
-    from llama2lab.talk import converse, pick_stage, say
+    from llama2lab.talk import converse, is_checkpoint, pick_stage, say
 
-    name = pick_stage(run, stage)
+    if is_checkpoint(run) and stage is not None:
+        raise LabError(f"{run} is one checkpoint and no run; leave --stage out")
+    name = None if is_checkpoint(run) else pick_stage(run, stage)
     if prompt is None:
         converse(run, name, temperature, max_new_tokens, seed)
     else:
-        typer.echo(say(run / name, [{"role": "user", "content": prompt}], temperature, max_new_tokens, seed))
+        asked = [{"role": "user", "content": prompt}]
+        typer.echo(say(run / name if name else run, asked, temperature, max_new_tokens, seed))
 
 
 @app.command()

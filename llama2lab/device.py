@@ -149,6 +149,14 @@ def _status_mb(name: str) -> float | None:
     return None
 
 
+def check_memory(needed: int, what: str) -> None:
+    """LabError where `needed` bytes are more than this machine has in all: said before they are asked for."""
+    there = memory_gb() * 1e9
+    if there and needed > there:
+        raise LabError(f"{what} take {needed / 1e9:,.1f} GB, this machine has {there / 1e9:,.1f}; choose a smaller "
+                       "model")
+
+
 def describe_machine() -> dict[str, Any]:
     """What `llama2lab doctor` shows: processor, memory in GB, versions, the precision chosen and the measured
     ceilings in GFLOP/s."""

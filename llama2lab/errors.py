@@ -8,6 +8,6 @@ class LabError(Exception):
     """
 
 
-def first_line(e: Exception) -> str:
+def first_line(e: BaseException) -> str:
     """The first line of somebody else's exception, or its type where it says nothing."""
     return (str(e).strip().splitlines() or [type(e).__name__])[0][:160]

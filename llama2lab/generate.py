@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from llama2lab.device import pick_precision
 from llama2lab.errors import LabError
-from llama2lab.model import KVCache, Llama, left_padding_mask
+from llama2lab.model import KVCache, Llama, left_padding_mask, no_row
 from llama2lab.parallel import batches_of, in_parallel
 from llama2lab.validation import shown
 
@@ -23,6 +22,7 @@ CHUNK = 32  # tokens by which the cache grows
 # The most that rows * longest**2 may be while a batch of prompts is read: its mask and scores grow so. 48 prompts of
 # 1,000 tokens took 950 MB and 2.3 s in two batches of 24, and 430 MB and 1.4 s in six of 8.
 PAIRS = 2**23
+CACHE = 2**29  # bytes that the keys and values of a batch may take
 BF16_FROM = 32  # rows in a batch: below, the products are too small for bfloat16 to gain anything
 COLDEST = 1e-4  # the lowest temperature but 0: far below, logits / temperature overflow float32
 
@@ -57,16 +57,14 @@ def generate(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, te
         if not prompt:
             raise LabError(f"generate: prompt {i} is empty; begin with <s>")
         if not 0 <= min(prompt) <= max(prompt) < len(model.embed.weight):
-            odd = min(prompt) if min(prompt) < 0 else max(prompt)
-            raise LabError(f"generate: prompt {i} holds the token {odd}, the model has {len(model.embed.weight)}; "
-                           "encode it with the model's own tokenizer")
+            raise no_row(min(prompt) if min(prompt) < 0 else max(prompt), len(model.embed.weight))
         if len(prompt) + max_new_tokens > model.config.context:
             raise LabError(f"generate: prompt {i} has {len(prompt)} tokens, with {max_new_tokens} new ones more than "
                            f"the context of {model.config.context}; shorten it or lower max_new_tokens")
     device = model.embed.weight.device
     head = model.lm_head.weight.detach().float()  # scores stay float32: bf16 would round log-probabilities to 1 %
     if precision_for(min(batch_size, len(prompts)), device, precision) == "bf16":
-        model = copy.deepcopy(model).to(torch.bfloat16)
+        model = in_bf16(model)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # alike lengths together: little padding
     results: list[Generation] = [Generation([], False, []) for _ in prompts]
 
@@ -79,7 +77,8 @@ def generate(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, te
 
     batches = []
     for rows in batches_of(order, batch_size):
-        size = max(1, PAIRS // len(prompts[rows[-1]]) ** 2)  # the last row is the longest
+        longest = len(prompts[rows[-1]])  # the last row is the longest
+        size = max(1, min(PAIRS // longest ** 2, CACHE // (cache_bytes(model) * (longest + max_new_tokens))))
         batches += [rows[start:start + size] for start in range(0, len(rows), size)]
     in_parallel(write, batches, device)
     for i, generation in enumerate(results):
@@ -101,6 +100,22 @@ def check_sampling(temperature: float, top_p: float = 1.0, top_k: int = 0) -> No
     if not ((temperature == 0 or COLDEST <= temperature < math.inf) and 0 < top_p <= 1 and whole):
         raise LabError(f"generate: temperature {shown(temperature)}, top_p {shown(top_p)}, top_k {shown(top_k)}; "
                        f"allowed are 0 (greedy) or at least {COLDEST:g}, (0, 1], a whole number from 0 (off)")
+
+
+def cache_bytes(model: Llama) -> int:
+    """What the keys and values of one token take."""
+    c = model.config
+    return 2 * c.n_layers * c.n_kv_heads * c.head_size * model.embed.weight.element_size()
+
+
+def in_bf16(model: Llama) -> Llama:
+    """A copy in bfloat16, without one in float32 on the way."""
+    with torch.device("meta"):
+        small = Llama(model.config)
+    small.load_state_dict({name: weight.to(torch.bfloat16) for name, weight in model.state_dict().items()}, assign=True)
+    if model.config.tie_embeddings:
+        small.lm_head.weight = small.embed.weight
+    return small.train(model.training).requires_grad_(False)
 
 
 def _uniforms(rows: Sequence[int], seed: int, n: int) -> Tensor:

@@ -16,6 +16,8 @@ from llama2lab.model import Llama
 from llama2lab.parallel import batches_of, in_parallel
 from llama2lab.progress import bar
 
+LOGITS = 2**25  # numbers at once: a large vocabulary's logits would be the largest thing in memory
+
 
 def pad_right(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
     """(batch, longest) ids padded on the right, and (batch,) lengths. With a causal model the padding needs no
@@ -40,8 +42,10 @@ def token_logprobs(model: Llama, tokens: Tensor, wanted: Tensor, temperature: fl
         raise LabError(f"log-probabilities at temperature {temperature}; there are none but from {COLDEST:g} up")
     hidden = model.hidden(tokens)[:, :-1]  # (batch, seq - 1, dim)
     ask = wanted[:, 1:]
-    logits = model.lm_head(hidden[ask]).float() / temperature  # (asked, vocab)
-    picked = -F.cross_entropy(logits, tokens[:, 1:][ask], reduction="none")
+    rows = max(1, LOGITS // model.config.vocab_size)
+    parts = zip(hidden[ask].split(rows), tokens[:, 1:][ask].split(rows), strict=True)  # (asked, dim), (asked,)
+    picked = torch.cat([-F.cross_entropy(model.lm_head(states).float() / temperature, targets, reduction="none")
+                        for states, targets in parts])
     result = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
     result[:, 1:][ask] = picked
     return result

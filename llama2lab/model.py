@@ -19,6 +19,7 @@ from llama2lab.rope import rope_frequencies, rope_kind, rope_tables, rotate
 # Added to the score of what a query may not see. Finite, so that a row that sees nothing (padding) is
 # meaningless but never NaN; far below any real score, so that exp() of it is exactly 0.
 HIDDEN = -1e4
+LONG_CONTEXT = 2**15  # tokens, up to which the tables of rotary angles are made at once
 ROWS = 256  # queries that attend together, see `attend`: fewer work less in vain, more are fewer calls of torch
 
 
@@ -60,7 +61,14 @@ class ModelConfig:
         if self.rope_theta <= 0 or self.norm_eps < 0:
             raise LabError(f"model config: rope_theta {self.rope_theta} must be positive and norm_eps "
                            f"{self.norm_eps} not negative")
-        rope_frequencies(self.head_size, self.rope_theta, self.max_seq_len, self.rope_scaling)
+        try:
+            turns, loudness = rope_frequencies(self.head_size, self.rope_theta, self.max_seq_len, self.rope_scaling)
+            possible = bool(turns.isfinite().all()) and math.isfinite(loudness)
+        except (ArithmeticError, ValueError):  # a logarithm of 0, a division by 0
+            possible = False
+        if not possible:
+            raise LabError(f"model config: rope_theta {self.rope_theta} and rope scaling {self.rope_scaling} give "
+                           "angles that are no numbers; take those that the model was trained with")
 
     @property
     def head_size(self) -> int:
@@ -157,6 +165,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: list[tuple[int, Tensor]]) -> T
         outputs.append((scores.softmax(-1) @ v[:, first:end]).view(rows.shape))
     whole = torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0]
     return whole.view(batch, -1, seq, size)
+
+
+def no_row(token: int, vocab_size: int) -> LabError:
+    return LabError(f"the text holds token {token}, the model has rows for {vocab_size} only: tokenizer and model do "
+                    "not belong together; open the model with the tokenizer that it was saved with")
 
 
 class KVCache:
@@ -303,9 +316,13 @@ class Llama(nn.Module):
 
     def rope_at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin for positions (batch or 1, seq), each (batch or 1, 1, seq, head_dim)."""
-        if self._rope is None or self._rope[0].device != positions.device:
-            self._rope = self.rope_tables(self.config.max_seq_len, positions.device)
-        cos, sin = self._rope
+        wanted = self.config.max_seq_len
+        if wanted > LONG_CONTEXT:  # tables for a context of millions would be larger than the model
+            wanted = min(wanted, LONG_CONTEXT * math.ceil((int(positions.max()) + 1) / LONG_CONTEXT))
+        tables = self._rope
+        if tables is None or tables[0].device != positions.device or len(tables[0]) < wanted:
+            tables = self._rope = self.rope_tables(wanted, positions.device)
+        cos, sin = tables
         if rope_kind(self.config.rope_scaling) == "dynamic":  # the angles depend on the longest position
             longest = int(positions.max()) + 1
             if longest > self.config.max_seq_len:
@@ -335,6 +352,9 @@ class Llama(nn.Module):
             positions = torch.arange(past, k_len, device=tokens.device)[None]
         if mask is None:
             mask = causal_mask(tokens.shape[1], k_len, tokens.device)
+        highest = int(tokens.max()) if tokens.device.type == "cpu" and tokens.numel() else 0  # a GPU would wait for it
+        if highest >= self.config.vocab_size:
+            raise no_row(highest, self.config.vocab_size)
         x = self.embed(tokens)  # (batch, seq, dim)
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

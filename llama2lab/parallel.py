@@ -7,6 +7,10 @@ way, 28,800 the second; sampling 256 rows 21,000 and 38,000. A sum of gradients 
 but rounding changes. The same number of threads gives the same numbers; another number rounds differently.
 
 On a GPU there is one part: it is parallel enough by itself.
+
+Of a model of LARGE parameters or more, what a part keeps for its gradient is larger than the model: there a batch is
+divided into many small parts, two at a time, whose gradients are added up as they come. (One part after the other with
+both threads would need less still; with other programs on the two cores such a step took six times as long.)
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from torch import Tensor
 T = TypeVar("T")
 R = TypeVar("R")
 WORKERS = 2  # more than two were not measured
+LARGE = 2**24  # parameters
 
 
 _local = threading.local()  # `worker` is set in the pool's threads
@@ -63,6 +68,11 @@ def workers(device: torch.device) -> int:
     return WORKERS if device.type == "cpu" and not nested and _threads() >= WORKERS else 1
 
 
+def is_large(parameters: Iterable[Tensor]) -> bool:
+    """Whether these are so many that a batch is divided into small parts."""
+    return sum(p.numel() for p in parameters) >= LARGE
+
+
 @contextlib.contextmanager
 def shared_cores(device: torch.device) -> Iterator[None]:
     """Around a training loop: what main does between the parts (the optimiser's step) is small, and helping threads
@@ -99,9 +109,10 @@ def in_parallel(work: Callable[[T], R], parts: Iterable[T], device: torch.device
                 future.exception()
 
 
-def split(rows: Sequence[T], device: torch.device) -> list[Sequence[T]]:
-    """The rows dealt out in turn, a hand for each worker; no hand is empty."""
-    n = min(workers(device), len(rows))
+def split(rows: Sequence[T], device: torch.device, large: bool = False) -> list[Sequence[T]]:
+    """The rows dealt out in turn, a hand for each worker, or for a `large` model one for every row; no hand is
+    empty."""
+    n = len(rows) if large and device.type == "cpu" else min(workers(device), len(rows))
     return [rows[i::n] for i in range(n)]
 
 
@@ -119,19 +130,54 @@ def backward(loss_of: Callable[[T], tuple[Tensor, float, dict[str, float]]], par
     `loss_of(part)` is (mean loss of the part, its weight, metrics). The batch's loss is the weighted mean of its
     parts' losses, and so are its metrics. Parts must not share a graph.
     """
-    def work(part: T) -> tuple[float, float, dict[str, float], Sequence[Tensor | None]]:
+    def work(part: T) -> tuple[float, float, dict[str, float], list[Tensor | None]]:
         loss, weight, metrics = loss_of(part)
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        return loss.item(), weight, metrics, gradients
+        return loss.item(), weight, metrics, list(torch.autograd.grad(loss, parameters, allow_unused=True))
 
+    if len(parts) > WORKERS:
+        return _backward_in_turn(work, parts, parameters, device, add)
     done = in_parallel(work, parts, device)
-    total = sum(weight for _, weight, _, _ in done)
-    shares = [weight / total if total else 1 / len(done) for _, weight, _, _ in done]
+    shares = _shares([weight for _, weight, _, _ in done])
     for i, parameter in enumerate(parameters):
         given = [(gradients[i], share) for (_, _, _, gradients), share in zip(done, shares, strict=True)]
         scaled = [g * share for g, share in given if g is not None]
         if add and parameter.grad is not None:
             scaled.append(parameter.grad)
         parameter.grad = functools.reduce(torch.add, scaled) if scaled else None
-    metrics = {key: sum(m[key] * share for (_, _, m, _), share in zip(done, shares, strict=True)) for key in done[0][2]}
-    return sum(loss * share for (loss, _, _, _), share in zip(done, shares, strict=True)), metrics
+        for _, _, _, gradients in done:
+            gradients[i] = None  # no longer needed
+    return _means([(loss, metrics) for loss, _, metrics, _ in done], shares)
+
+
+def _backward_in_turn(work: Callable[[T], tuple[float, float, dict[str, float], list[Tensor | None]]],
+                      parts: Sequence[T], parameters: Sequence[Tensor], device: torch.device, add: bool,
+                      ) -> tuple[float, dict[str, float]]:
+    """`backward` of many parts, as many at once as there are workers; at most one more set of gradients is held."""
+    sums: list[Tensor | None] = [None] * len(parameters)
+    done: list[tuple[float, dict[str, float]]] = []
+    weights: list[float] = []
+    for start in range(0, len(parts), WORKERS):
+        for loss, weight, metrics, gradients in in_parallel(work, parts[start:start + WORKERS], device):
+            done.append((loss, metrics))
+            weights.append(weight)
+            for i, gradient in enumerate(gradients):
+                if gradient is not None:
+                    total = sums[i]
+                    sums[i] = gradient * weight if total is None else total.add_(gradient, alpha=weight)
+                gradients[i] = None  # no longer needed
+    for parameter, total in zip(parameters, sums, strict=True):
+        mean = None if total is None else total.div_(sum(weights) or 1.0)
+        parameter.grad = mean if not add or parameter.grad is None else (
+            parameter.grad if mean is None else mean.add_(parameter.grad))
+    return _means(done, _shares(weights))
+
+
+def _shares(weights: Sequence[float]) -> list[float]:
+    total = sum(weights)
+    return [weight / total if total else 1 / len(weights) for weight in weights]
+
+
+def _means(done: Sequence[tuple[float, dict[str, float]]], shares: Sequence[float]) -> tuple[float, dict[str, float]]:
+    """The batch's loss and metrics from those of its parts."""
+    metrics = {key: sum(m[key] * share for (_, m), share in zip(done, shares, strict=True)) for key in done[0][1]}
+    return sum(loss * share for (loss, _), share in zip(done, shares, strict=True)), metrics

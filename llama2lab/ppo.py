@@ -51,7 +51,7 @@ from llama2lab.errors import LabError
 from llama2lab.generate import Generation, generate
 from llama2lab.logprobs import pad_right, token_logprobs
 from llama2lab.model import Llama
-from llama2lab.parallel import backward, in_parallel, shared_cores, split
+from llama2lab.parallel import backward, in_parallel, is_large, shared_cores, split
 from llama2lab.pretrain import encode_documents
 from llama2lab.reward import RewardModel
 from llama2lab.settings import Clash, Count, CountOrNone, Few, Limit, Share, Weight, checked
@@ -237,6 +237,16 @@ def finite(what: str, x: Tensor) -> None:
 
 # ---- the algorithm -----------------------------------------------------------------------------------------
 
+def step(module: nn.Module, optimizer: torch.optim.Optimizer, clip: float, learns: bool) -> float:
+    """Clip the gradients, take the step if the module `learns` yet, and free them: the next module needs the room.
+    Their norm before the clip."""
+    norm = nn.utils.clip_grad_norm_(module.parameters(), clip).item()
+    if learns:
+        optimizer.step()
+    optimizer.zero_grad()
+    return norm
+
+
 class Part(NamedTuple):
     """Some rollouts of a minibatch; all (part, seq)."""
 
@@ -257,7 +267,7 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
         prompts_for: Callable[[int], list[Prompt]], settings: PPOSettings, seed: int, machine: Machine,
         folder: Path | None = None, on_rollouts: Callable[[int, list[dict]], None] | None = None,
         heldout: Sequence[Prompt] = (), documents: Sequence[str] = (),
-        beta_for: Callable[[int], float] | None = None) -> dict[str, Any]:
+        beta_for: Callable[[int], float] | None = None, reference: Llama | None = None) -> dict[str, Any]:
     """Improve `policy` in place. Returns metrics with `log`, one dict of standard metrics an iteration, all finite;
     `kl` and `clipfrac` are those of the last one, and missing where there was none.
 
@@ -269,6 +279,7 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
             early stopping; training keeps the policy of the last iteration.
         documents: pretraining text for `settings.replay`.
         beta_for: `beta_for(iteration)` in place of `settings.beta`: a panel's slider acts between iterations.
+        reference: pi_0, the policy as it is now; without it, a copy is made.
 
     Raises:
         LabError: scores, rewards, advantages or weights that are not finite, or answers that were not sampled from the
@@ -277,10 +288,12 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
     s = settings
     policy.to(machine.device)
     critic.to(machine.device)
-    reference = copy.deepcopy(policy).requires_grad_(False).eval()
+    reference = copy.deepcopy(policy) if reference is None else reference.to(machine.device)
+    reference.requires_grad_(False).eval()
     policy_optimizer, critic_optimizer = make_optimizer(policy, s.optim), make_optimizer(critic, s.critic_optim)
     weights = list(policy.parameters())
-    learnt = [*weights, *(p for p in critic.parameters() if p.requires_grad)]
+    critic_weights = [p for p in critic.parameters() if p.requires_grad]
+    large = is_large(weights)
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     seq_len = min(REPLAY_SEQ, policy.config.context)
     replayed = (pack(list(encode_documents(tokenizer, documents)), seq_len, seed, pad)
@@ -340,7 +353,8 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
             return Part(tokens, mask, sampled, old, ref, values, *gae(rewards, values, mask, s.gamma, s.lam))
 
         order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed * 10_000 + number)).tolist()
-        minibatches = [in_parallel(evaluate, split(order[start:start + s.minibatch], machine.device), machine.device)
+        minibatches = [in_parallel(evaluate, split(order[start:start + s.minibatch], machine.device, large),
+                                   machine.device)
                        for start in range(0, len(order), s.minibatch)]
         every = [part for parts in minibatches for part in parts]
         whole = Part(*(torch.cat([p[i][p.mask] for p in every]) for i in range(len(Part._fields))))  # each (tokens,)
@@ -354,17 +368,20 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
         finite(f"the advantages of iteration {number}", whole.advantages)
         mean, std = mean_and_std(whole.advantages)
 
-        # LEARN: one gradient step a minibatch
-        def loss_of(part: Part) -> tuple[Tensor, float, dict[str, float]]:
+        # LEARN: one gradient step a minibatch. Policy and critic share no weight, so each learns from its own loss.
+        def policy_part(part: Part) -> tuple[Tensor, float, dict[str, float]]:
             with machine.autocast():
                 new = token_logprobs(policy, part.tokens, part.mask)
-                new_values = F.pad(critic(part.tokens)[:, :-1], (1, 0))
             pg_loss, metrics = policy_loss(new, part.old, (part.advantages - mean) / std, part.mask, s.clip)
-            v_loss = value_loss(new_values, part.values, part.returns, part.mask, s.value_clip)
-            metrics |= {"pg_loss": pg_loss.item(), "value_loss": v_loss.item(),
+            metrics |= {"pg_loss": pg_loss.item(),
                         "entropy": masked_mean(-part.old, part.mask).item()}  # a sample estimate, in nats a token
-            # Policy and critic share no weight, so the gradient of the sum is each one's own.
-            return pg_loss + v_loss, float(part.mask.sum()), metrics
+            return pg_loss, float(part.mask.sum()), metrics
+
+        def critic_part(part: Part) -> tuple[Tensor, float, dict[str, float]]:
+            with machine.autocast():
+                new_values = F.pad(critic(part.tokens)[:, :-1], (1, 0))
+            v_loss = value_loss(new_values, part.values, part.returns, part.mask, s.value_clip)
+            return v_loss, float(part.mask.sum()), {"value_loss": v_loss.item()}
 
         def replay_loss(rows: Sequence[int]) -> tuple[Tensor, float, dict[str, float]]:
             assert replayed is not None
@@ -376,18 +393,15 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
         first_ratio = 1.0
         policy.train()
         for number_in_batch, parts in enumerate(minibatches):
-            loss, metrics = backward(loss_of, parts, learnt, machine.device)
-            metrics["loss"] = loss
+            policy_loss_now, metrics = backward(policy_part, parts, weights, machine.device)
             if replay_rows is not None:
                 rows = replay_rows(number * minibatches_each + number_in_batch)
-                metrics["replay_loss"], _ = backward(replay_loss, split(rows, machine.device), weights, machine.device,
-                                                     add=True)
-            for optimizer, module, optim in ((policy_optimizer, policy, s.optim),
-                                             (critic_optimizer, critic, s.critic_optim)):
-                norm = nn.utils.clip_grad_norm_(module.parameters(), optim.clip)
-                metrics["grad_norm" if module is policy else "critic_grad_norm"] = norm.item()
-                if module is critic or number >= s.critic_warmup:
-                    optimizer.step()
+                metrics["replay_loss"], _ = backward(replay_loss, split(rows, machine.device, large), weights,
+                                                     machine.device, add=True)
+            metrics["grad_norm"] = step(policy, policy_optimizer, s.optim.clip, number >= s.critic_warmup)
+            critic_loss_now, more = backward(critic_part, parts, critic_weights, machine.device)
+            metrics |= {**more, "loss": policy_loss_now + critic_loss_now,
+                        "critic_grad_norm": step(critic, critic_optimizer, s.critic_optim.clip, True)}
             if number_in_batch == 0:
                 first_ratio = metrics["ratio"]
             for key, value in metrics.items():

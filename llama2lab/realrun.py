@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llama2lab import evaluate, reward, rlhf, stats
+from llama2lab import evaluate, reward, rlhf, start_from, stats
 from llama2lab.answers import joined
-from llama2lab.checkpoint import load_model, save_model
+from llama2lab.checkpoint import checkpoint_digest, load_model, parameters_of, save_model
 from llama2lab.device import Machine, describe_machine, this_machine
 from llama2lab.errors import LabError
 from llama2lab.generate import generate
@@ -38,12 +38,14 @@ from llama2lab.runs import Run, digest, read_rows, write_rows
 from llama2lab.seeds import check_seed
 from llama2lab.settings import Clash, Count, CountOrNone, Share, Split, Temperature, Text, checked
 from llama2lab.sft import SFTSettings
-from llama2lab.start_from import find_checkpoint, grow_vocabulary, with_control_tokens
-from llama2lab.tokenizer import BOS, EOS, load_tokenizer, train_tokenizer
+from llama2lab.start_from import find_checkpoint, with_control_tokens, with_room
+from llama2lab.tokenizer import load_tokenizer, train_tokenizer
+from llama2lab.train import Optim
 from llama2lab.world.items import Prompt
 from llama2lab.world.language import refuses
 
 ANSWER_TOKENS = 48  # the most that is sampled where nothing else is said (preferences.sample_answers)
+READING = 64  # held-out texts on which every chat stage is compared with the one before it
 
 
 @checked
@@ -103,10 +105,15 @@ class RealRecipe:
                         "pretrain.model.max_seq_len")
 
 
-def load_real_recipe(path: str | Path) -> RealRecipe:
-    """A recipe file with `data:` at its top. LabError with file, line and what may stand there."""
+def load_real_recipe(path: str | Path, data_dir: Path | None = None) -> RealRecipe:
+    """A recipe file with `data:` at its top. Where it starts from a checkpoint (also one inside `data_dir`), learning
+    rates that it does not give are those for a trained model of that size: see start_from.py. LabError with file, line
+    and what may stand there."""
     file = read_recipe(path)
     recipe = changed(RealRecipe(), file)
+    if recipe.start_from:
+        start = find_checkpoint(recipe.start_from, data_dir)
+        recipe = changed(start_from.for_checkpoint(RealRecipe(), parameters_of(start)), file)
     needed = ["sft", "helpful", "harmless", *([] if recipe.start_from else ["pretrain"])]
     for role in needed:
         source = getattr(recipe.data, role)
@@ -150,9 +157,9 @@ def run_real_data(recipe_path: str | Path, out: str | Path, seed: int = 0, devic
     the hub. All texts are read before the first stage, so that a mistake in them shows at once.
     """
     check_seed(seed)
-    recipe = load_real_recipe(recipe_path)
     machine = this_machine(device, precision)
     folder = data_folder(data_dir)
+    recipe = load_real_recipe(recipe_path, folder)
     texts = load_texts(recipe, folder, seed)
     with Run(out, {"preset": "real", "recipe": Path(recipe_path).stem, "seed": seed}) as run:
         return build_run(run, recipe, texts, folder, seed, machine)
@@ -164,11 +171,15 @@ def build_run(run: Run, recipe: RealRecipe, texts: Texts, folder: Path | None, s
     shop = Workshop(run, seed, machine, None, None)  # type: ignore[arg-type]
     shop.documents = texts.stories
     start = find_checkpoint(recipe.start_from, folder) if recipe.start_from else ""
+    for line in start_from.hasty(recipe, parameters_of(start)) if start else ():
+        run.say(f"WARNING: {line}")
 
     tokenizer_stage(shop, recipe, texts, start)
     pairs_stage(shop, recipe, texts)
     base_stage(shop, recipe, texts, start)
     sft_stage(shop, recipe, texts)
+    reading = Reading(shop, texts)
+    bits = reading.measure("sft", reading.measure("base"), "sft.optim", recipe.sft.optim)
     shop.source = PairPrompts(run, shop.tokenizer, recipe.prompt_tokens)
     judges = {kind: judge_stage(shop, getattr(recipe, kind), kind) for kind in KINDS}
     referee = Referee(shop, recipe, texts.probes, judges)
@@ -178,8 +189,11 @@ def build_run(run: Run, recipe: RealRecipe, texts: Texts, folder: Path | None, s
         referee.measure_reward(name, kind, ("judge", "test"))
     settings = RlhfSettings(rejection=recipe.rejection, ppo=recipe.ppo)
     best = rlhf.rejection_stage(shop, settings, 1, "sft")
+    bits = reading.measure(best, bits, "rejection.optim", recipe.rejection.optim)
     referee.measure(best)
-    referee.measure(rlhf.ppo_stage(shop, recipe.ppo, best, "rlhf-v2", 1))
+    last = rlhf.ppo_stage(shop, recipe.ppo, best, "rlhf-v2", 1)
+    reading.measure(last, bits, "ppo.optim", recipe.ppo.optim)
+    referee.measure(last)
     return run.results(describe_machine())
 
 
@@ -202,7 +216,8 @@ def tokenizer_stage(shop: Workshop, recipe: RealRecipe, texts: Texts, start: str
                    / max(1, sum(map(len, ids))), "data": {r: t.metrics() for r, t in texts.tallies.items()}}
         return metrics | ({"added_control_tokens": added} if start else {})
 
-    settings = [start, recipe.pretrain.model.get("vocab_size"), fingerprint(texts)]
+    content = checkpoint_digest(start) if start else ""
+    settings = [content, recipe.pretrain.model.get("vocab_size"), fingerprint(texts)]
     shop.tokenizer = load_tokenizer(shop.run.stage("tokenizer", build, settings))
 
 
@@ -239,14 +254,10 @@ def base_stage(shop: Workshop, recipe: RealRecipe, texts: Texts, start: str) -> 
 
     def build(folder: Path) -> dict[str, Any]:
         if start:
-            original, tokenizer = load_model(start), load_tokenizer(start)
-            ids = {BOS: tokenizer.bos_token_id, EOS: tokenizer.eos_token_id}  # what the checkpoint begins and ends with
-            copies = {shop.tokenizer.get_vocab()[t]: i for t, i in ids.items() if i is not None}
-            model = grow_vocabulary(original, len(shop.tokenizer),
-                                    {new: old for new, old in copies.items() if new >= original.config.vocab_size},
-                                    shop.seed)
+            original = load_model(start)
+            model = with_room(original, load_tokenizer(start), shop.tokenizer, shop.seed)
             metrics = {"started_from": recipe.start_from, "parameters": parameter_count(model),
-                       "control_tokens_added": model.config.vocab_size - original.config.vocab_size}
+                       "control_tokens_added": len(shop.tokenizer) - len(load_tokenizer(start))}
         else:
             model, metrics = pretrain(texts.stories, shop.tokenizer, recipe.pretrain, shop.seed, shop.machine, folder)
         save_model(folder, model, shop.tokenizer)
@@ -258,7 +269,34 @@ def base_stage(shop: Workshop, recipe: RealRecipe, texts: Texts, start: str) -> 
                                            shop.machine.precision)
         return metrics
 
-    shop.run.stage("base", build, [start, asdict(recipe.pretrain), asdict(s), shop.machine.precision], ["tokenizer"])
+    content = checkpoint_digest(start) if start else ""
+    shop.run.stage("base", build, [content, asdict(recipe.pretrain), asdict(s), shop.machine.precision], ["tokenizer"])
+
+
+class Reading:
+    """How well chat stages still read held-out text: what fine-tuning must not cost."""
+
+    def __init__(self, shop: Workshop, texts: Texts):
+        dialogues = [m["content"] for rows in texts.pairs.values() for row in rows if row["part"] == "test"
+                     for m in [*row["prompt"], *row["chosen"]]]
+        self.shop = shop
+        self.texts = sorted(set(texts.heldout_stories or dialogues), key=place_of)[:READING]
+
+    def measure(self, stage: str, before: float | None = None, name: str = "", optim: Optim | None = None) -> float:
+        """Bits a byte of a finished stage. `before` are those of the stage it was trained from: where it reads so much
+        worse, that is said, and stands in its figures; `name` is the setting of its `optim`."""
+        shop = self.shop
+
+        def build() -> dict[str, Any]:
+            model = shop.model(stage)
+            figure = bits_per_byte(model, shop.tokenizer, self.texts, shop.machine, min(256, model.config.context))
+            warning = start_from.worsened(stage, name, optim, before, figure["mean"]) if before and optim else ""
+            return {"heldout_bits_per_byte": figure, "warnings": [warning] if warning else []}
+
+        found = shop.run.note(stage, build, ["reading", digest(self.texts), start_from.WORSE])
+        for warning in found["warnings"]:
+            shop.run.say(f"WARNING: {warning}")
+        return found["heldout_bits_per_byte"]["mean"]
 
 
 def write_stories(model: Llama, tokenizer: Any, n: int, tokens: int, precision: str) -> list[str]:
@@ -290,8 +328,8 @@ def judge_stage(shop: Workshop, s: RewardSettings, kind: str) -> str:
         own, other = (rlhf.preference_rows(shop.run, 1, k, "judge") for k in (kind, *(k for k in KINDS if k != kind)))
         rows = reward.mix(own, other, s.other_share, shop.seed)
         model, metrics = reward.train_reward(shop.model("sft"), shop.tokenizer, rows, s, shop.seed + 500, shop.machine,
-                                             folder, shop.model("sft"), name)
-        reward.save_reward(folder, model, shop.tokenizer)
+                                             folder, shop.frozen("sft"), name)
+        reward.save_reward(folder, model, shop.tokenizer, shop.run.folder("sft"))
         return metrics
 
     shop.run.stage(name, build, [asdict(s), kind], ["sft", "preferences-v1"])

@@ -35,6 +35,7 @@ from llama2lab.summary import (
     promises,
     short_name,
     total_seconds,
+    warnings,
 )
 from llama2lab.validation import validated
 
@@ -59,6 +60,7 @@ def report(runs: Sequence[Path], out: Path) -> Path:
     page = environment.from_string(source).render(
         version=__version__, css=look.css(), preset=kinds.pop(), seeds=[one.get("seed") for one in each],
         unfinished=[str(run) for run, one in zip(runs, each, strict=True) if one.get("unfinished")],
+        warnings=list(dict.fromkeys(line for one in each for line in warnings(one))),
         machine=machine_line(each[0]), seconds=[total_seconds(one) for one in each],
         town=is_town(pooled), promises=promises(runs, each) if is_town(pooled) else [], figure_text=figure_text,
         recipe=recipe_rows(pooled), sections=[s for s in sections(pooled) if s.figure is not None or s.tables],

@@ -42,7 +42,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llama2lab import stats
 from llama2lab.chat import encode_chats
-from llama2lab.checkpoint import load_model, load_reward_parts, save_model, save_reward_model
+from llama2lab.checkpoint import link_model, load_model, load_reward_parts, save_model, save_reward_model
 from llama2lab.device import Machine
 from llama2lab.errors import LabError
 from llama2lab.logprobs import answer_token_logprobs, pad_right
@@ -219,14 +219,17 @@ def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence
     """Train a reward model on preference rows, starting from `chat` (which is changed: pass a fresh copy).
 
     `reference` is the frozen chat model of the likelihood head, the same in all rounds; it is ignored by the
-    linear head. The reward model keeps a copy of it, so that the caller's can still be trained. `known` gives the
+    linear head. The reward model keeps a copy of it, so that the caller's can still be trained, or, where no weight of
+    it asks for gradients, itself. `known` gives the
     rows' `pair_loglikelihoods` under this reference, None for a row whose are not known; without it, none are.
     """
     if settings.head not in HEADS:
         raise LabError(f"unknown reward head {settings.head!r}; choose one of {', '.join(HEADS)}")
     if settings.margin not in MARGINS:
         raise LabError(f"unknown margin {settings.margin!r}; choose one of {', '.join(MARGINS)}")
-    frozen = copy.deepcopy(reference) if settings.head == "likelihood" else None
+    frozen = reference if settings.head == "likelihood" else None
+    if frozen is not None and any(p.requires_grad for p in frozen.parameters()):
+        frozen = copy.deepcopy(frozen)
     model = RewardModel(chat, frozen, seed).to(machine.device)
     pad = tokenizer.pad_token_id
     conversations = [row["prompt"] for row in rows]
@@ -352,15 +355,18 @@ def combined_score(helpfulness: Sequence[float], safety: Sequence[float], is_saf
 # ---- checkpoints -------------------------------------------------------------------------------------------
 
 
-def save_reward(path: Path, model: RewardModel, tokenizer: PreTrainedTokenizerFast) -> None:
+def save_reward(path: Path, model: RewardModel, tokenizer: PreTrainedTokenizerFast,
+                reference: Path | None = None) -> None:
     """A transformers folder that AutoModelForSequenceClassification opens (it gives the linear part, before the
     offset); for the likelihood head, `a`, the offset and LEAST_LIKELY are in its config.json and the chat model in
-    reference/."""
+    reference/. Where that chat model is a folder already, `reference`, its files are linked, not written again."""
     extra = {"head": model.head, "a": model.a.item() if model.a is not None else 0.0, "offset": model.offset.item()}
     if model.a is not None:
         extra["least_likely"] = LEAST_LIKELY
     save_reward_model(path, model.backbone, model.score, tokenizer, extra)
-    if model.reference is not None:
+    if model.reference is not None and reference is not None:
+        link_model(reference, path / "reference")
+    elif model.reference is not None:
         save_model(path / "reference", model.reference, tokenizer)
 
 

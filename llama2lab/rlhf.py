@@ -81,6 +81,10 @@ class Workshop:
     def model(self, stage: str) -> Llama:
         return load_model(self.run.folder(stage)).to(self.machine.device)
 
+    def frozen(self, stage: str) -> Llama:
+        """A finished stage to look at only: its weights stay the file's own pages."""
+        return self.model(stage).requires_grad_(False)
+
     def rewards(self, version: int, helpfulness_stage: str | None = None) -> tuple[RewardModel, RewardModel]:
         """The helpfulness model (of this round, or of the stage that is named) and the safety model."""
         stages = helpfulness_stage or f"reward-helpfulness-v{version}", f"reward-safety-v{version}"
@@ -182,9 +186,9 @@ def reward_stage(shop: Workshop, s: RewardSettings, version: int, kind: str, suf
                       for k in (kind, _other(kind)))
         rows = reward.mix(own, other, s.other_share, shop.seed)
         model, metrics = reward.train_reward(shop.model("sft"), shop.tokenizer, rows, s, shop.seed + version,
-                                             shop.machine, folder, shop.model("sft"), name,
+                                             shop.machine, folder, shop.frozen("sft"), name,
                                              [row.get("sft_loglikelihoods") for row in rows])
-        reward.save_reward(folder, model, shop.tokenizer)
+        reward.save_reward(folder, model, shop.tokenizer, shop.run.folder("sft"))
         return metrics
 
     parents = ["sft", *(f"preferences-v{v}" for v in range(1, version + 1))]
@@ -296,7 +300,8 @@ def ppo_stage(shop: Workshop, s: PPOSettings, latest: str, name: str = "rlhf-v5"
             write_rows(folder / "rollouts" / f"{iteration:03d}.jsonl", rows)
 
         metrics = ppo.ppo(policy, ppo.Critic(helpfulness), score, shop.tokenizer, prompts_for, s, shop.seed,
-                          shop.machine, folder, keep, shop.prompts(100, 30, 77, split="dev"), shop.documents)
+                          shop.machine, folder, keep, shop.prompts(100, 30, 77, split="dev"), shop.documents,
+                          reference=shop.frozen(latest))
         save_model(folder, policy, shop.tokenizer)
         return metrics
 

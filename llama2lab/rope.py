@@ -38,8 +38,9 @@ def rope_frequencies(size: int, theta: float, max_seq_len: int, scaling: dict | 
         return float(value)
 
     factor = 1.0 if kind == "default" else setting("factor")
-    if factor < 1:
-        raise LabError(f"model config: rope scaling factor {factor} is below 1; it stretches the context")
+    if not 1 <= factor <= 1e6:
+        which = "below 1" if factor < 1 else "over a million"
+        raise LabError(f"model config: rope scaling factor {factor} is {which}; it stretches the context")
     if kind == "dynamic":
         longest = max(seq_len, max_seq_len)
         theta *= (factor * longest / max_seq_len - (factor - 1)) ** (size / (size - 2))
@@ -50,6 +51,8 @@ def rope_frequencies(size: int, theta: float, max_seq_len: int, scaling: dict | 
     if kind == "llama3":
         # Fast pairs stay, slow ones are interpolated, those between slide from one to the other.
         low, high = setting("low_freq_factor"), setting("high_freq_factor")
+        if low >= high:
+            raise LabError(f"model config: rope scaling low_freq_factor {low} is not below high_freq_factor {high}")
         turns = setting("original_max_position_embeddings", max_seq_len) * plain / (2 * math.pi)
         keep = ((turns - low) / (high - low)).clamp(0, 1)
         return plain * keep + plain / factor * (1 - keep), 1.0

@@ -428,6 +428,11 @@ def total_seconds(results: Results) -> float:
     return sum(stage.get("seconds") or 0.0 for stage in results["stages"].values())
 
 
+def warnings(results: Results) -> list[str]:
+    """What stages found wrong with themselves, in words."""
+    return [str(line) for stage in results["stages"] for line in metrics(results, stage).get("warnings") or []]
+
+
 def stage_table(results: Results) -> str:
     """The stages of a run in a few columns: seconds, and the figures that say most."""
     columns = [("seconds", None), ("helpful", "helpfulness"), ("correct", "correct"), ("violations", "violation_rate"),
@@ -442,4 +447,5 @@ def stage_table(results: Results) -> str:
             cells.append(f"{f['mean']:.3f}" if f else seconds if metric is None else "")
         rows.append(cells)
     rows.append(["total", f"{total_seconds(results):.0f}", *[""] * (len(columns) - 1)])
-    return table(["stage", *[c for c, _ in columns]], rows)
+    return "\n".join([table(["stage", *[c for c, _ in columns]], rows),
+                      *(f"\nWARNING: {line}" for line in warnings(results))])

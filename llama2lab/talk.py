@@ -13,7 +13,7 @@ from llama2lab.errors import LabError
 from llama2lab.generate import generate
 from llama2lab.model import Llama
 from llama2lab.runs import check_sums, read_json, read_marker, stage_folder, stages_in_order
-from llama2lab.tokenizer import encode_text
+from llama2lab.tokenizer import CONTROL_TOKENS, encode_text
 from llama2lab.validation import validated
 
 
@@ -48,6 +48,22 @@ def pick_stage(run: Path, stage: str | None) -> str:
     return stage
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Whether the folder is one model and no run."""
+    return (folder / "config.json").exists() and not (folder / "run.json").exists()
+
+
+def assumed_format(tokenizer: Any) -> str:
+    """What is assumed of a model whose tokenizer does not know the chat format; "" for one that does. A folder's own
+    chat template is a program from elsewhere, and is not run."""
+    if all(token in tokenizer.get_vocab() for token in CONTROL_TOKENS[4:]):
+        return ""
+    marks = [token or "nothing" for token in (tokenizer.bos_token, tokenizer.eos_token)]
+    return ("this checkpoint's tokenizer does not know [INST] as a token, so Llama 2's chat format is written as text, "
+            f"between its own {marks[0]} and {marks[1]}; a chat template of its own is not run. A model that was "
+            "trained on another format answers worse for that: see also llama2lab generate")
+
+
 def load(checkpoint: str | Path) -> tuple[Llama, Any]:
     """Model and tokenizer; LabError if one is missing."""
     check_sums(Path(checkpoint))
@@ -60,9 +76,10 @@ def load(checkpoint: str | Path) -> tuple[Llama, Any]:
 def write(model: Llama, tokenizer: Any, ids: list[int], temperature: float, max_new_tokens: int,
           seed: int) -> list[int]:
     """The tokens that follow; in fp32, so that greedy text is the same on every machine."""
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    return generate(model, [ids], max_new_tokens, temperature=temperature, seed=seed, eos_id=tokenizer.eos_token_id,
-                    pad_id=pad, precision="fp32")[0].tokens
+    eos = -1 if tokenizer.eos_token_id is None else tokenizer.eos_token_id  # -1: none, so it never ends by itself
+    pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
+    return generate(model, [ids], max_new_tokens, temperature=temperature, seed=seed, eos_id=eos, pad_id=pad,
+                    precision="fp32")[0].tokens
 
 
 def answer(model: Llama, tokenizer: Any, messages: list[Message], temperature: float, max_new_tokens: int,
@@ -77,6 +94,7 @@ def say(checkpoint: Path, messages: list[Message], temperature: float, max_new_t
     if not messages[-1]["content"].strip():
         raise LabError("the prompt is empty; ask something, or leave it out for a conversation")
     model, tokenizer = load(checkpoint)
+    note(assumed_format(tokenizer))
     return answer(model, tokenizer, messages, temperature, max_new_tokens, seed)
 
 
@@ -91,11 +109,22 @@ def complete(checkpoint: str, prompt: str, temperature: float, max_new_tokens: i
     return tokenizer.decode(ids + written, skip_special_tokens=True)
 
 
-def converse(run: Path, stage: str, temperature: float, max_new_tokens: int, seed: int) -> None:
-    """A conversation in the terminal. /stage NAME changes the model, /reset forgets, /quit ends."""
-    model, tokenizer = load(run / stage)
+def note(line: str) -> None:
+    if line:
+        print(f"note: {line}", file=sys.stderr)
+
+
+def converse(run: Path, stage: str | None, temperature: float, max_new_tokens: int, seed: int) -> None:
+    """A conversation in the terminal with a stage of a run, or without one with the checkpoint that `run` is. /stage
+    NAME changes the model, /reset forgets, /quit ends."""
+    model, tokenizer = load(run / stage if stage else run)
     messages: list[Message] = []
-    print(f"stages: {', '.join(talking_stages(run))}\ntalking to {stage}; /stage NAME, /reset, /quit", file=sys.stderr)
+    if stage:
+        print(f"stages: {', '.join(talking_stages(run))}\ntalking to {stage}; /stage NAME, /reset, /quit",
+              file=sys.stderr)
+    else:
+        note(assumed_format(tokenizer))
+        print(f"talking to {run}; /reset, /quit", file=sys.stderr)
     while True:
         print("you> ", end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
@@ -108,13 +137,13 @@ def converse(run: Path, stage: str, temperature: float, max_new_tokens: int, see
             if text == "/reset":
                 messages = []
                 print("forgotten; ask anew", file=sys.stderr)
-            elif text.split()[0] == "/stage":
+            elif text.split()[0] == "/stage" and stage:
                 stage = pick_stage(run, text.removeprefix("/stage").strip())
                 model, tokenizer = load(run / stage)
                 messages = []
                 print(f"talking to {stage}", file=sys.stderr)
             elif text.startswith("/"):
-                print("there are: /stage NAME, /reset, /quit", file=sys.stderr)
+                print(f"there are: {'/stage NAME, ' if stage else ''}/reset, /quit", file=sys.stderr)
             else:
                 asked = [*messages, {"role": "user", "content": text}]
                 said = answer(model, tokenizer, asked, temperature, max_new_tokens, seed + len(messages))

@@ -36,13 +36,14 @@ from llama2lab.files import disk_error
 from llama2lab.finite import check_numbers, check_tensors
 from llama2lab.folders import one_writer
 from llama2lab.model import Llama, document_mask, document_positions
-from llama2lab.parallel import backward, shared_cores, split
+from llama2lab.parallel import backward, is_large, shared_cores, split
 from llama2lab.progress import bar
 from llama2lab.settings import Limit, Rate, Share, ShareBelowOne, Weight, checked
 from llama2lab.validation import parse_json, validated
 
 SCALAR_LR = 50.0
-SAVE_EVERY = 10.0  # seconds of work that a kill -9 can cost
+SAVE_EVERY = 10.0  # seconds of work that a kill -9 can cost; more where saving takes long
+SAVE_SHARE = 0.05  # of the time may go into saving
 
 
 @checked
@@ -266,11 +267,11 @@ def cut_short(path: Path) -> bool:
 
 
 def module_tensors(prefix: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Weights and Adam's moments under plain names, for `save_state`."""
-    tensors = {f"{prefix}.{name}": p.clone() for name, p in module.named_parameters()}
+    """Weights and Adam's moments (themselves, no copies) under plain names, for `save_state`."""
+    tensors = {f"{prefix}.{name}": p.detach() for name, p in module.named_parameters()}
     for name, p in module.named_parameters():
         for key, value in optimizer.state.get(p, {}).items():
-            tensors[f"{prefix}.adam.{key}.{name}"] = torch.as_tensor(value).clone()
+            tensors[f"{prefix}.adam.{key}.{name}"] = torch.as_tensor(value)
     return tensors
 
 
@@ -336,8 +337,9 @@ def resumable_loop(
 ) -> list[dict[str, float]]:
     """Run `step_fn(0..steps-1)` and return its metrics by step.
 
-    With a folder, the state is saved in FOLDER/resume every ten seconds, at Ctrl-C, and before the loop
-    returns; called again with the same folder it goes on from there. One process at a time trains in a folder.
+    With a folder, the state is saved in FOLDER/resume every ten seconds (more rarely where that would take more than
+    SAVE_SHARE of the time), at Ctrl-C, and before the loop returns, unless what it would keep is so little work;
+    called again with the same folder it goes on from there. One process at a time trains in a folder.
 
     A step's metrics are numbers; one that cannot be told at that step is left out or None.
 
@@ -359,7 +361,7 @@ def _loop(steps: int, step_fn: Callable[[int], dict[str, float]], tensors: Calla
           restore: Callable[[dict[str, Tensor]], None], path: Path | None, what: str, unit: str,
           ) -> list[dict[str, float]]:
     log = _restored(path, restore, what, steps) if path else []
-    saved_at = time.monotonic()
+    saved_at, pause = time.monotonic(), SAVE_EVERY
     watch: Watch | None = getattr(_watching, "watch", None)
     if watch and watch(what, log, steps) and len(log) < steps:
         raise KeyboardInterrupt
@@ -372,13 +374,17 @@ def _loop(steps: int, step_fn: Callable[[int], dict[str, float]], tensors: Calla
             progress.update(1)
             progress.set_postfix({k: f"{v:.3g}" for k, v in list(metrics.items())[:2]}, refresh=False)
             stop = bool(watch and watch(what, log, steps)) or interrupted()
-            due = path is not None and (time.monotonic() - saved_at > SAVE_EVERY or stop)
+            due = path is not None and (time.monotonic() - saved_at > pause or stop)
             if due or len(log) == steps:
+                begin = time.monotonic()
                 state = tensors()
                 check_tensors(state, at)
-                if path:
+                if len(log) == steps:  # no step will ask for Adam's moments, two thirds of it
+                    state = {name: tensor for name, tensor in state.items() if ".adam." not in name}
+                if path and due:
                     save_state(path, state, {"what": what, "log": log})
                 saved_at = time.monotonic()
+                pause = max(SAVE_EVERY, min((saved_at - begin) / SAVE_SHARE, 60 * SAVE_EVERY))
             if stop and len(log) < steps:
                 raise KeyboardInterrupt
     return log
@@ -431,6 +437,7 @@ def fit(
     """
     optimizer = make_optimizer(model, optim)
     parameters = [p for p in model.parameters() if p.requires_grad]
+    large = is_large(parameters)
     model.train()
 
     def part_loss(rows: Sequence[int]) -> tuple[Tensor, float, dict[str, float]]:
@@ -442,7 +449,7 @@ def fit(
         lr = cosine_lr(step, steps, optim)
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
-        loss, metrics = backward(part_loss, split(rows_of(step), machine.device), parameters, machine.device)
+        loss, metrics = backward(part_loss, split(rows_of(step), machine.device, large), parameters, machine.device)
         norm = nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
         optimizer.step()
         if on_step:

@@ -321,7 +321,8 @@ def test_the_command_adds_and_imports_and_says_mistakes_in_one_line(tmp_path):
     assert "3 new pairs" in run(app, ["labels", "add", url, str(tmp_path / "pairs.json"), "--overlap", "2"]).stdout
     lines(tmp_path / "x.jsonl", *by_margin(1))
     assert "1 labels" in run(app, ["labels", "import", url, str(tmp_path / "x.jsonl"), "--margins", "large"]).stdout
-    for command, says in ((["add", url, str(tmp_path / "pairs.json"), "--overlap", "2000000000"], "less than or equal to 1000"),
+    for command, says in ((["add", url, str(tmp_path / "pairs.json"), "--overlap", "2000000000"],
+                           "less than or equal to 1000"),
                           (["import", url, str(tmp_path / "x.jsonl")], "say by which table"),
                           (["add", url, str(tmp_path)], "what kind of file"),
                           (["import", url, str(tmp_path / "none.csv")], "cannot be read")):

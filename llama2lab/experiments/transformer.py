@@ -154,7 +154,8 @@ def transformers_logits(lab: Finished, stage: str, ids: Sequence[int]) -> Tensor
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    theirs = AutoModelForCausalLM.from_pretrained(lab.stage(stage), dtype=torch.float32).eval()
+    theirs = AutoModelForCausalLM.from_pretrained(lab.stage(stage), dtype=torch.float32, trust_remote_code=False,
+                                                  local_files_only=True).eval()
     return theirs(torch.tensor([list(ids)])).logits[0].to(lab.machine.device)
 
 
