@@ -57,7 +57,8 @@ def generate(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, te
         if not prompt:
             raise LabError(f"generate: prompt {i} is empty; begin with <s>")
         if not 0 <= min(prompt) <= max(prompt) < len(model.embed.weight):
-            raise no_row(min(prompt) if min(prompt) < 0 else max(prompt), len(model.embed.weight))
+            odd = min(prompt) if min(prompt) < 0 else max(prompt)
+            raise LabError(f"generate: prompt {i}: {no_row(odd, len(model.embed.weight))}")
         if len(prompt) + max_new_tokens > model.config.context:
             raise LabError(f"generate: prompt {i} has {len(prompt)} tokens, with {max_new_tokens} new ones more than "
                            f"the context of {model.config.context}; shorten it or lower max_new_tokens")

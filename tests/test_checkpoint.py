@@ -197,7 +197,7 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(saved, changes, words):
 
 
 def test_a_model_larger_than_the_memory_is_refused(saved, monkeypatch):
-    monkeypatch.setattr("llama2lab.device._memory_gb", lambda: 1e-4)
+    monkeypatch.setattr("llama2lab.device.memory_gb", lambda: 1e-4)
     with pytest.raises(LabError, match=r"the model's weights take 0\.\d GB, this machine has 0\.0"):
         load_model(saved)
 

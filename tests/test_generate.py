@@ -190,7 +190,7 @@ def test_a_model_whose_weights_are_no_numbers_writes_nothing(temperature):
 
 @pytest.mark.parametrize("token", [-1, 512])
 def test_a_token_that_the_model_lacks_is_named(model, token):
-    with pytest.raises(LabError, match=f"prompt 1 holds the token {token}, the model has 512"):
+    with pytest.raises(LabError, match=f"prompt 1: the text holds token {token}, the model has rows for 512 only"):
         generate(model, [[1, 2], [1, token]], 3)
 
 

@@ -207,8 +207,9 @@ def test_real_text_needs_sizes_or_a_checkpoint(tmp_path):
     file.write_text(REAL_TEXT.split("pretrain:\n")[0])
     with pytest.raises(LabError, match=r"pretrain\.model is missing"):
         load_real_recipe(file)
-    file.write_text("start_from: some/model\n" + REAL_TEXT.split("pretrain:\n")[0].replace("pretrain", "refusals"))
-    assert load_real_recipe(file).start_from == "some/model"
+    start = Path(__file__).parents[1] / "data" / "run" / "base"
+    file.write_text(f"start_from: {start}\n" + REAL_TEXT.split("pretrain:\n")[0].replace("pretrain", "refusals"))
+    assert load_real_recipe(file).start_from == str(start)
 
 
 # ---- settings made in Python --------------------------------------------------------------------------------------

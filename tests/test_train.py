@@ -235,13 +235,18 @@ def test_a_checkpoint_that_is_not_finite_is_not_written(tmp_path):
 # ---- damaged states --------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def every_step_is_saved(monkeypatch):
+    monkeypatch.setattr("llama2lab.train.SAVE_EVERY", 0.0)
+
+
 def trained(folder, steps=6, what="t"):
     return resumable_loop(steps, lambda step: {"loss": 1.0 / (step + 1)},
                           lambda: {"w": torch.arange(8.0), "n": torch.tensor(3)},
                           lambda saved: saved["w"] + saved["n"], folder, what)
 
 
-def test_every_flipped_bit_of_a_state_is_noticed_or_costs_the_stage_its_restart(tmp_path):
+def test_every_flipped_bit_of_a_state_is_noticed_or_costs_the_stage_its_restart(tmp_path, every_step_is_saved):
     trained(tmp_path)
     path = tmp_path / "resume" / "state.safetensors"
     whole, noticed = path.read_bytes(), 0
@@ -259,7 +264,7 @@ def test_every_flipped_bit_of_a_state_is_noticed_or_costs_the_stage_its_restart(
     assert noticed > 0.95 * len(whole)
 
 
-def test_a_state_that_is_cut_short_costs_the_stage_its_restart(tmp_path, capsys):
+def test_a_state_that_is_cut_short_costs_the_stage_its_restart(tmp_path, capsys, every_step_is_saved):
     trained(tmp_path)
     path = tmp_path / "resume" / "state.safetensors"
     whole = path.read_bytes()

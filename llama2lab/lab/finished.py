@@ -44,8 +44,8 @@ Experiment = Callable[..., dict[str, Any]]
 def finished_run(path: str | Path | None = None) -> Finished:
     """The run in `path`, or in the folder that LLAMA2LAB_RUN names, or your last finished run of the preset mini in
     runs/ (by what its stages say: a copy is no newer than its original), or the one shipped with the project. Where
-    there is none, a tiny one is trained, in about a minute: it shows the plumbing, and its figures mean nothing. Another
-    notebook that trains it already is waited for."""
+    there is none, a tiny one is trained, in about a minute: it shows the plumbing, and its figures mean nothing.
+    Another notebook that trains it already is waited for."""
     named = path or os.environ.get(RUN)
     if named:
         return Finished(Path(named).expanduser())
