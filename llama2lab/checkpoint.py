@@ -151,7 +151,7 @@ def _to_hf(model: Llama) -> dict[str, Tensor]:
     if not c.tie_embeddings:
         tensors["lm_head.weight"] = model.lm_head.weight
     for i, block in enumerate(cast(list[Block], model.layers)):
-        parts = dict(zip("qkv", block.attention.qkv.weight.split(split)))
+        parts = dict(zip("qkv", block.attention.qkv.weight.split(split), strict=True))
         layer = {f"self_attn.{name}_proj": part for name, part in parts.items()} | {
             "self_attn.o_proj": block.attention.out.weight,
             "mlp.gate_proj": block.ffn.gate.weight, "mlp.up_proj": block.ffn.up.weight,

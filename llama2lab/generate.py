@@ -73,7 +73,7 @@ def generate(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, te
         with torch.inference_mode():
             batch = _generate_batch(model, head, [prompts[i] for i in rows], _uniforms(rows, seed, max_new_tokens),
                                     max_new_tokens, temperature, top_p, top_k, eos_id, pad_id, progress)
-        for i, generation in zip(rows, batch):
+        for i, generation in zip(rows, batch, strict=True):
             results[i] = generation
 
     batches = []
@@ -171,7 +171,7 @@ def _generate_batch(model: Llama, head: Tensor, prompts: list[list[int]], unifor
     if progress:
         progress(len(done))
     generations = []
-    for written, logprob_row in zip(chosen.T.tolist(), logprobs.T.tolist()):
+    for written, logprob_row in zip(chosen.T.tolist(), logprobs.T.tolist(), strict=True):
         finished = eos_id in written
         length = written.index(eos_id) + 1 if finished else max_new_tokens
         generations.append(Generation(written[:length], finished, logprob_row[:length]))

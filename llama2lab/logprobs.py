@@ -69,7 +69,7 @@ def answer_token_logprobs(model: Llama, encoded: Sequence[tuple[list[int], list[
             marked = wanted.bool()
             with torch.inference_mode(), machine.autocast():
                 logprobs = token_logprobs(model, tokens.to(machine.device), marked.to(machine.device)).cpu()
-            for i, row, mask in zip(rows, logprobs, marked):
+            for i, row, mask in zip(rows, logprobs, marked, strict=True):
                 result[i] = row[mask]
             progress.update(len(rows))
 

@@ -189,7 +189,7 @@ def score_encoded(model: RewardModel, encoded: Sequence[Encoded], pad: int, mach
             with torch.inference_mode(), machine.autocast():
                 ll = torch.tensor([loglik[i] for i in rows], device=machine.device)
                 scores = model(tokens.to(machine.device), lengths.to(machine.device), ll)
-            for i, value in zip(rows, scores.tolist()):
+            for i, value in zip(rows, scores.tolist(), strict=True):
                 result[i] = value
             progress.update(len(rows))
 
@@ -238,8 +238,9 @@ def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence
     known = known or [None] * len(rows)
     read = [i for i, values in enumerate(known) if values is None]
     loglik = [[values[s] if values else 0.0 for values in known] for s in (0, 1)]  # (chosen, rejected), each (rows,)
-    for side, values in zip(sides, loglik):
-        for i, value in zip(read, worst_loglikelihoods(model.reference, [side[i] for i in read], pad, machine)):
+    for side, values in zip(sides, loglik, strict=True):
+        found = worst_loglikelihoods(model.reference, [side[i] for i in read], pad, machine)
+        for i, value in zip(read, found, strict=True):
             values[i] = value
     margins = [MARGINS[settings.margin][row["grade"]] for row in rows]
     steps = max(1, round(settings.epochs * math.ceil(len(rows) / settings.batch_pairs)))

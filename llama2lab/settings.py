@@ -79,7 +79,7 @@ def checked(cls: type[T]) -> type[T]:
         if len(args) > len(names) or set(names[:len(args)]) & set(kwargs):
             raise TypeError(f"{cls.__name__} takes each of {', '.join(names)} once")
         try:
-            init(self, **dict(zip(names, args)), **kwargs)
+            init(self, **dict(zip(names, args, strict=False)), **kwargs)
         except ValidationError as e:
             path, says = complaint(e.errors(include_url=False)[0])
             raise LabError(f"{cls.__name__}: {dotted(path)} {says}") from None

@@ -162,7 +162,7 @@ def _pool(values: list[Any]) -> Any:
         keys = dict.fromkeys(k for v in dicts for k in v)
         return {k: _pool([v[k] for v in dicts if k in v]) for k in keys}
     if isinstance(first, list) and first and all(isinstance(v, list) for v in values) and isinstance(first[0], dict):
-        return [_pool(list(row)) for row in zip(*values)]  # curves that end early end the mean curve
+        return [_pool(list(row)) for row in zip(*values, strict=False)]  # curves that end early end the mean curve
     if isinstance(first, bool) or not all(isinstance(v, int | float) for v in values):
         return first
     return sum(values) / len(values)
@@ -309,7 +309,7 @@ def reward_promises(r: Results, stage: str, label: str, judged: bool) -> list[Pr
     by_grade = [find(r, stage, "accuracy_by_grade", g) for g in GRADES]
     rows = [Promise(f"{label}: accuracy on '{grade}'", figure,
                     mark(">=", 0.80) if judged and grade == "significantly" else None)
-            for grade, figure in zip(GRADES, by_grade)]
+            for grade, figure in zip(GRADES, by_grade, strict=True)]
     known = [f for f in by_grade if f]
     if judged:
         rise = (plain(min(a["mean"] - b["mean"] for a, b in pairwise(known)), min(f["n"] for f in known))
@@ -382,7 +382,8 @@ def figure_text(f: dict[str, Any] | None) -> str:
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns of text; the first one to the left, the others to the right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
+    lines = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w)
+                       for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
              for row in [header, *rows]]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 

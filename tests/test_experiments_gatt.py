@@ -13,7 +13,7 @@ def test_live_obedience(lab) -> None:
 def test_attention_by_turn(lab) -> None:
     found = e.attention_by_turn(lab, dialogues=2, turns=3)
     assert len(found["even"]) == 3 and len(found["gatt"]["max"]) == 3
-    assert all(f["mean"] >= m["mean"] for f, m in zip(found["gatt"]["max"], found["gatt"]["mean"]))
+    assert all(f["mean"] >= m["mean"] for f, m in zip(found["gatt"]["max"], found["gatt"]["mean"], strict=True))
 
 
 def test_unseen_instructions_are_not_trained_ones(lab) -> None:

@@ -21,7 +21,7 @@ def test_old_and_new_reward_models_meet_the_same_pairs(lab):
 def test_the_ceiling_of_the_k_is_above_both_choices(lab):
     result = x.optimise_against_old(lab, prompts=4, k=4)
     assert [row["k"] for row in result["old"]] == [1, 2, 4]
-    for old, new in zip(result["old"], result["new"]):
+    for old, new in zip(result["old"], result["new"], strict=True):
         assert old["ceiling"] == new["ceiling"] and old["pick"]["mean"] <= old["ceiling"]["mean"] >= new["pick"]["mean"]
     assert result["old"][0]["pick"] == result["new"][0]["pick"]  # nothing to choose from
 
@@ -77,4 +77,4 @@ def test_the_last_round_alone_in_small(lab):
     assert {"all", "stories", "how to"} <= set(series["all rounds"])
     last, every = (result["choices"][name]["stories"]["each"] for name in ("last round", "all rounds"))
     gap = result["gaps"]["all rounds less the last one (as the rounds were), stories"]
-    assert gap["each"] == pytest.approx([a - b for a, b in zip(every, last)])
+    assert gap["each"] == pytest.approx([a - b for a, b in zip(every, last, strict=True)])

@@ -275,7 +275,7 @@ def test_the_readme_says_what_the_runs_of_three_seeds_say():
     seeds = sorted(p for p in (finished.ROOT / "data" / "seeds").iterdir() if p.is_dir())  # not the report beside them
     promised = [p for p in summary.promises(seeds, [summary.load_run(seed) for seed in seeds]) if p.mark]
     assert len(seeds) == 3 and len(rows) == len(promised)
-    for (what, _, measured, verdict), p in zip(rows, promised):
+    for (what, _, measured, verdict), p in zip(rows, promised, strict=True):
         assert verdict.split(" ")[0] == ("met" if p.met else "missed"), (what, p)
         if p.figure["low"] < p.figure["high"]:
             mean, low, high = (re.sub(r"^(-?)0", r"\1", f"{p.figure[k]:.3f}") for k in ("mean", "low", "high"))

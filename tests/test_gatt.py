@@ -32,7 +32,7 @@ def test_the_loss_is_zero_on_all_tokens_of_previous_turns():
     tokenizer = train_tokenizer(["Ahoy! Answer question pirate Act as a"] * 20, 300)
     row = next(r for r in gatt_rows(QUESTIONS, ["Act as a pirate."] * 4, ANSWERS, 20, 0) if r["turns"] >= 3)
     ids, mask = encode_chat(tokenizer, row["messages"], mask_turns="last")
-    learnt = tokenizer.decode([i for i, m in zip(ids, mask) if m])
+    learnt = tokenizer.decode([i for i, m in zip(ids, mask, strict=True) if m])
     assert learnt.replace("</s>", "").strip() == row["messages"][-1]["content"]
     first = mask.index(1)
     assert all(mask[first:]) and ids[-1] == tokenizer.eos_token_id

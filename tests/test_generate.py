@@ -98,7 +98,7 @@ def test_logprobs_are_those_of_the_distribution_that_was_drawn_from(model, setti
 def test_eos_ends_a_row(model):
     free = generate(model, prompts(30), 25, seed=1, eos_id=-1, precision="fp32")
     eos = free[0].tokens[10]
-    for whole, cut in zip(free, generate(model, prompts(30), 25, seed=1, eos_id=eos, precision="fp32")):
+    for whole, cut in zip(free, generate(model, prompts(30), 25, seed=1, eos_id=eos, precision="fp32"), strict=True):
         end = whole.tokens.index(eos) + 1 if eos in whole.tokens else 25
         assert (cut.tokens, cut.finished) == (whole.tokens[:end], eos in whole.tokens)
         assert len(cut.logprobs) == end
@@ -112,10 +112,10 @@ def test_dropping_finished_rows_changes_nothing(model, monkeypatch):
 
 
 def test_bf16_runs_and_reports_near_logprobs(model):
-    for prompt, g in zip(prompts(4), generate(model, prompts(4), 8, precision="bf16", eos_id=-1)):
+    for prompt, g in zip(prompts(4), generate(model, prompts(4), 8, precision="bf16", eos_id=-1), strict=True):
         with torch.no_grad():
             exact = model(torch.tensor([prompt + g.tokens]))[0, len(prompt) - 1:-1].log_softmax(-1)
-        for row, token, logprob in zip(exact, g.tokens, g.logprobs):
+        for row, token, logprob in zip(exact, g.tokens, g.logprobs, strict=True):
             assert logprob == pytest.approx(row[token].item(), abs=0.2)
     assert next(model.parameters()).dtype == torch.float32
 

@@ -31,7 +31,7 @@ def test_the_gradient_of_the_parts_is_that_of_the_whole_batch():
     whole, count = packed_lm_loss(model, tokens, segments, mask)
     expected = torch.autograd.grad(whole, parameters)
     assert loss == pytest.approx(whole.item(), rel=1e-5)
-    for a, b in zip(found, expected):
+    for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     n = [19 * 2 - 15, 19 * 4]  # predicted tokens of each part
     assert sum(n) == count and metrics["tokens"] == pytest.approx(sum(x * x for x in n) / sum(n))

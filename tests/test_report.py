@@ -54,7 +54,7 @@ def make_run(folder: Path, seed: int = 0, preset: str = "mini", keep: tuple[str,
             calibration=[{"predicted": 0.6, "real": 0.55, "n": 10}], **more)
 
     def turns(*shares: float) -> dict:
-        return {t: rate(p, 96) for t, p in zip(plots.TURNS, shares)}
+        return {t: rate(p, 96) for t, p in zip(plots.TURNS, shares, strict=True)}
 
     add("tokenizer", vocab_size=1024, bytes_per_token=3.0)
     add("base", known_facts=rate(1.0), bits_per_byte=mean(1.0), tokens=1000, parameters=10, tokens_per_second=5,

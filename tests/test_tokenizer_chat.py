@@ -122,7 +122,7 @@ def test_mask_of_the_last_turn():
     same, last = encode_chat(TOKENIZER, messages, mask_turns="last")
     assert ids == same
     assert sum(last) == sum(every) // 2
-    assert decode_answer(TOKENIZER, [i for i, m in zip(ids, last) if m]) == "e f"
+    assert decode_answer(TOKENIZER, [i for i, m in zip(ids, last, strict=True) if m]) == "e f"
 
 
 def test_batches_equal_singles():
@@ -135,7 +135,7 @@ def test_batches_equal_singles():
 @given(nasty_text)
 def test_answers_come_back(text):
     ids, mask = encode_chat(TOKENIZER, dialogue("q", text))
-    answer = [i for i, m in zip(ids, mask) if m]
+    answer = [i for i, m in zip(ids, mask, strict=True) if m]
     assert decode_answer(TOKENIZER, [*answer, 9, 9]) == escape(text).strip()
 
 

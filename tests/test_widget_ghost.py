@@ -17,7 +17,7 @@ def dialogue(lab):
 def test_spans_are_the_instruction_and_the_answers(lab, dialogue) -> None:
     ids, instruction, answers = g.spans(lab, dialogue, 3)
     assert lab.tokenizer.decode(ids[instruction]).strip() == dialogue.instruction.text
-    for part, text in zip(answers, dialogue.answers, strict=False):
+    for part, text in zip(answers, dialogue.answers, strict=True):
         assert ids[part.start] == lab.tokenizer.convert_tokens_to_ids("[/INST]")
         assert lab.tokenizer.decode(ids[part.start + 1:part.stop + 1]).removesuffix("</s>").strip() == text
     assert len(answers) == 3
@@ -25,7 +25,7 @@ def test_spans_are_the_instruction_and_the_answers(lab, dialogue) -> None:
 
 def test_attention_is_a_share_and_even_falls_with_the_turns(lab, dialogue) -> None:
     for look in g.instruction_attention(lab, lab.model("gatt"), dialogue, 4).values():
-        for mean, most in zip(look["mean"], look["max"]):
+        for mean, most in zip(look["mean"], look["max"], strict=True):
             assert 0 <= mean <= most <= 1 + 1e-5
         assert look["even"] == sorted(look["even"], reverse=True) and len(look["even"]) == 4
 

@@ -46,7 +46,7 @@ def test_watching_changes_no_number_and_stops_where_it_is_told(tmp_path):
     resumed = Llama(TINY)
     with watching(lambda what, log, steps: False):
         assert losses(train(resumed, tmp_path)) == losses(expected)
-    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), resumed.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), resumed.parameters(), strict=True))
 
 
 def test_a_job_that_is_stopped_goes_on_from_its_last_step(tmp_path):

@@ -20,7 +20,7 @@ from llama2lab.stats import Figure
 
 COEFFICIENTS = (("percent", "percent agreement", GREY, "diamond"), ("alpha", "Krippendorff's alpha", BLUE, "circle"),
                 ("ac", "Gwet's AC1, AC2 for the grade", ORANGE, "square"))
-GRADE_COLOURS = dict(zip(GRADES, ("#004b76", BLUE, "#56B4E9", "#c5dff0")))
+GRADE_COLOURS = dict(zip(GRADES, ("#004b76", BLUE, "#56B4E9", "#c5dff0"), strict=True))
 
 
 # ---- figures as text ---------------------------------------------------------------------------------------------
@@ -46,7 +46,7 @@ def percent_text(f: Figure) -> str:
 def agreement_figure(table: dict[Any, dict[str, Figure]]) -> go.Figure | None:
     """Percent agreement, alpha and AC on the choice, the grade and safety, with their intervals."""
     fig = go.Figure()
-    for offset, (key, name, color, symbol) in zip((-0.2, 0.0, 0.2), COEFFICIENTS):
+    for offset, (key, name, color, symbol) in zip((-0.2, 0.0, 0.2), COEFFICIENTS, strict=True):
         there = [(i, table[what][key]) for i, what in enumerate(WHATS) if math.isfinite(table[what][key]["mean"])]
         if there:
             figures = [f for _, f in there]
@@ -77,7 +77,7 @@ def dots(rows: Sequence[Quality], what: str, found: Sequence[Alarm], title: str,
             fig.add_trace(go.Scatter(
                 x=[f["mean"] for f in figures], y=[y for y, _, _ in part], error_x=errors(figures), mode="markers",
                 name=name, marker={"color": color, "symbol": symbol, "size": 10},
-                text=[f"{plain(n)}: {w}, n {f['n']:.0f}" for w, (_, f, n) in zip(words, part)],
+                text=[f"{plain(n)}: {w}, n {f['n']:.0f}" for w, (_, f, n) in zip(words, part, strict=True)],
                 hovertemplate="%{text}<extra></extra>"))
     return _named(fig, [n for n, _ in there], title, line, percent)
 

@@ -198,5 +198,6 @@ def _columns(table: Table) -> str:
     header, rows = table
     texts = [header, *([cell.text + (" !" if cell.odd else "") for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in texts) for i in range(len(header))]
-    return "\n".join("  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]).rstrip()
+    return "\n".join("  ".join([row[0].ljust(widths[0]),
+                                *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
                      for row in texts)

@@ -221,7 +221,7 @@ def alarms(rows: Sequence[Quality]) -> list[Alarm]:
         found = _tests(rows, odd)
         corrected = holm([p for *_, p, _ in found])
         result = [Alarm(name, what, figure, p, p < LEVEL and matters)
-                  for (name, what, figure, _, matters), p in zip(found, corrected)]
+                  for (name, what, figure, _, matters), p in zip(found, corrected, strict=True)]
         careless = {a.name for a in result if a.raised and a.what == "others"} - odd
         likes = [a for a in result if a.raised and a.what == "length" and a.name not in odd]
         if not careless and not likes:
@@ -244,7 +244,7 @@ def _tests(rows: Sequence[Quality], odd: set[str]) -> list[tuple[str, Any, Figur
             mine = getattr(row, what)
             them = [getattr(r, what) for r in rows if r is not row and getattr(r, what)["n"]]
             if mine["n"] and len(them) >= (2 if what == "others" else 1):
-                yes, no = (sum(x) for x in zip(*map(_hits, them)))
+                yes, no = (sum(x) for x in zip(*map(_hits, them), strict=True))
                 p = float(tests.fisher_exact([_hits(mine), (yes, no)], alternative="less").pvalue)
                 found.append((row.name, what, mine, p, yes / (yes + no) - mine["mean"] >= MATTERS))
     return found

@@ -18,6 +18,6 @@ POSITIONS: tuple[tuple[Side, str], ...] = (*(("left", grade) for grade in GRADES
 # The report's Table 27: the margin m(r) by grade.
 MARGINS: dict[str, dict[str, float]] = {
     "none": dict.fromkeys(GRADES, 0.0),
-    "small": dict(zip(GRADES, (1.0, 2 / 3, 1 / 3, 0.0))),
-    "large": dict(zip(GRADES, (3.0, 2.0, 1.0, 0.0))),
+    "small": dict(zip(GRADES, (1.0, 2 / 3, 1 / 3, 0.0), strict=True)),
+    "large": dict(zip(GRADES, (3.0, 2.0, 1.0, 0.0), strict=True)),
 }

@@ -115,7 +115,7 @@ def run(lab: Finished, play: Play, folder: Path | None = None, beta_for: Callabl
             "proxy": stats.mean(score(held_out, answers), contents),
             "correct": stats.rate([v.correct for v in verdicts], contents),
             "answers": [{"question": p.question, "answer": a, "truth": v.helpfulness}
-                        for p, a, v in list(zip(held_out, answers, verdicts))[:SHOWN]]}
+                        for p, a, v in list(zip(held_out, answers, verdicts, strict=True))[:SHOWN]]}
         if folder:
             write_atomic(folder / "seen" / f"{iteration}.json", json.dumps(seen[iteration]))
 
@@ -234,7 +234,7 @@ def one_answer(lab: Finished, policy: str = "rlhf-v5", reference: str = "rlhf-v4
         rewards = ppo.token_rewards(score, new, old, on, beta)
         advantages = {f"{lam:g}": ppo.gae(rewards, values, on, 1.0, lam)[0][on].tolist() for lam in lams}
     return {"question": prompt.question, "answer": answer, "beta": beta, "score": score.item(),
-            "tokens": [lab.tokenizer.decode([i]) for i, m in zip(ids, mask) if m],
+            "tokens": [lab.tokenizer.decode([i]) for i, m in zip(ids, mask, strict=True) if m],
             "log_ratio": (new - old)[on].tolist(), "rewards": rewards[on].tolist(), "values": values[on].tolist(),
             "advantages": advantages}
 
@@ -296,7 +296,8 @@ def rejection_against_ppo(lab: Finished, prompts: int = 288, k: int = 8, batch: 
         verdicts = evaluate.judge_all(lab.oracle, tested, answers)
         start = start or verdicts
         figures = evaluate.chat_metrics(tested, verdicts)
-        gaps = [(p, v.helpfulness - w.helpfulness) for p, v, w in zip(tested, verdicts, start) if p.kind == "helpful"]
+        gaps = [(p, v.helpfulness - w.helpfulness)
+                for p, v, w in zip(tested, verdicts, start, strict=True) if p.kind == "helpful"]
         result["models"][name] = {
             "helpfulness": figures["helpfulness"], "safety": figures["safety"], "correct": figures["correct"],
             "gain": stats.mean([g for _, g in gaps], [p.content for p, _ in gaps]),
@@ -313,7 +314,7 @@ def distance(lab: Finished, model: Llama, start: Llama, prompts: Sequence[Prompt
     """KL(model || start) in nats an answer, on the model's own answers (k1)."""
     encoded = reward.encode_answers(lab.tokenizer, [p.messages for p in prompts], answers)
     own, old = (answer_loglikelihoods(m, encoded, lab.tokenizer.pad_token_id, lab.machine) for m in (model, start))
-    return stats.mean([a - b for a, b in zip(own, old)])
+    return stats.mean([a - b for a, b in zip(own, old, strict=True)])
 
 
 EXPERIMENTS = (over_optimisation, rejection_against_ppo)

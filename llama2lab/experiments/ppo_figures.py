@@ -30,7 +30,7 @@ def kl_figure(results: Mapping[str, Mapping[str, Any]]) -> go.Figure | None:
     fig = make_subplots(1, len(results), subplot_titles=[plain(name, 60) for name in results], horizontal_spacing=0.12)
     for column, result in enumerate(results.values(), 1):
         rows = result["by_n"]
-        for shift, (name, (color, symbol)) in enumerate(zip(("k1", "k2", "k3"), THREE)):
+        for shift, (name, (color, symbol)) in enumerate(zip(("k1", "k2", "k3"), THREE, strict=False)):
             fig.add_trace(go.Scatter(
                 x=[row["n"] * 1.12 ** (shift - 1) for row in rows], y=[row[name]["mean"] for row in rows], name=name,
                 mode="lines+markers", line={"color": color}, marker={"color": color, "symbol": symbol, "size": 9},
@@ -54,7 +54,7 @@ def gae_figure(answer: Mapping[str, Any]) -> go.Figure | None:
     fig.add_trace(go.Bar(x=names, y=answer["rewards"], name="reward", marker={"color": GREY}), row=1, col=1)
     fig.add_trace(go.Scatter(x=names, y=answer["values"], name="value", mode="lines+markers", line={"color": BLUE}),
                   row=2, col=1)
-    for (lam, values), (color, symbol) in zip(answer["advantages"].items(), THREE[1:]):
+    for (lam, values), (color, symbol) in zip(answer["advantages"].items(), THREE[1:], strict=False):
         fig.add_trace(go.Scatter(x=names, y=values, name=f"lambda {lam}", mode="lines+markers", line={"color": color},
                                  marker={"symbol": symbol, "size": 7}), row=3, col=1)
     fig.update_annotations(font_size=13)
@@ -67,7 +67,7 @@ def runs_figure(runs: Mapping[str, Rows], keys: Mapping[str, str]) -> go.Figure 
     """Short runs side by side: one panel for each of `keys` {key of a row: words}, with an interval where the row has
     a figure."""
     fig = make_subplots(1, len(keys), subplot_titles=list(keys.values()), horizontal_spacing=0.08)
-    for (name, rows), (color, symbol) in zip(runs.items(), THREE):
+    for (name, rows), (color, symbol) in zip(runs.items(), THREE, strict=False):
         for column, key in enumerate(keys, 1):
             bars = errors([row[key] for row in rows]) if rows and isinstance(rows[0][key], dict) else None
             fig.add_trace(go.Scatter(

@@ -38,7 +38,7 @@ def _same(value: Any, copy: Any) -> bool:
         return False
     if isinstance(value, dict):
         return all(k in copy and v is copy[k] for k, v in value.items())
-    return value == copy if isinstance(value, set) else all(a is b for a, b in zip(value, copy))
+    return value == copy if isinstance(value, set) else all(a is b for a, b in zip(value, copy, strict=False))
 
 
 def _fill(value: Any, copy: Any) -> None:

@@ -53,7 +53,8 @@ def check_best(f: Callable) -> None:
             raise Mistake(name)
     if len(got) != 3:
         raise Mistake(f"{len(got)} answers for 3 prompts: one each is expected.")
-    raise Mistake(f"For the first prompt that differs you give {next(a for a, b in zip(got, right) if a != b)!r}.")
+    first = next(a for a, b in zip(got, right, strict=False) if a != b)
+    raise Mistake(f"For the first prompt that differs you give {first!r}.")
 
 
 BEST_OF_K = Exercise(

@@ -19,7 +19,7 @@ def check_kl(f: Callable) -> None:
     policy, reference = randn(2, 5) - 2, randn(2, 5, seed=1) - 2
     result = f(policy.clone(), reference.clone())
     if isinstance(result, tuple | list) and len(result) == 3:
-        result = dict(zip(("k1", "k2", "k3"), result))
+        result = dict(zip(("k1", "k2", "k3"), result, strict=False))
     if not isinstance(result, Mapping) or set(result) != {"k1", "k2", "k3"}:
         raise Mistake("A dictionary with k1, k2 and k3 is expected (or three tensors in that order).")
     right = ppo.kl_estimates(policy, reference)
@@ -68,7 +68,7 @@ def check_gae(f: Callable) -> None:
     result = f(rewards.clone(), values.clone(), mask.clone(), gamma, lam)
     if not isinstance(result, tuple | list) or len(result) != 2:
         raise Mistake("Two tensors are expected: advantages and returns.")
-    got, returns = (read(r, (2, 6), name) for r, name in zip(result, ("the advantages", "the returns")))
+    got, returns = (read(r, (2, 6), name) for r, name in zip(result, ("the advantages", "the returns"), strict=False))
     right, right_returns = ppo.gae(rewards, values, mask, gamma, lam)
     plain = _gae(rewards, values, mask, gamma, lam)
     judge(got * mask, right, [

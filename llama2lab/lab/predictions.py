@@ -154,7 +154,7 @@ class Order(Form):
         for (first, second), name in self.swapped.items():
             if keys.index(second) < keys.index(first):
                 raise Mistake(name)
-        at = next(i for i, (k, r) in enumerate(zip(keys, self.right)) if k != r)
+        at = next(i for i, (k, r) in enumerate(zip(keys, self.right, strict=False)) if k != r)
         raise Mistake(f"Read from the left, {keys[at]} is out of place at place {at + 1}.")
 
 

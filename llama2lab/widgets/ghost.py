@@ -46,7 +46,7 @@ class Dialogue:
         """The first `turns` turns, as training and users have them, or with the instruction before every question, as
         the answers of the training data were sampled."""
         made: list[Message] = []
-        for t, (question, answer) in enumerate(zip(self.questions[:turns], self.answers)):
+        for t, (question, answer) in enumerate(zip(self.questions[:turns], self.answers, strict=False)):
             made += [user(instructed(self.instruction.text, question) if everywhere or t == 0 else question),
                      {"role": "assistant", "content": answer}]
         return made
@@ -73,7 +73,7 @@ def sampled_dialogues(lab: Finished, stage: str | Llama, instructions: Sequence[
     answers = sample_dialogues(model, lab.tokenizer, questions, [i.text for i in instructions], False,
                                temperature=temperature, seed=seed, precision=lab.machine.precision,
                                each_turn=each_turn)
-    return [judged(lab, *row) for row in zip(instructions, questions, answers)]
+    return [judged(lab, *row) for row in zip(instructions, questions, answers, strict=True)]
 
 
 def instructions_for(lab: Finished, n: int, split: str = "train") -> list[Instruction]:
@@ -93,7 +93,7 @@ def spans(lab: Finished, dialogue: Dialogue, turns: int) -> tuple[list[int], sli
     where its first token is chosen, to its last, where </s> is."""
     ids, mask = encode_chat(lab.tokenizer, dialogue.messages(turns))
     alone, _ = encode_chat(lab.tokenizer, [user(dialogue.instruction.text)], add_generation_prompt=True)
-    end = next((i for i, (a, b) in enumerate(zip(ids, alone)) if a != b), len(alone))
+    end = next((i for i, (a, b) in enumerate(zip(ids, alone, strict=False)) if a != b), len(alone))
     answers, start = [], None
     for i, inside in enumerate([*mask, 0]):
         if inside and start is None:
@@ -128,7 +128,8 @@ def transcript(dialogue: Dialogue, turns: int) -> str:
         return html.escape(tame(text))
 
     rows = ""
-    for t, (question, answer, ok) in enumerate(zip(dialogue.questions[:turns], dialogue.answers, dialogue.obeyed), 1):
+    said = zip(dialogue.questions[:turns], dialogue.answers, dialogue.obeyed, strict=False)  # no more than `turns`
+    for t, (question, answer, ok) in enumerate(said, 1):
         said = f"<strong>{cell(dialogue.instruction.text)}</strong> {cell(question)}" if t == 1 else cell(question)
         mark = f'<span style="color: {BLUE}">&#10003;</span> obeys' if ok else (
             f'<span style="color: {ORANGE}">&#10007;</span> does not')
@@ -218,7 +219,7 @@ class GhostExplorer(Explorer):
     def _draw(self) -> str:
         turns, stages = self.turns.value, (self.without, self.stage.value)
         of = {stage: self.dialogues(stage) for stage in stages}
-        named = dict(zip(stages, ("without", "with")))
+        named = dict(zip(stages, ("without", "with"), strict=True))
         new = {s: ", sampled now" if self.sampled.get(s) else "" for s in stages}
         share = lines([(f"{named[s]}, n {len(of[s])}{new[s]}", curve([f["mean"] for f in obedience(of[s])], turns))
                        for s in stages], "share of answers that obey, by turn", "turn",
