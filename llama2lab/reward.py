@@ -33,10 +33,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, FiniteFloat
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
@@ -53,6 +54,7 @@ from llama2lab.pretrain import curve
 from llama2lab.progress import bar
 from llama2lab.settings import Count, Epochs, ShareBelowOne, Weight, checked, one_of
 from llama2lab.train import Optim, epoch_batches, fit
+from llama2lab.validation import validated
 
 HEADS = ("linear", "likelihood")
 LEAST_LIKELY = 3  # tokens of an answer that the likelihood head looks at
@@ -371,10 +373,22 @@ def save_reward(path: Path, model: RewardModel, tokenizer: PreTrainedTokenizerFa
         save_model(path / "reference", model.reference, tokenizer)
 
 
+class HeadJson(BaseModel):
+    """What config.json says of the head."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    head: Literal["linear", "likelihood"]
+    a: FiniteFloat
+    offset: FiniteFloat
+    least_likely: int | None = None
+
+
 def load_reward(path: Path) -> RewardModel:
     """A reward model as `save_reward` left it. LabError also for a likelihood head that was trained with another
     formula: it would score wrongly in silence."""
     backbone, score, extra = load_reward_parts(path)
+    if extra:
+        validated(HeadJson, extra, f"{path / 'config.json'}: llama2lab", "train it again")
     likelihood = bool(extra) and extra.get("head") == "likelihood"
     if likelihood and extra.get("least_likely") != LEAST_LIKELY:
         raise LabError(f"{path}: its likelihood head looks at other tokens than the {LEAST_LIKELY} least likely ones; "

@@ -47,7 +47,8 @@ def test_round_trip_is_exact(saved):
     model, tokenizer = load_checkpoint(saved)
     original = Llama(NANO, seed=1)
     assert model.config == NANO
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), original.state_dict().values(), strict=True))
+    assert all(torch.equal(a, b)
+               for a, b in zip(model.state_dict().values(), original.state_dict().values(), strict=True))
     assert all(p.requires_grad for p in model.parameters())
     assert encode_text(tokenizer, "the mill") == encode_text(TOKENIZER, "the mill")
 
@@ -66,7 +67,8 @@ def test_transformers_generates_the_same_with_left_padding(saved):
     prompts = [[1, 50, 60, 70], [1, 99]]
     batch = tokenizer.pad({"input_ids": prompts}, return_tensors="pt")
     out = theirs.generate(**batch, max_new_tokens=12, do_sample=False)[:, 4:].tolist()
-    for row, generation in zip(out, generate(load_model(saved), prompts, 12, temperature=0, precision="fp32"), strict=True):
+    ours = generate(load_model(saved), prompts, 12, temperature=0, precision="fp32")
+    for row, generation in zip(out, ours, strict=True):
         assert row[:len(generation.tokens)] == generation.tokens
 
 

@@ -246,6 +246,17 @@ def test_a_reference_is_linked_and_not_written_again(tmp_path):
     assert torch.equal(reference.embed.weight, chat.embed.weight)
 
 
+@pytest.mark.parametrize("extra", [{"head": "lineer"}, {"head": "linear"}, {"head": "linear", "a": "x", "offset": 0.0},
+                                   {"head": "linear", "a": 0.0, "offset": [1]}])
+def test_a_reward_head_of_the_wrong_shape_is_one_line(tmp_path, extra):
+    save_reward(tmp_path / "r", RewardModel(Llama(NANO)), TOKENIZER)
+    load_reward(tmp_path / "r")
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    (tmp_path / "r" / "config.json").write_text(json.dumps(config | {"llama2lab": extra}))
+    with pytest.raises(LabError, match=r"config.json: llama2lab: .*; train it again"):
+        load_reward(tmp_path / "r")
+
+
 def test_where_there_are_no_links_files_are_copied(tmp_path, monkeypatch):
     def no_links(*_):
         raise OSError(1, "Operation not permitted")
