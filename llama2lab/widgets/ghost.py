@@ -128,8 +128,8 @@ def transcript(dialogue: Dialogue, turns: int) -> str:
         return html.escape(tame(text))
 
     rows = ""
-    said = zip(dialogue.questions[:turns], dialogue.answers, dialogue.obeyed, strict=False)  # no more than `turns`
-    for t, (question, answer, ok) in enumerate(said, 1):
+    shown = zip(dialogue.questions[:turns], dialogue.answers, dialogue.obeyed, strict=False)  # no more than `turns`
+    for t, (question, answer, ok) in enumerate(shown, 1):
         said = f"<strong>{cell(dialogue.instruction.text)}</strong> {cell(question)}" if t == 1 else cell(question)
         mark = f'<span style="color: {BLUE}">&#10003;</span> obeys' if ok else (
             f'<span style="color: {ORANGE}">&#10007;</span> does not')
