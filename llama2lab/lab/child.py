@@ -395,13 +395,13 @@ class Here:
     """The function in a thread of the notebook, where a process is not to be had. As Process."""
 
     def __init__(self, function: Callable, library: Library, seconds: float, printed: Prints, warned: Prints):
-        self.function, self.library, self.printed = function, library, printed
+        self.function, self.modules, self.printed = function, library, printed
         self.seconds = self.left = seconds
 
     def ask(self, args: list[Any]) -> Message:
         answers: list[dict[str, Any]] = []
         thread = threading.Thread(name="exercise", daemon=True, target=lambda: answers.append(
-            call(self.function, self.library, unpack(args))))
+            call(self.function, self.modules, unpack(args))))
         begin = time.monotonic()
         with redirect_stdout(self.printed):
             try:
