@@ -93,7 +93,8 @@ def dotted(path: tuple[Any, ...]) -> str:
     def name(part: str) -> str:
         return part if part.isprintable() and len(part) <= 60 else shown(part)
 
-    return "".join(f"[{p}]" if isinstance(p, int) else f".{name(p)}" for p in path).removeprefix(".")
+    # "[key]" is pydantic's word for: the key of the mapping itself is wrong.
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{name(p)}" for p in path if p != "[key]").removeprefix(".")
 
 
 UNKNOWN, MISSING = "is no setting", "is missing"

@@ -338,8 +338,8 @@ def resumable_loop(
     """Run `step_fn(0..steps-1)` and return its metrics by step.
 
     With a folder, the state is saved in FOLDER/resume every ten seconds (more rarely where that would take more than
-    SAVE_SHARE of the time), at Ctrl-C, and before the loop returns, unless what it would keep is so little work;
-    called again with the same folder it goes on from there. One process at a time trains in a folder.
+    SAVE_SHARE of the time), at Ctrl-C, and before the loop returns; called again with the same folder it goes on from
+    there. One process at a time trains in a folder.
 
     A step's metrics are numbers; one that cannot be told at that step is left out or None.
 
@@ -374,14 +374,13 @@ def _loop(steps: int, step_fn: Callable[[int], dict[str, float]], tensors: Calla
             progress.update(1)
             progress.set_postfix({k: f"{v:.3g}" for k, v in list(metrics.items())[:2]}, refresh=False)
             stop = bool(watch and watch(what, log, steps)) or interrupted()
-            due = path is not None and (time.monotonic() - saved_at > pause or stop)
-            if due or len(log) == steps:
+            if (path and (time.monotonic() - saved_at > pause or stop)) or len(log) == steps:
                 begin = time.monotonic()
                 state = tensors()
                 check_tensors(state, at)
                 if len(log) == steps:  # no step will ask for Adam's moments, two thirds of it
                     state = {name: tensor for name, tensor in state.items() if ".adam." not in name}
-                if path and due:
+                if path:
                     save_state(path, state, {"what": what, "log": log})
                 saved_at = time.monotonic()
                 pause = max(SAVE_EVERY, min((saved_at - begin) / SAVE_SHARE, 60 * SAVE_EVERY))

@@ -149,8 +149,8 @@ def test_every_comparison_joins_by_prompt(tmp_path):
         (tmp_path / stage / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
     gap_shown = paired_gap([tmp_path], "rlhf-v5", "sft", {"stages": {}})
     assert gap_shown["low"] == gap_shown["high"] == 0.0
-    lab: Any = Finished.__new__(Finished)
-    lab.rows = lambda stage, file: {"sft": one, "gatt": one, "rlhf-v5": other, "rlhf-v3": other}[stage]
+    kept = {"sft": one, "gatt": one, "rlhf-v5": other, "rlhf-v3": other}
+    lab: Any = object.__new__(type("Kept", (Finished,), {"rows": lambda self, stage, file: kept[stage]}))
     assert outcomes(lab) == ["tie"] * 3 and gap(lab, "rlhf-v5", "sft", "helpful")["std"] == 0.0
     assert single_turn(lab)["std"] == 0.0
     real = [[{**row, "skill": "real", "helpfulness": row["score"], "safety": 0.0, "answer": "x"} for row in side]

@@ -221,8 +221,8 @@ def test_an_encoding_and_a_column_that_are_not_meant_are_said_with_the_cure(tmp_
     (tmp_path / "a.jsonl").write_bytes('{"text": "café"}\n{"text": "café"}\n'.encode("cp1252"))
     with pytest.raises(LabError, match=r"2 x not UTF-8 \(a.jsonl:1, a.jsonl:2\).*iconv -f WINDOWS-1252"):
         load_role("pretrain", SourceSettings(files=("a.jsonl",)), tmp_path)
-    with pytest.raises(LabError, match="columns name 'grades', which no row of this role has; choose among prompt"):
-        load_role("helpful", SourceSettings(files=("a.jsonl",), columns={"grades": "g"}), tmp_path)
+    with pytest.raises(LabError, match="columns name 'label', which no row of this role has; choose among prompt"):
+        load_role("helpful", SourceSettings(files=("a.jsonl",), columns={"label": "g"}), tmp_path)
 
 
 def test_no_file_and_no_network_says_how_to_give_a_copy(tmp_path, monkeypatch):

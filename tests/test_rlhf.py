@@ -36,6 +36,8 @@ class Shop(Workshop):
         assert stage in ("sft", "sft-noisy", "base") or stage in self.run.parents, f"{stage} is not built yet"
         return stage
 
+    frozen = model
+
     def rewards(self, version, helpfulness_stage=None):
         return helpfulness_stage or f"reward-helpfulness-v{version}", f"reward-safety-v{version}"
 
@@ -63,14 +65,14 @@ def seen(tmp_path, monkeypatch):
     monkeypatch.setattr(rounds.rejection, "sample_and_score", lambda policy, helpful, safety, *_: note(
         "judged", (helpful, safety)) or note("sampled", policy, SimpleNamespace(rows=list, scores=[])))
     monkeypatch.setattr(rounds.rejection, "best_of", lambda *_: [])
-    monkeypatch.setattr(rounds.rejection, "finetuning_rows", lambda *_: [])
+    monkeypatch.setattr(rounds.rejection, "finetuning_rows", lambda *_: [{}])
     monkeypatch.setattr(rounds.gatt, "sample_dialogues", lambda model, *_, **__: note("sampled", model, []))
-    monkeypatch.setattr(rounds.gatt, "gatt_rows", lambda *_: [])
+    monkeypatch.setattr(rounds.gatt, "gatt_rows", lambda *_: [{}])
     monkeypatch.setattr(rounds, "sft", lambda model, *_: note("start", model, {}))
     monkeypatch.setattr(rounds, "save_model", lambda *_: None)
     monkeypatch.setattr(rounds.ppo, "Critic", lambda reward: note("critic", reward))
     monkeypatch.setattr(rounds.ppo, "ppo", lambda policy, *_: note("start", policy, {}))
-    monkeypatch.setattr(rounds, "read_rows", lambda path: [])
+    monkeypatch.setattr(rounds, "read_rows", lambda path: [{}])
     source = SimpleNamespace(dialogues=lambda *_: ([], []))
     measured = []
     shop = Shop(run, 0, SimpleNamespace(precision="fp32"), None, source)
