@@ -71,7 +71,7 @@ def seen(tmp_path, monkeypatch):
     monkeypatch.setattr(rounds, "sft", lambda model, *_: note("start", model, {}))
     monkeypatch.setattr(rounds, "save_model", lambda *_: None)
     monkeypatch.setattr(rounds.ppo, "Critic", lambda reward: note("critic", reward))
-    monkeypatch.setattr(rounds.ppo, "ppo", lambda policy, *_: note("start", policy, {}))
+    monkeypatch.setattr(rounds.ppo, "ppo", lambda policy, *_, **__: note("start", policy, {}))
     monkeypatch.setattr(rounds, "read_rows", lambda path: [{}])
     source = SimpleNamespace(dialogues=lambda *_: ([], []))
     measured = []
