@@ -336,7 +336,7 @@ ENDLESS = ("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELE
     (["UPDATE secrets SET gold = '{\"choice\": 1, \"grades\": 5}'"], "none of|grades"),
     (["UPDATE labels SET id = id || '" + "x" * 70 + "'"], "id has 1 to 64"),
     (["UPDATE labels SET guidelines = 'a b'"], "guidelines has 1 to 64"),
-    (["UPDATE labels SET seconds = 9e999"], "damaged|seconds is"), (["UPDATE labels SET seconds = 1e12"], "seconds is"),
+    (["UPDATE labels SET seconds = 9e999"], "damaged|seconds"), (["UPDATE labels SET seconds = 1e12"], "seconds"),
     ([f"UPDATE labels SET comment = '{'x' * (MAX_COMMENT + 1)}'"], "at most"),
     (["UPDATE annotators SET vendor = 'a' || char(10)"], "not one line"),
     (["UPDATE guidelines SET kind = 'beauty'"], "guidelines are for")],
@@ -352,7 +352,7 @@ def test_a_file_whose_tables_or_rows_are_none_is_refused(small, statements, word
 
 def test_what_a_file_would_run_is_not_run(small):
     file = small.hand_out("Eve")
-    change(file, "DROP TABLE members", "UPDATE llama2lab_version SET version_num = '0001'",
+    change(file, "DROP TABLE members", "DROP TABLE codes", "UPDATE llama2lab_version SET version_num = '0001'",
            "CREATE VIEW endless AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n",
            "CREATE TRIGGER wait AFTER UPDATE ON llama2lab_version BEGIN DELETE FROM items WHERE (SELECT max(x) FROM "
            "endless); END")

@@ -7,7 +7,7 @@ import warnings
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama2lab.errors import LabError
@@ -197,6 +197,7 @@ ANYTHING = st.one_of(
     st.dictionaries(st.text(max_size=3), st.integers(), max_size=3), st.binary(max_size=5), st.complex_numbers())
 
 
+@settings(deadline=None)  # a process for each answer
 @given(ANYTHING)
 def test_any_answer_to_a_question_is_an_outcome(answer) -> None:
     for form in (Choice({"a": "x", "b": "y"}, "a", {"b": "no"}), Number(3.0), Order({"a": "x", "b": "y"}, ("a", "b"))):
