@@ -140,6 +140,11 @@ def parameters_of(path_or_name: str | Path) -> int:
     return sum(math.prod(shape) for shape in expected_shapes(config).values())
 
 
+def context_of(path_or_name: str | Path) -> int:
+    """The longest sequence that a folder's language model reads, in tokens, from its config.json alone."""
+    return _read_config(find_folder(path_or_name), CAUSAL)[0].context
+
+
 # --- names and shapes -------------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from llama2lab import evaluate, reward, rlhf, start_from, stats
 from llama2lab.answers import joined
-from llama2lab.checkpoint import checkpoint_digest, load_model, parameters_of, save_model
+from llama2lab.checkpoint import checkpoint_digest, context_of, load_model, parameters_of, save_model
 from llama2lab.device import Machine, describe_machine, this_machine
 from llama2lab.errors import LabError
 from llama2lab.generate import generate
@@ -89,20 +89,21 @@ class RealRecipe:
     evaluate: RealEvaluateSettings = RealEvaluateSettings()
 
     def __post_init__(self) -> None:
-        if not self.pretrain.model or self.start_from:
-            return
-        context = self.pretrain.config.context
+        if self.pretrain.model and not self.start_from:
+            self.check_context(self.pretrain.config.context, "max_seq_len", "pretrain.model.max_seq_len")
+
+    def check_context(self, context: int, whence: str, *settings: str) -> None:
+        """Clash if the lengths do not fit in the model's context, which `settings` set too."""
         for role in ("sft", "helpful", "harmless"):
             source = getattr(self.data, role)
             if (source.files or source.hub) and source.max_tokens > context:
-                raise Clash(f"must be at most the model's context (max_seq_len, {context}), not {source.max_tokens}",
-                            f"data.{role}.max_tokens", "pretrain.model.max_seq_len")
+                raise Clash(f"must be at most the model's context ({whence}, {context}), not {source.max_tokens}",
+                            f"data.{role}.max_tokens", *settings)
         longest = min(self.prompt_tokens, max(self.data.helpful.max_tokens, self.data.harmless.max_tokens))
         answer = max(ANSWER_TOKENS, self.ppo.max_new_tokens)
         if longest + answer > context:
             raise Clash(f"is too much: prompts of {longest} tokens and answers of {answer} do not fit in the model's "
-                        f"context (max_seq_len, {context})", "prompt_tokens", "ppo.max_new_tokens",
-                        "pretrain.model.max_seq_len")
+                        f"context ({whence}, {context})", "prompt_tokens", "ppo.max_new_tokens", *settings)
 
 
 def load_real_recipe(path: str | Path, data_dir: Path | None = None) -> RealRecipe:
@@ -114,6 +115,12 @@ def load_real_recipe(path: str | Path, data_dir: Path | None = None) -> RealReci
     if recipe.start_from:
         start = find_checkpoint(recipe.start_from, data_dir)
         recipe = changed(start_from.for_checkpoint(RealRecipe(), parameters_of(start)), file)
+        try:
+            recipe.check_context(context_of(start), "the checkpoint's max_position_embeddings", "start_from")
+        except Clash as e:
+            lines = [file.lines[place] for place in (tuple(name.split(".")) for name in e.settings)
+                     if place in file.lines]
+            file.refuse(lines[0], str(e))
     needed = ["sft", "helpful", "harmless", *([] if recipe.start_from else ["pretrain"])]
     for role in needed:
         source = getattr(recipe.data, role)

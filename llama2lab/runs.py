@@ -207,6 +207,7 @@ class Run:
             folders.clear_up(folder)
             if _fingerprint(folder) != fingerprint and not self._adopt(name, fingerprint):
                 metrics, seconds = self._build(name, build, settings, parents, partial)
+                self._forget_figures(name)
                 folders.put_in_place(partial, folder)
                 self.say(f"{name} done in {seconds:.0f} s" + _headline(metrics))
             _tidy(folder, partial)
@@ -226,6 +227,7 @@ class Run:
             return False
         whole = _fingerprint(partial, forgiving=True)
         if whole == fingerprint or (whole and not _fingerprint(folder, forgiving=True)):
+            self._forget_figures(name)
             folders.put_in_place(partial, folder)
             if whole == fingerprint:
                 self.say(f"{name} was finished before")
@@ -285,17 +287,41 @@ class Run:
             for file in files:
                 if not (rows / file).exists() and (folder / file).exists():
                     copy_atomic(folder / file, rows / file)
-        if key not in notes or not all((rows / file).exists() for file in files):
+        known = key in notes and all((rows / file).exists() for file in files)
+        later = [note.metrics for k, note in list(notes.items())[list(notes).index(key) + 1:]] if known else []
+        if not known:
             begin = time.perf_counter()
             metrics = plain(measure(), f"{name}: measured")
+            notes.pop(key, None)
             notes[key] = Note(metrics, round(time.perf_counter() - begin, 1))
-            text = json.dumps({k: dataclasses.asdict(note) for k, note in notes.items()}, indent=1, allow_nan=False)
-            write_atomic(folder / "notes.json", text)
+            self._write_notes(folder, notes)
             self.say(f"{name} measured in {notes[key].seconds:.0f} s" + _headline(notes[key].metrics))
+        elif any(notes[key].metrics.keys() & metrics.keys() for metrics in later):  # the last one counts
+            notes[key] = notes.pop(key)
+            self._write_notes(folder, notes)
         for file in files:
             copy_atomic(rows / file, folder / file)
         self._notes.setdefault(name, {})[key] = notes[key]
         return notes[key].metrics
+
+    def _write_notes(self, folder: Path, notes: dict[str, Note]) -> None:
+        self._forget_figures()
+        text = json.dumps({k: dataclasses.asdict(note) for k, note in notes.items()}, indent=1, allow_nan=False)
+        write_atomic(folder / "notes.json", text)
+
+    def _forget_figures(self, stage: str = "") -> None:
+        """What results.json says no longer holds: until all is gathered again, the stages speak for themselves. Nor do
+        experiments, where `stage` is about to take the place of one with other settings."""
+        experiments = self.path / "experiments"
+        try:
+            (self.path / "results.json").unlink(missing_ok=True)
+            folders.clear_up(experiments)
+            before = _fingerprint(self.path / stage, forgiving=True) if stage else ""
+            if before not in ("", self._fingerprints.get(stage)) and experiments.is_dir():
+                folders.discard(experiments)
+                self.say(f"experiments/ is removed: it was measured before {stage} was built anew")
+        except OSError as e:
+            raise disk_error(e, self.path) from e
 
     def measured(self, name: str, settings: Any, against: Sequence[str] = ()) -> Path:
         """The folder of the rows that were measured with these settings on a finished stage."""

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 
 import pytest
 
@@ -10,6 +11,7 @@ from llama2lab import stats
 from llama2lab.errors import LabError
 from llama2lab.rlhf import PreferenceSettings, Workshop, preferences_stage
 from llama2lab.runs import Run, read_rows, stage_folder, write_rows
+from llama2lab.summary import load_run
 from llama2lab.world.prompts import Prompt
 
 
@@ -102,6 +104,38 @@ def test_results_hold_only_what_the_present_settings_measured(tmp_path):
         run.note("sft", lambda n=n, split=split: {split: n, "helpfulness": n}, {"split": split})
         metrics = run.results({})["stages"]["sft"]["metrics"]
     assert metrics["helpfulness"] == 1.0 and "test" not in metrics
+
+
+def test_an_interrupted_rebuild_leaves_no_results_of_the_stages_before(tmp_path):
+    run, _ = build_all(tmp_path / "r")
+    run.note("sft", lambda: {"helpfulness": 1.0}, {})
+    run.results({})
+    (tmp_path / "r" / "experiments").mkdir()
+    build_all(tmp_path / "r")[0].note("sft", lambda: {}, {})
+    assert (tmp_path / "r" / "results.json").exists()  # the same again changes nothing
+    assert load_run(tmp_path / "r")["stages"]["sft"]["metrics"]["helpfulness"] == 1.0
+    build_all(tmp_path / "r", lr=2.0)  # and stopped before its figures were gathered
+    results = load_run(tmp_path / "r")
+    assert results["unfinished"] and "helpfulness" not in results["stages"]["sft"]["metrics"]
+    assert not (tmp_path / "r" / "experiments").exists()
+
+
+def test_a_stage_that_was_removed_is_built_again_and_experiments_stay(tmp_path):
+    build_all(tmp_path / "r")[0].results({})
+    (tmp_path / "r" / "experiments").mkdir()
+    shutil.rmtree(tmp_path / "r" / "rlhf")
+    assert build_all(tmp_path / "r")[1] == ["rlhf"] and (tmp_path / "r" / "experiments").exists()
+
+
+def test_an_unfinished_run_shows_what_was_measured_last(tmp_path):
+    for split, n in (("dev", 1.0), ("test", 2.0), ("dev", 3.0)):  # the third is kept from the first
+        run, _ = build_all(tmp_path / "r")
+        run.note("sft", lambda: {"bits": 1.0}, {})
+        run.note("sft", lambda n=n: {"helpfulness": n}, {"split": split})
+        if split == "test":
+            run.results({})
+    results = load_run(tmp_path / "r")
+    assert results["unfinished"] and results["stages"]["sft"]["metrics"]["helpfulness"] == 1.0
 
 
 def test_measurements_are_made_once_and_again_for_a_rebuilt_stage(tmp_path):

@@ -106,6 +106,18 @@ def test_what_the_recipe_sets_itself_stays(own):
     assert preset("mini").rlhf.rejection.optim == Optim(lr=2e-4, warmup=0.05, gain_lr=400.0)
 
 
+@pytest.mark.parametrize("find, new, line, says", [
+    ("answer: say}, max_tokens: 64", "answer: say}, max_tokens: 257", 5, "data.sft.max_tokens must be at most"),
+    ("helpful.jsonl], max_tokens: 64", "helpful.jsonl], max_tokens: 240", 13, "prompt_tokens is too much"),
+])
+def test_texts_longer_than_the_checkpoint_reads_are_refused_before_anything_is_trained(own, find, new, line, says):
+    file = recipe_of(own, "prompt_tokens: 240\n")
+    file.write_text(file.read_text().replace(find, new))
+    with pytest.raises(LabError) as e:
+        load_real_recipe(file, own / "data")
+    assert str(e.value).startswith(f"{file}:{line}: {says}") and "256" in str(e.value)
+
+
 def test_hasty_rates_are_named():
     recipe = for_checkpoint(RealRecipe(), 135_000_000)
     assert hasty(recipe, 135_000_000) == []
