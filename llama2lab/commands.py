@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import math
 import os
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -13,9 +15,11 @@ from typer.core import TyperGroup
 from llama2lab.annotation.address import hidden
 from llama2lab.errors import LabError
 from llama2lab.seeds import MAX_SEED
+from llama2lab.validation import shown
 
 # What the disk or the permissions say, not a bug of ours.
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE}
+NAME_ERRORS = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR}  # what no file can be called
 # typer carries click inside or beside it, depending on its version; this finds the right class in both.
 UsageError: Any = typer.BadParameter.__base__
 STORE_VARIABLE = "LLAMA2LAB_ANNOTATIONS"
@@ -36,6 +40,9 @@ class Commands(TyperGroup):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):  # a file's name may hold what the terminal's encoding does not
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         words = [*ctx.meta.get(WORDS, ()), os.environ.get(STORE_VARIABLE, "")]
         try:
             return super().invoke(ctx)
@@ -47,6 +54,8 @@ class Commands(TyperGroup):
                 raise
             _fail(f"{e.format_message().rstrip('.')}; see: {command} --help", words)
         except OSError as e:
+            if e.errno in NAME_ERRORS:
+                _fail(f"{shown(os.fsdecode(e.filename or ''))}: {e.strerror}; give another path", words)
             if e.errno not in DISK_ERRORS:
                 raise
             _fail(f"{e.filename or 'the disk'}: {e.strerror}; free some space or mend the permissions, then give the "

@@ -130,11 +130,16 @@ def _opened(path: Path, newline: str | None = "") -> Iterator[io.TextIOWrapper]:
 
 
 def ordinary(path: Path) -> None:
-    """LabError for a folder, and for a pipe or a device, whose reading might never end."""
-    mode = os.stat(path).st_mode
-    if stat.S_ISDIR(mode):
+    """LabError for a folder, and for what `has_end` refuses."""
+    if stat.S_ISDIR(os.stat(path).st_mode):
         raise LabError(f"{path}: is a folder; name its files, such as {path / '*.jsonl'}")
-    if not stat.S_ISREG(mode):
+    has_end(path)
+
+
+def has_end(path: Path) -> None:
+    """LabError for a pipe or a device, whose reading might never end; a folder is for the caller to refuse."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise LabError(f"{path}: is a pipe or a device, which may have no end; copy what it gives into a file")
 
 

@@ -333,7 +333,9 @@ def test_when_the_server_fails_the_file_is_as_before(room, monkeypatch):
     ("Anna\n\nanna\n", "line 3: 'anna' is in line 1 already"), ("=cmd()\n", "line 1: .*begins with"),
     ("id,name\n1,Anna\n2,\n", "line 3: .*needs a name"), ("id,name\n1,Anna\n2\n", "line 3: .*needs a name"),
     ("name\n\"Anna\nBert", "is no CSV"), ("x" * 300, "line 1: .*longer than"),
-    ("evil\u202ename\n", "line 1: .*U.202E")])
+    ("evil\u202ename\n", "line 1: .*U.202E"), ("name;email\nAnna;a@b\n", "divided by semicolons"),
+    ("Anna\ta@b\nBert\tc@d\n", "divided by tabs"), ("Student,Mail\nAnna,a@b\n", "divided by commas"),
+    ('"Muster, Anna"\n"Bert B"\n', "quotes around each line")])
 def test_broken_rosters_are_named_by_line(tmp_path, text, words):
     file = tmp_path / "roster.csv"
     file.write_text(text, encoding="utf-8")
@@ -355,6 +357,10 @@ def test_rosters_are_understood(tmp_path):
         read_roster(file)
     with pytest.raises(LabError, match="cannot be read"):
         read_roster(tmp_path / "none.csv")
+    os.mkfifo(tmp_path / "pipe")
+    for endless in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(LabError, match="is a pipe or a device"):
+            read_roster(endless)
     with pytest.raises(LabError, match="needs a PostgreSQL server"):
         create_class(str(tmp_path / "labels.db"), file)
     assert not os.path.exists(tmp_path / "labels.db")

@@ -1,6 +1,7 @@
 """Values that the command line takes: nothing where something should stand, seeds, shares, words."""
 
 import math
+import os
 
 import pytest
 import torch
@@ -32,6 +33,29 @@ def refused(*args: str) -> str:
 ])
 def test_nothing_where_a_name_should_stand_is_refused(args):
     assert "is empty" in refused(*args.split(" "))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "y/" * 3000, "loop/x", "file/x", "~nobody/x.jsonl"])
+def test_names_that_no_file_can_have_are_refused_in_one_line(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_text("")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "P", "chosen": "a", "rejected": "b", "grade": "better"}\n')
+    assert CliRunner().invoke(app, ["labels", "import", "labels.db", str(rows)]).exit_code == 0
+    for args in (["agreement", name], ["labels", "merge", "labels.db", name], ["labels", "export", name, "x.jsonl"],
+                 ["labels", "import", "labels.db", name], ["labels", "add", "labels.db", name], ["report", name],
+                 ["chat", name, "hello"], ["run", "--recipe", name]):
+        assert len(refused(*args)) < 7000
+
+
+def test_a_name_outside_utf8_is_a_name(tmp_path):
+    store, rows = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.db"), tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "P", "chosen": "a", "rejected": "b", "grade": "better"}\n')
+    for args in (["import", store, str(rows)], ["export", store, os.fsdecode(os.fsencode(tmp_path) + b"/\xfe.jsonl")],
+                 ["merge", str(tmp_path / "all.db"), store]):
+        assert CliRunner().invoke(app, ["labels", *args]).exit_code == 0
+    assert os.path.getsize(os.fsencode(tmp_path) + b"/\xfe.jsonl") > 0
 
 
 def test_an_empty_prompt_is_a_prompt(tmp_path):

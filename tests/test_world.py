@@ -1,6 +1,7 @@
 """The town: true everywhere, split by content, and kind to those who edit it."""
 
 import json
+import os
 import random
 import re
 import shutil
@@ -331,6 +332,12 @@ MISTAKES = {
                        r"unsafe.yaml:\d+: reason: field required; add the line 'reason: ...'"),
     "hobby that is an answer": ("instructions.yaml", "[stars,", "[kites,", r"instructions.yaml:\d+: 'kites' is also"),
     "unknown category": ("unsafe.yaml", "hateful:", "hatefull:", r"unsafe.yaml:\d+: hatefull: "),
+    "a number of another kind": ("characters.yaml", "\n  age: ", "\n  age: 0x", r"age of \w+ is '0x\d+'; write whole years"),
+    "a list for a key": ("places.yaml", "- {name: bakery", "- ? [a]\n  : {name: bakery", r"places.yaml:2: a list or a map"),
+    "a list in itself": ("places.yaml", "- {name: bakery", "- &a [*a]\n- {name: bakery", r"places.yaml:2: .*an alias"),
+    "too deep": ("places.yaml", "- {name: bakery", "- " + "[" * 2000 + "\n- {name: bakery", r"places.yaml:2: .*nested too"),
+    "a tag": ("places.yaml", "name: bakery", "name: !!int bakery", r"places.yaml:2: a tag .*; write a plain value"),
+    "a field with a width": ("questions.yaml", "{items}", "{items:>99999999}", r"questions.yaml:\d+: more than a name"),
 }
 
 
@@ -361,6 +368,21 @@ def test_files_that_cannot_be_read(tmp_path):
     (folder / "places.yaml").unlink()
     with pytest.raises(LabError, match=r"places.yaml: the file is missing"):
         load_town(folder)
+    (folder / "places.yaml").mkdir()
+    with pytest.raises(LabError, match=r"places.yaml: cannot be read \(Is a directory\)"):
+        load_town(folder)
+    (folder / "places.yaml").rmdir()
+    os.mkfifo(folder / "places.yaml")
+    with pytest.raises(LabError, match=r"places.yaml: is a pipe or a device"):
+        load_town(folder)
+
+
+def test_a_clock_and_other_numbers_of_old_yaml_are_words(tmp_path):
+    folder = tmp_path / "data" / "world"
+    shutil.copytree(town_folder(), folder)
+    text = (folder / "places.yaml").read_text()
+    (folder / "places.yaml").write_text(text.replace("name: bakery", "name: 9:30").replace("name: library", "name: 0x1F"))
+    assert {"9:30", "0x1F"} <= {place.name for place in load_town(folder).places.values()}
 
 
 def test_a_teacher_adds_a_person(tmp_path):

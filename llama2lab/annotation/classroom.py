@@ -33,7 +33,9 @@ from llama2lab.annotation import tables as t
 from llama2lab.annotation.faults import StoreError
 from llama2lab.annotation.store import Store, clean_name, open_store, parse_url
 from llama2lab.errors import LabError
+from llama2lab.rows import has_end
 
+ROSTER_BYTES = 1 << 24
 TEACHER = "(teacher)"  # in the file of URLs; no name of a roster has brackets around it
 HEADER = ["name", "url"]
 FUNCTIONS = ("llama2lab_me()", "llama2lab_claim(text, text, double precision, text, boolean)",
@@ -100,7 +102,7 @@ def create_class(url: str, roster: str | os.PathLike[str], out: str | os.PathLik
                        "let everybody label in a file of their own and merge the files")
     names = read_roster(roster)
     again = [TEACHER if name == TEACHER else clean_name(name) for name in renew]
-    file = Path(out).expanduser()
+    file = Path(os.path.expanduser(out))
     known_urls = _read_urls(file)
     with open_store(url) as store:
         try:
@@ -117,8 +119,11 @@ def create_class(url: str, roster: str | os.PathLike[str], out: str | os.PathLik
 
 def read_roster(path: str | os.PathLike[str]) -> list[str]:
     """The names of a roster: one in each line, or the column `name` of a CSV file. Broken lines are named."""
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     try:
+        has_end(file)
+        if file.stat().st_size > ROSTER_BYTES:
+            raise LabError(f"the roster {file} is larger than {ROSTER_BYTES:,} bytes; is this the right file?")
         text = file.read_bytes().decode("utf-8-sig")
     except OSError as e:
         raise LabError(f"the roster {file} cannot be read ({e.strerror}); check the path") from e
@@ -150,7 +155,9 @@ def _names(text: str, file: Path) -> list[tuple[int, str]]:
     lines = text.splitlines()
     header = [cell.strip().casefold() for cell in next(csv.reader(lines[:1]), [])]
     if "name" not in header:
-        return [(number, line) for number, line in enumerate(lines, 1) if line.strip() and line.strip()[0] != "#"]
+        names = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and line.strip()[0] != "#"]
+        _no_table([line for _, line in names], file)
+        return names
     column, rows = header.index("name"), csv.reader(io.StringIO(text, newline=""), strict=True)
     names, line = [], 1
     try:
@@ -161,6 +168,17 @@ def _names(text: str, file: Path) -> list[tuple[int, str]]:
     except csv.Error as e:
         raise LabError(f"the roster {file} line {rows.line_num} is no CSV ({e}); mend the quotes") from e
     return names
+
+
+def _no_table(names: Sequence[str], file: Path) -> None:
+    """LabError for the rows of a table whose column of names we cannot tell: each would be somebody's whole name."""
+    for divider, what in ((";", "semicolons"), ("\t", "tabs"), (r",(?=\S)", "commas"), (r'^".*"$', "")):
+        rows = [re.split(divider, name.strip()) for name in names]
+        if len(rows) > 1 and all(len(row) > 1 for row in rows) or (
+                rows and what and "name" in (cell.strip(' "').casefold() for cell in rows[0]) and len(rows[0]) > 1):
+            said = f"columns divided by {what}" if what else "quotes around each line"
+            raise LabError(f"the roster {file} is a table ({said}), and not a name in each line; give CSV with commas "
+                           "whose first line names the column 'name'")
 
 
 def _create(store: Store, address: URL, names: list[str], again: list[str], file: Path,

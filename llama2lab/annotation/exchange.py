@@ -55,7 +55,7 @@ def add_pairs(store: Store, rows: Iterable[Mapping[str, Any]], overlap: int = 1,
 
 def read_pairs(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The rows of a file (.jsonl, .json, .parquet) for `add_pairs`; LabError names malformed ones by their lines."""
-    file, total = Path(path).expanduser(), 0
+    file, total = Path(os.path.expanduser(path)), 0
     found: list[dict[str, Any]] = []
     wrong: list[str] = []
     reasons: set[str] = set()

@@ -76,7 +76,7 @@ def _table_of(margins: str) -> dict[str, float]:
 
 
 def known_format(path: str | os.PathLike[str]) -> Path:
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     if file.suffix not in (".jsonl", ".parquet"):
         raise LabError(f"{file}: preferences are written as .jsonl or .parquet; give the file one of these endings")
     return file

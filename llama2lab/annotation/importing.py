@@ -25,6 +25,7 @@ from llama2lab.annotation import tables as t
 from llama2lab.annotation.checks import (
     ID,
     MAX_POSITION,
+    MAX_SECONDS,
     Answer,
     Grade,
     Row,
@@ -41,7 +42,7 @@ from llama2lab.annotation.scale import GRADES, MARGINS, MAX_OVERLAP
 from llama2lab.annotation.store import Store
 from llama2lab.dialogues import SAFETY, Malformed, is_dialogue, pair_of
 from llama2lab.errors import LabError, first_line
-from llama2lab.rows import Record, complaint, ending_of, json_lines, rows_of
+from llama2lab.rows import Record, Unreadable, complaint, ending_of, json_lines, rows_of
 from llama2lab.validation import fault, shown, strict_json
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Theirs(Row):
     safe_2: bool | None = None
     comment: str = ""
     flag: bool = False
-    seconds: Annotated[float, Field(ge=0, lt=1e300)] = 0.0
+    seconds: Annotated[float, Field(ge=0, le=MAX_SECONDS)] = 0.0
     overlap: int = 1
     position: int | None = None
 
@@ -107,7 +108,7 @@ def import_preferences(store: Store, source: str | os.PathLike[str] | datasets.D
     table = None if margins is None else _table_of(margins)
     rest: Iterator[Where] | list[Where] = []
     if isinstance(source, (str, os.PathLike)):
-        file = Path(source).expanduser()
+        file = Path(os.path.expanduser(source))
         name, rows, csv = str(file), _placed(file, rows_of(file, ENDINGS)), ending_of(file, ENDINGS) == ".csv"
         if rest_of(file).exists():
             rest = _placed(rest_of(file), json_lines(rest_of(file)))
@@ -184,9 +185,11 @@ def _unplain(value: Any) -> Any:
 def _json_text(text: Any, name: str, where: str) -> Any:
     if text is None:
         return None
+    if not isinstance(text, str):
+        raise LabError(f"{where}: {name} is a JSON text, not {shown(text)}")
     try:
         return strict_json(text, halves=True)
-    except (TypeError, AttributeError, ValueError) as e:
+    except ValueError as e:
         raise LabError(f"{where}: {name} is a JSON text ({e})") from e
 
 
@@ -225,6 +228,9 @@ def _take_pair(reading: Reading, row: Record, where: str, csv: bool) -> None:
     missing = [name for name in ("prompt", "chosen", "rejected") if name not in row]
     if missing and (missing != ["prompt"] or not is_dialogue(row["chosen"])):
         raise LabError(f"{where}: {', '.join(missing)} is missing")
+    for name in ("prompt", "chosen", "rejected"):
+        if isinstance(row.get(name), Unreadable):
+            raise LabError(f"{where}: {name} cannot be read ({row[name].why})")
     try:
         prompt, *answers = pair_of(row.get("prompt"), row["chosen"], row["rejected"], strip=False, blank=exported)
         given: Theirs = (CELLS if csv else THEIRS).validate_python(row)

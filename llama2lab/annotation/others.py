@@ -69,7 +69,7 @@ def _none(file: Path, e: Exception) -> LabError:
 def _copy(file: Path, copy: Path) -> None:
     """As SQLite reads it, with whoever writes to it at this moment; with its journal where a writer died."""
     try:
-        source = sqlite3.connect(f"file:{quote(str(file))}?mode=ro", uri=True, timeout=30)
+        source = sqlite3.connect(f"file:{quote(os.fsencode(file))}?mode=ro", uri=True, timeout=30)
         target = sqlite3.connect(copy)
         try:
             source.backup(target)

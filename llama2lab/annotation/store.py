@@ -346,7 +346,7 @@ def _sqlite(url: URL, create: bool, where: str | None) -> sa.Engine:
             raise StoreError(f"{path} cannot be made ({e.strerror}); choose another place") from e
     if path.is_dir():
         raise StoreError(f"{path} is a folder; give the path of a file in it, such as {path / 'labels.db'}")
-    file = f"file:{quote(str(path))}?mode=rw"  # never makes a new, empty file in the place of one that vanished
+    file = f"file:{quote(os.fsencode(path))}?mode=rw"  # never makes a new, empty file in the place of one that vanished
 
     def connect() -> sqlite3.Connection:
         # isolation_level None: sqlite3 opens no transaction of its own; `begin` below does.

@@ -48,7 +48,7 @@ def finished_run(path: str | Path | None = None) -> Finished:
     Another notebook that trains it already is waited for."""
     named = path or os.environ.get(RUN)
     if named:
-        return Finished(Path(named).expanduser())
+        return Finished(Path(os.path.expanduser(named)))
     own = sorted((p for folder in (Path("runs"), Path("..", "runs"), ROOT / "runs")
                   for p in folder.glob("*/results.json") if _preset(p) == "mini"),
                  key=lambda p: (finished_at(p.parent), p.parent.name))
@@ -77,7 +77,7 @@ def _preset(results: Path) -> Any:
 def live_folder() -> Path:
     """Where notebooks keep what they measured themselves. Delete it to measure anew."""
     named = os.environ.get(LIVE)
-    return Path(named).expanduser() if named else (ROOT if (ROOT / "notebooks").is_dir() else Path()) / "runs" / "lab"
+    return Path(os.path.expanduser(named)) if named else (ROOT if (ROOT / "notebooks").is_dir() else Path()) / "runs" / "lab"
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Progress:
     reads the file anew, so that several notebooks can be open."""
 
     def __init__(self, folder: Path | str | None = None):
-        self.path = Path(folder or os.environ.get(FOLDER) or ".").expanduser() / FILE
+        self.path = Path(os.path.expanduser(folder or os.environ.get(FOLDER) or ".")) / FILE
 
     def read(self) -> dict[str, dict[str, Any]]:
         """All entries; none if there is no file yet. A damaged file is set aside with a warning."""

@@ -13,6 +13,9 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from llama2lab.errors import LabError
+from llama2lab.recipefile import Loader
+from llama2lab.rows import has_end
+from llama2lab.validation import shown
 from llama2lab.world import schema
 from llama2lab.world.items import Instruction
 from llama2lab.world.wording import with_article
@@ -76,6 +79,9 @@ class Town:
         return self.people[slug(person.facts["friend"])]
 
 
+WHOLE = re.compile("[-+]?[0-9]{1,18}", re.ASCII)
+
+
 class _Source:
     """One YAML file: its data, and the line of every entry by its path, e.g. (3, "home") -> 25."""
 
@@ -83,9 +89,13 @@ class _Source:
         self.shown = f"{path.parent.parent.name}/{path.parent.name}/{path.name}"
         self.lines: dict[tuple, int] = {}
         try:
+            has_end(path)
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise LabError(f"{self.shown}: the file is missing; copy it back from the repository") from None
+        except OSError as e:
+            raise LabError(f"{self.shown}: cannot be read ({e.strerror}); mend its permissions, or copy it back from "
+                           "the repository") from None
         except UnicodeDecodeError as e:
             line = path.read_bytes()[: e.start].count(b"\n") + 1
             raise LabError(f"{self.shown}:{line}: not UTF-8 text; save the file as UTF-8") from None
@@ -93,7 +103,7 @@ class _Source:
             if "\t" in row:
                 raise LabError(f"{self.shown}:{number}: a tab character; indent with spaces")
         try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            node = yaml.compose(text, Loader=Loader)
         except yaml.MarkedYAMLError as e:
             mark = e.problem_mark or e.context_mark
             line = mark.line + 1 if mark else 1
@@ -107,19 +117,24 @@ class _Source:
 
     def _build(self, node: Any, path: tuple) -> Any:
         # Only whole numbers are not text: in this town "yes", "no" and "true" are words.
-        self.lines[path] = node.start_mark.line + 1
+        line = self.lines[path] = node.start_mark.line + 1
+        if not node.tag.endswith((":seq", ":map", ":str")):
+            raise self.error(path, f"a tag ({shown(node.tag)}); write a plain value", line)
         if isinstance(node, yaml.SequenceNode):
             return [self._build(child, (*path, i)) for i, child in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             data: dict = {}
             for key, value in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise self.error(path, "a list or a mapping stands where a name should; check the colons",
+                                     key.start_mark.line + 1)
                 if key.value in data:
                     raise self.error((*path, key.value), f"'{key.value}' stands twice; remove one",
                                      key.start_mark.line + 1)
                 data[key.value] = self._build(value, (*path, key.value))
                 self.lines[(*path, key.value)] = key.start_mark.line + 1
             return data
-        return int(node.value) if node.tag.endswith(":int") else node.value
+        return int(node.value) if not node.style and WHOLE.fullmatch(node.value) else node.value
 
     def line(self, path: tuple) -> int:
         while path not in self.lines:
@@ -202,10 +217,12 @@ def _check_fields(source: _Source, path: tuple, templates: Sequence[str], *allow
     """Every {field} of the templates must be one that is filled in."""
     for j, template in enumerate(templates):
         try:
-            names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+            fields = [field for field in string.Formatter().parse(template) if field[1] is not None]
         except ValueError as e:
             raise source.error((*path, j), f"{e} in '{template}'; write fields as {{name}}") from None
-        for name in names:
+        for _, name, form, conversion in fields:
+            if form or conversion:
+                raise source.error((*path, j), f"more than a name in {{{name}}}; write fields as {{name}}")
             if name not in allowed:
                 known = ", ".join(f"{{{n}}}" for n in sorted(allowed))
                 raise source.error((*path, j), f"unknown field {{{name}}}; use {known}")
