@@ -208,9 +208,11 @@ def test_who_may_make_no_schema_may_keep_a_store_but_no_class(postgres, tmp_path
         create_class(mine, tmp_path / "roster.txt", tmp_path / "urls.csv")
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute("CREATE SCHEMA llama2lab AUTHORIZATION guest")
+    with open_store(mine) as store:  # it moves, and what it calls moves with it
+        answer(store, store.annotator("Anna"), 1)
     assert create_class(mine, tmp_path / "roster.txt", tmp_path / "urls.csv").created == ["Anna"]
     with open_store(mine) as store:
-        assert len(exchange.labels(store)) == 2
+        assert len(exchange.labels(store)) == 3
 
 
 def test_a_schema_of_the_stores_name_that_is_another_s_is_not_used(postgres):

@@ -311,6 +311,8 @@ def _prepare(store: Store, create: bool) -> str | None:
                 home = server.settle(conn, store.where)
             if _version(conn)[0] != t.SCHEMA:
                 migrations.upgrade(conn)
+            elif not store.sqlite:  # it was only moved: its functions still search the schema that they came from
+                server.install(conn)
     except StoreError as e:
         state = getattr(getattr(e.__cause__, "orig", None), "sqlstate", None)
         if state == "42501":
