@@ -41,7 +41,8 @@ WRONG = (
     "postgresql://{host}/lab?passwrd={raw}", "sqlite://boss:{raw}@{host}/lab", "postgresql://boss:{raw}@",
     "postgresql://", "postgresql://boss:p@{raw}@{host}/lab", "postgresql://boss:{raw}@p@{host}/lab",
     "postgresql://boss:{raw}/x@y@{host}/lab",
-    "boss/{raw}@{host}/lab", "{raw}@{host}", "postgresql%3A%2F%2Fboss%3A{escaped}%40{host}%2Flab", "boss:{escaped}%40{host}",
+    "boss/{raw}@{host}/lab", "{raw}@{host}",
+    "postgresql%3A%2F%2Fboss%3A{escaped}%40{host}%2Flab", "boss:{escaped}%40{host}",
     "postgresql://boss:{raw}@{host}/lab?sslmode={raw}", "{{'host': '{host}', 'password': '{raw}'}}",
 )
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
