@@ -141,6 +141,17 @@ def test_a_lost_code_is_made_anew(store: Any) -> None:
     assert codes.enter(store, "Ada", "another-1") == (who, True)
 
 
+@pytest.mark.parametrize("damaged", ["", "x", "scrypt$zz$00", "scrypt$00", "scrypt$00$é"])
+def test_a_damaged_hash_is_nobodys_code(store: Any, damaged: str) -> None:
+    codes.enter(store, "Ada", "geheim42")
+    with store.begin() as conn:
+        conn.execute(t.codes.update().values(hash=damaged))
+    with pytest.raises(LabError, match="not the code"):
+        codes.enter(store, "Ada", "geheim42")
+    codes.forget(store, "Ada")
+    assert codes.enter(store, "Ada", "geheim42")[1]
+
+
 def test_an_older_class_keeps_its_teacher_and_its_students_out(postgres: Any, tmp_path: Any) -> None:
     """A class made before there were codes: after the upgrade the teacher's login may use them, a student's may not."""
     from llama2lab.annotation import classroom, migrations

@@ -350,7 +350,8 @@ def _pairs(store: Store) -> tuple[int, list[str]]:
         own = {kind: one.done + one.skipped + one.open for kind, one in found.items()}
         return sum(own.values()), sorted(kind for kind, number in own.items() if number)
     with store.begin(read=True) as conn:
-        counts = dict(conn.execute(sa.select(t.items.c.kind, sa.func.count()).group_by(t.items.c.kind)).tuples().all())
+        counts: dict[str, int] = dict(conn.execute(
+            sa.select(t.items.c.kind, sa.func.count()).group_by(t.items.c.kind)).tuples().all())
     return sum(counts.values()), sorted(counts)
 
 

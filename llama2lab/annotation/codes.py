@@ -37,8 +37,12 @@ def hashed(code: str, salt: bytes | None = None) -> str:
 
 
 def agrees(code: str, kept: str) -> bool:
-    salt = bytes.fromhex(kept.split("$")[1])
-    return hmac.compare_digest(hashed(code, salt), kept)
+    """Whether this is the code; none is where the hash is damaged, and `forget` helps."""
+    try:
+        salt = bytes.fromhex(kept.split("$")[1])
+    except (IndexError, ValueError):
+        return False
+    return hmac.compare_digest(hashed(code, salt).encode(), kept.encode("utf-8", "surrogatepass"))
 
 
 def clean_code(code: str | None) -> str:
