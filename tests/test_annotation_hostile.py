@@ -270,6 +270,30 @@ def test_a_class_that_an_older_version_made_is_repaired_and_loses_nothing(postgr
             conn.exec_driver_sql("DELETE FROM labels")
 
 
+def test_many_who_open_an_older_store_at_once_all_get_it(postgres):
+    """As the pages of `annotate` do after an upgrade: one moves the store, nobody is in its way."""
+    url = postgres.create("older_at_once")
+    engine = sa.create_engine(parse_url(url))
+    with engine.begin() as conn:
+        migrations.upgrade(conn, "0002")
+    engine.dispose()
+    said = []
+
+    def open_it(number):
+        try:
+            with open_store(url) as store:
+                said.append(len(store.annotator(f"P{number}")))
+        except LabError as e:
+            said.append(e)
+
+    threads = [threading.Thread(target=open_it, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert said == [32] * 6
+
+
 def test_temporary_tables_and_settings_of_ones_own_change_nobody(room):
     open_up(room)
     zoe = room.admin.annotator("Zoë Müller")

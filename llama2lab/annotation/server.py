@@ -75,7 +75,9 @@ def settle(conn: sa.Connection, where: str) -> str:
     Where the login may make no schema the store stays where it is, or goes to `public`: nothing is wrong with that as
     long as everybody comes with one URL. Everything after this is done as the store's owner, and in that schema only.
     """
-    found = look(conn)
+    with conn.begin_nested() as first:  # taken back: who waits below must hold no lock that the one who moves it needs
+        found = look(conn)
+        first.rollback()
     quote = conn.dialect.identifier_preparer.quote_identifier
     run = conn.exec_driver_sql
     if found.schema is None:
