@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from llama2lab import cli
 from llama2lab.annotation import app
-from llama2lab.annotation.address import hidden, meant_for_database, public
+from llama2lab.annotation.address import FORM, hidden, meant_for_database, public
 from llama2lab.annotation.store import open_store, parse_url, public_url
 from llama2lab.annotation.widget import Annotator
 from llama2lab.errors import LabError
@@ -41,6 +41,8 @@ WRONG = (
     "postgresql://{host}/lab?passwrd={raw}", "sqlite://boss:{raw}@{host}/lab", "postgresql://boss:{raw}@",
     "postgresql://", "postgresql://boss:p@{raw}@{host}/lab", "postgresql://boss:{raw}@p@{host}/lab",
     "postgresql://boss:{raw}/x@y@{host}/lab",
+    "boss/{raw}@{host}/lab", "{raw}@{host}",
+    "postgresql%3A%2F%2Fboss%3A{escaped}%40{host}%2Flab", "boss:{escaped}%40{host}",
     "postgresql://boss:{raw}@{host}/lab?sslmode={raw}", "{{'host': '{host}', 'password': '{raw}'}}",
 )
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -109,6 +111,11 @@ def test_no_command_prints_a_secret(form: str, password: str, command: list[str]
     ("postgresql:/h/d", True), ("host=h dbname=d", True), ("postgresql://h/d", True)])
 def test_files_and_databases_are_told_apart(text: str, database: bool) -> None:
     assert meant_for_database(text) is database
+
+
+def test_how_an_address_is_written_is_said_and_not_hidden() -> None:
+    result = CliRunner().invoke(cli.app, ["agreement", "boss:geheim42@h/d"])
+    assert FORM in result.output and "geheim42" not in result.output
 
 
 def test_a_file_that_is_there_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

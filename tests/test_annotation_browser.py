@@ -707,6 +707,18 @@ def test_the_server_ends_with_the_command(tmp_path: Path) -> None:
         assert not real.answers(url)
 
 
+def test_ctrl_c_ends_all_quietly(tmp_path: Path) -> None:
+    """A terminal's Ctrl-C reaches the command and the server at once; neither aborts."""
+    path, port = new_store(tmp_path / "class.db", [row(0)]), real.free_port()
+    url, log = f"http://127.0.0.1:{port}/", tmp_path / "voila.log"
+    command = [sys.executable, "-m", "llama2lab", "annotate", str(path), "--port", str(port)]
+    with real.running(command, real.environment(tmp_path), tmp_path, log, url + "voila/static/") as process:
+        urllib.request.urlopen(url, timeout=60).read()
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(40) == 0
+    assert not any(word in log.read_text() for word in ("Fatal", "Traceback", "error:")), log.read_text()
+
+
 @pytest.mark.skipif(not os.environ.get("LLAMA2LAB_SHOTS"), reason="set LLAMA2LAB_SHOTS to a folder for the pictures")
 def test_pictures(lab: real.Lab, browser: Any) -> None:
     """Light, dark and narrow, for people to look at."""

@@ -70,6 +70,9 @@ def test_everybody_of_the_roster_can_label_with_the_ordinary_code(room):
             assert (found.done, found.wanted) == (queue.qualify(room.admin, me).done, 3) and found.done >= 2
             after = queue.progress(store, me)
             assert (after.done, after.skipped, after.open) == (4, 1, before.open - 5)
+            assert queue.progress(store, me, "helpfulness") == after  # as with `annotate --kind`
+            assert queue.qualify(store, me, "helpfulness") == found
+            assert queue.next_task(store, me, kind="helpfulness").item_id == queue.next_task(store, me).item_id
     assert {label["annotator"] for label in exchange.labels(room.admin)} == set(ROSTER[:3])
 
 

@@ -141,6 +141,17 @@ def test_a_lost_code_is_made_anew(store: Any) -> None:
     assert codes.enter(store, "Ada", "another-1") == (who, True)
 
 
+@pytest.mark.parametrize("damaged", ["", "x", "scrypt$zz$00", "scrypt$00", "scrypt$00$é"])
+def test_a_damaged_hash_is_nobodys_code(store: Any, damaged: str) -> None:
+    codes.enter(store, "Ada", "geheim42")
+    with store.begin() as conn:
+        conn.execute(t.codes.update().values(hash=damaged))
+    with pytest.raises(LabError, match="not the code"):
+        codes.enter(store, "Ada", "geheim42")
+    codes.forget(store, "Ada")
+    assert codes.enter(store, "Ada", "geheim42")[1]
+
+
 def test_an_older_class_keeps_its_teacher_and_its_students_out(postgres: Any, tmp_path: Any) -> None:
     """A class made before there were codes: after the upgrade the teacher's login may use them, a student's may not."""
     from llama2lab.annotation import classroom, migrations
@@ -151,12 +162,18 @@ def test_an_older_class_keeps_its_teacher_and_its_students_out(postgres: Any, tm
     with engine.begin() as conn:
         migrations.upgrade(conn, "0002")
         conn.exec_driver_sql("CREATE ROLE older_teachers; GRANT SELECT, INSERT ON secrets TO older_teachers")
-        conn.exec_driver_sql("CREATE ROLE older_annotators; GRANT SELECT, INSERT ON labels TO older_annotators")
+        conn.exec_driver_sql(
+            "CREATE ROLE older_annotators; GRANT SELECT, INSERT ON labels TO older_annotators; GRANT EXECUTE ON "
+            "FUNCTION llama2lab_claim(text, text, double precision, text, boolean) TO older_annotators")
     engine.dispose()
     with open_store(url) as store, store.begin() as conn:
         for role, allowed in (("older_teachers", True), ("older_annotators", False)):
             may = conn.execute(sa.text("SELECT has_table_privilege(:r, 'codes', 'SELECT')"), {"r": role}).scalar()
             assert may is allowed, role
+        for role in ("older_annotators", "older_teachers"):  # who could save a label before can do so now
+            may = conn.execute(sa.text("SELECT has_function_privilege(:r, 'llama2lab_hold(text, text)', 'EXECUTE')"),
+                               {"r": role}).scalar()
+            assert may is (role == "older_annotators")
     roster = tmp_path / "names.txt"
     roster.write_text("Ada\n")
     classroom.create_class(url, roster, tmp_path / "urls.csv")
@@ -164,5 +181,7 @@ def test_an_older_class_keeps_its_teacher_and_its_students_out(postgres: Any, tm
     with open_store(urls[classroom.TEACHER]) as store:
         assert codes.enter(store, "Bert", "geheim42")[1]
         codes.forget(store, "Bert")
+        with pytest.raises(LabError, match="'Ada' has a login of the class"):
+            codes.enter(store, "Ada", "geheim42")
     with open_store(urls["Ada"]) as store, pytest.raises(LabError, match="may not"), store.begin(read=True) as conn:
         conn.execute(sa.select(t.codes))

@@ -208,9 +208,11 @@ def test_who_may_make_no_schema_may_keep_a_store_but_no_class(postgres, tmp_path
         create_class(mine, tmp_path / "roster.txt", tmp_path / "urls.csv")
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute("CREATE SCHEMA llama2lab AUTHORIZATION guest")
+    with open_store(mine) as store:  # it moves, and what it calls moves with it
+        answer(store, store.annotator("Anna"), 1)
     assert create_class(mine, tmp_path / "roster.txt", tmp_path / "urls.csv").created == ["Anna"]
     with open_store(mine) as store:
-        assert len(exchange.labels(store)) == 2
+        assert len(exchange.labels(store)) == 3
 
 
 def test_a_schema_of_the_stores_name_that_is_another_s_is_not_used(postgres):
@@ -266,6 +268,30 @@ def test_a_class_that_an_older_version_made_is_repaired_and_loses_nothing(postgr
             answer(anna, "a", 2)
         with pytest.raises(StoreError, match="may not do that"), store.begin() as conn:
             conn.exec_driver_sql("DELETE FROM labels")
+
+
+def test_many_who_open_an_older_store_at_once_all_get_it(postgres):
+    """As the pages of `annotate` do after an upgrade: one moves the store, nobody is in its way."""
+    url = postgres.create("older_at_once")
+    engine = sa.create_engine(parse_url(url))
+    with engine.begin() as conn:
+        migrations.upgrade(conn, "0002")
+    engine.dispose()
+    said = []
+
+    def open_it(number):
+        try:
+            with open_store(url) as store:
+                said.append(len(store.annotator(f"P{number}")))
+        except LabError as e:
+            said.append(e)
+
+    threads = [threading.Thread(target=open_it, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert said == [32] * 6
 
 
 def test_temporary_tables_and_settings_of_ones_own_change_nobody(room):

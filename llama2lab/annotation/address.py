@@ -21,7 +21,7 @@ _WORDS = ("host|hostaddr|port|dbname|database|user|username|password|passwd|pwd|
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _SCHEME = re.compile(r"(?:[A-Za-z][\w.+-]+:/|(?:jdbc:)?(?:postgre|pgsql|psql)[\w+]*(?::|;|//|\\))",
                      re.ASCII | re.IGNORECASE)
-_USERINFO = re.compile(r".*:.*@", re.DOTALL)
+_USERINFO = re.compile(r".*:.*@|.*@[\w.-]+:\d+(?:/|$)", re.DOTALL)
 _NAMES_ONE = re.compile(r"(?:postgre|pgsql|psql)", re.IGNORECASE)
 _KEYS = re.compile(rf"(?:^|[\s?&;,'\"{{(])(?:{_WORDS})['\"]?\s*[=:]", re.IGNORECASE)
 _PLAIN = re.compile(r"[\w.,:-]+", re.ASCII)  # a host or a database as an ordinary one is written
@@ -43,7 +43,7 @@ def meant_for_database(text: str) -> bool:
     except ValueError:  # a NUL
         pass
     rest = text[2:] if _DRIVE.match(text) else text
-    return bool(_SCHEME.match(rest) or _USERINFO.match(rest) or _KEYS.search(rest))
+    return any(_SCHEME.match(one) or _USERINFO.match(one) or _KEYS.search(one) for one in (rest, unquote(rest)))
 
 
 def public(address: str | os.PathLike[str]) -> str:
@@ -84,7 +84,7 @@ def secrets_in(address: str) -> list[str]:
 
 def hidden(text: str, addresses: Iterable[str] = ()) -> str:
     """A text of somebody else's, such as a driver's message, without the secrets of these addresses, and without what
-    looks like a database's address inside it."""
+    looks like a database's address inside it. How one is written (FORM) stays."""
     for address in addresses:
         if meant_for_database(address):
             shown = public(address)
@@ -95,5 +95,5 @@ def hidden(text: str, addresses: Iterable[str] = ()) -> str:
     def replaced(m: re.Match[str]) -> str:
         return public(m[0]) if _NAMES_ONE.match(m[0]) else STARS if _USERINFO.match(m[0]) else m[0]
 
-    text = _URL_IN_TEXT.sub(replaced, text)
-    return _KEY_IN_TEXT.sub(lambda m: m[1] + m[2] + STARS, text)
+    return FORM.join(_KEY_IN_TEXT.sub(lambda m: m[1] + m[2] + STARS, _URL_IN_TEXT.sub(replaced, part))
+                     for part in text.split(FORM))

@@ -28,6 +28,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from llama2lab.annotation import codes, queue
+from llama2lab.annotation.scale import KINDS
 from llama2lab.annotation.store import Store, clean_name, open_store, parse_url
 from llama2lab.annotation.widget import HERE, Annotator, Skip, Submit
 from llama2lab.errors import LabError
@@ -335,13 +336,22 @@ def environment(location: str, settings: Settings, folder: Path) -> dict[str, st
             "JUPYTER_PATH": os.pathsep.join(p for p in paths if p), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
-def _pairs(store: Any) -> tuple[int, list[str]]:
+def _pairs(store: Store) -> tuple[int, list[str]]:
+    """How many pairs there are, of which kinds. A class's login sees the pairs that it was given, and may count those
+    that wait for it."""
     import sqlalchemy as sa
 
     from llama2lab.annotation import tables as t
 
+    name = store.login()
+    if name is not None:
+        me = store.annotator(name)
+        found = {kind: queue.progress(store, me, kind) for kind in KINDS}
+        own = {kind: one.done + one.skipped + one.open for kind, one in found.items()}
+        return sum(own.values()), sorted(kind for kind, number in own.items() if number)
     with store.begin(read=True) as conn:
-        counts = dict(conn.execute(sa.select(t.items.c.kind, sa.func.count()).group_by(t.items.c.kind)).tuples().all())
+        counts: dict[str, int] = dict(conn.execute(
+            sa.select(t.items.c.kind, sa.func.count()).group_by(t.items.c.kind)).tuples().all())
     return sum(counts.values()), sorted(counts)
 
 

@@ -2,7 +2,8 @@
 
 Whoever gives a name for the first time chooses its code; so does who labelled before there were codes. Only a salted
 hash is kept (scrypt, of Python's own library), and every try is counted before it is looked at, so that many at once
-are no way around the limit. A name whose owner lost the code gets a new one after `forget`.
+are no way around the limit. A name whose owner lost the code gets a new one after `forget`. Who has a class's login is
+known by that alone.
 """
 
 from __future__ import annotations
@@ -36,8 +37,12 @@ def hashed(code: str, salt: bytes | None = None) -> str:
 
 
 def agrees(code: str, kept: str) -> bool:
-    salt = bytes.fromhex(kept.split("$")[1])
-    return hmac.compare_digest(hashed(code, salt), kept)
+    """Whether this is the code; none is where the hash is damaged, and `forget` helps."""
+    try:
+        salt = bytes.fromhex(kept.split("$")[1])
+    except (IndexError, ValueError):
+        return False
+    return hmac.compare_digest(hashed(code, salt).encode(), kept.encode("utf-8", "surrogatepass"))
 
 
 def clean_code(code: str | None) -> str:
@@ -49,7 +54,7 @@ def enter(store: Store, name: str, code: str | None) -> tuple[str, bool]:
     """The annotator's id, and whether the code is new: chosen just now.
 
     Raises:
-        LabError: no code, a new one that is too easy, a wrong one, or too many wrong ones.
+        LabError: no code, a new one that is too easy, a wrong one, or too many wrong ones; a name with a class's login.
     """
     name, code = clean_name(name), clean_code(code)
     if not code:
@@ -110,6 +115,9 @@ def _person(conn: sa.Connection, name: str) -> str:
         return new
     if found.kind != "person":
         raise LabError(f"{name!r} is a simulated annotator's name; take another one")
+    if conn.execute(sa.select(t.members.c.role).where(t.members.c.annotator_id == found.id)).first():
+        raise LabError(f"{name!r} has a login of the class and labels under it, with the URL that the teacher gave; "
+                       "take another name if you are somebody else")
     return found.id
 
 

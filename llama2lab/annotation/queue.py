@@ -150,7 +150,8 @@ def _of_kind(query: sa.Select, kind: str | None) -> sa.Select:
     """Only the slots of items of this kind."""
     if kind is None:
         return query
-    return query.where(sa.exists().where(t.items.c.id == t.slots.c.item_id, t.items.c.kind == kind))
+    # Not exists(), which selects *: a class's login may not see every column.
+    return query.where(sa.exists(t.items.c.id).where(t.items.c.id == t.slots.c.item_id, t.items.c.kind == kind))
 
 
 def _claim(conn: sa.Connection, annotator_id: str, name: str, seed: int, lease_seconds: float, kind: str | None,

@@ -135,7 +135,7 @@ class Room(Voila):
 
     def listen(self) -> None:
         if self.ends_with_stdin:
-            threading.Thread(target=end_with, args=(sys.stdin.buffer,), daemon=True).start()
+            threading.Thread(target=end_with, args=(sys.stdin.fileno(),), daemon=True).start()
         super().listen()
 
 
@@ -144,8 +144,10 @@ def give_cookie(handler: Any, notebook: Any, cwd: str) -> None:
     _ = handler.xsrf_token  # sets it
 
 
-def end_with(stream: Any) -> None:
-    while stream.read(1024):
+def end_with(descriptor: int) -> None:
+    """Ends this process when the pipe closes. Not by `sys.stdin`: Python aborts where a thread still reads from that
+    when all ends, as with Ctrl-C."""
+    while os.read(descriptor, 1024):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 

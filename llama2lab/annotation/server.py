@@ -75,7 +75,9 @@ def settle(conn: sa.Connection, where: str) -> str:
     Where the login may make no schema the store stays where it is, or goes to `public`: nothing is wrong with that as
     long as everybody comes with one URL. Everything after this is done as the store's owner, and in that schema only.
     """
-    found = look(conn)
+    with conn.begin_nested() as first:  # taken back: who waits below must hold no lock that the one who moves it needs
+        found = look(conn)
+        first.rollback()
     quote = conn.dialect.identifier_preparer.quote_identifier
     run = conn.exec_driver_sql
     if found.schema is None:
@@ -132,7 +134,8 @@ def _move(conn: sa.Connection, old: str | None, found: Found) -> None:
 
 def install(conn: sa.Connection) -> None:
     """The functions and triggers as this version wants them, whatever was there. Class logins may call what
-    classroom.py hands out; nobody else may call any."""
+    classroom.py hands out; nobody else may call any. Whoever may ask for items may also hold them while saving: a class
+    that was made before there was a function for that labels on."""
     schema = conn.dialect.identifier_preparer.quote_identifier(
         conn.exec_driver_sql("SELECT current_schema()").scalar_one())
     for signature, returns, options, body in FUNCTIONS:
@@ -147,6 +150,12 @@ def install(conn: sa.Connection) -> None:
                                     "CAST(:labels AS pg_catalog.regclass)"),
                             {"name": name, "labels": f"{schema}.labels"}).scalar():
             conn.exec_driver_sql(f"CREATE TRIGGER {name} {when} EXECUTE FUNCTION {schema}.{function}()")
+    for role in conn.execute(sa.text(
+            "SELECT DISTINCT r.rolname FROM pg_catalog.pg_proc p CROSS JOIN LATERAL pg_catalog.aclexplode(p.proacl) a "
+            "JOIN pg_catalog.pg_roles r ON r.oid = a.grantee WHERE p.pronamespace = pg_catalog.current_schema()"
+            "::pg_catalog.regnamespace AND p.proname = 'llama2lab_claim' AND a.grantee <> p.proowner")).scalars().all():
+        conn.exec_driver_sql(f"GRANT EXECUTE ON FUNCTION {schema}.llama2lab_hold(text, text) TO "
+                             f"{conn.dialect.identifier_preparer.quote_identifier(role)}")
 
 
 TRIGGERS = (

@@ -255,12 +255,14 @@ def open_store(url: str | os.PathLike[str], create: bool = True, where: str | No
         parsed, shown, server.NOBODYS)
     store = Store(engine, parsed, where)
     try:
-        try:
-            home = _prepare(store, create)
-        except StoreError as e:  # another has moved the store to its own schema at this moment
-            if getattr(getattr(e.__cause__, "orig", None), "sqlstate", None) != "42P01":
-                raise
-            home = _prepare(store, create)
+        for attempt in range(ATTEMPTS):
+            try:
+                home = _prepare(store, create)
+                break
+            except StoreError as e:  # another has moved the store to its own schema at this moment, or is about to
+                state = getattr(getattr(e.__cause__, "orig", None), "sqlstate", None) or ""
+                if attempt == ATTEMPTS - 1 or not (state == "42P01" or state[:2] == "40"):
+                    raise
     except BaseException:
         store.close()
         raise
@@ -311,6 +313,8 @@ def _prepare(store: Store, create: bool) -> str | None:
                 home = server.settle(conn, store.where)
             if _version(conn)[0] != t.SCHEMA:
                 migrations.upgrade(conn)
+            elif not store.sqlite:  # it was only moved: its functions still search the schema that they came from
+                server.install(conn)
     except StoreError as e:
         state = getattr(getattr(e.__cause__, "orig", None), "sqlstate", None)
         if state == "42501":
