@@ -121,10 +121,11 @@ def load_reward_parts(path_or_name: str | Path) -> tuple[Llama, nn.Linear, dict]
 
 def checkpoint_digest(path_or_name: str | Path) -> str:
     """Changes when a checkpoint does, wherever it lies: a hash of all that is read of it, its settings, tokenizer and
-    weights."""
+    weights. Where it is a stage of a run, what was measured on it and when does not count."""
     folder = find_folder(path_or_name)
     whole = hashlib.sha256()
-    for file in sorted({*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.model")}):
+    files = {*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.model")}
+    for file in sorted(f for f in files if f.name not in ("stage.json", "notes.json")):
         try:
             with open(file, "rb") as f:
                 whole.update(f"{file.name} {file.stat().st_size} ".encode())
@@ -355,11 +356,15 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _headers(files: Sequence[Path]) -> dict[str, tuple[int, ...]]:
-    """The shapes of all tensors in the files, none of which is read."""
+    """The shapes of all tensors in the files, none of which is read. LabError for one that stands in two of them."""
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
         with _opened(path) as f:
-            shapes |= {name: tuple(f.get_slice(name).get_shape()) for name in f.keys()}  # noqa: SIM118 (no mapping)
+            found = {name: tuple(f.get_slice(name).get_shape()) for name in f.keys()}  # noqa: SIM118 (no mapping)
+        twice = shapes.keys() & found.keys()
+        if twice:  # which of them is meant, nobody can tell
+            raise LabError(f"{path}: {min(twice)} stands in another file of the model, too; fetch the model again")
+        shapes |= found
     return shapes
 
 

@@ -201,7 +201,7 @@ def build_run(run: Run, recipe: RealRecipe, texts: Texts, folder: Path | None, s
     last = rlhf.ppo_stage(shop, recipe.ppo, best, "rlhf-v2", 1)
     reading.measure(last, bits, "ppo.optim", recipe.ppo.optim)
     referee.measure(last)
-    return run.results(describe_machine())
+    return run.results(describe_machine(), recipe.evaluate.split)
 
 
 def tokenizer_stage(shop: Workshop, recipe: RealRecipe, texts: Texts, start: str) -> None:

@@ -263,7 +263,7 @@ def build_run(run: Run, recipe: Recipe, seed: int, machine: Machine, labels: Seq
         judge.measure(name_plain)
         judge.compare_heads(["reward-helpfulness-v5", name_plain], "sft", 5)
         judge.measure(ppo_stage(shop, recipe.rlhf.ppo, "rlhf-v4", "rlhf-v5-linear", 5, name_plain))
-    return run.results(describe_machine())
+    return run.results(describe_machine(), recipe.evaluate.split)
 
 
 def measure_base(model: Llama, shop: Workshop, town: Town, seed: int) -> dict[str, Any]:

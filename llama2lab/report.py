@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,22 @@ from llama2lab.validation import validated
 def report(runs: Sequence[Path], out: Path) -> Path:
     """Write the page of one run, or of several pooled, to `out`.
 
-    LabError when a folder is no run or has nothing finished, when the runs are of different kinds, or when `out`
-    cannot be written.
+    LabError when a folder is no run or has nothing finished, when the runs are of different kinds, copies of one
+    another or measured on different prompts, or when `out` cannot be written.
     """
     runs = [Path(run) for run in runs]
     each = [load_run(run) for run in runs]
-    if len({run.resolve() for run in runs}) < len(runs):
-        raise LabError("the same run is given twice; give each once, or its figures would count double")
     kinds = {str(one.get("preset")) for one in each}
     if len(kinds) > 1:
         raise LabError(f"these runs are of different kinds ({', '.join(sorted(kinds))}); give runs of one kind")
+    copies = any(a["stages"] == b["stages"] and a.get("seed") == b.get("seed") for a, b in combinations(each, 2))
+    if copies or len({run.resolve() for run in runs}) < len(runs):
+        raise LabError("the same run, or a copy of it, is given twice; give each once, or its figures would count "
+                       "double")
+    splits = {str(one["split"]) for one in each if one.get("split")}
+    if len(splits) > 1:
+        raise LabError(f"these runs were measured on different prompts ({', '.join(sorted(splits))}); give runs of one "
+                       "evaluate.split")
     pooled = pool(each)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
                                      undefined=jinja2.StrictUndefined)

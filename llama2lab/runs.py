@@ -334,15 +334,17 @@ class Run:
         """The folder of a finished stage; LabError that lists the ones there are."""
         return stage_folder(self.path, name)
 
-    def results(self, machine: dict[str, Any]) -> dict[str, Any]:
-        """Gather RUN/results.json: `preset`, `seed`, `machine`, and `stages` in order, each with `seconds`
-        (building and measuring), `peak_memory_mb` (None where the system does not say) and `metrics`."""
+    def results(self, machine: dict[str, Any], split: str = "test") -> dict[str, Any]:
+        """Gather RUN/results.json: `preset`, `seed`, `machine`, `split` (of the prompts that it was measured on), and
+        `stages` in order, each with `seconds` (building and measuring), `peak_memory_mb` (None where the system does
+        not say) and `metrics`."""
         self._is_ours()
         stages = {}
         for name in self.order:
             asked = self._notes.get(name, {}).values()  # not what other settings measured before
             stages[name] = with_notes(read_record(self.path / name), asked)
-        text = json.dumps({**self.identity, "machine": machine, "stages": stages}, indent=1, allow_nan=False)
+        whole = {**self.identity, "machine": machine, "split": split, "stages": stages}
+        text = json.dumps(whole, indent=1, allow_nan=False)
         write_atomic(self.path / "results.json", text)
         return json.loads(text)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -214,6 +215,18 @@ def test_a_context_of_a_billion_takes_no_memory(saved):
         far = model(x, positions=torch.arange(100_000, 100_030)[None])
     torch.testing.assert_close(far, before, atol=2e-3, rtol=0)
     assert len(model._rope[0]) < 200_000
+
+
+def test_a_tensor_in_two_shards_is_refused(saved):
+    tensors = load_file(saved / "model.safetensors")
+    (saved / "model.safetensors").unlink()
+    first = min(tensors)
+    save_file(tensors, saved / "a.safetensors")
+    save_file({first: 0 * tensors[first]}, saved / "b.safetensors")  # read last, it would win
+    index = {"weight_map": {name: "a.safetensors" for name in tensors} | {"other": "b.safetensors"}}
+    (saved / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(LabError, match=rf"b\.safetensors: {re.escape(first)} stands in another file"):
+        load_model(saved)
 
 
 @pytest.mark.parametrize("index", ['{"weight_map": {"a": 5}}', '{"weight_map": []}', "[]", '{"weight_map": {}}', "5",

@@ -284,6 +284,17 @@ def test_the_readme_says_what_the_runs_of_three_seeds_say():
     assert f"**{sum(bool(p.met) for p in promised)} of {len(promised)} marks are met**" in text
 
 
+def test_where_experiments_cannot_be_kept_is_said_before_they_are_measured(run, monkeypatch):
+    monkeypatch.setattr(experiments, "all_experiments", lambda: {"count": lambda lab: pytest.fail("measured")})
+    (run / "experiments").write_text("a file")
+    with pytest.raises(LabError, match=r"cannot write .*experiments"):
+        experiments.measure(run)
+    (run / "experiments").unlink()
+    monkeypatch.setattr(experiments.os, "access", lambda *a: False)
+    with pytest.raises(LabError, match="mend the permissions"):
+        experiments.measure(run)
+
+
 def test_experiments_are_kept_with_the_run_and_not_measured_twice(run, monkeypatch, capsys):
     count.calls = 0
     monkeypatch.setattr(experiments, "all_experiments", lambda: {"count": count})

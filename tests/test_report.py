@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,18 @@ def test_page_is_one_file_that_opens_offline(runs: list[Path], tmp_path: Path) -
     assert "@import" not in page and "url(" not in page
     assert page.count("Plotly.newPlot(") == len(FIGURES)
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["page.html"]
+
+
+def test_copies_of_a_run_and_other_prompts_are_not_pooled(runs: list[Path], tmp_path: Path) -> None:
+    shutil.copytree(runs[0], tmp_path / "copy")
+    with pytest.raises(LabError, match="a copy of it, is given twice"):
+        report([runs[0], runs[1], tmp_path / "copy"], tmp_path / "page.html")
+    for run, split in ((make_run(tmp_path / "dev", 4), "dev"), (make_run(tmp_path / "test", 5), "test")):
+        path = run / "results.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "split": split}))
+    with pytest.raises(LabError, match=r"different prompts \(dev, test\)"):
+        report([tmp_path / "dev", tmp_path / "test"], tmp_path / "page.html")
+    report([tmp_path / "test", runs[0]], tmp_path / "page.html")  # older runs do not say
 
 
 def test_texts_of_models_stay_text(runs: list[Path], tmp_path: Path) -> None:

@@ -234,6 +234,8 @@ def test_another_checkpoint_at_the_same_path_is_noticed(own, tmp_path):
     digest = checkpoint_digest(start)
     start.rename(own / "data" / "elsewhere")
     assert checkpoint_digest(own / "data" / "elsewhere") == digest
+    (own / "data" / "elsewhere" / "notes.json").write_text("{}")  # a run's stage that was measured meanwhile
+    assert checkpoint_digest(own / "data" / "elsewhere") == digest
     save_model(start, Llama(NANO, seed=2), TOKENIZER)
     assert checkpoint_digest(start) != digest
     assert base_of("run")[0] == load_model(start).embed.weight[9, 0].item() != first[0]

@@ -6,15 +6,17 @@ a function of a finished run (`lab.finished.Finished`) that gives plain figures,
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama2lab.errors import LabError
-from llama2lab.runs import write_atomic
+from llama2lab.files import disk_error, write_atomic
 
 if TYPE_CHECKING:
     from llama2lab.lab.finished import Experiment
@@ -40,6 +42,12 @@ def measure(run: Path, names: Sequence[str] = (), again: bool = False) -> None:
             raise LabError(f"unknown experiment {name!r}; choose one of {', '.join(known)}")
     lab = Finished(run)
     folder = run / "experiments"
+    try:
+        folder.mkdir(exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as e:  # said now, not after the first has been measured
+        raise disk_error(e, folder) from e
     for name in names or known:
         path = folder / f"{name}.json"
         if path.is_file() and not again:
@@ -47,6 +55,5 @@ def measure(run: Path, names: Sequence[str] = (), again: bool = False) -> None:
         begin = time.perf_counter()
         print(f"{name} ...", flush=True)
         result = known[name](lab)
-        folder.mkdir(exist_ok=True)
         write_atomic(path, json.dumps(result, indent=1))
         print(f"{name} measured in {time.perf_counter() - begin:.0f} s", flush=True)
