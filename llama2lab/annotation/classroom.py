@@ -174,7 +174,7 @@ def _no_table(names: Sequence[str], file: Path) -> None:
     """LabError for the rows of a table whose column of names we cannot tell: each would be somebody's whole name."""
     for divider, what in ((";", "semicolons"), ("\t", "tabs"), (r",(?=\S)", "commas"), (r'^".*"$', "")):
         rows = [re.split(divider, name.strip()) for name in names]
-        if len(rows) > 1 and all(len(row) > 1 for row in rows) or (
+        if (len(rows) > 1 and all(len(row) > 1 for row in rows)) or (
                 rows and what and "name" in (cell.strip(' "').casefold() for cell in rows[0]) and len(rows[0]) > 1):
             said = f"columns divided by {what}" if what else "quotes around each line"
             raise LabError(f"the roster {file} is a table ({said}), and not a name in each line; give CSV with commas "

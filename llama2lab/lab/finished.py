@@ -77,7 +77,9 @@ def _preset(results: Path) -> Any:
 def live_folder() -> Path:
     """Where notebooks keep what they measured themselves. Delete it to measure anew."""
     named = os.environ.get(LIVE)
-    return Path(os.path.expanduser(named)) if named else (ROOT if (ROOT / "notebooks").is_dir() else Path()) / "runs" / "lab"
+    if named:
+        return Path(os.path.expanduser(named))
+    return (ROOT if (ROOT / "notebooks").is_dir() else Path()) / "runs" / "lab"
 
 
 @dataclass(frozen=True)
