@@ -18,7 +18,6 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from llama2lab.errors import LabError
-from llama2lab.rows import has_end
 from llama2lab.settings import MISSING, UNKNOWN, Clash, complaint, dotted
 from llama2lab.validation import shown
 
@@ -119,7 +118,8 @@ def read_recipe(path: str | Path) -> RecipeFile:
     """The contents of a recipe file. LabError with file and line for what is no mapping in plain YAML."""
     file = RecipeFile(Path(path))
     try:
-        has_end(Path(path))
+        if Path(path).is_fifo():  # whose opening might never end
+            raise LabError(f"{path}: is a pipe; give the path of a recipe file (YAML)")
         with open(path, "rb") as f:
             content = f.read(LARGEST + 1)
         text = content.decode("utf-8-sig")

@@ -149,7 +149,8 @@ def test_files_that_are_no_text_are_refused(tmp_path, content, says):
 
 
 def test_paths_that_are_no_file_are_refused(tmp_path):
-    for path in (tmp_path, tmp_path / "none.yaml", tmp_path / ("x" * 300), "nul\0nul", "/dev/zero"):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "none.yaml", tmp_path / ("x" * 300), "nul\0nul", "/dev/zero", tmp_path / "pipe"):
         with pytest.raises(LabError, match="give the path of a recipe file"):
             load_recipe(path)
 
