@@ -41,7 +41,7 @@ class EvaluateSettings:
     best_of: Few = 16
     best_of_prompts: Count = 160
     truth_pairs: Count = 400
-    test_pairs: Count = 500  # preference pairs on held-out prompts of each kind, over all rounds so far
+    test_pairs: Count = 500  # on held-out prompts of each kind, over all rounds so far; all where these hold fewer
 
 
 def judge_all(oracle: Oracle, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Verdict]:

@@ -311,15 +311,18 @@ class Run:
 
     def _forget_figures(self, stage: str = "") -> None:
         """What results.json says no longer holds: until all is gathered again, the stages speak for themselves. Nor do
-        experiments, where `stage` is about to take the place of one with other settings."""
+        experiments, where `stage` is about to take the place of one with other settings: they are put aside."""
         experiments = self.path / "experiments"
         try:
             (self.path / "results.json").unlink(missing_ok=True)
             folders.clear_up(experiments)
             before = _fingerprint(self.path / stage, forgiving=True) if stage else ""
             if before not in ("", self._fingerprints.get(stage)) and experiments.is_dir():
-                folders.discard(experiments)
-                self.say(f"experiments/ is removed: it was measured before {stage} was built anew")
+                aside = experiments.with_name("experiments.before")
+                if aside.exists():
+                    folders.discard(aside)
+                os.replace(experiments, aside)
+                self.say(f"experiments/ is experiments.before/ now: it was measured before {stage} was built anew")
         except OSError as e:
             raise disk_error(e, self.path) from e
 

@@ -118,6 +118,7 @@ def test_an_interrupted_rebuild_leaves_no_results_of_the_stages_before(tmp_path)
     results = load_run(tmp_path / "r")
     assert results["unfinished"] and "helpfulness" not in results["stages"]["sft"]["metrics"]
     assert not (tmp_path / "r" / "experiments").exists()
+    assert (tmp_path / "r" / "experiments.before").exists()  # half an hour's work: put aside, not thrown away
 
 
 def test_a_stage_that_was_removed_is_built_again_and_experiments_stay(tmp_path):
