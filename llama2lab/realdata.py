@@ -12,6 +12,7 @@ one broken line and do not say which. What is valid becomes a `datasets.Dataset`
 from __future__ import annotations
 
 import glob
+import json
 import os
 import random
 from collections import Counter
@@ -250,6 +251,17 @@ PARSERS: dict[str, Callable[[Record, Columns], Record]] = {
 }
 
 
+def contradictory(rows: Sequence[Record]) -> set[int]:
+    """The pairs, by their places, whose answers another row prefers the other way round: nothing says which is right,
+    and together they teach nothing."""
+    sides: dict[str, dict[str, list[int]]] = {}
+    for i, row in enumerate(rows):
+        chosen, rejected = (row[side][0]["content"] for side in ("chosen", "rejected"))
+        key = json.dumps([row["prompt"], sorted((chosen, rejected))])
+        sides.setdefault(key, {}).setdefault(chosen, []).append(i)
+    return {i for found in sides.values() if len(found) > 1 for places in found.values() for i in places}
+
+
 def load_role(role: str, source: SourceSettings, data_dir: Path | None, max_malformed: float = 0.05, seed: int = 0,
               ) -> tuple[datasets.Dataset, Tally]:
     """The valid rows of a role, at most `source.rows`, and the tally of the others.
@@ -262,15 +274,20 @@ def load_role(role: str, source: SourceSettings, data_dir: Path | None, max_malf
         raise LabError(f"{role}: the recipe's columns name {shown(min(unknown, key=str))}, which no row of this role "
                        f"has; choose among {', '.join(FIELDS[role])}")
     tally = Tally(role)
-    rows = []
+    rows, places = [], []
     for where, record in read_source(source, role, data_dir):
         tally.read += 1
         try:
             if isinstance(record, str):
                 raise Malformed(record)
             rows.append(PARSERS[role](record, source.columns))
+            places.append(where)
         except Malformed as e:
             tally.refuse(where, str(e))
+    against = contradictory(rows) if PARSERS[role] is parse_pair else set()
+    for i in sorted(against):
+        tally.refuse(places[i], "another row prefers the other answer")
+    rows = [row for i, row in enumerate(rows) if i not in against]
     tally.check(max_malformed)
     if source.rows and len(rows) > source.rows:
         rows = [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), source.rows))]

@@ -217,6 +217,21 @@ def test_half_a_character_is_a_malformed_row(tmp_path):
     assert list(tally.places.values()) == [["a.jsonl:31"]]
 
 
+def test_pairs_that_contradict_each_other_train_nothing_and_are_named(tmp_path):
+    def pair(chosen, rejected, prompt="Why?"):
+        return json.dumps({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+
+    (tmp_path / "a.jsonl").write_text("\n".join([
+        pair("yes", "no"), pair("no", "yes"), *[pair("yes", "no", "How?")] * 2, pair("yes", "perhaps")]))
+    source = SourceSettings(files=("a.jsonl",), columns={"prompt": "prompt"})
+    rows, tally = load_role("helpful", source, tmp_path, max_malformed=0.5)
+    assert [(row["prompt"][0]["content"], row["rejected"][0]["content"]) for row in rows] == [
+        ("How?", "no"), ("How?", "no"), ("Why?", "perhaps")]
+    assert tally.places == {"another row prefers the other answer": ["a.jsonl:1", "a.jsonl:2"]}
+    with pytest.raises(LabError, match=r"2 of 5 rows are malformed.*another row prefers the other answer \(a.jsonl:1"):
+        load_role("helpful", source, tmp_path)
+
+
 def test_an_encoding_and_a_column_that_are_not_meant_are_said_with_the_cure(tmp_path):
     (tmp_path / "a.jsonl").write_bytes('{"text": "café"}\n{"text": "café"}\n'.encode("cp1252"))
     with pytest.raises(LabError, match=r"2 x not UTF-8 \(a.jsonl:1, a.jsonl:2\).*iconv -f WINDOWS-1252"):
