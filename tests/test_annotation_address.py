@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -69,6 +69,10 @@ def quiet(text: str, password: str) -> None:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(form=st.sampled_from(RIGHT + WRONG), password=PASSWORDS)
+@example(form="sqlite://boss:{raw}@{host}/lab", password="Qabcd efghZ")
+@example(form="postgresql:/boss:{raw}@{host}/lab", password="Q0000?0000Z")
+@example(form="postgresql://boss:{raw}@{host}/lab", password="54321?0000Z")
+@example(form="postgresql://boss:{raw}@{host}/lab", password="54321/0000Z")
 def test_no_secret_of_any_address_comes_out(form: str, password: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     url, folder = address(form, password), tmp_path_factory.getbasetemp()
     os.chdir(folder)

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 FORM = "postgresql://user:password@host:5432/database"
 ESCAPES = "in the password, @ : / ? # % are written %40 %3A %2F %3F %23 %25"
 STARS = "***"
+NO_SQLITE = "sqlite:///..."  # what stands for sqlite:// with a host or a user
 _WORDS = ("host|hostaddr|port|dbname|database|user|username|password|passwd|pwd|passfile|service|servicefile|sslmode|"
           "sslkey|sslcert|sslpassword|options")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -50,7 +51,7 @@ def public(address: str | os.PathLike[str]) -> str:
     """The address as anybody may see it: a file's path, or postgresql://host:port/database without all the rest."""
     text = os.fspath(address).strip()
     if text[:9].lower() == "sqlite://":
-        return text.split("?")[0] if text[9:10] == "/" else "sqlite:///..."
+        return text.split("?")[0] if text[9:10] == "/" else NO_SQLITE
     if not meant_for_database(text):
         return text
     unreadable = "postgresql://..."
@@ -60,7 +61,9 @@ def public(address: str | os.PathLike[str]) -> str:
         scheme = found.scheme.split("+")[0]
     except ValueError:
         return unreadable
-    if scheme not in ("postgresql", "postgres") or text.count("@") > 1 or not _PLAIN.fullmatch(host or "localhost"):
+    # An @ behind the server's part was one of the password, which an unescaped / or ? has cut in two.
+    if (scheme not in ("postgresql", "postgres") or "://" not in text or text.count("@") > 1
+            or ("@" in text and "@" not in found.netloc) or not _PLAIN.fullmatch(host or "localhost")):
         return unreadable
     place = (f"[{host}]" if ":" in host else host) + (f":{port}" if port is not None else "")
     return f"postgresql://{place}/{database if _PLAIN.fullmatch(database) else '...'}"
@@ -86,12 +89,13 @@ def hidden(text: str, addresses: Iterable[str] = ()) -> str:
     """A text of somebody else's, such as a driver's message, without the secrets of these addresses, and without what
     looks like a database's address inside it. How one is written (FORM) stays."""
     for address in addresses:
-        if meant_for_database(address):
-            shown = public(address)
+        shown = public(address)
+        if meant_for_database(address) or shown == NO_SQLITE:
             for whole in (address, repr(address)[1:-1], address.strip()):
                 text = text.replace(whole, shown)
             for secret in secrets_in(address):
                 text = text.replace(secret, STARS)
+
     def replaced(m: re.Match[str]) -> str:
         return public(m[0]) if _NAMES_ONE.match(m[0]) else STARS if _USERINFO.match(m[0]) else m[0]
 
