@@ -30,8 +30,9 @@ notebooks: $(VENV)/.installed-lab
 	$(BIN)/python -m llama2lab.lab.notebooks execute --solutions --out runs/notebooks/solved
 	$(BIN)/python -m llama2lab.lab.notebooks execute --out runs/notebooks/shipped
 
+# two files at a time: one core is enough for most tests, and some of them only wait
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow and not browser"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not browser"
 
 # kill -9 at ten random moments of a run and 200 of an annotation store, 30 annotators at once (several minutes)
 kill-test: $(VENV)/.installed-dev
