@@ -205,6 +205,14 @@ class Machine:
         return autocast(self.device, self.precision)
 
 
+def machine_of(run: Any, device: str = "auto", precision: str = "auto") -> Machine:
+    """`this_machine`, in the precision that the run (runs.Run) began with where none is asked for."""
+    machine = this_machine(device, precision)
+    if precision != "auto":
+        return machine
+    return Machine(machine.device, run.picked(f"precision_{machine.device.type}", lambda: machine.precision))
+
+
 def this_machine(device: str = "auto", precision: str = "auto") -> Machine:
     """The machine at hand, or the part of it that is asked for; LabError as `pick_device` and `pick_precision`."""
     picked = pick_device(device)

@@ -22,7 +22,7 @@ from typing import Any
 from llama2lab import evaluate, reward, rlhf, start_from, stats
 from llama2lab.answers import joined
 from llama2lab.checkpoint import checkpoint_digest, context_of, load_model, parameters_of, save_model
-from llama2lab.device import Machine, describe_machine, this_machine
+from llama2lab.device import Machine, describe_machine, machine_of, this_machine
 from llama2lab.errors import LabError
 from llama2lab.generate import generate
 from llama2lab.model import Llama
@@ -164,12 +164,12 @@ def run_real_data(recipe_path: str | Path, out: str | Path, seed: int = 0, devic
     the hub. All texts are read before the first stage, so that a mistake in them shows at once.
     """
     check_seed(seed)
-    machine = this_machine(device, precision)
+    this_machine(device, precision)  # what is not on this machine is said before a folder is made
     folder = data_folder(data_dir)
     recipe = load_real_recipe(recipe_path, folder)
     texts = load_texts(recipe, folder, seed)
     with Run(out, {"preset": "real", "recipe": Path(recipe_path).stem, "seed": seed}) as run:
-        return build_run(run, recipe, texts, folder, seed, machine)
+        return build_run(run, recipe, texts, folder, seed, machine_of(run, device, precision))
 
 
 def build_run(run: Run, recipe: RealRecipe, texts: Texts, folder: Path | None, seed: int, machine: Machine,

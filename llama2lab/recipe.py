@@ -17,7 +17,7 @@ from llama2lab.annotation.simulate import by_messages, messages_key, simulated_l
 from llama2lab.annotation.training import fingerprint, people_against_simulated, resolve
 from llama2lab.answers import evenly, joined, shared_out
 from llama2lab.checkpoint import save_model
-from llama2lab.device import Machine, describe_machine, this_machine
+from llama2lab.device import Machine, describe_machine, machine_of, this_machine
 from llama2lab.errors import LabError
 from llama2lab.model import Llama
 from llama2lab.preferences import Kind, Pair, sample_answers
@@ -199,9 +199,9 @@ def run_recipe(recipe: Recipe, out: str | Path, seed: int = 0, device: str = "au
     check_seed(seed)
     if people_share is not None and not 0 <= people_share <= 1:
         raise LabError(f"the share of people's rows is a number from 0 to 1, not {people_share}")
-    machine = this_machine(device, precision)
+    this_machine(device, precision)  # what is not on this machine is said before a folder is made
     with Run(out, {"preset": recipe.preset, "seed": seed}) as run:
-        return build_run(run, recipe, seed, machine, labels, people_share)
+        return build_run(run, recipe, seed, machine_of(run, device, precision), labels, people_share)
 
 
 def build_run(run: Run, recipe: Recipe, seed: int, machine: Machine, labels: Sequence[dict],

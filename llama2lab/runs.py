@@ -185,6 +185,16 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def picked(self, name: str, pick: Callable[[], str]) -> str:
+        """What was picked when the run began, kept in run.json: what a busy machine measures later must not change it,
+        or everything would be built anew."""
+        self._is_ours()
+        known = read_marker(self.path)
+        if not isinstance(known.get(name), str):
+            known[name] = pick()
+            write_atomic(self.path / "run.json", json.dumps(known, indent=2))
+        return known[name]
+
     def _is_ours(self) -> None:
         if not self.close.alive or os.getpid() != self._pid:
             raise LabError(f"{self.path} is closed, or open in the process that this one was forked from; open it "

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from llama2lab import stats
+from llama2lab import device, stats
 from llama2lab.errors import LabError
 from llama2lab.rlhf import PreferenceSettings, Workshop, preferences_stage
 from llama2lab.runs import Run, read_rows, stage_folder, write_rows
@@ -218,3 +218,14 @@ def test_intervals():
     pooled = stats.pool([stats.rate([True] * 90 + [False] * 10), stats.rate([True] * 80 + [False] * 20)])
     assert pooled["mean"] == pytest.approx(0.85) and pooled["n"] == 200 and pooled["runs"] == 2
     assert 0 <= pooled["low"] < 0.8 and pooled["high"] <= 1
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_with(tmp_path, monkeypatch):
+    """A busy machine may measure another one; with it, base and all that rests on it would be built anew."""
+    found = []
+    for measured in ("bf16", "fp32"):
+        monkeypatch.setattr(device, "pick_precision",
+                            lambda where, name="auto", m=measured: m if name == "auto" else name)
+        with quiet(tmp_path / "r") as run:
+            found += [device.machine_of(run, "cpu").precision, device.machine_of(run, "cpu", "fp32").precision]
+    assert found == ["bf16", "fp32", "bf16", "fp32"]
