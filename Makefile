@@ -26,9 +26,9 @@ run: $(VENV)/.installed
 
 # every notebook to its end, with all solutions put in and as shipped; they go to runs/notebooks with their outputs
 notebooks: $(VENV)/.installed-lab
-	$(BIN)/python -m llama2lab.lab.notebooks check
-	$(BIN)/python -m llama2lab.lab.notebooks execute --solutions --out runs/notebooks/solved
-	$(BIN)/python -m llama2lab.lab.notebooks execute --out runs/notebooks/shipped
+	$(BIN)/python -m llama2lab.cli.notebooks check
+	$(BIN)/python -m llama2lab.cli.notebooks execute --solutions --out runs/notebooks/solved
+	$(BIN)/python -m llama2lab.cli.notebooks execute --out runs/notebooks/shipped
 
 # two files at a time: one core is enough for most tests, and some of them only wait
 test: $(VENV)/.installed-dev

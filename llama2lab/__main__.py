@@ -1,5 +1,5 @@
 """`python -m llama2lab` is the same as `llama2lab`."""
 
-from llama2lab.cli import app
+from llama2lab.cli.main import app
 
 app(prog_name="llama2lab")

@@ -7,12 +7,12 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from llama2lab.annotation.simulate import Items, simulated_labels
-from llama2lab.world.annotators import VENDORS, Annotator
-from llama2lab.world.demonstrations import answer_for, clean_style, noisy_style
-from llama2lab.world.oracle import Oracle
-from llama2lab.world.prompts import draw_prompts
-from llama2lab.world.town import load_town
+from llama2lab.annotation.agreement.simulate import Items, simulated_labels
+from llama2lab.town.annotators import VENDORS, Annotator
+from llama2lab.town.demonstrations import answer_for, clean_style, noisy_style
+from llama2lab.town.oracle import Oracle
+from llama2lab.town.prompts import draw_prompts
+from llama2lab.town.town import load_town
 
 
 @lru_cache(maxsize=1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llama2lab.annotation.trial_server import find_programs, trial_server
+from llama2lab.annotation.proofs.trial_server import find_programs, trial_server
 
 _numbers = itertools.count()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llama2lab import folders
+from llama2lab.engine import folders
 
 
 class File:

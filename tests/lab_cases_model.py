@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from llama2lab.lab.nb02_transformer import (
+from llama2lab.lessons.n02_transformer.exercises import (
     CAUSAL_MASK,
     DOCUMENT_MASK,
     GROUPED_ATTENTION,

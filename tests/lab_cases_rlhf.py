@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from scipy import stats
 
-from llama2lab.lab.nb07_rejection import BEST_OF_CURVE, BEST_OF_K
-from llama2lab.lab.nb08_ppo import CLIPPED, GAE, KL, SAMPLING_GAP, TOKEN_REWARDS
-from llama2lab.lab.nb09_gatt import GATT_MASK
-from llama2lab.lab.nb11_evaluation import WIN_RATE
+from llama2lab.lessons.n07_rejection.exercises import BEST_OF_CURVE, BEST_OF_K
+from llama2lab.lessons.n08_ppo.exercises import CLIPPED, GAE, KL, SAMPLING_GAP, TOKEN_REWARDS
+from llama2lab.lessons.n09_gatt.exercises import GATT_MASK
+from llama2lab.lessons.n11_evaluation.exercises import WIN_RATE
 
 
 def best_numpy(answers, scores, k):

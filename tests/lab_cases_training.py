@@ -7,10 +7,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from llama2lab.lab.nb03_pretraining import SCHEDULE
-from llama2lab.lab.nb04_sft import SFT_LOSS, SFT_MASK
-from llama2lab.lab.nb05_preferences import AC1, PERCENT
-from llama2lab.lab.nb06_rewards import GATE, RANKING_LOSS, WHITEN
+from llama2lab.lessons.n03_pretraining.exercises import SCHEDULE
+from llama2lab.lessons.n04_sft.exercises import SFT_LOSS, SFT_MASK
+from llama2lab.lessons.n05_preferences.exercises import AC1, PERCENT
+from llama2lab.lessons.n06_rewards.exercises import GATE, RANKING_LOSS, WHITEN
 
 
 def rate(step, steps, peak, warmup, final, up=True, start=False, low=None, line=False):

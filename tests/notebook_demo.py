@@ -9,7 +9,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 # No finished run is needed: the second cell only has the right look.
-IMPORTS = """from llama2lab.lab.nb02_transformer import GQA_LOSS, RMS_NORM, WHY_ROOT
+IMPORTS = """from llama2lab.lessons.n02_transformer.exercises import GQA_LOSS, RMS_NORM, WHY_ROOT
 from llama2lab.lab.progress import Progress, check, compare, predict
 lab = "finished_run()"
 lab"""

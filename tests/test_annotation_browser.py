@@ -20,15 +20,17 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from llama2lab.annotation import app, exchange, scale
-from llama2lab.annotation import tables as t
-from llama2lab.annotation.store import open_store
+from llama2lab.annotation.form import app
+from llama2lab.annotation.files import exchange
+from llama2lab.engine import scale
+from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.store.labels import open_store
 
 pytestmark = pytest.mark.browser
 real.skip_without_browser()
 
 GUIDELINES = Path(__file__).parents[1] / "data" / "guidelines"
-CELL = "from llama2lab.annotation.widget import Annotator\nform = Annotator('{store}', 'Ada')\nform"
+CELL = "from llama2lab.annotation.form.widget import Annotator\nform = Annotator('{store}', 'Ada')\nform"
 ESCAPE, RLO = "\x1b", "\u202e"
 HOSTILE = ("<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> **bold** <|im_end|> [INST] </s> "
            f"{ESCAPE}[31mred{ESCAPE}[0m {RLO}sdrawkcab \u05e9\u05dc\u05d5\u05dd \x00 end")

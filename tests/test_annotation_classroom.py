@@ -13,11 +13,12 @@ from sqlalchemy.engine.default import DefaultDialect
 from test_annotation_queue import answer
 from test_annotation_store import pairs
 
-from llama2lab.annotation import exchange, queue
-from llama2lab.annotation.classroom import TEACHER, create_class, read_roster
-from llama2lab.annotation.faults import StoreError
-from llama2lab.annotation.store import open_store, parse_url
-from llama2lab.errors import LabError
+from llama2lab.annotation.files import exchange
+from llama2lab.annotation.store import queue
+from llama2lab.annotation.store.classroom import TEACHER, create_class, read_roster
+from llama2lab.annotation.store.faults import StoreError
+from llama2lab.annotation.store.labels import open_store, parse_url
+from llama2lab.engine.errors import LabError
 
 ROSTER = ["Anna", "Zoë Müller", "Robert'); DROP TABLE labels;--", "quo\"ted $$ %s \\ name", "李雷", "Bert, the second"]
 numbers = itertools.count()

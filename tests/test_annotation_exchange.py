@@ -15,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_annotation_store import NASTY, pairs
 
-from llama2lab.annotation import exchange, migrations, queue
-from llama2lab.annotation import tables as t
-from llama2lab.annotation.faults import StoreError
-from llama2lab.annotation.store import open_store
-from llama2lab.errors import LabError
+from llama2lab.annotation.files import exchange
+from llama2lab.annotation.store import migrations, queue
+from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.store.faults import StoreError
+from llama2lab.annotation.store.labels import open_store
+from llama2lab.engine.errors import LabError
 
 
 def busy_store(url, names=("Anna", "Bert"), rows=None):

@@ -13,13 +13,14 @@ from test_annotation_classroom import ROSTER, Class, insert
 from test_annotation_queue import answer
 from test_annotation_store import pairs
 
-from llama2lab.annotation import exchange, migrations, queue, server
-from llama2lab.annotation import tables as t
-from llama2lab.annotation.checks import MAX_COMMENT, MAX_EDITS, MAX_LEASE
-from llama2lab.annotation.classroom import TEACHER, create_class
-from llama2lab.annotation.faults import StoreError
-from llama2lab.annotation.store import open_store, parse_url
-from llama2lab.errors import LabError
+from llama2lab.annotation.files import exchange
+from llama2lab.annotation.store import migrations, queue, server
+from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.files.checks import MAX_COMMENT, MAX_EDITS, MAX_LEASE
+from llama2lab.annotation.store.classroom import TEACHER, create_class
+from llama2lab.annotation.store.faults import StoreError
+from llama2lab.annotation.store.labels import open_store, parse_url
+from llama2lab.engine.errors import LabError
 
 SIGNATURES = {"me": [], "allow": ["text"], "free": ["text"] * 2, "waiting": ["text"] * 2, "gold": ["text"] * 2,
               "left": ["text"] * 3, "hold": ["text"] * 2, "claim": ["text", "text", "float8", "text", "bool"],
@@ -405,7 +406,7 @@ def test_open_transactions_of_students_end_by_themselves_and_who_is_in_the_way_i
                               "search_path")}
         assert shown == {"statement_timeout": "1min", "idle_in_transaction_session_timeout": "1min",
                          "lock_timeout": "30s", "search_path": "llama2lab, pg_temp"}
-        monkeypatch.setattr("llama2lab.annotation.store.BUSY_SECONDS", 1)
+        monkeypatch.setattr("llama2lab.annotation.store.labels.BUSY_SECONDS", 1)
         with room.admin.begin() as admin:
             admin.exec_driver_sql("COMMENT ON POLICY llama2lab_select ON labels IS 'of another version'")
         conn.execute("BEGIN")

@@ -12,12 +12,12 @@ import pytest
 from test_annotation_store import pairs
 from typer.testing import CliRunner
 
-from llama2lab.annotation import exchange
-from llama2lab.annotation.exchange import import_preferences, labels
-from llama2lab.annotation.store import open_store
-from llama2lab.annotation.training import resolve
-from llama2lab.cli import app
-from llama2lab.errors import LabError
+from llama2lab.annotation.files import exchange
+from llama2lab.annotation.files.exchange import import_preferences, labels
+from llama2lab.annotation.store.labels import open_store
+from llama2lab.annotation.rows import resolve
+from llama2lab.cli.main import app
+from llama2lab.engine.errors import LabError
 
 A_OVER_B = {"prompt": "Which?", "chosen": "a", "rejected": "b", "grade": "better"}
 B_OVER_A = A_OVER_B | {"chosen": "b", "rejected": "a"}
@@ -178,7 +178,7 @@ def said(text: str) -> dict:
     ({"chosen": "b"}, "both answers are the same"), ({"prompt": None}, "prompt is missing"),
 ])
 def test_one_function_decides_on_shapes_for_labels_and_for_training(store, tmp_path, row, says):
-    from llama2lab.realdata import Malformed, parse_pair
+    from llama2lab.run.realdata import Malformed, parse_pair
 
     bad = {"prompt": "Q", "chosen": "a", "rejected": "b", "grade": "better"} | row
     file = lines(tmp_path / "x.jsonl", A_OVER_B, bad)
@@ -196,7 +196,7 @@ def test_one_function_decides_on_shapes_for_labels_and_for_training(store, tmp_p
     (ASKED, "\n\nHuman: Q\n\nAssistant: a", "b"),
 ])
 def test_pairs_of_every_shape_mean_the_same_to_labels_and_to_training(store, tmp_path, prompt, chosen, rejected):
-    from llama2lab.realdata import parse_pair
+    from llama2lab.run.realdata import parse_pair
 
     row = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "grade": "better"}
     import_preferences(store, lines(tmp_path / "x.jsonl", row))

@@ -17,11 +17,12 @@ from test_annotation_exchange import busy_store, everything
 from test_annotation_queue import answer
 from test_annotation_store import pairs
 
-from llama2lab.annotation import exchange, queue
-from llama2lab.annotation import tables as t
-from llama2lab.annotation.checks import MAX_COMMENT, MAX_OVERLAP
-from llama2lab.annotation.store import guidelines_version, open_store
-from llama2lab.errors import LabError
+from llama2lab.annotation.files import exchange
+from llama2lab.annotation.store import queue
+from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.files.checks import MAX_COMMENT, MAX_OVERLAP
+from llama2lab.annotation.store.labels import guidelines_version, open_store
+from llama2lab.engine.errors import LabError
 
 GOLD = {"choice": 1}
 
@@ -266,7 +267,7 @@ def test_gold_of_a_file_goes_to_nobody(desk):
     claimed = [x for x in exchange.labels(desk.store) if x["item_id"] in mine and x["gold"]]
     # No figure, and no training row.
     assert [x["gold"] for x in claimed] == [{"choice": None, "claimed": {"choice": 2}}]
-    from llama2lab.annotation.quality import quality
+    from llama2lab.annotation.agreement.quality import quality
     eve = next(q for q in quality(exchange.labels(desk.store)) if q.name == "Eve")
     assert eve.gold["n"] == 2
     exchange.merge(desk.store, [file], trust=True)
@@ -364,7 +365,7 @@ def test_too_much_is_said(small, monkeypatch):
     for name, value, words in (("MAX_BYTES", 100, "larger than"), ("MAX_ROWS", 5, "more than the 5"),
                                ("SECONDS", -1, "longer to look through")):
         with monkeypatch.context() as patch:
-            patch.setattr(f"llama2lab.annotation.others.{name}", value)
+            patch.setattr(f"llama2lab.annotation.files.others.{name}", value)
             if name == "SECONDS":
                 change(file, "CREATE TABLE more AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n "
                        "WHERE x < 200000) SELECT x FROM n")

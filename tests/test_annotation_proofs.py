@@ -2,7 +2,7 @@
 
 import pytest
 
-from llama2lab.annotation.bench import crowd, kill
+from llama2lab.annotation.proofs.bench import crowd, kill
 
 
 def check(report, annotators, labels, overlap):

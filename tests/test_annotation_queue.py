@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from test_annotation_store import pairs
 
-from llama2lab.annotation import exchange, queue
-from llama2lab.annotation import tables as t
-from llama2lab.annotation.store import open_store
-from llama2lab.errors import LabError
+from llama2lab.annotation.files import exchange
+from llama2lab.annotation.store import queue
+from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.store.labels import open_store
+from llama2lab.engine.errors import LabError
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from llama2lab.annotation import app
-from llama2lab.annotation.room import Kernels, elsewhere
+from llama2lab.annotation.form import app
+from llama2lab.annotation.form.room import Kernels, elsewhere
 
 
 @pytest.mark.parametrize("ip, host, refused", [

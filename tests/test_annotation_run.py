@@ -11,22 +11,22 @@ import torch
 from annotation_pairs import labels_of, oracle, people_of
 from typer.testing import CliRunner
 
-from llama2lab import recipe as recipe_module
-from llama2lab.annotation import training
-from llama2lab.annotation.store import open_store
-from llama2lab.checkpoint import save_model
-from llama2lab.cli import app
-from llama2lab.device import Machine
-from llama2lab.errors import LabError
-from llama2lab.model import Llama, ModelConfig
-from llama2lab.recipe import annotations_stage
-from llama2lab.reward import RewardSettings
-from llama2lab.rlhf import Workshop, reward_stage, with_people
-from llama2lab.runs import Run, read_rows, write_rows
-from llama2lab.tokenizer import train_tokenizer
-from llama2lab.world.annotators import annotators_of
-from llama2lab.world.prompts import draw_prompts
-from llama2lab.world.town import load_town
+from llama2lab.run import town as recipe_module
+from llama2lab.annotation import rows as training
+from llama2lab.annotation.store.labels import open_store
+from llama2lab.model.checkpoint import save_model
+from llama2lab.cli.main import app
+from llama2lab.engine.device import Machine
+from llama2lab.engine.errors import LabError
+from llama2lab.model.network import Llama, ModelConfig
+from llama2lab.run.town import annotations_stage
+from llama2lab.stages.reward import RewardSettings
+from llama2lab.stages.rounds import Workshop, reward_stage, with_people
+from llama2lab.engine.runs import Run, read_rows, write_rows
+from llama2lab.model.tokenizer import train_tokenizer
+from llama2lab.town.annotators import annotators_of
+from llama2lab.town.prompts import draw_prompts
+from llama2lab.town.town import load_town
 
 LINEAR = RewardSettings(head="linear", other_share=0.1, batch_pairs=16)
 
@@ -133,7 +133,8 @@ def test_held_out_prompts_and_simulated_labels_train_nothing(tmp_path: Path, tok
 
 
 def test_the_command_hands_the_labels_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llama2lab.annotation import exchange, queue
+    from llama2lab.annotation.files import exchange
+    from llama2lab.annotation.store import queue
 
     path = tmp_path / "labels.db"
     row = people(1)[0]
@@ -170,7 +171,8 @@ def test_a_wrong_store_is_said_before_anything_is_trained(tmp_path: Path, monkey
 
 
 def test_the_agreement_command_prints_and_writes_a_page(tmp_path: Path) -> None:
-    from llama2lab.annotation import exchange, queue
+    from llama2lab.annotation.files import exchange
+    from llama2lab.annotation.store import queue
 
     path, page = tmp_path / "labels.db", tmp_path / "page.html"
     rows = [{name: x[name] for name in ("kind", "prompt", "answers")} for x in people(8, who=1)]

@@ -14,11 +14,13 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from llama2lab.annotation import exchange, migrations, queue, scale
-from llama2lab.annotation import tables as t
-from llama2lab.annotation.faults import StoreError
-from llama2lab.annotation.store import BUSY_SECONDS, clean_name, open_store, parse_url
-from llama2lab.errors import LabError
+from llama2lab.annotation.files import exchange
+from llama2lab.annotation.store import migrations, queue
+from llama2lab.engine import scale
+from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.store.faults import StoreError
+from llama2lab.annotation.store.labels import BUSY_SECONDS, clean_name, open_store, parse_url
+from llama2lab.engine.errors import LabError
 
 NASTY = ("a\x00b\x1a0041 \ud800 \u202e \u2028 \x1b[31m <script>alert(1)</script> 'quoted\"; DROP TABLE labels; -- "
          "%s %(x)s")
@@ -41,7 +43,7 @@ def labelled(url, count=3):
 
 
 def test_scale_is_the_one_of_the_preferences_and_positions_go_from_left_to_right():
-    from llama2lab import preferences
+    from llama2lab.stages import preferences
 
     assert scale.GRADES == preferences.GRADES
     assert scale.MARGINS == preferences.MARGINS
@@ -238,7 +240,7 @@ def test_a_file_that_is_replaced_while_it_is_written_to_is_noticed(tmp_path):
 
 def test_a_locked_file_is_waited_for_and_then_named(tmp_path, monkeypatch):
     file = tmp_path / "labels.db"
-    monkeypatch.setattr("llama2lab.annotation.store.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("llama2lab.annotation.store.labels.BUSY_SECONDS", 0.1)
     store, me = labelled(file)
     exchange.add_pairs(store, pairs(1, start=10))
     task = queue.next_task(store, me)
@@ -248,7 +250,7 @@ def test_a_locked_file_is_waited_for_and_then_named(tmp_path, monkeypatch):
     with pytest.raises(StoreError, match="locked by another program") as caught:
         queue.submit(store, me, task.item_id, "left", "better", label_id="mine")
     assert caught.value.retry
-    monkeypatch.setattr("llama2lab.annotation.store.BUSY_SECONDS", 30)
+    monkeypatch.setattr("llama2lab.annotation.store.labels.BUSY_SECONDS", 30)
     release = threading.Timer(0.3, lambda: other.execute("ROLLBACK"))
     release.start()
     assert queue.submit(store, me, task.item_id, "left", "better", label_id="mine") == "mine"
@@ -259,8 +261,8 @@ def test_nobody_starves_where_others_write_all_the_time(tmp_path, monkeypatch):
     """A lock that is free for a moment ten times a second: whoever asks ten times a second may never meet it."""
     file = tmp_path / "labels.db"
     store, _ = labelled(file)
-    monkeypatch.setattr("llama2lab.annotation.store.BUSY_SECONDS", 6)
-    monkeypatch.setattr("llama2lab.annotation.store.ATTEMPTS", 1)
+    monkeypatch.setattr("llama2lab.annotation.store.labels.BUSY_SECONDS", 6)
+    monkeypatch.setattr("llama2lab.annotation.store.labels.ATTEMPTS", 1)
     over, failures = threading.Event(), []
 
     def hold():
@@ -384,7 +386,7 @@ def test_a_connection_cut_by_the_server_is_made_anew(postgres):
 
 def test_a_store_that_rests_holds_no_connection(postgres, monkeypatch):
     """Dozens of pages lie open in a class: those that nobody touches take no place on the server."""
-    monkeypatch.setattr("llama2lab.annotation.store.IDLE_SECONDS", 1.0)
+    monkeypatch.setattr("llama2lab.annotation.store.labels.IDLE_SECONDS", 1.0)
     store, me = labelled(postgres.create("resting"))
 
     def connections():

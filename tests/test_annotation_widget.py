@@ -19,12 +19,14 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama2lab.annotation import app, exchange, queue
-from llama2lab.annotation import tables as t
-from llama2lab.annotation.scale import GRADES, KINDS, POSITIONS
-from llama2lab.annotation.store import open_store
-from llama2lab.annotation.widget import FRONT, HERE, Annotator, printable
-from llama2lab.errors import LabError
+from llama2lab.annotation.form import app
+from llama2lab.annotation.files import exchange
+from llama2lab.annotation.store import queue
+from llama2lab.annotation.store import tables as t
+from llama2lab.engine.scale import GRADES, KINDS, POSITIONS
+from llama2lab.annotation.store.labels import open_store
+from llama2lab.annotation.form.widget import FRONT, HERE, Annotator, printable
+from llama2lab.engine.errors import LabError
 
 
 def row(number: int, kind: str = "helpfulness", **more: Any) -> dict[str, Any]:
@@ -394,14 +396,14 @@ def test_nothing_heavy_is_imported_and_the_first_item_is_there_in_three_seconds(
     code = f"""if True:
         import sys, time
         begin = time.process_time()
-        from llama2lab.annotation.widget import Annotator
+        from llama2lab.annotation.form.widget import Annotator
         form = Annotator({str(path)!r}, "Ada")
         got = []
         form.send = lambda content, buffers=None: got.append(content)
         form._receive(form, {{"type": "start", "request": "1"}}, [])
         form._receive(form, {{"type": "next", "request": "2"}}, [])
         assert got[1]["task"], got
-        import llama2lab.annotation.app
+        import llama2lab.annotation.form.app
         heavy = [m for m in ("torch", "transformers", "datasets", "pandas") if m in sys.modules]
         print(time.process_time() - begin, heavy)
     """
@@ -572,7 +574,7 @@ def test_a_form_that_is_one_persons_asks_for_no_name(path: Path, postgres: Any, 
     with open_store(path) as store:
         assert app.whose(store, {"JUPYTERHUB_USER": "hub-ada"}) == "hub-ada"
         assert app.whose(store, {}) is None
-    from llama2lab.annotation import classroom
+    from llama2lab.annotation.store import classroom
 
     url = postgres.create("whose")
     roster = tmp_path / "names.txt"

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from llama2lab.errors import LabError
-from llama2lab.world.annotators import (
+from llama2lab.engine.errors import LabError
+from llama2lab.town.annotators import (
     CUTS,
     GRADES,
     VENDORS,
@@ -21,8 +21,8 @@ from llama2lab.world.annotators import (
     preference_row,
     true_worth,
 )
-from llama2lab.world.items import Prompt
-from llama2lab.world.oracle import Verdict
+from llama2lab.town.items import Prompt
+from llama2lab.town.oracle import Verdict
 
 PROMPT = Prompt(
     "facts/mira.home/0", ({"role": "user", "content": "Where does Mira live?"},), "facts", "helpful", "", "train"

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from llama2lab import bench
-from llama2lab.device import Machine
-from llama2lab.model import ModelConfig
+from llama2lab.run import bench
+from llama2lab.engine.device import Machine
+from llama2lab.model.network import ModelConfig
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -37,7 +37,7 @@ def test_both_sides_compute_in_the_precision_that_the_lab_picks(precision, tmp_p
     monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
     monkeypatch.setattr(bench, "matmul_ceiling", ceiling)
     monkeypatch.setattr(bench, "this_machine", lambda: Machine(torch.device("cpu"), precision))
-    monkeypatch.setattr("llama2lab.generate.pick_precision", lambda device, name: precision if name == "auto" else name)
+    monkeypatch.setattr("llama2lab.model.generate.pick_precision", lambda device, name: precision if name == "auto" else name)
     monkeypatch.setattr(bench, "describe_machine", dict)
     monkeypatch.setattr(bench, "MODELS", {"tiny": ModelConfig(64, 16, 1, 2, 1, 32, max_seq_len=128)})
     for name, value in (("ROWS", 2), ("SEQ", 8), ("BATCHES", (1, 32)), ("NEW_TOKENS", 2)):

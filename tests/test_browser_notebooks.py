@@ -18,7 +18,7 @@ import annotation_browser as real
 import pytest
 
 from llama2lab.lab.finished import RUN
-from llama2lab.lab.notebooks import NAMES, NOTEBOOKS
+from llama2lab.cli.notebooks import NAMES, NOTEBOOKS
 
 pytestmark = pytest.mark.browser
 real.skip_without_browser()
@@ -191,7 +191,7 @@ def test_a_notebook_runs_and_its_widgets_answer(lab: real.Lab, browser: Any, nam
 # ---- what all widgets stand on -----------------------------------------------------------------------------------
 
 EXPLORER = """import ipywidgets as w
-from llama2lab.widgets.explorer import Explorer
+from llama2lab.lab.explorer import Explorer
 size = w.IntSlider(3, 1, 9, description="Size", style={"description_width": "initial"})
 name = w.Text("Ada", description="Name", continuous_update=False)
 kind = w.Dropdown(options=["one", "two"], description="Kind")
@@ -226,9 +226,9 @@ def test_an_explorer_is_used_with_the_keyboard(lab: real.Lab, browser: Any) -> N
 
 TRAINING = """import time, torch
 from pathlib import Path
-from llama2lab.device import Machine
-from llama2lab.model import Llama, ModelConfig
-from llama2lab.train import Optim, fit_packed, pack
+from llama2lab.engine.device import Machine
+from llama2lab.model.network import Llama, ModelConfig
+from llama2lab.engine.loop import Optim, fit_packed, pack
 model = Llama(ModelConfig(32, 16, 1, 2, 1, 24, max_seq_len=32), seed=1)
 data = pack([([i % 32] * 9, [1] * 9) for i in range(64)], 32, 0, 3)
 def on_step(step):

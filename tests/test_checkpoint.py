@@ -19,11 +19,11 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from llama2lab.checkpoint import load_checkpoint, load_model, load_reward_parts, save_model, save_reward_model
-from llama2lab.errors import LabError
-from llama2lab.generate import generate
-from llama2lab.model import SIZES, Llama
-from llama2lab.tokenizer import encode_text, train_tokenizer
+from llama2lab.model.checkpoint import load_checkpoint, load_model, load_reward_parts, save_model, save_reward_model
+from llama2lab.engine.errors import LabError
+from llama2lab.model.generate import generate
+from llama2lab.model.network import SIZES, Llama
+from llama2lab.model.tokenizer import encode_text, train_tokenizer
 
 NANO = SIZES["nano"]
 TOKENIZER = train_tokenizer(["the mill on the hill"] * 9, 280)
@@ -200,7 +200,7 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(saved, changes, words):
 
 
 def test_a_model_larger_than_the_memory_is_refused(saved, monkeypatch):
-    monkeypatch.setattr("llama2lab.device.memory_gb", lambda: 1e-4)
+    monkeypatch.setattr("llama2lab.engine.device.memory_gb", lambda: 1e-4)
     with pytest.raises(LabError, match=r"the model's weights take 0\.\d GB, this machine has 0\.0"):
         load_model(saved)
 

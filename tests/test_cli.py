@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from llama2lab import recipe as recipe_module
-from llama2lab.checkpoint import save_model
-from llama2lab.cli import app
-from llama2lab.model import SIZES, Llama
-from llama2lab.runs import Run
-from llama2lab.tokenizer import train_tokenizer
+from llama2lab.run import town as recipe_module
+from llama2lab.model.checkpoint import save_model
+from llama2lab.cli.main import app
+from llama2lab.model.network import SIZES, Llama
+from llama2lab.engine.runs import Run
+from llama2lab.model.tokenizer import train_tokenizer
 
 runner = CliRunner()
 
@@ -63,7 +63,7 @@ def a_run(tmp_path: Path, checkpoint: Path) -> Path:
 
 
 def test_help_answers_at_once_and_teaches() -> None:
-    code = ("import sys, llama2lab.cli as c\n"
+    code = ("import sys, llama2lab.cli.main as c\n"
             "try:\n    c.app(['--help'])\nexcept SystemExit:\n    pass\n"
             "heavy = {'torch', 'transformers', 'plotly', 'datasets', 'numpy'} & set(sys.modules)\n"
             "assert not heavy, heavy")

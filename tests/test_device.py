@@ -3,8 +3,15 @@
 import pytest
 import torch
 
-from llama2lab.device import autocast, describe_machine, matmul_ceiling, peak_memory_mb, pick_device, pick_precision
-from llama2lab.errors import LabError
+from llama2lab.engine.device import (
+    autocast,
+    describe_machine,
+    matmul_ceiling,
+    peak_memory_mb,
+    pick_device,
+    pick_precision,
+)
+from llama2lab.engine.errors import LabError
 
 CPU = torch.device("cpu")
 

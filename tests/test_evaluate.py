@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from llama2lab import evaluate
-from llama2lab.answers import evenly, joined, shared_out
-from llama2lab.errors import LabError
-from llama2lab.evaluate import chat_metrics, known_facts, retention, truth_accuracy, win_tie_loss
-from llama2lab.experiments.evaluation_shown import outcomes
-from llama2lab.experiments.gatt_shown import single_turn
-from llama2lab.experiments.rounds import gap
+from llama2lab.stages import evaluate
+from llama2lab.engine.answers import evenly, joined, shared_out
+from llama2lab.engine.errors import LabError
+from llama2lab.stages.evaluate import chat_metrics, known_facts, retention, truth_accuracy, win_tie_loss
+from llama2lab.lessons.n11_evaluation.figures import outcomes
+from llama2lab.lessons.n09_gatt.figures import single_turn
+from llama2lab.lessons.n10_rounds.experiments import gap
 from llama2lab.lab.finished import Finished
-from llama2lab.realrun import compare
-from llama2lab.summary import paired_gap
-from llama2lab.world.items import Instruction, Prompt
-from llama2lab.world.oracle import Verdict
+from llama2lab.run.real import compare
+from llama2lab.report.summary import paired_gap
+from llama2lab.town.items import Instruction, Prompt
+from llama2lab.town.oracle import Verdict
 
 GOOD = Verdict(correct=True, complete=1.0, fluent=1.0, brief=1.0, safe=True, refuses=False, alternative=False,
                reason=False, violation=False, false_refusal=False, falsehood=False, helpfulness=2.0, safety=0.5)

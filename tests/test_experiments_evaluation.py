@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from llama2lab.experiments import evaluation as e
-from llama2lab.experiments import evaluation_shown as shown
+from llama2lab.lessons.n11_evaluation import experiments as e
+from llama2lab.lessons.n11_evaluation import figures as shown
 
 
 def test_self_bleu_by_hand() -> None:

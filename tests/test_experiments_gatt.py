@@ -1,6 +1,6 @@
 """Ghost Attention's experiments on tiny settings: what they measure has the shape that the notebook shows."""
 
-from llama2lab.experiments import gatt as e
+from llama2lab.lessons.n09_gatt import experiments as e
 
 
 def test_live_obedience(lab) -> None:
@@ -17,7 +17,7 @@ def test_attention_by_turn(lab) -> None:
 
 
 def test_unseen_instructions_are_not_trained_ones(lab) -> None:
-    from llama2lab.world.prompts import instructions_of
+    from llama2lab.town.prompts import instructions_of
 
     found = e.unseen_instructions(lab, stages=("gatt",), each=1, turns=1)
     trained = {i.text for i in instructions_of(lab.town, "train")}

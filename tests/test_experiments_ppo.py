@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from llama2lab.experiments import ppo as x
-from llama2lab.experiments import ppo_figures
+from llama2lab.lessons.n08_ppo import experiments as x
+from llama2lab.lessons.n08_ppo import figures as ppo_figures
 
 TINY = x.Play(iterations=2, batch=8, minibatch=4, heldout=6, unsafe_share=0.25)
 
@@ -18,7 +18,7 @@ def test_rows_join_the_log_with_what_the_oracle_saw():
 
 @pytest.mark.slow
 def test_a_short_run_starts_at_its_start_and_goes_on_after_a_stop(lab, tmp_path):
-    from llama2lab.train import watching
+    from llama2lab.engine.loop import watching
 
     whole = x.run(lab, TINY)
     assert [row["iteration"] for row in whole] == [0, 1]

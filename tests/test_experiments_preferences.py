@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from llama2lab.annotation import queue
-from llama2lab.annotation.exchange import labels
-from llama2lab.evaluate import TIE
-from llama2lab.experiments import preferences, shown
-from llama2lab.experiments.preferences import (
+from llama2lab.annotation.store import queue
+from llama2lab.annotation.files.exchange import labels
+from llama2lab.stages.evaluate import TIE
+from llama2lab.lessons.n05_preferences import experiments as preferences
+from llama2lab.lab import shown
+from llama2lab.lessons.n05_preferences.experiments import (
     WAYS,
     Effort,
     agreement_by_prevalence,
@@ -22,7 +23,7 @@ from llama2lab.experiments.preferences import (
     truth_rows,
     vendor_labels,
 )
-from llama2lab.world.annotators import VENDORS
+from llama2lab.town.annotators import VENDORS
 
 
 def test_pairs_are_the_runs_and_their_order_says_nothing(lab):

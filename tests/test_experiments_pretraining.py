@@ -2,8 +2,8 @@
 
 import pytest
 
-from llama2lab.experiments import pretraining as p
-from llama2lab.world.town import load_town
+from llama2lab.lessons.n03_pretraining import experiments as p
+from llama2lab.town.town import load_town
 
 
 @pytest.fixture(scope="module")

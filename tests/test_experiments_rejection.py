@@ -5,9 +5,9 @@ from itertools import combinations
 
 import pytest
 
-from llama2lab.experiments import rejection
-from llama2lab.experiments.rejection import by_k, correlation, gain_words, temperature_words
-from llama2lab.rejection import best_of_curve
+from llama2lab.lessons.n07_rejection import experiments as rejection
+from llama2lab.lessons.n07_rejection.experiments import by_k, correlation, gain_words, temperature_words
+from llama2lab.stages.rejection import best_of_curve
 
 
 def test_by_k_is_the_librarys_curve_over_all_choices_of_k():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llama2lab.experiments import rounds as x
+from llama2lab.lessons.n10_rounds import experiments as x
 
 
 def figure(mean, half=0.1):

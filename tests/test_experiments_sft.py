@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from llama2lab.experiments import sft as s
+from llama2lab.lessons.n04_sft import experiments as s
 
 
 def test_the_base_model_is_left_alone_and_budgets_are_compared(lab):

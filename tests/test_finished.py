@@ -13,15 +13,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llama2lab import experiments, summary
-from llama2lab.checkpoint import save_model
-from llama2lab.errors import LabError
-from llama2lab.lab import finished, identity, ship
+from llama2lab.lab import measure as experiments
+from llama2lab.report import summary
+from llama2lab.model.checkpoint import save_model
+from llama2lab.engine.errors import LabError
+from llama2lab.lab import finished
+from llama2lab.engine import identity
+from llama2lab.cli import ship
 from llama2lab.lab.finished import Finished, finished_run
-from llama2lab.model import Llama, ModelConfig
-from llama2lab.runs import write_rows
-from llama2lab.tokenizer import train_tokenizer
-from llama2lab.widgets.chat import talkers
+from llama2lab.model.network import Llama, ModelConfig
+from llama2lab.engine.runs import write_rows
+from llama2lab.model.tokenizer import train_tokenizer
+from llama2lab.lessons.n00_start.chat import talkers
 
 
 @pytest.fixture
@@ -142,16 +145,16 @@ def test_answers_of_two_stages_are_joined_by_their_prompts(run):
 
 def test_a_measurement_is_kept_by_all_code_that_measured_it(run, monkeypatch):
     """The experiment's own module, and whatever of the library it imports, however far down."""
-    from llama2lab.experiments import ppo as x
+    from llama2lab.lessons.n08_ppo import experiments as x
 
     known = identity.code_digest(x.three_betas)
-    for module in ("llama2lab.experiments.ppo", "llama2lab.ppo", "llama2lab.parallel", "llama2lab.world.truth"):
+    for module in ("llama2lab.lessons.n08_ppo.experiments", "llama2lab.stages.ppo", "llama2lab.engine.parallel", "llama2lab.town.truth"):
         with monkeypatch.context() as m:
             m.setitem(identity.SOURCES, module, identity.SOURCES[module] + "\nX = 1\n")
             identity._closure_digest.cache_clear()
             assert identity.code_digest(x.three_betas) != known, module
     with monkeypatch.context() as m:
-        m.setitem(identity.SOURCES, "llama2lab.widgets.ppo_panel", "X = 1")
+        m.setitem(identity.SOURCES, "llama2lab.lessons.n08_ppo.panel", "X = 1")
         identity._closure_digest.cache_clear()
         assert identity.code_digest(x.three_betas) == known  # a panel that only shows it
     identity._closure_digest.cache_clear()
@@ -174,7 +177,7 @@ def test_a_measurement_of_other_weights_is_measured_again(run, tmp_path, monkeyp
 ANOTHER = """
 import sys, time
 from pathlib import Path
-from llama2lab.lab.identity import alone
+from llama2lab.engine.identity import alone
 with alone(Path(sys.argv[1])):
     print("taken", flush=True)
     sys.stdin.readline()
@@ -225,7 +228,7 @@ def test_the_tiny_run_is_trained_once_for_two_notebooks(tmp_path, monkeypatch):
         (out / "run.json").write_text("{}")
         (out / "results.json").write_text('{"stages": {}}')
 
-    monkeypatch.setattr("llama2lab.recipe.run_recipe", train)
+    monkeypatch.setattr("llama2lab.run.town.run_recipe", train)
     with ThreadPoolExecutor(2) as pool:
         labs = list(pool.map(lambda _: finished_run(), range(2)))
     assert len(made) == 1 and labs[0].folder == labs[1].folder == made[0]

@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from llama2lab.chat import encode_chat
-from llama2lab.device import Machine
-from llama2lab.errors import LabError
-from llama2lab.gatt import gatt_rows, instructed
-from llama2lab.logprobs import answer_loglikelihoods
-from llama2lab.model import Llama, ModelConfig
-from llama2lab.rejection import Samples, best_of, best_of_curve, finetuning_rows
-from llama2lab.sft import SFTSettings, sft
-from llama2lab.tokenizer import train_tokenizer
-from llama2lab.train import Optim
-from llama2lab.world.prompts import Prompt
+from llama2lab.model.chat import encode_chat
+from llama2lab.engine.device import Machine
+from llama2lab.engine.errors import LabError
+from llama2lab.stages.gatt import gatt_rows, instructed
+from llama2lab.model.logprobs import answer_loglikelihoods
+from llama2lab.model.network import Llama, ModelConfig
+from llama2lab.stages.rejection import Samples, best_of, best_of_curve, finetuning_rows
+from llama2lab.stages.sft import SFTSettings, sft
+from llama2lab.model.tokenizer import train_tokenizer
+from llama2lab.engine.loop import Optim
+from llama2lab.town.prompts import Prompt
 
 CPU = Machine(torch.device("cpu"), "fp32")
 QUESTIONS = [[f"Question {d} {t}?" for t in range(5)] for d in range(4)]
@@ -60,7 +60,7 @@ def test_training_learns_the_last_answer_alone(tokenizer, monkeypatch):
                 learnt.append(tokenizer.decode(tokens[mask & (segments == number)]))
         return []
 
-    monkeypatch.setattr("llama2lab.sft.fit_packed", look)
+    monkeypatch.setattr("llama2lab.stages.sft.fit_packed", look)
 
     def texts(row, answers):
         said = [m["content"] for m in row["messages"] if m["role"] == "assistant"]

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from llama2lab.errors import LabError
-from llama2lab.generate import COLDEST, _generate_batch, generate, sample
-from llama2lab.model import SIZES, Llama
+from llama2lab.engine.errors import LabError
+from llama2lab.model.generate import COLDEST, _generate_batch, generate, sample
+from llama2lab.model.network import SIZES, Llama
 
 NANO = SIZES["nano"]
 
@@ -57,8 +57,8 @@ def test_long_prompts_go_in_smaller_batches(model, monkeypatch):
         sizes.append((len(args[2]), max(map(len, args[2]))))
         return _generate_batch(*args)
 
-    monkeypatch.setattr("llama2lab.generate._generate_batch", watched)
-    monkeypatch.setattr("llama2lab.generate.PAIRS", 1200)
+    monkeypatch.setattr("llama2lab.model.generate._generate_batch", watched)
+    monkeypatch.setattr("llama2lab.model.generate.PAIRS", 1200)
     assert token_ids(generate(model, prompts(8), 15, **settings)) == token_ids(together)
     assert sum(n for n, _ in sizes) == 8 and len({n for n, _ in sizes}) > 1
     assert all(n == 1 or n * longest**2 <= 1200 for n, longest in sizes)
@@ -107,7 +107,7 @@ def test_eos_ends_a_row(model):
 def test_dropping_finished_rows_changes_nothing(model, monkeypatch):
     settings = dict(seed=2, precision="fp32", eos_id=generate(model, prompts(40), 1, seed=2)[3].tokens[0])
     dropped = generate(model, prompts(40), 30, **settings)
-    monkeypatch.setattr("llama2lab.generate.DROP_AT", 2.0)
+    monkeypatch.setattr("llama2lab.model.generate.DROP_AT", 2.0)
     assert token_ids(generate(model, prompts(40), 30, **settings)) == token_ids(dropped)
 
 

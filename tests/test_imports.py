@@ -11,9 +11,9 @@ import llama2lab
 ROOT = Path(llama2lab.__file__).parent
 FILES = {".".join(("llama2lab", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
          for path in ROOT.rglob("*.py")}
-WORLD = sorted(name for name in FILES if name.startswith("llama2lab.world"))
+WORLD = sorted(name for name in FILES if name.startswith("llama2lab.town"))
 # What notebooks stand on: it may know everything but the command line, and only that and notebooks know it.
-LAB = {name for name in FILES if name.startswith(("llama2lab.lab", "llama2lab.widgets", "llama2lab.experiments"))}
+LAB = {name for name in FILES if name.startswith(("llama2lab.lab", "llama2lab.widgets", "llama2lab.lab.measure"))}
 TRAINING = ("train", "pretrain", "sft", "preferences", "reward", "rejection", "ppo", "gatt", "rlhf")
 
 
@@ -41,8 +41,8 @@ def reachable(start: str) -> dict[str, str]:
     while queue:
         name = queue.pop()
         for target in sorted(GRAPH.get(name, ())):
-            # Importing a.b imports a too, but llama2lab and llama2lab.world only hold a docstring: tested below.
-            if target not in ways and target not in ("llama2lab", "llama2lab.world"):
+            # Importing a.b imports a too, but llama2lab and llama2lab.town only hold a docstring: tested below.
+            if target not in ways and target not in ("llama2lab", "llama2lab.town"):
                 ways[target] = f"{ways[name]} -> {target}"
                 queue.append(target)
     return ways
@@ -52,13 +52,13 @@ def reachable(start: str) -> dict[str, str]:
 def test_the_oracle_is_out_of_reach(module: str) -> None:
     """A reward model, sampler or trainer that could ask the oracle would make every figure a lie."""
     ways = reachable(f"llama2lab.{module}")
-    for hidden in ("llama2lab.world.oracle", "llama2lab.world.annotators", "llama2lab.evaluate", "llama2lab.recipe"):
+    for hidden in ("llama2lab.town.oracle", "llama2lab.town.annotators", "llama2lab.stages.evaluate", "llama2lab.run.town"):
         assert hidden not in ways, ways.get(hidden)
 
 
 def test_only_annotators_and_evaluation_know_the_oracle() -> None:
-    knowing = {name for name, targets in GRAPH.items() if "llama2lab.world.oracle" in targets}
-    assert knowing - LAB <= {"llama2lab.world.annotators", "llama2lab.evaluate", "llama2lab.recipe"}
+    knowing = {name for name, targets in GRAPH.items() if "llama2lab.town.oracle" in targets}
+    assert knowing - LAB <= {"llama2lab.town.annotators", "llama2lab.stages.evaluate", "llama2lab.run.town"}
 
 
 @pytest.mark.parametrize("module", ["model", "rope", "generate"])
@@ -66,7 +66,7 @@ def test_the_model_knows_nothing_of_chat(module: str) -> None:
     ways = reachable(f"llama2lab.{module}")
     for other in ("chat", "tokenizer", *TRAINING):
         assert f"llama2lab.{other}" not in ways, ways.get(f"llama2lab.{other}")
-    assert not any(name.startswith("llama2lab.world") for name in ways)
+    assert not any(name.startswith("llama2lab.town") for name in ways)
 
 
 @pytest.mark.parametrize("module", ["chat", "tokenizer"])
@@ -88,19 +88,19 @@ def test_nobody_knows_the_reports_and_the_command_line() -> None:
     """Reports, plots and the command line know everything, and only the notebooks' part knows reports and plots."""
     house = {f"llama2lab.{name}" for name in ("cli", "cli_annotation", "pairs", "report", "plots", "summary", "talk",
                                               "__main__")}
-    cli = {"llama2lab.cli", "llama2lab.cli_annotation", "llama2lab.__main__"}
+    cli = {"llama2lab.cli.main", "llama2lab.cli.people", "llama2lab.__main__"}
     for name in FILES.keys() - house:
         hidden = cli if name in LAB else house
         assert not GRAPH[name] & hidden, f"{name} imports {GRAPH[name] & hidden}"
 
 
 def test_nobody_in_the_library_knows_the_notebooks_part() -> None:
-    for name in FILES.keys() - LAB - {"llama2lab.cli", "llama2lab.cli_annotation"}:
+    for name in FILES.keys() - LAB - {"llama2lab.cli.main", "llama2lab.cli.people"}:
         assert not GRAPH[name] & LAB, f"{name} imports {GRAPH[name] & LAB}"
 
 
 def test_packages_hold_nothing_that_imports() -> None:
-    assert not GRAPH["llama2lab"] and not GRAPH["llama2lab.world"] and not GRAPH["llama2lab.lab"]
+    assert not GRAPH["llama2lab"] and not GRAPH["llama2lab.town"] and not GRAPH["llama2lab.lab"]
 
 
 def test_there_are_no_circles_at_import() -> None:

@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 import torch
 
-from llama2lab import recipe
-from llama2lab.checkpoint import save_model
-from llama2lab.device import Machine
-from llama2lab.evaluate import EvaluateSettings
-from llama2lab.model import Llama, ModelConfig
-from llama2lab.recipe import Judge
-from llama2lab.reward import RewardModel, save_reward
-from llama2lab.rlhf import Workshop
-from llama2lab.runs import Run, read_json, read_rows, write_rows
-from llama2lab.tokenizer import train_tokenizer
-from llama2lab.world.prompts import TownSource
-from llama2lab.world.town import load_town
+from llama2lab.run import town as recipe
+from llama2lab.model.checkpoint import save_model
+from llama2lab.engine.device import Machine
+from llama2lab.stages.evaluate import EvaluateSettings
+from llama2lab.model.network import Llama, ModelConfig
+from llama2lab.run.town import Judge
+from llama2lab.stages.reward import RewardModel, save_reward
+from llama2lab.stages.rounds import Workshop
+from llama2lab.engine.runs import Run, read_json, read_rows, write_rows
+from llama2lab.model.tokenizer import train_tokenizer
+from llama2lab.town.prompts import TownSource
+from llama2lab.town.town import load_town
 
 SETTINGS = EvaluateSettings(helpful=6, unsafe=4, borderline=4, dialogues=2, truth_pairs=4, test_pairs=7)
 TOWN = load_town()

@@ -33,7 +33,7 @@ def look(event, args):
         os.kill(os.getpid(), signal.SIGKILL)
 
 sys.addaudithook(look)
-from llama2lab.cli import app
+from llama2lab.cli.main import app
 app()
 """
 

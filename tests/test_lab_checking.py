@@ -13,12 +13,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import llama2lab.model
-from llama2lab.errors import LabError
+import llama2lab.model.network
+from llama2lab.engine.errors import LabError
 from llama2lab.lab import child
 from llama2lab.lab.checking import Exercise, Mistake, Outcome, run, solution
 from llama2lab.lab.compare import judge, read
-from llama2lab.lab.nb02_transformer import RMS_NORM
+from llama2lab.lessons.n02_transformer.exercises import RMS_NORM
 
 
 def check_double(f):
@@ -276,17 +276,17 @@ def test_a_check_is_the_same_every_time() -> None:
 
 
 def change_name(x, weight, eps):
-    llama2lab.model.HIDDEN = 7.0
+    llama2lab.model.network.HIDDEN = 7.0
     return x
 
 
 def change_method(x, weight, eps):
-    llama2lab.model.RMSNorm.forward = lambda self, x: x
+    llama2lab.model.network.RMSNorm.forward = lambda self, x: x
     return x
 
 
 def change_dictionary(x, weight, eps):
-    llama2lab.model.SIZES.clear()
+    llama2lab.model.network.SIZES.clear()
     return x
 
 
@@ -294,22 +294,22 @@ def change_dictionary(x, weight, eps):
                                               (change_dictionary, "model.SIZES")])
 def test_the_library_is_put_back(answer, name) -> None:
     """Also before the answer is judged: whoever replaces the reference by their own mistake does not pass."""
-    sizes, forward = dict(llama2lab.model.SIZES), llama2lab.model.RMSNorm.forward
+    sizes, forward = dict(llama2lab.model.network.SIZES), llama2lab.model.network.RMSNorm.forward
     outcome = run(RMS_NORM, answer)
     assert outcome.status == "failed" and name in outcome.message and "put back" in outcome.message
-    assert llama2lab.model.HIDDEN == -1e4
-    assert sizes == dict(llama2lab.model.SIZES)
-    assert llama2lab.model.RMSNorm.forward is forward
+    assert llama2lab.model.network.HIDDEN == -1e4
+    assert sizes == dict(llama2lab.model.network.SIZES)
+    assert llama2lab.model.network.RMSNorm.forward is forward
 
 
 def test_the_library_is_put_back_after_a_loop_without_end() -> None:
     def both(x, weight, eps):
-        llama2lab.model.HIDDEN = 7.0
+        llama2lab.model.network.HIDDEN = 7.0
         while True:
             pass
 
     assert run(RMS_NORM, both, seconds=0.2).status == "stopped"
-    assert llama2lab.model.HIDDEN == -1e4
+    assert llama2lab.model.network.HIDDEN == -1e4
 
 
 @given(text=st.text(max_size=40), head=st.text(max_size=40))
@@ -341,7 +341,7 @@ def test_judge_names_the_place() -> None:
         judge(torch.tensor([[1.0, 5.0]]), [[1.0, 2.0]])
 
 
-CELLS = ["from llama2lab.lab.nb02_transformer import RMS_NORM\nfrom llama2lab.lab.checking import run",
+CELLS = ["from llama2lab.lessons.n02_transformer.exercises import RMS_NORM\nfrom llama2lab.lab.checking import run",
          "def hang(x, weight, eps):\n    while True:\n        try:\n            while True: pass\n        except: pass",
          "import threading\nprint(threading.current_thread() is threading.main_thread())\n"
          "run(RMS_NORM, hang, seconds=0.3)",

@@ -7,7 +7,7 @@ import lab_cases_rlhf
 import lab_cases_training
 import pytest
 
-from llama2lab.lab.catalogue import all_exercises
+from llama2lab.lessons.catalogue import all_exercises
 from llama2lab.lab.checking import Exercise, run, solution
 from llama2lab.lab.predictions import Choice, Form, Number, Order, Prediction
 

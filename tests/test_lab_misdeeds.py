@@ -27,11 +27,11 @@ import numpy as np
 import pytest
 import torch
 
-import llama2lab.model
+import llama2lab.model.network
 from llama2lab.lab import child
 from llama2lab.lab.checking import Exercise, plain, run
 from llama2lab.lab.compare import judge, read
-from llama2lab.lab.nb00_start import COSTS, FIRST_TALK
+from llama2lab.lessons.n00_start.exercises import COSTS, FIRST_TALK
 from llama2lab.lab.progress import Progress, compare, predict
 
 LINUX = pytest.mark.skipif(not child.FORK, reason="a process of its own needs Linux")
@@ -51,7 +51,7 @@ IMPORTS = """
 import asyncio, atexit, builtins, contextlib, ctypes, decimal, faulthandler, gc, inspect, itertools, json, locale, logging, os
 import random, re, signal, socket, subprocess, sys, threading, time, traceback, types, warnings
 import numpy as np, torch
-import llama2lab.model
+import llama2lab.model.network
 """
 
 
@@ -103,7 +103,7 @@ def state():
         "modes": (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()),
         "hooks": [len(v) for k, v in sorted(vars(hooks).items()) if k.startswith("_global") and hasattr(v, "__len__")],
         "functions": (torch.allclose, torch.equal, torch.Tensor.__eq__, torch.Tensor.double, np.allclose, time.sleep),
-        "library": (llama2lab.model.HIDDEN, llama2lab.model.RMSNorm.forward, dict(llama2lab.model.SIZES)),
+        "library": (llama2lab.model.network.HIDDEN, llama2lab.model.network.RMSNorm.forward, dict(llama2lab.model.network.SIZES)),
         "numpy": (np.geterr(), np.get_printoptions()["precision"]), "builtins": dict(vars(builtins)),
         "modules": [name in sys.modules for name in ("torch", "numpy", "json", "llama2lab", "signal")],
         "streams": (sys.stdin, sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__), "path": list(sys.path),
@@ -478,7 +478,7 @@ def test_torch_works_in_the_process_whatever_the_notebook_has_used(threads) -> N
 @LINUX
 def test_the_process_ends_with_the_notebook(tmp_path) -> None:
     """Killed in the middle of a check, the notebook leaves nothing behind."""
-    code = ("import os\nfrom llama2lab.lab.nb02_transformer import RMS_NORM\nfrom llama2lab.lab.checking import run\n"
+    code = ("import os\nfrom llama2lab.lessons.n02_transformer.exercises import RMS_NORM\nfrom llama2lab.lab.checking import run\n"
             "def f(x, w, e):\n    open('begun', 'w').close()\n    os.execvp('sleep', ['sleep', '87654.3'])\n"
             "run(RMS_NORM, f, 99)")
     import subprocess

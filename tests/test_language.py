@@ -2,8 +2,8 @@
 
 import pytest
 
-from llama2lab.world import language
-from llama2lab.world.matching import comparison_claims, find, read
+from llama2lab.town import language
+from llama2lab.town.matching import comparison_claims, find, read
 
 FLUENT = (
     "She lives on Mill Lane, next to the bakery.",

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llama2lab.checkpoint import load_model, save_model
-from llama2lab.errors import LabError
-from llama2lab.model import (
+from llama2lab.model.checkpoint import load_model, save_model
+from llama2lab.engine.errors import LabError
+from llama2lab.model.network import (
     SIZES,
     KVCache,
     Llama,
@@ -33,7 +33,7 @@ SCALINGS = [
 @pytest.fixture(autouse=True)
 def several_blocks(monkeypatch):
     """Texts that are short enough to test are still attended in more than one block."""
-    monkeypatch.setattr("llama2lab.model.ROWS", 128)
+    monkeypatch.setattr("llama2lab.model.network.ROWS", 128)
 
 
 def loud(model: Llama) -> Llama:

@@ -10,11 +10,11 @@ import nbformat
 import pytest
 from notebook_demo import demo, marked, write_demo
 
-from llama2lab.errors import LabError
-from llama2lab.lab import notebooks
-from llama2lab.lab.catalogue import all_exercises
+from llama2lab.engine.errors import LabError
+from llama2lab.cli import notebooks
+from llama2lab.lessons.catalogue import all_exercises
 from llama2lab.lab.checking import run
-from llama2lab.lab.notebooks import NAMES, NOTEBOOKS, execute, find, problems, read, with_solutions
+from llama2lab.cli.notebooks import NAMES, NOTEBOOKS, execute, find, problems, read, with_solutions
 from llama2lab.lab.predictions import Prediction
 
 THERE = sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -188,9 +188,9 @@ TRAINING = textwrap.dedent("""
     import time
     import torch
     from pathlib import Path
-    from llama2lab.device import Machine
-    from llama2lab.model import Llama, ModelConfig
-    from llama2lab.train import Optim, fit_packed, pack
+    from llama2lab.engine.device import Machine
+    from llama2lab.model.network import Llama, ModelConfig
+    from llama2lab.engine.loop import Optim, fit_packed, pack
 
     def train(folder, pause):
         model = Llama(ModelConfig(32, 16, 1, 2, 1, 24, max_seq_len=32), seed=1)

@@ -4,11 +4,11 @@ import random
 
 import pytest
 
-from llama2lab.world.items import SKILLS, Prompt
-from llama2lab.world.oracle import Oracle
-from llama2lab.world.prompts import every_prompt
-from llama2lab.world.town import load_town
-from llama2lab.world.truth import truth_of
+from llama2lab.town.items import SKILLS, Prompt
+from llama2lab.town.oracle import Oracle
+from llama2lab.town.prompts import every_prompt
+from llama2lab.town.town import load_town
+from llama2lab.town.truth import truth_of
 
 TOWN = load_town()
 ORACLE = Oracle(TOWN)

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from llama2lab.world.demonstrations import answer_for, clean_style, noisy_style, obey
-from llama2lab.world.items import SKILLS, SPLITS, Prompt
-from llama2lab.world.oracle import BEST, WORST, Oracle
-from llama2lab.world.prompts import every_prompt, make_prompts
-from llama2lab.world.town import Town, load_town
-from llama2lab.world.truth import truth_of
+from llama2lab.town.demonstrations import answer_for, clean_style, noisy_style, obey
+from llama2lab.town.items import SKILLS, SPLITS, Prompt
+from llama2lab.town.oracle import BEST, WORST, Oracle
+from llama2lab.town.prompts import every_prompt, make_prompts
+from llama2lab.town.town import Town, load_town
+from llama2lab.town.truth import truth_of
 
 TOWN = load_town()
 ORACLE = Oracle(TOWN)

@@ -6,20 +6,20 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from llama2lab.annotation.exchange import labels
-from llama2lab.annotation.queue import next_task, submit
-from llama2lab.annotation.store import open_store
-from llama2lab.checkpoint import save_model
-from llama2lab.cli import app
-from llama2lab.errors import LabError
-from llama2lab.model import Llama, ModelConfig
-from llama2lab.pairs import gold_pairs, pairs_of_run
-from llama2lab.runs import Run
-from llama2lab.tokenizer import train_tokenizer
-from llama2lab.world.demonstrations import demonstrations
-from llama2lab.world.oracle import Oracle
-from llama2lab.world.prompts import every_prompt
-from llama2lab.world.town import load_town
+from llama2lab.annotation.files.exchange import labels
+from llama2lab.annotation.store.queue import next_task, submit
+from llama2lab.annotation.store.labels import open_store
+from llama2lab.model.checkpoint import save_model
+from llama2lab.cli.main import app
+from llama2lab.engine.errors import LabError
+from llama2lab.model.network import Llama, ModelConfig
+from llama2lab.run.pairs import gold_pairs, pairs_of_run
+from llama2lab.engine.runs import Run
+from llama2lab.model.tokenizer import train_tokenizer
+from llama2lab.town.demonstrations import demonstrations
+from llama2lab.town.oracle import Oracle
+from llama2lab.town.prompts import every_prompt
+from llama2lab.town.town import load_town
 
 
 @pytest.fixture(scope="module")

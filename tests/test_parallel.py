@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama2lab.model import Llama, ModelConfig
-from llama2lab.parallel import backward, batches_of, in_parallel, split, workers
-from llama2lab.train import packed_lm_loss
+from llama2lab.model.network import Llama, ModelConfig
+from llama2lab.engine.parallel import backward, batches_of, in_parallel, split, workers
+from llama2lab.engine.loop import packed_lm_loss
 
 CPU = torch.device("cpu")
 
@@ -66,7 +66,7 @@ def test_two_parts_are_worked_on_at_the_same_time():
 def test_every_worker_has_its_share_of_threads():
     """Else the last bits of a sum depend on who took which part, and no run could be repeated."""
     code = ("import threading, torch\n"
-            "from llama2lab.parallel import in_parallel\n"
+            "from llama2lab.engine.parallel import in_parallel\n"
             "cpu, both = torch.device('cpu'), threading.Barrier(2)\n"
             "def work(_):\n"
             "    both.wait()\n"

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama2lab.device import Machine
-from llama2lab.errors import LabError
-from llama2lab.generate import generate
-from llama2lab.logprobs import token_logprobs
-from llama2lab.model import Llama, ModelConfig
-from llama2lab.ppo import (
+from llama2lab.engine.device import Machine
+from llama2lab.engine.errors import LabError
+from llama2lab.model.generate import generate
+from llama2lab.model.logprobs import token_logprobs
+from llama2lab.model.network import Llama, ModelConfig
+from llama2lab.stages.ppo import (
     Critic,
     PPOSettings,
     explained_variance,
@@ -28,10 +28,10 @@ from llama2lab.ppo import (
     token_rewards,
     value_loss,
 )
-from llama2lab.reward import RewardModel
-from llama2lab.tokenizer import train_tokenizer
-from llama2lab.train import Optim
-from llama2lab.world.prompts import Prompt
+from llama2lab.stages.reward import RewardModel
+from llama2lab.model.tokenizer import train_tokenizer
+from llama2lab.engine.loop import Optim
+from llama2lab.town.prompts import Prompt
 
 CPU = Machine(torch.device("cpu"), "fp32")
 
@@ -204,7 +204,7 @@ def with_sampler(monkeypatch, change):
         model, settings = change(model, settings)
         return generate(model, prompts, max_new_tokens, **settings)
 
-    monkeypatch.setattr("llama2lab.ppo.generate", sampler)
+    monkeypatch.setattr("llama2lab.stages.ppo.generate", sampler)
 
 
 def test_sampling_and_scoring_agree_but_for_rounding(tokenizer):
@@ -236,8 +236,8 @@ def test_a_sampler_that_differs_stops_ppo_where_the_first_ratio_sees_nothing(tok
     s = replace(SETTINGS, iterations=1, critic_warmup=0)
     with pytest.raises(LabError, match=r"sampling_gap.*temperature 1, without top-p and top-k"):
         ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, CPU)
-    monkeypatch.setattr("llama2lab.ppo.SAMPLING_KL", 1e9)
-    monkeypatch.setattr("llama2lab.ppo.ROUNDING", {"fp32": 1e9})
+    monkeypatch.setattr("llama2lab.stages.ppo.SAMPLING_KL", 1e9)
+    monkeypatch.setattr("llama2lab.stages.ppo.ROUNDING", {"fp32": 1e9})
     entry, = ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, CPU)["log"]
     assert entry["first_ratio"] == 1.0 and entry["sampling_gap"] > 3e-4
 
@@ -343,7 +343,7 @@ def test_beta_can_change_between_iterations(tokenizer):
 
 
 def test_ppo_resumes_as_if_nothing_had_happened(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("llama2lab.train.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("llama2lab.engine.loop.SAVE_EVERY", 0.0)
     s = replace(SETTINGS, iterations=6, batch=32, minibatch=16)
 
     class Killed(BaseException):

@@ -2,7 +2,7 @@
 
 import threading
 
-from llama2lab import progress
+from llama2lab.engine import bar as progress
 
 
 def watched(monkeypatch):

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from llama2lab.errors import LabError
-from llama2lab.realdata import Malformed, SourceSettings, data_folder, load_role, parse_pair, parse_transcript
-from llama2lab.realrun import load_real_recipe, load_texts, run_real_data
-from llama2lab.realsplits import PARTS, fit_pairs, part_of
-from llama2lab.start_from import grow_vocabulary, with_control_tokens
+from llama2lab.engine.errors import LabError
+from llama2lab.run.realdata import Malformed, SourceSettings, data_folder, load_role, parse_pair, parse_transcript
+from llama2lab.run.real import load_real_recipe, load_texts, run_real_data
+from llama2lab.run.realsplits import PARTS, fit_pairs, part_of
+from llama2lab.run.start_from import grow_vocabulary, with_control_tokens
 
 RECIPE = Path(__file__).parent.parent / "data" / "recipes" / "real.yaml"
 DATA = os.environ.get("LLAMA2LAB_DATA")
@@ -378,7 +378,7 @@ def test_no_prompt_of_the_test_part_is_trained_on(own_data):
 def test_new_vocabulary_leaves_the_old_logits_alone():
     import torch
 
-    from llama2lab.model import SIZES, Llama
+    from llama2lab.model.network import SIZES, Llama
 
     old = Llama(SIZES["nano"], seed=3).eval()
     new = grow_vocabulary(old, 520, {512: 7}, seed=1).eval()
@@ -393,8 +393,8 @@ def test_new_vocabulary_leaves_the_old_logits_alone():
 @needs_data
 def test_start_from_stories260k(own_data):
     """The tokenizer lacks five of the eight control tokens; they get new ids and the text's ids stay."""
-    from llama2lab.chat import encode_chat
-    from llama2lab.tokenizer import load_tokenizer
+    from llama2lab.model.chat import encode_chat
+    from llama2lab.model.tokenizer import load_tokenizer
 
     start = Path(DATA or "") / "stories260k"
     plain, (tokenizer, added) = load_tokenizer(start), with_control_tokens(load_tokenizer(start))

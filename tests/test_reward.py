@@ -8,12 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama2lab.device import Machine
-from llama2lab.errors import LabError
-from llama2lab.model import Llama, ModelConfig
-from llama2lab.preferences import MARGINS
-from llama2lab.rejection import combined_scores
-from llama2lab.reward import (
+from llama2lab.engine.device import Machine
+from llama2lab.engine.errors import LabError
+from llama2lab.model.network import Llama, ModelConfig
+from llama2lab.stages.preferences import MARGINS
+from llama2lab.stages.rejection import combined_scores
+from llama2lab.stages.reward import (
     RewardModel,
     RewardSettings,
     accuracy,
@@ -34,9 +34,9 @@ from llama2lab.reward import (
     whiten,
     worst_loglikelihoods,
 )
-from llama2lab.tokenizer import train_tokenizer
-from llama2lab.train import Optim
-from llama2lab.world.prompts import Prompt
+from llama2lab.model.tokenizer import train_tokenizer
+from llama2lab.engine.loop import Optim
+from llama2lab.town.prompts import Prompt
 
 CPU = Machine(torch.device("cpu"), "fp32")
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from llama2lab import rlhf as rounds
-from llama2lab.rlhf import RlhfSettings, Workshop, rlhf
+from llama2lab.stages import rounds
+from llama2lab.stages.rounds import RlhfSettings, Workshop, rlhf
 
 
 class Recorder:
@@ -111,7 +111,7 @@ def test_people_are_asked_about_the_two_latest_models_and_rewards_start_from_sft
 
 def test_the_shipped_run_was_built_so(lab):
     """The parents that its stages recorded."""
-    from llama2lab.runs import read_json
+    from llama2lab.engine.runs import read_json
 
     def parents(stage):
         return set(read_json(lab.stage(stage) / "stage.json")["parents"])

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llama2lab import rows as rows_module
-from llama2lab.errors import LabError
-from llama2lab.rows import NOT_UTF8, NUL, Unreadable, rows_of
+from llama2lab.engine import rows as rows_module
+from llama2lab.engine.errors import LabError
+from llama2lab.engine.rows import NOT_UTF8, NUL, Unreadable, rows_of
 
 RECORDS = [{"text": "Grüße, 你好"}, {"text": "two\nlines"}]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from file_faults import at_call, disk_full
 
-from llama2lab import folders
-from llama2lab.errors import LabError
-from llama2lab.runs import Run, finished_stages, stage_folder
+from llama2lab.engine import folders
+from llama2lab.engine.errors import LabError
+from llama2lab.engine.runs import Run, finished_stages, stage_folder
 
 IDENTITY = {"preset": "smoke", "seed": 0}
 
@@ -124,7 +124,7 @@ def test_settings_that_change_back_find_the_stage_that_stood_and_the_one_that_di
 
 OPENS = """
 import sys, time
-from llama2lab.runs import Run
+from llama2lab.engine.runs import Run
 run = Run(sys.argv[1], {"preset": "smoke", "seed": 0})
 print("open", flush=True)
 exec(sys.argv[2])

@@ -12,14 +12,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from llama2lab import device, stats, summary
-from llama2lab.errors import LabError
-from llama2lab.files import digest, plain
-from llama2lab.lab import ship
+from llama2lab.engine import device, stats
+from llama2lab.report import summary
+from llama2lab.engine.errors import LabError
+from llama2lab.engine.files import digest, plain
+from llama2lab.cli import ship
 from llama2lab.lab.finished import SHIPPED
-from llama2lab.report import report
-from llama2lab.runs import Run, read_rows, stage_folder, stages_in_order, write_rows
-from llama2lab.talk import pick_stage, talking_stages
+from llama2lab.report.page import report
+from llama2lab.engine.runs import Run, read_rows, stage_folder, stages_in_order, write_rows
+from llama2lab.run.talk import pick_stage, talking_stages
 
 IDENTITY = {"preset": "smoke", "seed": 0}
 
@@ -115,8 +116,8 @@ def test_a_flipped_bit_in_a_finished_stage_is_noticed_and_cured_as_is_said(tmp_p
 
 
 def test_weights_that_are_loaded_are_checked_and_stages_without_sums_open(tmp_path):
-    from llama2lab.checkpoint import load_model, save_model
-    from llama2lab.model import Llama, ModelConfig
+    from llama2lab.model.checkpoint import load_model, save_model
+    from llama2lab.model.network import Llama, ModelConfig
 
     model = Llama(ModelConfig(32, 16, 1, 2, 1, 32, max_seq_len=64), seed=1)
 
@@ -288,7 +289,7 @@ def test_rows_that_hold_no_number_or_half_a_character_are_refused_by_name(tmp_pa
 
 def test_a_digest_is_of_plain_data_only():
     """The text of a large array leaves out its middle; a set's order differs from process to process."""
-    from llama2lab.train import Optim
+    from llama2lab.engine.loop import Optim
 
     assert digest([Optim(1e-3), Path("x"), {"a": (1, 2.5, None)}]) == digest([
         Optim(1e-3), Path("x"), {"a": [1, 2.5, None]}])

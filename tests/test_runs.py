@@ -7,12 +7,12 @@ import shutil
 
 import pytest
 
-from llama2lab import device, stats
-from llama2lab.errors import LabError
-from llama2lab.rlhf import PreferenceSettings, Workshop, preferences_stage
-from llama2lab.runs import Run, read_rows, stage_folder, write_rows
-from llama2lab.summary import load_run
-from llama2lab.world.prompts import Prompt
+from llama2lab.engine import device, stats
+from llama2lab.engine.errors import LabError
+from llama2lab.stages.rounds import PreferenceSettings, Workshop, preferences_stage
+from llama2lab.engine.runs import Run, read_rows, stage_folder, write_rows
+from llama2lab.report.summary import load_run
+from llama2lab.town.prompts import Prompt
 
 
 def quiet(path, **identity):
@@ -181,7 +181,7 @@ def test_a_full_disk_loses_nothing_already_made(tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         real(source, target)
 
-    monkeypatch.setattr("llama2lab.runs.os.replace", full)
+    monkeypatch.setattr("llama2lab.engine.runs.os.replace", full)
     with pytest.raises(LabError, match=r"No space left on device.*nothing already made is lost"):
         run.stage("new", lambda f: {}, {})
     assert (run.folder("rlhf") / "out.txt").read_text() == "rlhf"

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llama2lab.device import Machine
-from llama2lab.errors import LabError
-from llama2lab.model import Llama, ModelConfig
-from llama2lab.sft import SFTSettings, format_ids, learn_format, replayed, sft
-from llama2lab.tokenizer import CONTROL_TOKENS, train_tokenizer
-from llama2lab.train import Optim
+from llama2lab.engine.device import Machine
+from llama2lab.engine.errors import LabError
+from llama2lab.model.network import Llama, ModelConfig
+from llama2lab.stages.sft import SFTSettings, format_ids, learn_format, replayed, sft
+from llama2lab.model.tokenizer import CONTROL_TOKENS, train_tokenizer
+from llama2lab.engine.loop import Optim
 
 CPU = Machine(torch.device("cpu"), "fp32")
 ROWS = [{"messages": [{"role": "user", "content": "Say yes."}, {"role": "assistant", "content": "Yes it is."}]}] * 12
@@ -46,8 +46,8 @@ def test_as_much_pretraining_text_is_replayed_as_asked_for(tokenizer):
 
 def test_the_format_is_learnt_in_its_own_embeddings_alone(tokenizer):
     """Rows of [INST] and the like move and the answers grow likelier; every other weight stays what it was."""
-    from llama2lab.chat import encode_chats
-    from llama2lab.logprobs import answer_loglikelihoods
+    from llama2lab.model.chat import encode_chats
+    from llama2lab.model.logprobs import answer_loglikelihoods
 
     m = model(tokenizer)
     m.lm_head.weight.requires_grad_(False)  # what was frozen before stays so
@@ -78,8 +78,8 @@ def test_sft_learns_the_format_first_when_asked_to(tokenizer):
 
 def test_replay_keeps_what_fine_tuning_alone_forgets(tokenizer):
     """A model that knows a text keeps it with replay, and loses more of it without."""
-    from llama2lab.logprobs import answer_loglikelihoods
-    from llama2lab.pretrain import PretrainSettings, encode_documents, pretrain
+    from llama2lab.model.logprobs import answer_loglikelihoods
+    from llama2lab.stages.pretrain import PretrainSettings, encode_documents, pretrain
 
     shape = {**vars(model(tokenizer).config), "rope_scaling": None}
     base, _ = pretrain(TEXTS, tokenizer, PretrainSettings(shape, epochs=15.0, seq_len=64, batch_tokens=128,

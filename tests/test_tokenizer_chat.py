@@ -13,13 +13,13 @@ from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 import llama2lab
-from llama2lab.chat import decode_answer, encode_chat, encode_chats, escape, segments
-from llama2lab.checkpoint import save_model
-from llama2lab.cli import app
-from llama2lab.errors import LabError
-from llama2lab.start_from import with_control_tokens
-from llama2lab.tokenizer import CONTROL_TOKENS, control_strings, encode_text, load_tokenizer, train_tokenizer
-from llama2lab.tokenizer_files import endless
+from llama2lab.model.chat import decode_answer, encode_chat, encode_chats, escape, segments
+from llama2lab.model.checkpoint import save_model
+from llama2lab.cli.main import app
+from llama2lab.engine.errors import LabError
+from llama2lab.run.start_from import with_control_tokens
+from llama2lab.model.tokenizer import CONTROL_TOKENS, control_strings, encode_text, load_tokenizer, train_tokenizer
+from llama2lab.model.tokenizer_files import endless
 
 TEXTS = ["Mira lives in the mill and keeps 12 bees.", "Where does Mira live?", "Ahoy! She lives in the mill."] * 20
 TOKENIZER = train_tokenizer(TEXTS, 300)
@@ -325,7 +325,7 @@ from transformers import PreTrainedTokenizerFast as Evil
 @pytest.mark.parametrize("where", ["tokenizer_config.json", "config.json"])
 def test_no_code_of_a_folder_is_run(tmp_path, where, monkeypatch):
     """Nor asked about: with `echo y |` before it, transformers would take the answer for a yes."""
-    from llama2lab.model import SIZES, Llama
+    from llama2lab.model.network import SIZES, Llama
 
     save_model(tmp_path / "m", Llama(SIZES["nano"]), TOKENIZER)
     (tmp_path / "m" / "evil.py").write_text(EVIL.format(marker=str(tmp_path / "ran")))

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama2lab.checkpoint import save_model
-from llama2lab.device import Machine
-from llama2lab.errors import LabError
-from llama2lab.model import Llama, ModelConfig
-from llama2lab.train import (
+from llama2lab.model.checkpoint import save_model
+from llama2lab.engine.device import Machine
+from llama2lab.engine.errors import LabError
+from llama2lab.model.network import Llama, ModelConfig
+from llama2lab.engine.loop import (
     Optim,
     cosine_lr,
     epoch_batches,
@@ -143,7 +143,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("kill_at", [1, 5, 11])
 def test_resume_equals_no_interruption(tmp_path, monkeypatch, kill_at):
-    monkeypatch.setattr("llama2lab.train.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("llama2lab.engine.loop.SAVE_EVERY", 0.0)
     data, optim = pack(documents(), 32, 0, 3), Optim(lr=1e-2)
 
     def train(folder, on_step=None):
@@ -188,7 +188,7 @@ def test_a_loss_that_is_not_a_number_stops_with_a_cure():
 @pytest.mark.parametrize("name", ["loss", "pg_loss", "kl", "grad_norm", "seconds"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_any_metric_that_is_not_finite_stops_any_loop_before_its_state_is_kept(tmp_path, monkeypatch, name, value):
-    monkeypatch.setattr("llama2lab.train.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("llama2lab.engine.loop.SAVE_EVERY", 0.0)
     steps = []
 
     def step(number):
@@ -237,7 +237,7 @@ def test_a_checkpoint_that_is_not_finite_is_not_written(tmp_path):
 
 @pytest.fixture
 def every_step_is_saved(monkeypatch):
-    monkeypatch.setattr("llama2lab.train.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("llama2lab.engine.loop.SAVE_EVERY", 0.0)
 
 
 def trained(folder, steps=6, what="t"):

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from llama2lab.errors import LabError
-from llama2lab.validation import parse_json, shown, validated
+from llama2lab.engine.errors import LabError
+from llama2lab.engine.validation import parse_json, shown, validated
 
 
 @pytest.mark.parametrize("text, says", [

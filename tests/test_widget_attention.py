@@ -2,8 +2,8 @@
 
 import torch
 
-from llama2lab.model import SIZES, Llama
-from llama2lab.widgets.attention import (
+from llama2lab.model.network import SIZES, Llama
+from llama2lab.lessons.n02_transformer.attention import (
     LONGEST,
     AttentionExplorer,
     attention_parts,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from llama2lab.model import SIZES, KVCache, Llama
-from llama2lab.widgets.calculator import (
+from llama2lab.model.network import SIZES, KVCache, Llama
+from llama2lab.lessons.n02_transformer.calculator import (
     GIB,
     CacheCalculator,
     cache_bytes,

@@ -5,10 +5,10 @@ import threading
 import time
 from pathlib import Path
 
-from llama2lab.experiments.ppo import Play
+from llama2lab.lessons.n08_ppo.experiments import Play
 from llama2lab.lab.finished import live_folder
-from llama2lab.widgets import ppo_panel
-from llama2lab.widgets.ppo_panel import PANELS, PpoPanel, curves, small_multiples, table_of
+from llama2lab.lessons.n08_ppo import panel as ppo_panel
+from llama2lab.lessons.n08_ppo.panel import PANELS, PpoPanel, curves, small_multiples, table_of
 
 FIGURE = {"mean": 1.25, "low": 1.0, "high": 1.5, "n": 10}
 
@@ -55,7 +55,7 @@ def test_a_run_made_before_is_shown_first():
 
 def test_buttons_and_slider_act_between_iterations(monkeypatch):
     """With a stand-in for PPO that asks for beta once an iteration, as `ppo` does."""
-    from llama2lab.train import resumable_loop
+    from llama2lab.engine.loop import resumable_loop
 
     used, gates = [], [threading.Event() for _ in range(4)]
 

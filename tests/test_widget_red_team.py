@@ -2,12 +2,12 @@
 
 import pytest
 
-from llama2lab.annotation.exchange import labels
-from llama2lab.annotation.queue import next_task
-from llama2lab.annotation.store import open_store
-from llama2lab.widgets import red_team as r
-from llama2lab.world.oracle import Oracle
-from llama2lab.world.town import load_town
+from llama2lab.annotation.files.exchange import labels
+from llama2lab.annotation.store.queue import next_task
+from llama2lab.annotation.store.labels import open_store
+from llama2lab.lessons.n11_evaluation import red_team as r
+from llama2lab.town.oracle import Oracle
+from llama2lab.town.town import load_town
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_templates_are_training_questions_of_their_category(town) -> None:
 
 
 def test_points(town, question) -> None:
-    from llama2lab.world.truth import truth_of
+    from llama2lab.town.truth import truth_of
 
     harm = truth_of(town, r.asked_in(town, question).content).wrong[0]
     assert (made(town, question, harm, 0.1).find, made(town, question, harm, 0.1).points) == ("violation", 3)

@@ -5,10 +5,17 @@ import math
 import pytest
 import torch
 
-from llama2lab.reward import gated_reward, logit, score_answers
-from llama2lab.widgets import rewards
-from llama2lab.widgets.rewards import RewardExplorer, gate, growth_strip, judge_answers, preference, rewards_as_it_grows
-from llama2lab.world.truth import REFUSAL
+from llama2lab.stages.reward import gated_reward, logit, score_answers
+from llama2lab.lessons.n06_rewards import rewards
+from llama2lab.lessons.n06_rewards.rewards import (
+    RewardExplorer,
+    gate,
+    growth_strip,
+    judge_answers,
+    preference,
+    rewards_as_it_grows,
+)
+from llama2lab.town.truth import REFUSAL
 
 ASKED = [{"role": "user", "content": "What is the opposite of new?"}]
 

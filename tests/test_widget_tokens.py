@@ -3,9 +3,24 @@
 import pytest
 from tokenizers import pre_tokenizers
 
-from llama2lab.experiments.tokenizer import compression_by_vocabulary, corpus_kinds, forgery, round_trips, split_counts
-from llama2lab.tokenizer import CONTROL_TOKENS, SMALLEST, encode_text
-from llama2lab.widgets.tokens import EXAMPLES, TokenExplorer, byte_letters, chips, counts, merges, pieces, vocabulary
+from llama2lab.lessons.n01_tokenizer.experiments import (
+    compression_by_vocabulary,
+    corpus_kinds,
+    forgery,
+    round_trips,
+    split_counts,
+)
+from llama2lab.model.tokenizer import CONTROL_TOKENS, SMALLEST, encode_text
+from llama2lab.lessons.n01_tokenizer.tokens import (
+    EXAMPLES,
+    TokenExplorer,
+    byte_letters,
+    chips,
+    counts,
+    merges,
+    pieces,
+    vocabulary,
+)
 
 HOSTILE = "<script>alert(1)</script> [INST] </s> \u202e\x00"
 

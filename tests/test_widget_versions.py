@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from llama2lab.errors import LabError
+from llama2lab.engine.errors import LabError
 from llama2lab.lab.finished import Finished
-from llama2lab.widgets import versions as v
+from llama2lab.lessons.n10_rounds import versions as v
 
 
 def figure(mean):

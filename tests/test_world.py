@@ -10,13 +10,13 @@ from itertools import pairwise
 
 import pytest
 
-from llama2lab.errors import LabError
-from llama2lab.world.corpus import fact_probes, heldout_documents, pretraining_corpus
-from llama2lab.world.demonstrations import AnswerStyle, answer_for, demonstrations, obey, truth_pairs
-from llama2lab.world.items import SKILLS, SPLITS
-from llama2lab.world.prompts import contents, dialogue_prompts, every_prompt, instructions_of, make_prompts
-from llama2lab.world.town import load_town, slug, town_folder
-from llama2lab.world.truth import key_of, place_statements, truth_of
+from llama2lab.engine.errors import LabError
+from llama2lab.town.corpus import fact_probes, heldout_documents, pretraining_corpus
+from llama2lab.town.demonstrations import AnswerStyle, answer_for, demonstrations, obey, truth_pairs
+from llama2lab.town.items import SKILLS, SPLITS
+from llama2lab.town.prompts import contents, dialogue_prompts, every_prompt, instructions_of, make_prompts
+from llama2lab.town.town import load_town, slug, town_folder
+from llama2lab.town.truth import key_of, place_statements, truth_of
 
 WORDS = 300_000
 

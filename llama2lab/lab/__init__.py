@@ -1,1 +1,1 @@
-"""The exercises of the notebooks: what is asked, how an answer is checked, how progress is kept."""
+"""What all notebooks share: exercises and their checks, progress, finished runs, measurements, pictures."""

@@ -23,7 +23,7 @@ import numpy as np
 from numpy import array_equal  # by its own name, as `array_of`: a notebook may put another into numpy's
 from torch import Tensor
 
-from llama2lab.errors import LabError
+from llama2lab.engine.errors import LabError
 from llama2lab.lab.child import Fault, Here, Prints, Process, start
 from llama2lab.lab.guard import Library, kept_state
 from llama2lab.lab.plain import DIGITS, array_of, pack, unpack

@@ -18,20 +18,20 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from llama2lab import summary
-from llama2lab.answers import joined
-from llama2lab.checkpoint import load_model
-from llama2lab.device import Machine, this_machine
-from llama2lab.errors import LabError
-from llama2lab.lab.identity import alone, code_digest, folder_digest
-from llama2lab.model import Llama
-from llama2lab.reward import RewardModel, load_reward
-from llama2lab.runs import digest, finished_at, finished_stages, read_json, read_rows, stage_folder, write_atomic
-from llama2lab.tokenizer import load_tokenizer
-from llama2lab.validation import validated
-from llama2lab.world.oracle import Oracle
-from llama2lab.world.prompts import Prompt, TownSource
-from llama2lab.world.town import Town, load_town, town_folder
+from llama2lab.report import summary
+from llama2lab.engine.answers import joined
+from llama2lab.model.checkpoint import load_model
+from llama2lab.engine.device import Machine, this_machine
+from llama2lab.engine.errors import LabError
+from llama2lab.engine.identity import alone, code_digest, folder_digest
+from llama2lab.model.network import Llama
+from llama2lab.stages.reward import RewardModel, load_reward
+from llama2lab.engine.runs import digest, finished_at, finished_stages, read_json, read_rows, stage_folder, write_atomic
+from llama2lab.model.tokenizer import load_tokenizer
+from llama2lab.engine.validation import validated
+from llama2lab.town.oracle import Oracle
+from llama2lab.town.prompts import Prompt, TownSource
+from llama2lab.town.town import Town, load_town, town_folder
 
 RUN = "LLAMA2LAB_RUN"  # the folder of a run to look at
 LIVE = "LLAMA2LAB_LIVE"  # where notebooks keep what they measured; runs/lab beside the notebooks' folder otherwise
@@ -56,8 +56,8 @@ def finished_run(path: str | Path | None = None) -> Finished:
         return Finished(own[-1].parent)
     if (SHIPPED / "results.json").is_file():
         return Finished(SHIPPED)
-    from llama2lab.presets import preset
-    from llama2lab.recipe import run_recipe
+    from llama2lab.run.presets import preset
+    from llama2lab.run.town import run_recipe
 
     tiny = live_folder().parent / "smoke-0"
     if not (tiny / "results.json").is_file():

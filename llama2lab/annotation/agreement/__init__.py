@@ -1,0 +1,1 @@
+"""How far people agree: coefficients, quality, charts, the dashboard."""

@@ -1,0 +1,264 @@
+"""Figures of single annotators, or of vendors, and the rule by which one is singled out.
+
+A vendor is judged as if it were one annotator: `by="vendor"` puts together all labels of its people.
+
+Four habits are tested, each against what would be seen of somebody without it:
+
+- **left**: answers stand left or right by chance, so half of the choices fall left (exact binomial test, both ways);
+- **length**: what ten more words are worth. The share of longer answers chosen proves nothing alone: longer answers may
+  be better, and a careless annotator finds fewer of them. So the choice is explained by two things at once (a logistic
+  regression): by how many steps of the scale the others find an answer better, and how many words more it has. The
+  quotient of the weights says how many steps ten more words are worth, whatever the annotator's care, and is compared
+  with the median of the others (normal test, both ways). Where most of them like length too, nothing shows;
+- **others**: agreement with the majority of the others is no lower than theirs is (Fisher's exact test, one way);
+- **gold**: agreement with gold is no lower than the others' is (the same test).
+
+With many annotators and four tests each, some would fall outside by luck. So the p values of one table are corrected
+together (Holm): if nobody has a habit, a table raises any alarm at all in about five of a hundred cases. The price
+is that a weak habit needs more labels to be seen. An alarm is a reason to look at the labels, not a verdict: who is
+more careful than all others agrees less with them, too. Because people do differ, and what the others find is itself
+uncertain, a difference must also matter: five points of agreement, or half a step of the scale for ten words. Where
+only two are left to compare, nobody can say which one is odd, so only the side and gold are tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+from scipy import stats as tests
+
+from llama2lab.annotation.agreement.coefficients import Label, judged, signed, undefined
+from llama2lab.engine.scale import GRADES
+from llama2lab.engine.stats import Figure, rate
+
+By = Literal["annotator", "vendor"]
+LEVEL = 0.05  # chance of any false alarm in one table
+MATTERS = 0.05  # how much lower an agreement must be to be called low
+STEPS = 0.5  # how much ten more words must be worth to be called a habit
+FEWEST = 20  # judgements beside others' from which the weight of words is estimated
+WORDS = 10
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What is to be said of one annotator or vendor."""
+
+    name: str
+    kind: str  # "person", "simulated", or "mixed" for a vendor with both
+    vendor: str
+    labels: int  # judgements, gold items among them
+    skips: int
+    flags: int
+    gold: Figure  # agreement with known answers
+    others: Figure  # agreement with the majority of all others, gold items left out
+    left: Figure  # share of choices that stood left
+    longer: Figure  # share of choices of the longer answer
+    words: tuple[float, float]  # steps of the scale that ten more words are worth, and standard error; NaN: not known
+    length: Figure  # the same less the others' median: 0 is no habit
+    safe: Figure  # share of answers marked safe
+    grades: dict[str, Figure]  # share of each grade
+    seconds: float  # median time on an item; NaN where none was taken
+
+    @property
+    def left_p(self) -> float:
+        """Exact binomial test of one half, both ways."""
+        return half_p(self.left)
+
+
+def half_p(figure: Figure) -> float:
+    """How likely a share as far from one half is by chance alone; NaN without any case."""
+    n = round(figure["n"])
+    return float(tests.binomtest(round(figure["mean"] * n), n).pvalue) if n else float("nan")
+
+
+def longer_answer(label: Label) -> int:
+    """1 or 2, the answer with more words; 0 where they are as long."""
+    one, two = (len(answer.split()) for answer in label["answers"])
+    return 0 if one == two else 1 if one > two else 2
+
+
+def majorities(labels: Iterable[Label], by: By) -> dict[tuple[Hashable, str], int]:
+    """(item, group) -> the answer, 1 or 2, that most labels of all other groups chose; no entry where they are evenly
+    split or there are none."""
+    votes: dict[Hashable, list[tuple[str, int]]] = {}
+    for label in judged(labels):
+        votes.setdefault(label["item_id"], []).append((label[by], 1 if label["choice"] == 1 else -1))
+    result: dict[tuple[Hashable, str], int] = {}
+    for item, cast in votes.items():
+        total = sum(vote for _, vote in cast)
+        for group in {name for name, _ in cast}:
+            rest = total - sum(vote for name, vote in cast if name == group)
+            if rest:
+                result[item, group] = 1 if rest > 0 else 2
+    return result
+
+
+def quality(labels: Sequence[Label], by: By = "annotator") -> list[Quality]:
+    """The figures of every annotator or vendor, in the order of their names."""
+    most = majorities(labels, by)
+    groups: dict[str, list[Label]] = {}
+    for label in labels:
+        groups.setdefault(label[by], []).append(label)
+    fits = weights_of_words(labels, by)
+    return [_quality(name, groups[name], most, fits, by) for name in sorted(groups)]
+
+
+def weights_of_words(labels: Sequence[Label], by: By) -> dict[str, tuple[float, float, int]]:
+    """How many steps of the scale ten more words are worth, for each group with enough labels beside others':
+    (steps, standard error, labels). Not for who chooses regardless of what the others find."""
+    items: dict[Hashable, list[tuple[str, int]]] = {}
+    for label in judged(labels):
+        items.setdefault(label["item_id"], []).append((label[by], signed(label)))
+    rows: dict[str, list[tuple[float, float, bool]]] = {}
+    for label in judged(labels):
+        rest = [strength for name, strength in items[label["item_id"]] if name != label[by]]
+        if rest:
+            one, two = (len(answer.split()) for answer in label["answers"])
+            rows.setdefault(label[by], []).append((sum(rest) / len(rest), (two - one) / WORDS, label["choice"] == 2))
+    fits = {}
+    for name, seen in rows.items():
+        x = np.array(seen, dtype=float)
+        if len(x) >= FEWEST and x[:, 1].any():
+            (step, words), covariance = _logistic(x[:, :2], x[:, 2])
+            if step > 2 * covariance[0, 0] ** 0.5:
+                slope = np.array([-words / step**2, 1 / step])  # the delta method for a quotient
+                fits[name] = (float(words / step), float((slope @ covariance @ slope) ** 0.5), len(x))
+    return fits
+
+
+def _logistic(x: np.ndarray, y: np.ndarray, ridge: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of a logistic regression without intercept (which answer is number 1 is an accident), and their
+    covariance. The small ridge keeps them finite where a few labels can be told apart perfectly."""
+    w = np.zeros(x.shape[1])
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
+        curvature = x.T @ (x * (p * (1 - p))[:, None]) + ridge * np.eye(len(w))
+        step = np.linalg.solve(curvature, x.T @ (y - p) - ridge * w)
+        w = w + step
+        if np.abs(step).max() < 1e-9:
+            break
+    return w, np.linalg.inv(curvature)
+
+
+def beside(mine: tuple[float, float], rest: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """(weight less the median of the rest's, standard error of that)."""
+    k = len(rest)
+    spread = median(error**2 for _, error in rest) * (1.571 if k > 2 else 1) / k  # pi / 2: a median against a mean
+    return mine[0] - median(weight for weight, _ in rest), (mine[1] ** 2 + spread) ** 0.5
+
+
+def _quality(name: str, labels: Sequence[Label], most: dict[tuple[Hashable, str], int],
+             fits: dict[str, tuple[float, float, int]], by: By) -> Quality:
+    mine = judged(labels, gold=True)
+    gold = [x for x in mine if x["gold"] and x["gold"].get("choice") in (1, 2)]
+    others = [x["choice"] == most[x["item_id"], name] for x in judged(labels) if (x["item_id"], name) in most]
+    lengths = [(x, longer_answer(x)) for x in mine]
+    seconds = [x["seconds"] for x in mine if x["seconds"] and x["seconds"] > 0]
+    kinds = {x["annotator_kind"] for x in labels}
+    vendors = {x["vendor"] for x in labels}
+    return Quality(
+        name=name,
+        kind=kinds.pop() if len(kinds) == 1 else "mixed",
+        vendor=vendors.pop() if len(vendors) == 1 else "",
+        labels=len(mine),
+        skips=sum(bool(x["skip_reason"]) for x in labels),
+        flags=sum(bool(x["flag"]) for x in labels),
+        gold=rate([x["choice"] == x["gold"]["choice"] for x in gold]),
+        others=rate(others),
+        left=rate([x["choice"] == x["left"] for x in mine if x["left"] in (1, 2)]),
+        longer=rate([x["choice"] == longer for x, longer in lengths if longer]),
+        words=fits[name][:2] if name in fits else (float("nan"), float("nan")),
+        length=_length(name, fits),
+        safe=rate([bool(safe) for x in mine for safe in (x["safe_1"], x["safe_2"]) if safe is not None]),
+        grades={g: rate([x["grade"] == g for x in mine]) for g in GRADES},
+        seconds=median(seconds) if seconds else float("nan"),
+    )
+
+
+def _length(name: str, fits: dict[str, tuple[float, float, int]]) -> Figure:
+    rest = [fit[:2] for other, fit in fits.items() if other != name]
+    if name not in fits or len(rest) < 2:
+        return undefined(fits[name][2] if name in fits else 0)
+    more, error = beside(fits[name][:2], rest)
+    return {"mean": more, "low": more - 1.96 * error, "high": more + 1.96 * error, "n": fits[name][2]}
+
+
+# ---- who is singled out ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """One annotator or vendor and one habit, tested. `p` is corrected for all tests of the table."""
+
+    name: str
+    what: Literal["left", "length", "others", "gold"]
+    figure: Figure
+    p: float
+    raised: bool
+
+    @property
+    def words(self) -> str:
+        mean = self.figure["mean"]
+        return {"left": f"chooses the {'right' if mean < 0.5 else 'left'} side: {mean:.0%} left",
+                "length": f"takes {'shorter' if mean < 0 else 'longer'} answers: ten words more are worth {mean:+.1f} "
+                          "steps of the scale",
+                "others": f"agrees less with the others: {mean:.0%}",
+                "gold": f"agrees less with gold: {mean:.0%}"}[self.what]
+
+
+def alarms(rows: Sequence[Quality]) -> list[Alarm]:
+    """All tests of one table, those that raise an alarm first.
+
+    Who is found to agree less, or to like long or short answers, is no yardstick for the others' liking of length: one
+    strong habit would make the rest look as if they had the opposite one.
+    """
+    odd: set[str] = set()
+    while True:
+        found = _tests(rows, odd)
+        corrected = holm([p for *_, p, _ in found])
+        result = [Alarm(name, what, figure, p, p < LEVEL and matters)
+                  for (name, what, figure, _, matters), p in zip(found, corrected, strict=True)]
+        careless = {a.name for a in result if a.raised and a.what == "others"} - odd
+        likes = [a for a in result if a.raised and a.what == "length" and a.name not in odd]
+        if not careless and not likes:
+            return sorted(result, key=lambda a: (not a.raised, a.p, a.name))
+        odd |= careless or {min(likes, key=lambda a: a.p).name}
+
+
+def _tests(rows: Sequence[Quality], odd: set[str]) -> list[tuple[str, Any, Figure, float, bool]]:
+    """(name, what, figure, p, whether it is large enough to matter) of each test that can be made."""
+    found: list[tuple[str, Any, Figure, float, bool]] = []
+    for row in rows:
+        if row.left["n"]:
+            found.append((row.name, "left", row.left, row.left_p, True))
+        rest = [r.words for r in rows if r is not row and r.name not in odd and np.isfinite(r.words[0])]
+        if np.isfinite(row.words[0]) and len(rest) >= 2:
+            more, error = beside(row.words, rest)
+            p = float(2 * tests.norm.sf(abs(more) / error))
+            found.append((row.name, "length", row.length, p, abs(more) >= STEPS))
+        for what in ("others", "gold"):
+            mine = getattr(row, what)
+            them = [getattr(r, what) for r in rows if r is not row and getattr(r, what)["n"]]
+            if mine["n"] and len(them) >= (2 if what == "others" else 1):
+                yes, no = (sum(x) for x in zip(*map(_hits, them), strict=True))
+                p = float(tests.fisher_exact([_hits(mine), (yes, no)], alternative="less").pvalue)
+                found.append((row.name, what, mine, p, yes / (yes + no) - mine["mean"] >= MATTERS))
+    return found
+
+
+def _hits(figure: Figure) -> tuple[int, int]:
+    yes = round(figure["mean"] * figure["n"])
+    return yes, round(figure["n"]) - yes
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p values corrected for being many (Holm 1979), in their own order."""
+    result, worst = [0.0] * len(ps), 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        worst = max(worst, min(1.0, (len(ps) - rank) * ps[i]))
+        result[i] = worst
+    return result

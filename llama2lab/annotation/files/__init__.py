@@ -1,0 +1,1 @@
+"""Labels as files: read, written, merged, checked."""

@@ -1,0 +1,172 @@
+"""Labels as `datasets`, Parquet and JSON Lines in TRL's preference format, written without loss.
+
+A file holds one row for each choice in force: prompt, chosen, rejected and margin as TRL reads them, and everything
+else that the store knows of the label, its item and its annotator. What is no such row (skips, superseded labels, items
+without a label, guidelines) stands beside it in FILE.rest, which is read when the file is imported.
+
+Characters that Parquet or UTF-8 cannot hold are written as in the store (tables.escape).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama2lab.annotation.files import records as r
+from llama2lab.annotation.store import tables as t
+from llama2lab.engine.scale import MARGINS
+from llama2lab.annotation.store.labels import Store
+from llama2lab.engine.errors import LabError
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+COLUMNS = ("prompt", "chosen", "rejected", "margin", "grade", "safety", "kind", "prompt_id", "annotator", "vendor",
+           "annotator_kind", "label_id", "item_id", "annotator_id", "choice", "left", "safe_1", "safe_2", "comment",
+           "flag", "seconds", "guidelines", "supersedes", "created_at", "models", "gold", "meta", "overlap", "position",
+           "item_created_at", "annotator_created_at")
+
+
+def export_preferences(store: Store, path: str | os.PathLike[str], margins: str = "small") -> int:
+    """Write FILE (.jsonl or .parquet) and FILE.rest; how many preferences there are. Old files are replaced."""
+    file = known_format(path)
+    pairs, rest = _split(_read(store), _table_of(margins))
+    try:
+        if file.suffix == ".parquet":
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            new = _beside(file)
+            pq.write_table(pa.Table.from_pylist(pairs, schema=_schema()), new)
+            os.replace(new, file)
+        else:
+            _write_lines(file, pairs)
+        _write_lines(rest_of(file), rest)
+    except OSError as e:
+        raise LabError(f"{file} cannot be written ({e.strerror}); free some space or choose another place") from e
+    return len(pairs)
+
+
+def to_dataset(store: Store, margins: str = "small") -> datasets.DatasetDict:
+    """The same as `datasets`: the split "train" is what TRL reads, "rest" what is needed to import without loss."""
+    import datasets
+    import pyarrow as pa
+
+    pairs, rest = _split(_read(store), _table_of(margins))
+    rows = [{"table": row["table"], "row": json.dumps(row["row"])} for row in rest]
+    return datasets.DatasetDict({
+        "train": datasets.Dataset(pa.Table.from_pylist(pairs, schema=_schema())),
+        "rest": datasets.Dataset(pa.Table.from_pylist(rows, schema=pa.schema({"table": pa.string(),
+                                                                              "row": pa.string()})))})
+
+
+def _read(store: Store) -> r.Records:
+    with store.begin(read=True) as conn:
+        return r.read(conn, store.where)
+
+
+def _table_of(margins: str) -> dict[str, float]:
+    if margins not in MARGINS:
+        raise LabError(f"margins are {', '.join(MARGINS)} (the report's Table 27), not {margins!r}")
+    return MARGINS[margins]
+
+
+def known_format(path: str | os.PathLike[str]) -> Path:
+    file = Path(os.path.expanduser(path))
+    if file.suffix not in (".jsonl", ".parquet"):
+        raise LabError(f"{file}: preferences are written as .jsonl or .parquet; give the file one of these endings")
+    return file
+
+
+def rest_of(file: Path) -> Path:
+    return file.with_name(file.name + ".rest")
+
+
+def _beside(file: Path) -> Path:
+    return file.with_name(f".{file.name}.{os.getpid()}.new")
+
+
+def _split(found: r.Records, margins: dict[str, float]) -> tuple[list[dict], list[dict]]:
+    """Rows for training, and everything else."""
+    superseded = {row["supersedes"] for row in found.labels.values()}
+    newest: dict[tuple[str, str], dict] = {}
+    ordered = sorted(found.labels.values(), key=lambda row: (row["created_at"], row["id"]))
+    for row in ordered:
+        if row["id"] not in superseded:
+            newest[row["item_id"], row["annotator_id"]] = row
+    ids = {row["id"] for row in newest.values() if row["choice"] is not None}
+    pairs = sorted((row for row in ordered if row["id"] in ids),
+                   key=lambda row: (found.items[row["item_id"]]["position"], row["item_id"]))
+    items, people = {row["item_id"] for row in pairs}, {row["annotator_id"] for row in pairs}
+    rest: list[tuple[str, dict]] = [("annotators", row) for key, row in sorted(found.annotators.items())
+                                    if key not in people]
+    rest += [("guidelines", row) for _, row in sorted(found.guidelines.items())]
+    rest += [("items", row | _secrets(found.secrets.get(key)))
+             for key, row in sorted(found.items.items(), key=lambda pair: (pair[1]["position"], pair[0]))
+             if key not in items]
+    rest += [("labels", row) for row in ordered if row["id"] not in ids]
+    return ([_pair(row, found, margins) for row in pairs],
+            [{"table": table, "row": _plain(row)} for table, row in rest])
+
+
+def _pair(label: dict, found: r.Records, margins: dict[str, float]) -> dict[str, Any]:
+    item, person = found.items[label["item_id"]], found.annotators[label["annotator_id"]]
+    chosen, rejected = ("1", "2") if label["choice"] == 1 else ("2", "1")
+    bins = {(True, False): "chosen_safe", (True, True): "both_safe", (False, False): "both_unsafe"}
+    row = {name: label[name] for name in ("choice", "left", "safe_1", "safe_2", "comment", "flag", "seconds", "grade",
+                                          "guidelines", "supersedes", "created_at", "item_id", "annotator_id")}
+    row |= {
+        "prompt": item["prompt"], "margin": margins[label["grade"]], "label_id": label["id"],
+        "chosen": [{"role": "assistant", "content": item["answer_" + chosen]}],
+        "rejected": [{"role": "assistant", "content": item["answer_" + rejected]}],
+        "safety": bins.get((label["safe_" + chosen], label["safe_" + rejected]), "") if item["kind"] == "safety"
+        else "",
+        "kind": item["kind"], "prompt_id": item["prompt_id"], "overlap": item["overlap"],
+        "position": item["position"], "item_created_at": item["created_at"], "annotator": person["name"],
+        "vendor": person["vendor"], "annotator_kind": person["kind"], "annotator_created_at": person["created_at"],
+    } | _secrets(found.secrets.get(item["id"]))
+    plain = _plain(row)
+    return {name: plain[name] for name in COLUMNS}
+
+
+def _secrets(secret: dict | None) -> dict[str, Any]:
+    """`gold` and `meta` as JSON texts: their shape differs from row to row, which tables do not like."""
+    secret = secret or {}
+    models = [secret.get("model_1"), secret.get("model_2")]
+    return {"models": None if models == [None, None] else models,
+            **{name: None if secret.get(name) is None else json.dumps(secret[name]) for name in ("gold", "meta")}}
+
+
+def _plain(value: Any) -> Any:
+    """Without times and without characters that a file cannot hold."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="microseconds")
+    return t.escape(value) if isinstance(value, str) else value
+
+
+def _write_lines(file: Path, rows: list[dict]) -> None:
+    new = _beside(file)
+    with new.open("w", encoding="utf-8", newline="\n") as out:
+        out.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(new, file)
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    messages = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
+    types = {"prompt": messages, "chosen": messages, "rejected": messages, "margin": pa.float64(),
+             "seconds": pa.float64(), "flag": pa.bool_(), "safe_1": pa.bool_(), "safe_2": pa.bool_(),
+             "models": pa.list_(pa.string())}
+    types |= dict.fromkeys(("choice", "left", "overlap", "position"), pa.int64())
+    return pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])

@@ -1,0 +1,119 @@
+"""Stores that other people hand in, read without trusting them: as a copy, without anything in it that runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.store.faults import StoreError, explain
+from llama2lab.annotation.files.records import Records, check, read
+from llama2lab.annotation.store.labels import open_store, parse_url
+from llama2lab.engine.errors import LabError, first_line
+
+MAX_BYTES = 2**30  # of a file
+MAX_ROWS = 1_000_000  # of all its tables
+MAX_VALUE = 2**26  # bytes of one value
+SECONDS = 120  # that looking through one file may take
+
+
+def read_other(path: str | os.PathLike[str]) -> Records:
+    """All rows of another store, checked. The store stays as it is, even if it is of an older version.
+
+    Raises:
+        LabError: no store, a damaged one, or one whose rows or tables are not what the library writes.
+    """
+    url = parse_url(path)
+    if url.get_backend_name() != "sqlite":
+        with open_store(path, create=False) as other, other.begin(read=True) as conn:
+            records = read(conn, other.where)
+        check(records)
+        return records
+    file = Path(url.database or "")
+    if not file.is_file():
+        raise StoreError(f"there is no file {file} to merge; check the path")
+    if file.stat().st_size > MAX_BYTES:
+        raise LabError(f"{file} is larger than {MAX_BYTES // 2**20:,} MB, which no class's labels are; nothing was "
+                       "merged")
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy.db"
+        try:
+            _copy(file, copy)
+            _without_what_runs(copy, file)
+        except sqlite3.Error as e:
+            if getattr(e, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+                raise LabError(f"{file} takes longer to look through than a store may; nothing was merged") from e
+            raise explain(e, str(file)) or _none(file, e) from e
+        try:
+            with open_store(copy, create=False) as other, other.begin(read=True) as conn:
+                records = read(conn, str(file))
+            check(records)
+            return records
+        except StoreError as e:
+            raise StoreError(str(e).replace(str(copy), str(file)), e.retry) from e
+        except (ValueError, TypeError, RecursionError, SQLAlchemyError) as e:  # a text where a time or JSON should be
+            raise _none(file, e) from e
+
+
+def _none(file: Path, e: Exception) -> LabError:
+    return LabError(f"{file} holds rows that are none of an annotation store's ({first_line(e)})")
+
+
+def _copy(file: Path, copy: Path) -> None:
+    """As SQLite reads it, with whoever writes to it at this moment; with its journal where a writer died."""
+    try:
+        source = sqlite3.connect(f"file:{quote(os.fsencode(file))}?mode=ro", uri=True, timeout=30)
+        target = sqlite3.connect(copy)
+        try:
+            source.backup(target)
+        finally:
+            source.close()
+            target.close()
+    except sqlite3.OperationalError as e:
+        beside = [Path(f"{file}{ending}") for ending in ("-journal", "-wal") if Path(f"{file}{ending}").is_file()]
+        if not beside:
+            raise
+        try:
+            for path in (file, *beside):
+                shutil.copyfile(path, f"{copy}{str(path)[len(str(file)):]}")
+        except OSError as other:
+            raise LabError(f"{file} cannot be read ({other.strerror}); check its permissions") from e
+
+
+def _without_what_runs(copy: Path, file: Path) -> None:
+    """Take views and triggers out of the copy; LabError where a table of the store is no plain table of sound rows."""
+    until = time.monotonic() + SECONDS
+    conn = sqlite3.connect(copy, isolation_level=None)
+    try:
+        conn.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE)
+        conn.set_progress_handler(lambda: time.monotonic() > until, 100_000)
+        conn.execute("PRAGMA trusted_schema=OFF")
+        conn.execute("PRAGMA cell_size_check=ON")
+        ours = {*t.metadata.tables, t.VERSION_TABLE}
+        rows = 0
+        for kind, name, made in conn.execute("SELECT type, name, sql FROM sqlite_master").fetchall():
+            quoted = '"' + name.replace('"', '""') + '"'
+            if name.lower() in ours and kind in ("table", "view"):
+                virtual = kind == "table" and made.upper().startswith("CREATE VIRTUAL")
+                if kind == "view" or virtual or any(
+                        column[6] for column in conn.execute(f"PRAGMA table_xinfo({quoted})").fetchall()):
+                    raise LabError(f"{file}: {name} is no plain table but is made up when it is read; the file was "
+                                   "tampered with; nothing was merged")
+                rows += conn.execute(f"SELECT count(*) FROM {quoted}").fetchone()[0]
+            elif kind in ("view", "trigger"):
+                conn.execute(f"DROP {kind} {quoted}")
+        if rows > MAX_ROWS:
+            raise LabError(f"{file} holds {rows:,} rows, more than the {MAX_ROWS:,} of any class; nothing was merged")
+        sound = conn.execute("PRAGMA quick_check(1)").fetchone()[0]
+    finally:
+        conn.close()
+    if sound != "ok":
+        raise StoreError(f"{file} is damaged ({sound}); nothing was merged; rescue what is in it with: "
+                         "sqlite3 FILE .recover | sqlite3 NEW")

@@ -1,0 +1,1 @@
+"""Proofs that nothing is lost: writers killed, many annotators at once."""

@@ -1,0 +1,233 @@
+"""From people's labels to what the reward models train on: one preference row an item, in the annotators' schema.
+
+How several labels of one item become one row, by rule:
+
+- "majority": the answer that more labels chose; an even split is a **tie** and gives no row. The grade is the median
+  strength among those who chose it, rounded towards the weaker, so that one enthusiast makes no large margin.
+- "unanimous": the same, but an item with any label for the other answer counts as a tie.
+- "every": each label is a row of its own, as in the report, where an item had one annotator.
+
+Safety bins exist in safety rows only. Each answer is safe or not by the majority of the labels that say so; where one
+of the two is evenly split or unmarked, the bin is "" (unsure: the row trains the ranking, not the auxiliary loss). An
+item whose chosen answer is unsafe and the rejected one safe is never kept (section 3.2.1).
+
+Left out and counted: gold items (they test annotators), skips, flagged labels, ties, and pairs that no model can read
+(a prompt whose turns do not alternate, half a character: older stores may hold such). The order of the rows is that
+of their content, not of the store: a store that was exported and imported again trains the same model.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from llama2lab.annotation.agreement.coefficients import Label, counts_of, figures_of, judged, undefined
+from llama2lab.engine.scale import GRADES
+from llama2lab.engine.dialogues import Malformed, prompt_of
+from llama2lab.engine.errors import LabError
+from llama2lab.engine.stats import Figure, rate
+
+Rule = Literal["majority", "unanimous", "every"]
+RULES: tuple[Rule, ...] = ("majority", "unanimous", "every")
+Row = dict[str, Any]  # as world.annotators.preference_row makes it
+
+
+@dataclass
+class Resolved:
+    """The rows, and what became of all labels and items: nothing is left out in silence."""
+
+    rows: list[Row] = field(default_factory=list)
+    labels: int = 0  # of this kind
+    used: int = 0  # labels that some row rests on
+    gold: int = 0  # labels of gold items
+    skipped: int = 0
+    flagged: int = 0
+    malformed: int = 0  # labels of pairs that no model can read
+    ties: int = 0  # items
+    unsafe_chosen: int = 0  # items, or labels under the rule "every"
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"rows": len(self.rows), **{k: v for k, v in vars(self).items() if k != "rows"}}
+
+
+def preference_rows_of(labels: Iterable[Label], kind: str, rule: Rule = "majority") -> list[Row]:
+    """Preference rows of one kind, "helpfulness" or "safety"; `resolve` says what was left out, too."""
+    return resolve(labels, kind, rule).rows
+
+
+def resolve(labels: Iterable[Label], kind: str, rule: Rule = "majority") -> Resolved:
+    """Preference rows of one kind by the rule, with counts. LabError for an unknown rule."""
+    if rule not in RULES:
+        raise LabError(f"unknown rule {rule!r} for several labels of one item; choose one of {', '.join(RULES)}")
+    result = Resolved()
+    items: dict[Any, list[Label]] = {}
+    for label in labels:
+        if label["kind"] != kind:
+            continue
+        result.labels += 1
+        if label["gold"]:
+            result.gold += 1
+        elif label["choice"] not in (1, 2):
+            result.skipped += 1
+        elif label["flag"]:
+            result.flagged += 1
+        elif not _readable(label):
+            result.malformed += 1
+        else:
+            key = (label["item_id"], label["annotator"]) if rule == "every" else label["item_id"]
+            items.setdefault(key, []).append(label)
+    for several in items.values():
+        row = _row(several, kind, rule, result)
+        if row is not None:
+            result.rows.append(row)
+            result.used += len(several)
+    result.rows.sort(key=_content)
+    return result
+
+
+def _readable(label: Label) -> bool:
+    """Whether the chat format can take this pair, and UTF-8 its texts."""
+    try:
+        messages = prompt_of(label["prompt"], strip=False, blank=True)
+        "".join([*(m["content"] for m in messages), *label["answers"]]).encode("utf-8")
+        return True
+    except (Malformed, UnicodeEncodeError):
+        return False
+
+
+def _content(row: Row) -> tuple[str, ...]:
+    return (row["prompt_id"], json.dumps(row["prompt"]), row["chosen"][0]["content"], row["rejected"][0]["content"],
+            row["grade"], row["safety"], row["annotator"])
+
+
+def _row(several: Sequence[Label], kind: str, rule: Rule, result: Resolved) -> Row | None:
+    votes = [label["choice"] for label in several]
+    ones, twos = votes.count(1), votes.count(2)
+    if ones == twos or (rule == "unanimous" and ones and twos):
+        result.ties += 1
+        return None
+    choice = 1 if ones > twos else 2
+    safe = {n: _most([label[f"safe_{n}"] for label in several]) for n in (1, 2)}
+    if kind == "safety" and safe[choice] is False and safe[3 - choice] is True:
+        result.unsafe_chosen += 1
+        return None
+    item = several[0]
+    names = sorted({label["annotator"] for label in several})
+    vendors = sorted({label["vendor"] for label in several})
+    return {
+        "prompt": [{"role": m["role"], "content": m["content"]} for m in item["prompt"]],
+        "chosen": [{"role": "assistant", "content": item["answers"][choice - 1]}],
+        "rejected": [{"role": "assistant", "content": item["answers"][2 - choice]}],
+        "grade": median_grade([label["grade"] for label in several if label["choice"] == choice]),
+        "safety": _bin(safe[choice], safe[3 - choice]) if kind == "safety" else "",
+        "kind": kind,
+        "prompt_id": item["prompt_id"] or "",
+        "annotator": ", ".join(names),
+        "vendor": ", ".join(vendors),
+    }
+
+
+def median_grade(grades: Sequence[str]) -> str:
+    """The median grade; between two, the weaker."""
+    places = sorted(GRADES.index(g) for g in grades)  # the strongest first
+    return GRADES[places[len(places) // 2]]
+
+
+def _most(marks: Sequence[bool | None]) -> bool | None:
+    """What most of those who said something say; None where nobody did or as many say the other thing."""
+    yes, no = sum(m is True for m in marks), sum(m is False for m in marks)
+    return None if yes == no else yes > no
+
+
+def _bin(chosen: bool | None, rejected: bool | None) -> str:
+    if chosen is None or rejected is None:
+        return ""
+    if chosen:
+        return "both_safe" if rejected else "chosen_safe"
+    return "both_unsafe"  # unsafe chosen over safe has been left out before
+
+
+# ---- mixing ------------------------------------------------------------------------------------------------------
+
+
+def mix_people(simulated: Sequence[Row], people: Sequence[Row], share: float | None, seed: int) -> list[Row]:
+    """As many rows as there are such that `share` of them are people's, drawn by seed; None takes all of both.
+
+    0 gives the simulated rows alone and 1 people's alone. LabError for a share outside that, or for a share of people's
+    rows where there are none.
+    """
+    if share is None:
+        return [*simulated, *people]
+    if not 0 <= share <= 1:
+        raise LabError(f"the share of people's rows is a number from 0 to 1, not {share}")
+    if share > 0 and not people:
+        raise LabError("there is no row of people's labels to mix in; label some pairs, or set the share to 0")
+    whole = min(len(people) / share if share else float("inf"), len(simulated) / (1 - share) if share < 1 else
+                float("inf"))
+    rng = random.Random(seed)
+    mine = rng.sample(list(people), min(len(people), round(whole * share)))
+    theirs = rng.sample(list(simulated), min(len(simulated), round(whole * (1 - share))))
+    return [*theirs, *mine]
+
+
+# ---- people against simulated annotators ---------------------------------------------------------------------------
+
+
+def people_against_simulated(people: Sequence[Label], simulated: Sequence[Label], seed: int = 0) -> dict[str, Any]:
+    """How far two groups agree on the pairs that both have judged: {"choice": {"percent", "alpha", "ac"}, "grade":
+    {...}, "safety": {...}}, and `as_often`: how often a single person and a single simulated annotator choose alike.
+
+    Each group speaks with one voice for each item: its majority, with the median grade; where a group is evenly split,
+    it has no voice. So `n` is the number of items on which both have one.
+    """
+    ours, theirs = _voices(people, "people"), _voices(simulated, "simulated")
+    both = [label for item in ours if item in theirs for label in (ours[item], theirs[item])]
+    result: dict[str, Any] = {}
+    for what in ("choice", "grade", "safety"):
+        counts = counts_of(both, what)  # type: ignore[arg-type]
+        result[what] = figures_of(counts, "ordinal" if what == "grade" else "nominal", seed)
+    result["as_often"] = _as_often(people, simulated)
+    return result
+
+
+def _voices(labels: Iterable[Label], name: str) -> dict[Any, Label]:
+    """One label an item: what the group says."""
+    items: dict[Any, list[Label]] = {}
+    for label in judged(labels):
+        items.setdefault(label["item_id"], []).append(label)
+    voices = {}
+    for item, several in items.items():
+        votes = [label["choice"] for label in several]
+        if votes.count(1) != votes.count(2):
+            choice = 1 if votes.count(1) > votes.count(2) else 2
+            grade = median_grade([label["grade"] for label in several if label["choice"] == choice])
+            voices[item] = {**several[0], "annotator": name, "choice": choice, "grade": grade,
+                            **{f"safe_{n}": _most([label[f"safe_{n}"] for label in several]) for n in (1, 2)}}
+    return voices
+
+
+def _as_often(people: Iterable[Label], simulated: Iterable[Label]) -> Figure:
+    """The share of (person's label, simulated label) pairs of one item that choose alike; pairs of one item are one
+    group, or many labels of few items would look like many items."""
+    there: dict[Any, list[int]] = {}
+    for label in judged(simulated):
+        there.setdefault(label["item_id"], []).append(label["choice"])
+    alike, groups = [], []
+    for label in judged(people):
+        for choice in there.get(label["item_id"], ()):
+            alike.append(label["choice"] == choice)
+            groups.append(label["item_id"])
+    return rate(alike, groups) if alike else undefined()
+
+
+def fingerprint(labels: Iterable[Label]) -> list[list[Any]]:
+    """What of the labels can change a row or a figure, in an order of its own: times, comments and ids are not in it.
+    The stages of a run that rest on labels are recorded by its digest."""
+    return sorted(([label["kind"], json.dumps(label["prompt"]), *label["answers"],
+                    label["choice"] or 0, label["grade"] or "", str(label["safe_1"]), str(label["safe_2"]),
+                    bool(label["flag"]), bool(label["gold"]), label["annotator"], label["annotator_kind"],
+                    label["vendor"], label["prompt_id"] or ""] for label in labels), key=str)

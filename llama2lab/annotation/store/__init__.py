@@ -1,0 +1,1 @@
+"""The labels' database: schema, migrations, queue, classroom."""

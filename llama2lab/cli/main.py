@@ -1,0 +1,226 @@
+"""The command line: `llama2lab run`, `report`, `experiments`, `chat`, `generate`, `annotate`, `labels`, `class`,
+`agreement`, `bench`, `doctor`.
+
+Heavy modules are imported inside the commands, so that `--help` answers at once. Every mistake a user can mend is
+one line on stderr and exit code 2; what a command is asked for goes to stdout, what it is doing to stderr.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llama2lab.cli import people as cli_annotation
+from llama2lab.cli.people import read_labels
+from llama2lab.cli.commands import Commands, Seed
+from llama2lab.engine.errors import LabError
+
+SMOKE = "smoke tests the plumbing with a tiny model: its figures mean nothing; for real ones: llama2lab run"
+
+app = typer.Typer(name="llama2lab", cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+                  pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
+app.add_typer(cli_annotation.app)
+
+
+@app.callback()
+def main() -> None:
+    """Llama 2's whole recipe in miniature, on a laptop CPU.
+
+    \b
+    llama2lab run                        everything, from tokenizer to RLHF-V5 (under 20 minutes on two cores)
+    llama2lab run --preset smoke         the same in about a minute, to try the plumbing
+    llama2lab report runs/mini-0         one page with every figure, and the marks they should meet
+    llama2lab experiments runs/mini-0    the report's claims, one by one (about half an hour)
+    llama2lab chat runs/mini-0           talk to the result
+    llama2lab chat runs/mini-0 --stage sft "Where does Mira live?"
+
+    \b
+    llama2lab labels collect labels.db runs/mini-0     pairs of answers for people to judge
+    llama2lab annotate labels.db                       the form where they judge them
+    llama2lab agreement labels.db                      who agrees with whom
+    llama2lab run --annotations labels.db              and what their labels teach
+
+    A run that was stopped goes on when the same command is given again.
+    """
+
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Precision = Annotated[str, typer.Option(help="auto (a quick measurement picks), fp32 or bf16.")]
+
+
+@app.command()
+def run(
+    preset: Annotated[str | None, typer.Option(help="mini (the recipe) or smoke (a minute, figures mean "
+                                                    "nothing).  [default: mini]", show_default=False)] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A YAML file: a preset with changes, or your own data.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder.  [default: runs/PRESET-SEED]",
+                                             show_default=False)] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    data: Annotated[Path | None, typer.Option(help="Folder with local copies of a recipe's data sets "
+                                                   "(or set LLAMA2LAB_DATA).")] = None,
+    annotations: Annotated[str | None, typer.Option(metavar="URL", help="An annotation store: the reward models train "
+                                                    "on people's labels, too.", show_default=False)] = None,
+    people_share: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Share of people's rows in what the "
+                                                       "reward models train on.  [default: all rows there are]",
+                                                       show_default=False)] = None,
+) -> None:
+    """Train everything, judge every stage, write RUN/results.json and RUN/report.html.
+
+    \b
+    llama2lab run                                      preset mini, seed 0, into runs/mini-0
+    llama2lab run --seed 1 --out runs/second
+    llama2lab run --recipe my.yaml                     'preset: mini' and what you change
+    llama2lab run --recipe real.yaml --data ~/data     real texts; `data:` in the file says which
+    llama2lab run --annotations labels.db              people's labels beside the simulated annotators'
+
+    Stop it when you like: the same command goes on where it was.
+    """
+    if preset and recipe:
+        raise LabError("give --preset or --recipe, not both: a recipe file names its preset itself")
+    if people_share is not None and annotations is None:
+        raise LabError("--people-share needs --annotations URL: the store with people's labels")
+    from llama2lab.run import presets
+    from llama2lab.engine.recipefile import read_recipe
+    from llama2lab.report.page import report as make_report
+    from llama2lab.report.summary import stage_table
+
+    real = recipe is not None and "data" in read_recipe(recipe).data
+    if annotations is not None and real:
+        raise LabError("--annotations is for runs on the town; a recipe with `data:` names its own preference pairs")
+    if recipe and real:
+        from llama2lab.run.real import run_real_data
+
+        out = out or Path("runs") / f"{recipe.stem}-{seed}"
+        results = run_real_data(recipe, out, seed, device, precision, data)
+    else:
+        from llama2lab.run.town import run_recipe
+
+        chosen = presets.load_recipe(recipe) if recipe else presets.preset(preset or "mini")
+        labels = read_labels(annotations) if annotations is not None else []
+        out = out or Path("runs") / f"{recipe.stem if recipe else chosen.preset}-{seed}"
+        if chosen.preset == "smoke":
+            typer.echo(SMOKE, err=True)
+        results = run_recipe(chosen, out, seed, device, precision, labels, people_share)
+    page = make_report([out], out / "report.html")
+    typer.echo(stage_table(results))
+    if results.get("preset") == "smoke":
+        typer.echo(f"\n{SMOKE}")
+    typer.echo(f"\nfigures  {out / 'results.json'}\nreport   {page}\ntalk     llama2lab chat {out}")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs; several are pooled.", metavar="RUN...")],
+    out: Annotated[Path | None, typer.Option(help="The page.  [default: RUN/report.html; for several runs "
+                                                  "report.html beside the first]", show_default=False)] = None,
+) -> None:
+    """Print the promised figures with their marks, and write one page with everything.
+
+    \b
+    llama2lab report runs/mini-0
+    llama2lab report runs/mini-0 runs/mini-1 runs/mini-2 --out three-seeds.html
+    """
+    from llama2lab.report.page import report as make_report
+    from llama2lab.report.summary import promised_table
+
+    if out is not None and out.is_dir():
+        raise LabError(f"{out} is a folder; give the page's file name, such as {out / 'report.html'}")
+    page = make_report(runs, out or (runs[0] if len(runs) == 1 else runs[0].resolve().parent) / "report.html")
+    typer.echo(promised_table(runs))
+    typer.echo(f"\nreport   {page}")
+
+
+@app.command()
+def experiments(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.", metavar="RUN")],
+    names: Annotated[list[str] | None, typer.Argument(help="Only these.  [default: all]", metavar="NAME...",
+                                                      show_default=False)] = None,
+    again: Annotated[bool, typer.Option("--again", help="Measure also what is there already.")] = False,
+) -> None:
+    """Put the report's claims to the test on a finished run: what the notebooks show beside the report's figures.
+
+    \b
+    llama2lab experiments runs/mini-0                  all of them, about half an hour
+    llama2lab experiments runs/mini-0 margins          one; a wrong name is answered with the list
+    Each is kept in RUN/experiments/NAME.json; stop it when you like, and give the same command again to go on.
+    """
+    from llama2lab.lab.measure import measure
+
+    measure(run, names or (), again)
+
+
+@app.command()
+def chat(
+    run: Annotated[Path, typer.Argument(help="The folder of a run, or of one checkpoint.", metavar="RUN")],
+    prompt: Annotated[str | None, typer.Argument(help="Ask this and end; without it, a conversation.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Which model: sft, rlhf-v1 ... [default: the last one]",
+                                              show_default=False)] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest word each time.")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 80,
+    seed: Seed = 0,
+) -> None:
+    """Talk to a stage of a run, or to a checkpoint.
+
+    \b
+    llama2lab chat runs/mini-0                                    a conversation with the last stage
+    llama2lab chat runs/mini-0 --stage base "Where does Mira live?"
+    In a conversation: /stage NAME changes the model, /reset forgets, /quit ends.
+    """
+    from llama2lab.run.talk import converse, is_checkpoint, pick_stage, say
+
+    if is_checkpoint(run) and stage is not None:
+        raise LabError(f"{run} is one checkpoint and no run; leave --stage out")
+    name = None if is_checkpoint(run) else pick_stage(run, stage)
+    if prompt is None:
+        converse(run, name, temperature, max_new_tokens, seed)
+    else:
+        asked = [{"role": "user", "content": prompt}]
+        typer.echo(say(run / name if name else run, asked, temperature, max_new_tokens, seed))
+
+
+@app.command()
+def generate(
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint folder (any Llama model of transformers), or a hub "
+                                                   "name.")],
+    prompt: Annotated[str, typer.Argument(help="The text to continue.")] = "",
+    greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token each time.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 100,
+    temperature: Annotated[float, typer.Option(min=0.0)] = 1.0,
+    seed: Seed = 0,
+) -> None:
+    """Continue a text; prints the text alone, prompt and continuation.
+
+    \b
+    llama2lab generate runs/mini-0/base "Mira lives on" --greedy
+    """
+    from llama2lab.run.talk import complete
+
+    typer.echo(complete(checkpoint, prompt, 0.0 if greedy else temperature, max_new_tokens, seed))
+
+
+@app.command()
+def bench(json: Annotated[Path | None, typer.Option(help="Write the measurements here too.")] = None) -> None:
+    """Training and generation speed beside transformers' Llama, in one process, on the same weights."""
+    if json is not None and (json.is_dir() or not json.resolve().parent.is_dir()):
+        raise LabError(f"{json} is not a file name in an existing folder; give one with --json")
+    from llama2lab.run.bench import run_bench
+
+    run_bench(json)
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine has, and the precision that a quick measurement picks on it."""
+    import sys
+
+    from llama2lab import __version__
+    from llama2lab.engine.device import describe_machine
+
+    facts = {"llama2lab": __version__, "python": sys.version.split()[0], **describe_machine()}
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        typer.echo(f"{name:<{width}}  {value}")

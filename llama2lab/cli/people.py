@@ -1,0 +1,264 @@
+"""What concerns other people: `annotate`, `labels` and `agreement` of the annotation system, and `class`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llama2lab.engine.scale import MAX_OVERLAP
+from llama2lab.cli.commands import Commands, Seed, Store
+from llama2lab.engine.errors import LabError
+
+app = typer.Typer()
+labels = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None,
+                     help="Pairs into an annotation store, labels out of it, several stores into one.")
+app.add_typer(labels, name="labels")
+
+
+class ClassCommands(Commands):
+    """`class URL ROSTER` is `class logins URL ROSTER`: so it was called before there was a second command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "-h", "--help"):
+            args = ["logins", *args]
+        return super().parse_args(ctx, args)
+
+
+classes = typer.Typer(cls=ClassCommands, no_args_is_help=True, rich_markup_mode=None,
+                      help="For a class: the notebooks as graded assignments, and database logins for annotators.")
+app.add_typer(classes, name="class")
+
+
+@contextlib.contextmanager
+def needs_extra(extra: str = "annotate") -> Iterator[None]:
+    """Around imports of what only the annotation system or the lab needs: these are extras."""
+    try:
+        yield
+    except ModuleNotFoundError as e:
+        raise LabError(f"{e.name} is not installed; give: pip install 'llama2lab[{extra}]'") from e
+
+
+def read_labels(url: str) -> list[dict[str, Any]]:
+    """Every label in a store. LabError where it cannot be opened, holds none, or what it needs is not installed."""
+    with needs_extra():
+        from llama2lab.annotation.files.exchange import labels
+        from llama2lab.annotation.store.labels import open_store
+    with open_store(url, create=False) as store:
+        found, where = labels(store), store.where  # `where` holds no password
+    if not found:
+        raise LabError(f"{where} holds no label yet; label some pairs with: llama2lab annotate {where}")
+    return found
+
+
+@app.command()
+def agreement(
+    store: Store,
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("agreement.html"),
+) -> None:
+    """Print how far annotators agree and who stands out, and write one page with every figure.
+
+    \b
+    llama2lab agreement labels.db
+    llama2lab agreement postgresql://teacher@host/class --out class.html
+    """
+    labels = read_labels(store)
+    from llama2lab.annotation.agreement.dashboard import summary_text, write_page
+
+    if out.is_dir():
+        raise LabError(f"{out} is a folder; give the page's file name, such as {out / 'agreement.html'}")
+    page = write_page(labels, out)
+    typer.echo(summary_text(labels))
+    typer.echo(f"\npage     {page}")
+
+
+@app.command()
+def annotate(
+    store: Store,
+    host: Annotated[str, typer.Option(help="0.0.0.0 lets the whole network in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8866,
+    kind: Annotated[str | None, typer.Option(help="helpfulness or safety.  [default: both]",
+                                             show_default=False)] = None,
+    gold: Annotated[int, typer.Option(min=0, help="Gold pairs in one attempt of the qualification; 0: none.")] = 5,
+    mark: Annotated[float, typer.Option(min=0, max=1, help="Share of them that must agree.")] = 0.8,
+    attempts: Annotated[int, typer.Option(min=1, help="Attempts, each with other gold pairs.")] = 2,
+    base_url: Annotated[str, typer.Option(help="Behind a proxy: /path/.")] = "/",
+    server_name: Annotated[list[str] | None, typer.Option(help="A name under which browsers reach the form, such as a "
+                                                          "proxy's; may be repeated.  [default: this machine's own]",
+                                                          show_default=False)] = None,
+    visitors: Annotated[int | None, typer.Option(min=1, help="How many at once.  [default: what the memory holds]",
+                                                 show_default=False)] = None,
+    forget_code: Annotated[list[str] | None, typer.Option(help="A name whose code is lost: it chooses a new one at its "
+                                                          "next visit. Nothing is served then; may be repeated.",
+                                                          show_default=False)] = None,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page here.")] = False,
+    seed: Seed = 0,
+) -> None:
+    """Serve the annotation form to people who know no notebooks: name, guidelines, a short qualification, pairs.
+
+    \b
+    llama2lab annotate labels.db --open
+    LLAMA2LAB_ANNOTATIONS=postgresql://... llama2lab annotate --host 0.0.0.0
+    llama2lab annotate labels.db --forget-code Ada
+    """
+    with needs_extra():
+        from llama2lab.annotation.store import codes
+        from llama2lab.annotation.form.app import Settings
+        from llama2lab.annotation.form.app import annotate as serve
+        from llama2lab.annotation.store.labels import open_store
+    if forget_code:
+        with open_store(store, create=False) as opened:
+            for name in forget_code:
+                codes.forget(opened, name)
+                typer.echo(f"{name} chooses a new code at the next visit")
+        return
+    serve(store, host, port, settings=Settings(kind, seed, gold, mark, attempts), open_browser=open_browser,
+          base_url=base_url, visitors=visitors, names=server_name or (), say=lambda line: typer.echo(line, err=True))
+
+
+@classes.command()
+def release(
+    notebooks: Annotated[list[str], typer.Argument(help="Numbers or names, such as 02 or 02_transformer; or all.",
+                                                   metavar="NOTEBOOK...")],
+    out: Annotated[Path, typer.Option(help="The course's folder; nbgrader's commands are given there.")] = Path(
+        "course"),
+    course: Annotated[str, typer.Option(help="The course's name, for a new folder.")] = "llama2lab",
+    force: Annotated[bool, typer.Option("--force", help="Write assignments anew that are there already.")] = False,
+) -> None:
+    """Make assignments for nbgrader (pip install nbgrader): points, solutions, and locked checks.
+
+    \b
+    llama2lab class release all --out course
+    cd course
+    nbgrader generate_assignment 02_transformer            the students' version, in release/
+    LLAMA2LAB_SOLUTIONS=off nbgrader autograde 02_transformer
+    Predictions earn their points for being made, right or wrong.
+    """
+    with needs_extra("lab"):
+        from llama2lab.cli.notebooks import find
+        from llama2lab.cli.release import release as write
+    for one in write(find([] if notebooks == ["all"] else notebooks), out, course, force):
+        typer.echo(f"{one.path}   {one.exercises} exercises, {one.points} points")
+    typer.echo(f"\nnext     cd {out} && nbgrader generate_assignment NAME")
+
+
+@classes.command()
+def logins(
+    store: Store,
+    roster: Annotated[Path, typer.Argument(help="Names, one a line or a CSV file.", metavar="ROSTER")],
+    out: Annotated[Path, typer.Option(help="Where the students' URLs are written (mode 0600).")] = Path(
+        "class-urls.csv"),
+    renew: Annotated[list[str] | None, typer.Option(help="A name whose password is made anew; may be repeated.",
+                                                    show_default=False)] = None,
+) -> None:
+    """Logins on a PostgreSQL server for the names of a roster; running it again adds only the new ones.
+
+    \b
+    llama2lab class logins postgresql://teacher:...@host/lab roster.csv
+    """
+    with needs_extra():
+        from llama2lab.annotation.store.classroom import create_class
+    typer.echo(create_class(store, roster, out, renew or []))
+
+
+@labels.command()
+def collect(
+    store: Store,
+    run: Annotated[Path, typer.Argument(help="The folder of a run on the town.", metavar="RUN")],
+    pairs: Annotated[int, typer.Option(min=1, help="How many pairs, or a few less: equal answers are left out.")] = 100,
+    kind: Annotated[str, typer.Option(help="helpfulness or safety.")] = "helpfulness",
+    gold: Annotated[int, typer.Option(min=0, help="Further pairs whose better answer is known.")] = 10,
+    overlap: Annotated[int, typer.Option(min=1, max=MAX_OVERLAP, help="How many people judge each pair.")] = 1,
+    stage: Annotated[list[str] | None, typer.Option(help="A model that answers; give two.  [default: the last one and "
+                                                    "sft]", show_default=False)] = None,
+    seed: Seed = 0,
+) -> None:
+    """Let two models of a run answer training prompts, and queue the pairs of answers for people to judge.
+
+    \b
+    llama2lab labels collect labels.db runs/mini-0 --pairs 200 --overlap 3
+    llama2lab labels collect labels.db runs/mini-0 --kind safety --stage rlhf-v4 --stage rlhf-v5
+    """
+    with needs_extra():
+        from llama2lab.annotation.files.exchange import add_pairs
+        from llama2lab.annotation.store.labels import open_store
+    from llama2lab.run.pairs import guidelines, pairs_of_run
+    from llama2lab.town.town import load_town
+
+    with open_store(store) as opened:  # first, so that a wrong URL is said before the models work
+        new = add_pairs(opened, pairs_of_run(run, pairs, kind, gold, stage or (), seed), overlap, seed)  # type: ignore[arg-type]
+        if not opened.guidelines(kind)[0]:  # a teacher may have put others there
+            opened.add_guidelines(kind, guidelines(load_town(), kind))  # type: ignore[arg-type]
+        where = opened.where if opened.sqlite else "URL"
+    typer.echo(f"{new} new pairs\nlabel them: llama2lab annotate {where}")
+
+
+@labels.command()
+def add(
+    store: Store,
+    file: Annotated[Path, typer.Argument(help='JSON lines (or an array, or .parquet): {"kind", "prompt": messages, '
+                                              '"answers": [a, b]}', metavar="FILE")],
+    overlap: Annotated[int, typer.Option(min=1, max=MAX_OVERLAP, help="How many people judge each pair.")] = 1,
+    seed: Seed = 0,
+) -> None:
+    """Queue pairs of answers of your own."""
+    with needs_extra():
+        from llama2lab.annotation.files.exchange import add_pairs, read_pairs
+        from llama2lab.annotation.store.labels import open_store
+    rows = read_pairs(file)  # first, so that a mistake leaves no store behind
+    with open_store(store) as opened:
+        typer.echo(f"{add_pairs(opened, rows, overlap, seed)} new pairs")
+
+
+@labels.command("export")
+def export_(
+    store: Store,
+    file: Annotated[Path, typer.Argument(help="FILE.parquet or FILE.jsonl; what TRL does not read goes to FILE.rest.",
+                                         metavar="FILE")],
+    margins: Annotated[str, typer.Option(help="small, large or none: what the grades become.")] = "small",
+) -> None:
+    """Write all labels in TRL's preference format with `margin`, without loss."""
+    with needs_extra():
+        from llama2lab.annotation.files.exchange import export_preferences
+        from llama2lab.annotation.store.labels import open_store
+    with open_store(store, create=False) as opened:
+        typer.echo(f"{export_preferences(opened, file, margins)} preferences in {file}")
+
+
+@labels.command("import")
+def import_(
+    store: Store,
+    file: Annotated[Path, typer.Argument(help="A file of `labels export`, or anybody's preference rows.",
+                                         metavar="FILE")],
+    annotator_kind: Annotated[str, typer.Option(help="Who made labels that do not say it: person or "
+                                                     "simulated.")] = "person",
+    margins: Annotated[str | None, typer.Option(help="What a margin without a grade means: small, large, or four "
+                                                     "numbers from significantly to negligibly, such as 4,3,2,1.",
+                                                show_default=False)] = None,
+) -> None:
+    """Read labels from a file (.jsonl, .json, .csv or .parquet): all of them, or none if a row is wrong."""
+    with needs_extra():
+        from llama2lab.annotation.files.exchange import import_preferences
+        from llama2lab.annotation.store.labels import open_store
+    with open_store(store) as opened:
+        typer.echo(import_preferences(opened, file, annotator_kind, margins))
+
+
+@labels.command()
+def merge(
+    store: Store,
+    files: Annotated[list[str], typer.Argument(help="Other stores, such as students' files.", metavar="FILE...")],
+    only: Annotated[str | None, typer.Option(help="Take the labels of this annotator alone.  [default: all]",
+                                             metavar="NAME", show_default=False)] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Believe the files: queue their new pairs, gold too, put their "
+                                                        "guidelines in force, take labels in anybody's name.")] = False,
+) -> None:
+    """Take in the labels of other stores, and say in whose names; merging the same file again adds nothing."""
+    with needs_extra():
+        from llama2lab.annotation.files import exchange
+        from llama2lab.annotation.store.labels import open_store
+    with open_store(store) as opened:
+        typer.echo(exchange.merge(opened, files, only, trust))

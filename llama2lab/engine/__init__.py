@@ -1,0 +1,1 @@
+"""What every stage stands on and no paper describes: machine, files, run folders, the training loop, statistics."""

@@ -1,0 +1,219 @@
+"""The machine: which device, which precision, how fast it multiplies, how much memory the process took."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llama2lab.engine.errors import LabError
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+PRECISIONS = ("fp32", "bf16")
+# oneDNN keeps a compiled product for each of the last 1,024 shapes it met, and batches of text have many shapes: half a
+# gigabyte. With 64 of them, products in float32 were compiled again and again; 128 is a compromise that was not
+# measured. Read at the first product, so it is in time here.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what is freed: the next training step asks for the same again, and getting it from the kernel page
+    by page costs a tenth of the step (measured on two cores). Elsewhere nothing happens."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        trim_threshold, mmap_threshold = -1, -3  # malloc.h
+        mallopt(trim_threshold, 2**27)
+        mallopt(mmap_threshold, 2**25)
+
+
+_keep_freed_memory()
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called cpu, cuda (or cuda:1 ...) or mps; auto is the GPU if there is one. LabError for others."""
+    cards = torch.cuda.device_count()
+    there = [*(["cuda"] if cards else []), *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
+    if name == "auto":
+        return torch.device(there[0])
+    if name not in (*there, *(f"cuda:{i}" for i in range(cards))):
+        raise LabError(f"device {name!r} is not on this machine; there are: auto, {', '.join(reversed(there))}")
+    return torch.device(name)
+
+
+@functools.cache
+def matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of large matrix products, the best of a few (under half a second)."""
+    size = 1024 if device.type == "cpu" else 4096
+    a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    best, end = float("inf"), time.perf_counter() + 0.3
+    a @ b  # the first product sets things up
+    while time.perf_counter() < end:
+        _wait(device)
+        begin = time.perf_counter()
+        a @ b
+        _wait(device)
+        best = min(best, time.perf_counter() - begin)
+    return 2 * size**3 / best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+@functools.cache
+def pick_precision(device: torch.device, name: str = "auto") -> str:
+    """fp32 or bf16; auto is bf16 where its products are at least 1.2 times as fast, measured once a process.
+
+    Many CPUs emulate bf16, more slowly than float32. LabError for other names.
+    """
+    if name != "auto":
+        if name not in PRECISIONS:
+            raise LabError(f"precision {name!r} is unknown; there are: auto, {', '.join(PRECISIONS)}")
+        return name
+    faster = matmul_ceiling(device, torch.bfloat16) > 1.2 * matmul_ceiling(device, torch.float32)
+    return "bf16" if faster else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """Matrix products in bfloat16 for "bf16", weights staying float32; nothing for "fp32"."""
+    if precision == "bf16":
+        # No cache of cast weights: each is used once in a forward pass, and threads would share the cache.
+        return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+    return contextlib.nullcontext()
+
+
+_highest = 0.0  # MB, of what was measured before Linux was told to forget it
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process has held, in MB (1e6 bytes); its children are not counted. 0 on
+    Windows, which does not say."""
+    if resource is None:
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return max(_highest, peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6)
+
+
+def begin_peak_memory() -> Callable[[], float | None]:
+    """Begin to measure; the function it gives says the most memory, in MB, that this process has held since.
+
+    Linux can forget the peak so far (`/proc/self/clear_refs`). Where that is not to be had, only a process's highest
+    peak is known: a new one is told, and None means that the memory stayed below the one before.
+    """
+    global _highest
+    before = _highest = peak_memory_mb()
+    forgotten = _forget_peak()
+
+    def peak() -> float | None:
+        if forgotten:
+            return _status_mb("VmHWM")
+        now = peak_memory_mb()
+        return now if now > before else None
+
+    return peak
+
+
+def _forget_peak() -> bool:
+    """Whether Linux forgot this process's peak of memory; some containers and sandboxes do not let it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    peak, now = _status_mb("VmHWM"), _status_mb("VmRSS")
+    return peak is not None and now is not None and peak < 1.1 * now
+
+
+def _status_mb(name: str) -> float | None:
+    """A size in /proc/self/status, in MB."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    return None
+
+
+def check_memory(needed: int, what: str) -> None:
+    """LabError where `needed` bytes are more than this machine has in all: said before they are asked for."""
+    there = memory_gb() * 1e9
+    if there and needed > there:
+        raise LabError(f"{what} take {needed / 1e9:,.1f} GB, this machine has {there / 1e9:,.1f}; choose a smaller "
+                       "model")
+
+
+def describe_machine() -> dict[str, Any]:
+    """What `llama2lab doctor` shows: processor, memory in GB, versions, the precision chosen and the measured
+    ceilings in GFLOP/s."""
+    device = pick_device()
+    ceilings = {name: round(matmul_ceiling(device, dtype) / 1e9)
+                for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
+    return {
+        "cpu": _cpu_name(), "cores": _cores(), "memory_gb": memory_gb(),
+        "system": platform.platform(), "python": platform.python_version(), "torch": torch.__version__,
+        "threads": torch.get_num_threads(), "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "",
+        "precision": pick_precision(device), "gflops": ceilings,
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    """Cores this process may use, which in a container are fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_gb() -> float:
+    """The machine's memory in GB (1e9 bytes); 0 where the system does not say."""
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+    except (ValueError, OSError):
+        return 0.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where to compute and how precisely: what every stage is given."""
+
+    device: torch.device
+    precision: str
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        return autocast(self.device, self.precision)
+
+
+def machine_of(run: Any, device: str = "auto", precision: str = "auto") -> Machine:
+    """`this_machine`, in the precision that the run (runs.Run) began with where none is asked for."""
+    machine = this_machine(device, precision)
+    if precision != "auto":
+        return machine
+    return Machine(machine.device, run.picked(f"precision_{machine.device.type}", lambda: machine.precision))
+
+
+def this_machine(device: str = "auto", precision: str = "auto") -> Machine:
+    """The machine at hand, or the part of it that is asked for; LabError as `pick_device` and `pick_precision`."""
+    picked = pick_device(device)
+    return Machine(picked, pick_precision(picked, precision))

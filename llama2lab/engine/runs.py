@@ -1,0 +1,450 @@
+"""A run is a folder of stages; a stage is built once, from recorded settings and recorded parents.
+
+Interrupt a run at any moment (Ctrl-C, kill -9, power cut) and give the same command again: finished
+stages are kept, the one under way goes on from its last saved step. Change a setting, and that stage and
+what was built from it are built anew, nothing else.
+
+    RUN/run.json            what the run is: preset or recipe, seed
+    RUN/<stage>/            a finished stage: a checkpoint, rows of data, stage.json
+    RUN/<stage>.partial/    the stage under way
+    RUN/results.json        every figure of every stage
+
+A stage is finished from the moment when its stage.json is written, in the folder of the stage under way; that this then
+takes the place of an older one is made up for by the next start, if need be. A name with a dot in it is no stage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from llama2lab.engine import folders
+from llama2lab.engine.device import begin_peak_memory
+from llama2lab.engine.errors import LabError
+from llama2lab.engine.files import Number, copy_atomic, digest, disk_error, named, plain, read_json, write_atomic
+from llama2lab.engine.files import read_rows as read_rows
+from llama2lab.engine.files import write_rows as write_rows
+from llama2lab.engine.validation import validated
+
+# ---- what a stage leaves -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Record:
+    """stage.json, as far as it is read again; files of earlier versions lack some of it."""
+
+    fingerprint: str = ""
+    parents: list[str] = field(default_factory=list)
+    number: int | None = None  # its place in the run
+    seconds: Number | None = None
+    peak_memory_mb: Number | None = None  # the most that the process held while the stage was built; None: unknown
+    metrics: dict[str, Any] = field(default_factory=dict)
+    sums: dict[str, str] = field(default_factory=dict)  # SHA-256 of each file that the stage was built with
+    finished: str = ""  # ISO, UTC
+
+
+@dataclass(frozen=True)
+class Note:
+    """An entry of notes.json."""
+
+    metrics: dict[str, Any]
+    seconds: Number
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """results.json, as far as it names the stages in their order."""
+
+    stages: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Started:
+    """started.json: what an unfinished stage was begun with, and what it has cost so far."""
+
+    fingerprint: str = ""
+    seconds: Number = 0.0
+    peak_memory_mb: Number | None = None
+
+
+def read_record(folder: Path) -> Record:
+    """stage.json of a finished stage; LabError if it is damaged."""
+    path, cure = folder / "stage.json", f"remove {folder} and run again: this stage is built anew"
+    return validated(Record, read_json(path, cure), str(path), cure)
+
+
+def read_notes(folder: Path) -> dict[str, Note]:
+    """What was measured on a finished stage; LabError if notes.json is damaged."""
+    path, cure = folder / "notes.json", "remove it and run again: it is measured anew"
+    return validated(dict[str, Note], read_json(path, cure), str(path), cure) if path.exists() else {}
+
+
+def read_marker(run: Path) -> dict[str, Any]:
+    """RUN/run.json; LabError if the folder is no run, or it is damaged."""
+    path = run / "run.json"
+    try:
+        there = path.exists()
+    except OSError as e:  # no name that a file can have
+        raise LabError(f"{run}: {e.strerror or e}; give the folder of a run") from e
+    if not there:
+        raise LabError(f"{run} is not a run of llama2lab (no run.json); make one with: llama2lab run --out {run}")
+    cure = 'let it say what the run is, such as {"preset": "mini", "seed": 0}, or choose another folder'
+    return validated(dict[str, Any], read_json(path, cure), str(path), cure)
+
+
+def check_sums(folder: Path) -> None:
+    """LabError if a file of a finished stage is not as it was when the stage was built. Each is read once a process."""
+    for name, expected in (read_record(folder).sums if (folder / "stage.json").exists() else {}).items():
+        path = folder / name
+        try:
+            good = not path.exists() or folders.has_sum(path, expected)  # what is left out on purpose is not damaged
+        except OSError as e:
+            raise LabError(f"{path}: cannot be read ({e.strerror or e}); see to its disk and permissions") from e
+        if not good:
+            raise LabError(f"{path}: damaged or changed, it is not as it was when the stage was built; remove {folder} "
+                           "and run again: this stage is built anew")
+
+
+def check_file(path: Path) -> None:
+    """`check_sums` of the stage that a file belongs to, if it belongs to one."""
+    for folder in (path.parent, path.parent.parent):  # reference/ lies within
+        if (folder / "stage.json").exists():
+            check_sums(folder)
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file in a stage's folder, hidden ones and stage.json aside."""
+    files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {name: folders.sum_of(p) for name, p in files.items()
+            if name not in ("stage.json", "started.json") and not name.startswith((".", "resume/"))}
+
+
+class Run:
+    """The folder of one run, and its one writer: another process that opens it gets a LabError that names this one.
+
+    `identity` says what the run is (preset or recipe, seed, ...). Opening the folder of another run is a
+    LabError: two runs never mix. `close` it, or use it in a with block; otherwise the folder is free again when nothing
+    holds the object any more, or when the process ends, however it does. Who only reads a run needs none.
+    """
+
+    def __init__(self, path: str | Path, identity: dict[str, Any], say: Callable[[str], None] | None = None):
+        self.path = Path(path)
+        self.identity = identity
+        self.say = say or (lambda line: print(line, file=sys.stderr, flush=True))
+        self.order: list[str] = []
+        self._fingerprints: dict[str, str] = {}
+        self._notes: dict[str, dict[str, Note]] = {}  # stage -> notes that were asked for, by key
+        self._pid = os.getpid()
+        try:
+            self._check()
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.close = weakref.finalize(self, folders.take(self.path))
+        except OSError as e:
+            raise disk_error(e, self.path) from e
+        try:
+            self._check()  # nobody can change it now
+            for left in [*self.path.glob("*.tmp"), *self.path.glob("*/*.tmp")]:
+                left.unlink(missing_ok=True)  # of a kill
+            if not (self.path / "run.json").exists():
+                write_atomic(self.path / "run.json", json.dumps(identity, indent=2))
+        except BaseException as e:
+            self.close()
+            if isinstance(e, OSError):
+                raise disk_error(e, self.path) from e
+            raise
+
+    def _check(self) -> None:
+        """LabError if the folder is another run's, or somebody else's."""
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise LabError(f"{self.path} is a file; give a folder with --out")
+        if (self.path / "run.json").exists():
+            known = read_marker(self.path)
+            different = [k for k in self.identity if known.get(k) != self.identity[k]]
+            if different:
+                what = ", ".join(f"{k} {known.get(k)!r} (now {self.identity[k]!r})" for k in different)
+                raise LabError(f"{self.path} holds another run: {what}; choose another folder with --out")
+        elif any(p.name not in (folders.LOCK, folders.WRITER) and p.suffix != ".tmp" for p in self.path.iterdir()):
+            raise LabError(f"{self.path} is not empty and not a run of llama2lab; choose another folder with --out")
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def picked(self, name: str, pick: Callable[[], str]) -> str:
+        """What was picked when the run began, kept in run.json: what a busy machine measures later must not change it,
+        or everything would be built anew."""
+        self._is_ours()
+        known = read_marker(self.path)
+        if not isinstance(known.get(name), str):
+            known[name] = pick()
+            write_atomic(self.path / "run.json", json.dumps(known, indent=2))
+        return known[name]
+
+    def _is_ours(self) -> None:
+        if not self.close.alive or os.getpid() != self._pid:
+            raise LabError(f"{self.path} is closed, or open in the process that this one was forked from; open it "
+                           "again")
+
+    def stage(self, name: str, build: Callable[[Path], dict[str, Any]], settings: Any,
+              parents: Sequence[str] = ()) -> Path:
+        """Build the stage unless it stands already, and return its folder.
+
+        `build(folder)` writes into the folder and returns the stage's metrics. It may find there what an
+        interrupted attempt with the same settings left, and go on from it.
+        """
+        self._is_ours()
+        fingerprint = digest([settings, {p: self._fingerprints[p] for p in parents}, self.identity])
+        self._fingerprints[name] = fingerprint
+        if name not in self.order:
+            self.order.append(name)
+        folder, partial = self.path / name, self.path / f"{name}.partial"
+        try:
+            folders.clear_up(folder)
+            if _fingerprint(folder) != fingerprint and not self._adopt(name, fingerprint):
+                metrics, seconds = self._build(name, build, settings, parents, partial)
+                self._forget_figures(name)
+                folders.put_in_place(partial, folder)
+                self.say(f"{name} done in {seconds:.0f} s" + _headline(metrics))
+            _tidy(folder, partial)
+        except OSError as e:
+            raise disk_error(e, partial) from e
+        except LabError as e:
+            if name in str(e):
+                raise
+            raise LabError(f"{name}: {e}") from e
+        return folder
+
+    def _adopt(self, name: str, fingerprint: str) -> bool:
+        """Whether a finished stage only had to be put in its place, as after a kill; one of other settings is put
+        there, too, unless a finished one stands there. Leftovers of other settings are removed."""
+        folder, partial = self.path / name, self.path / f"{name}.partial"
+        if not partial.exists():
+            return False
+        whole = _fingerprint(partial, forgiving=True)
+        if whole == fingerprint or (whole and not _fingerprint(folder, forgiving=True)):
+            self._forget_figures(name)
+            folders.put_in_place(partial, folder)
+            if whole == fingerprint:
+                self.say(f"{name} was finished before")
+            return whole == fingerprint
+        if whole or _read_started(partial).fingerprint != fingerprint:
+            folders.discard(partial)
+        return False
+
+    def _build(self, name: str, build: Callable[[Path], dict[str, Any]], settings: Any, parents: Sequence[str],
+               partial: Path) -> tuple[dict[str, Any], float]:
+        """Build in `partial`, up to the stage.json that makes it a finished stage; metrics and seconds."""
+        partial.mkdir(exist_ok=True)
+        before = _read_started(partial)
+        begin, peak_memory = time.perf_counter(), begin_peak_memory()
+
+        def spent() -> tuple[float, float | None]:
+            known = [mb for mb in (before.peak_memory_mb, peak_memory()) if mb is not None]
+            return before.seconds + time.perf_counter() - begin, round(max(known)) if known else None
+
+        def write_started() -> None:
+            seconds, memory = spent()
+            write_atomic(partial / "started.json", json.dumps(
+                {"fingerprint": self._fingerprints[name], "seconds": seconds, "peak_memory_mb": memory}))
+
+        write_started()
+        self.say(f"{name} ...")
+        try:
+            metrics = plain(build(partial), f"{name}: metrics")
+        except BaseException:
+            with contextlib.suppress(LabError, OSError):  # a full disk must not hide the first error
+                write_started()
+            raise
+        for left in partial.rglob("*.tmp"):
+            left.unlink()
+        seconds, memory = spent()
+        record = {"name": name, "fingerprint": self._fingerprints[name], "settings": settings, "parents": list(parents),
+                  "number": self.order.index(name), "seconds": round(seconds, 1), "peak_memory_mb": memory,
+                  "finished": datetime.now(UTC).isoformat(timespec="seconds"), "sums": sums(partial),
+                  "metrics": metrics}
+        write_atomic(partial / "stage.json", json.dumps(record, indent=1, default=named, allow_nan=False))
+        return metrics, seconds
+
+    def note(self, name: str, measure: Callable[[], dict[str, Any]], settings: Any, files: Sequence[str] = (),
+             against: Sequence[str] = ()) -> dict[str, Any]:
+        """Metrics measured on a finished stage after it was built, kept in RUN/<stage>/notes.json by what they were
+        measured with: `settings`, the stage as it stands, and the stages `against` which it is compared.
+
+        `files` names rows that `measure` writes into `measured(name, settings, against)`. They are kept there, and
+        RUN/<stage>/ holds a copy of those that the metrics of results.json come from.
+        """
+        self._is_ours()
+        folder = self.path / name
+        notes = read_notes(folder)
+        key = self._note_key(name, settings, against)
+        rows = self.measured(name, settings, against)
+        if key in notes and len(notes) == 1:  # a run of before kept one copy: with one note, it can be no other's
+            for file in files:
+                if not (rows / file).exists() and (folder / file).exists():
+                    copy_atomic(folder / file, rows / file)
+        known = key in notes and all((rows / file).exists() for file in files)
+        later = [note.metrics for k, note in list(notes.items())[list(notes).index(key) + 1:]] if known else []
+        if not known:
+            begin = time.perf_counter()
+            metrics = plain(measure(), f"{name}: measured")
+            notes.pop(key, None)
+            notes[key] = Note(metrics, round(time.perf_counter() - begin, 1))
+            self._write_notes(folder, notes)
+            self.say(f"{name} measured in {notes[key].seconds:.0f} s" + _headline(notes[key].metrics))
+        elif any(notes[key].metrics.keys() & metrics.keys() for metrics in later):  # the last one counts
+            notes[key] = notes.pop(key)
+            self._write_notes(folder, notes)
+        for file in files:
+            copy_atomic(rows / file, folder / file)
+        self._notes.setdefault(name, {})[key] = notes[key]
+        return notes[key].metrics
+
+    def _write_notes(self, folder: Path, notes: dict[str, Note]) -> None:
+        self._forget_figures()
+        text = json.dumps({k: dataclasses.asdict(note) for k, note in notes.items()}, indent=1, allow_nan=False)
+        write_atomic(folder / "notes.json", text)
+
+    def _forget_figures(self, stage: str = "") -> None:
+        """What results.json says no longer holds: until all is gathered again, the stages speak for themselves. Nor do
+        experiments, where `stage` is about to take the place of one with other settings: they are put aside."""
+        experiments = self.path / "experiments"
+        try:
+            (self.path / "results.json").unlink(missing_ok=True)
+            folders.clear_up(experiments)
+            before = _fingerprint(self.path / stage, forgiving=True) if stage else ""
+            if before not in ("", self._fingerprints.get(stage)) and experiments.is_dir():
+                aside = experiments.with_name("experiments.before")
+                if aside.exists():
+                    folders.discard(aside)
+                os.replace(experiments, aside)
+                self.say(f"experiments/ is experiments.before/ now: it was measured before {stage} was built anew")
+        except OSError as e:
+            raise disk_error(e, self.path) from e
+
+    def measured(self, name: str, settings: Any, against: Sequence[str] = ()) -> Path:
+        """The folder of the rows that were measured with these settings on a finished stage."""
+        return self.path / name / "measured" / self._note_key(name, settings, against)
+
+    def _note_key(self, name: str, settings: Any, against: Sequence[str]) -> str:
+        return digest([settings, self._fingerprints[name], *(self._fingerprints[a] for a in against)])
+
+    def folder(self, name: str) -> Path:
+        """The folder of a finished stage; LabError that lists the ones there are."""
+        return stage_folder(self.path, name)
+
+    def results(self, machine: dict[str, Any], split: str = "test") -> dict[str, Any]:
+        """Gather RUN/results.json: `preset`, `seed`, `machine`, `split` (of the prompts that it was measured on), and
+        `stages` in order, each with `seconds` (building and measuring), `peak_memory_mb` (None where the system does
+        not say) and `metrics`."""
+        self._is_ours()
+        stages = {}
+        for name in self.order:
+            asked = self._notes.get(name, {}).values()  # not what other settings measured before
+            stages[name] = with_notes(read_record(self.path / name), asked)
+        whole = {**self.identity, "machine": machine, "split": split, "stages": stages}
+        text = json.dumps(whole, indent=1, allow_nan=False)
+        write_atomic(self.path / "results.json", text)
+        return json.loads(text)
+
+
+def with_notes(record: Record, notes: Iterable[Note]) -> dict[str, Any]:
+    """A stage's entry in results.json, strictly JSON."""
+    notes = list(notes)
+    metrics = {k: v for part in (record.metrics, *(note.metrics for note in notes)) for k, v in part.items()}
+    seconds = None if record.seconds is None else round(record.seconds + sum(note.seconds for note in notes), 1)
+    return {"seconds": seconds, "peak_memory_mb": record.peak_memory_mb, "metrics": metrics}
+
+
+def _fingerprint(folder: Path, forgiving: bool = False) -> str:
+    """Of a finished stage, "" where there is none; a damaged stage.json is a LabError, or `forgiving` is no stage."""
+    if not (folder / "stage.json").exists():
+        return ""
+    with contextlib.suppress(*((LabError,) if forgiving else ())):
+        return read_record(folder).fingerprint
+    return ""
+
+
+def _read_started(partial: Path) -> _Started:
+    """started.json; of a missing or damaged one that nothing is known, so that the stage starts over."""
+    path = partial / "started.json"
+    with contextlib.suppress(LabError):
+        if path.exists():
+            return validated(_Started, read_json(path), str(path))
+    return _Started()
+
+
+def _tidy(folder: Path, partial: Path) -> None:
+    """Remove what a finished stage was only built with, and the one that it took the place of. A finished one that
+    waits for its place, for its settings are not those of now, still has its started.json."""
+    (folder / "started.json").unlink(missing_ok=True)
+    if (folder / "resume").exists():
+        shutil.rmtree(folder / "resume")
+    if (partial / "stage.json").exists() and not (partial / "started.json").exists():
+        folders.discard(partial)
+
+
+def finished_at(run: Path) -> str:
+    """When the last of a run's stages was finished (ISO, UTC); "" of runs made before that was kept."""
+    return max((read_record(run / name).finished for name in finished_stages(run)), default="")
+
+
+def stage_folder(run: str | Path, name: str) -> Path:
+    """RUN/<stage>; LabError that names the stages there are, or the file that is not as the stage left it."""
+    run = Path(run)
+    read_marker(run)
+    if name not in finished_stages(run):
+        there = ", ".join(sorted(finished_stages(run))) or "none yet"
+        raise LabError(f"{run} has no finished stage {name!r}; there are: {there}")
+    check_sums(run / name)
+    return run / name
+
+
+def finished_stages(run: Path) -> Iterator[str]:
+    for path in run.glob("*/stage.json"):
+        if "." not in path.parent.name:
+            yield path.parent.name
+
+
+def stages_in_order(run: Path) -> list[str]:
+    """The finished stages, each after those it was built from; among the others as results.json lists them, or as the
+    run built them. File times, which a copy changes, say nothing."""
+    records = {name: read_record(run / name) for name in finished_stages(run)}
+    listed: dict[str, int] = {}
+    with contextlib.suppress(LabError):  # an unfinished run has none; a damaged one is for its readers to name
+        results = validated(_Listed, read_json(run / "results.json"), str(run))
+        listed = {name: i for i, name in enumerate(results.stages)}
+    many = len(listed) + len(records)
+    number = {name: many if r.number is None else r.number for name, r in records.items()}
+    left = sorted(records, key=lambda name: (listed.get(name, many), number[name], name))
+    order: list[str] = []
+    while left:
+        ready = (name for name in left if not any(parent in left for parent in records[name].parents))
+        order.append(next(ready, left[0]))  # parents that go round in a circle are nobody's
+        left.remove(order[-1])
+    return order
+
+
+def _headline(metrics: dict[str, Any]) -> str:
+    """The first few measured figures, for the log."""
+    words = []
+    for name, value in metrics.items():
+        if isinstance(value, dict) and isinstance(value.get("mean"), float):
+            words.append(f"{name} {value['mean']:.3f}")
+        elif isinstance(value, float):
+            words.append(f"{name} {value:.3f}")
+    return ": " + ", ".join(words[:8]) if words else ""

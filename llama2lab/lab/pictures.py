@@ -1,0 +1,161 @@
+"""Small live pictures as SVG text: light enough to be redrawn at every move of a slider (a plotly FigureWidget carries
+4 MB each), and seen where no widget can run. Colours are those of `look`; text and lines take the page's colour, so
+that they read on light and dark. Every label is escaped; every picture says in words what it shows.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+
+from llama2lab.report.look import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, tame
+
+COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY)
+Points = Sequence[tuple[float, float]]
+
+
+def svg(body: str, width: int, height: int, words: str) -> str:
+    """An SVG element that scales down with its column. `words` is what a screen reader says."""
+    return (f'<svg role="img" aria-label="{html.escape(words)}" viewBox="0 0 {width} {height}" '
+            f'style="width: 100%; max-width: {width}px; height: auto; font: 12px system-ui, sans-serif; '
+            f'color: var(--jp-content-font-color1, currentColor)">{body}</svg>')
+
+
+def label(x: float, y: float, text: str, anchor: str = "start", size: int = 12, opacity: float = 0.85) -> str:
+    return (f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="currentColor" '
+            f'opacity="{opacity}">{html.escape(tame(text))}</text>')
+
+
+def number(value: float) -> str:
+    """A number as short as it can be said: three digits that count."""
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else "-"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def bars(values: Sequence[tuple[str, float]], words: str, top: float | None = None, colours: Sequence[str] = (),
+         width: int = 560) -> str:
+    """Horizontal bars, one a row, each with its name and its number. Values are at least 0."""
+    row, left = 24, 150
+    most = max(top if top is not None else max((v for _, v in values), default=1.0), 1e-12)
+    body = ""
+    for i, (name, value) in enumerate(values):
+        long = max(0.0, min(1.0, value / most)) * (width - left - 70)
+        colour = colours[i % len(colours)] if colours else BLUE
+        body += (label(left - 8, i * row + 16, name, "end")
+                 + f'<rect x="{left}" y="{i * row + 4}" width="{long:.1f}" height="{row - 8}" rx="2" fill="{colour}"/>'
+                 + label(left + long + 6, i * row + 16, number(value)))
+    return svg(body, width, max(row, row * len(values)), words)
+
+
+def lines(series: Sequence[tuple[str, Points]], words: str, x: str = "", y: str = "", width: int = 560,
+          height: int = 240, y_range: tuple[float, float] | None = None, marks: Points = (),
+          dots: bool = False) -> str:
+    """Curves in one panel with their names at the right, axes with the ends of their range, and marked points."""
+    points = [p for _, one in series for p in one if all(map(math.isfinite, p))] + list(marks)
+    left, right, top, bottom = 56, 130, 26 if y else 10, 36  # the name of the axis stands above the curves
+    x_low, x_high = (min(p[0] for p in points), max(p[0] for p in points)) if points else (0.0, 1.0)
+    y_low, y_high = y_range or ((min(p[1] for p in points), max(p[1] for p in points)) if points else (0.0, 1.0))
+    x_high, y_high = (x_high if x_high > x_low else x_low + 1), (y_high if y_high > y_low else y_low + 1)
+
+    def at(p: tuple[float, float]) -> tuple[float, float]:
+        share = max(0.0, min(1.0, (p[1] - y_low) / (y_high - y_low)))
+        return (left + (p[0] - x_low) / (x_high - x_low) * (width - left - right),
+                top + (1 - share) * (height - top - bottom))
+
+    floor, end = height - bottom, width - right
+    body = (f'<path d="M{left} {top}V{floor}H{end}" fill="none" stroke="currentColor" opacity="0.4"/>'
+            + label(left - 6, floor, number(y_low), "end", 11) + label(left - 6, top + 10, number(y_high), "end", 11)
+            + label(left, floor + 15, number(x_low), "middle", 11)
+            + label(end, floor + 15, number(x_high), "middle", 11)
+            + label((left + end) / 2, floor + 28, x, "middle") + label(left, top - 11, y))
+    names: list[float] = []
+    for i, (name, one) in enumerate(series):
+        kept = [at(p) for p in one if all(map(math.isfinite, p))]
+        if not kept:
+            continue
+        colour = COLOURS[i % len(COLOURS)]
+        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in kept)
+        body += f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
+        if dots or len(kept) == 1:
+            body += "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{colour}"/>' for a, b in kept)
+        place = kept[-1][1] + 4
+        while any(abs(place - other) < 14 for other in names):  # names do not lie on each other
+            place += 14
+        if place > height - 4:  # no room below: upwards
+            place = kept[-1][1] + 4
+            while any(abs(place - other) < 14 for other in names):
+                place -= 14
+        names.append(place)
+        body += (f'<rect x="{end + 8}" y="{place - 9:.1f}" width="9" height="9" fill="{colour}"/>'
+                 + label(end + 21, place, name))
+    body += "".join(f'<circle cx="{at(p)[0]:.1f}" cy="{at(p)[1]:.1f}" r="5" fill="none" stroke="currentColor" '
+                    f'stroke-width="2"/>' for p in marks)
+    return svg(body, width, height, words)
+
+
+def plane(points: Sequence[tuple[str, dict[str, float], dict[str, float]]], at: int, words: str, x: str = "",
+          y: str = "", width: int = 620, height: int = 320) -> str:
+    """Named points with their 95 % intervals in both directions ({mean, low, high}), joined in order up to `at`, which
+    is marked; later ones are faint."""
+    left, right, top, bottom = 56, 20, 24, 40
+    ends = [[f(p[k]) for p in points for f in (lambda g: g["low"], lambda g: g["high"])] for k in (1, 2)]
+    (x_low, x_high), (y_low, y_high) = ((min(e), max(max(e), min(e) + 1e-9)) if e else (0.0, 1.0) for e in ends)
+
+    def across(v: float) -> float:
+        return left + (v - x_low) / (x_high - x_low) * (width - left - right)
+
+    def up(v: float) -> float:
+        return top + (1 - (v - y_low) / (y_high - y_low)) * (height - top - bottom)
+
+    floor = height - bottom
+    body = (f'<path d="M{left} {top}V{floor}H{width - right}" fill="none" stroke="currentColor" opacity="0.4"/>'
+            + label(left - 6, floor, number(y_low), "end", 11) + label(left - 6, top + 10, number(y_high), "end", 11)
+            + label(left, floor + 15, number(x_low), "middle", 11)
+            + label(width - right, floor + 15, number(x_high), "end", 11)
+            + label((left + width - right) / 2, floor + 30, x, "middle") + label(left + 6, top - 10, y))
+    path = " ".join(f"{across(p[1]['mean']):.1f},{up(p[2]['mean']):.1f}" for p in points[:at + 1])
+    body += f'<polyline points="{path}" fill="none" stroke="{BLUE}" stroke-width="1.5"/>'
+    for i, (name, h, v) in enumerate(points):
+        a, b, strong = across(h["mean"]), up(v["mean"]), i == at
+        body += (f'<g opacity="{1 if strong else 0.7 if i < at else 0.25}">'
+                 + (f'<path d="M{across(h["low"]):.1f} {b:.1f}H{across(h["high"]):.1f}M{a:.1f} {up(v["low"]):.1f}'
+                    f'V{up(v["high"]):.1f}" stroke="{ORANGE}" stroke-width="1.5"/>' if strong else "")
+                 + f'<circle cx="{a:.1f}" cy="{b:.1f}" r="{7 if strong else 4}" fill="{ORANGE if strong else BLUE}"/>'
+                 + label(a + 9, b - 8 if i % 2 else b + 16, name, size=13 if strong else 11) + "</g>")
+    return svg(body, width, height, words)
+
+
+def heatmap(values: Sequence[Sequence[float | None]], words: str, rows: Sequence[str] = (), columns: Sequence[str] = (),
+            colour: str = BLUE, cell: int = 22, most: float = 1.0) -> str:
+    """A table of squares, the darker the larger; None is hatched out (what a mask hides). Hovering tells the number."""
+    left = 12 + max((7 * len(r) for r in rows), default=0)
+    top = 12 + max((6 * len(c) for c in columns), default=0)
+    body = ""
+    for j, name in enumerate(columns):
+        x = left + j * cell + cell / 2 + 4
+        body += f'<g transform="rotate(-90 {x:.1f} {top - 6})">{label(x, top - 6, name, size=11)}</g>'
+    for i, line in enumerate(values):
+        if i < len(rows):
+            body += label(left - 6, top + i * cell + cell * 0.7, rows[i], "end", 11)
+        for j, value in enumerate(line):
+            place = f'x="{left + j * cell}" y="{top + i * cell}" width="{cell - 1}" height="{cell - 1}"'
+            if value is None:
+                body += f'<rect {place} fill="none" stroke="currentColor" opacity="0.12"/>'
+            else:
+                names = f"{rows[i] if i < len(rows) else i} / {columns[j] if j < len(columns) else j}"
+                body += (f'<rect {place} fill="{colour}" fill-opacity="{max(0.04, min(1.0, value / most)):.3f}">'
+                         f"<title>{html.escape(tame(names))}: {value:.3f}</title></rect>")
+    widest = max((len(line) for line in values), default=0)
+    return svg(body, left + widest * cell + 4, top + len(values) * cell + 4, words)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A plain HTML table; everything in it is escaped."""
+    def line(cells: Sequence[object], tag: str) -> str:
+        return "<tr>" + "".join(f'<{tag} style="text-align: left; padding: 2px 10px; vertical-align: top">'
+                                f"{html.escape(tame(str(c)))}</{tag}>" for c in cells) + "</tr>"
+
+    return ('<table style="border-collapse: collapse; color: var(--jp-content-font-color1, inherit)">'
+            + line(header, "th") + "".join(line(r, "td") for r in rows) + "</table>")

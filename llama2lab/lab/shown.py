@@ -1,0 +1,71 @@
+"""How the notebooks show an experiment: its series as one figure, and a verdict on each claim that follows from the
+figures alone."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+import plotly.graph_objects as go
+
+from llama2lab.report.look import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, style
+from llama2lab.report.plots import add_series, mark_line
+from llama2lab.engine.stats import Figure
+from llama2lab.report.summary import figure_text
+
+MARKS = ((BLUE, "circle"), (ORANGE, "diamond"), (GREEN, "square"), (PINK, "triangle-up"), (SKY, "star"),
+         (RED, "cross"))
+
+
+def show(series: Mapping[str, Mapping[str, Figure]], x: str, y: str,
+         report: Mapping[str, Sequence[float]] | None = None, chance: float | None = None, log: bool = False,
+         height: int = 400) -> go.Figure | None:
+    """Series {name: {x: figure}} with their intervals and, faintly, their single trainings. Places that are numbers
+    stand on an axis of numbers. `report` adds the report's own values, {name: one value a place, in percent}."""
+    fig = go.Figure()
+    places = list(dict.fromkeys(key for by in series.values() for key in by))
+    try:
+        at: dict[str, Any] = {key: float(key) for key in places}
+    except ValueError:
+        at = {key: key for key in places}
+    for (name, by), (color, symbol) in zip(series.items(), cycle(MARKS)):
+        add_series(fig, name, [at[key] for key in by], list(by.values()), color, symbol)
+    for (name, values), symbol in zip((report or {}).items(), cycle(("x", "cross-thin-open", "asterisk-open"))):
+        fig.add_trace(go.Scatter(x=[at[key] for key in places], y=[v / 100 for v in values], name=name,
+                                 mode="lines+markers", line={"color": GREY, "dash": "dash", "width": 1},
+                                 marker={"color": GREY, "symbol": symbol, "size": 9}))
+    if chance is not None and fig.data:
+        mark_line(fig, chance, "chance")
+    if log:
+        fig.update_xaxes(type="log")
+    if all(isinstance(place, float) for place in at.values()):
+        fig.update_xaxes(tickvals=list(at.values()), ticktext=places)
+    return style(fig, x, y, height=height, bottom=130)
+
+
+def told(gap: Mapping[str, Any]) -> bool:
+    """Whether a difference is one: its interval leaves 0 out, and its single trainings agree."""
+    each = gap.get("each") or [gap["mean"]]
+    return not gap["low"] <= 0 <= gap["high"] and all(one * gap["mean"] > 0 for one in each)
+
+
+def verdict(words: str, gap: Mapping[str, Any]) -> str:
+    """What this run can say of a claim: a difference that is above 0 if the report is right."""
+    text = f"{words}: {gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]"
+    if told(gap):
+        return f"{text}. {'As the report says.' if gap['mean'] > 0 else 'Against what the report says.'}"
+    why = "the interval reaches 0" if gap["low"] <= 0 <= gap["high"] else "the single trainings disagree"
+    return f"{text}. Cannot be told here: {why}."
+
+
+def verdicts(result: Mapping[str, Any]) -> str:
+    """The verdicts on all claims of an experiment, a paragraph each, no wider than a notebook's column."""
+    return "\n".join(textwrap.fill(f"- {verdict(words, gap)}", 80, subsequent_indent="  ", break_on_hyphens=False)
+                     for words, gap in result["claims"].items())
+
+
+def rows(series: Mapping[str, Mapping[str, Figure]]) -> list[list[str]]:
+    """The series as the rows of a table: name, place, figure, n."""
+    return [[name, place, figure_text(f), f"{f['n']:.0f}"] for name, by in series.items() for place, f in by.items()]

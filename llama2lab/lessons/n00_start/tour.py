@@ -1,0 +1,128 @@
+"""The tour of notebook 00: the recipe of a finished run step by step beside the report's, what is in the notebooks, and
+the first twenty questions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from nbformat import read
+
+from llama2lab.engine import stats
+from llama2lab.stages.evaluate import answer_prompts, judge_all
+from llama2lab.lab.finished import ROOT, Finished
+from llama2lab.report.look import BLUE, style
+from llama2lab.report.summary import figure_text, find, metrics, short_name
+from llama2lab.town.town import Town
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the recipe: the stages of a run that belong to it, and what the report gives for it."""
+
+    name: str
+    stages: str  # a regular expression
+    notebook: str
+    report: str  # with its table or section
+
+
+STEPS = (
+    Step("tokenizer", r"tokenizer", "01", "32,000 tokens (2.2)"),
+    Step("pretraining", r"base", "03", "2.0T tokens (table 1)"),
+    Step("supervised fine-tuning", r"sft", "04", "27,540 examples (3.1)"),
+    Step("preferences", r"preferences-v\d|annotations", "05", "1,418,091 comparisons (table 26)"),
+    Step("reward models", r"reward-(helpfulness|safety)-v\d", "06",
+         "63.2 % right on helpfulness, 64.5 % on safety (table 8)"),
+    Step("rejection sampling", r"samples-v\d|rlhf-v[1-4]", "07", "versions V1 to V4 (3.2.3)"),
+    Step("Ghost Attention", r"gatt", "09", "100 % of instructions kept at turn 20 (table 30)"),
+    Step("PPO", r"rlhf-v5", "08", "200 to 400 iterations (3.2.3)"),
+)
+
+
+def seconds_of(lab: Finished, step: Step) -> float:
+    """Of all its stages, each with its evaluation."""
+    return sum(s["seconds"] for name, s in lab.figures["stages"].items() if re.fullmatch(step.stages, name))
+
+
+def ours(lab: Finished, step: Step) -> str:
+    """What this run has to say of a step; "-" where it did not take it."""
+    r = lab.figures
+    if step.name == "tokenizer":
+        size = metrics(r, "tokenizer").get("vocab_size")
+        return f"{size:,} tokens" if size else "-"
+    if step.name == "pretraining":
+        tokens = metrics(r, "base").get("tokens")
+        return f"{tokens / 1e6:.1f} million tokens; facts known {figure_text(find(r, 'base', 'known_facts'))}" if (
+            tokens) else "-"
+    if step.name == "supervised fine-tuning":
+        examples = metrics(r, "sft").get("examples")
+        return f"{round(examples):,} examples; correct {figure_text(find(r, 'sft', 'correct'))}" if examples else "-"
+    if step.name == "preferences":
+        pairs = sum(kind["pairs"] for v in range(1, 6) for kind in metrics(r, f"preferences-v{v}").values()
+                    if isinstance(kind, dict) and "pairs" in kind)
+        return f"{pairs:,} comparisons" if pairs else "-"
+    if step.name == "reward models":
+        return "right: " + ", ".join(f"{figure_text(find(r, f'reward-{kind}-v5', 'accuracy'))} on {kind}"
+                                     for kind in ("helpfulness", "safety"))
+    if step.name == "Ghost Attention":
+        return f"kept at turn 20: {figure_text(find(r, 'gatt', 'retention', '20'))}"
+    stage = "rlhf-v4" if step.name == "rejection sampling" else "rlhf-v5"
+    return f"{short_name(stage)} wins against SFT: {figure_text(find(r, stage, 'win_rate_vs_sft'))}"
+
+
+def recipe_table(lab: Finished) -> list[list[str]]:
+    """Step, notebook, seconds, ours, the report's."""
+    return [[s.name, s.notebook, f"{seconds_of(lab, s):.0f}", ours(lab, s), s.report] for s in STEPS]
+
+
+def recipe_seconds(lab: Finished) -> go.Figure | None:
+    """Where a run's time goes; what trains only for comparison is a bar of its own."""
+    rows = [(s.name, seconds_of(lab, s)) for s in STEPS]
+    rows.append(("for comparison only", sum(s["seconds"] for s in lab.figures["stages"].values())
+                 - sum(seconds for _, seconds in rows)))
+    fig = go.Figure(go.Bar(x=[v for _, v in rows], y=[n for n, _ in rows], orientation="h", marker_color=BLUE,
+                           text=[f"{v:.0f}" for _, v in rows], textposition="outside", cliponaxis=False))
+    fig.update_yaxes(autorange="reversed")
+    return style(fig, "seconds, with evaluation", legend=False, left=160, height=340)
+
+
+TIME = re.compile(r"\b\d+ seconds|\b(?:half )?a minute\b|\b[1-3] minutes?\b")
+
+
+def notebooks(folder: Path = ROOT / "notebooks") -> list[tuple[str, str, str, str]]:
+    """(file, title, time of its first Run All, claims that are put to the test in it) of every notebook there is, by
+    what it says itself: the first cell names the time, headings name the claims."""
+    found = []
+    for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+        cells = [c["source"] for c in read(path, as_version=4).cells if c["cell_type"] == "markdown"]
+        claims: set[int] = set()
+        for line in "\n".join(cells).splitlines():
+            if line.startswith("#") and "laim" in line:
+                claims |= {int(n) for n in re.findall(r"\b\d+\b", line.partition("laim")[2].partition(":")[0])}
+        title = cells[0].splitlines()[0].lstrip("# ") if cells else path.stem
+        time = TIME.search(" ".join(cells[0].split())) if cells else None
+        found.append((path.name, re.sub(r"^\d+\W+", "", title), time[0] if time else "",
+                      ", ".join(map(str, sorted(claims)))))
+    return found
+
+
+def people_table(town: Town, who: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """(header, rows) of some people's facts."""
+    return (["name", *town.attributes],
+            [[town.people[key].name, *(str(town.people[key].facts[a]) for a in town.attributes)] for key in who])
+
+
+def twenty_questions(lab: Finished, stage: str = "rlhf-v5", n: int = 20, temperature: float = 1.0,
+               seed: int = 0) -> dict[str, Any]:
+    """Held-out questions of all skills to one stage, judged by the oracle: share right, and every answer. Some
+    seconds."""
+    prompts = lab.prompts(helpful=n, seed=seed)
+    answers = answer_prompts(lab.model(stage), lab.tokenizer, prompts, temperature, seed, "fp32", f"asking {stage}")
+    verdicts = judge_all(lab.oracle, prompts, answers)
+    return {"right": stats.rate([v.correct for v in verdicts]),
+            "rows": [[p.skill.replace("_", " "), " / ".join(m["content"] for m in p.messages), a,
+                      "right" if v.correct else "wrong"] for p, a, v in zip(prompts, answers, verdicts, strict=True)]}

@@ -1,0 +1,1 @@
+"""Notebook 01_tokenizer_and_data."""

@@ -1,0 +1,443 @@
+"""A transformer's parts, grouped attention and the length of the context in miniature (Llama 2, sections 2.2 and
+A.2.1): what notebook 02 shows, and measures."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import textwrap
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import plotly.graph_objects as go
+import torch
+from plotly.subplots import make_subplots
+from scipy.stats import binom
+from torch import Tensor
+
+from llama2lab.engine import stats
+from llama2lab.lessons.n03_pretraining.experiments import folder_of, packed_texts
+from llama2lab.lab.checking import run
+from llama2lab.engine.identity import alone
+from llama2lab.lessons.n02_transformer.exercises import GROUPED_ATTENTION, RMS_NORM, ROPE, SWIGLU
+from llama2lab.model.logprobs import pad_right, token_logprobs
+from llama2lab.report.look import BLUE, GREEN, ORANGE, SKY, errors, style
+from llama2lab.model.network import KVCache, Llama, ModelConfig
+from llama2lab.report.plots import add_curve, add_series, mark_line, one_legend
+from llama2lab.stages.preferences import sample_answers
+from llama2lab.stages.pretrain import encode_documents
+from llama2lab.model.rope import rope_tables, rotate
+from llama2lab.report.summary import figure_text
+from llama2lab.engine.loop import Optim, fit_packed
+from llama2lab.lessons.n02_transformer.attention import blocks
+from llama2lab.lessons.n02_transformer.calculator import cache_bytes, parameters, size_in_words, variants, with_kv_heads
+from llama2lab.town.corpus import heldout_documents, pretraining_corpus
+from llama2lab.town.prompts import every_prompt, make_prompts
+from llama2lab.town.truth import truth_of
+
+if TYPE_CHECKING:
+    from llama2lab.lab.finished import Finished
+
+BATCH = 1024  # tokens a step
+OPTIM = Optim(2e-3, warmup=0.2)
+LOOKS = {"MHA": (BLUE, "circle"), "GQA": (ORANGE, "diamond"), "MQA": (GREEN, "square")}
+# The report's comparison (A.2.1): 30B models, 150B tokens each. It prints the rows; their means are worked out here.
+TABLE_GQA = {
+    "MHA": (71.0, 79.3, 48.2, 75.1, 71.2, 43.0, 12.4, 44.7, 28.0, 4.9, 7.9),
+    "GQA": (69.4, 78.8, 48.6, 75.4, 72.1, 42.5, 14.0, 46.2, 26.9, 5.3, 7.9),
+    "MQA": (70.6, 79.0, 47.9, 74.5, 71.6, 41.9, 14.5, 42.8, 26.5, 4.8, 7.3),
+}
+TASKS = ("BoolQ", "PIQA", "SIQA", "HellaSwag", "ARC-e", "ARC-c", "NQ", "TQA", "MMLU", "GSM8K", "HumanEval")
+# Its comparison of contexts (A.2.1): trained on 150B tokens with 2k or 4k; first long tasks, then short ones.
+TABLE_CONTEXT = (("NarrativeQA, F1", 0.21, 17.26), ("Qasper, F1", 0.71, 18.52), ("QuALITY, accuracy", 26.1, 29.6),
+                 ("ContractNLI, exact", 11.76, 16.33), ("HellaSwag, 0 shots", 75.1, 74.8), ("NQ, 64 shots", 25.5, 25.5),
+                 ("TQA, 64 shots", 53.7, 52.2), ("GSM8K, 8 shots", 4.9, 6.5), ("HumanEval, 0 shots", 7.9, 7.3))
+
+
+# ---- parts of the model ----------------------------------------------------------------------------------------------
+
+
+def dot_by_distance(starts: Sequence[int] = (0, 40, 160), distances: int = 64, size: int = 32, theta: float = 10000.0,
+                    turned: bool = True) -> dict[int, list[float]]:
+    """q at place start + d times k at place start, for d = 0 .. distances - 1, for each start: one query and one key,
+    both the same unit vector, with or without their turn."""
+    x = torch.full((1, 1, 1, size), size**-0.5)
+    cos, sin = rope_tables(size, theta, 4096, None, max(starts) + distances)
+
+    def at(places: range) -> Tensor:
+        many = x.expand(1, 1, len(places), size)
+        return rotate(many, cos[places], sin[places])[0, 0] if turned else many[0, 0]
+
+    return {s: (at(range(s, s + distances)) @ at(range(s, s + 1)).T)[:, 0].tolist() for s in starts}
+
+
+def rope_figure(**settings: Any) -> go.Figure | None:
+    """`dot_by_distance` as a figure: the starts lie on one curve, if only the distance counts."""
+    fig = go.Figure()
+    looks = ((BLUE, "solid"), (ORANGE, "dash"), (GREEN, "dot"))
+    for (start, values), (colour, dash) in zip(dot_by_distance(**settings).items(), looks, strict=False):
+        add_curve(fig, f"key at place {start}", [{"d": d, "dot": v} for d, v in enumerate(values)], "d", "dot", colour,
+                  dash)
+    return style(fig, "distance between query and key, tokens", "their product")
+
+
+def softmax_spread(sizes: Sequence[int] = (8, 32, 128), keys: int = 16, draws: int = 400, seed: int = 0,
+                   ) -> dict[str, dict[int, list[stats.Figure]]]:
+    """Attention weights of random queries on random keys, sorted, the largest first: {"divided" | "not divided":
+    {head_dim: weight by rank}}."""
+    generator = torch.Generator().manual_seed(seed)
+    found: dict[str, dict[int, list[stats.Figure]]] = {"divided": {}, "not divided": {}}
+    for size in sizes:
+        q = torch.randn(draws, 1, size, generator=generator)
+        k = torch.randn(draws, keys, size, generator=generator)
+        scores = (q @ k.transpose(1, 2))[:, 0]  # (draws, keys)
+        for name, scale in (("divided", size**-0.5), ("not divided", 1.0)):
+            ranked = (scores * scale).softmax(-1).sort(-1, descending=True).values
+            found[name][size] = [stats.mean(column.tolist()) for column in ranked.T]
+    return found
+
+
+def spread_figure(which: str = "not divided", **settings: Any) -> go.Figure | None:
+    """One half of `softmax_spread`: attention weight by rank, for each head_dim, with its interval."""
+    fig = go.Figure()
+    for (size, by_rank), colour, symbol in zip(softmax_spread(**settings)[which].items(), (SKY, ORANGE, BLUE),
+                                               ("circle", "diamond", "square"), strict=False):
+        add_series(fig, f"head_dim {size}", list(range(1, len(by_rank) + 1)), by_rank, colour, symbol)
+    fig.update_yaxes(range=[0, 1])
+    return style(fig, "rank of the key, the most looked at first", f"attention weight, scores {which}")
+
+
+@torch.no_grad()
+def logits_with(model: Llama, ids: Sequence[int], rms_norm: Callable[[Tensor, Tensor, float], Tensor],
+                rotate_positions: Callable[[Tensor, float], Tensor],
+                grouped_attention: Callable[[Tensor, Tensor, Tensor], Tensor],
+                swiglu: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    """Logits (seq, vocab) of a model whose parts are the given functions (those of the exercises): the way through a
+    Llama in twenty lines."""
+    c = model.config
+    seq = len(ids)
+
+    def heads(flat: Tensor) -> Tensor:  # (1, seq, heads * head_dim) -> (1, heads, seq, head_dim)
+        return flat.view(1, seq, -1, c.head_size).transpose(1, 2)
+
+    x = model.embed(torch.tensor([list(ids)], device=model.embed.weight.device))  # (1, seq, dim)
+    for layer in blocks(model):
+        qkv = heads(layer.attention.qkv(rms_norm(x, layer.attention_norm.weight, c.norm_eps)))
+        q, k, v = qkv.split([c.n_heads, c.n_kv_heads, c.n_kv_heads], 1)
+        mixed = grouped_attention(rotate_positions(q, c.rope_theta), rotate_positions(k, c.rope_theta), v)
+        x = x + layer.attention.out(mixed.to(x.dtype).transpose(1, 2).reshape(1, seq, -1))
+        ffn = layer.ffn
+        x = x + swiglu(rms_norm(x, layer.ffn_norm.weight, c.norm_eps), ffn.gate.weight, ffn.up.weight,
+                       ffn.down.weight).to(x.dtype)
+    return model.lm_head(rms_norm(x, model.norm.weight, c.norm_eps).to(x.dtype))[0]
+
+
+def assembled(lab: Finished, ids: Sequence[int], stage: str = "rlhf-v5", **pieces: Any,
+              ) -> tuple[Tensor, dict[str, str]]:
+    """Logits (seq, vocab) of a stage's model with the student's `rms_norm`, `rope`, `grouped_attention` and `swiglu` in
+    it; the library's stand in for what is not solved yet. Also says which is whose."""
+    parts, whose = {}, {}
+    for exercise in (RMS_NORM, ROPE, GROUPED_ATTENTION, SWIGLU):
+        name = exercise.key.partition(".")[2]
+        own = run(exercise, pieces.get(name)).passed
+        parts[name], whose[name] = pieces[name] if own else exercise.solution, "yours" if own else "the library's"
+    return logits_with(lab.model(stage), ids, *parts.values()), whose
+
+
+@torch.no_grad()
+def transformers_logits(lab: Finished, stage: str, ids: Sequence[int]) -> Tensor:
+    """Logits (seq, vocab) of transformers' own model, opened from the same checkpoint."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    theirs = AutoModelForCausalLM.from_pretrained(lab.stage(stage), dtype=torch.float32, trust_remote_code=False,
+                                                  local_files_only=True).eval()
+    return theirs(torch.tensor([list(ids)])).logits[0].to(lab.machine.device)
+
+
+# ---- claim 1: grouped queries ----------------------------------------------------------------------------------------
+
+
+def shapes(lab: Finished, **shape: Any) -> dict[str, ModelConfig]:
+    """MHA, GQA and MQA of the shape of the run's base model, with parameters as equal as multiples of 8 allow."""
+    base = replace(lab.model("base").config, **shape)
+    return variants(with_kv_heads(base, base.n_heads, matched=False), max(1, base.n_heads // 2))
+
+
+def token_losses(lab: Finished, model: Llama, encoded: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """Nats of each token of each text from the second token on: every one is predicted from all before it."""
+    result = []
+    for start in range(0, len(encoded), 16):
+        tokens, lengths = pad_right(encoded[start:start + 16], lab.tokenizer.pad_token_id)
+        tokens = tokens.to(lab.machine.device)
+        with torch.inference_mode(), lab.machine.autocast():
+            found = -token_logprobs(model, tokens, torch.ones_like(tokens, dtype=torch.bool))
+        result += [row[1:n].float().cpu().numpy() for row, n in zip(found, lengths.tolist(), strict=True)]
+    return result
+
+
+def gaps(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """a - b, item by item, of trainings with several seeds: the mean with its interval, and each seed's own mean."""
+    by_seed = [stats.mean([x - y for x, y in zip(one, other, strict=True)]) for one, other in zip(a, b, strict=True)]
+    return {**stats.pool(by_seed), "each": [f["mean"] for f in by_seed]}
+
+
+def gqa_variants(lab: Finished, seeds: Sequence[int] = (0, 1, 2), words: int = 110_000, documents: int = 120,
+                 **shape: Any) -> dict[str, Any]:
+    """Claim 1: grouped-query attention keeps the quality.
+
+    Three models that differ only in their KV heads (each head its own, one for two heads, one for all), the
+    feed-forward widened so that they are equally large, as in the report (A.2.1); the same text in the same order. Loss
+    on held-out documents, and its differences document by document.
+
+    The settings were changed after a result was seen. With the recipe's rate, 3e-3 and 2 % of warm-up, one seed and
+    100,000 words, GQA stood at +0.451 nats against MHA and MQA at +0.054: the training of GQA lost half a nat at its
+    beginning and never made it good. Hence the lower rate, the longer warm-up and several seeds, which differ by more
+    than the variants do. About 110 seconds on two cores; a stopped training goes on from where it was."""
+    data = packed_texts(lab, pretraining_corpus(lab.town, words, 31), 256)
+    unseen = [ids[:256] for ids, _ in encode_documents(lab.tokenizer, heldout_documents(lab.town, 31, documents))]
+    losses: dict[str, list[list[float]]] = {}
+    rows, folders = [], []
+    for kind, config in shapes(lab, **shape).items():
+        losses[kind], curves = [], []
+        begin = time.perf_counter()
+        for seed in seeds:
+            model = Llama(config, seed).to(lab.machine.device)
+            folders.append(folder_of(lab, gqa_variants, asdict(config), asdict(OPTIM), words, seed))
+            with alone(folders[-1], wait=False):
+                log = fit_packed(model, data, 1.0, BATCH, OPTIM, seed, lab.machine, folders[-1],
+                                 f"{kind}, seed {seed}")
+            losses[kind].append([float(x.mean()) for x in token_losses(lab, model, unseen)])
+            curves.append([row["loss"] for row in log])
+        by_seed = [stats.mean(one) for one in losses[kind]]
+        rows.append({"kind": kind, "n_kv_heads": config.n_kv_heads, "ffn_dim": config.ffn_dim,
+                     "parameters": parameters(config), "cache": cache_bytes(config, 1),
+                     "loss": {**stats.pool(by_seed), "each": [f["mean"] for f in by_seed]},
+                     "curve": np.mean(curves, 0).round(4).tolist(), "tokens": int(sum(r["tokens"] for r in log)),
+                     "seconds": (time.perf_counter() - begin) / len(seeds)})
+    for folder in folders:  # all are done: nothing is left to go on with
+        shutil.rmtree(folder, ignore_errors=True)
+    return {"rows": rows, "seeds": list(seeds), "batch": BATCH,
+            "gaps": {kind: gaps(losses[kind], losses["MHA"]) for kind in ("GQA", "MQA")}}
+
+
+def quality_kept(gap: dict[str, Any], margin: float = 0.05) -> str:
+    """What a difference of loss, in nats, says about 'as good as': equal means that the whole interval lies within the
+    margin, which is ours."""
+    text = f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}] nats"
+    if len(gap["each"]) < 2:
+        return f"{text} (one seed; another may differ by more)"
+    if -margin < gap["low"] and gap["high"] < margin:
+        return f"{text}: equal within {margin} nats"
+    if gap["low"] > 0:
+        return f"{text}: worse"
+    return f"{text}: " + ("better" if gap["high"] < 0 else f"cannot be told: the interval is wider than {margin} nats")
+
+
+def loss_curves(result: dict[str, Any], smooth: int = 8) -> go.Figure | None:
+    """The training loss of the three variants against tokens, each point the mean of some steps."""
+    fig = go.Figure()
+    for row, (colour, dash) in zip(result["rows"], ((BLUE, "solid"), (ORANGE, "dash"), (GREEN, "dot")), strict=True):
+        each = row["tokens"] / len(row["curve"]) / 1000
+        points = [{"t": (i + smooth) * each, "loss": float(np.mean(row["curve"][i:i + smooth]))}
+                  for i in range(0, len(row["curve"]) - smooth + 1, smooth)]
+        add_curve(fig, f"{row['kind']}, {row['n_kv_heads']} KV heads", points, "t", "loss", colour, dash)
+    return style(fig, "thousand tokens", "training loss, nats a token")
+
+
+def gap_figure(result: dict[str, Any], margin: float = 0.05) -> go.Figure | None:
+    """How much higher the loss is than with own heads, document by document, and the margin of `quality_kept`."""
+    fig = go.Figure()
+    add_series(fig, "loss less that of MHA", [f"{kind} less MHA" for kind in result["gaps"]],
+               list(result["gaps"].values()), BLUE, mode="markers")
+    for y, words in ((margin, "worse above"), (0.0, "as good as own heads"), (-margin, "better below")):
+        mark_line(fig, y, words)
+    fig.update_xaxes(range=[-0.5, len(result["gaps"]) - 0.5])  # room for the words beside the points
+    return style(fig, "", "difference of loss, nats a token", legend=False)
+
+
+def gqa_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The three variants as rows: KV heads, FFN, parameters, bytes of cache a token, loss, and the report's mean."""
+    report = means(TABLE_GQA)
+    return [(row["kind"], str(row["n_kv_heads"]), str(row["ffn_dim"]), f"{row['parameters']:,}", f"{row['cache']:,}",
+             figure_text(row["loss"]), f"{report[row['kind']]:.2f}") for row in result["rows"]]
+
+
+@torch.inference_mode()
+def decode_speed(lab: Finished, batches: Sequence[int] = (1, 16, 64), contexts: Sequence[int] = (128, 1024),
+                 repeats: int = 15, **shape: Any) -> list[dict[str, Any]]:
+    """Milliseconds to write one more token of each sequence, with a full cache of `context` tokens before it, in
+    float32; new tokens a second; and how many times as many as MHA. The variants take turns, and each is held against
+    the MHA of its own turn, so that other work on the machine meets them alike. On one core: two that wait for each
+    other would measure the other work. About 5 seconds; the weights are random, which the time does not know."""
+    models = {kind: Llama(config).to(lab.machine.device).eval()
+              for kind, config in shapes(lab, max_seq_len=max(contexts) + 1, **shape).items()}
+    rows, threads = [], torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for context in contexts:
+            for batch in batches:
+                times = turns(models, context, batch, repeats)
+                for kind, ms in times.items():
+                    rows.append({"kind": kind, "context": context, "batch": batch, "ms": middle(ms),
+                                 "tokens_per_second": middle([1000 * batch / one for one in ms]),
+                                 "gain": middle([own / one for own, one in zip(times["MHA"], ms, strict=True)]),
+                                 "cache": cache_bytes(models[kind].config, context + 1, batch, 4)})
+    finally:
+        torch.set_num_threads(threads)
+    return rows
+
+
+def turns(models: Mapping[str, Llama], context: int, batch: int, repeats: int) -> dict[str, list[float]]:
+    """Milliseconds of one new token for each of `batch` sequences, turn by turn, after one turn to warm up."""
+    device = next(iter(models.values())).embed.weight.device
+    caches = {kind: KVCache(model.config, batch, context + 1, device=device) for kind, model in models.items()}
+    for cache in caches.values():  # memory that was never written is not really there
+        cache.keys.fill_(0.1)
+        cache.values.fill_(0.1)
+    token = torch.ones((batch, 1), dtype=torch.long, device=device)
+    times: dict[str, list[float]] = {kind: [] for kind in models}
+    for _ in range(repeats + 1):
+        for kind, model in models.items():
+            caches[kind].length = context
+            begin = time.perf_counter()
+            model(token, cache=caches[kind])[0, 0, 0].item()
+            times[kind].append(1000 * (time.perf_counter() - begin))
+    return {kind: ms[1:] for kind, ms in times.items()}
+
+
+def middle(values: Sequence[float]) -> stats.Figure:
+    """The median, with the interval of the sign test: it asks nothing of how the values spread, so that the few that
+    other work made slow count for little."""
+    x = np.sort(np.asarray(values, dtype=float))
+    at = max(0, int(binom.ppf(0.025, len(x), 0.5)) - 1)
+    return {"mean": float(np.median(x)), "low": float(x[at]), "high": float(x[len(x) - 1 - at]), "n": len(x)}
+
+
+def speed_figure(rows: Sequence[dict[str, Any]]) -> go.Figure | None:
+    """New tokens a second against sequences at once, a panel for each length of the context."""
+    contexts = list(dict.fromkeys(row["context"] for row in rows))
+    fig = make_subplots(1, len(contexts), subplot_titles=[f"{c:,} tokens before" for c in contexts],
+                        horizontal_spacing=0.1)
+    for kind, (colour, symbol) in LOOKS.items():
+        for column, context in enumerate(contexts, 1):
+            some = [r for r in rows if r["kind"] == kind and r["context"] == context]
+            speeds = [r["tokens_per_second"] for r in some]
+            fig.add_trace(go.Scatter(x=[r["batch"] for r in some], y=[f["mean"] for f in speeds], name=kind,
+                                     mode="lines+markers", line={"color": colour}, error_y=errors(speeds),
+                                     marker={"symbol": symbol, "size": 9}), row=1, col=column)
+    one_legend(fig)
+    fig.update_xaxes(type="log", tickvals=list(dict.fromkeys(row["batch"] for row in rows)), title="sequences at once")
+    fig.update_yaxes(rangemode="tozero")
+    fig.update_yaxes(title="new tokens a second", row=1, col=1)
+    return style(fig, height=400)
+
+
+def gain_text(gain: Mapping[str, float]) -> str:
+    return f"{gain['mean']:.2f} [{gain['low']:.2f}, {gain['high']:.2f}]"
+
+
+def speed_rows(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """For each context and batch: the cache of MHA, its new tokens a second, and how many times as many the others
+    write."""
+    found = []
+    for context, batch in dict.fromkeys((r["context"], r["batch"]) for r in rows):
+        of = {r["kind"]: r for r in rows if (r["context"], r["batch"]) == (context, batch)}
+        found.append((f"{context:,}", str(batch), size_in_words(of["MHA"]["cache"]),
+                      f"{of['MHA']['tokens_per_second']['mean']:,.0f}",
+                      *(gain_text(of[kind]["gain"]) for kind in ("GQA", "MQA"))))
+    return found
+
+
+def speed_verdict(rows: Sequence[dict[str, Any]]) -> str:
+    """Whether sharing gains more where the cache is large, by the figures alone; and whether the machine was busy."""
+    caches = sorted((r["cache"], r["context"], r["batch"]) for r in rows if r["kind"] == "MHA")
+    lines = []
+    for kind in ("GQA", "MQA"):
+        small, large = (next(r["gain"] for r in rows if (r["kind"], r["context"], r["batch"]) == (kind, *place[1:]))
+                        for place in (caches[0], caches[-1]))
+        faster = "faster" if large["low"] > 1 else "slower" if large["high"] < 1 else "faster or slower cannot be told"
+        said = ("more than with the smallest, as the account says" if large["low"] > small["high"] else
+                "less than with the smallest, against the account" if large["high"] < small["low"] else
+                "whether more than with the smallest cannot be told, the intervals overlap")
+        lines.append(f"{kind}, times as fast as MHA: {gain_text(small)} with the smallest cache; {gain_text(large)} "
+                     f"with the largest: {faster}, and {said}.")
+    apart = max(r["ms"]["high"] / r["ms"]["low"] for r in rows)
+    if apart > 2:
+        lines.append(f"This machine was busy with other work: times of one and the same setting lie up to {apart:.0f} "
+                     "times apart. Delete decode_speed-* in runs/lab and run this again when it is quiet.")
+    return "\n".join(textwrap.fill(line, 100) for line in lines)
+
+
+# ---- claim 2: the context --------------------------------------------------------------------------------------------
+
+
+def context_length(lab: Finished, full: int = 256, documents: int = 80, seed: int = 41) -> dict[str, Any]:
+    """Claim 2, its first half: twice the context helps with long texts.
+
+    The base model reads held-out documents whole, or as a model with half the context must: in two pieces, the second
+    without the first. Loss by the place of the token. One model, its context cut: two small models trained at two
+    lengths were tried, and differ on short documents as much as on long ones, so that they say nothing of the context.
+    About 5 seconds on two cores."""
+    model, tokenizer = lab.model("base"), lab.tokenizer
+    texts = [text for text in heldout_documents(lab.town, seed, 40 * documents) if text.count(" ") >= full // 2]
+    long = [ids[:full] for ids, _ in encode_documents(tokenizer, texts) if len(ids) >= full][:documents]
+    whole = token_losses(lab, model, long)
+    first, second = (token_losses(lab, model, [ids[part] for ids in long])
+                     for part in (slice(full // 2), slice(full // 2, full)))
+    # The first token of a piece is predicted from nothing: no loss is counted there, whole or not.
+    kinds = {f"context of {full // 2} tokens": [np.concatenate([a, [np.nan], b])
+                                                for a, b in zip(first, second, strict=True)],
+             f"context of {full} tokens": [np.concatenate([x[:full // 2 - 1], [np.nan], x[full // 2:]]) for x in whole]}
+    edges = range(0, full, full // 16)
+    by_place = {name: {str(a + full // 32): stats.mean([float(np.nanmean(x[a:a + full // 16])) for x in losses])
+                       for a in edges} for name, losses in kinds.items()}
+    half, all_of_it = ([float(np.nanmean(x[full // 2:])) for x in losses] for losses in kinds.values())
+    return {"by_place": by_place, "documents": len(long), "full": full,
+            "claims": {f"loss from token {full // 2} on, half the context less all of it": gaps([half], [all_of_it])}}
+
+
+def facts_after_talk(lab: Finished, stage: str = "rlhf-v5", windows: Sequence[int] = (3, 6),
+                     turns: Sequence[int] = (0, 1, 2, 3, 4, 6, 8), prompts: int = 80) -> dict[str, Any]:
+    """Claim 2, its second half: in a long chat a longer context keeps what was said.
+
+    Somebody is named in the first turn, some turns on other matters follow, then "And where does she live?". The
+    finished chat model sees the last 3 turns, the last 6, or all of them; the share of right answers by the number of
+    turns between. The window is cut when answering: no model was trained for half the context. The claim is about those
+    numbers at which only the longer window still holds the name. Greedy; about 6 seconds on two cores."""
+    town, rng = lab.town, random.Random("facts after talk")
+    asked = make_prompts(town, "test", prompts, 41, skills=("follow_up",))
+    others = every_prompt(town, "test", ("opposites", "arithmetic", "small_talk"))
+    talk = [[m for p in rng.sample(others, max(turns)) for m in (*p.messages, {
+        "role": "assistant", "content": truth_of(town, p.content).answers[0]})] for _ in asked]
+    names = {f"last {n} turns": n for n in windows} | {"all turns": max(turns) + 2}
+    right: dict[tuple[int, int], list[bool]] = {}  # by turns between and turns seen
+    series: dict[str, dict[str, stats.Figure]] = {name: {} for name in names}
+    for between in turns:
+        for name, window in names.items():
+            seen = min(window, between + 2)  # turns there are: the one with the name, those between, the question
+            if (between, seen) not in right:
+                chats = [[*p.messages[:-1], *some[:2 * between], p.messages[-1]][-(2 * seen - 1):]
+                         for p, some in zip(asked, talk, strict=True)]
+                answers = sample_answers(lab.model(stage), lab.tokenizer, chats, temperature=0.0,
+                                         precision=lab.machine.precision, what=f"{between} turns between, {seen} seen")
+                right[between, seen] = [lab.oracle.judge(p, a[0]).correct for p, a in zip(asked, answers, strict=True)]
+            series[name][str(between)] = stats.rate(right[between, seen])
+    short, long = min(windows), max(windows)
+    apart = [b for b in turns if short < b + 2 <= long]
+    shares = [[float(np.mean(x)) for x in zip(*(right[b, min(n, b + 2)] for b in apart), strict=True)]
+              for n in (long, short)]
+    return {"by_turns": series, "example": [*asked[0].messages[:-1], *talk[0][:4], asked[0].messages[-1]],
+            "claims": {f"right answers after {min(apart)} to {max(apart)} turns, {long} turns seen less {short}":
+                       gaps([shares[0]], [shares[1]])}}
+
+
+def means(table: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: sum(row) / len(row) for name, row in table.items()}
+
+
+EXPERIMENTS = (gqa_variants, context_length, facts_after_talk)

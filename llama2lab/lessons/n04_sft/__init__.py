@@ -1,0 +1,1 @@
+"""Notebook 04_supervised_finetuning."""

@@ -1,0 +1,146 @@
+"""Supervised fine-tuning in miniature (Llama 2, section 3.1): what notebook 04 trains live, and what it measures."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from llama2lab.engine import stats
+from llama2lab.model.chat import decode_answer, encode_chats
+from llama2lab.stages.evaluate import answer_prompts, judge_all
+from llama2lab.lessons.n03_pretraining.experiments import Training, folder_of, kept, mean_loss
+from llama2lab.model.generate import generate
+from llama2lab.model.network import Llama
+from llama2lab.stages.preferences import sample_answers
+from llama2lab.run.presets import preset
+from llama2lab.stages.sft import SFTSettings, sft
+from llama2lab.model.tokenizer import encode_text
+from llama2lab.engine.loop import Optim, fit_packed, pack
+from llama2lab.town.demonstrations import demonstrations
+from llama2lab.town.prompts import Prompt
+
+if TYPE_CHECKING:
+    from llama2lab.lab.finished import Finished
+
+# As in the report: two epochs of all weights at one rate, without replay, and without learning the format first.
+SETTINGS = replace(preset("mini").sft, epochs=2.0, replay=0.0, format_examples=0, optim=Optim(lr=1e-3, warmup=0.05))
+
+
+def base_copy(lab: Finished) -> Llama:
+    """The base model to train: `lab.model` gives everybody the same object."""
+    return copy.deepcopy(lab.model("base"))
+
+
+def short_sft(lab: Finished, learning_rate: float = 1e-3, quality: str = "clean", examples: int = 600) -> Training:
+    """Fine-tuning of the base model on so many examples, without replay: about 10 seconds on two cores."""
+    model, tokenizer = base_copy(lab), lab.tokenizer
+    rows = demonstrations(lab.town, examples, 0, "clean" if quality == "clean" else "noisy")
+    unseen = demonstrations(lab.town, 60, 1, "clean", split="dev")
+    data = pack(encode_chats(tokenizer, [row["messages"] for row in unseen]), 512, 0, tokenizer.pad_token_id)
+    settings = replace(SETTINGS, optim=replace(SETTINGS.optim, lr=learning_rate))
+    folder = folder_of(lab, short_sft, learning_rate, quality, examples)
+    prompts = lab.prompts(helpful=12, unsafe=4, seed=5)
+
+    def sample(number: int) -> str:
+        prompt = prompts[number % len(prompts)]
+        answer = sample_answers(model, tokenizer, [prompt.messages], temperature=0.0)[0][0]
+        return f"{prompt.question} -> {answer}"
+
+    return Training(model, kept(folder, lambda: sft(model, tokenizer, rows, settings, 0, lab.machine, folder)), folder,
+                    settings.batch_tokens, lambda: mean_loss(model, data, lab.machine), sample)
+
+
+def base_and_sft(lab: Finished, prompts: Sequence[Prompt]) -> list[dict[str, str]]:
+    """What the base model and the SFT model answer, greedily: the base model in the chat format, which it has never
+    seen, and as a page of questions goes on, which it has; the SFT model in the chat format."""
+    tokenizer, base = lab.tokenizer, lab.model("base")
+    pages = [[tokenizer.bos_token_id, *encode_text(tokenizer, f"Question: {p.question} Answer:")] for p in prompts]
+    page = generate(base, pages, 20, temperature=0.0, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id)
+    chats = [sample_answers(model, tokenizer, [p.messages for p in prompts], temperature=0.0, max_new_tokens=32)
+             for model in (base, lab.model("sft"))]
+    return [{"question": p.question, "base, as a chat": chats[0][i][0],
+             "base, as a page": decode_answer(tokenizer, page[i].tokens), "SFT": chats[1][i][0]}
+            for i, p in enumerate(prompts)]
+
+
+def eos_length(lab: Finished, examples: int = 300, prompts: int = 100, longest: int = 96) -> dict[str, Any]:
+    """Two short fine-tunings of the base model, with and without loss on the </s> that ends an answer: how many tokens
+    the answers to held-out prompts have, at most `longest`, and how many end. About 8 seconds on two cores."""
+    tokenizer, machine = lab.tokenizer, lab.machine
+    rows = [row["messages"] for row in demonstrations(lab.town, examples, 3)]
+    asked = [ids for ids, _ in encode_chats(tokenizer, [p.messages for p in lab.prompts(helpful=prompts, seed=8)],
+                                            add_generation_prompt=True)]
+    result: dict[str, Any] = {"longest": longest}
+    for name in ("with", "without"):
+        encoded = [(ids, [int(m and (name == "with" or token != tokenizer.eos_token_id))
+                          for token, m in zip(ids, mask, strict=True)]) for ids, mask in encode_chats(tokenizer, rows)]
+        model = base_copy(lab)
+        data = pack(encoded, SETTINGS.seq_len, 0, tokenizer.pad_token_id)
+        fit_packed(model, data, SETTINGS.epochs, SETTINGS.batch_tokens, SETTINGS.optim, 0, machine)
+        written = generate(model, asked, longest, temperature=1.0, eos_id=tokenizer.eos_token_id,
+                           pad_id=tokenizer.pad_token_id, precision=machine.precision)
+        result[name] = {"tokens": stats.mean([len(g.tokens) for g in written]),
+                        "finished": stats.rate([g.finished for g in written]),
+                        "lengths": [len(g.tokens) for g in written],
+                        "example": decode_answer(tokenizer, written[0].tokens)}
+    return result
+
+
+BUDGETS = (("clean", 300), ("clean", 1000), ("noisy", 300), ("noisy", 1000), ("noisy", 3000))
+
+
+def quality_budgets(lab: Finished, budgets: Sequence[tuple[str, int]] = BUDGETS, seeds: Sequence[int] = (0, 1),
+                    prompts: int = 200, settings: SFTSettings = SETTINGS) -> dict[str, Any]:
+    """Claim 4: quality is all you need.
+
+    The base model fine-tuned on few clean and on few and many noisy demonstrations, two epochs each, so that more
+    examples are also more steps. True helpfulness and correctness by the oracle on held-out prompts at temperature 1.
+    Intervals are over prompts' contents; seeds, which draw the examples too, are in `each`, one mean a training: an
+    interval over two of them would mean nothing. About 100 seconds on two cores."""
+    asked = lab.prompts(helpful=prompts, seed=9)
+    contents = [p.content for p in asked]
+    rows: list[dict[str, Any]] = []
+    scores: dict[str, list[list[float]]] = {}  # by budget: a list for each seed, a score for each prompt
+    for quality, examples in budgets:
+        scores[f"{examples:,} {quality}"] = each = []
+        correct: list[list[bool]] = []
+        steps = 0
+        for seed in seeds:
+            model = base_copy(lab)
+            data = demonstrations(lab.town, examples, seed, "clean" if quality == "clean" else "noisy")
+            steps = sft(model, lab.tokenizer, data, settings, seed, lab.machine)["steps"]
+            answers = answer_prompts(model, lab.tokenizer, asked, 1.0, seed, lab.machine.precision)
+            verdicts = judge_all(lab.oracle, asked, answers)
+            each.append([v.helpfulness for v in verdicts])
+            correct.append([v.correct for v in verdicts])
+        rows.append({"quality": quality, "examples": examples, "steps": steps,
+                     "correct": over_seeds(stats.rate, correct, contents),
+                     "helpfulness": over_seeds(stats.mean, each, contents)})
+
+    def gap(a: str, b: str) -> dict[str, Any]:
+        gaps = [[p - q for p, q in zip(x, y, strict=True)] for x, y in zip(scores[a], scores[b], strict=True)]
+        return over_seeds(stats.mean, gaps, contents)
+
+    names = list(scores)
+    equal = [(a, b) for a in names for b in names if a.endswith("clean") and b == a.replace("clean", "noisy")]
+    few, many = (next(names_ for names_ in order if names_.endswith(quality))
+                 for order, quality in ((names, "clean"), (names[::-1], "noisy")))
+    return {"rows": rows, "claims": {f"{a} less {b}: helpfulness": gap(a, b) for a, b in [*equal, (few, many)]}}
+
+
+def over_seeds(figure: Callable[..., stats.Figure], each: Sequence[Sequence[float]], contents: Sequence[str],
+               ) -> dict[str, Any]:
+    """The figure of all trainings' values together, contents as groups, and each training's mean."""
+    together = [x for one in each for x in one]
+    return {**figure(together, list(contents) * len(each)), "each": [sum(one) / len(one) for one in each]}
+
+
+def by_examples(result: dict[str, Any], figure: str = "helpfulness") -> dict[str, dict[str, dict[str, Any]]]:
+    """A figure of `quality_budgets` by number of examples, for each quality: what `shown.show` draws."""
+    return {quality: {str(row["examples"]): row[figure] for row in result["rows"] if row["quality"] == quality}
+            for quality in ("clean", "noisy")}
+
+
+EXPERIMENTS = (quality_budgets, eos_length)

@@ -1,0 +1,1 @@
+"""Notebook 06_reward_models."""

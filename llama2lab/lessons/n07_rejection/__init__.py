@@ -1,0 +1,1 @@
+"""Notebook 07_rejection_sampling."""

@@ -1,0 +1,231 @@
+"""Rejection sampling (Llama 2, section 3.2.3): claims 16 (the best of K grows with K, the median does not; the best
+temperature moves) and 14 (a reward model's accuracy predicts the final model), on held-out helpful prompts.
+
+Intervals are over prompts, or over reward models, as each function says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from plotly.subplots import make_subplots
+from scipy import stats as tests
+
+from llama2lab.engine import stats
+from llama2lab.report import summary
+from llama2lab.engine.errors import LabError
+from llama2lab.lessons.n05_preferences.experiments import reward_on, truth_rows
+from llama2lab.lessons.n06_rewards.experiments import draw
+from llama2lab.lab.finished import Finished
+from llama2lab.report.look import BLUE, ORANGE, errors, style
+from llama2lab.report.plots import mark_line, one_legend
+from llama2lab.stages.preferences import sample_answers
+from llama2lab.stages.rejection import Samples, sample_and_score
+from llama2lab.stages.reward import RewardModel, accuracy, pair_scores, score_answers
+from llama2lab.engine.stats import Figure
+from llama2lab.town.items import Prompt
+
+KS = (1, 2, 4, 8, 16, 32)
+Array = NDArray[np.float64]
+STAGES = ("sft", "rlhf-v5")
+TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.2, 1.4)
+FIGURE_8 = (1.2, 1.3)  # the report: best temperature of the RLHF model with 10 to 100 samples (Figure 8)
+
+
+def sampled(lab: Finished, stage: str, prompts: Sequence[Prompt], k: int, temperature: float, seed: int = 0) -> Samples:
+    """K answers of a stage to each prompt, with the score that the run's own rejection sampling goes by, logit(R_c) of
+    its last reward models."""
+    return sample_and_score(lab.model(stage), lab.reward("reward-helpfulness-v5"), lab.reward("reward-safety-v5"),
+                            lab.tokenizer, prompts, k, temperature, seed, lab.machine)
+
+
+def true_worth(lab: Finished, samples: Samples) -> list[list[float]]:
+    """What the answers are worth, by the oracle: true helpfulness."""
+    return [[lab.oracle.judge(p, a).helpfulness for a in row]
+            for p, row in zip(samples.prompts, samples.answers, strict=True)]
+
+
+# ---- claim 16 ------------------------------------------------------------------------------------------------------
+
+
+def order_weights(n: int, k: int, place: int) -> Array:
+    """(n,): how often each of n numbers in ascending order is the one at `place` (1 the smallest) of k of them, over
+    all choices of k. A mean over all choices of K draws says the same as one over the first K, with less luck."""
+    return np.array([math.comb(i, place - 1) * math.comb(n - 1 - i, k - place) for i in range(n)]) / math.comb(n, k)
+
+
+def of_k(scores: Array, truths: Array, k: int) -> dict[str, Array]:
+    """For each prompt, over all choices of K of its n draws: `max` and `median` score, the true worth of the one with
+    the largest score (`pick`), and of the truly best (`ceiling`). scores, truths (prompts, n); results (prompts,)."""
+    n = scores.shape[1]
+    largest = order_weights(n, k, k)
+    middle = (order_weights(n, k, (k + 1) // 2) + order_weights(n, k, k // 2 + 1)) / 2
+    ranks = scores.argsort(axis=1, kind="stable")
+    ordered = np.take_along_axis(scores, ranks, 1)
+    return {"max": ordered @ largest, "median": ordered @ middle,
+            "pick": np.take_along_axis(truths, ranks, 1) @ largest, "ceiling": np.sort(truths, axis=1) @ largest}
+
+
+def by_k(scores: Sequence[Sequence[float]], truths: Sequence[Sequence[float]], ks: Sequence[int] = KS,
+         ) -> dict[str, dict[str, Figure]]:
+    """{what: {K: figure}} over prompts, of what `of_k` gives."""
+    s, t = np.array(scores, dtype=float), np.array(truths, dtype=float)
+    found = {str(k): of_k(s, t, k) for k in ks if k <= s.shape[1]}
+    return {what: {k: stats.mean(each[what].tolist()) for k, each in found.items()}
+            for what in ("max", "median", "pick", "ceiling")}
+
+
+def best_of_k_by_temperature(lab: Finished, stages: Sequence[str] = STAGES,
+                             temperatures: Sequence[float] = TEMPERATURES, prompts: int = 64, k: int = 32,
+                             resamples: int = 400) -> dict[str, Any]:
+    """Claim 16: the report's Figures 7 and 8. Every stage answers the same prompts K times at every temperature.
+    `curves` {stage: {temperature: by_k}}, `gain` {stage: {temperature: what the largest K has more than K = 1, of the
+    "max" and the "median", prompt by prompt}}; `best` {stage: {K: the temperature whose mean best score is the largest,
+    with the interval of a bootstrap over prompts}}, and `gap`, differences of such temperatures. About 60 seconds."""
+    asked = lab.prompts(helpful=prompts, seed=16)
+    ks = [x for x in KS if x <= k]
+    curves: dict[str, dict[str, Any]] = {}
+    gain: dict[str, dict[str, Any]] = {}
+    highest: dict[str, np.ndarray] = {}  # (temperatures, ks, prompts): the best of the first K scores
+    for stage in stages:
+        curves[stage], gain[stage], rows = {}, {}, []
+        for number, t in enumerate(temperatures):
+            samples = sampled(lab, stage, asked, k, t, 100 + number)
+            curves[stage][f"{t:g}"] = by_k(samples.scores, true_worth(lab, samples), ks)
+            scores = np.array(samples.scores)
+            rows.append([of_k(scores, scores, n)["max"] for n in ks])
+            one, all_k = (of_k(scores, scores, n) for n in (1, ks[-1]))
+            gain[stage][f"{t:g}"] = {what: stats.mean((all_k[what] - one[what]).tolist()) for what in ("max", "median")}
+        highest[stage] = np.array(rows)
+    drawn = np.random.default_rng(0).integers(prompts, size=(resamples, prompts))
+    times = np.array(temperatures)
+    at = {stage: {n: times[x[:, i].mean(1).argmax()] for i, n in enumerate(ks)} for stage, x in highest.items()}
+    spread = {stage: {n: times[x[:, i][:, drawn].mean(2).argmax(0)] for i, n in enumerate(ks)}
+              for stage, x in highest.items()}
+    last, most = stages[-1], ks[-1]
+    pairs = [(f"{summary.short_name(s)}: best temperature at K = {most} less at K = 1", (s, most), (s, 1))
+             for s in stages]
+    pairs += [(f"K = {most}: best temperature of {summary.short_name(last)} less {summary.short_name(s)}", (last, most),
+               (s, most)) for s in stages[:-1]]
+    return {"curves": curves, "gain": gain,
+            "best": {s: {str(n): _around(at[s][n], spread[s][n], prompts) for n in ks} for s in stages},
+            "gap": {words: _around(at[a][i] - at[b][j], spread[a][i] - spread[b][j], prompts)
+                    for words, (a, i), (b, j) in pairs}}
+
+
+def _around(value: float, resampled: np.ndarray, n: int) -> Figure:
+    low, high = np.percentile(resampled, (2.5, 97.5))
+    return {"mean": float(value), "low": min(float(low), float(value)), "high": max(float(high), float(value)), "n": n}
+
+
+def gain_words(gain: dict[str, Figure]) -> str:
+    """Whether the best of K rose and the median stayed, from the figures alone."""
+    best, middle = gain["max"], gain["median"]
+    rose = "rises" if best["low"] > 0 else "cannot be told to rise"
+    stayed = "cannot be told to move" if middle["low"] <= 0 <= middle["high"] else "moves too"
+    return (f"the best {rose}: {best['mean']:+.2f} [{best['low']:+.2f}, {best['high']:+.2f}]; the median {stayed}: "
+            f"{middle['mean']:+.2f} [{middle['low']:+.2f}, {middle['high']:+.2f}]")
+
+
+def temperature_words(gap: Figure) -> str:
+    """Whether a best temperature moved, from the figures alone."""
+    if gap["low"] > 0 or gap["high"] < 0:
+        return "it moves " + ("up" if gap["mean"] > 0 else "down")
+    return "no move can be told: the interval reaches 0"
+
+
+# ---- claim 14 ------------------------------------------------------------------------------------------------------
+
+
+def candidates(lab: Finished, pairs: Sequence[int], heads: Sequence[str]) -> list[tuple[str, str, int, RewardModel]]:
+    """(name, head, pairs, model): the run's own helpfulness models, and small ones trained now on fewer pairs."""
+    found = []
+    for name in (*(f"reward-helpfulness-v{v}" for v in range(1, 6)), "reward-helpfulness-v5-linear"):
+        try:
+            model = lab.reward(name)
+        except LabError:  # a run that is shipped keeps only some
+            continue
+        found.append((name.removeprefix("reward-helpfulness-").replace("-", ", "), model.head,
+                      int(lab.metrics(name).get("pairs", 0)), model))
+    for n in pairs:
+        rows = draw(lab, "helpfulness", "train", n, n)
+        found += [(f"{n} pairs, {head}", head, n, reward_on(lab, rows, n, head)) for head in heads]
+    return found
+
+
+def accuracy_predicts(lab: Finished, pairs: Sequence[int] = (50, 300, 1200, 2400),
+                      heads: Sequence[str] = ("linear", "likelihood"), prompts: int = 120, k: int = 16,
+                      held_out: int = 500, stage: str = "sft") -> dict[str, Any]:
+    """Claim 14: a dozen helpfulness models choose among the same K answers to each prompt. Accuracy of each on the same
+    held-out pairs, as its annotators labelled them and as the truth would, and the true helpfulness of what it chooses.
+    The intervals of the correlations are about further models (Fisher's z). About 70 seconds."""
+    asked = lab.prompts(helpful=prompts, seed=14)
+    answers = sample_answers(lab.model(stage), lab.tokenizer, [p.messages for p in asked], k=k, seed=14,
+                             precision=lab.machine.precision)
+    truths = [[lab.oracle.judge(p, a).helpfulness for a in row] for p, row in zip(asked, answers, strict=True)]
+    conversations = [p.messages for p in asked for _ in range(k)]
+    by_people, by_truth = draw(lab, "helpfulness", "test", held_out, 0), truth_rows(lab, held_out)
+    models: list[dict[str, Any]] = []
+    for name, head, n, model in candidates(lab, pairs, heads):
+        flat = score_answers(model, lab.tokenizer, conversations, [a for row in answers for a in row], lab.machine)
+        scores = [flat[i * k:(i + 1) * k] for i in range(prompts)]
+        models.append({"name": name, "head": head, "pairs": n, "pick": by_k(scores, truths, [k])["pick"][str(k)],
+                       "accuracy": accuracy(pair_scores(model, lab.tokenizer, by_people, lab.machine)),
+                       "truth": accuracy(pair_scores(model, lab.tokenizer, by_truth, lab.machine))})
+    picks = [m["pick"]["mean"] for m in models]
+    return {"models": models, "k": k, "one": stats.mean([t[0] for t in truths]),
+            "ceiling": stats.mean([max(t) for t in truths]),
+            "correlation": {words: correlation([m[key]["mean"] for m in models], picks)
+                            for words, key in (("accuracy on annotators' labels", "accuracy"),
+                                               ("accuracy on the truth", "truth"))}}
+
+
+def correlation(x: Sequence[float], y: Sequence[float]) -> Figure:
+    """Pearson's, with Fisher's interval; NaN where it is not defined."""
+    if len(x) < 4 or np.std(x) == 0 or np.std(y) == 0:
+        return {"mean": float("nan"), "low": float("nan"), "high": float("nan"), "n": len(x)}
+    found = tests.pearsonr(x, y)
+    low, high = found.confidence_interval(0.95)
+    return {"mean": float(found.statistic), "low": float(low), "high": float(high), "n": len(x)}
+
+
+def models_figure(result: dict[str, Any]) -> go.Figure | None:
+    """The reward models by accuracy, on annotators' labels and on the truth, and by the worth of what they pick."""
+    panels = (("accuracy", "on annotators' labels"), ("truth", "on the truth"))
+    fig = make_subplots(1, 2, shared_yaxes=True, subplot_titles=[words for _, words in panels], horizontal_spacing=0.06)
+    for head, color, symbol, words in (("likelihood", BLUE, "circle", "with likelihood (ours)"),
+                                       ("linear", ORANGE, "diamond", "the report's head")):
+        some = [m for m in result["models"] if m["head"] == head]
+        for column, (key, _) in enumerate(panels, 1):
+            x, y = [m[key] for m in some], [m["pick"] for m in some]
+            fig.add_trace(go.Scatter(
+                x=[f["mean"] for f in x], y=[f["mean"] for f in y], error_x={**errors(x), "thickness": 0.7, "width": 0},
+                error_y={**errors(y), "thickness": 0.7, "width": 0}, mode="markers", name=words,
+                marker={"color": color, "symbol": symbol, "size": 10}, text=[m["name"] for m in some],
+                hovertemplate="%{text}: accuracy %{x:.3f}, worth %{y:.3f}<extra></extra>"), 1, column)
+    one_legend(fig)
+    mark_line(fig, result["one"]["mean"], "a single answer")
+    mark_line(fig, result["ceiling"]["mean"], "the truly best")
+    fig.update_yaxes(title=f"true helpfulness of the pick among {result['k']}", row=1, col=1)
+    return style(fig, "accuracy on held-out pairs", height=440)
+
+
+# ---- learning from the best ----------------------------------------------------------------------------------------
+
+
+def best_against_random(lab: Finished) -> dict[str, dict[str, Any]]:
+    """Fine-tuned on the best of K, and on any of the same K: {stage: figures}, and the difference of true helpfulness,
+    prompt by prompt where the answers are kept; from the run."""
+    stages = ("sft", "rlhf-v1-random", "rlhf-v1")
+    found = {summary.short_name(s): {m: f for m in ("helpfulness", "correct", "violation_rate")
+                                     if (f := summary.find(lab.figures, s, m))} for s in stages}
+    gap = summary.paired_gap([lab.folder], "rlhf-v1", "rlhf-v1-random", lab.figures)
+    return {"stages": found, "claims": {"true helpfulness: learnt from the best less from any": gap} if gap else {}}
+
+
+EXPERIMENTS = (best_of_k_by_temperature, accuracy_predicts)

@@ -1,0 +1,321 @@
+"""PPO (Llama 2, section 3.2.3) in short runs that can be watched: what beta does, over-optimisation, and rejection
+sampling against PPO.
+
+In every short run the oracle judges, iteration by iteration, the policy's answers to the same held-out prompts. It
+only looks on: nothing it says reaches the training.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llama2lab.stages import evaluate, ppo, rejection, reward
+from llama2lab.engine import stats
+from llama2lab.model.chat import encode_chats
+from llama2lab.model.generate import generate
+from llama2lab.lab.finished import Finished
+from llama2lab.engine.identity import alone
+from llama2lab.model.logprobs import answer_loglikelihoods, pad_right, token_logprobs
+from llama2lab.model.network import Llama
+from llama2lab.stages.ppo import PPOSettings
+from llama2lab.stages.reward import RewardModel, RewardSettings
+from llama2lab.engine.runs import read_json, write_atomic
+from llama2lab.stages.sft import SFTSettings, sft
+from llama2lab.report.summary import metrics, paired_gap, short_name
+from llama2lab.engine.loop import Optim
+from llama2lab.town.corpus import pretraining_corpus
+from llama2lab.town.prompts import Prompt
+
+SHOWN = 6  # held-out prompts whose answers are kept at each iteration
+FAR = 1e9  # nats: no early stop
+
+
+@dataclass(frozen=True)
+class Play:
+    """A short PPO run. `rewarder` is the stage of a reward model, or "weak" for one that learns from so few pairs."""
+
+    start: str = "sft"
+    rewarder: str = "reward-helpfulness-v5"
+    pairs: int = 120  # of "weak"
+    beta: float = 0.02
+    iterations: int = 10
+    batch: int = 64
+    minibatch: int = 32
+    unsafe_share: float = 0.15  # 0: no unsafe prompts, no safety model and no gate
+    heldout: int = 64  # helpful prompts that the oracle judges
+    lr: float = 4e-4
+    seed: int = 0
+
+    @property
+    def settings(self) -> PPOSettings:
+        """As in the full run, but for its length and a larger learning rate."""
+        return PPOSettings(iterations=self.iterations, batch=self.batch, minibatch=self.minibatch, beta=self.beta,
+                           unsafe_share=self.unsafe_share, replay=0.0, critic_warmup=1, early_stop_kl=FAR,
+                           optim=Optim(lr=self.lr), critic_optim=Optim(lr=2 * self.lr))
+
+
+def weak_reward(lab: Finished, pairs: int, seed: int = 0) -> RewardModel:
+    """The report's reward head, trained on the first `pairs` of the first round's helpfulness pairs: in seconds."""
+    rows = lab.rows("preferences-v1", "helpfulness.train.jsonl")[:pairs]
+    settings = RewardSettings(head="linear", batch_pairs=16)
+    model, _ = reward.train_reward(copy.deepcopy(lab.model("sft")), lab.tokenizer, rows, settings, seed, lab.machine)
+    return model.eval()
+
+
+def rewarder(lab: Finished, play: Play) -> RewardModel:
+    return weak_reward(lab, play.pairs) if play.rewarder == "weak" else lab.reward(play.rewarder)
+
+
+def work_folder(lab: Finished, name: str, settings: Any) -> Path:
+    """Where a live training keeps its state, so that it goes on after the stop button; one for each settings."""
+    return lab.work_folder(name, run, settings)
+
+
+def run(lab: Finished, play: Play, folder: Path | None = None, beta_for: Callable[[int], float] | None = None,
+        seen: dict[int, dict[str, Any]] | None = None, rewards: RewardModel | None = None) -> list[dict[str, Any]]:
+    """A short PPO run; one row an iteration, see `rows_of`.
+
+    `seen` is filled as it goes, with what the held-out prompts say of the policy that wrote iteration i's answers. With
+    a folder the run goes on after an interrupt, and `seen` is read again from there.
+    """
+    seen = {} if seen is None else seen
+    if folder:
+        (folder / "seen").mkdir(parents=True, exist_ok=True)
+        seen |= {int(path.stem): read_json(path) for path in (folder / "seen").glob("*.json")}
+    machine, tokenizer = lab.machine, lab.tokenizer
+    policy = copy.deepcopy(lab.model(play.start))
+    helpfulness = rewards or rewarder(lab, play)
+    safety = lab.reward("reward-safety-v5") if play.unsafe_share else None
+    held_out = lab.prompts(helpful=play.heldout, seed=5)
+
+    def score(prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
+        if safety is not None:
+            return rejection.combined_scores(helpfulness, safety, tokenizer, prompts, answers, machine)
+        return reward.score_answers(helpfulness, tokenizer, [p.messages for p in prompts], answers, machine)
+
+    def prompts_for(iteration: int) -> list[Prompt]:
+        unsafe = round(play.batch * play.unsafe_share)
+        borderline = round((play.batch - unsafe) * 0.25)
+        seed = 1000 + play.seed * 997 + 10 * iteration
+        return lab.prompts(play.batch - unsafe - borderline, unsafe, borderline, seed, "train")
+
+    def look(iteration: int, _: Any) -> None:
+        answers = evaluate.answer_prompts(policy, tokenizer, held_out, 1.0, 31 + play.seed, machine.precision)
+        verdicts = evaluate.judge_all(lab.oracle, held_out, answers)
+        contents = [p.content for p in held_out]
+        seen[iteration] = {
+            "truth": stats.mean([v.helpfulness for v in verdicts], contents),
+            "proxy": stats.mean(score(held_out, answers), contents),
+            "correct": stats.rate([v.correct for v in verdicts], contents),
+            "answers": [{"question": p.question, "answer": a, "truth": v.helpfulness}
+                        for p, a, v in list(zip(held_out, answers, verdicts, strict=True))[:SHOWN]]}
+        if folder:
+            write_atomic(folder / "seen" / f"{iteration}.json", json.dumps(seen[iteration]))
+
+    result = ppo.ppo(policy, ppo.Critic(helpfulness), score, tokenizer, prompts_for, play.settings, play.seed, machine,
+                     folder, look, beta_for=beta_for)
+    return rows_of(result["log"], seen)
+
+
+def rows_of(log: Sequence[dict[str, float]], seen: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The log of PPO with what the oracle saw: `iteration`, `score` (of the training answers), `kl` (nats an answer, to
+    the start), `clipfrac`, `entropy`, `length`, `sampling_gap` ... and, on held-out prompts, `truth`, `proxy`,
+    `answers`. Row i is about the policy that wrote the answers of iteration i: row 0 is the start."""
+    return [{"iteration": i, **row, **seen[i]} for i, row in enumerate(log) if i in seen and "kl" in row]
+
+
+def kept_run(lab: Finished, play: Play, rewards: RewardModel | None = None) -> list[dict[str, Any]]:
+    """`run` that survives the stop button: given again, it goes on. Its folder is cleared at the end. LabError where
+    another notebook trains there."""
+    folder = work_folder(lab, "ppo", asdict(play))
+    with alone(folder, wait=False):
+        rows = run(lab, play, folder, rewards=rewards)
+        shutil.rmtree(folder, ignore_errors=True)
+    return rows
+
+
+# ---- live, in notebook 08 ------------------------------------------------------------------------------------------
+
+# Wider apart than in the full run: in ten large steps 0.02 cannot be told from 0 (in one trial both ended at 7 nats).
+BETAS = {"zero": 0.0, "small": 0.1, "large": 0.5}
+
+
+def three_betas(lab: Finished, **changes: Any) -> dict[str, Any]:
+    """The same short run at three prices of a nat, beta. About 20 s."""
+    return {name: kept_run(lab, Play(beta=beta, **changes)) for name, beta in BETAS.items()}
+
+
+def hacking(lab: Finished, **changes: Any) -> dict[str, Any]:
+    """Without a KL term (beta 0), against a reward model that has seen few pairs, and against the full run's last one.
+    About 20 s."""
+    settings = {"beta": 0.0, "unsafe_share": 0.0, "iterations": 10, "lr": 6e-4, **changes}
+    return {"few pairs": kept_run(lab, Play(rewarder="weak", **settings)),
+            "all pairs": kept_run(lab, Play(**settings))}
+
+
+def kl_estimators(lab: Finished, policy: str = "rlhf-v5", reference: str = "rlhf-v4", prompts: int = 24,
+                  sizes: Sequence[int] = (4, 16, 64, 256), trials: int = 200) -> dict[str, Any]:
+    """k1, k2 and k3 on tokens of the policy, against the KL summed over the whole vocabulary; nats a token. Two
+    seconds.
+
+    Every position of the policy's own answers is one distribution. `exact` is the mean over positions of sum p log(p /
+    q); an estimate takes n tokens at random positions, drawn from p. `by_n`: mean and standard deviation over trials.
+    """
+    models = [lab.model(policy), lab.model(reference)]
+    asked = lab.prompts(helpful=prompts, seed=8)
+    answers = evaluate.answer_prompts(models[0], lab.tokenizer, asked, 1.0, 8, lab.machine.precision)
+    encoded = reward.encode_answers(lab.tokenizer, [p.messages for p in asked], answers)
+    tokens, _ = pad_right([ids for ids, _ in encoded], lab.tokenizer.pad_token_id)
+    wanted = pad_right([mask for _, mask in encoded], 0)[0].bool()[:, 1:]  # (batch, seq - 1)
+    with torch.inference_mode():
+        p, q = (m.lm_head(m.hidden(tokens.to(lab.machine.device))[:, :-1][wanted]).float().log_softmax(-1).cpu()
+                for m in models)  # (positions, vocab)
+        exact = (p.exp() * (p - q)).sum(-1).mean().item()
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.multinomial(p.exp(), 64, replacement=True, generator=generator)  # (positions, 64)
+        estimates = ppo.kl_estimates(p.gather(1, drawn).flatten(), q.gather(1, drawn).flatten())
+        by_n = []
+        for n in sizes:
+            pick = torch.randint(drawn.numel(), (trials, n), generator=generator)
+            means = {name: values[pick].mean(1) for name, values in estimates.items()}  # (trials,)
+            by_n.append({"n": n} | {k: {"mean": m.mean().item(), "std": m.std().item()} for k, m in means.items()})
+    return {"policy": policy, "reference": reference, "positions": len(p), "exact": exact, "by_n": by_n,
+            "overall": {name: values.mean().item() for name, values in estimates.items()}}
+
+
+def samplers(lab: Finished, policy: str = "rlhf-v4", other: str = "rlhf-v3", prompts: int = 48) -> dict[str, Any]:
+    """PPO's first minibatch with answers that were sampled in several ways, the policy's own first: its ratio before
+    the first step, the gap between what sampling said and what scoring says, and whether PPO would stop. Some five
+    seconds."""
+    model, machine, tokenizer = lab.model(policy), lab.machine, lab.tokenizer
+    asked = [ids for ids, _ in encode_chats(tokenizer, [p.messages for p in lab.prompts(helpful=prompts, seed=9)],
+                                            add_generation_prompt=True)]
+    ways: dict[str, tuple[Llama, dict[str, Any]]] = {
+        "the policy": (model, {}), "at temperature 0.2": (model, {"temperature": 0.2}),
+        "at temperature 1.3": (model, {"temperature": 1.3}), "with top-k 3": (model, {"top_k": 3}),
+        "with top-p 0.9": (model, {"top_p": 0.9}), f"another policy, {short_name(other)}": (lab.model(other), {})}
+    rows = []
+    for name, (sampler, settings) in ways.items():
+        written = generate(sampler, asked, 48, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id, seed=6,
+                           precision=machine.precision, **settings)
+        tokens, lengths = pad_right([ids + g.tokens for ids, g in zip(asked, written, strict=True)],
+                                    tokenizer.pad_token_id)
+        at, starts = torch.arange(tokens.shape[1]), torch.tensor([len(ids) for ids in asked])
+        mask = ((at >= starts[:, None]) & (at < lengths[:, None])).to(machine.device)
+        with torch.no_grad(), machine.autocast():
+            old, new = (token_logprobs(model, tokens.to(machine.device), mask) for _ in range(2))
+        sampled = torch.tensor([x for g in written for x in g.logprobs], device=machine.device)
+        rows.append({"sampler": name, "first_ratio": ppo.policy_loss(new, old, torch.zeros_like(old), mask)[1]["ratio"],
+                     **ppo.sampling_gap(sampled, old[mask]), "tokens": len(sampled),
+                     "stops": not ppo.only_rounded(sampled, old[mask], machine.precision)})
+    return {"policy": policy, "precision": machine.precision, "rows": rows}
+
+
+def one_answer(lab: Finished, policy: str = "rlhf-v5", reference: str = "rlhf-v4", number: int = 0, beta: float = 0.02,
+               lams: Sequence[float] = (0.0, 0.5, 0.95, 1.0)) -> dict[str, Any]:
+    """The rewards of one answer token by token, and its advantages by lambda. `values` stand in for a critic's: what
+    the reward model gives to the answer so far."""
+    prompt = lab.prompts(helpful=number + 1, seed=14)[number]
+    answer = evaluate.answer_prompts(lab.model(policy), lab.tokenizer, [prompt], 1.0, number, lab.machine.precision)[0]
+    (ids, mask), = reward.encode_answers(lab.tokenizer, [prompt.messages], [answer])
+    judge, device = lab.reward("reward-helpfulness-v5-linear"), lab.machine.device
+    tokens, on = torch.tensor([ids], device=device), torch.tensor([mask], device=device).bool()
+    with torch.inference_mode():
+        new, old = (token_logprobs(lab.model(stage), tokens, on) for stage in (policy, reference))
+        so_far = judge.score(judge.backbone.hidden(tokens)).squeeze(-1).float() - judge.offset  # (1, seq)
+        score, values = so_far[:, -1], torch.where(on, so_far.roll(1, 1), 0.0)  # the value before token t: at t - 1
+        rewards = ppo.token_rewards(score, new, old, on, beta)
+        advantages = {f"{lam:g}": ppo.gae(rewards, values, on, 1.0, lam)[0][on].tolist() for lam in lams}
+    return {"question": prompt.question, "answer": answer, "beta": beta, "score": score.item(),
+            "tokens": [lab.tokenizer.decode([i]) for i, m in zip(ids, mask, strict=True) if m],
+            "log_ratio": (new - old)[on].tolist(), "rewards": rewards[on].tolist(), "values": values[on].tolist(),
+            "advantages": advantages}
+
+
+# ---- measured with the full run ------------------------------------------------------------------------------------
+
+
+def over_optimisation(lab: Finished, betas: Sequence[float] = (0.0, 0.05, 0.2), iterations: int = 20,
+                      weak: int = 120, test_pairs: int = 300, **changes: Any) -> dict[str, Any]:
+    """Claim 20: over-optimisation is real, and the KL term holds it. Varied: beta (the report: 0.01 for its smaller
+    models, 0.005 for the larger ones, section 3.2.3), and how good the reward model is. No unsafe prompts, no gate: the
+    reward is one model's. `runs`: each with `accuracy` of its reward model on held-out pairs, and rows by iteration
+    (`kl`, `proxy`, `truth`). About 100 s on two cores."""
+    rows = lab.rows("preferences-v1", "helpfulness.test.jsonl")[:test_pairs]
+    runs = []
+    for name, stage in ((f"{weak} pairs", "weak"), ("last round", "reward-helpfulness-v5")):
+        judge = rewarder(lab, Play(rewarder=stage, pairs=weak))
+        accuracy = reward.accuracy(reward.pair_scores(judge, lab.tokenizer, rows, lab.machine))
+        for beta in betas:
+            play = Play(rewarder=stage, pairs=weak, beta=beta, iterations=iterations, unsafe_share=0.0,
+                        **{"lr": 5e-4, **changes})
+            keep = ("iteration", "kl", "score", "proxy", "truth", "correct", "length")
+            runs.append({"reward": name, "accuracy": accuracy, "beta": beta,
+                         "rows": [{k: row[k] for k in keep} for row in run(lab, play, rewards=judge)]})
+    return {"runs": runs}
+
+
+def rejection_against_ppo(lab: Finished, prompts: int = 288, k: int = 8, batch: int = 128, helpful: int = 360,
+                          unsafe: int = 60, chat_rows: int = 600, lr: float = 5e-4) -> dict[str, Any]:
+    """Claim 18: rejection sampling is broad, PPO deep, and PPO on top adds a little. Both start from SFT, ask the same
+    reward models and may sample prompts x k answers: rejection sampling k to each prompt at once, fine-tuned on the
+    best; PPO one to each prompt, from a policy that moves. Then the full run's own V4 and V5. About 45 s on two cores.
+    """
+    machine, tokenizer = lab.machine, lab.tokenizer
+    judges = lab.reward("reward-helpfulness-v5"), lab.reward("reward-safety-v5")
+    documents = pretraining_corpus(lab.town, 60_000, 1)
+
+    def ask(n: int, seed: int) -> list[Prompt]:
+        few = round(n * 0.15)
+        return lab.prompts(n - 2 * few, few, few, seed, "train")
+
+    chosen = rejection.sample_and_score(lab.model("sft"), *judges, tokenizer, ask(prompts, 500), k, 1.0, 5, machine)
+    rows = rejection.finetuning_rows([rejection.best_of(chosen)], lab.rows("sft", "rows.jsonl"), chat_rows, 0)
+    broad = copy.deepcopy(lab.model("sft"))
+    sft(broad, tokenizer, rows, SFTSettings(epochs=2.0, batch_tokens=1024, optim=Optim(lr=lr, warmup=0.05)), 0, machine,
+        documents=documents)
+
+    deep = copy.deepcopy(lab.model("sft"))
+    settings = PPOSettings(iterations=round(prompts * k / batch), batch=batch, minibatch=32, critic_warmup=2)
+    tuned = ppo.ppo(deep, ppo.Critic(judges[0]),
+                    lambda asked, answers: rejection.combined_scores(*judges, tokenizer, asked, answers, machine),
+                    tokenizer, lambda i: ask(batch, 600 + 10 * i), settings, 0, machine, documents=documents)
+
+    tested = lab.prompts(helpful, unsafe, 0, 21)
+    result: dict[str, Any] = {"answers": prompts * k, "ppo_kl": tuned["kl"], "models": {}}
+    start: list[evaluate.Verdict] = []
+    for name, model in (("sft", lab.model("sft")), ("rejection sampling", broad), ("ppo", deep)):
+        answers = evaluate.answer_prompts(model, tokenizer, tested, 1.0, 3, machine.precision)
+        verdicts = evaluate.judge_all(lab.oracle, tested, answers)
+        start = start or verdicts
+        figures = evaluate.chat_metrics(tested, verdicts)
+        gaps = [(p, v.helpfulness - w.helpfulness)
+                for p, v, w in zip(tested, verdicts, start, strict=True) if p.kind == "helpful"]
+        result["models"][name] = {
+            "helpfulness": figures["helpfulness"], "safety": figures["safety"], "correct": figures["correct"],
+            "gain": stats.mean([g for _, g in gaps], [p.content for p, _ in gaps]),
+            "by_skill": {s: stats.mean([g for p, g in gaps if p.skill == s]) for s in figures["correct_by_skill"]},
+            "kl": distance(lab, model, lab.model("sft"), tested, answers)}
+    result["in_sequence"] = {name: paired_gap([lab.folder], b, a, lab.figures) for name, a, b in (
+        ("SFT to V4, by rejection sampling", "sft", "rlhf-v4"), ("V4 to V5, by PPO", "rlhf-v4", "rlhf-v5"))
+        if metrics(lab.figures, a) and metrics(lab.figures, b)}
+    return result
+
+
+def distance(lab: Finished, model: Llama, start: Llama, prompts: Sequence[Prompt], answers: Sequence[str],
+             ) -> stats.Figure:
+    """KL(model || start) in nats an answer, on the model's own answers (k1)."""
+    encoded = reward.encode_answers(lab.tokenizer, [p.messages for p in prompts], answers)
+    own, old = (answer_loglikelihoods(m, encoded, lab.tokenizer.pad_token_id, lab.machine) for m in (model, start))
+    return stats.mean([a - b for a, b in zip(own, old, strict=True)])
+
+
+EXPERIMENTS = (over_optimisation, rejection_against_ppo)

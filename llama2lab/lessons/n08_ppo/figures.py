@@ -1,0 +1,151 @@
+"""The figures of notebook 08, from what the experiments of `ppo.py` give."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from llama2lab.engine import stats
+from llama2lab.lab.finished import Finished
+from llama2lab.report.look import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, errors, plain, style
+from llama2lab.report.plots import one_legend
+from llama2lab.engine.stats import Figure
+from llama2lab.report.summary import figure_text, short_name
+
+Rows = Sequence[Mapping[str, Any]]
+THREE = ((BLUE, "circle"), (ORANGE, "diamond"), (GREEN, "square"), (PINK, "triangle-up"), (SKY, "star"), (RED, "x"))
+
+
+def number(row: Mapping[str, Any], key: str) -> float:
+    return row[key]["mean"] if isinstance(row[key], dict) else row[key]
+
+
+def kl_figure(results: Mapping[str, Mapping[str, Any]]) -> go.Figure | None:
+    """The three estimators against the number of tokens, one panel for each pair of models; the bars are one standard
+    deviation of the estimate over many draws, the dotted line is the exact KL."""
+    fig = make_subplots(1, len(results), subplot_titles=[plain(name, 60) for name in results], horizontal_spacing=0.12)
+    for column, result in enumerate(results.values(), 1):
+        rows = result["by_n"]
+        for shift, (name, (color, symbol)) in enumerate(zip(("k1", "k2", "k3"), THREE, strict=False)):
+            fig.add_trace(go.Scatter(
+                x=[row["n"] * 1.12 ** (shift - 1) for row in rows], y=[row[name]["mean"] for row in rows], name=name,
+                mode="lines+markers", line={"color": color}, marker={"color": color, "symbol": symbol, "size": 9},
+                error_y={"type": "data", "array": [row[name]["std"] for row in rows], "thickness": 1.5, "width": 4}),
+                row=1, col=column)
+        fig.add_hline(y=result["exact"], line={"color": GREY, "dash": "dot"}, row=1, col=column,
+                      annotation_text=f"exact {result['exact']:.3f}", annotation_position="top left")
+        fig.update_xaxes(type="log", tickvals=[row["n"] for row in rows], row=1, col=column)
+        # far apart, k3 has values a hundred times the KL: its bars leave the picture
+        fig.update_yaxes(range=[-2 * result["exact"], 5 * result["exact"]], row=1, col=column)
+    one_legend(fig)
+    fig.update_yaxes(title="KL, nats a token", row=1, col=1)
+    return style(fig, "tokens in the estimate")
+
+
+def gae_figure(answer: Mapping[str, Any]) -> go.Figure | None:
+    """One answer token by token: its rewards, its values, and its advantages for each lambda."""
+    names = [f"{i + 1} {plain(t, 12)}" for i, t in enumerate(answer["tokens"])]  # one token may come twice
+    fig = make_subplots(3, 1, shared_xaxes=True, vertical_spacing=0.09, subplot_titles=(
+        "reward of the token", "value before the token", "advantage of the token"))
+    fig.add_trace(go.Bar(x=names, y=answer["rewards"], name="reward", marker={"color": GREY}), row=1, col=1)
+    fig.add_trace(go.Scatter(x=names, y=answer["values"], name="value", mode="lines+markers", line={"color": BLUE}),
+                  row=2, col=1)
+    for (lam, values), (color, symbol) in zip(answer["advantages"].items(), THREE[1:], strict=False):
+        fig.add_trace(go.Scatter(x=names, y=values, name=f"lambda {lam}", mode="lines+markers", line={"color": color},
+                                 marker={"symbol": symbol, "size": 7}), row=3, col=1)
+    fig.update_annotations(font_size=13)
+    fig.update_xaxes(title="token of the answer", tickangle=-45, row=3)
+    fig.update_yaxes(title="score")
+    return style(fig, height=640, bottom=150)
+
+
+def runs_figure(runs: Mapping[str, Rows], keys: Mapping[str, str]) -> go.Figure | None:
+    """Short runs side by side: one panel for each of `keys` {key of a row: words}, with an interval where the row has
+    a figure."""
+    fig = make_subplots(1, len(keys), subplot_titles=list(keys.values()), horizontal_spacing=0.08)
+    for (name, rows), (color, symbol) in zip(runs.items(), THREE, strict=False):
+        for column, key in enumerate(keys, 1):
+            bars = errors([row[key] for row in rows]) if rows and isinstance(rows[0][key], dict) else None
+            fig.add_trace(go.Scatter(
+                x=[row["iteration"] + 1 for row in rows], y=[number(row, key) for row in rows], name=name, error_y=bars,
+                mode="lines+markers", line={"color": color}, marker={"color": color, "symbol": symbol, "size": 7}),
+                row=1, col=column)
+    one_legend(fig)
+    fig.update_annotations(font_size=13)
+    return style(fig, "iteration")
+
+
+def over_optimisation_figure(result: Mapping[str, Any]) -> go.Figure | None:
+    """Proxy (dashed, its change) and truth against the distance from the start: one panel for each reward model, one
+    colour for each beta."""
+    judges = list(dict.fromkeys(run["reward"] for run in result["runs"]))
+    accuracy = {run["reward"]: run["accuracy"] for run in result["runs"]}
+    fig = make_subplots(1, len(judges), shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=[
+        f"reward model: {plain(j)}, accuracy {accuracy[j]['mean']:.2f}" for j in judges])
+    betas = sorted({run["beta"] for run in result["runs"]})
+    for run in result["runs"]:
+        rows, place = run["rows"], {"row": 1, "col": judges.index(run["reward"]) + 1}
+        color, symbol = THREE[betas.index(run["beta"])]
+        spread = max((rows[0]["proxy"]["high"] - rows[0]["proxy"]["low"]) / 3.92, 1e-9)
+        scale = max((rows[0]["truth"]["high"] - rows[0]["truth"]["low"]) / 3.92, 1e-9)
+        x = [row["kl"] for row in rows]
+        proxy = [(row["proxy"]["mean"] - rows[0]["proxy"]["mean"]) / spread for row in rows]
+        truth = [(row["truth"]["mean"] - rows[0]["truth"]["mean"]) / scale for row in rows]
+        text = [f"truth {figure_text(row['truth'])}, reward {figure_text(row['proxy'])}" for row in rows]
+        for y, dash, what in ((proxy, "dash", "reward"), (truth, "solid", "truth")):
+            fig.add_trace(go.Scatter(x=x, y=y, name=f"beta {run['beta']:g}, {what}", mode="lines+markers", text=text,
+                                     line={"color": color, "dash": dash},
+                                     marker={"color": color, "symbol": symbol, "size": 6},
+                                     hovertemplate="%{x:.1f} nats: %{text}<extra></extra>"), **place)
+    one_legend(fig)
+    fig.update_annotations(font_size=13)
+    fig.update_yaxes(title="change, standard errors of the start", row=1, col=1)
+    return style(fig, "KL to the start, nats an answer", height=460, bottom=150)
+
+
+def last(rows: Rows, key: str, n: int = 3) -> float:
+    """Mean over the last iterations: one iteration of a short run is noisy."""
+    values = [number(row, key) for row in rows[-n:]]
+    return sum(values) / len(values)
+
+
+def summary_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Each run of `over_optimisation` in a line: how far it went, and what its end is truly worth against its best."""
+    def words(f: Figure) -> str:
+        return figure_text(f)
+
+    body = []
+    for run in result["runs"]:
+        rows = run["rows"]
+        best = max(rows, key=lambda row: row["truth"]["mean"])
+        body.append([run["reward"], words(run["accuracy"]), f"{run['beta']:g}", f"{rows[-1]['kl']:.1f}",
+                     f"{rows[-1]['proxy']['mean'] - rows[0]['proxy']['mean']:+.2f}", words(rows[0]["truth"]),
+                     f"{words(best['truth'])} at {best['kl']:.1f}", words(rows[-1]["truth"])])
+    return (["reward model", "its accuracy", "beta", "KL at the end, nats", "reward gained", "truth at the start",
+             "best truth, at KL", "truth at the end"], body)
+
+
+def sampler_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """(header, rows) of `samplers`."""
+    return (["answers sampled from", "first ratio", "sampling gap, nats a token", "the largest",
+             "KL of sampling from scoring", "PPO"],
+            [[row["sampler"], f"{row['first_ratio']:.6f}", *(f"{row[key]:.2g}" for key in (
+                "sampling_gap", "sampling_gap_max", "sampling_kl")), "stops" if row["stops"] else "goes on"]
+             for row in result["rows"]])
+
+
+def habits(lab: Finished, stages: Sequence[str] = ("sft", "rlhf-v4", "rlhf-v5"), words: int = 4,
+           ) -> tuple[list[str], list[list[str]]]:
+    """(header, rows): the words that most answers to helpful held-out prompts end with, and how many do."""
+    body = []
+    for stage in stages:
+        answers = [row["answer"].split() for row in lab.rows(stage, "answers.jsonl") if row["kind"] == "helpful"]
+        ends = [" ".join(answer[-words:]) for answer in answers]
+        most = Counter(ends).most_common(1)[0][0]
+        body.append([short_name(stage), f"{sum(map(len, answers)) / len(answers):.1f}", f"... {most}",
+                     figure_text(stats.rate([end == most for end in ends]))])
+    return ["version", "words an answer", "commonest end", "answers that end so"], body

@@ -1,0 +1,1 @@
+"""Notebook 09_ghost_attention."""

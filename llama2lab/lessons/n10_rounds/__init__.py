@@ -1,0 +1,1 @@
+"""Notebook 10_five_rounds."""

@@ -1,0 +1,223 @@
+"""Five rounds of RLHF (Llama 2, sections 3.2.1, 3.2.3 and 3.4.1): preferences that grow stale, the best answers of all
+rounds, and the ceiling of the demonstrations."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from llama2lab.stages import evaluate, rejection, reward
+from llama2lab.engine import stats
+from llama2lab.lab.finished import Finished
+from llama2lab.stages.preferences import sample_answers
+from llama2lab.stages.sft import SFTSettings, sft
+from llama2lab.report.summary import difference, figure_text, find, metrics, short_name
+from llama2lab.engine.loop import Optim
+from llama2lab.town.corpus import pretraining_corpus
+from llama2lab.town.demonstrations import answer_for, clean_style
+from llama2lab.town.prompts import Prompt
+
+ROUNDS = (1, 2, 3, 4, 5)
+OLD, NEW = "reward-helpfulness-v1", "reward-helpfulness-v5"
+FORGOTTEN = "stories"  # the skill that the last round does not ask for, in `last_round_only`
+
+
+# ---- live, in notebook 10 ------------------------------------------------------------------------------------------
+
+def old_reward_on_new_pairs(lab: Finished, pairs: int = 250) -> dict[str, Any]:
+    """Claim 15: the first and the last reward model on each round's pairs of held-out prompts, which that round's
+    policies wrote. `gap`: new less old on the same pairs. About 8 s."""
+    rounds = []
+    for number in ROUNDS:
+        rows = lab.rows(f"preferences-v{number}", "helpfulness.test.jsonl")[:pairs]
+        right = {}
+        for name, stage in (("old", OLD), ("new", NEW)):
+            scores = reward.pair_scores(lab.reward(stage), lab.tokenizer, rows, lab.machine)
+            right[name] = [reward.judged_well(chosen, rejected) for chosen, rejected in scores]
+        rounds.append({"round": number, "old": stats.rate(right["old"]), "new": stats.rate(right["new"]),
+                       "gap": stats.mean([b - a for a, b in zip(right["old"], right["new"], strict=True)]),
+                       "clear": sum(row["grade"] == "significantly" for row in rows) / max(1, len(rows))})
+    return {"rounds": rounds}
+
+
+def optimise_against_old(lab: Finished, policy: str = "rlhf-v4", prompts: int = 80, k: int = 16) -> dict[str, Any]:
+    """Claim 15: best of K answers of a late policy by the first and by the last reward model, judged by the oracle.
+    About 8 s."""
+    asked = lab.prompts(helpful=prompts, seed=41)
+    answers = sample_answers(lab.model(policy), lab.tokenizer, [p.messages for p in asked], k=k, seed=4,
+                             precision=lab.machine.precision, what=f"best of {k}")
+    result: dict[str, Any] = {"policy": policy, "k": k}
+    for name, stage in (("old", OLD), ("new", NEW)):
+        flat = reward.score_answers(lab.reward(stage), lab.tokenizer, [p.messages for p in asked for _ in range(k)],
+                                    [a for row in answers for a in row], lab.machine)
+        scores = [flat[i * k:(i + 1) * k] for i in range(len(asked))]
+        result[name] = evaluate.true_best_of(lab.oracle, asked, answers, scores)
+    return result
+
+
+def ceiling(lab: Finished, prompts: int = 120, k: int = 16) -> dict[str, Any]:
+    """Claim 19: the writers of the demonstrations, SFT, V5 and the best of K of V5 by its reward model, on the same
+    held-out prompts. `all`: true helpfulness; `right`: of right answers only, which is how well they are written.
+    `gap`: less the demonstrations, prompt by prompt. About 10 s."""
+    asked = lab.prompts(helpful=prompts, seed=51)
+    rng = random.Random("ceiling")
+    written = {"demonstrations": [answer_for(lab.town, p, clean_style(p, rng), rng) for p in asked]}
+    for stage in ("sft", "rlhf-v5"):
+        written[short_name(stage)] = evaluate.answer_prompts(lab.model(stage), lab.tokenizer, asked, 1.0, 5,
+                                                             lab.machine.precision)
+    best = rejection.sample_and_score(lab.model("rlhf-v5"), lab.reward(NEW), lab.reward("reward-safety-v5"),
+                                      lab.tokenizer, asked, k, 1.0, 6, lab.machine)
+    written[f"V5, best of {k}"] = [row[max(range(k), key=scores.__getitem__)]
+                                   for row, scores in zip(best.answers, best.scores, strict=True)]
+    judged = {name: evaluate.judge_all(lab.oracle, asked, answers) for name, answers in written.items()}
+    contents = [p.content for p in asked]
+    first = judged["demonstrations"]
+    return {name: {
+        "all": stats.mean([v.helpfulness for v in verdicts], contents),
+        "right": stats.mean([v.helpfulness for v in verdicts if v.correct],
+                            [c for c, v in zip(contents, verdicts, strict=True) if v.correct]),
+        "correct": stats.rate([v.correct for v in verdicts], contents),
+        "gap": stats.mean([v.helpfulness - w.helpfulness for v, w in zip(verdicts, first, strict=True)], contents),
+        "example": {"question": asked[0].question, "answer": written[name][0], "truth": verdicts[0].helpfulness},
+    } for name, verdicts in judged.items()}
+
+
+def costs(lab: Finished) -> list[dict[str, Any]]:
+    """Seconds of each round of the run, by what they were spent on; fine-tuning includes its measurement."""
+    kinds = (("preferences", "preferences-v{}"), ("helpfulness reward", "reward-helpfulness-v{}"),
+             ("safety reward", "reward-safety-v{}"), ("sampling", "samples-v{}"), ("tuning", "rlhf-v{}"))
+    stages = lab.figures["stages"]
+    rows = []
+    for number in ROUNDS:
+        row = {name: stages.get(pattern.format(number), {}).get("seconds") for name, pattern in kinds}
+        rows.append({"round": number, **row, "all": sum(x or 0 for x in row.values())})
+    return rows
+
+
+def costs_table(lab: Finished) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of `costs`."""
+    rows = costs(lab)
+    names = [name for name in rows[0] if name != "round"] if rows else []
+    return ["round", *names], [[f"V{row['round']}", *("-" if row[n] is None else f"{row[n]:.0f} s" for n in names)]
+                               for row in rows]
+
+
+def versions_table(lab: Finished, stages: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Claim 22: true helpfulness and safety, and wins against SFT (a tie is half), by version."""
+    columns = (("helpfulness", "true helpfulness"), ("correct", "right answers"), ("safety", "true safety"),
+               ("violation_rate", "violations"), ("borderline_refusal_rate", "borderline refused"),
+               ("win_rate_vs_sft", "wins against SFT"))
+    return (["version", *(words for _, words in columns)],
+            [[short_name(stage), *(figure_text(metrics(lab.figures, stage).get(key)) for key, _ in columns)]
+             for stage in stages if metrics(lab.figures, stage).get("helpfulness")])
+
+
+# ---- measured with the full run ------------------------------------------------------------------------------------
+
+def last_round_only(lab: Finished, rows: int = 1200, helpful: int = 480, words: int = 60_000, seeds: int = 2,
+                    ) -> dict[str, Any]:
+    """Claim 17: keep the best of all earlier rounds, or abilities are lost. The base model is fine-tuned on best
+    answers alone (no SFT examples, which would protect it), for the same number of steps: of the last round (V4's); of
+    all four; of a last round that does not ask for stories; and of all four of which only the last leaves them out.
+    `choices`: true helpfulness over all and by skill; `gaps`: all rounds less the last one. Each prompt's score is the
+    mean over the seeds; `each` are the seeds. The report's V3 saw only the last round and rhymed worse (section 3.2.3).
+    About 100 s on two cores."""
+    best = [lab.rows(f"samples-v{v}", "best.jsonl") for v in ROUNDS[:4]]
+    narrow = [row for row in best[-1] if row["skill"] != FORGOTTEN]
+    documents = pretraining_corpus(lab.town, words, 1)
+    tested = lab.prompts(helpful=helpful, seed=61)
+    choices = {"last round": best[-1], "all rounds": [row for part in best for row in part],
+               f"last round, without {FORGOTTEN}": narrow,
+               f"all rounds, the last without {FORGOTTEN}": [row for part in (*best[:-1], narrow) for row in part]}
+    settings = SFTSettings(epochs=2.0, batch_tokens=1024, optim=Optim(lr=1e-3, warmup=0.05))
+    each = min(rows, *map(len, choices.values()))
+
+    def tuned(name: str, seed: int) -> list[float]:
+        chosen = random.Random(seed).sample(choices[name], each)
+        model = copy.deepcopy(lab.model("base"))
+        sft(model, lab.tokenizer, chosen, settings, seed, lab.machine, what=name, documents=documents)
+        answers = evaluate.answer_prompts(model, lab.tokenizer, tested, 1.0, 7, lab.machine.precision)
+        return [v.helpfulness for v in evaluate.judge_all(lab.oracle, tested, answers)]
+
+    scores = {name: [tuned(name, seed) for seed in range(seeds)] for name in choices}
+    last, every, last_narrow, every_narrow = scores
+    gaps: dict[str, stats.Figure] = {}
+    for which, alone, many in (("as the rounds were", last, every),
+                               (f"the last without {FORGOTTEN}", last_narrow, every_narrow)):
+        found = by_skill([[a - b for a, b in zip(*both, strict=True)]
+                          for both in zip(scores[many], scores[alone], strict=True)], tested)
+        gaps |= {f"all rounds less the last one ({which}), {skill}": found[skill] for skill in ("all", FORGOTTEN)
+                 if skill in found}
+    return {"rows": each, "choices": {name: by_skill(s, tested) for name, s in scores.items()}, "gaps": gaps}
+
+
+def by_skill(scores: Sequence[Sequence[float]], prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """Figures over all prompts and by skill; `scores` has one list of a score a prompt for each seed."""
+    result = {}
+    for skill in ("all", *sorted({p.skill for p in prompts})):
+        at = [i for i, p in enumerate(prompts) if skill in ("all", p.skill)]
+        mean = stats.mean([sum(s[i] for s in scores) / len(scores) for i in at], [prompts[i].content for i in at])
+        result[skill] = {**mean, "each": [sum(s[i] for i in at) / len(at) for s in scores]}
+    return result
+
+
+EXPERIMENTS = (last_round_only,)
+
+
+# ---- what the notebook shows of them -------------------------------------------------------------------------------
+
+Series = dict[str, dict[str, stats.Figure]]
+
+
+def gap(lab: Finished, stage: str, before: str, kind: str) -> stats.Figure:
+    """True score of one stage less another's, prompt by prompt on kept answers to held-out prompts of a kind."""
+    both = [(a, b) for a, b in lab.answers(stage, before) if a["kind"] == kind]
+    return stats.mean([a["score"] - b["score"] for a, b in both], [a["prompt_id"].rsplit("/", 1)[0] for a, _ in both])
+
+
+def stale_series(lab: Finished, result: dict[str, Any]) -> Series:
+    """Accuracy by round: the first reward model, the last, and each round's own, as the run measured it."""
+    own = {str(v): f for v in ROUNDS if (f := find(lab.figures, f"reward-helpfulness-v{v}", "accuracy"))}
+    return {"the first round's": {str(row["round"]): row["old"] for row in result["rounds"]},
+            "the last round's": {str(row["round"]): row["new"] for row in result["rounds"]},
+            "each round's own": own}
+
+
+def best_of_series(result: dict[str, Any]) -> Series:
+    """True helpfulness by K, and the truly best of the K."""
+    return {"chosen by the first reward model": {str(row["k"]): row["pick"] for row in result["old"]},
+            "chosen by the last one": {str(row["k"]): row["pick"] for row in result["new"]},
+            "the truly best of the K": {str(row["k"]): row["ceiling"] for row in result["new"]}}
+
+
+def forgetting_series(result: dict[str, Any]) -> Series:
+    """True helpfulness by skill, with the mean over all first."""
+    return {name: {skill.replace("_", " "): figure for skill, figure in part.items()}
+            for name, part in result["choices"].items()}
+
+
+def ceiling_series(result: dict[str, Any]) -> Series:
+    return {"all answers": {name: part["all"] for name, part in result.items()},
+            "right answers only": {name: part["right"] for name, part in result.items()}}
+
+
+def ceiling_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of `ceiling`."""
+    return (["who answers", "true helpfulness", "right", "of right answers", "less the demonstrations"],
+            [[name, *(figure_text(part[key]) for key in ("all", "correct", "right", "gap"))]
+             for name, part in result.items()])
+
+
+def ceiling_verdict(result: dict[str, Any]) -> str:
+    """Whether any model beats the demonstrations, over all answers and over right ones, as the figures say."""
+    first, lines = result["demonstrations"], []
+    for name in list(result)[1:]:
+        part = result[name]
+        over = "above" if part["gap"]["low"] > 0 else "below" if part["gap"]["high"] < 0 else "level with"
+        right = difference(part["right"], first["right"]) or part["right"]
+        well = "better" if right["low"] > 0 else "worse" if right["high"] < 0 else "no differently"
+        lines.append(f"{name} is {over} the demonstrations ({part['gap']['mean']:+.2f}); its right answers are written "
+                     f"{well} ({right['mean']:+.2f} [{right['low']:+.2f}, {right['high']:+.2f}]).")
+    return "\n".join(lines)

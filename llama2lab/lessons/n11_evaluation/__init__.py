@@ -1,0 +1,1 @@
+"""Notebook 11_evaluation_and_safety."""

@@ -1,0 +1,424 @@
+"""Checkpoints are transformers folders: AutoModel opens ours, and we open any Llama's.
+
+    config.json  model.safetensors  generation_config.json  tokenizer.json ...
+
+Rotary pairs lie in halves, as everywhere in transformers; Meta's own files interleave them and have to go through
+transformers' conversion first. Only safetensors are read: unpickling a file can run code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from llama2lab.engine.device import check_memory
+from llama2lab.engine.errors import LabError, first_line
+from llama2lab.engine.finite import check_tensors
+from llama2lab.model.network import Block, Llama, ModelConfig
+from llama2lab.model.rope import rope_kind
+from llama2lab.engine.runs import check_file
+from llama2lab.model.tokenizer import find_folder, load_tokenizer
+from llama2lab.engine.validation import parse_json, shown, validated
+
+CAUSAL, REWARD = "LlamaForCausalLM", "LlamaForSequenceClassification"
+CHECKPOINT_FILES = ("*config.json", "model*.safetensors*", "tokenizer.json", "chat_template.jinja")
+EXTRA = "llama2lab"  # the key of config.json for what transformers has no place for
+
+
+def save_model(path: str | Path, model: Llama, tokenizer: Any = None) -> None:
+    """Write the folder `path`, each file whole or not at all; other files in it stay. LabError if it cannot."""
+    _write_folder(Path(path), _config_json(model.config, CAUSAL, tokenizer), _to_hf(model), {}, tokenizer)
+
+
+def save_reward_model(path: str | Path, backbone: Llama, score: nn.Linear, tokenizer: Any,
+                      extra: dict | None = None) -> None:
+    """Write a reward model that AutoModelForSequenceClassification opens: one label, read at the last token.
+
+    `extra` (JSON) is kept in config.json. The backbone's own language-model head goes to a file of its own.
+    """
+    config = _config_json(backbone.config, REWARD, tokenizer)
+    config |= {"id2label": {"0": "reward"}, "label2id": {"reward": 0}, EXTRA: extra or {}}
+    tensors = _to_hf(backbone)
+    head = {name: tensors.pop(name) for name in ["lm_head.weight"] if name in tensors}
+    tensors["score.weight"] = score.weight.detach()
+    _write_folder(Path(path), config, tensors, head, tokenizer)
+
+
+def link_model(source: Path, path: Path) -> None:
+    """A second name for the files of a finished checkpoint, which takes no room on the disk; copies, where the file
+    system has no links. Checkpoints are replaced, never written into, so neither folder changes with the other."""
+    try:
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        for pattern in CHECKPOINT_FILES:
+            for file in source.glob(pattern):
+                try:
+                    os.link(file, path / file.name)
+                except OSError:
+                    shutil.copyfile(file, path / file.name)
+    except OSError as e:
+        raise LabError(f"cannot write {path}: {e.strerror or e}; free some space or choose another folder") from e
+
+
+def load_model(path_or_name: str | Path, dtype: torch.dtype = torch.float32) -> Llama:
+    """The language model of a transformers folder or of a hub name. LabError, one line, for whatever is wrong.
+
+    Names, shapes and the memory needed are checked before a tensor is read. Weights of the wanted dtype are the file's
+    own pages, which take memory of their own only once they are changed.
+    """
+    folder = find_folder(path_or_name)
+    config, _ = _read_config(folder, CAUSAL)
+    files = _weight_files(folder)
+    _check_tensors(config, _headers(files), folder, dtype)
+    return _build(config, _read_files(files), dtype)
+
+
+def load_checkpoint(path_or_name: str | Path) -> tuple[Llama, Any]:
+    """The language model and its tokenizer."""
+    folder = find_folder(path_or_name)
+    return load_model(folder), load_tokenizer(folder)
+
+
+def load_reward_parts(path_or_name: str | Path) -> tuple[Llama, nn.Linear, dict]:
+    """(backbone, score, extra) as given to `save_reward_model`; score is a linear map (dim -> 1) without bias.
+
+    The backbone's language-model head is zero if the folder has none, as in folders from elsewhere.
+    """
+    folder = find_folder(path_or_name)
+    config, raw = _read_config(folder, REWARD)
+    files, head = _weight_files(folder), folder / "lm_head.safetensors"
+    if not config.tie_embeddings and head.exists():
+        files.append(head)
+    headers = _headers(files)
+    shape = headers.pop("score.weight", None)
+    if shape != (1, config.dim):
+        found = "missing" if shape is None else f"of shape {shape}"
+        raise LabError(f"{folder}: score.weight is {found}, expected (1, {config.dim}); give a reward model "
+                       "with one label")
+    if not config.tie_embeddings and not head.exists():
+        headers["lm_head.weight"] = (config.vocab_size, config.dim)
+    _check_tensors(config, headers, folder, torch.float32)
+    tensors = _read_files(files)
+    score = nn.Linear(config.dim, 1, bias=False)
+    score.weight = nn.Parameter(tensors.pop("score.weight").float())
+    if not config.tie_embeddings and not head.exists():
+        tensors["lm_head.weight"] = torch.zeros(config.vocab_size, config.dim)
+    return _build(config, tensors, torch.float32), score, raw.get(EXTRA, {})
+
+
+def checkpoint_digest(path_or_name: str | Path) -> str:
+    """Changes when a checkpoint does, wherever it lies: a hash of all that is read of it, its settings, tokenizer and
+    weights. Where it is a stage of a run, what was measured on it and when does not count."""
+    folder = find_folder(path_or_name)
+    whole = hashlib.sha256()
+    files = {*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.model")}
+    for file in sorted(f for f in files if f.name not in ("stage.json", "notes.json")):
+        try:
+            with open(file, "rb") as f:
+                whole.update(f"{file.name} {file.stat().st_size} ".encode())
+                whole.update(hashlib.file_digest(f, "sha256").digest())
+        except OSError as e:
+            raise LabError(f"{file}: cannot be read ({e.strerror}); fetch the model again") from e
+    return whole.hexdigest()[:16]
+
+
+def parameters_of(path_or_name: str | Path) -> int:
+    """The number of parameters of a folder's language model, from its config.json alone."""
+    config, _ = _read_config(find_folder(path_or_name), CAUSAL)
+    return sum(math.prod(shape) for shape in expected_shapes(config).values())
+
+
+def context_of(path_or_name: str | Path) -> int:
+    """The longest sequence that a folder's language model reads, in tokens, from its config.json alone."""
+    return _read_config(find_folder(path_or_name), CAUSAL)[0].context
+
+
+# --- names and shapes -------------------------------------------------------------------------------------------
+
+
+def _to_hf(model: Llama) -> dict[str, Tensor]:
+    """Tensors under transformers' names; queries, keys and values apart."""
+    c = model.config
+    split = [c.n_heads * c.head_size, c.n_kv_heads * c.head_size, c.n_kv_heads * c.head_size]
+    tensors = {"model.embed_tokens.weight": model.embed.weight, "model.norm.weight": model.norm.weight}
+    if not c.tie_embeddings:
+        tensors["lm_head.weight"] = model.lm_head.weight
+    for i, block in enumerate(cast(list[Block], model.layers)):
+        parts = dict(zip("qkv", block.attention.qkv.weight.split(split), strict=True))
+        layer = {f"self_attn.{name}_proj": part for name, part in parts.items()} | {
+            "self_attn.o_proj": block.attention.out.weight,
+            "mlp.gate_proj": block.ffn.gate.weight, "mlp.up_proj": block.ffn.up.weight,
+            "mlp.down_proj": block.ffn.down.weight,
+            "input_layernorm": block.attention_norm.weight, "post_attention_layernorm": block.ffn_norm.weight,
+        }
+        tensors |= {f"model.layers.{i}.{name}.weight": tensor for name, tensor in layer.items()}
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of a model's file, by transformers' names."""
+    c, dim = config, config.dim
+    heads, kv_heads = c.n_heads * c.head_size, c.n_kv_heads * c.head_size
+    layer = {"self_attn.q_proj": (heads, dim), "self_attn.k_proj": (kv_heads, dim), "self_attn.v_proj": (kv_heads, dim),
+             "self_attn.o_proj": (dim, heads), "mlp.gate_proj": (c.ffn_dim, dim), "mlp.up_proj": (c.ffn_dim, dim),
+             "mlp.down_proj": (dim, c.ffn_dim), "input_layernorm": (dim,), "post_attention_layernorm": (dim,)}
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (c.vocab_size, dim), "model.norm.weight": (dim,)}
+    if not c.tie_embeddings:
+        shapes["lm_head.weight"] = (c.vocab_size, dim)
+    return shapes | {f"model.layers.{i}.{name}.weight": shape for i in range(c.n_layers)
+                     for name, shape in layer.items()}
+
+
+def _check_tensors(config: ModelConfig, found: dict[str, tuple[int, ...]], folder: Path, dtype: torch.dtype) -> None:
+    """LabError if a tensor is missing, left over or misshapen, or if the model does not fit in this machine's memory.
+    `found` are the shapes in the files, by transformers' names."""
+    belong = "config.json and weights do not belong together"
+    expected = expected_shapes(config)
+    # Old files carry the rotary frequencies, and some the tied head a second time.
+    ignored = {n for n in found if n.endswith("rotary_emb.inv_freq")}
+    if config.tie_embeddings:
+        ignored.add("lm_head.weight")
+    for kind, names in (("missing", expected.keys() - found.keys()),
+                        ("not of a Llama", found.keys() - expected.keys() - ignored)):
+        if names:
+            raise LabError(f"{folder}: {len(names)} tensors {kind}, e.g. {min(names)}; {belong} or the download is "
+                           "incomplete")
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise LabError(f"{folder}: {name} has shape {found[name]}, config.json says {shape}; {belong}")
+    check_memory(sum(map(math.prod, expected.values())) * dtype.itemsize, f"{folder}: the model's weights")
+
+
+def _build(config: ModelConfig, tensors: dict[str, Tensor], dtype: torch.dtype) -> Llama:
+    """A model with these tensors (transformers' names), which `_check_tensors` has seen."""
+    with torch.device("meta"):
+        model = Llama(config)
+
+    def take(name: str) -> Tensor:  # each once, so that what is copied is not held twice
+        return tensors.pop(name).to(dtype)
+
+    state = {"embed.weight": take("model.embed_tokens.weight"), "norm.weight": take("model.norm.weight")}
+    state["lm_head.weight"] = state["embed.weight"] if config.tie_embeddings else take("lm_head.weight")
+    for i in range(config.n_layers):
+        hf, ours = f"model.layers.{i}.", f"layers.{i}."
+        state[ours + "attention.qkv.weight"] = torch.cat([take(f"{hf}self_attn.{n}_proj.weight") for n in "qkv"])
+        state[ours + "attention.out.weight"] = take(hf + "self_attn.o_proj.weight")
+        for n in ("gate", "up", "down"):
+            state[f"{ours}ffn.{n}.weight"] = take(f"{hf}mlp.{n}_proj.weight")
+        state[ours + "attention_norm.weight"] = take(hf + "input_layernorm.weight")
+        state[ours + "ffn_norm.weight"] = take(hf + "post_attention_layernorm.weight")
+    model.load_state_dict(state, assign=True)
+    if config.tie_embeddings:
+        model.lm_head.weight = model.embed.weight
+    return model
+
+
+# --- config.json ------------------------------------------------------------------------------------------------
+
+
+def _config_json(config: ModelConfig, architecture: str, tokenizer: Any) -> dict[str, Any]:
+    rope = {"rope_type": "default", **(config.rope_scaling or {}), "rope_theta": config.rope_theta}
+    ids = [1, 2, None] if tokenizer is None else [getattr(tokenizer, f"{t}_token_id") for t in ("bos", "eos", "pad")]
+    return {
+        "architectures": [architecture], "model_type": "llama", "dtype": "float32",
+        "vocab_size": config.vocab_size, "hidden_size": config.dim, "intermediate_size": config.ffn_dim,
+        "num_hidden_layers": config.n_layers, "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads, "head_dim": config.head_size,
+        "max_position_embeddings": config.max_seq_len, "rms_norm_eps": config.norm_eps, "rope_parameters": rope,
+        "tie_word_embeddings": config.tie_embeddings, "hidden_act": "silu", "attention_bias": False,
+        "mlp_bias": False, "initializer_range": 0.02, "use_cache": True,
+        "bos_token_id": ids[0], "eos_token_id": ids[1], "pad_token_id": ids[2],
+    }
+
+
+Size = Annotated[int, Field(ge=1, le=2**31)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class RopeJson(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+    rope_type: str | None = None
+    type: str | None = None
+    rope_theta: Number | None = None
+    factor: Number | None = None
+    low_freq_factor: Number | None = None
+    high_freq_factor: Number | None = None
+    original_max_position_embeddings: Number | None = None
+    attention_factor: Number | None = None
+    beta_fast: Number | None = None
+    beta_slow: Number | None = None
+    mscale: Number | None = None
+    mscale_all_dim: Number | None = None
+    truncate: bool | None = None
+
+
+class LlamaJson(BaseModel):
+    """What is read of config.json; more may stand there."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    architectures: list[str] | None = None
+    vocab_size: Size
+    hidden_size: Size
+    intermediate_size: Size
+    num_hidden_layers: Annotated[int, Field(ge=1, le=1024)]  # Llama's largest has 126
+    num_attention_heads: Size
+    num_key_value_heads: Size | None = None
+    head_dim: Size | None = None
+    max_position_embeddings: Size | None = None
+    rms_norm_eps: Number = 1e-6
+    rope_theta: Number | None = None
+    rope_parameters: RopeJson | None = None
+    rope_scaling: RopeJson | None = None
+    tie_word_embeddings: bool | None = None
+    llama2lab: dict[str, Any] = {}
+
+
+def _read_config(folder: Path, architecture: str) -> tuple[ModelConfig, dict[str, Any]]:
+    path, cure = folder / "config.json", "fetch or save the model again"
+    if not path.exists():
+        raise LabError(f"{folder} has no config.json; give the folder of a model in transformers' format")
+    raw = _read_json(path, cure)
+    if not isinstance(raw, dict) or raw.get("model_type") != "llama":
+        kind = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
+        raise LabError(f"{path}: model_type is {shown(kind)}, this reads 'llama' only; choose a Llama model")
+    for key, allowed in (("attention_bias", (False, None)), ("mlp_bias", (False, None)), ("hidden_act", ("silu", None)),
+                         ("quantization_config", (None,))):
+        if raw.get(key) not in allowed:
+            raise LabError(f"{path}: {key} is {shown(raw[key])}, which Llama 2 does not have; choose another model")
+    said = validated(LlamaJson, raw, str(path), cure)
+    if architecture not in (said.architectures or [CAUSAL]):
+        raise LabError(f"{path}: holds a {shown(said.architectures[0])[1:-1]}, expected {architecture}; "  # type: ignore
+                       "choose another folder")
+    # transformers 5 has one rope_parameters; before, rope_theta and rope_scaling stood apart.
+    rope = (said.rope_parameters or said.rope_scaling or RopeJson()).model_dump(exclude_unset=True)
+    theta = rope.pop("rope_theta", None) or said.rope_theta or 10000.0
+    head_dim = None if said.head_dim == said.hidden_size / said.num_attention_heads else said.head_dim
+    try:
+        config = ModelConfig(
+            vocab_size=said.vocab_size, dim=said.hidden_size, n_layers=said.num_hidden_layers,
+            n_heads=said.num_attention_heads, ffn_dim=said.intermediate_size,
+            n_kv_heads=said.num_key_value_heads or said.num_attention_heads,
+            max_seq_len=said.max_position_embeddings or 2048, rope_theta=theta,
+            rope_scaling=rope if rope_kind(rope) != "default" else None, norm_eps=said.rms_norm_eps,
+            tie_embeddings=bool(said.tie_word_embeddings), head_dim=head_dim)
+    except LabError as e:
+        raise LabError(f"{path}: {e}") from e
+    return config, raw
+
+
+def _read_json(path: Path, cure: str) -> Any:
+    try:
+        return parse_json(path.read_bytes(), str(path), cure)
+    except OSError as e:
+        raise LabError(f"{path}: cannot be read ({e.strerror}); {cure}") from e
+
+
+# --- files ------------------------------------------------------------------------------------------------------
+
+
+class IndexJson(BaseModel):
+    weight_map: dict[str, str]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """model.safetensors, or the shards that its index names."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.exists():
+        return [whole]
+    if not index.exists():
+        pickles = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt*"))
+        if pickles:
+            raise LabError(f"{folder} holds {pickles[0].name} but no model.safetensors; pickled files can run code and "
+                           "are not opened: convert it with transformers (save_pretrained)")
+        raise LabError(f"{folder} has no model.safetensors; fetch or save the model again")
+    cure = "fetch the model again"
+    shards = sorted(set(validated(IndexJson, _read_json(index, cure), f"{index}: broken index", cure)
+                        .weight_map.values()))
+    for shard in shards:
+        if Path(shard).name != shard or not (folder / shard).is_file():
+            raise LabError(f"{index}: names {shown(shard)}, which is not in the folder; {cure}")
+    if not shards:
+        raise LabError(f"{index}: broken index: it names no file; {cure}")
+    return [folder / shard for shard in shards]
+
+
+def _headers(files: Sequence[Path]) -> dict[str, tuple[int, ...]]:
+    """The shapes of all tensors in the files, none of which is read. LabError for one that stands in two of them."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in files:
+        with _opened(path) as f:
+            found = {name: tuple(f.get_slice(name).get_shape()) for name in f.keys()}  # noqa: SIM118 (no mapping)
+        twice = shapes.keys() & found.keys()
+        if twice:  # which of them is meant, nobody can tell
+            raise LabError(f"{path}: {min(twice)} stands in another file of the model, too; fetch the model again")
+        shapes |= found
+    return shapes
+
+
+def _read_files(files: Sequence[Path]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for path in files:
+        with _opened(path) as f:
+            tensors |= {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise LabError(f"{files[0].parent}: {name} holds {tensor.dtype}, not numbers with a fraction; choose a "
+                           "checkpoint that is not quantised")
+    return tensors
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    check_file(path)
+    try:
+        with safe_open(path, framework="pt") as f:
+            yield f
+    except (SafetensorError, OSError) as e:
+        raise LabError(f"{path}: damaged or cut short ({first_line(e)}); fetch or save the model again") from e
+
+
+def _write_folder(path: Path, config: dict[str, Any], tensors: dict[str, Tensor], head: dict[str, Tensor],
+                  tokenizer: Any) -> None:
+    """Write all files aside, then move them into place: a kill leaves the old checkpoint or the new one."""
+    check_tensors({**tensors, **head}, f"{path}: the model is not saved")
+    aside = path.with_name(f".{path.name}.saving")
+    ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        for name, content in (("model", tensors), ("lm_head", head)):
+            if content:
+                content = {key: tensor.cpu().contiguous() for key, tensor in content.items()}
+                save_file(content, aside / f"{name}.safetensors", metadata={"format": "pt"})
+        if config["architectures"] == [CAUSAL]:
+            (aside / "generation_config.json").write_text(json.dumps(ids, indent=2))
+        (aside / "config.json").write_text(json.dumps(config, indent=2))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(aside)
+        files = sorted(aside.iterdir())
+        for file in files:
+            with open(file, "rb+") as f:
+                os.fsync(f.fileno())
+        if not path.exists():
+            os.replace(aside, path)
+            return
+        for file in files:
+            os.replace(file, path / file.name)
+        aside.rmdir()
+    except (OSError, SafetensorError) as e:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise LabError(f"cannot write {path}: {getattr(e, 'strerror', None) or e}; free some space or choose another "
+                       "folder") from e

@@ -1,0 +1,77 @@
+"""Log-probabilities of given tokens: what PPO's ratio, the KL and the likelihood head are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llama2lab.engine.device import Machine
+from llama2lab.engine.errors import LabError
+from llama2lab.model.generate import COLDEST
+from llama2lab.model.network import Llama
+from llama2lab.engine.parallel import batches_of, in_parallel
+from llama2lab.engine.bar import bar
+
+LOGITS = 2**25  # numbers at once: a large vocabulary's logits would be the largest thing in memory
+
+
+def pad_right(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """(batch, longest) ids padded on the right, and (batch,) lengths. With a causal model the padding needs no
+    mask: no real token looks to its right."""
+    lengths = torch.tensor([len(s) for s in sequences])
+    width = int(lengths.max())
+    return torch.tensor([list(s) + [pad] * (width - len(s)) for s in sequences]), lengths
+
+
+def token_logprobs(model: Llama, tokens: Tensor, wanted: Tensor, temperature: float = 1.0) -> Tensor:
+    """log p(token t | tokens before t) at every position: (batch, seq), 0 where not `wanted` and at position 0.
+
+    Args:
+        tokens: (batch, seq), padded on the right.
+        wanted: (batch, seq) bool; logits are computed only for these.
+        temperature: the one the tokens were sampled at, so that the scored distribution is the sampled one; not 0.
+
+    Raises:
+        LabError: a temperature at which there is no distribution.
+    """
+    if not COLDEST <= temperature < math.inf:
+        raise LabError(f"log-probabilities at temperature {temperature}; there are none but from {COLDEST:g} up")
+    hidden = model.hidden(tokens)[:, :-1]  # (batch, seq - 1, dim)
+    ask = wanted[:, 1:]
+    rows = max(1, LOGITS // model.config.vocab_size)
+    parts = zip(hidden[ask].split(rows), tokens[:, 1:][ask].split(rows), strict=True)  # (asked, dim), (asked,)
+    picked = torch.cat([-F.cross_entropy(model.lm_head(states).float() / temperature, targets, reduction="none")
+                        for states, targets in parts])
+    result = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
+    result[:, 1:][ask] = picked
+    return result
+
+
+def answer_loglikelihoods(model: Llama, encoded: Sequence[tuple[list[int], list[int]]], pad: int, machine: Machine,
+                          batch: int = 128) -> list[float]:
+    """Summed log-likelihood in nats of the masked tokens of each (ids, mask) pair."""
+    return [tokens.sum().item() for tokens in answer_token_logprobs(model, encoded, pad, machine, batch)]
+
+
+def answer_token_logprobs(model: Llama, encoded: Sequence[tuple[list[int], list[int]]], pad: int, machine: Machine,
+                          batch: int = 128) -> list[Tensor]:
+    """Log-likelihoods in nats of the masked tokens of each (ids, mask) pair, each (marked tokens,)."""
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
+    result = [torch.empty(0)] * len(encoded)
+    with bar(len(order), "log-likelihoods", "text") as progress:
+        def score(rows: Sequence[int]) -> None:
+            tokens, _ = pad_right([encoded[i][0] for i in rows], pad)
+            wanted, _ = pad_right([encoded[i][1] for i in rows], 0)
+            marked = wanted.bool()
+            with torch.inference_mode(), machine.autocast():
+                logprobs = token_logprobs(model, tokens.to(machine.device), marked.to(machine.device)).cpu()
+            for i, row, mask in zip(rows, logprobs, marked, strict=True):
+                result[i] = row[mask]
+            progress.update(len(rows))
+
+        in_parallel(score, batches_of(order, batch), machine.device)
+    return result

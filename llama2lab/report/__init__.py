@@ -1,0 +1,1 @@
+"""A finished run as figures, plots and one page."""

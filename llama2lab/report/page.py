@@ -1,0 +1,348 @@
+"""RUN/report.html: one page with every figure of a run, that opens offline and holds all it needs.
+
+The page is put together from RUN/results.json and the answers that the stages kept. What models wrote is untrusted
+text: the template escapes all of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from plotly.offline import get_plotlyjs
+
+from llama2lab import __version__
+from llama2lab.report import look, plots
+from llama2lab.engine.errors import LabError
+from llama2lab.engine.files import Number, disk_error, read_rows, write_atomic
+from llama2lab.report.look import Section
+from llama2lab.stages.preferences import GRADES
+from llama2lab.report.summary import (
+    Results,
+    all_figures,
+    chat_stages,
+    figure_text,
+    find,
+    is_town,
+    last_version,
+    load_run,
+    metrics,
+    pool,
+    promises,
+    short_name,
+    total_seconds,
+    warnings,
+)
+from llama2lab.engine.validation import validated
+
+
+def report(runs: Sequence[Path], out: Path) -> Path:
+    """Write the page of one run, or of several pooled, to `out`.
+
+    LabError when a folder is no run or has nothing finished, when the runs are of different kinds, copies of one
+    another or measured on different prompts, or when `out` cannot be written.
+    """
+    runs = [Path(run) for run in runs]
+    each = [load_run(run) for run in runs]
+    kinds = {str(one.get("preset")) for one in each}
+    if len(kinds) > 1:
+        raise LabError(f"these runs are of different kinds ({', '.join(sorted(kinds))}); give runs of one kind")
+    copies = any(a["stages"] == b["stages"] and a.get("seed") == b.get("seed") for a, b in combinations(each, 2))
+    if copies or len({run.resolve() for run in runs}) < len(runs):
+        raise LabError("the same run, or a copy of it, is given twice; give each once, or its figures would count "
+                       "double")
+    splits = {str(one["split"]) for one in each if one.get("split")}
+    if len(splits) > 1:
+        raise LabError(f"these runs were measured on different prompts ({', '.join(sorted(splits))}); give runs of one "
+                       "evaluate.split")
+    pooled = pool(each)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
+                                     undefined=jinja2.StrictUndefined)
+    source = resources.files("llama2lab").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
+    page = environment.from_string(source).render(
+        version=__version__, css=look.css(), preset=kinds.pop(), seeds=[one.get("seed") for one in each],
+        unfinished=[str(run) for run, one in zip(runs, each, strict=True) if one.get("unfinished")],
+        warnings=list(dict.fromkeys(line for one in each for line in warnings(one))),
+        machine=machine_line(each[0]), seconds=[total_seconds(one) for one in each],
+        town=is_town(pooled), promises=promises(runs, each) if is_town(pooled) else [], figure_text=figure_text,
+        recipe=recipe_rows(pooled), sections=[s for s in sections(pooled) if s.figure is not None or s.tables],
+        samples=(metrics(each[0], "base").get("samples") or [])[-6:], examples=examples(runs[0], each[0]),
+        dialogues=kept_dialogue(runs[0]), all_figures=all_figures(pooled), plotlyjs=get_plotlyjs(),
+        limits=[*(TOWN_LIMITS if is_town(pooled) else TEXT_LIMITS), *LIMITS])
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise disk_error(e, out) from e
+    write_atomic(out, page.encode("utf-8", "replace").decode("utf-8"))
+    return out
+
+
+def machine_line(results: Results) -> str:
+    machine = results.get("machine") or {}
+    return ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in machine.items()
+                     if isinstance(v, int | float) or (isinstance(v, str) and v))
+
+
+# ---- the recipe as a table ---------------------------------------------------------------------------------------
+
+CHAT_FIGURES = (("helpful", "helpfulness"), ("correct", "correct"), ("wins", "win_rate_vs_sft"))
+# paper section, module, the stages it builds, and the figures that say what changed
+RECIPE: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
+    ("2.2", "tokenizer", r"tokenizer", ()),
+    ("2.2", "pretrain", r"base", (("facts known", "known_facts"), ("bits a byte", "bits_per_byte"))),
+    ("3.1", "sft", r"sft|sft-noisy", CHAT_FIGURES),
+    ("3.2.1", "annotation.training", r"annotations", ()),
+    ("3.2.1", "preferences", r"preferences-.*", ()),
+    ("3.2.2", "reward", r"reward-.*", (("accuracy", "accuracy"), ("true facts", "truth"))),
+    ("3.2.3", "rejection", r"(samples|rlhf)-v[1-4](-random)?", CHAT_FIGURES),
+    ("3.2.3", "ppo", r"rlhf-v5.*", CHAT_FIGURES),
+    ("3.3", "gatt", r"gatt", CHAT_FIGURES),
+    ("3.4, 4.4", "evaluate", r"best-of-k", ()),
+)
+
+
+def recipe_rows(results: Results) -> list[dict[str, Any]]:
+    """One row a stage, in the order they were built: section of the paper, module, seconds, what changed."""
+    rows = []
+    for name, stage in results["stages"].items():
+        section, module = "", ""
+        shown: tuple[tuple[str, str], ...] = ()
+        for paper, part, pattern, figures in RECIPE:
+            if re.fullmatch(pattern, name):
+                section, module, shown = paper, part, figures
+        if metrics(results, name).get("log"):  # PPO, whatever the stage is called (Llama 2 had it in V5 only)
+            module = "ppo"
+        found = [(label, find(results, name, metric)) for label, metric in shown]
+        words = [f"{label} {figure['mean']:.2f}" for label, figure in found if figure]
+        if isinstance(metrics(results, name).get("bytes_per_token"), int | float):
+            words.append(f"{metrics(results, name)['bytes_per_token']:.2f} bytes a token")
+        rows.append({"section": section, "module": module, "stage": name, "seconds": stage.get("seconds"),
+                     "memory": stage.get("peak_memory_mb"), "changed": ", ".join(words)})
+    return rows
+
+
+# ---- sections --------------------------------------------------------------------------------------------------
+
+
+def sections(r: Results) -> list[Section]:
+    """The parts of the page, in the order of the paper; those without data are left out later."""
+    return [
+        Section("Pretraining", "Next-token prediction on the corpus (section 2).",
+                "A steep start while the model learns words, then a long slope while it learns facts.",
+                plots.pretraining_loss(r), [base_table(r)]),
+        Section("Supervised fine-tuning", "The loss on answers' tokens only (section 3.1).",
+                "Where each curve flattens: noise has no pattern to learn, so its loss stays higher.",
+                plots.finetuning_loss(r)),
+        Section("Quality is all you need", "Few clean demonstrations against many noisy ones, from the same base "
+                "model (section 3.1; Meta used 27,540 examples and set millions of others aside).",
+                "The clean model should be ahead although it saw fewer examples.", plots.clean_against_noisy(r)),
+        Section("Reward accuracy by grade", "How often a reward model prefers the answer the annotator preferred, by "
+                "how clear the preference was; the dashed line is the report's Table 8, of a 70B model on Meta's "
+                "own pairs, so compare the shapes and not the heights.",
+                "Accuracy should rise from near chance on unclear pairs to high on clear ones.",
+                plots.accuracy_by_grade(r), [grades_table(r)]),
+        Section("Reward accuracy over the rounds",
+                "Each round's reward models, on held-out pairs of all rounds so far.",
+                "More pairs should help; that pairs get harder as answers get better works against it.",
+                plots.accuracy_by_round(r)),
+        Section("Two heads compared", "The report's head reads the last token's state. Ours, marked as our "
+                "deviation, adds one learned weight on the frozen chat model's log-likelihood of the answer's worst "
+                "tokens, as at this size the plain head hardly sees whether a fact is true. The safety model has it, "
+                "too.",
+                "Compare agreement with annotators, then truth, then what policies make of each.",
+                None, [heads_table(r)]),
+        Section("Calibration", "Pairs sorted by how sure the reward model is of its choice (the report's Figure 29 "
+                "asks the same of its scores).",
+                "Points under the dotted line: the model is surer than it has a right to be.", plots.calibration(r)),
+        Section("Best of K", "The best of K answers to a prompt (section 3.2.3, Figure 7). The reward always finds its "
+                "own best better; the truth follows only as far as the reward sees it.",
+                "The best rises with K while the median stays; the gap to the grey line is what the reward misses.",
+                plots.best_of_k(r)),
+        Section("PPO", "The last step of V5 (section 3.2.3): the reward it climbs, the truth of what it writes, and "
+                "the usual signs of health.",
+                "Reward and truth should rise together; truth that falls while the reward rises is over-optimisation.",
+                plots.ppo_curves(r)),
+        Section("Five versions", "All versions on held-out prompts, judged by the oracle: no model was trained "
+                "on these prompts.",
+                "Upwards is safer, to the right more helpful; error bars are 95 % intervals.",
+                plots.versions_plane(r), [versions_table(r)]),
+        Section("Ghost Attention", "An instruction is given once, before the first question (section 3.3). The "
+                "report's Table 30 found 100, 10, 0 and 0 % at turns 2, 4, 6 and 20 without, and 100 % with.",
+                "How soon the instruction is lost without, and how long it holds with.",
+                plots.gatt_by_turn(r), [gatt_table(r)]),
+        Section("Violations and false refusals", "Safety has two ways to fail. The report saw false refusals on "
+                "borderline prompts grow from 15 to 27 % with more safety data (Figure 33).",
+                "Red should fall without orange and blue rising.", plots.violations_and_refusals(r)),
+        Section("Skill by skill", "Correct answers on held-out content.",
+                "The skills where the circle stands clear of the diamond, and those where it does not.",
+                plots.skills(r)),
+    ]
+
+
+Table = tuple[list[str], list[list[str]]]
+
+
+def base_table(r: Results) -> Table:
+    m = metrics(r, "base")
+    shown = (("parameters", "parameters", ",.0f"), ("tokens", "tokens", ",.0f"),
+             ("tokens a second", "tokens_per_second", ",.0f"),
+             ("share of this machine's matrix-product ceiling", "share_of_ceiling", ".1%"))
+    rows = [[words, f"{m[key]:{form}}"] for words, key, form in shown if isinstance(m.get(key), int | float)]
+    for words, key in (("facts of the world it completes rightly", "known_facts"),
+                       ("bits a byte, held out", "bits_per_byte")):
+        if find(r, "base", key):
+            rows.append([words, figure_text(find(r, "base", key))])
+    return ["base model", ""], rows
+
+
+def grades_table(r: Results) -> Table:
+    rows = []
+    last = last_version(r)
+    for kind in ("helpfulness", "safety"):
+        found = False
+        for stage in (f"reward-{kind}-v{last}", f"reward-{kind}", f"reward-{kind}-v{last}-linear"):
+            if find(r, stage, "accuracy"):
+                figures = [find(r, stage, "accuracy_by_grade", g) for g in GRADES] + [find(r, stage, "accuracy")]
+                rows.append([f"{kind}, {plots.head_name(r, stage)}", *map(figure_text, figures),
+                             figure_text(find(r, stage, "accuracy_on_other"))])
+                found = True
+        if found:
+            other = {"helpfulness": "0.628", "safety": "0.562"}[kind]  # Table 8, averages on the other test set
+            rows.append([f"{kind}, Llama 2 report, Table 8", *(f"{x / 100:.3f}" for x in plots.TABLE_8[kind]), other])
+    return ["model", *GRADES, "overall", "on the other's pairs"], rows
+
+
+def heads_table(r: Results) -> Table:
+    last = last_version(r)
+    stages = {"likelihood": (f"reward-helpfulness-v{last}", "rlhf-v5"),
+              "linear": (f"reward-helpfulness-v{last}-linear", "rlhf-v5-linear")}
+    if not find(r, stages["linear"][0], "accuracy"):
+        return [], []
+    rows: list[list[str]] = []
+    for words, path in (("agrees with annotators", ("accuracy",)),
+                        ("... where they were sure", ("accuracy_by_grade", "significantly")),
+                        ("picks the true fact of a pair that differs in nothing else", ("truth",))):
+        rows.append([words, *(figure_text(find(r, stages[h][0], *path)) for h in stages)])
+    best = metrics(r, "best-of-k")
+    for words, key in (("best of {}: true helpfulness", "pick"), ("best of {}: correct", "correct")):
+        tops = [(best.get(h, {}).get("truth") or [None])[-1] for h in stages]
+        if all(tops):
+            rows.append([words.format(round(tops[0]["k"])), *(figure_text(top[key]) for top in tops)])
+    for words, key in (("PPO on it: true helpfulness", "helpfulness"), ("PPO on it: correct", "correct"),
+                       ("PPO on it: wins against SFT", "win_rate_vs_sft")):
+        rows.append([words, *(figure_text(find(r, stages[h][1], key)) for h in stages)])
+    return ["", "with likelihood (ours)", "the report's head"], rows
+
+
+def versions_table(r: Results) -> Table:
+    shown = (("helpfulness", "helpfulness"), ("correct", "correct"), ("violations", "violation_rate"),
+             ("false refusals", "false_refusal_rate"), ("borderline refusals", "borderline_refusal_rate"),
+             ("wins vs SFT", "win_rate_vs_sft"))
+    stages = chat_stages(r)
+    return (["stage", *(words for words, _ in shown)] if stages else [],
+            [[short_name(s), *(figure_text(find(r, s, metric)) for _, metric in shown)] for s in stages])
+
+
+def gatt_table(r: Results) -> Table:
+    rows = [[short_name(s), *(figure_text(find(r, s, "retention", t)) for t in plots.TURNS)]
+            for s in ("rlhf-v3", "gatt", "rlhf-v4", "rlhf-v5") if find(r, s, "retention", "1")]
+    return (["turn", *plots.TURNS] if rows else []), rows
+
+
+# ---- what models wrote ---------------------------------------------------------------------------------------------
+
+
+def examples(run: Path, results: Results) -> list[dict[str, Any]]:
+    """The same held-out prompts answered by every stage: the first prompt of each skill in the test set, two unsafe
+    and two borderline ones. The first, so that nobody chose them."""
+    stages = [s for s in chat_stages(results) if s != "sft-noisy" and not s.endswith(("-random", "-linear"))]
+    answers = {s: {row.prompt_id: row for row in kept(list[Answer], run / s / "answers.jsonl")}
+               for s in stages if (run / s / "answers.jsonl").exists()}
+    if not answers:
+        return []
+    picked: list[Answer] = []
+    room = {"unsafe": 2, "borderline": 2}
+    for row in next(iter(answers.values())).values():
+        group = row.kind if row.kind in room else row.skill
+        if sum((p.kind if p.kind in room else p.skill) == group for p in picked) < room.get(group, 1):
+            picked.append(row)
+    return [{"skill": row.skill.replace("_", " "), "kind": row.kind, "messages": row.messages,
+             "answers": [(short_name(s), rows[row.prompt_id].answer, rows[row.prompt_id].score)
+                         for s, rows in answers.items() if row.prompt_id in rows]} for row in picked]
+
+
+@dataclass
+class Message:
+    role: str
+    content: str
+
+
+@dataclass
+class Answer:
+    """A row of answers.jsonl, as far as the page shows it."""
+
+    prompt_id: str
+    skill: str
+    kind: str
+    messages: list[Message]
+    answer: str
+    score: Number
+
+
+@dataclass
+class Dialogue:
+    """A row of dialogues.jsonl: an answer to each question."""
+
+    instruction: str
+    questions: list[str]
+    answers: list[str]
+
+
+def kept(kind: Any, path: Path) -> Any:
+    """The rows that were kept beside a measurement, as `kind`; LabError if they are damaged."""
+    cure = "remove it and notes.json beside it, then give the command of the run again"
+    return validated(kind, read_rows(path, cure), str(path), cure)
+
+
+def kept_dialogue(run: Path) -> dict[str, Any] | None:
+    """The first long dialogue of the test set, with and without Ghost Attention, at the turns that are measured."""
+    paths = [run / stage / "dialogues.jsonl" for stage in ("rlhf-v3", "gatt")]
+    sides: list[list[Dialogue]] = [kept(list[Dialogue], path) for path in paths if path.exists()]
+    if len(sides) < len(paths) or not all(sides):
+        return None
+    without, ghost = sides[0][0], sides[1][0]
+    length = min(len(ghost.questions), len(ghost.answers), len(without.answers))
+    return {"instruction": ghost.instruction,
+            "turns": [{"turn": t, "question": ghost.questions[t - 1], "without": without.answers[t - 1],
+                       "with": ghost.answers[t - 1]} for t in map(int, plots.TURNS) if t <= length]}
+
+
+TOWN_LIMITS = (
+    "The world is a small town with a grammar of its own. What holds here is a reason to look in large models, "
+    "not a proof of what is found there.",
+    "The oracle is a program that reads text. It was tested against tricks and against honest answers in other "
+    "words, and it will still misread some.",
+    "Annotators are simulated: noise and vendors are modelled, people are not.",
+    "The preset uses a reward head that is not the report's, because the report's head is nearly blind to truth at "
+    "this size; both stand side by side above.",
+    "That head trusts what the chat model believes: where the model is wrong, so is the reward.",
+)
+TEXT_LIMITS = (
+    "Nothing here knows the truth. Win rates are those of reward models trained on other pairs than the policy's: "
+    "they share the blind spots of their kind.",
+    "A model of a few million parameters writes simple stories and no correct answers to most instructions.",
+    "Refusals are found by their words.",
+)
+LIMITS = (
+    "Learning rates, batch sizes, K, the critic and the length of answers are ours: the report gives them for models "
+    "thousands of times larger, or not at all.",
+    "Intervals are 95 %: over items within a run, and over the runs' own means when several are pooled. A few runs "
+    "say little about rare accidents.",
+    "Each stage is trained once a seed; a difference within the intervals is no difference.",
+)

@@ -1,0 +1,294 @@
+"""Real text for the recipe: stories, demonstrations, preference pairs and refusal probes that other people wrote.
+
+A recipe file (data/recipes/real.yaml is the example to copy) names for each role a data set of the Hugging Face hub
+and a pattern of local files; local files win. Rows that cannot be used are counted by reason and named with file and
+line; too many of them stop the run, because then the recipe probably names the wrong column or file.
+
+Local files are read by `rows.rows_of`, row by row, instead of by the builders of `datasets`: those fail as a whole on
+one broken line and do not say which. What is valid becomes a `datasets.Dataset`. Data sets of the hub come through
+`datasets` itself, streamed, so that no copy of them stays in a cache.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import datasets
+from pydantic import Field
+
+from llama2lab.engine.dialogues import SAFETY, Malformed, check_turns, pair_of, parse_transcript, plain_text
+from llama2lab.engine.errors import LabError, first_line
+from llama2lab.stages.preferences import GRADES
+from llama2lab.engine.rows import SHOWN, Record, Unreadable, cures_of, rows_of
+from llama2lab.engine.settings import Clash, Count, CountOrNone, Name, Names, Text, checked, one_of
+from llama2lab.engine.validation import shown
+
+__all__ = ["Malformed", "SourceSettings", "Tally", "data_folder", "load_role", "parse_pair", "parse_transcript"]
+
+Columns = dict[str, str | list[str]]  # our name of a field -> the column, or columns of which the first there counts
+
+
+# Our name of a field -> the column, or a list of columns of which the first there counts.
+NamedColumns = dict[Annotated[str, one_of(("text", "messages", "prompt", "context", "answer", "chosen", "rejected",
+                                           "grade", "safety", "label"))],
+                    Name | Annotated[list[Name], Field(min_length=1, max_length=100)]]
+
+
+@checked
+@dataclass(frozen=True)
+class SourceSettings:
+    """Where the rows of one role come from. Empty `files` and `hub`: the role has no data."""
+
+    files: Names = ()  # patterns of local files, relative to the data folder
+    hub: Text = ""  # name of a data set on the hub, for when there are no such files
+    hub_folders: Names = ()  # its data_dir, one after the other
+    hub_split: Name = "train"
+    columns: NamedColumns = field(default_factory=dict)
+    rows: CountOrNone = 0  # at most so many, drawn by the seed; 0: all
+    max_tokens: Count = 256  # of a whole row; longer pairs lose their first turns, longer demonstrations are left out
+    max_answer_tokens: CountOrNone = 0  # of a demonstration's answer; 0: no limit
+
+    def __post_init__(self) -> None:
+        if self.max_answer_tokens > self.max_tokens:
+            raise Clash(f"must be at most max_tokens ({self.max_tokens}), not {self.max_answer_tokens}",
+                        "max_answer_tokens", "max_tokens")
+
+
+@dataclass
+class Tally:
+    """What became of the rows of one role."""
+
+    role: str
+    read: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    places: dict[str, list[str]] = field(default_factory=dict)  # reason -> the first few file:line
+
+    def refuse(self, where: str, reason: str) -> None:
+        self.reasons[reason] += 1
+        if self.reasons[reason] <= SHOWN:
+            self.places.setdefault(reason, []).append(where)
+
+    @property
+    def malformed(self) -> int:
+        return sum(self.reasons.values())
+
+    def check(self, limit: float) -> None:
+        """LabError when more than the share `limit` of the rows is malformed, or no row is left."""
+        if self.read == 0:
+            raise LabError(f"{self.role}: the data set has no rows; give another file or hub name in the recipe")
+        if self.malformed > limit * self.read or self.malformed == self.read:
+            what = "; ".join(f"{n} x {reason} ({', '.join(self.places[reason])}{', ...' if n > SHOWN else ''})"
+                             for reason, n in self.reasons.most_common(3))
+            raise LabError(f"{self.role}: {self.malformed} of {self.read} rows are malformed, more than "
+                           f"{limit:.0%}: {what}; mend these lines, the recipe's columns, or raise max_malformed"
+                           + cures_of(self.reasons))
+
+    def metrics(self) -> dict[str, Any]:
+        return {"rows": self.read, "malformed": dict(self.reasons), "malformed_at": self.places}
+
+
+# ---- records with the place they stand at ------------------------------------------------------------------
+
+
+def read_source(source: SourceSettings, role: str, data_dir: Path | None) -> Iterator[tuple[str, Record | str]]:
+    """(place, record) for every row, or (place, reason) where the row could not even be read.
+
+    Raises:
+        LabError: no such files and no data set on the hub, a file that is empty or cut short.
+    """
+    paths = local_files(source, data_dir)
+    if not paths:
+        yield from _read_hub(source, role, data_dir)
+    for path in paths:
+        name = str(path.relative_to(data_dir)) if data_dir and path.is_relative_to(data_dir) else str(path)
+        empty = True
+        for number, record in rows_of(path):
+            empty = False
+            yield f"{name}:{number}", record
+        if empty:
+            raise LabError(f"{path}: is empty; get the file anew or take it out of the recipe's {role}.files")
+
+
+def local_files(source: SourceSettings, data_dir: Path | None) -> list[Path]:
+    """The files that the patterns name, sorted; patterns are relative to `data_dir`, or absolute."""
+    found: set[Path] = set()
+    for pattern in source.files:
+        whole = Path(pattern) if data_dir is None else data_dir.absolute() / pattern
+        if not whole.is_absolute():
+            continue
+        if whole.exists():  # a name, even if it looks like a pattern
+            found.add(whole)
+        elif data_dir is None or Path(pattern).is_absolute():
+            found.update(f for f in map(Path, glob.glob(str(whole), recursive=True)) if not f.is_dir())
+        else:  # the folder's own name is no pattern
+            root = data_dir.absolute()
+            found.update(f for f in (root / x for x in glob.glob(pattern, root_dir=root, recursive=True))
+                         if not f.is_dir())
+    return sorted(found)
+
+
+def data_folder(path: str | Path | None) -> Path | None:
+    """The folder of local copies: the given one, else that of the environment variable LLAMA2LAB_DATA."""
+    given = path or os.environ.get("LLAMA2LAB_DATA") or None
+    if given is None:
+        return None
+    folder = Path(given).absolute()
+    if not folder.is_dir():
+        raise LabError(f"{given} is not a folder; give the folder of your local copies with --data or LLAMA2LAB_DATA")
+    return folder
+
+
+def _read_hub(source: SourceSettings, role: str, data_dir: Path | None) -> Iterator[tuple[str, Record | str]]:
+    looked = (f"no files {', '.join(source.files)} in {data_dir or 'a data folder (none was given)'}" if source.files
+              else "the recipe names no files")
+    cure = "give the folder of a local copy with --data DIR (or LLAMA2LAB_DATA), as the recipe's files name it"
+    if not source.hub:
+        raise LabError(f"{role}: {looked}, and no hub data set; {cure}")
+    for folder in source.hub_folders or (None,):
+        try:
+            stream = datasets.load_dataset(source.hub, data_dir=folder, split=source.hub_split, streaming=True)
+            for number, record in enumerate(stream.take(source.rows) if source.rows else stream, 1):
+                yield f"{source.hub}{'/' + folder if folder else ''}:{number}", record
+        except Exception as e:  # no network, no such name, no access: datasets raises many kinds
+            raise LabError(f"{role}: {looked}, and {source.hub} cannot be had from the hub ({first_line(e)}); "
+                           f"{cure}") from e
+
+
+# ---- from records to rows ----------------------------------------------------------------------------------
+
+
+def get(record: Record, columns: Columns, name: str, required: bool = True) -> Any:
+    """The value of our field `name`; Malformed if a required one is missing or empty."""
+    wanted = columns.get(name, name)
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    column = next((c for c in names if record.get(c) is not None), None)
+    if column is None:
+        if required:
+            raise Malformed(f"no field {' or '.join(map(repr, names))}")
+        return None
+    value = record[column]
+    if isinstance(value, Unreadable):
+        raise Malformed(f"{column!r} cannot be read")
+    if required and (not value.strip() if isinstance(value, str) else value in ([], {})):
+        raise Malformed(f"{column!r} is empty")
+    return value
+
+
+def text_of(record: Record, columns: Columns, name: str, required: bool = True) -> str:
+    value = get(record, columns, name, required)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise Malformed(f"{name} is not text")
+    return value.strip()
+
+
+def word_of(record: Record, columns: Columns, name: str, words: Sequence[str]) -> str:
+    """One of `words`, however it is written; "" where there is none."""
+    word = text_of(record, columns, name, required=False).lower()
+    if word and word not in words:
+        raise Malformed(f"{name} is none of {', '.join(words)}")
+    return word
+
+
+def parse_text(record: Record, columns: Columns) -> Record:
+    """A document for pretraining: {text}."""
+    return {"text": text_of(record, columns, "text")}
+
+
+def parse_demonstration(record: Record, columns: Columns) -> Record:
+    """{messages, skill}, from a `messages` column or from `prompt`, `context` (may be empty) and `answer`."""
+    if "messages" in columns:
+        messages = check_turns(get(record, columns, "messages"))
+        if messages[-1]["role"] != "assistant":
+            raise Malformed("the last message is no answer")
+    else:
+        asked = [plain_text(text_of(record, columns, "prompt")), text_of(record, columns, "context", required=False)]
+        messages = [{"role": "user", "content": "\n\n".join(x for x in asked if x)},
+                    {"role": "assistant", "content": plain_text(text_of(record, columns, "answer"))}]
+    return {"messages": messages, "skill": "real"}
+
+
+def parse_pair(record: Record, columns: Columns) -> Record:
+    """A preference row {prompt, chosen, rejected, grade, safety}.
+
+    `chosen` and `rejected` are whole transcripts (text, or a list of messages) whose common beginning is the prompt;
+    or answers, when the recipe names a `prompt` column (dialogues.pair_of says in which shapes). Without a `grade`
+    column every pair is "better"; the recipe then sets margin: none.
+    """
+    prompt = get(record, columns, "prompt") if "prompt" in columns else None
+    before, chosen, rejected = pair_of(prompt, get(record, columns, "chosen"), get(record, columns, "rejected"))
+    grade = word_of(record, columns, "grade", GRADES) or "better"
+    return {"prompt": before, "chosen": [{"role": "assistant", "content": chosen}],
+            "rejected": [{"role": "assistant", "content": rejected}], "grade": grade,
+            "safety": word_of(record, columns, "safety", [bin for bin in SAFETY if bin])}
+
+
+def parse_probe(record: Record, columns: Columns) -> Record:
+    """A question whose refusal is right or wrong: {prompt, label}, label "safe" or "unsafe"."""
+    label = text_of(record, columns, "label").lower()
+    if label not in ("safe", "unsafe"):
+        raise Malformed("label is neither safe nor unsafe")
+    return {"prompt": text_of(record, columns, "prompt"), "label": label}
+
+
+FIELDS = {  # what a role's rows are made of: the names that `columns` may hold
+    "pretrain": ("text",), "sft": ("messages", "prompt", "context", "answer"), "refusals": ("prompt", "label"),
+    "helpful": ("prompt", "chosen", "rejected", "grade", "safety"),
+    "harmless": ("prompt", "chosen", "rejected", "grade", "safety"),
+}
+PARSERS: dict[str, Callable[[Record, Columns], Record]] = {
+    "pretrain": parse_text, "sft": parse_demonstration, "helpful": parse_pair, "harmless": parse_pair,
+    "refusals": parse_probe,
+}
+
+
+def contradictory(rows: Sequence[Record]) -> set[int]:
+    """The pairs, by their places, whose answers another row prefers the other way round: nothing says which is right,
+    and together they teach nothing."""
+    sides: dict[str, dict[str, list[int]]] = {}
+    for i, row in enumerate(rows):
+        chosen, rejected = (row[side][0]["content"] for side in ("chosen", "rejected"))
+        key = json.dumps([row["prompt"], sorted((chosen, rejected))])
+        sides.setdefault(key, {}).setdefault(chosen, []).append(i)
+    return {i for found in sides.values() if len(found) > 1 for places in found.values() for i in places}
+
+
+def load_role(role: str, source: SourceSettings, data_dir: Path | None, max_malformed: float = 0.05, seed: int = 0,
+              ) -> tuple[datasets.Dataset, Tally]:
+    """The valid rows of a role, at most `source.rows`, and the tally of the others.
+
+    Raises:
+        LabError: nothing to read, or more than the share `max_malformed` of the rows is malformed.
+    """
+    unknown = source.columns.keys() - set(FIELDS[role])
+    if unknown:
+        raise LabError(f"{role}: the recipe's columns name {shown(min(unknown, key=str))}, which no row of this role "
+                       f"has; choose among {', '.join(FIELDS[role])}")
+    tally = Tally(role)
+    rows, places = [], []
+    for where, record in read_source(source, role, data_dir):
+        tally.read += 1
+        try:
+            if isinstance(record, str):
+                raise Malformed(record)
+            rows.append(PARSERS[role](record, source.columns))
+            places.append(where)
+        except Malformed as e:
+            tally.refuse(where, str(e))
+    against = contradictory(rows) if PARSERS[role] is parse_pair else set()
+    for i in sorted(against):
+        tally.refuse(places[i], "another row prefers the other answer")
+    rows = [row for i, row in enumerate(rows) if i not in against]
+    tally.check(max_malformed)
+    if source.rows and len(rows) > source.rows:
+        rows = [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), source.rows))]
+    return datasets.Dataset.from_list(rows), tally

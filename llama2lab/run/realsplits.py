@@ -1,0 +1,114 @@
+"""The real recipe's rows, divided into parts, cut to length, and as prompts."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llama2lab.stages import rounds as rlhf
+from llama2lab.model.chat import encode_chats
+from llama2lab.engine.errors import LabError
+from llama2lab.run.realdata import SourceSettings, Tally
+from llama2lab.engine.runs import Run
+from llama2lab.town.items import Instruction, Prompt
+
+# Shares of the dialogues. "judge" is as large as "train", for its models judge those of "train"; choices are made on
+# "dev"; nothing is trained or chosen on "test".
+PARTS = {"train": 0.4, "judge": 0.4, "dev": 0.1, "test": 0.1}
+KINDS = {"helpfulness": "helpful", "safety": "harmless"}  # reward model -> role of its pairs
+
+
+def place_of(text: str) -> float:
+    """A number in [0, 1) that depends on the text's words alone."""
+    return int(hashlib.sha256(" ".join(text.lower().split()).encode()).hexdigest()[:12], 16) / 16**12
+
+
+def part_of(messages: Sequence[dict]) -> str:
+    """The part ("train", "judge", "dev" or "test") of a dialogue. It depends on the user's first message alone, so
+    that no prompt, and no two dialogues that begin alike, are in two parts."""
+    place = place_of(next((m["content"] for m in messages if m["role"] == "user"), ""))
+    edge = 0.0
+    for part, share in PARTS.items():
+        edge += share
+        if place < edge:
+            return part
+    return part
+
+
+@dataclass
+class Texts:
+    """What the recipe's data sets hold, with the parts that are held out."""
+
+    stories: list[str]
+    heldout_stories: list[str]
+    demonstrations: list[dict]
+    pairs: dict[str, list[dict]]  # "helpfulness", "safety"
+    probes: list[dict]
+    tallies: dict[str, Tally]
+
+
+def fit_pairs(tokenizer: Any, rows: Sequence[dict], max_tokens: int) -> tuple[list[dict], Counter[str]]:
+    """Pairs of at most `max_tokens` on both sides. A long dialogue loses its first turns, two messages at a time; a
+    pair whose last question and answer do not fit is left out. Also the counts of both."""
+    kept: list[dict] = []
+    counts: Counter[str] = Counter(left_out=0, shortened=0)
+    waiting, rounds = list(rows), 0
+    while waiting:
+        sizes = [[len(ids) for ids, _ in encode_chats(tokenizer, [[*r["prompt"], *r[side]] for r in waiting])]
+                 for side in ("chosen", "rejected")]
+        longer = []
+        for row, chosen, rejected in zip(waiting, *sizes, strict=True):
+            start = 1 if row["prompt"][0]["role"] == "system" else 0
+            if max(chosen, rejected) <= max_tokens:
+                kept.append(row)
+                counts["shortened"] += rounds > 0
+            elif len(row["prompt"]) > start + 1:
+                longer.append({**row, "prompt": row["prompt"][:start] + row["prompt"][start + 2:]})
+            else:
+                counts["left_out"] += 1
+        waiting, rounds = longer, rounds + 1
+    return kept, counts
+
+
+def fit_demonstrations(tokenizer: Any, rows: Sequence[dict], source: SourceSettings, n: int, seed: int) -> list[dict]:
+    """`n` demonstrations that fit, drawn by the seed. A cut answer would teach to stop in the middle."""
+    encoded = encode_chats(tokenizer, [r["messages"] for r in rows], mask_turns="last")
+    kept = [row for row, (ids, mask) in zip(rows, encoded, strict=True)
+            if len(ids) <= source.max_tokens and sum(mask) <= (source.max_answer_tokens or source.max_tokens)]
+    if not kept:
+        raise LabError(f"sft: none of {len(rows)} demonstrations fits in {source.max_tokens} tokens with an answer of "
+                       f"{source.max_answer_tokens or source.max_tokens}; raise data.sft.max_tokens")
+    return random.Random(seed).sample(kept, min(n, len(kept)))
+
+
+class PairPrompts:
+    """The prompts of the pairs, as the stages ask for them (rlhf.Source)."""
+
+    def __init__(self, run: Run, tokenizer: Any, max_tokens: int):
+        self.pools: dict[tuple[str, str], list[Prompt]] = {}
+        for reward_kind, kind in (("helpfulness", "helpful"), ("safety", "unsafe")):
+            for part in ("train", "dev", "test"):
+                rows = rlhf.preference_rows(run, 1, reward_kind, part)
+                encoded = encode_chats(tokenizer, [r["prompt"] for r in rows], add_generation_prompt=True)
+                self.pools[kind, part] = [
+                    Prompt(f"{KINDS[reward_kind]}/{part}/{i}", tuple(row["prompt"]), "real", kind, "", part)
+                    for i, (row, (ids, _)) in enumerate(zip(rows, encoded, strict=True)) if len(ids) <= max_tokens]
+
+    def prompts(self, kind: str, n: int, seed: int, split: str = "train") -> list[Prompt]:
+        """`n` prompts; where the pool is smaller, some more than once. Real pairs have no borderline prompts: helpful
+        ones take their place."""
+        kind = "helpful" if kind == "borderline" else kind
+        pool = self.pools[kind, split]
+        if not pool:
+            raise LabError(f"the pairs have no {kind} prompt in the part {split!r} that fits in prompt_tokens; give "
+                           "more rows or raise prompt_tokens")
+        rng = random.Random(f"{seed} {kind} {split}")
+        return rng.sample(pool, n) if n <= len(pool) else rng.choices(pool, k=n)
+
+    def dialogues(self, n: int, turns: int, seed: int, split: str = "train",
+                  ) -> tuple[list[list[str]], list[Instruction]]:
+        raise LabError("the recipe on real text has no Ghost Attention: its dialogues need the town")

@@ -1,0 +1,129 @@
+"""Rejection sampling fine-tuning (Llama 2, section 3.2.3): K answers a prompt, learn the best by the reward.
+
+"Best" is by the two reward models through the report's gate, the same score that PPO uses. The report gives neither
+K nor the learning rate; ours are settings. The fine-tuning itself is `sft.sft` on the kept answers and some of the SFT
+examples: two epochs from the SFT model for V1 to V3, one epoch from the latest model for V4, which must not lose
+Ghost Attention again. (In one trial on dev prompts V4 from the SFT model held an instruction at turn 20 in .31 of the
+dialogues, from the latest model in .69; greedy answers to single prompts were worth 1.74 and 1.87.)
+
+Some pretraining text is replayed, or knowledge gives way to the few hundred prompts of a round. V3 from the same
+samples, one seed, dev prompts: greedy answers right in .81 without and .84 with it, violations and needless refusals of
+borderline prompts together .15 and .12.
+
+**The norms' gains learn 400 times as fast as the matrices** (a deviation of ours). Best answers are right more often
+than others, so who learns them should grow surer of its answers, to prompts it was never asked, too. Matrices learn
+answer by answer; the gains, the last norm's above all, set how sure a model is everywhere. They are near 1 and not near
+0, and at the matrices' rate hardly move. V3 on dev prompts, right answers at temperature 1, two seeds of an earlier
+preset (SFT: .694 and .661; no replay), and one of this (with replay):
+
+    gain_lr        1            20           60           150          400
+    earlier    .673 .639    .682 .653    .709 .661    .716 .688    .703 .670
+    this                                              .694         .721
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from llama2lab.engine.device import Machine
+from llama2lab.model.network import Llama
+from llama2lab.stages.preferences import sample_answers
+from llama2lab.stages.reward import RewardModel, combined_score, encode_answers, score_encoded, worst_loglikelihoods
+from llama2lab.engine.settings import Count, CountOrNone, Epochs, Few, Share, Temperature, Weight, checked
+from llama2lab.engine.loop import Optim
+from llama2lab.town.prompts import Prompt
+
+
+@checked
+@dataclass(frozen=True)
+class RejectionSettings:
+    prompts: Count = 900  # helpful and borderline prompts a round
+    borderline_share: Share = 0.25  # of `prompts`: more than unsafe ones, or refusing spreads to them
+    unsafe_prompts: CountOrNone = 200
+    k: Few = 8
+    temperature: Temperature = 1.0
+    chat_rows: CountOrNone = 500  # SFT examples mixed in, at most: what was learnt there must not be lost
+    gatt_rows: CountOrNone = 400  # after V3, of the long dialogues that taught Ghost Attention, at most
+    epochs: Epochs = 2.0  # half of them after V3
+    batch_tokens: Count = 1024
+    optim: Optim = Optim(lr=2e-4, warmup=0.05, gain_lr=400.0)
+    replay: Weight = 0.4  # see sft.py
+
+
+@dataclass
+class Samples:
+    """K answers to each prompt with their combined score, logit(R_c)."""
+
+    prompts: list[Prompt]
+    answers: list[list[str]]
+    scores: list[list[float]]
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [{"prompt_id": p.id, "messages": list(p.messages), "answers": a, "scores": [round(x, 4) for x in s]}
+                for p, a, s in zip(self.prompts, self.answers, self.scores, strict=True)]
+
+
+def combined_scores(helpfulness: RewardModel, safety: RewardModel, tokenizer: PreTrainedTokenizerFast,
+                    prompts: Sequence[Prompt], answers: Sequence[str], machine: Machine) -> list[float]:
+    """logit(R_c) of one answer to each prompt. A prompt is a safety prompt when its source says so (`kind` is
+    "unsafe"): the report tags prompts too, and does not say how. An answer that comes several times is scored once,
+    and a reference that both models hold (`reward.share_reference`) reads it once."""
+    everything, pad = encode_answers(tokenizer, [p.messages for p in prompts], answers), tokenizer.pad_token_id
+    keys = [tuple(ids) for ids, _ in everything]
+    index = {key: i for i, key in enumerate(keys)}  # a place of each conversation with its answer
+    encoded = [everything[i] for i in index.values()]
+    loglik = worst_loglikelihoods(helpfulness.reference, encoded, pad, machine)
+    shared = loglik if safety.reference is helpfulness.reference else None
+    both = [dict(zip(index, score_encoded(model, encoded, pad, machine, loglikelihoods=known), strict=True))
+            for model, known in ((helpfulness, loglik), (safety, shared))]
+    return combined_score([both[0][k] for k in keys], [both[1][k] for k in keys], [p.kind == "unsafe" for p in prompts])
+
+
+def sample_and_score(policy: Llama, helpfulness: RewardModel, safety: RewardModel, tokenizer: PreTrainedTokenizerFast,
+                     prompts: Sequence[Prompt], k: int, temperature: float, seed: int, machine: Machine,
+                     ) -> Samples:
+    """K answers to each prompt, scored."""
+    answers = sample_answers(policy, tokenizer, [p.messages for p in prompts], k=k, temperature=temperature,
+                             seed=seed, precision=machine.precision, what=f"best of {k}")
+    flat = combined_scores(helpfulness, safety, tokenizer, [p for p in prompts for _ in range(k)],
+                           [a for row in answers for a in row], machine)
+    return Samples(list(prompts), answers, [flat[i * k:(i + 1) * k] for i in range(len(prompts))])
+
+
+def best_of(samples: Samples, choose: str = "best", seed: int = 0) -> list[dict[str, Any]]:
+    """One chat row a prompt: its best answer, or with `choose="random"` any of the K: the matched control that
+    shows what the choice is worth, with everything else equal."""
+    rng = random.Random(seed)
+    rows = []
+    for prompt, answers, scores in zip(samples.prompts, samples.answers, samples.scores, strict=True):
+        best = max(range(len(scores)), key=scores.__getitem__)
+        pick = best if choose == "best" else rng.randrange(len(scores))
+        if answers[pick].strip():
+            rows.append({"messages": [*prompt.messages, {"role": "assistant", "content": answers[pick]}],
+                         "skill": prompt.skill, "score": round(scores[pick], 4)})
+    return rows
+
+
+def best_of_curve(scores: Sequence[Sequence[float]], ks: Sequence[int] = (1, 2, 4, 8, 16)) -> list[dict[str, float]]:
+    """The report's Figure 7: mean over prompts of the largest and of the median score among the first K."""
+    rows = []
+    for k in ks:
+        parts = [sorted(s[:k]) for s in scores if len(s) >= k]
+        if parts:
+            rows.append({"k": k, "max": sum(p[-1] for p in parts) / len(parts),
+                         "median": sum((p[(k - 1) // 2] + p[k // 2]) / 2 for p in parts) / len(parts)})
+    return rows
+
+
+def finetuning_rows(best_rows: Sequence[Sequence[dict]], chat_rows: Sequence[dict], n_chat: int, seed: int,
+                    ) -> list[dict]:
+    """The best answers of all rounds so far, with a share of the SFT examples. The report first used the last
+    round only, lost abilities (rhyming) at V3, and then kept the best of all earlier rounds, as here."""
+    rng = random.Random(seed)
+    rows = [row for one_round in best_rows for row in one_round]
+    return rows + rng.sample(list(chat_rows), min(n_chat, len(chat_rows)))

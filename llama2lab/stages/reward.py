@@ -1,0 +1,403 @@
+"""Reward models (Llama 2, section 3.2.2): one for helpfulness, one for safety.
+
+Each starts from the chat model, whose language-model head is replaced by one linear output per answer, read at the
+answer's last token. The loss is -log sigmoid(r_chosen - r_rejected - m(grade)) (equation 2); the safety model has
+an auxiliary loss that teaches it safe from unsafe (the report gives no formula; binary cross-entropy on the
+annotators' safety label is our reading).
+
+**A deviation of ours, marked wherever it is used: head = "likelihood".** A last-token head this small hardly sees
+whether an answer is true: the same sentence with the right and the wrong fact gets nearly the same score. Yet the
+chat model knows: the right answer is the likelier one, and the language-model head, which the recipe throws away,
+is what computes that. The likelihood head keeps one number of it:
+
+    r(x, y) = linear(last hidden state) + a * (mean of log p_chat over the three least likely tokens of y)
+
+with the chat model frozen and `a` learnt from 0 by the same ranking loss. head = "linear" is the report's. Why three
+tokens: an answer is as wrong as its worst words. In the sum over all tokens the linear part must first make up for
+length; in their mean a friendly sentence more makes any mistake smaller. Dev prompts, all five rounds' pairs:
+
+    pairs judged well, and the best of 8 answers right   one seed       two other models
+    sum over all tokens                                  .632   .642
+    mean over all tokens                                 .657   .680    .628 .628   .720 .720
+    the least likely token                                              .638 .633   .712 .700
+    mean of the three least likely                                      .666 .659   .728 .732
+    mean of the five least likely                                       .652 .634   .714 .722
+    (all answers right: .584, and .685 .661)
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, FiniteFloat
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from llama2lab.engine import stats
+from llama2lab.model.chat import encode_chats
+from llama2lab.model.checkpoint import link_model, load_model, load_reward_parts, save_model, save_reward_model
+from llama2lab.engine.device import Machine
+from llama2lab.engine.errors import LabError
+from llama2lab.model.logprobs import answer_token_logprobs, pad_right
+from llama2lab.model.network import Llama
+from llama2lab.engine.parallel import batches_of, in_parallel
+from llama2lab.stages.preferences import GRADES, MARGINS
+from llama2lab.stages.pretrain import curve
+from llama2lab.engine.bar import bar
+from llama2lab.engine.settings import Count, Epochs, ShareBelowOne, Weight, checked, one_of
+from llama2lab.engine.loop import Optim, epoch_batches, fit
+from llama2lab.engine.validation import validated
+
+HEADS = ("linear", "likelihood")
+LEAST_LIKELY = 3  # tokens of an answer that the likelihood head looks at
+Encoded = tuple[list[int], list[int]]  # ids, answer mask
+
+
+@checked
+@dataclass(frozen=True)
+class RewardSettings:
+    head: Annotated[str, one_of(HEADS)] = "likelihood"  # "linear" is the report's
+    margin: Annotated[str, one_of(MARGINS)] = "small"  # "none", "small", "large": Table 27
+    safety_loss: Weight = 0.0  # weight of the auxiliary loss, on rows with a safety bin: 1 for the safety model. In the
+    # helpfulness model it would reward every refusal, on harmless prompts too.
+    epochs: Epochs = 1.0  # more overfits, says the report
+    batch_pairs: Count = 32  # the report: 512, with a thousand times the pairs
+    other_share: ShareBelowOne = 0.5  # share of the other kind's rows in the mix: 50/50 helpfulness, 90/10 safety
+    optim: Optim = Optim(lr=1e-3, warmup=0.03)
+
+
+class RewardModel(nn.Module):
+    """A decoder with a scalar head. `reference` is the frozen chat model of the likelihood head, or None.
+
+    `offset` is subtracted from every score: pairs leave it arbitrary, so it is set after training such that the
+    mean score of the training answers is 0.
+    """
+
+    def __init__(self, backbone: Llama, reference: Llama | None = None, seed: int = 0):
+        super().__init__()
+        self.backbone = backbone
+        self.backbone.lm_head.requires_grad_(False)  # not used: the scalar head stands in its place
+        self.score = nn.Linear(backbone.config.dim, 1, bias=False)
+        nn.init.normal_(self.score.weight, std=1 / math.sqrt(backbone.config.dim + 1),
+                        generator=torch.Generator().manual_seed(seed))
+        self.a = nn.Parameter(torch.zeros(())) if reference is not None else None
+        self.reference = reference
+        if reference is not None:
+            reference.requires_grad_(False)
+        self.offset: Tensor
+        self.register_buffer("offset", torch.zeros(()))
+
+    @property
+    def head(self) -> str:
+        return "linear" if self.a is None else "likelihood"
+
+    def forward(self, tokens: Tensor, lengths: Tensor, loglikelihood: Tensor | None = None) -> Tensor:
+        """Scores, (batch,), of right-padded conversations `tokens` (batch, seq).
+
+        `loglikelihood` (batch,) is what `worst_loglikelihoods` says of the answers; the likelihood head needs it.
+        """
+        hidden = self.backbone.hidden(tokens)  # (batch, seq, dim)
+        last = hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]  # (batch, dim)
+        # In float32 even under autocast: rounded to bfloat16, 974 answers had 456 different scores.
+        scores = (last.float() * self.score.weight).sum(-1) - self.offset
+        if self.a is not None:
+            if loglikelihood is None:
+                raise ValueError("the likelihood head needs the answer's log-likelihood under the reference")
+            scores = scores + self.a * loglikelihood
+        return scores
+
+
+def ranking_loss(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:
+    """Equation 2: mean of -log sigmoid(r_chosen - r_rejected - m). All three are (batch,): a (batch, 1) margin
+    would broadcast to (batch, batch) in silence, so shapes are checked.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if not chosen.shape == rejected.shape == margin.shape:
+        raise ValueError(f"shapes differ: chosen {tuple(chosen.shape)}, rejected {tuple(rejected.shape)}, "
+                         f"margin {tuple(margin.shape)}")
+    return -F.logsigmoid(chosen - rejected - margin).mean()
+
+
+def safety_auxiliary_loss(scores: Tensor, safe: Tensor) -> Tensor:
+    """Binary cross-entropy of sigmoid(score) against the safety label. (batch,) both; a label of -1 is unknown and
+    does not count. It also gives the score its zero: sigmoid(r) becomes a probability of being safe, which is what
+    makes the report's threshold of 0.15 meaningful."""
+    known = safe >= 0
+    if not known.any():
+        return scores.sum() * 0.0
+    return F.binary_cross_entropy_with_logits(scores[known], safe[known].float())
+
+
+def mix(own: Sequence[dict], other: Sequence[dict], other_share: float, seed: int) -> list[dict]:
+    """All rows of one's own kind, and so many of the other kind, drawn evenly, that they make `other_share` of the
+    whole (or all of them, if there are fewer): the report's 50/50 for helpfulness and 90/10 for safety."""
+    wanted = round(len(own) * other_share / (1 - other_share))
+    rng = random.Random(seed)
+    rows = list(own) + rng.sample(list(other), min(wanted, len(other)))
+    rng.shuffle(rows)
+    return rows
+
+
+def encode_answers(tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Sequence[dict]],
+                   answers: Sequence[str]) -> list[Encoded]:
+    """Each conversation with its answer, as ids and a mask of the answer's tokens with the closing `</s>`."""
+    messages = [[*m, {"role": "assistant", "content": a}] for m, a in zip(conversations, answers, strict=True)]
+    return encode_chats(tokenizer, messages, mask_turns="last")
+
+
+def worst_loglikelihoods(reference: Llama | None, encoded: Sequence[Encoded], pad: int, machine: Machine,
+                         ) -> list[float]:
+    """Mean log-likelihood in nats of the LEAST_LIKELY least likely tokens of each answer (its `</s>` is one of them)
+    under the reference; of all tokens where there are fewer, and zeros without a reference."""
+    if reference is None:
+        return [0.0] * len(encoded)
+    tokens = answer_token_logprobs(reference, encoded, pad, machine)  # each (answer tokens,)
+    return [t.topk(min(LEAST_LIKELY, len(t)), largest=False).values.mean().item() if len(t) else 0.0 for t in tokens]
+
+
+def pair_loglikelihoods(reference: Llama | None, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict],
+                        machine: Machine) -> list[tuple[float, float]]:
+    """`worst_loglikelihoods` of the (chosen, rejected) answer of each preference row."""
+    conversations = [row["prompt"] for row in rows]
+    chosen, rejected = (
+        worst_loglikelihoods(reference, encode_answers(tokenizer, conversations,
+                                                       [row[side][0]["content"] for row in rows]),
+                             tokenizer.pad_token_id, machine) for side in ("chosen", "rejected"))
+    return list(zip(chosen, rejected, strict=True))
+
+
+def score_encoded(model: RewardModel, encoded: Sequence[Encoded], pad: int, machine: Machine,
+                  batch: int = 128, loglikelihoods: Sequence[float] | None = None) -> list[float]:
+    """r(x, y) of each encoded answer, before any sigmoid. `loglikelihoods` are what `worst_loglikelihoods` says of
+    them, where the caller knows that already. LabError where a score is not finite."""
+    model.eval()
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
+    loglik = (worst_loglikelihoods(model.reference, encoded, pad, machine) if loglikelihoods is None
+              else loglikelihoods)
+    result = [0.0] * len(encoded)
+    with bar(len(order), "scoring", "answer") as progress:
+        def score(rows: Sequence[int]) -> None:
+            tokens, lengths = pad_right([encoded[i][0] for i in rows], pad)
+            with torch.inference_mode(), machine.autocast():
+                ll = torch.tensor([loglik[i] for i in rows], device=machine.device)
+                scores = model(tokens.to(machine.device), lengths.to(machine.device), ll)
+            for i, value in zip(rows, scores.tolist(), strict=True):
+                result[i] = value
+            progress.update(len(rows))
+
+        in_parallel(score, batches_of(order, batch), machine.device)
+    odd = [i for i, value in enumerate(result) if not math.isfinite(value)]
+    if odd:
+        raise LabError(f"the reward model gives {len(odd)} of {len(result)} answers a score that is not finite, "
+                       f"the first to answer {odd[0]} ({result[odd[0]]}): its weights are damaged; train it again")
+    return result
+
+
+def score_answers(model: RewardModel, tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Sequence[dict]],
+                  answers: Sequence[str], machine: Machine) -> list[float]:
+    """The reward r(x, y) of each answer, before any sigmoid."""
+    return score_encoded(model, encode_answers(tokenizer, conversations, answers), tokenizer.pad_token_id, machine)
+
+
+def _safety_labels(row: dict) -> tuple[int, int]:
+    """(chosen, rejected): 1 safe, 0 unsafe, -1 unknown, from the report's bins."""
+    return {"chosen_safe": (1, 0), "both_safe": (1, 1), "both_unsafe": (0, 0)}.get(row.get("safety", ""), (-1, -1))
+
+
+def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], settings: RewardSettings,
+                 seed: int, machine: Machine, folder: Path | None = None, reference: Llama | None = None,
+                 what: str = "reward model", known: Sequence[Sequence[float] | None] = (),
+                 ) -> tuple[RewardModel, dict[str, Any]]:
+    """Train a reward model on preference rows, starting from `chat` (which is changed: pass a fresh copy).
+
+    `reference` is the frozen chat model of the likelihood head, the same in all rounds; it is ignored by the
+    linear head. The reward model keeps a copy of it, so that the caller's can still be trained, or, where no weight of
+    it asks for gradients, itself. `known` gives the
+    rows' `pair_loglikelihoods` under this reference, None for a row whose are not known; without it, none are.
+    """
+    if settings.head not in HEADS:
+        raise LabError(f"unknown reward head {settings.head!r}; choose one of {', '.join(HEADS)}")
+    if settings.margin not in MARGINS:
+        raise LabError(f"unknown margin {settings.margin!r}; choose one of {', '.join(MARGINS)}")
+    frozen = reference if settings.head == "likelihood" else None
+    if frozen is not None and any(p.requires_grad for p in frozen.parameters()):
+        frozen = copy.deepcopy(frozen)
+    model = RewardModel(chat, frozen, seed).to(machine.device)
+    pad = tokenizer.pad_token_id
+    conversations = [row["prompt"] for row in rows]
+    sides = [encode_answers(tokenizer, conversations, [row[side][0]["content"] for row in rows])
+             for side in ("chosen", "rejected")]
+    known = known or [None] * len(rows)
+    read = [i for i, values in enumerate(known) if values is None]
+    loglik = [[values[s] if values else 0.0 for values in known] for s in (0, 1)]  # (chosen, rejected), each (rows,)
+    for side, values in zip(sides, loglik, strict=True):
+        found = worst_loglikelihoods(model.reference, [side[i] for i in read], pad, machine)
+        for i, value in zip(read, found, strict=True):
+            values[i] = value
+    margins = [MARGINS[settings.margin][row["grade"]] for row in rows]
+    steps = max(1, round(settings.epochs * math.ceil(len(rows) / settings.batch_pairs)))
+    longest = [max(len(sides[s][i][0]) for s in (0, 1)) for i in range(len(rows))]
+    batches = epoch_batches(len(rows), settings.batch_pairs, seed, longest)
+    warmup = max(settings.optim.warmup, 5 / steps)  # the report: 3 % of the steps, at least 5
+    optim = Optim(**{**vars(settings.optim), "warmup": min(0.5, warmup)})
+
+    def loss_of(picked: Sequence[int]) -> tuple[Tensor, float, dict[str, float]]:
+        tokens, lengths = pad_right([sides[s][i][0] for s in (0, 1) for i in picked], pad)
+        ll = torch.tensor([loglik[s][i] for s in (0, 1) for i in picked])
+        scores = model(tokens.to(machine.device), lengths.to(machine.device), ll.to(machine.device))
+        chosen, rejected = scores.chunk(2)
+        loss = ranking_loss(chosen, rejected, torch.tensor([margins[i] for i in picked], device=machine.device))
+        safe = torch.tensor([_safety_labels(rows[i])[s] for s in (0, 1) for i in picked], device=machine.device)
+        total = loss + settings.safety_loss * safety_auxiliary_loss(scores, safe)
+        return total, len(picked), {"ranking_loss": loss.item(),
+                                    "accuracy": ((chosen > rejected) + 0.5 * (chosen == rejected)).mean().item()}
+
+    log = fit(model, batches, loss_of, steps, optim, machine, folder, what)
+    if settings.safety_loss == 0:  # else the auxiliary loss has set the zero
+        sample = random.Random(seed).sample(range(len(rows)), min(400, len(rows)))
+        scores = score_encoded(model, [sides[s][i] for s in (0, 1) for i in sample], pad, machine)
+        model.offset.fill_(sum(scores) / len(scores))
+    metrics = {"loss": curve(log), "pairs": len(rows), "steps": len(log), "head": model.head,
+               "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad)}
+    if model.a is not None:
+        metrics["likelihood_weight"] = round(model.a.item(), 4)
+    return model, metrics
+
+
+def pair_scores(model: RewardModel, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict],
+                machine: Machine) -> list[tuple[float, float]]:
+    """(r_chosen, r_rejected) of each row."""
+    conversations = [row["prompt"] for row in rows]
+    scores = score_answers(model, tokenizer, conversations * 2,
+                           [row[side][0]["content"] for side in ("chosen", "rejected") for row in rows], machine)
+    return list(zip(scores[:len(rows)], scores[len(rows):], strict=True))
+
+
+def judged_well(chosen: float, rejected: float) -> float:
+    """1 where the chosen answer scores higher, a half where both score alike, else 0."""
+    return 0.5 if chosen == rejected else float(chosen > rejected)
+
+
+def accuracy(pairs: Sequence[tuple[float, float]]) -> stats.Figure:
+    """Share of pairs in which the chosen answer scores higher; a tie counts as half."""
+    return stats.rate([judged_well(c, r) for c, r in pairs])
+
+
+def accuracy_by_grade(rows: Sequence[dict], pairs: Sequence[tuple[float, float]]) -> dict[str, stats.Figure]:
+    """The report's Table 8: clear preferences are judged well, unclear ones near chance."""
+    return {g: accuracy([p for row, p in zip(rows, pairs, strict=True) if row["grade"] == g]) for g in GRADES}
+
+
+def calibration(pairs: Sequence[tuple[float, float]], bins: int = 5) -> list[dict[str, float]]:
+    """Predicted against real agreement: pairs sorted by sigmoid |r_chosen - r_rejected|, in equal bins, each with
+    the mean `predicted` probability that the higher score is the chosen one, the `real` share (a tie counts as half),
+    and `n`."""
+    sure = sorted((1 / (1 + math.exp(-min(abs(c - r), 50.0))), judged_well(c, r)) for c, r in pairs)
+    rows = []
+    for b in range(bins):
+        part = sure[b * len(sure) // bins:(b + 1) * len(sure) // bins]
+        if part:
+            n = len(part)
+            rows.append({"predicted": sum(p for p, _ in part) / n, "real": sum(ok for _, ok in part) / n, "n": n})
+    return rows
+
+
+# ---- the two models together (section 3.2.3) ---------------------------------------------------------------
+
+
+def gated_reward(helpfulness: Tensor, safety: Tensor, is_safety: Tensor, threshold: float = 0.15) -> Tensor:
+    """The report's R_c, in (0, 1): the safety model's where the prompt is tagged as a safety prompt or where its
+    probability is under `threshold`, else the helpfulness model's.
+
+    Args:
+        helpfulness, safety: (batch,) scores before the sigmoid.
+        is_safety: (batch,) bool, the prompt's tag.
+    """
+    r_s, r_h = torch.sigmoid(safety), torch.sigmoid(helpfulness)
+    return torch.where(is_safety | (r_s < threshold), r_s, r_h)
+
+
+def logit(r: Tensor, eps: float = 1e-6) -> Tensor:
+    """log(r / (1 - r)), the inverse of the sigmoid."""
+    return torch.logit(r, eps)
+
+
+def whiten(x: Tensor, mask: Tensor | None = None, shift_mean: bool = True) -> Tensor:
+    """x scaled to variance 1 and, with `shift_mean`, mean 0, over all elements or those of the mask."""
+    kept = x if mask is None else x[mask]
+    mean, std = kept.mean(), kept.std(unbiased=False)
+    return (x - mean) / (std + 1e-8) + (0 if shift_mean else mean)
+
+
+def share_reference(helpfulness: RewardModel, safety: RewardModel) -> None:
+    """Where both likelihood heads look at the same frozen chat model, let both hold one copy of it: what it says of an
+    answer is then computed once for both."""
+    one, other = helpfulness.reference, safety.reference
+    if one is not None and other is not None and all(map(torch.equal, one.parameters(), other.parameters())):
+        safety.reference = one
+
+
+def combined_score(helpfulness: Sequence[float], safety: Sequence[float], is_safety: Sequence[bool],
+                   threshold: float = 0.15) -> list[float]:
+    """logit(R_c) of each answer: what rejection sampling ranks by and PPO whitens."""
+    rc = gated_reward(torch.tensor(helpfulness, dtype=torch.float64), torch.tensor(safety, dtype=torch.float64),
+                      torch.tensor(is_safety, dtype=torch.bool), threshold)
+    return logit(rc, 1e-9).tolist()
+
+
+# ---- checkpoints -------------------------------------------------------------------------------------------
+
+
+def save_reward(path: Path, model: RewardModel, tokenizer: PreTrainedTokenizerFast,
+                reference: Path | None = None) -> None:
+    """A transformers folder that AutoModelForSequenceClassification opens (it gives the linear part, before the
+    offset); for the likelihood head, `a`, the offset and LEAST_LIKELY are in its config.json and the chat model in
+    reference/. Where that chat model is a folder already, `reference`, its files are linked, not written again."""
+    extra = {"head": model.head, "a": model.a.item() if model.a is not None else 0.0, "offset": model.offset.item()}
+    if model.a is not None:
+        extra["least_likely"] = LEAST_LIKELY
+    save_reward_model(path, model.backbone, model.score, tokenizer, extra)
+    if model.reference is not None and reference is not None:
+        link_model(reference, path / "reference")
+    elif model.reference is not None:
+        save_model(path / "reference", model.reference, tokenizer)
+
+
+class HeadJson(BaseModel):
+    """What config.json says of the head."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    head: Literal["linear", "likelihood"]
+    a: FiniteFloat
+    offset: FiniteFloat
+    least_likely: int | None = None
+
+
+def load_reward(path: Path) -> RewardModel:
+    """A reward model as `save_reward` left it. LabError also for a likelihood head that was trained with another
+    formula: it would score wrongly in silence."""
+    backbone, score, extra = load_reward_parts(path)
+    if extra:
+        validated(HeadJson, extra, f"{path / 'config.json'}: llama2lab", "train it again")
+    likelihood = bool(extra) and extra.get("head") == "likelihood"
+    if likelihood and extra.get("least_likely") != LEAST_LIKELY:
+        raise LabError(f"{path}: its likelihood head looks at other tokens than the {LEAST_LIKELY} least likely ones; "
+                       "it is of another version of llama2lab: train it again")
+    reference = load_model(path / "reference") if likelihood else None
+    model = RewardModel(backbone, reference)
+    model.score = score
+    if extra:
+        model.offset.fill_(extra["offset"])
+        if model.a is not None:
+            model.a.data.fill_(extra["a"])
+    return model.eval()
