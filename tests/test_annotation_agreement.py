@@ -20,14 +20,14 @@ from annotation_pairs import labels_of, oracle, people_of, town_items
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llama2lab.annotation.agreement import coefficients as a
 from llama2lab.annotation.agreement import charts, dashboard
-from llama2lab.annotation.files import exchange
+from llama2lab.annotation.agreement import coefficients as a
 from llama2lab.annotation.agreement.quality import Quality, alarms, holm, majorities, quality
-from llama2lab.engine.scale import GRADES, POSITIONS
 from llama2lab.annotation.agreement.simulate import label_store
+from llama2lab.annotation.files import exchange
 from llama2lab.annotation.store.labels import open_store
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.scale import GRADES, POSITIONS
 
 NAN = float("nan")
 # Krippendorff, "Computing Krippendorff's alpha-reliability" (2011), and the example in Gwet (2014), both as the

@@ -20,11 +20,11 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from llama2lab.annotation.form import app
 from llama2lab.annotation.files import exchange
-from llama2lab.engine import scale
+from llama2lab.annotation.form import app
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.labels import open_store
+from llama2lab.engine import scale
 
 pytestmark = pytest.mark.browser
 real.skip_without_browser()

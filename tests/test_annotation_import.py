@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from llama2lab.annotation.files import exchange
 from llama2lab.annotation.files.exchange import import_preferences, labels
-from llama2lab.annotation.store.labels import open_store
 from llama2lab.annotation.rows import resolve
+from llama2lab.annotation.store.labels import open_store
 from llama2lab.cli.main import app
 from llama2lab.engine.errors import LabError
 

@@ -11,19 +11,19 @@ import torch
 from annotation_pairs import labels_of, oracle, people_of
 from typer.testing import CliRunner
 
-from llama2lab.run import town as recipe_module
 from llama2lab.annotation import rows as training
 from llama2lab.annotation.store.labels import open_store
-from llama2lab.model.checkpoint import save_model
 from llama2lab.cli.main import app
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.runs import Run, read_rows, write_rows
+from llama2lab.model.checkpoint import save_model
 from llama2lab.model.network import Llama, ModelConfig
+from llama2lab.model.tokenizer import train_tokenizer
+from llama2lab.run import town as recipe_module
 from llama2lab.run.town import annotations_stage
 from llama2lab.stages.reward import RewardSettings
 from llama2lab.stages.rounds import Workshop, reward_stage, with_people
-from llama2lab.engine.runs import Run, read_rows, write_rows
-from llama2lab.model.tokenizer import train_tokenizer
 from llama2lab.town.annotators import annotators_of
 from llama2lab.town.prompts import draw_prompts
 from llama2lab.town.town import load_town

@@ -16,10 +16,10 @@ from alembic.migration import MigrationContext
 
 from llama2lab.annotation.files import exchange
 from llama2lab.annotation.store import migrations, queue
-from llama2lab.engine import scale
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.faults import StoreError
 from llama2lab.annotation.store.labels import BUSY_SECONDS, clean_name, open_store, parse_url
+from llama2lab.engine import scale
 from llama2lab.engine.errors import LabError
 
 NASTY = ("a\x00b\x1a0041 \ud800 \u202e \u2028 \x1b[31m <script>alert(1)</script> 'quoted\"; DROP TABLE labels; -- "

@@ -12,19 +12,19 @@ from annotation_pairs import labels_of, oracle, people_of, town_items
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama2lab.stages import preferences
-from llama2lab.annotation.files import exchange
-from llama2lab.engine import scale
 from llama2lab.annotation import rows as tr
+from llama2lab.annotation.agreement.simulate import label_store
+from llama2lab.annotation.files import exchange
 from llama2lab.annotation.files.exporting import export_preferences
 from llama2lab.annotation.files.importing import import_preferences
-from llama2lab.annotation.agreement.simulate import label_store
 from llama2lab.annotation.store.labels import Store, open_store
+from llama2lab.engine import scale
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
 from llama2lab.model.network import Llama, ModelConfig
-from llama2lab.stages.reward import RewardSettings, train_reward
 from llama2lab.model.tokenizer import train_tokenizer
+from llama2lab.stages import preferences
+from llama2lab.stages.reward import RewardSettings, train_reward
 from llama2lab.town.annotators import annotators_of, label_pairs
 
 

@@ -19,14 +19,14 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama2lab.annotation.form import app
 from llama2lab.annotation.files import exchange
+from llama2lab.annotation.form import app
+from llama2lab.annotation.form.widget import FRONT, HERE, Annotator, printable
 from llama2lab.annotation.store import queue
 from llama2lab.annotation.store import tables as t
-from llama2lab.engine.scale import GRADES, KINDS, POSITIONS
 from llama2lab.annotation.store.labels import open_store
-from llama2lab.annotation.form.widget import FRONT, HERE, Annotator, printable
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.scale import GRADES, KINDS, POSITIONS
 
 
 def row(number: int, kind: str = "helpfulness", **more: Any) -> dict[str, Any]:

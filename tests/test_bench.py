@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from llama2lab.run import bench
 from llama2lab.engine.device import Machine
 from llama2lab.model.network import ModelConfig
+from llama2lab.run import bench
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

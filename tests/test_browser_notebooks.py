@@ -17,8 +17,8 @@ from typing import Any
 import annotation_browser as real
 import pytest
 
-from llama2lab.lab.finished import RUN
 from llama2lab.cli.notebooks import NAMES, NOTEBOOKS
+from llama2lab.lab.finished import RUN
 
 pytestmark = pytest.mark.browser
 real.skip_without_browser()

@@ -19,8 +19,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from llama2lab.model.checkpoint import load_checkpoint, load_model, load_reward_parts, save_model, save_reward_model
 from llama2lab.engine.errors import LabError
+from llama2lab.model.checkpoint import load_checkpoint, load_model, load_reward_parts, save_model, save_reward_model
 from llama2lab.model.generate import generate
 from llama2lab.model.network import SIZES, Llama
 from llama2lab.model.tokenizer import encode_text, train_tokenizer

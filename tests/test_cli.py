@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from llama2lab.run import town as recipe_module
-from llama2lab.model.checkpoint import save_model
 from llama2lab.cli.main import app
-from llama2lab.model.network import SIZES, Llama
 from llama2lab.engine.runs import Run
+from llama2lab.model.checkpoint import save_model
+from llama2lab.model.network import SIZES, Llama
 from llama2lab.model.tokenizer import train_tokenizer
+from llama2lab.run import town as recipe_module
 
 runner = CliRunner()
 

@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 from llama2lab.cli.main import app
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.seeds import MAX_SEED
 from llama2lab.run.presets import PRESETS
 from llama2lab.run.real import run_real_data
 from llama2lab.run.town import run_recipe
-from llama2lab.engine.seeds import MAX_SEED
 
 
 def refused(*args: str) -> str:

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from llama2lab.stages import evaluate
 from llama2lab.engine.answers import evenly, joined, shared_out
 from llama2lab.engine.errors import LabError
-from llama2lab.stages.evaluate import chat_metrics, known_facts, retention, truth_accuracy, win_tie_loss
-from llama2lab.lessons.n11_evaluation.figures import outcomes
+from llama2lab.lab.finished import Finished
 from llama2lab.lessons.n09_gatt.figures import single_turn
 from llama2lab.lessons.n10_rounds.experiments import gap
-from llama2lab.lab.finished import Finished
-from llama2lab.run.real import compare
+from llama2lab.lessons.n11_evaluation.figures import outcomes
 from llama2lab.report.summary import paired_gap
+from llama2lab.run.real import compare
+from llama2lab.stages import evaluate
+from llama2lab.stages.evaluate import chat_metrics, known_facts, retention, truth_accuracy, win_tie_loss
 from llama2lab.town.items import Instruction, Prompt
 from llama2lab.town.oracle import Verdict
 

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from llama2lab.annotation.store import queue
 from llama2lab.annotation.files.exchange import labels
-from llama2lab.stages.evaluate import TIE
-from llama2lab.lessons.n05_preferences import experiments as preferences
+from llama2lab.annotation.store import queue
 from llama2lab.lab import shown
+from llama2lab.lessons.n05_preferences import experiments as preferences
 from llama2lab.lessons.n05_preferences.experiments import (
     WAYS,
     Effort,
@@ -23,6 +22,7 @@ from llama2lab.lessons.n05_preferences.experiments import (
     truth_rows,
     vendor_labels,
 )
+from llama2lab.stages.evaluate import TIE
 from llama2lab.town.annotators import VENDORS
 
 

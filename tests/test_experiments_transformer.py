@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from llama2lab.lab import shown
-from llama2lab.lessons.n02_transformer import experiments as t
 from llama2lab.lab.checking import solution
 from llama2lab.lab.finished import live_folder
-from llama2lab.lessons.n02_transformer.exercises import GROUPED_ATTENTION, RMS_NORM, ROPE, SWIGLU
+from llama2lab.lessons.n02_transformer import experiments as t
 from llama2lab.lessons.n02_transformer.calculator import parameters
+from llama2lab.lessons.n02_transformer.exercises import GROUPED_ATTENTION, RMS_NORM, ROPE, SWIGLU
 
 TINY = {"dim": 32, "ffn_dim": 96, "n_layers": 1, "max_seq_len": 256}
 IDS = [1, 4, 300, 301, 302, 5]

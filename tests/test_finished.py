@@ -13,18 +13,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llama2lab.lab import measure as experiments
-from llama2lab.report import summary
-from llama2lab.model.checkpoint import save_model
-from llama2lab.engine.errors import LabError
-from llama2lab.lab import finished
-from llama2lab.engine import identity
 from llama2lab.cli import ship
-from llama2lab.lab.finished import Finished, finished_run
-from llama2lab.model.network import Llama, ModelConfig
+from llama2lab.engine import identity
+from llama2lab.engine.errors import LabError
 from llama2lab.engine.runs import write_rows
-from llama2lab.model.tokenizer import train_tokenizer
+from llama2lab.lab import finished
+from llama2lab.lab import measure as experiments
+from llama2lab.lab.finished import Finished, finished_run
 from llama2lab.lessons.n00_start.chat import talkers
+from llama2lab.model.checkpoint import save_model
+from llama2lab.model.network import Llama, ModelConfig
+from llama2lab.model.tokenizer import train_tokenizer
+from llama2lab.report import summary
 
 
 @pytest.fixture

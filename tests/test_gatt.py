@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from llama2lab.model.chat import encode_chat
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
-from llama2lab.stages.gatt import gatt_rows, instructed
+from llama2lab.engine.loop import Optim
+from llama2lab.model.chat import encode_chat
 from llama2lab.model.logprobs import answer_loglikelihoods
 from llama2lab.model.network import Llama, ModelConfig
+from llama2lab.model.tokenizer import train_tokenizer
+from llama2lab.stages.gatt import gatt_rows, instructed
 from llama2lab.stages.rejection import Samples, best_of, best_of_curve, finetuning_rows
 from llama2lab.stages.sft import SFTSettings, sft
-from llama2lab.model.tokenizer import train_tokenizer
-from llama2lab.engine.loop import Optim
 from llama2lab.town.prompts import Prompt
 
 CPU = Machine(torch.device("cpu"), "fp32")

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-from llama2lab.run import town as recipe
-from llama2lab.model.checkpoint import save_model
 from llama2lab.engine.device import Machine
-from llama2lab.stages.evaluate import EvaluateSettings
+from llama2lab.engine.runs import Run, read_json, read_rows, write_rows
+from llama2lab.model.checkpoint import save_model
 from llama2lab.model.network import Llama, ModelConfig
+from llama2lab.model.tokenizer import train_tokenizer
+from llama2lab.run import town as recipe
 from llama2lab.run.town import Judge
+from llama2lab.stages.evaluate import EvaluateSettings
 from llama2lab.stages.reward import RewardModel, save_reward
 from llama2lab.stages.rounds import Workshop
-from llama2lab.engine.runs import Run, read_json, read_rows, write_rows
-from llama2lab.model.tokenizer import train_tokenizer
 from llama2lab.town.prompts import TownSource
 from llama2lab.town.town import load_town
 

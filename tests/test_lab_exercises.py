@@ -7,9 +7,9 @@ import lab_cases_rlhf
 import lab_cases_training
 import pytest
 
-from llama2lab.lessons.catalogue import all_exercises
 from llama2lab.lab.checking import Exercise, run, solution
 from llama2lab.lab.predictions import Choice, Form, Number, Order, Prediction
+from llama2lab.lessons.catalogue import all_exercises
 
 CASES = (lab_cases_model, lab_cases_training, lab_cases_rlhf)
 RIGHT = [case for module in CASES for case in module.RIGHT]

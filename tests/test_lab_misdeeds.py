@@ -31,8 +31,8 @@ import llama2lab.model.network
 from llama2lab.lab import child
 from llama2lab.lab.checking import Exercise, plain, run
 from llama2lab.lab.compare import judge, read
-from llama2lab.lessons.n00_start.exercises import COSTS, FIRST_TALK
 from llama2lab.lab.progress import Progress, compare, predict
+from llama2lab.lessons.n00_start.exercises import COSTS, FIRST_TALK
 
 LINUX = pytest.mark.skipif(not child.FORK, reason="a process of its own needs Linux")
 

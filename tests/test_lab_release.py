@@ -15,11 +15,11 @@ from notebook_demo import demo, write_demo
 from typer.testing import CliRunner
 
 from llama2lab.cli.main import app
+from llama2lab.cli.notebooks import find, places, read
+from llama2lab.cli.release import as_assignment, graded, quiet_run, release, with_region
 from llama2lab.engine.errors import LabError
 from llama2lab.lessons.catalogue import all_exercises
 from llama2lab.lessons.n02_transformer.exercises import GQA_LOSS, RMS_NORM, WHY_ROOT
-from llama2lab.cli.notebooks import find, places, read
-from llama2lab.cli.release import as_assignment, graded, quiet_run, release, with_region
 
 POINTS = {"02.rms_norm": RMS_NORM.points, "02.why_root": WHY_ROOT.points, "02.gqa_loss": GQA_LOSS.points}
 runner = CliRunner()

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from llama2lab.model.checkpoint import load_model, save_model
 from llama2lab.engine.errors import LabError
+from llama2lab.model.checkpoint import load_model, save_model
 from llama2lab.model.network import (
     SIZES,
     KVCache,

@@ -10,12 +10,12 @@ import nbformat
 import pytest
 from notebook_demo import demo, marked, write_demo
 
-from llama2lab.engine.errors import LabError
 from llama2lab.cli import notebooks
-from llama2lab.lessons.catalogue import all_exercises
-from llama2lab.lab.checking import run
 from llama2lab.cli.notebooks import NAMES, NOTEBOOKS, execute, find, problems, read, with_solutions
+from llama2lab.engine.errors import LabError
+from llama2lab.lab.checking import run
 from llama2lab.lab.predictions import Prediction
+from llama2lab.lessons.catalogue import all_exercises
 
 THERE = sorted(NOTEBOOKS.glob("*.ipynb"))
 CLAIMS = 28

@@ -7,15 +7,15 @@ import pytest
 from typer.testing import CliRunner
 
 from llama2lab.annotation.files.exchange import labels
-from llama2lab.annotation.store.queue import next_task, submit
 from llama2lab.annotation.store.labels import open_store
-from llama2lab.model.checkpoint import save_model
+from llama2lab.annotation.store.queue import next_task, submit
 from llama2lab.cli.main import app
 from llama2lab.engine.errors import LabError
-from llama2lab.model.network import Llama, ModelConfig
-from llama2lab.run.pairs import gold_pairs, pairs_of_run
 from llama2lab.engine.runs import Run
+from llama2lab.model.checkpoint import save_model
+from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import train_tokenizer
+from llama2lab.run.pairs import gold_pairs, pairs_of_run
 from llama2lab.town.demonstrations import demonstrations
 from llama2lab.town.oracle import Oracle
 from llama2lab.town.prompts import every_prompt

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.loop import Optim
 from llama2lab.model.generate import generate
 from llama2lab.model.logprobs import token_logprobs
 from llama2lab.model.network import Llama, ModelConfig
+from llama2lab.model.tokenizer import train_tokenizer
 from llama2lab.stages.ppo import (
     Critic,
     PPOSettings,
@@ -29,8 +31,6 @@ from llama2lab.stages.ppo import (
     value_loss,
 )
 from llama2lab.stages.reward import RewardModel
-from llama2lab.model.tokenizer import train_tokenizer
-from llama2lab.engine.loop import Optim
 from llama2lab.town.prompts import Prompt
 
 CPU = Machine(torch.device("cpu"), "fp32")

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from llama2lab.engine.errors import LabError
-from llama2lab.run.realdata import Malformed, SourceSettings, data_folder, load_role, parse_pair, parse_transcript
 from llama2lab.run.real import load_real_recipe, load_texts, run_real_data
+from llama2lab.run.realdata import Malformed, SourceSettings, data_folder, load_role, parse_pair, parse_transcript
 from llama2lab.run.realsplits import PARTS, fit_pairs, part_of
 from llama2lab.run.start_from import grow_vocabulary, with_control_tokens
 

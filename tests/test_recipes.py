@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from recipe_fields import ALL, leaves, with_value
 
 from llama2lab.engine.errors import LabError
-from llama2lab.stages.ppo import PPOSettings
-from llama2lab.run.presets import PRESETS, Recipe, load_recipe
-from llama2lab.stages.pretrain import PretrainSettings
-from llama2lab.run.real import RealRecipe, load_real_recipe
 from llama2lab.engine.loop import Optim
+from llama2lab.run.presets import PRESETS, Recipe, load_recipe
+from llama2lab.run.real import RealRecipe, load_real_recipe
+from llama2lab.stages.ppo import PPOSettings
+from llama2lab.stages.pretrain import PretrainSettings
 
 # ---- what is wrong, one by one -----------------------------------------------------------------------------------
 

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.loop import Optim
 from llama2lab.model.network import Llama, ModelConfig
+from llama2lab.model.tokenizer import train_tokenizer
 from llama2lab.stages.preferences import MARGINS
 from llama2lab.stages.rejection import combined_scores
 from llama2lab.stages.reward import (
@@ -34,8 +36,6 @@ from llama2lab.stages.reward import (
     whiten,
     worst_loglikelihoods,
 )
-from llama2lab.model.tokenizer import train_tokenizer
-from llama2lab.engine.loop import Optim
 from llama2lab.town.prompts import Prompt
 
 CPU = Machine(torch.device("cpu"), "fp32")

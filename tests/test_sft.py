@@ -7,10 +7,10 @@ import torch
 
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
-from llama2lab.model.network import Llama, ModelConfig
-from llama2lab.stages.sft import SFTSettings, format_ids, learn_format, replayed, sft
-from llama2lab.model.tokenizer import CONTROL_TOKENS, train_tokenizer
 from llama2lab.engine.loop import Optim
+from llama2lab.model.network import Llama, ModelConfig
+from llama2lab.model.tokenizer import CONTROL_TOKENS, train_tokenizer
+from llama2lab.stages.sft import SFTSettings, format_ids, learn_format, replayed, sft
 
 CPU = Machine(torch.device("cpu"), "fp32")
 ROWS = [{"messages": [{"role": "user", "content": "Say yes."}, {"role": "assistant", "content": "Yes it is."}]}] * 12

@@ -12,25 +12,26 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from llama2lab.engine import parallel
-from llama2lab.run import real as realrun, start_from
-from llama2lab.model.chat import encode_chat
-from llama2lab.model.checkpoint import checkpoint_digest, link_model, load_model, parameters_of, save_model
 from llama2lab.cli.main import app
+from llama2lab.engine import parallel
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.loop import Optim, fit_packed, module_tensors, pack
+from llama2lab.engine.runs import Run
+from llama2lab.model.chat import encode_chat
+from llama2lab.model.checkpoint import checkpoint_digest, link_model, load_model, parameters_of, save_model
 from llama2lab.model.generate import generate
 from llama2lab.model.network import SIZES, Llama
+from llama2lab.model.tokenizer import load_tokenizer, train_tokenizer
+from llama2lab.report.page import report
+from llama2lab.report.summary import load_run, stage_table
+from llama2lab.run import real as realrun
+from llama2lab.run import start_from
 from llama2lab.run.presets import preset
 from llama2lab.run.real import RealRecipe, load_real_recipe, run_real_data
-from llama2lab.report.page import report
+from llama2lab.run.start_from import for_checkpoint, hasty, learning_rate, with_control_tokens, with_room, worsened
 from llama2lab.stages.reward import RewardModel, load_reward, save_reward
 from llama2lab.stages.rounds import Workshop
-from llama2lab.engine.runs import Run
-from llama2lab.run.start_from import for_checkpoint, hasty, learning_rate, with_control_tokens, with_room, worsened
-from llama2lab.report.summary import load_run, stage_table
-from llama2lab.model.tokenizer import load_tokenizer, train_tokenizer
-from llama2lab.engine.loop import Optim, fit_packed, module_tensors, pack
 
 RECIPE = Path(__file__).parents[1] / "data" / "recipes" / "real.yaml"
 CPU = Machine(torch.device("cpu"), "fp32")

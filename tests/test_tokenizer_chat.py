@@ -13,13 +13,13 @@ from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 import llama2lab
-from llama2lab.model.chat import decode_answer, encode_chat, encode_chats, escape, segments
-from llama2lab.model.checkpoint import save_model
 from llama2lab.cli.main import app
 from llama2lab.engine.errors import LabError
-from llama2lab.run.start_from import with_control_tokens
+from llama2lab.model.chat import decode_answer, encode_chat, encode_chats, escape, segments
+from llama2lab.model.checkpoint import save_model
 from llama2lab.model.tokenizer import CONTROL_TOKENS, control_strings, encode_text, load_tokenizer, train_tokenizer
 from llama2lab.model.tokenizer_files import endless
+from llama2lab.run.start_from import with_control_tokens
 
 TEXTS = ["Mira lives in the mill and keeps 12 bees.", "Where does Mira live?", "Ahoy! She lives in the mill."] * 20
 TOKENIZER = train_tokenizer(TEXTS, 300)

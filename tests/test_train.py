@@ -10,10 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama2lab.model.checkpoint import save_model
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
-from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.engine.loop import (
     Optim,
     cosine_lr,
@@ -29,6 +27,8 @@ from llama2lab.engine.loop import (
     resumable_loop,
     save_state,
 )
+from llama2lab.model.checkpoint import save_model
+from llama2lab.model.network import Llama, ModelConfig
 
 CPU = Machine(torch.device("cpu"), "fp32")
 

@@ -2,7 +2,6 @@
 
 import torch
 
-from llama2lab.model.network import SIZES, Llama
 from llama2lab.lessons.n02_transformer.attention import (
     LONGEST,
     AttentionExplorer,
@@ -11,6 +10,7 @@ from llama2lab.lessons.n02_transformer.attention import (
     grown_cache,
     visible,
 )
+from llama2lab.model.network import SIZES, Llama
 
 IDS = [1, 9, 30, 31, 7, 100, 2, 5, 64]
 

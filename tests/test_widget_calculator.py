@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from llama2lab.model.network import SIZES, KVCache, Llama
 from llama2lab.lessons.n02_transformer.calculator import (
     GIB,
     CacheCalculator,
@@ -16,6 +15,7 @@ from llama2lab.lessons.n02_transformer.calculator import (
     variants,
     with_kv_heads,
 )
+from llama2lab.model.network import SIZES, KVCache, Llama
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -5,8 +5,8 @@ import threading
 import pytest
 import torch
 
-from llama2lab.lessons.n09_gatt import ghost as g
 from llama2lab.lab.explorer import Explorer
+from llama2lab.lessons.n09_gatt import ghost as g
 
 
 @pytest.fixture(scope="module")

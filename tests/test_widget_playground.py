@@ -5,9 +5,9 @@ from itertools import pairwise
 import pytest
 import torch
 
+from llama2lab.lessons.n00_start.playground import Playground, next_tokens, probabilities
 from llama2lab.model.chat import encode_chat
 from llama2lab.model.generate import sample
-from llama2lab.lessons.n00_start.playground import Playground, next_tokens, probabilities
 
 
 @pytest.mark.parametrize(("temperature", "top_p", "top_k"), [(1.0, 1.0, 0), (0.5, 0.8, 0), (1.5, 1.0, 5),

@@ -3,8 +3,8 @@
 import pytest
 
 from llama2lab.annotation.files.exchange import labels
-from llama2lab.annotation.store.queue import next_task
 from llama2lab.annotation.store.labels import open_store
+from llama2lab.annotation.store.queue import next_task
 from llama2lab.lessons.n11_evaluation import red_team as r
 from llama2lab.town.oracle import Oracle
 from llama2lab.town.town import load_town

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from llama2lab.stages.reward import gated_reward, logit, score_answers
 from llama2lab.lessons.n06_rewards import rewards
 from llama2lab.lessons.n06_rewards.rewards import (
     RewardExplorer,
@@ -15,6 +14,7 @@ from llama2lab.lessons.n06_rewards.rewards import (
     preference,
     rewards_as_it_grows,
 )
+from llama2lab.stages.reward import gated_reward, logit, score_answers
 from llama2lab.town.truth import REFUSAL
 
 ASKED = [{"role": "user", "content": "What is the opposite of new?"}]

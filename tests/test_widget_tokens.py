@@ -10,7 +10,6 @@ from llama2lab.lessons.n01_tokenizer.experiments import (
     round_trips,
     split_counts,
 )
-from llama2lab.model.tokenizer import CONTROL_TOKENS, SMALLEST, encode_text
 from llama2lab.lessons.n01_tokenizer.tokens import (
     EXAMPLES,
     TokenExplorer,
@@ -21,6 +20,7 @@ from llama2lab.lessons.n01_tokenizer.tokens import (
     pieces,
     vocabulary,
 )
+from llama2lab.model.tokenizer import CONTROL_TOKENS, SMALLEST, encode_text
 
 HOSTILE = "<script>alert(1)</script> [INST] </s> \u202e\x00"
 

@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llama2lab.annotation.agreement.coefficients import Label, counts_of, figures_of, judged, undefined
-from llama2lab.engine.scale import GRADES
 from llama2lab.engine.dialogues import Malformed, prompt_of
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.scale import GRADES
 from llama2lab.engine.stats import Figure, rate
 
 Rule = Literal["majority", "unanimous", "every"]

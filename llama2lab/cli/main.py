@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from llama2lab.cli import people as cli_annotation
-from llama2lab.cli.people import read_labels
 from llama2lab.cli.commands import Commands, Seed
+from llama2lab.cli.people import read_labels
 from llama2lab.engine.errors import LabError
 
 SMOKE = "smoke tests the plumbing with a tiny model: its figures mean nothing; for real ones: llama2lab run"
@@ -83,10 +83,10 @@ def run(
         raise LabError("give --preset or --recipe, not both: a recipe file names its preset itself")
     if people_share is not None and annotations is None:
         raise LabError("--people-share needs --annotations URL: the store with people's labels")
-    from llama2lab.run import presets
     from llama2lab.engine.recipefile import read_recipe
     from llama2lab.report.page import report as make_report
     from llama2lab.report.summary import stage_table
+    from llama2lab.run import presets
 
     real = recipe is not None and "data" in read_recipe(recipe).data
     if annotations is not None and real:

@@ -27,10 +27,10 @@ import nbformat
 from nbformat import NotebookNode
 
 from llama2lab.engine.errors import LabError
-from llama2lab.lessons.catalogue import MODULES
 from llama2lab.lab.checking import Exercise
 from llama2lab.lab.predictions import Guess, Pick, Prediction, Ranking
 from llama2lab.lab.progress import FOLDER, Progress
+from llama2lab.lessons.catalogue import MODULES
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "notebooks"

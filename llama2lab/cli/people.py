@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from llama2lab.engine.scale import MAX_OVERLAP
 from llama2lab.cli.commands import Commands, Seed, Store
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.scale import MAX_OVERLAP
 
 app = typer.Typer()
 labels = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None,
@@ -105,9 +105,9 @@ def annotate(
     llama2lab annotate labels.db --forget-code Ada
     """
     with needs_extra():
-        from llama2lab.annotation.store import codes
         from llama2lab.annotation.form.app import Settings
         from llama2lab.annotation.form.app import annotate as serve
+        from llama2lab.annotation.store import codes
         from llama2lab.annotation.store.labels import open_store
     if forget_code:
         with open_store(store, create=False) as opened:

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.runs import disk_error
 from llama2lab.lab.checking import Exercise, Outcome, run
 from llama2lab.lab.predictions import Prediction
 from llama2lab.lab.progress import check, predict
-from llama2lab.engine.runs import disk_error
 
 CONFIG = '''"""Settings of nbgrader for this course; give its commands in this folder."""
 c = get_config()  # noqa: F821

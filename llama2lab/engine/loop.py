@@ -30,16 +30,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from llama2lab.engine.bar import bar
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError, first_line
 from llama2lab.engine.files import disk_error
 from llama2lab.engine.finite import check_numbers, check_tensors
 from llama2lab.engine.folders import one_writer
-from llama2lab.model.network import Llama, document_mask, document_positions
 from llama2lab.engine.parallel import backward, is_large, shared_cores, split
-from llama2lab.engine.bar import bar
 from llama2lab.engine.settings import Limit, Rate, Share, ShareBelowOne, Weight, checked
 from llama2lab.engine.validation import parse_json, validated
+from llama2lab.model.network import Llama, document_mask, document_positions
 
 SCALAR_LR = 50.0
 SAVE_EVERY = 10.0  # seconds of work that a kill -9 can cost; more where saving takes long
@@ -317,7 +317,7 @@ _watching = threading.local()
 def watching(watch: Watch) -> Iterator[None]:
     """Within, every training loop of this thread calls `watch(what, log, steps)`: at its start (the log then holds
     what was done before), and after each step, whose row is the log's last. Where it returns True the loop ends as at
-    Ctrl-C: its state is saved, KeyboardInterrupt is raised. A live panel stands on this (widgets/training.py)."""
+    Ctrl-C: its state is saved, KeyboardInterrupt is raised. A live panel stands on this (lab/job.py)."""
     before = getattr(_watching, "watch", None)
     _watching.watch = watch
     try:

@@ -1,5 +1,5 @@
-"""Experiments: the report's claims, put to the test on a finished run. One module for each notebook; an experiment is
-a function of a finished run (`lab.finished.Finished`) that gives plain figures, {"mean", "low", "high", "n"}.
+"""Experiments: the report's claims, put to the test on a finished run. One module for each notebook
+(lessons/n*/experiments.py); an experiment is a function of a finished run (`lab.finished.Finished`) that gives plain figures, {"mean", "low", "high", "n"}.
 
 `llama2lab experiments RUN` measures all of them, keeps each in RUN/experiments/ and can be stopped and started again.
 """
@@ -21,13 +21,13 @@ from llama2lab.engine.files import disk_error, write_atomic
 if TYPE_CHECKING:
     from llama2lab.lab.finished import Experiment
 
-TOPICS = ("transformer", "pretraining", "sft", "preferences", "rewards", "rejection", "ppo", "gatt", "rounds",
-          "evaluation")
+TOPICS = ("n02_transformer", "n03_pretraining", "n04_sft", "n05_preferences", "n06_rewards", "n07_rejection", "n08_ppo",
+          "n09_gatt", "n10_rounds", "n11_evaluation")
 
 
 def all_experiments() -> dict[str, Experiment]:
     """Every experiment by its name, in the order of the notebooks."""
-    modules = [importlib.import_module(f"llama2lab.lab.measure.{topic}") for topic in TOPICS]
+    modules = [importlib.import_module(f"llama2lab.lessons.{topic}.experiments") for topic in TOPICS]
     return {f.__name__: f for module in modules for f in module.EXPERIMENTS}
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from llama2lab.engine.stats import Figure
 from llama2lab.report.look import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, style
 from llama2lab.report.plots import add_series, mark_line
-from llama2lab.engine.stats import Figure
 from llama2lab.report.summary import figure_text
 
 MARKS = ((BLUE, "circle"), (ORANGE, "diamond"), (GREEN, "square"), (PINK, "triangle-up"), (SKY, "star"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llama2lab.lab.checking import Exercise
 from llama2lab.lessons.n00_start import exercises as nb00_start
 from llama2lab.lessons.n01_tokenizer import exercises as nb01_tokenizer
 from llama2lab.lessons.n02_transformer import exercises as nb02_transformer
@@ -14,7 +15,6 @@ from llama2lab.lessons.n08_ppo import exercises as nb08_ppo
 from llama2lab.lessons.n09_gatt import exercises as nb09_gatt
 from llama2lab.lessons.n10_rounds import exercises as nb10_rounds
 from llama2lab.lessons.n11_evaluation import exercises as nb11_evaluation
-from llama2lab.lab.checking import Exercise
 
 MODULES = (nb00_start, nb01_tokenizer, nb02_transformer, nb03_pretraining, nb04_sft, nb05_preferences, nb06_rewards,
            nb07_rejection, nb08_ppo, nb09_gatt, nb10_rounds, nb11_evaluation)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from llama2lab.engine.device import pick_precision
 from llama2lab.engine.errors import LabError
-from llama2lab.model.network import KVCache, Llama, left_padding_mask, no_row
 from llama2lab.engine.parallel import batches_of, in_parallel
 from llama2lab.engine.validation import shown
+from llama2lab.model.network import KVCache, Llama, left_padding_mask, no_row
 
 DROP_AT = 0.25  # share of finished rows at which copying the cache without them pays
 CHUNK = 32  # tokens by which the cache grows

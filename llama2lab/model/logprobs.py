@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llama2lab.engine.bar import bar
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.parallel import batches_of, in_parallel
 from llama2lab.model.generate import COLDEST
 from llama2lab.model.network import Llama
-from llama2lab.engine.parallel import batches_of, in_parallel
-from llama2lab.engine.bar import bar
 
 LOGITS = 2**25  # numbers at once: a large vocabulary's logits would be the largest thing in memory
 

@@ -53,7 +53,7 @@ def plain(text: str, longest: int = 28) -> str:
 
 def css() -> str:
     """The style sheet of every page."""
-    return resources.files("llama2lab").joinpath("templates/page.css").read_text(encoding="utf-8")
+    return resources.files("llama2lab").joinpath("report/templates/page.css").read_text(encoding="utf-8")
 
 
 @dataclass

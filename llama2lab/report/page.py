@@ -18,11 +18,11 @@ import jinja2
 from plotly.offline import get_plotlyjs
 
 from llama2lab import __version__
-from llama2lab.report import look, plots
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import Number, disk_error, read_rows, write_atomic
+from llama2lab.engine.validation import validated
+from llama2lab.report import look, plots
 from llama2lab.report.look import Section
-from llama2lab.stages.preferences import GRADES
 from llama2lab.report.summary import (
     Results,
     all_figures,
@@ -39,7 +39,7 @@ from llama2lab.report.summary import (
     total_seconds,
     warnings,
 )
-from llama2lab.engine.validation import validated
+from llama2lab.stages.preferences import GRADES
 
 
 def report(runs: Sequence[Path], out: Path) -> Path:
@@ -64,7 +64,7 @@ def report(runs: Sequence[Path], out: Path) -> Path:
     pooled = pool(each)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
                                      undefined=jinja2.StrictUndefined)
-    source = resources.files("llama2lab").joinpath("templates/report.html.j2").read_text(encoding="utf-8")
+    source = resources.files("llama2lab").joinpath("report/templates/report.html.j2").read_text(encoding="utf-8")
     page = environment.from_string(source).render(
         version=__version__, css=look.css(), preset=kinds.pop(), seeds=[one.get("seed") for one in each],
         unfinished=[str(run) for run, one in zip(runs, each, strict=True) if one.get("unfinished")],

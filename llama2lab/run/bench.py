@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llama2lab.model.checkpoint import save_model
 from llama2lab.engine.device import Machine, describe_machine, matmul_ceiling, peak_memory_mb, this_machine
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.parallel import backward, shared_cores, split
+from llama2lab.model.checkpoint import save_model
 from llama2lab.model.generate import generate, precision_for
 from llama2lab.model.network import SIZES, Llama, ModelConfig
-from llama2lab.engine.parallel import backward, shared_cores, split
 from llama2lab.stages.pretrain import training_flops_per_token
 
 MODELS = {"mini (1.0M)": SIZES["mini"], "2.8M": ModelConfig(2048, 192, 5, 6, 2, 512, max_seq_len=1024)}

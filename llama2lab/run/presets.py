@@ -17,18 +17,18 @@ from typing import Annotated, Any, cast
 from pydantic import Field
 
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.loop import Optim
+from llama2lab.engine.recipefile import changed, read_recipe
+from llama2lab.engine.settings import Clash, Notes, checked, one_of
+from llama2lab.model.network import SIZES
 from llama2lab.stages.evaluate import EvaluateSettings
 from llama2lab.stages.gatt import GattSettings
-from llama2lab.model.network import SIZES
 from llama2lab.stages.ppo import PPOSettings
 from llama2lab.stages.pretrain import PretrainSettings, Sizes
-from llama2lab.engine.recipefile import changed, read_recipe
 from llama2lab.stages.rejection import RejectionSettings
 from llama2lab.stages.reward import RewardSettings
 from llama2lab.stages.rounds import PreferenceSettings, RlhfSettings
-from llama2lab.engine.settings import Clash, Notes, checked, one_of
 from llama2lab.stages.sft import SFTSettings
-from llama2lab.engine.loop import Optim
 from llama2lab.town.annotators import VENDORS
 
 
@@ -66,7 +66,7 @@ class Recipe:
     rlhf: RlhfSettings = RlhfSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     compare_heads: bool = True  # train the report's plain reward head beside ours, and PPO against it
-    vendors: Vendors = ("careful",)  # as one buys labels: the others of world/annotators.py are to compare
+    vendors: Vendors = ("careful",)  # as one buys labels: the others of town/annotators.py are to compare
     notes: Notes = field(default="")
 
     def __post_init__(self) -> None:

@@ -19,30 +19,31 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llama2lab.stages import evaluate, reward, rounds as rlhf
-from llama2lab.run import start_from
 from llama2lab.engine import stats
 from llama2lab.engine.answers import joined
-from llama2lab.model.checkpoint import checkpoint_digest, context_of, load_model, parameters_of, save_model
 from llama2lab.engine.device import Machine, describe_machine, machine_of, this_machine
 from llama2lab.engine.errors import LabError
-from llama2lab.model.generate import generate
-from llama2lab.model.network import Llama
-from llama2lab.stages.ppo import PPOSettings
-from llama2lab.stages.pretrain import PretrainSettings, bits_per_byte, parameter_count, pretrain
-from llama2lab.run.realdata import SourceSettings, data_folder, load_role
-from llama2lab.run.realsplits import KINDS, PARTS, PairPrompts, Texts, fit_demonstrations, fit_pairs, part_of, place_of
+from llama2lab.engine.loop import Optim
 from llama2lab.engine.recipefile import changed, read_recipe
-from llama2lab.stages.rejection import RejectionSettings
-from llama2lab.stages.reward import RewardModel, RewardSettings
-from llama2lab.stages.rounds import RlhfSettings, Workshop
 from llama2lab.engine.runs import Run, digest, read_rows, write_rows
 from llama2lab.engine.seeds import check_seed
 from llama2lab.engine.settings import Clash, Count, CountOrNone, Share, Split, Temperature, Text, checked
-from llama2lab.stages.sft import SFTSettings
-from llama2lab.run.start_from import find_checkpoint, with_control_tokens, with_room
+from llama2lab.model.checkpoint import checkpoint_digest, context_of, load_model, parameters_of, save_model
+from llama2lab.model.generate import generate
+from llama2lab.model.network import Llama
 from llama2lab.model.tokenizer import load_tokenizer, train_tokenizer
-from llama2lab.engine.loop import Optim
+from llama2lab.run import start_from
+from llama2lab.run.realdata import SourceSettings, data_folder, load_role
+from llama2lab.run.realsplits import KINDS, PARTS, PairPrompts, Texts, fit_demonstrations, fit_pairs, part_of, place_of
+from llama2lab.run.start_from import find_checkpoint, with_control_tokens, with_room
+from llama2lab.stages import evaluate, reward
+from llama2lab.stages import rounds as rlhf
+from llama2lab.stages.ppo import PPOSettings
+from llama2lab.stages.pretrain import PretrainSettings, bits_per_byte, parameter_count, pretrain
+from llama2lab.stages.rejection import RejectionSettings
+from llama2lab.stages.reward import RewardModel, RewardSettings
+from llama2lab.stages.rounds import RlhfSettings, Workshop
+from llama2lab.stages.sft import SFTSettings
 from llama2lab.town.items import Prompt
 from llama2lab.town.language import refuses
 

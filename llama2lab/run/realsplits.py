@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llama2lab.stages import rounds as rlhf
-from llama2lab.model.chat import encode_chats
 from llama2lab.engine.errors import LabError
-from llama2lab.run.realdata import SourceSettings, Tally
 from llama2lab.engine.runs import Run
+from llama2lab.model.chat import encode_chats
+from llama2lab.run.realdata import SourceSettings, Tally
+from llama2lab.stages import rounds as rlhf
 from llama2lab.town.items import Instruction, Prompt
 
 # Shares of the dialogues. "judge" is as large as "train", for its models judge those of "train"; choices are made on

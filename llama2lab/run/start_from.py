@@ -24,11 +24,11 @@ from typing import Any
 
 import torch
 
-from llama2lab.model.chat import chat_template
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.loop import Optim
+from llama2lab.model.chat import chat_template
 from llama2lab.model.network import Llama
 from llama2lab.model.tokenizer import BOS, CONTROL_TOKENS, EOS, PAD, UNK, control_strings
-from llama2lab.engine.loop import Optim
 
 # The report's learning rates, by the setting that they are for.
 RATES = {"sft.optim": 2e-5, "rejection.optim": 2e-5, "helpfulness.optim": 1e-5, "safety.optim": 1e-5,

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llama2lab.engine.errors import LabError
+from llama2lab.engine.runs import check_sums, read_json, read_marker, stage_folder, stages_in_order
+from llama2lab.engine.validation import validated
 from llama2lab.model.chat import Message, decode_answer, encode_chat
 from llama2lab.model.checkpoint import CAUSAL, load_checkpoint
-from llama2lab.engine.errors import LabError
 from llama2lab.model.generate import generate
 from llama2lab.model.network import Llama
-from llama2lab.engine.runs import check_sums, read_json, read_marker, stage_folder, stages_in_order
 from llama2lab.model.tokenizer import CONTROL_TOKENS, encode_text
-from llama2lab.engine.validation import validated
 
 
 @dataclass

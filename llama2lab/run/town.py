@@ -11,22 +11,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from llama2lab.stages import evaluate, rejection, reward
 from llama2lab.annotation.agreement.coefficients import agreement_table
 from llama2lab.annotation.agreement.simulate import by_messages, messages_key, simulated_labels
 from llama2lab.annotation.rows import fingerprint, people_against_simulated, resolve
 from llama2lab.engine.answers import evenly, joined, shared_out
-from llama2lab.model.checkpoint import save_model
 from llama2lab.engine.device import Machine, describe_machine, machine_of, this_machine
 from llama2lab.engine.errors import LabError
-from llama2lab.model.network import Llama
-from llama2lab.stages.preferences import Kind, Pair, sample_answers
-from llama2lab.run.presets import Recipe
-from llama2lab.stages.pretrain import bits_per_byte, pretrain
-from llama2lab.stages.rounds import Workshop, finetune, ppo_stage, preference_rows, reward_stage, rlhf
 from llama2lab.engine.runs import Run, digest, read_rows, write_rows
 from llama2lab.engine.seeds import check_seed
+from llama2lab.model.checkpoint import save_model
+from llama2lab.model.network import Llama
 from llama2lab.model.tokenizer import load_tokenizer, train_tokenizer
+from llama2lab.run.presets import Recipe
+from llama2lab.stages import evaluate, rejection, reward
+from llama2lab.stages.preferences import Kind, Pair, sample_answers
+from llama2lab.stages.pretrain import bits_per_byte, pretrain
+from llama2lab.stages.rounds import Workshop, finetune, ppo_stage, preference_rows, reward_stage, rlhf
 from llama2lab.town.annotators import Annotator, annotators_of, label_pairs
 from llama2lab.town.corpus import fact_probes, heldout_documents, pretraining_corpus
 from llama2lab.town.demonstrations import demonstrations, truth_pairs

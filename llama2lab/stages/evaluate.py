@@ -15,13 +15,13 @@ from transformers import PreTrainedTokenizerFast
 
 from llama2lab.engine import stats
 from llama2lab.engine.device import Machine
-from llama2lab.stages.gatt import sample_dialogues
+from llama2lab.engine.settings import Count, Few, Split, Temperature, checked
 from llama2lab.model.generate import generate
 from llama2lab.model.network import Llama
+from llama2lab.model.tokenizer import encode_text
+from llama2lab.stages.gatt import sample_dialogues
 from llama2lab.stages.preferences import sample_answers
 from llama2lab.stages.reward import RewardModel, judged_well, score_answers
-from llama2lab.engine.settings import Count, Few, Split, Temperature, checked
-from llama2lab.model.tokenizer import encode_text
 from llama2lab.town.oracle import Oracle, Verdict
 from llama2lab.town.prompts import KINDS, Instruction, Prompt
 

@@ -45,16 +45,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from llama2lab.model.chat import decode_answer, encode_chats
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
-from llama2lab.model.generate import Generation, generate
-from llama2lab.model.logprobs import pad_right, token_logprobs
-from llama2lab.model.network import Llama
-from llama2lab.engine.parallel import backward, in_parallel, is_large, shared_cores, split
-from llama2lab.stages.pretrain import encode_documents
-from llama2lab.stages.reward import RewardModel
-from llama2lab.engine.settings import Clash, Count, CountOrNone, Few, Limit, Share, Weight, checked
 from llama2lab.engine.loop import (
     Optim,
     epoch_batches,
@@ -65,6 +57,14 @@ from llama2lab.engine.loop import (
     resumable_loop,
     rows_loss,
 )
+from llama2lab.engine.parallel import backward, in_parallel, is_large, shared_cores, split
+from llama2lab.engine.settings import Clash, Count, CountOrNone, Few, Limit, Share, Weight, checked
+from llama2lab.model.chat import decode_answer, encode_chats
+from llama2lab.model.generate import Generation, generate
+from llama2lab.model.logprobs import pad_right, token_logprobs
+from llama2lab.model.network import Llama
+from llama2lab.stages.pretrain import encode_documents
+from llama2lab.stages.reward import RewardModel
 from llama2lab.town.prompts import Prompt
 
 REPLAY_SEQ = 256  # tokens in a row of replayed text

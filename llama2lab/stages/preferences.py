@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerFast
 
+from llama2lab.engine.bar import bar
 from llama2lab.model.chat import decode_answer, encode_chats
 from llama2lab.model.generate import generate
 from llama2lab.model.network import Llama
-from llama2lab.engine.bar import bar
 from llama2lab.town.prompts import Prompt
 
 GRADES = ("significantly", "better", "slightly", "negligibly")

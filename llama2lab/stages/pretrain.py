@@ -23,12 +23,12 @@ from typing_extensions import TypedDict
 from llama2lab.engine import stats
 from llama2lab.engine.device import Machine, matmul_ceiling, memory_gb
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.loop import Optim, fit_packed, pack
+from llama2lab.engine.settings import Clash, Count, Epochs, Limit, Weight, checked
 from llama2lab.model.generate import generate
 from llama2lab.model.logprobs import answer_loglikelihoods
 from llama2lab.model.network import Llama, ModelConfig
-from llama2lab.engine.settings import Clash, Count, Epochs, Limit, Weight, checked
 from llama2lab.model.tokenizer import SMALLEST, encode_texts
-from llama2lab.engine.loop import Optim, fit_packed, pack
 
 SeqLen = Annotated[int, Field(ge=8, le=10**6)]  # tokens in a packed row
 

@@ -31,11 +31,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from llama2lab.engine.device import Machine
+from llama2lab.engine.loop import Optim
+from llama2lab.engine.settings import Count, CountOrNone, Epochs, Few, Share, Temperature, Weight, checked
 from llama2lab.model.network import Llama
 from llama2lab.stages.preferences import sample_answers
 from llama2lab.stages.reward import RewardModel, combined_score, encode_answers, score_encoded, worst_loglikelihoods
-from llama2lab.engine.settings import Count, CountOrNone, Epochs, Few, Share, Temperature, Weight, checked
-from llama2lab.engine.loop import Optim
 from llama2lab.town.prompts import Prompt
 
 

@@ -42,19 +42,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from llama2lab.engine import stats
-from llama2lab.model.chat import encode_chats
-from llama2lab.model.checkpoint import link_model, load_model, load_reward_parts, save_model, save_reward_model
+from llama2lab.engine.bar import bar
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.loop import Optim, epoch_batches, fit
+from llama2lab.engine.parallel import batches_of, in_parallel
+from llama2lab.engine.settings import Count, Epochs, ShareBelowOne, Weight, checked, one_of
+from llama2lab.engine.validation import validated
+from llama2lab.model.chat import encode_chats
+from llama2lab.model.checkpoint import link_model, load_model, load_reward_parts, save_model, save_reward_model
 from llama2lab.model.logprobs import answer_token_logprobs, pad_right
 from llama2lab.model.network import Llama
-from llama2lab.engine.parallel import batches_of, in_parallel
 from llama2lab.stages.preferences import GRADES, MARGINS
 from llama2lab.stages.pretrain import curve
-from llama2lab.engine.bar import bar
-from llama2lab.engine.settings import Count, Epochs, ShareBelowOne, Weight, checked, one_of
-from llama2lab.engine.loop import Optim, epoch_batches, fit
-from llama2lab.engine.validation import validated
 
 HEADS = ("linear", "likelihood")
 LEAST_LIKELY = 3  # tokens of an answer that the likelihood head looks at

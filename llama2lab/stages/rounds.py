@@ -15,18 +15,18 @@ from typing import Annotated, Any, Protocol
 from pydantic import AfterValidator, Field
 from transformers import PreTrainedTokenizerFast
 
-from llama2lab.stages import gatt, ppo, preferences, rejection, reward
 from llama2lab.annotation.rows import mix_people
-from llama2lab.model.checkpoint import load_model, save_model
 from llama2lab.engine.device import Machine
-from llama2lab.stages.gatt import GattSettings
+from llama2lab.engine.runs import Run, digest, read_rows, write_rows
+from llama2lab.engine.settings import Count, Share, Temperature, checked
+from llama2lab.model.checkpoint import load_model, save_model
 from llama2lab.model.network import Llama
+from llama2lab.stages import gatt, ppo, preferences, rejection, reward
+from llama2lab.stages.gatt import GattSettings
 from llama2lab.stages.ppo import PPOSettings
 from llama2lab.stages.preferences import Annotate, Kind, Variant
 from llama2lab.stages.rejection import RejectionSettings
 from llama2lab.stages.reward import RewardModel, RewardSettings
-from llama2lab.engine.runs import Run, digest, read_rows, write_rows
-from llama2lab.engine.settings import Count, Share, Temperature, checked
 from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.town.prompts import Instruction, Prompt
 

@@ -4,7 +4,8 @@ import random
 from collections.abc import Callable
 
 from llama2lab.engine.errors import LabError
-from llama2lab.town import documents, drills as lessons
+from llama2lab.town import documents
+from llama2lab.town import drills as lessons
 from llama2lab.town.documents import Pen
 from llama2lab.town.town import Town
 from llama2lab.town.truth import opposite_statements, place_statements

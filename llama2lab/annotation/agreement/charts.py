@@ -11,12 +11,12 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from llama2lab.report import look
 from llama2lab.annotation.agreement.coefficients import WHATS, Label, judged
 from llama2lab.annotation.agreement.quality import Alarm, Quality
 from llama2lab.engine.scale import GRADES
-from llama2lab.report.look import BLUE, GREEN, GREY, ORANGE, RED, errors, plain, style
 from llama2lab.engine.stats import Figure
+from llama2lab.report import look
+from llama2lab.report.look import BLUE, GREEN, GREY, ORANGE, RED, errors, plain, style
 
 COEFFICIENTS = (("percent", "percent agreement", GREY, "diamond"), ("alpha", "Krippendorff's alpha", BLUE, "circle"),
                 ("ac", "Gwet's AC1, AC2 for the grade", ORANGE, "square"))

@@ -19,14 +19,14 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from llama2lab import __version__
-from llama2lab.report import look
 from llama2lab.annotation.agreement import charts
-from llama2lab.annotation.agreement.coefficients import WHATS, Label, agreement_table, judged
 from llama2lab.annotation.agreement.charts import COEFFICIENTS, figure_text, moment, percent_text
+from llama2lab.annotation.agreement.coefficients import WHATS, Label, agreement_table, judged
 from llama2lab.annotation.agreement.quality import Alarm, By, Quality, alarms, quality
 from llama2lab.engine.errors import LabError
-from llama2lab.report.look import Section, tame
 from llama2lab.engine.stats import Figure
+from llama2lab.report import look
+from llama2lab.report.look import Section, tame
 
 if TYPE_CHECKING:
     from llama2lab.annotation.store.labels import Store
@@ -150,7 +150,7 @@ def write_page(labels: Sequence[Label], path: Path) -> Path:
     """Write the page of these labels to `path`. LabError when it cannot be written."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
                                      undefined=jinja2.StrictUndefined)
-    source = resources.files("llama2lab").joinpath("templates/annotations.html.j2").read_text(encoding="utf-8")
+    source = resources.files("llama2lab").joinpath("report/templates/annotations.html.j2").read_text(encoding="utf-8")
     odd = []
     for title, by in (("Annotators", "annotator"), ("Vendors", "vendor")):
         tested = alarms(quality(labels, by))  # type: ignore[arg-type]

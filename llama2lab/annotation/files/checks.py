@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from llama2lab.engine.scale import GRADES, KINDS, MAX_OVERLAP
 from llama2lab.annotation.store.tables import escape
 from llama2lab.engine.dialogues import Malformed, check_turns
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.scale import GRADES, KINDS, MAX_OVERLAP
 from llama2lab.engine.validation import shown, strict_json, validated
 
 ID = re.compile("[A-Za-z0-9_-]{1,64}", re.ASCII)  # of labels, items, annotators, guidelines

@@ -21,7 +21,6 @@ from sqlalchemy.exc import IntegrityError
 
 from llama2lab.annotation.files import opinions as op
 from llama2lab.annotation.files import records as r
-from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.files.checks import (
     ID,
     MAX_POSITION,
@@ -38,11 +37,12 @@ from llama2lab.annotation.files.checks import (
     tidy,
 )
 from llama2lab.annotation.files.exporting import rest_of
-from llama2lab.engine.scale import GRADES, MARGINS, MAX_OVERLAP
+from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.labels import Store
 from llama2lab.engine.dialogues import SAFETY, Malformed, is_dialogue, pair_of
 from llama2lab.engine.errors import LabError, first_line
 from llama2lab.engine.rows import Record, Unreadable, complaint, ending_of, json_lines, rows_of
+from llama2lab.engine.scale import GRADES, MARGINS, MAX_OVERLAP
 from llama2lab.engine.validation import fault, shown, strict_json
 
 if TYPE_CHECKING:

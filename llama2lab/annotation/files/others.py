@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from llama2lab.annotation.files.records import Records, check, read
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.faults import StoreError, explain
-from llama2lab.annotation.files.records import Records, check, read
 from llama2lab.annotation.store.labels import open_store, parse_url
 from llama2lab.engine.errors import LabError, first_line
 

@@ -25,7 +25,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.files.checks import (
     ID,
     MAX_OVERLAP,
@@ -35,11 +34,12 @@ from llama2lab.annotation.files.checks import (
     check_pair,
     gold_columns,
 )
-from llama2lab.annotation.store.queue import current
-from llama2lab.engine.scale import KINDS
+from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.labels import clean_name, guidelines_version
+from llama2lab.annotation.store.queue import current
 from llama2lab.annotation.store.tables import LONG_AGO
 from llama2lab.engine.errors import LabError, first_line
+from llama2lab.engine.scale import KINDS
 from llama2lab.engine.validation import shown
 
 CHUNK = 500

@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from llama2lab.annotation.store import codes, queue
-from llama2lab.engine.scale import KINDS
-from llama2lab.annotation.store.labels import Store, clean_name, open_store, parse_url
 from llama2lab.annotation.form.widget import HERE, Annotator, Skip, Submit
+from llama2lab.annotation.store import codes, queue
+from llama2lab.annotation.store.labels import Store, clean_name, open_store, parse_url
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.scale import KINDS
 
 URL_VARIABLE = "LLAMA2LAB_ANNOTATE_URL"
 STORE_VARIABLE = "LLAMA2LAB_ANNOTATIONS"  # of the command line; the kernels need it not

@@ -24,12 +24,12 @@ import anywidget
 import traitlets
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from llama2lab.annotation.store import queue
 from llama2lab.annotation.files.checks import ID
+from llama2lab.annotation.store import queue
 from llama2lab.annotation.store.faults import StoreError
-from llama2lab.engine.scale import GRADES, KINDS, POSITIONS
 from llama2lab.annotation.store.labels import Store, clean_name, open_store, public_url
 from llama2lab.engine.errors import LabError, first_line
+from llama2lab.engine.scale import GRADES, KINDS, POSITIONS
 
 HERE = Path(__file__).parent
 FRONT = ("widget_text.js", "widget_session.js", "widget_pages.js", "widget.js")  # one module, in this order

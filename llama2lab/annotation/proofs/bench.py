@@ -28,11 +28,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from llama2lab.annotation.files import exchange
+from llama2lab.annotation.proofs.trial_server import find_programs, trial_server
 from llama2lab.annotation.store import queue
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.faults import StoreError
 from llama2lab.annotation.store.labels import Store, open_store
-from llama2lab.annotation.proofs.trial_server import find_programs, trial_server
 from llama2lab.engine.errors import LabError
 
 

@@ -29,8 +29,8 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from llama2lab.annotation.store import address, server
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.faults import StoreError, explain, unreachable
-from llama2lab.engine.scale import KINDS
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.scale import KINDS
 
 T = TypeVar("T")
 BUSY_SECONDS = 30

@@ -9,14 +9,14 @@ from typing import Any
 
 import ipywidgets as w
 
-from llama2lab.run import talk
-from llama2lab.model.chat import Message
 from llama2lab.engine.errors import LabError
+from llama2lab.lab.explorer import Explorer
 from llama2lab.lab.finished import SHIPPED, Finished
+from llama2lab.model.chat import Message
+from llama2lab.model.tokenizer import encode_text
 from llama2lab.report.look import BLUE, GREY, tame
 from llama2lab.report.summary import short_name
-from llama2lab.model.tokenizer import encode_text
-from llama2lab.lab.explorer import Explorer
+from llama2lab.run import talk
 
 MAX_NEW_TOKENS = 48  # as the recipe's own answers
 LABEL = {"description_width": "initial"}

@@ -12,18 +12,18 @@ import ipywidgets as w
 import torch
 from torch import Tensor
 
-from llama2lab.model.chat import encode_chat
 from llama2lab.engine.errors import LabError
-from llama2lab.model.generate import check_sampling, cut, generate, sample
-from llama2lab.lab.finished import Finished
-from llama2lab.report.look import BLUE, ORANGE, tame
-from llama2lab.model.network import Llama
-from llama2lab.report.summary import short_name
-from llama2lab.model.tokenizer import encode_text
-from llama2lab.lessons.n00_start.chat import LABEL, talkers
 from llama2lab.lab.explorer import Explorer
+from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import label, svg
+from llama2lab.lessons.n00_start.chat import LABEL, talkers
 from llama2lab.lessons.n01_tokenizer.tokens import chips, piece
+from llama2lab.model.chat import encode_chat
+from llama2lab.model.generate import check_sampling, cut, generate, sample
+from llama2lab.model.network import Llama
+from llama2lab.model.tokenizer import encode_text
+from llama2lab.report.look import BLUE, ORANGE, tame
+from llama2lab.report.summary import short_name
 
 SHOWN = 10  # bars
 MAX_NEW_TOKENS = 40  # of a continuation

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from llama2lab.engine import stats
-from llama2lab.model.chat import encode_chat
 from llama2lab.lab.finished import Finished
-from llama2lab.model.tokenizer import CONTROL_TOKENS, SMALLEST, encode_text, encode_texts
 from llama2lab.lessons.n01_tokenizer.tokens import SIZES, WORDS, vocabulary
+from llama2lab.model.chat import encode_chat
+from llama2lab.model.tokenizer import CONTROL_TOKENS, SMALLEST, encode_text, encode_texts
 from llama2lab.town.corpus import SHARES, heldout_documents
 from llama2lab.town.documents import Pen
 from llama2lab.town.items import SKILLS, SPLITS

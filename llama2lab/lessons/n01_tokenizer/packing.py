@@ -9,12 +9,12 @@ from typing import Any
 import ipywidgets as w
 import torch
 
-from llama2lab.model.chat import encode_chat
-from llama2lab.report.look import BLUE, tame
-from llama2lab.stages.pretrain import encode_documents
 from llama2lab.engine.loop import Packed, pack
 from llama2lab.lab.explorer import Explorer
 from llama2lab.lab.pictures import COLOURS, svg
+from llama2lab.model.chat import encode_chat
+from llama2lab.report.look import BLUE, tame
+from llama2lab.stages.pretrain import encode_documents
 
 LABEL = {"description_width": "initial"}
 MASKS = ("all answers (SFT)", "the last answer (Ghost Attention)", "every token (pretraining)")

@@ -11,11 +11,11 @@ from typing import Any
 import ipywidgets as w
 
 from llama2lab.engine.errors import LabError
-from llama2lab.lab.finished import Finished
-from llama2lab.report.look import tame
-from llama2lab.model.tokenizer import CONTROL_TOKENS, SMALLEST, encode_text, train_tokenizer
 from llama2lab.lab.explorer import Explorer
+from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import COLOURS
+from llama2lab.model.tokenizer import CONTROL_TOKENS, SMALLEST, encode_text, train_tokenizer
+from llama2lab.report.look import tame
 from llama2lab.town.corpus import pretraining_corpus
 
 LABEL = {"description_width": "initial"}

@@ -13,14 +13,14 @@ import ipywidgets as w
 import torch
 from torch import Tensor
 
-from llama2lab.model.chat import encode_chat
-from llama2lab.model.generate import generate
-from llama2lab.report.look import GREEN, GREY, ORANGE, SKY, tame
-from llama2lab.model.network import Attention, Block, KVCache, Llama, ModelConfig, causal_mask, score_bias
-from llama2lab.model.rope import rotate
-from llama2lab.lessons.n02_transformer.calculator import cache_bytes
 from llama2lab.lab.explorer import Explorer
 from llama2lab.lab.pictures import COLOURS, bars, heatmap
+from llama2lab.lessons.n02_transformer.calculator import cache_bytes
+from llama2lab.model.chat import encode_chat
+from llama2lab.model.generate import generate
+from llama2lab.model.network import Attention, Block, KVCache, Llama, ModelConfig, causal_mask, score_bias
+from llama2lab.model.rope import rotate
+from llama2lab.report.look import GREEN, GREY, ORANGE, SKY, tame
 
 if TYPE_CHECKING:
     from llama2lab.lab.finished import Finished

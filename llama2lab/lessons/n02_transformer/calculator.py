@@ -13,10 +13,10 @@ from typing import Any
 
 import ipywidgets as w
 
-from llama2lab.report.look import BLUE, GREEN, GREY, ORANGE
-from llama2lab.model.network import SIZES, ModelConfig
 from llama2lab.lab.explorer import Explorer
 from llama2lab.lab.pictures import bars, number, table
+from llama2lab.model.network import SIZES, ModelConfig
+from llama2lab.report.look import BLUE, GREEN, GREY, ORANGE
 
 GIB = 2**30
 GPU_GIB = 80.0  # an A100 of 80 GB

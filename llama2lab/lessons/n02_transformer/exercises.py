@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from llama2lab.model import network as model, rope
 from llama2lab.lab.checking import Exercise, Mistake
 from llama2lab.lab.compare import close, judge, randn, read
 from llama2lab.lab.predictions import Choice, Guess, Number, Prediction
+from llama2lab.model import network as model
+from llama2lab.model import rope
 from llama2lab.model.network import SIZES, ModelConfig, RMSNorm
 
 # ---- RMSNorm -----------------------------------------------------------------------------------------------------

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from llama2lab.engine.loop import Optim, cosine_lr
 from llama2lab.lab.checking import Exercise, Mistake
 from llama2lab.lab.compare import judge, read
 from llama2lab.lab.predictions import Choice, Guess, Number, Prediction
-from llama2lab.engine.loop import Optim, cosine_lr
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int, final: float) -> float:

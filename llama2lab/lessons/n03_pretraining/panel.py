@@ -13,12 +13,12 @@ import ipywidgets as w
 from IPython.display import HTML
 
 from llama2lab.engine.errors import LabError
-from llama2lab.lessons.n03_pretraining.experiments import Training
-from llama2lab.model.network import Llama
 from llama2lab.engine.runs import read_json, write_atomic
 from llama2lab.lab import pictures
 from llama2lab.lab.explorer import Explorer
 from llama2lab.lab.job import ENDS, Job
+from llama2lab.lessons.n03_pretraining.experiments import Training
+from llama2lab.model.network import Llama
 
 Curve = list[tuple[float, float]]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import ipywidgets as w
 
-from llama2lab.lessons.n05_preferences.experiments import WAYS, Effort, accuracy_by_hours
 from llama2lab.lab.explorer import Explorer
 from llama2lab.lab.pictures import lines
+from llama2lab.lessons.n05_preferences.experiments import WAYS, Effort, accuracy_by_hours
 
 HOURS = (0.25, 0.5, 1.0, 2.0, 4.0)
 

@@ -18,24 +18,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llama2lab.stages import reward
-from llama2lab.engine import stats
 from llama2lab.annotation.agreement.coefficients import Label, alpha_of, gwet_of, judged
-from llama2lab.annotation.files.exchange import add_pairs, labels
 from llama2lab.annotation.agreement.quality import quality
 from llama2lab.annotation.agreement.simulate import Items, simulated_labels
-from llama2lab.annotation.store.labels import Store, open_store
+from llama2lab.annotation.files.exchange import add_pairs, labels
 from llama2lab.annotation.rows import people_against_simulated
-from llama2lab.stages.evaluate import TIE
-from llama2lab.lessons.n06_rewards.experiments import Training, draw, known_prompts
+from llama2lab.annotation.store.labels import Store, open_store
+from llama2lab.engine import stats
+from llama2lab.engine.runs import digest
+from llama2lab.engine.stats import Figure
 from llama2lab.lab.finished import Finished, live_folder
+from llama2lab.lessons.n06_rewards.experiments import Training, draw, known_prompts
 from llama2lab.model.logprobs import answer_loglikelihoods, pad_right
 from llama2lab.run.pairs import gold_pairs, guidelines
+from llama2lab.stages import reward
+from llama2lab.stages.evaluate import TIE
 from llama2lab.stages.preferences import GRADES
 from llama2lab.stages.reward import RewardModel, encode_answers, judged_well, pair_scores
 from llama2lab.stages.rounds import ROUNDS
-from llama2lab.engine.runs import digest
-from llama2lab.engine.stats import Figure
 from llama2lab.town import language
 from llama2lab.town.annotators import VENDORS, Annotator, grade_of, label_pairs
 from llama2lab.town.items import Prompt

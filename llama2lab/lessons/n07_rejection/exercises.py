@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from llama2lab.stages import rejection
 from llama2lab.lab.checking import Exercise, Mistake
 from llama2lab.lab.compare import judge, randn, read
 from llama2lab.lab.predictions import Choice, Guess, Prediction
+from llama2lab.stages import rejection
 from llama2lab.town.prompts import Prompt
 
 PROMPT = Prompt("exercise/0", (), "facts", "helpful", "", "train")  # which one does not matter to the choice

@@ -17,17 +17,17 @@ from plotly.subplots import make_subplots
 from scipy import stats as tests
 
 from llama2lab.engine import stats
-from llama2lab.report import summary
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.stats import Figure
+from llama2lab.lab.finished import Finished
 from llama2lab.lessons.n05_preferences.experiments import reward_on, truth_rows
 from llama2lab.lessons.n06_rewards.experiments import draw
-from llama2lab.lab.finished import Finished
+from llama2lab.report import summary
 from llama2lab.report.look import BLUE, ORANGE, errors, style
 from llama2lab.report.plots import mark_line, one_legend
 from llama2lab.stages.preferences import sample_answers
 from llama2lab.stages.rejection import Samples, sample_and_score
 from llama2lab.stages.reward import RewardModel, accuracy, pair_scores, score_answers
-from llama2lab.engine.stats import Figure
 from llama2lab.town.items import Prompt
 
 KS = (1, 2, 4, 8, 16, 32)

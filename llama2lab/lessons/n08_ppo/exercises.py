@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llama2lab.stages import ppo
-from llama2lab.model.generate import sample
 from llama2lab.lab.checking import Exercise, Mistake
 from llama2lab.lab.compare import close, judge, randn, read
 from llama2lab.lab.predictions import Choice, Prediction, Ranking
+from llama2lab.model.generate import sample
+from llama2lab.stages import ppo
 
 
 def check_kl(f: Callable) -> None:

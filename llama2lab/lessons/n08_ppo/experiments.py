@@ -17,20 +17,20 @@ from typing import Any
 
 import torch
 
-from llama2lab.stages import evaluate, ppo, rejection, reward
 from llama2lab.engine import stats
+from llama2lab.engine.identity import alone
+from llama2lab.engine.loop import Optim
+from llama2lab.engine.runs import read_json, write_atomic
+from llama2lab.lab.finished import Finished
 from llama2lab.model.chat import encode_chats
 from llama2lab.model.generate import generate
-from llama2lab.lab.finished import Finished
-from llama2lab.engine.identity import alone
 from llama2lab.model.logprobs import answer_loglikelihoods, pad_right, token_logprobs
 from llama2lab.model.network import Llama
+from llama2lab.report.summary import metrics, paired_gap, short_name
+from llama2lab.stages import evaluate, ppo, rejection, reward
 from llama2lab.stages.ppo import PPOSettings
 from llama2lab.stages.reward import RewardModel, RewardSettings
-from llama2lab.engine.runs import read_json, write_atomic
 from llama2lab.stages.sft import SFTSettings, sft
-from llama2lab.report.summary import metrics, paired_gap, short_name
-from llama2lab.engine.loop import Optim
 from llama2lab.town.corpus import pretraining_corpus
 from llama2lab.town.prompts import Prompt
 

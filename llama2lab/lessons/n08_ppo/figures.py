@@ -10,10 +10,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from llama2lab.engine import stats
+from llama2lab.engine.stats import Figure
 from llama2lab.lab.finished import Finished
 from llama2lab.report.look import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, errors, plain, style
 from llama2lab.report.plots import one_legend
-from llama2lab.engine.stats import Figure
 from llama2lab.report.summary import figure_text, short_name
 
 Rows = Sequence[Mapping[str, Any]]

@@ -8,9 +8,9 @@ from typing import Any
 
 import ipywidgets as w
 
-from llama2lab.report.look import tame
 from llama2lab.lab.explorer import Explorer
 from llama2lab.lab.pictures import lines, table
+from llama2lab.report.look import tame
 
 Row = dict[str, Any]
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import ipywidgets as w
 
-from llama2lab.lessons.n08_ppo.experiments import Play, rows_of, run, work_folder
-from llama2lab.lab.finished import Finished
 from llama2lab.engine.identity import alone
-from llama2lab.report.summary import figure_text, short_name
 from llama2lab.lab.explorer import Explorer
-from llama2lab.lab.pictures import lines
+from llama2lab.lab.finished import Finished
 from llama2lab.lab.job import Job
+from llama2lab.lab.pictures import lines
+from llama2lab.lessons.n08_ppo.experiments import Play, rows_of, run, work_folder
+from llama2lab.report.summary import figure_text, short_name
 
 Row = dict[str, Any]
 BETAS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)

@@ -8,8 +8,8 @@ import torch
 
 from llama2lab.lab.checking import Exercise
 from llama2lab.lab.compare import judge, read
-from llama2lab.lessons.n04_sft.exercises import CONVERSATION, EOS, library_mask, marks, sft_mask
 from llama2lab.lab.predictions import Choice, Guess, Prediction
+from llama2lab.lessons.n04_sft.exercises import CONVERSATION, EOS, library_mask, marks, sft_mask
 
 
 def gatt_mask(ids: Sequence[int]) -> list[int]:

@@ -7,10 +7,8 @@ import random
 from typing import Any
 
 from llama2lab.engine import stats
-from llama2lab.stages.gatt import gatt_rows, sample_dialogues
-from llama2lab.lab.finished import Finished
-from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.engine.loop import Optim
+from llama2lab.lab.finished import Finished
 from llama2lab.lessons.n09_gatt.ghost import (
     instruction_attention,
     instructions_for,
@@ -18,6 +16,8 @@ from llama2lab.lessons.n09_gatt.ghost import (
     obedience,
     sampled_dialogues,
 )
+from llama2lab.stages.gatt import gatt_rows, sample_dialogues
+from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.town.prompts import dialogue_prompts, instructions_of
 
 STAGES = ("rlhf-v3", "gatt", "rlhf-v5")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from llama2lab.engine import stats
-from llama2lab.lessons.n09_gatt.experiments import STAGES
-from llama2lab.lab.shown import verdict
-from llama2lab.lab.finished import Finished
-from llama2lab.report.plots import TABLE_30, TURNS
 from llama2lab.engine.stats import Figure
+from llama2lab.lab.finished import Finished
+from llama2lab.lab.shown import verdict
+from llama2lab.lessons.n09_gatt.experiments import STAGES
+from llama2lab.report.plots import TABLE_30, TURNS
 from llama2lab.report.summary import difference, figure_text, find, short_name
 
 MASKS = {"before": "V3, before", "last": "the last answer learnt", "all": "all answers learnt"}

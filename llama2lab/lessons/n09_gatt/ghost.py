@@ -15,15 +15,15 @@ from typing import Any
 import ipywidgets as w
 
 from llama2lab.engine import stats
-from llama2lab.model.chat import Message, encode_chat
-from llama2lab.stages.gatt import instructed, sample_dialogues, user
-from llama2lab.lab.finished import Finished
-from llama2lab.report.look import BLUE, ORANGE, tame
-from llama2lab.model.network import Llama
-from llama2lab.lessons.n02_transformer.attention import attention_weights
 from llama2lab.lab.explorer import Explorer
-from llama2lab.lab.pictures import lines
+from llama2lab.lab.finished import Finished
 from llama2lab.lab.job import Job
+from llama2lab.lab.pictures import lines
+from llama2lab.lessons.n02_transformer.attention import attention_weights
+from llama2lab.model.chat import Message, encode_chat
+from llama2lab.model.network import Llama
+from llama2lab.report.look import BLUE, ORANGE, tame
+from llama2lab.stages.gatt import instructed, sample_dialogues, user
 from llama2lab.town.items import Instruction
 from llama2lab.town.prompts import dialogue_prompts, instructions_of
 

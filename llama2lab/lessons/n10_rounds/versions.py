@@ -11,11 +11,11 @@ from typing import Any
 import ipywidgets as w
 
 from llama2lab.engine.errors import LabError
+from llama2lab.lab.explorer import Explorer
 from llama2lab.lab.finished import Finished
+from llama2lab.lab.pictures import plane, table
 from llama2lab.report.plots import VERSIONS
 from llama2lab.report.summary import figure_text, find, short_name
-from llama2lab.lab.explorer import Explorer
-from llama2lab.lab.pictures import plane, table
 
 Figure = dict[str, float]
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import ipywidgets as w
 
-from llama2lab.lab.finished import Finished
-from llama2lab.report.summary import metrics, total_seconds
 from llama2lab.lab.explorer import Explorer
+from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import number, table
+from llama2lab.report.summary import metrics, total_seconds
 
 TABLE_2 = {"7B": (184_320, 400, 31.22), "13B": (368_640, 400, 62.44), "34B": (1_038_336, 350, 153.90),
            "70B": (1_720_320, 400, 291.42)}  # GPU hours (A100-80GB), watts, tCO2eq: the report's table 2

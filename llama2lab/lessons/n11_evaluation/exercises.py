@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from llama2lab.engine.stats import wilson
 from llama2lab.lab.checking import Exercise, Mistake
 from llama2lab.lab.compare import judge, read
 from llama2lab.lab.predictions import Choice, Guess, Number, Pick, Prediction
-from llama2lab.engine.stats import wilson
 
 POINTS = {"win": 1.0, "tie": 0.5, "loss": 0.0}
 

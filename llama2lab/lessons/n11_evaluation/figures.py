@@ -11,13 +11,13 @@ import numpy as np
 import plotly.graph_objects as go
 
 from llama2lab.engine import stats
-from llama2lab.stages.evaluate import TIE
-from llama2lab.lab.shown import told, verdict
 from llama2lab.lab.finished import Finished
+from llama2lab.lab.shown import told, verdict
+from llama2lab.lessons.n11_evaluation.red_team import UNSURE
 from llama2lab.report.look import BLUE, GREY, ORANGE, RED, errors, style
 from llama2lab.report.plots import add_series
 from llama2lab.report.summary import difference, figure_text, find, short_name
-from llama2lab.lessons.n11_evaluation.red_team import UNSURE
+from llama2lab.stages.evaluate import TIE
 
 # Win, tie and loss in percent of the report's human evaluation of helpfulness (figure 1, section 3.4).
 FIGURE_1 = (("70B against ChatGPT-0301", (35.9, 31.5, 32.5)), ("70B against PaLM-Bison", (53.0, 24.6, 22.4)),
