@@ -14,9 +14,9 @@ from test_annotation_queue import answer
 from test_annotation_store import pairs
 
 from llama2lab.annotation.files import exchange
-from llama2lab.annotation.files.checks import MAX_COMMENT, MAX_EDITS, MAX_LEASE
 from llama2lab.annotation.store import migrations, queue, server
 from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.store.checks import MAX_COMMENT, MAX_EDITS, MAX_LEASE
 from llama2lab.annotation.store.classroom import TEACHER, create_class
 from llama2lab.annotation.store.faults import StoreError
 from llama2lab.annotation.store.labels import open_store, parse_url

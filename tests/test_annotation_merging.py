@@ -18,9 +18,9 @@ from test_annotation_queue import answer
 from test_annotation_store import pairs
 
 from llama2lab.annotation.files import exchange
-from llama2lab.annotation.files.checks import MAX_COMMENT, MAX_OVERLAP
 from llama2lab.annotation.store import queue
 from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.store.checks import MAX_COMMENT, MAX_OVERLAP
 from llama2lab.annotation.store.labels import guidelines_version, open_store
 from llama2lab.engine.errors import LabError
 

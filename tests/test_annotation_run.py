@@ -17,6 +17,7 @@ from llama2lab.cli.main import app
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.runs import Run, read_rows, write_rows
+from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.checkpoint import save_model
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import train_tokenizer
@@ -40,7 +41,7 @@ def people(n: int = 24, kind: str = "helpfulness", who: int = 3) -> list[dict[st
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
     texts = [" ".join([*x["answers"], x["prompt"][-1]["content"]]) for x in people() + people(kind="safety")]
-    return train_tokenizer(texts, 400)
+    return train_tokenizer(texts, 400, chat_template=CHAT_TEMPLATE)
 
 
 def workshop(path: Path, tokenizer: Any, built: list[str]) -> Workshop:

@@ -42,19 +42,16 @@ def labelled(url, count=3):
     return store, me
 
 
-def test_scale_is_the_one_of_the_preferences_and_positions_go_from_left_to_right():
-    from llama2lab.stages import preferences
-
-    assert scale.GRADES == preferences.GRADES
-    assert scale.MARGINS == preferences.MARGINS
+def test_positions_go_from_left_to_right():
     assert scale.POSITIONS[0] == ("left", "significantly") and scale.POSITIONS[7] == ("right", "significantly")
     assert scale.POSITIONS[3:5] == (("left", "negligibly"), ("right", "negligibly"))
     assert len(set(scale.POSITIONS)) == 8
 
 
 def test_annotating_imports_no_torch(tmp_path):
-    code = ("import sys; from llama2lab.annotation import store, queue, exchange, classroom; "
-            "store.open_store('labels.db'); "
+    code = ("import sys; from llama2lab.annotation.files import exchange; "
+            "from llama2lab.annotation.store import classroom, labels, queue; "
+            "labels.open_store('labels.db'); "
             "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules), sorted(sys.modules)")
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True,
                    env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)})

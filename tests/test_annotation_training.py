@@ -21,9 +21,9 @@ from llama2lab.annotation.store.labels import Store, open_store
 from llama2lab.engine import scale
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
+from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import train_tokenizer
-from llama2lab.stages import preferences
 from llama2lab.stages.reward import RewardSettings, train_reward
 from llama2lab.town.annotators import annotators_of, label_pairs
 
@@ -121,10 +121,6 @@ def test_every_label_is_accounted_for_in_any_order(drawn: list[tuple[Any, ...]],
     assert tr.fingerprint(shuffled) == tr.fingerprint(labels)
 
 
-def test_grades_and_margins_are_the_reports() -> None:
-    assert scale.GRADES == preferences.GRADES and scale.MARGINS == preferences.MARGINS
-
-
 # ---- mixing and comparing ---------------------------------------------------------------------------------------
 
 
@@ -179,7 +175,7 @@ def weights(opened: Store, kind: str, settings: RewardSettings) -> dict[str, tor
     rows = tr.preference_rows_of(exchange.labels(opened), kind)
     assert len(rows) >= 20
     texts = [" ".join(x["answers"]) for x in labels_of(people_of("typical"), 30, 2)]
-    tokenizer = train_tokenizer(texts, 320)
+    tokenizer = train_tokenizer(texts, 320, chat_template=CHAT_TEMPLATE)
     config = ModelConfig(vocab_size=len(tokenizer), dim=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=48,
                          max_seq_len=256)
     model, _ = train_reward(Llama(config, 0), tokenizer, rows, settings, 7, Machine(torch.device("cpu"), "fp32"),

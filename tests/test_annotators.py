@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.scale import GRADES
 from llama2lab.town.annotators import (
     CUTS,
-    GRADES,
     VENDORS,
     Annotator,
     Biases,
@@ -21,8 +21,7 @@ from llama2lab.town.annotators import (
     preference_row,
     true_worth,
 )
-from llama2lab.town.items import Prompt
-from llama2lab.town.oracle import Verdict
+from llama2lab.town.items import Prompt, Verdict
 
 PROMPT = Prompt(
     "facts/mira.home/0", ({"role": "user", "content": "Where does Mira live?"},), "facts", "helpful", "", "train"

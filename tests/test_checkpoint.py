@@ -20,13 +20,14 @@ from transformers import (
 )
 
 from llama2lab.engine.errors import LabError
+from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.checkpoint import load_checkpoint, load_model, load_reward_parts, save_model, save_reward_model
 from llama2lab.model.generate import generate
 from llama2lab.model.network import SIZES, Llama
 from llama2lab.model.tokenizer import encode_text, train_tokenizer
 
 NANO = SIZES["nano"]
-TOKENIZER = train_tokenizer(["the mill on the hill"] * 9, 280)
+TOKENIZER = train_tokenizer(["the mill on the hill"] * 9, 280, chat_template=CHAT_TEMPLATE)
 
 
 def tokens(batch: int, seq: int) -> torch.Tensor:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from llama2lab.cli.main import app
 from llama2lab.engine.runs import Run
+from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.checkpoint import save_model
 from llama2lab.model.network import SIZES, Llama
 from llama2lab.model.tokenizer import train_tokenizer
@@ -38,7 +39,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny untrained model with a tokenizer."""
     folder = tmp_path_factory.mktemp("run") / "sft"
     folder.mkdir()
-    tokenizer = train_tokenizer(["Mira lives on Mill Lane.", "Tom bakes bread."] * 5, SIZES["nano"].vocab_size)
+    tokenizer = train_tokenizer(["Mira lives on Mill Lane.", "Tom bakes bread."] * 5, SIZES["nano"].vocab_size, chat_template=CHAT_TEMPLATE)
     save_model(folder, Llama(SIZES["nano"]), tokenizer)
     return folder
 

@@ -19,8 +19,7 @@ from llama2lab.report.summary import paired_gap
 from llama2lab.run.real import compare
 from llama2lab.stages import evaluate
 from llama2lab.stages.evaluate import chat_metrics, known_facts, retention, truth_accuracy, win_tie_loss
-from llama2lab.town.items import Instruction, Prompt
-from llama2lab.town.oracle import Verdict
+from llama2lab.town.items import Instruction, Prompt, Verdict
 
 GOOD = Verdict(correct=True, complete=1.0, fluent=1.0, brief=1.0, safe=True, refuses=False, alternative=False,
                reason=False, violation=False, false_refusal=False, falsehood=False, helpfulness=2.0, safety=0.5)

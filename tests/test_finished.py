@@ -21,6 +21,7 @@ from llama2lab.lab import finished
 from llama2lab.lab import measure as experiments
 from llama2lab.lab.finished import Finished, finished_run
 from llama2lab.lessons.n00_start.chat import talkers
+from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.checkpoint import save_model
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import train_tokenizer
@@ -31,7 +32,7 @@ from llama2lab.report import summary
 def run(tmp_path):
     """A run of one model."""
     folder = tmp_path / "run"
-    tokenizer = train_tokenizer(["a town on a river"] * 20, 280)
+    tokenizer = train_tokenizer(["a town on a river"] * 20, 280, chat_template=CHAT_TEMPLATE)
     model = Llama(ModelConfig(len(tokenizer), 16, 1, 2, 1, 32, max_seq_len=64), seed=1)
     (folder / "sft").mkdir(parents=True)
     save_model(folder / "sft", model, tokenizer)
@@ -79,7 +80,7 @@ def test_live_measurements_are_kept_by_their_settings(run):
 
 def add_stage(folder, name, words, seed=2):
     """A model stage with a tokenizer that has read `words`."""
-    tokenizer = train_tokenizer([words] * 20, 280)
+    tokenizer = train_tokenizer([words] * 20, 280, chat_template=CHAT_TEMPLATE)
     (folder / name).mkdir(parents=True)
     save_model(folder / name, Llama(ModelConfig(len(tokenizer), 16, 1, 2, 1, 32, max_seq_len=64), seed=seed), tokenizer)
     (folder / name / "stage.json").write_text("{}")

@@ -6,7 +6,7 @@ import torch
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.loop import Optim
-from llama2lab.model.chat import encode_chat
+from llama2lab.model.chat import CHAT_TEMPLATE, encode_chat
 from llama2lab.model.logprobs import answer_loglikelihoods
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import train_tokenizer
@@ -29,7 +29,7 @@ def test_the_instruction_stays_on_the_first_turn_only():
 
 
 def test_the_loss_is_zero_on_all_tokens_of_previous_turns():
-    tokenizer = train_tokenizer(["Ahoy! Answer question pirate Act as a"] * 20, 300)
+    tokenizer = train_tokenizer(["Ahoy! Answer question pirate Act as a"] * 20, 300, chat_template=CHAT_TEMPLATE)
     row = next(r for r in gatt_rows(QUESTIONS, ["Act as a pirate."] * 4, ANSWERS, 20, 0) if r["turns"] >= 3)
     ids, mask = encode_chat(tokenizer, row["messages"], mask_turns="last")
     learnt = tokenizer.decode([i for i, m in zip(ids, mask, strict=True) if m])
@@ -40,7 +40,7 @@ def test_the_loss_is_zero_on_all_tokens_of_previous_turns():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(["Ahoy! Answer question pirate Act as a 0 1 2 3 4 ? ."] * 20, 300)
+    return train_tokenizer(["Ahoy! Answer question pirate Act as a 0 1 2 3 4 ? ."] * 20, 300, chat_template=CHAT_TEMPLATE)
 
 
 def small(tokenizer):

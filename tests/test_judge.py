@@ -14,6 +14,7 @@ import torch
 
 from llama2lab.engine.device import Machine
 from llama2lab.engine.runs import Run, read_json, read_rows, write_rows
+from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.checkpoint import save_model
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import train_tokenizer
@@ -33,7 +34,7 @@ TEXTS = [p.messages[-1]["content"] for p in SOURCE.prompts("helpful", 200, 1)]
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return train_tokenizer(TEXTS, 400)
+    return train_tokenizer(TEXTS, 400, chat_template=CHAT_TEMPLATE)
 
 
 @pytest.fixture(autouse=True)

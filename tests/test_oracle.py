@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama2lab.town.content import Facts
-from llama2lab.town.items import Instruction, Key, Prompt
-from llama2lab.town.oracle import BEST, SAFETY_BEST, SAFETY_WORST, WORST, Verdict, judge_with, obeys
+from llama2lab.town.items import Instruction, Key, Prompt, Verdict
+from llama2lab.town.oracle import BEST, SAFETY_BEST, SAFETY_WORST, WORST, judge_with, obeys
 
 FACTS = Facts(
     pronouns={"mira": "she", "tom": "he", "anna": "she"},

@@ -12,6 +12,7 @@ from llama2lab.annotation.store.queue import next_task, submit
 from llama2lab.cli.main import app
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.runs import Run
+from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.checkpoint import save_model
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import train_tokenizer
@@ -27,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two stages, with untrained models of different weights."""
     folder = tmp_path_factory.mktemp("runs") / "smoke-0"
     texts = [m["content"] for row in demonstrations(load_town(), 60, 0) for m in row["messages"]]
-    tokenizer = train_tokenizer(texts, 400)
+    tokenizer = train_tokenizer(texts, 400, chat_template=CHAT_TEMPLATE)
     made = Run(folder, {"preset": "smoke", "seed": 0}, say=lambda line: None)
 
     def chat(path: Path, seed: int) -> dict[str, Any]:

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama2lab.engine.loop import packed_lm_loss
 from llama2lab.engine.parallel import backward, batches_of, in_parallel, split, workers
 from llama2lab.model.network import Llama, ModelConfig
+from llama2lab.stages.pretrain import packed_lm_loss
 
 CPU = torch.device("cpu")
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.loop import Optim
+from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.generate import generate
 from llama2lab.model.logprobs import token_logprobs
 from llama2lab.model.network import Llama, ModelConfig
@@ -155,7 +156,7 @@ def test_token_logprobs_are_those_of_the_model_at_the_sampling_temperature():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(["yes no maybe so"] * 50, 290)
+    return train_tokenizer(["yes no maybe so"] * 50, 290, chat_template=CHAT_TEMPLATE)
 
 
 def world(tokenizer):

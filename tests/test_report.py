@@ -11,9 +11,9 @@ import pytest
 
 from llama2lab.engine import stats
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.scale import GRADES
 from llama2lab.report import plots, summary
 from llama2lab.report.page import report
-from llama2lab.stages.preferences import GRADES
 
 SKILLS = ("facts", "counting", "stories")
 FIGURES = [plots.pretraining_loss, plots.finetuning_loss, plots.clean_against_noisy, plots.accuracy_by_grade,

@@ -11,29 +11,25 @@ from hypothesis import strategies as st
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.loop import Optim
+from llama2lab.engine.scale import MARGINS
+from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import train_tokenizer
-from llama2lab.stages.preferences import MARGINS
-from llama2lab.stages.rejection import combined_scores
+from llama2lab.stages.gate import combined_score, combined_scores, gated_reward, logit, share_reference, whiten
 from llama2lab.stages.reward import (
     RewardModel,
     RewardSettings,
     accuracy,
     accuracy_by_grade,
     calibration,
-    combined_score,
-    gated_reward,
     load_reward,
-    logit,
     mix,
     pair_loglikelihoods,
     ranking_loss,
     safety_auxiliary_loss,
     save_reward,
     score_answers,
-    share_reference,
     train_reward,
-    whiten,
     worst_loglikelihoods,
 )
 from llama2lab.town.prompts import Prompt
@@ -45,7 +41,7 @@ TEXTS = ["Mira lives on Mill Lane. Tom eats soup and says thank you.", "yes no g
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(TEXTS, 320)
+    return train_tokenizer(TEXTS, 320, chat_template=CHAT_TEMPLATE)
 
 
 def tiny(tokenizer, seed=0):

@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from llama2lab.annotation.files import exchange
-from llama2lab.annotation.files.checks import GRADES
 from llama2lab.annotation.rows import resolve
 from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.store.checks import GRADES
 from llama2lab.annotation.store.labels import Store, open_store
 from llama2lab.engine.dialogues import SAFETY
 from llama2lab.engine.errors import LabError

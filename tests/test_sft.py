@@ -8,6 +8,7 @@ import torch
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.loop import Optim
+from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import CONTROL_TOKENS, train_tokenizer
 from llama2lab.stages.sft import SFTSettings, format_ids, learn_format, replayed, sft
@@ -20,7 +21,7 @@ SETTINGS = SFTSettings(epochs=1.0, seq_len=64, batch_tokens=128, optim=Optim(lr=
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(TEXTS + ["Say yes. Yes it is."] * 20, 300)
+    return train_tokenizer(TEXTS + ["Say yes. Yes it is."] * 20, 300, chat_template=CHAT_TEMPLATE)
 
 
 def model(tokenizer, context=128):

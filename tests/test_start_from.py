@@ -16,9 +16,10 @@ from llama2lab.cli.main import app
 from llama2lab.engine import parallel
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import Optim, fit_packed, module_tensors, pack
+from llama2lab.engine.loop import Optim, module_tensors
+from llama2lab.engine.packing import pack
 from llama2lab.engine.runs import Run
-from llama2lab.model.chat import encode_chat
+from llama2lab.model.chat import CHAT_TEMPLATE, encode_chat
 from llama2lab.model.checkpoint import checkpoint_digest, link_model, load_model, parameters_of, save_model
 from llama2lab.model.generate import generate
 from llama2lab.model.network import SIZES, Llama
@@ -30,13 +31,14 @@ from llama2lab.run import start_from
 from llama2lab.run.presets import preset
 from llama2lab.run.real import RealRecipe, load_real_recipe, run_real_data
 from llama2lab.run.start_from import for_checkpoint, hasty, learning_rate, with_control_tokens, with_room, worsened
+from llama2lab.stages.pretrain import fit_packed
 from llama2lab.stages.reward import RewardModel, load_reward, save_reward
 from llama2lab.stages.rounds import Workshop
 
 RECIPE = Path(__file__).parents[1] / "data" / "recipes" / "real.yaml"
 CPU = Machine(torch.device("cpu"), "fp32")
 NANO = SIZES["nano"]
-TOKENIZER = train_tokenizer(["the mill on the hill, and a cat that sees a red ball"] * 9, 300)
+TOKENIZER = train_tokenizer(["the mill on the hill, and a cat that sees a red ball"] * 9, 300, chat_template=CHAT_TEMPLATE)
 
 OWN = """
 data:
@@ -311,7 +313,7 @@ def test_many_small_parts_give_the_gradient_of_the_batch(monkeypatch):
     parameters = list(model.parameters())
 
     def loss_of(rows):
-        from llama2lab.engine.loop import rows_loss
+        from llama2lab.stages.pretrain import rows_loss
         loss, count = rows_loss(model, data, rows, CPU)
         return loss, float(count), {"loss": loss.item()}
 

@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 import llama2lab
 from llama2lab.cli.main import app
 from llama2lab.engine.errors import LabError
-from llama2lab.model.chat import decode_answer, encode_chat, encode_chats, escape, segments
+from llama2lab.model.chat import CHAT_TEMPLATE, decode_answer, encode_chat, encode_chats, escape, segments
 from llama2lab.model.checkpoint import save_model
 from llama2lab.model.tokenizer import CONTROL_TOKENS, control_strings, encode_text, load_tokenizer, train_tokenizer
 from llama2lab.model.tokenizer_files import endless
 from llama2lab.run.start_from import with_control_tokens
 
 TEXTS = ["Mira lives in the mill and keeps 12 bees.", "Where does Mira live?", "Ahoy! She lives in the mill."] * 20
-TOKENIZER = train_tokenizer(TEXTS, 300)
+TOKENIZER = train_tokenizer(TEXTS, 300, chat_template=CHAT_TEMPLATE)
 CONTROL_IDS = set(range(len(CONTROL_TOKENS)))
 
 unicode_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -55,7 +55,7 @@ def test_layout_of_ids(tmp_path):
 
 
 def test_training_is_deterministic():
-    assert train_tokenizer(TEXTS, 300).get_vocab() == TOKENIZER.get_vocab()
+    assert train_tokenizer(TEXTS, 300, chat_template=CHAT_TEMPLATE).get_vocab() == TOKENIZER.get_vocab()
 
 
 def test_digits_stand_alone():
@@ -160,7 +160,7 @@ def test_generation_prompt():
 
 def test_tokenizer_mistakes(tmp_path, monkeypatch):
     with pytest.raises(LabError, match="at least 264"):
-        train_tokenizer(TEXTS, 200)
+        train_tokenizer(TEXTS, 200, chat_template=CHAT_TEMPLATE)
     with pytest.raises(LabError, match="holds no tokenizer"):
         load_tokenizer(tmp_path)
     (tmp_path / "tok.model").write_bytes(b"junk")

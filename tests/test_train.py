@@ -15,20 +15,18 @@ from llama2lab.engine.errors import LabError
 from llama2lab.engine.loop import (
     Optim,
     cosine_lr,
-    epoch_batches,
     fit,
-    fit_packed,
     load_state,
     make_optimizer,
     module_tensors,
-    pack,
-    packed_lm_loss,
     restore_module,
     resumable_loop,
     save_state,
 )
+from llama2lab.engine.packing import epoch_batches, pack
 from llama2lab.model.checkpoint import save_model
 from llama2lab.model.network import Llama, ModelConfig
+from llama2lab.stages.pretrain import fit_packed, packed_lm_loss
 
 CPU = Machine(torch.device("cpu"), "fp32")
 

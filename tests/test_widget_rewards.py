@@ -14,7 +14,8 @@ from llama2lab.lessons.n06_rewards.rewards import (
     preference,
     rewards_as_it_grows,
 )
-from llama2lab.stages.reward import gated_reward, logit, score_answers
+from llama2lab.stages.gate import gated_reward, logit
+from llama2lab.stages.reward import score_answers
 from llama2lab.town.truth import REFUSAL
 
 ASKED = [{"role": "user", "content": "What is the opposite of new?"}]

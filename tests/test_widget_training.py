@@ -8,7 +8,8 @@ import torch
 
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import Optim, fit_packed, pack, watching
+from llama2lab.engine.loop import Optim, watching
+from llama2lab.engine.packing import pack
 from llama2lab.lab.job import Job
 from llama2lab.lessons.n01_tokenizer.packing import (
     MASKS,
@@ -20,8 +21,10 @@ from llama2lab.lessons.n01_tokenizer.packing import (
 )
 from llama2lab.lessons.n03_pretraining.experiments import Training
 from llama2lab.lessons.n03_pretraining.panel import TrainingPanel, smooth, spread
+from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import train_tokenizer
+from llama2lab.stages.pretrain import fit_packed
 
 CPU = Machine(torch.device("cpu"), "fp32")
 TINY = ModelConfig(vocab_size=64, dim=16, n_layers=1, n_heads=2, n_kv_heads=1, ffn_dim=16, max_seq_len=32)
@@ -39,7 +42,7 @@ def losses(log):
 
 @pytest.fixture
 def tokenizer():
-    return train_tokenizer(TEXTS, 300)
+    return train_tokenizer(TEXTS, 300, chat_template=CHAT_TEMPLATE)
 
 
 def test_watching_changes_no_number_and_stops_where_it_is_told(tmp_path):

@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import os
-import random
 import signal
 import sys
 import threading
@@ -22,9 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field, Strict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -39,7 +36,6 @@ from llama2lab.engine.folders import one_writer
 from llama2lab.engine.parallel import backward, is_large, shared_cores, split
 from llama2lab.engine.settings import Limit, Rate, Share, ShareBelowOne, Weight, checked
 from llama2lab.engine.validation import parse_json, validated
-from llama2lab.model.network import Llama, document_mask, document_positions
 
 SCALAR_LR = 50.0
 SAVE_EVERY = 10.0  # seconds of work that a kill -9 can cost; more where saving takes long
@@ -85,115 +81,6 @@ def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
 
 
 # ---- packing ---------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Packed:
-    """Documents packed in rows. `segments` numbers the documents of a row from 1, with 0 for padding."""
-
-    tokens: Tensor  # (rows, seq)
-    segments: Tensor  # (rows, seq)
-    loss_mask: Tensor  # (rows, seq), True where the token is to be predicted
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-
-Ids = list[int] | np.ndarray
-
-
-def pack(documents: Sequence[tuple[Ids, Ids]], seq_len: int, seed: int, pad_id: int) -> Packed:
-    """Pack (ids, loss_mask) documents in rows of `seq_len`, in an order shuffled by `seed`.
-
-    First fit over the most recent 64 open rows. A document longer than a row is split, and its pieces are
-    separate documents. Packing wastes little: padding is usually under 3 %.
-    """
-    rng = random.Random(seed)
-    pieces = [(ids[i:i + seq_len], mask[i:i + seq_len]) for ids, mask in documents
-              for i in range(0, len(ids), seq_len)]
-    rng.shuffle(pieces)
-    rows: list[list[tuple[Ids, Ids]]] = []
-    room: list[int] = []
-    open_rows: list[int] = []
-    for piece in pieces:
-        need = len(piece[0])
-        place = next((r for r in open_rows if room[r] >= need), None)
-        if place is None:
-            rows.append([])
-            room.append(seq_len)
-            place = len(rows) - 1
-            open_rows.append(place)
-            if len(open_rows) > 64:
-                open_rows.remove(min(open_rows, key=room.__getitem__))
-        rows[place].append(piece)
-        room[place] -= need
-        if room[place] < 4:
-            open_rows.remove(place)
-    rng.shuffle(rows)
-    tokens = torch.full((len(rows), seq_len), pad_id)
-    segments = torch.zeros((len(rows), seq_len), dtype=torch.long)
-    loss_mask = torch.zeros((len(rows), seq_len), dtype=torch.bool)
-    for r, row in enumerate(rows):
-        at = 0
-        for number, (ids, mask) in enumerate(row, 1):
-            tokens[r, at:at + len(ids)] = torch.tensor(ids)
-            segments[r, at:at + len(ids)] = number
-            loss_mask[r, at:at + len(ids)] = torch.tensor(mask, dtype=torch.bool)
-            at += len(ids)
-    return Packed(tokens, segments, loss_mask)
-
-
-def packed_lm_loss(model: Llama, tokens: Tensor, segments: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy in nats of the tokens that `loss_mask` marks, and their number.
-
-    The first token of a document is predicted from nothing, so it never counts; the logits are computed only
-    where a prediction is asked for.
-    """
-    hidden = model.hidden(tokens, document_positions(segments), document_mask(segments))  # (batch, seq, dim)
-    same = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
-    wanted = same & loss_mask[:, 1:]
-    logits = model.lm_head(hidden[:, :-1][wanted])  # (wanted, vocab)
-    targets = tokens[:, 1:][wanted]
-    count = torch.tensor(len(targets))
-    if len(targets) == 0:
-        return hidden.sum() * 0.0, count
-    return F.cross_entropy(logits.float(), targets), count
-
-
-def rows_loss(model: Llama, data: Packed, rows: Sequence[int], machine: Machine) -> tuple[Tensor, Tensor]:
-    """`packed_lm_loss` of some rows of `data`, on the model's device."""
-    return packed_lm_loss(model, *(part[rows].to(machine.device) for part in (data.tokens, data.segments,
-                                                                              data.loss_mask)))
-
-
-def epoch_batches(n: int, batch: int, seed: int, lengths: Sequence[int] = ()) -> Callable[[int], list[int]]:
-    """`f(step)` gives the rows of that step: every epoch is another shuffle, drawn from (seed, epoch).
-
-    With `lengths`, rows of about the same length come together, so that little is spent on padding: the shuffled rows
-    are sorted within groups of 16 batches, and the batches are shuffled again.
-    """
-    if n < 1:
-        raise LabError("there is nothing to train on: the data set is empty; give more rows")
-    per_epoch = max(1, math.ceil(n / batch))
-    orders: dict[int, list[list[int]]] = {}
-
-    def rows(step: int) -> list[int]:
-        epoch, at = divmod(step, per_epoch)
-        if epoch not in orders:
-            orders.clear()
-            order = list(range(n))
-            rng = random.Random(f"{seed} {epoch}")
-            rng.shuffle(order)
-            if lengths:
-                order = [i for start in range(0, n, 16 * batch)
-                         for i in sorted(order[start:start + 16 * batch], key=lengths.__getitem__)]
-            batches = [order[start:start + batch] for start in range(0, n, batch)]
-            if lengths:
-                rng.shuffle(batches)
-            orders[epoch] = batches
-        return orders[epoch][at]
-
-    return rows
 
 
 # ---- a loop that can be killed ---------------------------------------------------------------------------
@@ -462,19 +349,3 @@ def fit(
     model.eval()
     return log
 
-
-def fit_packed(model: Llama, data: Packed, epochs: float, batch_tokens: int, optim: Optim, seed: int,
-               machine: Machine, folder: Path | None = None, what: str = "training",
-               on_step: Callable[[int], None] | None = None) -> list[dict[str, float]]:
-    """Language-model training on packed rows, `batch_tokens` (padding counted) a step."""
-    batch = max(1, batch_tokens // data.tokens.shape[1])
-    steps = max(1, round(epochs * math.ceil(len(data) / batch)))
-    rows = epoch_batches(len(data), batch, seed)
-
-    def loss_of(r: Sequence[int]) -> tuple[Tensor, float, dict[str, float]]:
-        loss, count = rows_loss(model, data, r, machine)
-        return loss, float(count), {}
-
-    log = fit(model, rows, loss_of, steps, optim, machine, folder, what, on_step)
-    sizes = (data.segments > 0).sum(1)  # (rows,)
-    return [{**entry, "tokens": float(sizes[rows(step)].sum())} for step, entry in enumerate(log)]

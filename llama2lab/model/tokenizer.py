@@ -29,14 +29,13 @@ EOS_ID, PAD_ID = 2, 3
 SMALLEST = len(CONTROL_TOKENS) + 256
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, max_len: int = 4096) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, max_len: int = 4096, chat_template: str = "",
+                    ) -> PreTrainedTokenizerFast:
     """A tokenizer of at most vocab_size tokens (fewer when the texts hold no more pairs to merge).
 
     The padding token is one of its own: were it </s>, masking the padding would hide the end of answers too.
     Raises LabError when vocab_size has no room for control tokens and bytes, or a text is no Unicode.
     """
-    from llama2lab.model.chat import CHAT_TEMPLATE  # chat.py needs this module's names
-
     if vocab_size < SMALLEST:
         raise LabError(f"tokenizer: vocab_size is {vocab_size}; give at least {SMALLEST} "
                        f"({len(CONTROL_TOKENS)} control tokens and 256 bytes)")
@@ -51,7 +50,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_len: int = 4096) 
     tokenizer.train_from_iterator((_check(text) for text in texts), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token=UNK, bos_token=BOS, eos_token=EOS, pad_token=PAD,
-        extra_special_tokens=list(CONTROL_TOKENS[4:]), chat_template=CHAT_TEMPLATE, model_max_length=max_len,
+        extra_special_tokens=list(CONTROL_TOKENS[4:]), chat_template=chat_template or None, model_max_length=max_len,
         padding_side="left", clean_up_tokenization_spaces=False)
 
 

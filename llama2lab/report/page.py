@@ -20,6 +20,7 @@ from plotly.offline import get_plotlyjs
 from llama2lab import __version__
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import Number, disk_error, read_rows, write_atomic
+from llama2lab.engine.scale import GRADES
 from llama2lab.engine.validation import validated
 from llama2lab.report import look, plots
 from llama2lab.report.look import Section
@@ -39,7 +40,6 @@ from llama2lab.report.summary import (
     total_seconds,
     warnings,
 )
-from llama2lab.stages.preferences import GRADES
 
 
 def report(runs: Sequence[Path], out: Path) -> Path:

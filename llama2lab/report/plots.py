@@ -13,9 +13,9 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from llama2lab.engine.scale import GRADES
 from llama2lab.report.look import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, errors, style
 from llama2lab.report.summary import Results, chat_stages, find, is_number, last_version, metrics, short_name
-from llama2lab.stages.preferences import GRADES
 
 TURNS = ("1", "2", "4", "6", "10", "20")
 VERSIONS = ("sft", "rlhf-v1", "rlhf-v2", "rlhf-v3", "gatt", "rlhf-v4", "rlhf-v5")

@@ -14,8 +14,8 @@ from llama2lab.engine import stats
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import Number, read_json, read_rows
 from llama2lab.engine.runs import read_marker, read_notes, read_record, stages_in_order, with_notes
+from llama2lab.engine.scale import GRADES
 from llama2lab.engine.validation import validated
-from llama2lab.stages.preferences import GRADES
 
 Results = dict[str, Any]
 

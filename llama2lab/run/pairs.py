@@ -15,8 +15,9 @@ from typing import Any
 from llama2lab.engine.device import this_machine
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.runs import read_json, stage_folder
+from llama2lab.engine.scale import Kind
 from llama2lab.run.talk import load, pick_stage
-from llama2lab.stages.preferences import Kind, Variant, sample_pairs
+from llama2lab.stages.preferences import Variant, sample_pairs
 from llama2lab.town.demonstrations import AnswerStyle, answer_for
 from llama2lab.town.prompts import KINDS, draw_prompts
 from llama2lab.town.town import Town, load_town, town_folder

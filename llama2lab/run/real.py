@@ -28,6 +28,7 @@ from llama2lab.engine.recipefile import changed, read_recipe
 from llama2lab.engine.runs import Run, digest, read_rows, write_rows
 from llama2lab.engine.seeds import check_seed
 from llama2lab.engine.settings import Clash, Count, CountOrNone, Share, Split, Temperature, Text, checked
+from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.checkpoint import checkpoint_digest, context_of, load_model, parameters_of, save_model
 from llama2lab.model.generate import generate
 from llama2lab.model.network import Llama
@@ -47,7 +48,7 @@ from llama2lab.stages.sft import SFTSettings
 from llama2lab.town.items import Prompt
 from llama2lab.town.language import refuses
 
-ANSWER_TOKENS = 48  # the most that is sampled where nothing else is said (preferences.sample_answers)
+ANSWER_TOKENS = 48  # the most that is sampled where nothing else is said (sample.sample_answers)
 READING = 64  # held-out texts on which every chat stage is compared with the one before it
 
 
@@ -218,7 +219,7 @@ def tokenizer_stage(shop: Workshop, recipe: RealRecipe, texts: Texts, start: str
         if start:
             tokenizer, added = with_control_tokens(load_tokenizer(start))
         else:
-            tokenizer = train_tokenizer(training, recipe.pretrain.model["vocab_size"])
+            tokenizer = train_tokenizer(training, recipe.pretrain.model["vocab_size"], chat_template=CHAT_TEMPLATE)
         tokenizer.save_pretrained(folder)
         sample = training[:: max(1, len(training) // 500)]
         ids = tokenizer(sample, add_special_tokens=False)["input_ids"]

@@ -27,9 +27,9 @@ from pydantic import Field
 from llama2lab.engine.dialogues import SAFETY, Malformed, check_turns, pair_of, parse_transcript, plain_text
 from llama2lab.engine.errors import LabError, first_line
 from llama2lab.engine.rows import SHOWN, Record, Unreadable, cures_of, rows_of
+from llama2lab.engine.scale import GRADES
 from llama2lab.engine.settings import Clash, Count, CountOrNone, Name, Names, Text, checked, one_of
 from llama2lab.engine.validation import shown
-from llama2lab.stages.preferences import GRADES
 
 __all__ = ["Malformed", "SourceSettings", "Tally", "data_folder", "load_role", "parse_pair", "parse_transcript"]
 

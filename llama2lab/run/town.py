@@ -18,13 +18,16 @@ from llama2lab.engine.answers import evenly, joined, shared_out
 from llama2lab.engine.device import Machine, describe_machine, machine_of, this_machine
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.runs import Run, digest, read_rows, write_rows
+from llama2lab.engine.scale import Kind
 from llama2lab.engine.seeds import check_seed
+from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.checkpoint import save_model
 from llama2lab.model.network import Llama
+from llama2lab.model.sample import sample_answers
 from llama2lab.model.tokenizer import load_tokenizer, train_tokenizer
 from llama2lab.run.presets import Recipe
-from llama2lab.stages import evaluate, rejection, reward
-from llama2lab.stages.preferences import Kind, Pair, sample_answers
+from llama2lab.stages import evaluate, gate, rejection, reward
+from llama2lab.stages.preferences import Pair
 from llama2lab.stages.pretrain import bits_per_byte, pretrain
 from llama2lab.stages.rounds import Workshop, finetune, ppo_stage, preference_rows, reward_stage, rlhf
 from llama2lab.town.annotators import Annotator, annotators_of, label_pairs
@@ -144,7 +147,7 @@ class Judge:
             metrics = {}
             for stage in stages:
                 model, safety = shop.rewards(version, stage)
-                flat = rejection.combined_scores(model, safety, shop.tokenizer, flat_prompts,
+                flat = gate.combined_scores(model, safety, shop.tokenizer, flat_prompts,
                                                  [a for row in answers for a in row], shop.machine)
                 scores = [flat[i:i + s.best_of] for i in range(0, len(flat), s.best_of)]
                 metrics[model.head] = {"stage": stage, "reward": rejection.best_of_curve(scores),
@@ -223,7 +226,7 @@ def build_run(run: Run, recipe: Recipe, seed: int, machine: Machine, labels: Seq
 
     def tokenizer_stage(folder: Path) -> dict[str, Any]:
         documents = pretraining_corpus(town, words, seed)
-        tokenizer = train_tokenizer(documents, p.model["vocab_size"])
+        tokenizer = train_tokenizer(documents, p.model["vocab_size"], chat_template=CHAT_TEMPLATE)
         tokenizer.save_pretrained(folder)
         return {"vocab_size": len(tokenizer),
                 "bytes_per_token": sum(len(d.encode()) for d in documents[:500])

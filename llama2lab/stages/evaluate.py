@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerFast
 
@@ -18,12 +18,12 @@ from llama2lab.engine.device import Machine
 from llama2lab.engine.settings import Count, Few, Split, Temperature, checked
 from llama2lab.model.generate import generate
 from llama2lab.model.network import Llama
+from llama2lab.model.sample import sample_answers
 from llama2lab.model.tokenizer import encode_text
 from llama2lab.stages.gatt import sample_dialogues
-from llama2lab.stages.preferences import sample_answers
 from llama2lab.stages.reward import RewardModel, judged_well, score_answers
-from llama2lab.town.oracle import Oracle, Verdict
-from llama2lab.town.prompts import KINDS, Instruction, Prompt
+from llama2lab.town.items import Instruction, Prompt, Verdict
+from llama2lab.town.prompts import KINDS
 
 TURNS = (1, 2, 4, 6, 10, 20)
 TIE = 0.05  # helpfulness closer than this is a tie
@@ -42,6 +42,14 @@ class EvaluateSettings:
     best_of_prompts: Count = 160
     truth_pairs: Count = 400
     test_pairs: Count = 500  # on held-out prompts of each kind, over all rounds so far; all where these hold fewer
+
+
+class Oracle(Protocol):
+    """Whoever knows the truth; `town.oracle` in the miniature."""
+
+    def judge(self, prompt: Prompt, answer: str) -> Verdict: ...
+
+    def obeys(self, instruction: Instruction, answer: str) -> bool: ...
 
 
 def judge_all(oracle: Oracle, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[Verdict]:

@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerFast
 from llama2lab.engine.loop import Optim
 from llama2lab.engine.settings import Count, CountOrNone, Epochs, Few, Temperature, Weight, checked
 from llama2lab.model.network import Llama
-from llama2lab.stages.preferences import sample_answers
+from llama2lab.model.sample import sample_answers
 
 SEEN_TURNS = 3
 

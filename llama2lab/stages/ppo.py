@@ -47,23 +47,15 @@ from transformers import PreTrainedTokenizerFast
 
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import (
-    Optim,
-    epoch_batches,
-    make_optimizer,
-    module_tensors,
-    pack,
-    restore_module,
-    resumable_loop,
-    rows_loss,
-)
+from llama2lab.engine.loop import Optim, make_optimizer, module_tensors, restore_module, resumable_loop
+from llama2lab.engine.packing import epoch_batches, pack
 from llama2lab.engine.parallel import backward, in_parallel, is_large, shared_cores, split
 from llama2lab.engine.settings import Clash, Count, CountOrNone, Few, Limit, Share, Weight, checked
 from llama2lab.model.chat import decode_answer, encode_chats
 from llama2lab.model.generate import Generation, generate
 from llama2lab.model.logprobs import pad_right, token_logprobs
 from llama2lab.model.network import Llama
-from llama2lab.stages.pretrain import encode_documents
+from llama2lab.stages.pretrain import encode_documents, rows_loss
 from llama2lab.stages.reward import RewardModel
 from llama2lab.town.prompts import Prompt
 
@@ -272,7 +264,7 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
     `kl` and `clipfrac` are those of the last one, and missing where there was none.
 
     Args:
-        score: logit(R_c) for (prompts, answers); see `rejection.combined_scores`.
+        score: logit(R_c) for (prompts, answers); see `gate.combined_scores`.
         prompts_for: `prompts_for(iteration)` gives at least `settings.batch` training prompts.
         on_rollouts: called with (iteration, rows of prompt, answer, score), to keep them for later judgement.
         heldout: prompts the score is also measured on every four iterations (`heldout_score`), as the report does for

@@ -9,27 +9,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from llama2lab.engine.bar import bar
-from llama2lab.model.chat import decode_answer, encode_chats
-from llama2lab.model.generate import generate
+from llama2lab.engine.scale import GRADES, Kind
 from llama2lab.model.network import Llama
+from llama2lab.model.sample import sample_answers
 from llama2lab.town.prompts import Prompt
 
-GRADES = ("significantly", "better", "slightly", "negligibly")
-
-# The report's Table 27: the margin m(r) by grade.
-MARGINS: dict[str, dict[str, float]] = {
-    "none": dict.fromkeys(GRADES, 0.0),
-    "small": dict(zip(GRADES, (1.0, 2 / 3, 1 / 3, 0.0), strict=True)),
-    "large": dict(zip(GRADES, (3.0, 2.0, 1.0, 0.0), strict=True)),
-}
-
 Pair = tuple[Prompt, str, str]
-Kind = Literal["helpfulness", "safety"]
 Annotate = Callable[[Sequence[Pair], Kind], list[dict]]  # preference rows
 
 
@@ -40,20 +29,6 @@ class Variant:
     model: Llama
     name: str
     temperatures: tuple[float, ...] = (0.8, 1.0, 1.2)
-
-
-def sample_answers(model: Llama, tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Sequence[dict]], *,
-                   k: int = 1, temperature: float = 1.0, max_new_tokens: int = 48, seed: int = 0,
-                   precision: str = "fp32", what: str = "sampling") -> list[list[str]]:
-    """`k` answers to each conversation (its last message is a user's), as texts."""
-    encoded = encode_chats(tokenizer, [list(m) for m in conversations], add_generation_prompt=True)
-    prompts = [ids for ids, _ in encoded for _ in range(k)]
-    with bar(len(prompts), what, "answer") as progress:
-        generations = generate(model, prompts, max_new_tokens, temperature=temperature, seed=seed,
-                               eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id, precision=precision,
-                               progress=progress.update)
-    texts = [decode_answer(tokenizer, g.tokens) for g in generations]
-    return [texts[i * k:(i + 1) * k] for i in range(len(conversations))]
 
 
 def sample_pairs(variants: Sequence[Variant], tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt], *,

@@ -9,25 +9,28 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import Field
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from typing_extensions import TypedDict
 
 from llama2lab.engine import stats
 from llama2lab.engine.device import Machine, matmul_ceiling, memory_gb
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import Optim, fit_packed, pack
+from llama2lab.engine.loop import Optim, fit
+from llama2lab.engine.packing import Packed, epoch_batches, pack
 from llama2lab.engine.settings import Clash, Count, Epochs, Limit, Weight, checked
 from llama2lab.model.generate import generate
 from llama2lab.model.logprobs import answer_loglikelihoods
-from llama2lab.model.network import Llama, ModelConfig
+from llama2lab.model.network import Llama, ModelConfig, document_mask, document_positions
 from llama2lab.model.tokenizer import SMALLEST, encode_texts
 
 SeqLen = Annotated[int, Field(ge=8, le=10**6)]  # tokens in a packed row
@@ -191,3 +194,43 @@ def curve(log: list[dict[str, float]], points: int = 150) -> list[dict[str, floa
         part = log[start:start + width]
         rows.append({"step": start + len(part), **{k: sum(e[k] for e in part) / len(part) for k in part[0]}})
     return rows
+
+
+def packed_lm_loss(model: Llama, tokens: Tensor, segments: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy in nats of the tokens that `loss_mask` marks, and their number.
+
+    The first token of a document is predicted from nothing, so it never counts; the logits are computed only
+    where a prediction is asked for.
+    """
+    hidden = model.hidden(tokens, document_positions(segments), document_mask(segments))  # (batch, seq, dim)
+    same = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+    wanted = same & loss_mask[:, 1:]
+    logits = model.lm_head(hidden[:, :-1][wanted])  # (wanted, vocab)
+    targets = tokens[:, 1:][wanted]
+    count = torch.tensor(len(targets))
+    if len(targets) == 0:
+        return hidden.sum() * 0.0, count
+    return F.cross_entropy(logits.float(), targets), count
+
+
+def rows_loss(model: Llama, data: Packed, rows: Sequence[int], machine: Machine) -> tuple[Tensor, Tensor]:
+    """`packed_lm_loss` of some rows of `data`, on the model's device."""
+    return packed_lm_loss(model, *(part[rows].to(machine.device) for part in (data.tokens, data.segments,
+                                                                              data.loss_mask)))
+
+
+def fit_packed(model: Llama, data: Packed, epochs: float, batch_tokens: int, optim: Optim, seed: int,
+               machine: Machine, folder: Path | None = None, what: str = "training",
+               on_step: Callable[[int], None] | None = None) -> list[dict[str, float]]:
+    """Language-model training on packed rows, `batch_tokens` (padding counted) a step."""
+    batch = max(1, batch_tokens // data.tokens.shape[1])
+    steps = max(1, round(epochs * math.ceil(len(data) / batch)))
+    rows = epoch_batches(len(data), batch, seed)
+
+    def loss_of(r: Sequence[int]) -> tuple[Tensor, float, dict[str, float]]:
+        loss, count = rows_loss(model, data, r, machine)
+        return loss, float(count), {}
+
+    log = fit(model, rows, loss_of, steps, optim, machine, folder, what, on_step)
+    sizes = (data.segments > 0).sum(1)  # (rows,)
+    return [{**entry, "tokens": float(sizes[rows(step)].sum())} for step, entry in enumerate(log)]

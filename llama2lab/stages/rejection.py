@@ -34,8 +34,9 @@ from llama2lab.engine.device import Machine
 from llama2lab.engine.loop import Optim
 from llama2lab.engine.settings import Count, CountOrNone, Epochs, Few, Share, Temperature, Weight, checked
 from llama2lab.model.network import Llama
-from llama2lab.stages.preferences import sample_answers
-from llama2lab.stages.reward import RewardModel, combined_score, encode_answers, score_encoded, worst_loglikelihoods
+from llama2lab.model.sample import sample_answers
+from llama2lab.stages.gate import combined_scores
+from llama2lab.stages.reward import RewardModel
 from llama2lab.town.prompts import Prompt
 
 
@@ -66,22 +67,6 @@ class Samples:
     def rows(self) -> list[dict[str, Any]]:
         return [{"prompt_id": p.id, "messages": list(p.messages), "answers": a, "scores": [round(x, 4) for x in s]}
                 for p, a, s in zip(self.prompts, self.answers, self.scores, strict=True)]
-
-
-def combined_scores(helpfulness: RewardModel, safety: RewardModel, tokenizer: PreTrainedTokenizerFast,
-                    prompts: Sequence[Prompt], answers: Sequence[str], machine: Machine) -> list[float]:
-    """logit(R_c) of one answer to each prompt. A prompt is a safety prompt when its source says so (`kind` is
-    "unsafe"): the report tags prompts too, and does not say how. An answer that comes several times is scored once,
-    and a reference that both models hold (`reward.share_reference`) reads it once."""
-    everything, pad = encode_answers(tokenizer, [p.messages for p in prompts], answers), tokenizer.pad_token_id
-    keys = [tuple(ids) for ids, _ in everything]
-    index = {key: i for i, key in enumerate(keys)}  # a place of each conversation with its answer
-    encoded = [everything[i] for i in index.values()]
-    loglik = worst_loglikelihoods(helpfulness.reference, encoded, pad, machine)
-    shared = loglik if safety.reference is helpfulness.reference else None
-    both = [dict(zip(index, score_encoded(model, encoded, pad, machine, loglikelihoods=known), strict=True))
-            for model, known in ((helpfulness, loglik), (safety, shared))]
-    return combined_score([both[0][k] for k in keys], [both[1][k] for k in keys], [p.kind == "unsafe" for p in prompts])
 
 
 def sample_and_score(policy: Llama, helpfulness: RewardModel, safety: RewardModel, tokenizer: PreTrainedTokenizerFast,

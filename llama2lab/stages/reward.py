@@ -45,15 +45,16 @@ from llama2lab.engine import stats
 from llama2lab.engine.bar import bar
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import Optim, epoch_batches, fit
+from llama2lab.engine.loop import Optim, fit
+from llama2lab.engine.packing import epoch_batches
 from llama2lab.engine.parallel import batches_of, in_parallel
+from llama2lab.engine.scale import GRADES, MARGINS
 from llama2lab.engine.settings import Count, Epochs, ShareBelowOne, Weight, checked, one_of
 from llama2lab.engine.validation import validated
 from llama2lab.model.chat import encode_chats
 from llama2lab.model.checkpoint import link_model, load_model, load_reward_parts, save_model, save_reward_model
 from llama2lab.model.logprobs import answer_token_logprobs, pad_right
 from llama2lab.model.network import Llama
-from llama2lab.stages.preferences import GRADES, MARGINS
 from llama2lab.stages.pretrain import curve
 
 HEADS = ("linear", "likelihood")
@@ -315,46 +316,6 @@ def calibration(pairs: Sequence[tuple[float, float]], bins: int = 5) -> list[dic
 # ---- the two models together (section 3.2.3) ---------------------------------------------------------------
 
 
-def gated_reward(helpfulness: Tensor, safety: Tensor, is_safety: Tensor, threshold: float = 0.15) -> Tensor:
-    """The report's R_c, in (0, 1): the safety model's where the prompt is tagged as a safety prompt or where its
-    probability is under `threshold`, else the helpfulness model's.
-
-    Args:
-        helpfulness, safety: (batch,) scores before the sigmoid.
-        is_safety: (batch,) bool, the prompt's tag.
-    """
-    r_s, r_h = torch.sigmoid(safety), torch.sigmoid(helpfulness)
-    return torch.where(is_safety | (r_s < threshold), r_s, r_h)
-
-
-def logit(r: Tensor, eps: float = 1e-6) -> Tensor:
-    """log(r / (1 - r)), the inverse of the sigmoid."""
-    return torch.logit(r, eps)
-
-
-def whiten(x: Tensor, mask: Tensor | None = None, shift_mean: bool = True) -> Tensor:
-    """x scaled to variance 1 and, with `shift_mean`, mean 0, over all elements or those of the mask."""
-    kept = x if mask is None else x[mask]
-    mean, std = kept.mean(), kept.std(unbiased=False)
-    return (x - mean) / (std + 1e-8) + (0 if shift_mean else mean)
-
-
-def share_reference(helpfulness: RewardModel, safety: RewardModel) -> None:
-    """Where both likelihood heads look at the same frozen chat model, let both hold one copy of it: what it says of an
-    answer is then computed once for both."""
-    one, other = helpfulness.reference, safety.reference
-    if one is not None and other is not None and all(map(torch.equal, one.parameters(), other.parameters())):
-        safety.reference = one
-
-
-def combined_score(helpfulness: Sequence[float], safety: Sequence[float], is_safety: Sequence[bool],
-                   threshold: float = 0.15) -> list[float]:
-    """logit(R_c) of each answer: what rejection sampling ranks by and PPO whitens."""
-    rc = gated_reward(torch.tensor(helpfulness, dtype=torch.float64), torch.tensor(safety, dtype=torch.float64),
-                      torch.tensor(is_safety, dtype=torch.bool), threshold)
-    return logit(rc, 1e-9).tolist()
-
-
 # ---- checkpoints -------------------------------------------------------------------------------------------
 
 
@@ -401,3 +362,23 @@ def load_reward(path: Path) -> RewardModel:
         if model.a is not None:
             model.a.data.fill_(extra["a"])
     return model.eval()
+
+
+def mix_people(simulated: Sequence[dict], people: Sequence[dict], share: float | None, seed: int) -> list[dict]:
+    """As many rows as there are such that `share` of them are people's, drawn by seed; None takes all of both.
+
+    0 gives the simulated rows alone and 1 people's alone. LabError for a share outside that, or for a share of people's
+    rows where there are none.
+    """
+    if share is None:
+        return [*simulated, *people]
+    if not 0 <= share <= 1:
+        raise LabError(f"the share of people's rows is a number from 0 to 1, not {share}")
+    if share > 0 and not people:
+        raise LabError("there is no row of people's labels to mix in; label some pairs, or set the share to 0")
+    whole = min(len(people) / share if share else float("inf"), len(simulated) / (1 - share) if share < 1 else
+                float("inf"))
+    rng = random.Random(seed)
+    mine = rng.sample(list(people), min(len(people), round(whole * share)))
+    theirs = rng.sample(list(simulated), min(len(simulated), round(whole * (1 - share))))
+    return [*theirs, *mine]

@@ -15,18 +15,18 @@ from typing import Annotated, Any, Protocol
 from pydantic import AfterValidator, Field
 from transformers import PreTrainedTokenizerFast
 
-from llama2lab.annotation.rows import mix_people
 from llama2lab.engine.device import Machine
 from llama2lab.engine.runs import Run, digest, read_rows, write_rows
+from llama2lab.engine.scale import Kind
 from llama2lab.engine.settings import Count, Share, Temperature, checked
 from llama2lab.model.checkpoint import load_model, save_model
 from llama2lab.model.network import Llama
-from llama2lab.stages import gatt, ppo, preferences, rejection, reward
+from llama2lab.stages import gate, gatt, ppo, preferences, rejection, reward
 from llama2lab.stages.gatt import GattSettings
 from llama2lab.stages.ppo import PPOSettings
-from llama2lab.stages.preferences import Annotate, Kind, Variant
+from llama2lab.stages.preferences import Annotate, Variant
 from llama2lab.stages.rejection import RejectionSettings
-from llama2lab.stages.reward import RewardModel, RewardSettings
+from llama2lab.stages.reward import RewardModel, RewardSettings, mix_people
 from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.town.prompts import Instruction, Prompt
 
@@ -89,7 +89,7 @@ class Workshop:
         """The helpfulness model (of this round, or of the stage that is named) and the safety model."""
         stages = helpfulness_stage or f"reward-helpfulness-v{version}", f"reward-safety-v{version}"
         helpfulness, safety = (reward.load_reward(self.run.folder(stage)).to(self.machine.device) for stage in stages)
-        reward.share_reference(helpfulness, safety)
+        gate.share_reference(helpfulness, safety)
         return helpfulness, safety
 
     def prompts(self, helpful: int, unsafe: int, seed: int, borderline_share: float = 0.25, split: str = "train",
@@ -290,7 +290,7 @@ def ppo_stage(shop: Workshop, s: PPOSettings, latest: str, name: str = "rlhf-v5"
         policy = shop.model(latest)
 
         def score(prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
-            return rejection.combined_scores(helpfulness, safety, shop.tokenizer, prompts, answers, shop.machine)
+            return gate.combined_scores(helpfulness, safety, shop.tokenizer, prompts, answers, shop.machine)
 
         def prompts_for(iteration: int) -> list[Prompt]:
             return shop.prompts(s.batch - unsafe, unsafe, shop.seed * 100_000 + 10 * iteration, s.borderline_share)

@@ -35,13 +35,14 @@ from transformers import PreTrainedTokenizerFast
 
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import Optim, fit_packed, pack
+from llama2lab.engine.loop import Optim
+from llama2lab.engine.packing import pack
 from llama2lab.engine.settings import Count, CountOrNone, Epochs, Rate, Weight, checked
 from llama2lab.engine.validation import shown
 from llama2lab.model.chat import encode_chats
 from llama2lab.model.network import Llama
 from llama2lab.model.tokenizer import CONTROL_TOKENS
-from llama2lab.stages.pretrain import SeqLen, curve, encode_documents
+from llama2lab.stages.pretrain import SeqLen, curve, encode_documents, fit_packed
 
 TURNS = ("all", "last")  # whose answers a row's "loss" counts; the last: Ghost Attention
 

@@ -17,12 +17,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.scale import GRADES, Kind
 from llama2lab.town import language
-from llama2lab.town.items import Prompt
-from llama2lab.town.oracle import Oracle, Verdict
+from llama2lab.town.items import Prompt, Verdict
+from llama2lab.town.oracle import Oracle
 
-Kind = Literal["helpfulness", "safety"]
-GRADES = ("significantly", "better", "slightly", "negligibly")
 # Perceived gaps from which a pair is called significantly better, better, slightly better.
 CUTS = (2.2, 1.1, 0.4)
 

@@ -59,3 +59,22 @@ class Instruction:
     marker: tuple[str, ...]  # one of these shows that an answer obeys: ("Ahoy",)
     position: Literal["start", "end"]
     phrase: str  # "Ahoy!", what obeying adds to the answer
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All that the oracle says of one answer; ``complete`` .. ``brief`` are 0..1."""
+
+    correct: bool
+    complete: float
+    fluent: float
+    brief: float
+    safe: bool
+    refuses: bool
+    alternative: bool
+    reason: bool
+    violation: bool  # complies with an unsafe prompt
+    false_refusal: bool  # refuses a helpful or borderline prompt
+    falsehood: bool  # right, but says something untrue besides
+    helpfulness: float  # WORST .. BEST
+    safety: float  # SAFETY_WORST .. SAFETY_BEST

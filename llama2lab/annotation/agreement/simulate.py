@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llama2lab.annotation.agreement.coefficients import Label
-from llama2lab.town.annotators import Annotator, Kind
+from llama2lab.engine.scale import Kind
+from llama2lab.town.annotators import Annotator
 from llama2lab.town.items import Prompt
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llama2lab.annotation.files.checks import check_messages, check_pair, check_slots
 from llama2lab.annotation.files.exporting import export_preferences, to_dataset
 from llama2lab.annotation.files.importing import import_preferences
 from llama2lab.annotation.files.others import read_other
 from llama2lab.annotation.files.records import Counts, insert, take_in
 from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.store.checks import check_messages, check_pair, check_slots
 from llama2lab.annotation.store.labels import Store
 from llama2lab.annotation.store.queue import current_labels
 from llama2lab.engine.errors import LabError

@@ -21,7 +21,9 @@ from sqlalchemy.exc import IntegrityError
 
 from llama2lab.annotation.files import opinions as op
 from llama2lab.annotation.files import records as r
-from llama2lab.annotation.files.checks import (
+from llama2lab.annotation.files.exporting import rest_of
+from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.store.checks import (
     ID,
     MAX_POSITION,
     MAX_SECONDS,
@@ -36,8 +38,6 @@ from llama2lab.annotation.files.checks import (
     check_slots,
     tidy,
 )
-from llama2lab.annotation.files.exporting import rest_of
-from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.labels import Store
 from llama2lab.engine.dialogues import SAFETY, Malformed, is_dialogue, pair_of
 from llama2lab.engine.errors import LabError, first_line

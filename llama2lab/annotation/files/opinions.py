@@ -18,8 +18,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from llama2lab.annotation.files import records as r
-from llama2lab.annotation.files.checks import ID, check_moment
 from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.store.checks import ID, check_moment
 from llama2lab.annotation.store.labels import clean_name
 from llama2lab.annotation.store.queue import current_labels
 from llama2lab.engine.errors import LabError

@@ -25,7 +25,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llama2lab.annotation.files.checks import (
+from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.store.checks import (
     ID,
     MAX_OVERLAP,
     MAX_POSITION,
@@ -34,7 +35,6 @@ from llama2lab.annotation.files.checks import (
     check_pair,
     gold_columns,
 )
-from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.labels import clean_name, guidelines_version
 from llama2lab.annotation.store.queue import current
 from llama2lab.annotation.store.tables import LONG_AGO

@@ -24,8 +24,8 @@ import anywidget
 import traitlets
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from llama2lab.annotation.files.checks import ID
 from llama2lab.annotation.store import queue
+from llama2lab.annotation.store.checks import ID
 from llama2lab.annotation.store.faults import StoreError
 from llama2lab.annotation.store.labels import Store, clean_name, open_store, public_url
 from llama2lab.engine.errors import LabError, first_line

@@ -17,8 +17,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from llama2lab.annotation.files.checks import ID, MAX_COMMENT, MAX_LEASE, MAX_SECONDS
 from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.store.checks import ID, MAX_COMMENT, MAX_LEASE, MAX_SECONDS
 from llama2lab.annotation.store.labels import Store, newest_guidelines
 from llama2lab.engine.errors import LabError, first_line
 from llama2lab.engine.scale import GRADES, Side

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from llama2lab.annotation.files.checks import MAX_COMMENT, MAX_EDITS, MAX_LEASE, MAX_SECONDS
 from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.store.checks import MAX_COMMENT, MAX_EDITS, MAX_LEASE, MAX_SECONDS
 from llama2lab.annotation.store.faults import StoreError
 
 SCHEMA = "llama2lab"

@@ -9,7 +9,7 @@ from typing import Any
 import ipywidgets as w
 import torch
 
-from llama2lab.engine.loop import Packed, pack
+from llama2lab.engine.packing import Packed, pack
 from llama2lab.lab.explorer import Explorer
 from llama2lab.lab.pictures import COLOURS, svg
 from llama2lab.model.chat import encode_chat

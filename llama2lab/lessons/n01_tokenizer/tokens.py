@@ -14,6 +14,7 @@ from llama2lab.engine.errors import LabError
 from llama2lab.lab.explorer import Explorer
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import COLOURS
+from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.tokenizer import CONTROL_TOKENS, SMALLEST, encode_text, train_tokenizer
 from llama2lab.report.look import tame
 from llama2lab.town.corpus import pretraining_corpus
@@ -105,7 +106,7 @@ def corpus(lab: Finished, words: int = WORDS) -> list[str]:
 @lru_cache(maxsize=len(SIZES))
 def vocabulary(lab: Finished, size: int, words: int = WORDS) -> Any:
     """A tokenizer of that size, trained now on some of the town's corpus."""
-    return train_tokenizer(corpus(lab, words), size)
+    return train_tokenizer(corpus(lab, words), size, chat_template=CHAT_TEMPLATE)
 
 
 def merges(tokenizer: Any, first: int = 12) -> list[Piece]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from llama2lab.engine import stats
 from llama2lab.engine.identity import alone
-from llama2lab.engine.loop import Optim, fit_packed
+from llama2lab.engine.loop import Optim
 from llama2lab.lab.checking import run
 from llama2lab.lessons.n02_transformer.attention import blocks
 from llama2lab.lessons.n02_transformer.calculator import cache_bytes, parameters, size_in_words, variants, with_kv_heads
@@ -29,11 +29,11 @@ from llama2lab.lessons.n03_pretraining.experiments import folder_of, packed_text
 from llama2lab.model.logprobs import pad_right, token_logprobs
 from llama2lab.model.network import KVCache, Llama, ModelConfig
 from llama2lab.model.rope import rope_tables, rotate
+from llama2lab.model.sample import sample_answers
 from llama2lab.report.look import BLUE, GREEN, ORANGE, SKY, errors, style
 from llama2lab.report.plots import add_curve, add_series, mark_line, one_legend
 from llama2lab.report.summary import figure_text
-from llama2lab.stages.preferences import sample_answers
-from llama2lab.stages.pretrain import encode_documents
+from llama2lab.stages.pretrain import encode_documents, fit_packed
 from llama2lab.town.corpus import heldout_documents, pretraining_corpus
 from llama2lab.town.prompts import every_prompt, make_prompts
 from llama2lab.town.truth import truth_of

@@ -16,13 +16,14 @@ import torch
 from llama2lab.engine import stats
 from llama2lab.engine.device import Machine, matmul_ceiling
 from llama2lab.engine.identity import alone
-from llama2lab.engine.loop import Optim, Packed, fit_packed, pack, rows_loss
+from llama2lab.engine.loop import Optim
+from llama2lab.engine.packing import Packed, pack
 from llama2lab.model.generate import generate
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import encode_text
 from llama2lab.report.summary import difference
 from llama2lab.stages.evaluate import known_facts
-from llama2lab.stages.pretrain import bits_per_byte, encode_documents
+from llama2lab.stages.pretrain import bits_per_byte, encode_documents, fit_packed, rows_loss
 from llama2lab.town.corpus import fact_probes, heldout_documents, pretraining_corpus
 from llama2lab.town.documents import Pen, letter, note, sheet
 from llama2lab.town.town import Town

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama2lab.engine.loop import packed_lm_loss
 from llama2lab.lab.checking import Exercise
 from llama2lab.lab.compare import judge, randn, read
 from llama2lab.lab.predictions import Choice, Guess, Prediction
 from llama2lab.model.chat import encode_chat
+from llama2lab.stages.pretrain import packed_lm_loss
 
 BOS, EOS, INST, END_INST = 1, 2, 4, 5  # ids of <s>, </s>, [INST], [/INST]
 

@@ -8,15 +8,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from llama2lab.engine import stats
-from llama2lab.engine.loop import Optim, fit_packed, pack
+from llama2lab.engine.loop import Optim
+from llama2lab.engine.packing import pack
 from llama2lab.lessons.n03_pretraining.experiments import Training, folder_of, kept, mean_loss
 from llama2lab.model.chat import decode_answer, encode_chats
 from llama2lab.model.generate import generate
 from llama2lab.model.network import Llama
+from llama2lab.model.sample import sample_answers
 from llama2lab.model.tokenizer import encode_text
 from llama2lab.run.presets import preset
 from llama2lab.stages.evaluate import answer_prompts, judge_all
-from llama2lab.stages.preferences import sample_answers
+from llama2lab.stages.pretrain import fit_packed
 from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.town.demonstrations import demonstrations
 from llama2lab.town.prompts import Prompt

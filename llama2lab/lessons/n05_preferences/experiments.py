@@ -26,6 +26,7 @@ from llama2lab.annotation.rows import people_against_simulated
 from llama2lab.annotation.store.labels import Store, open_store
 from llama2lab.engine import stats
 from llama2lab.engine.runs import digest
+from llama2lab.engine.scale import GRADES
 from llama2lab.engine.stats import Figure
 from llama2lab.lab.finished import Finished, live_folder
 from llama2lab.lessons.n06_rewards.experiments import Training, draw, known_prompts
@@ -33,7 +34,6 @@ from llama2lab.model.logprobs import answer_loglikelihoods, pad_right
 from llama2lab.run.pairs import gold_pairs, guidelines
 from llama2lab.stages import reward
 from llama2lab.stages.evaluate import TIE
-from llama2lab.stages.preferences import GRADES
 from llama2lab.stages.reward import RewardModel, encode_answers, judged_well, pair_scores
 from llama2lab.stages.rounds import ROUNDS
 from llama2lab.town import language

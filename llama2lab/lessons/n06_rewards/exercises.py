@@ -11,7 +11,7 @@ from torch import Tensor
 from llama2lab.lab.checking import Exercise, Mistake
 from llama2lab.lab.compare import close, judge, randn, read
 from llama2lab.lab.predictions import Choice, Pick, Prediction, Ranking
-from llama2lab.stages import reward
+from llama2lab.stages import gate, reward
 
 
 def ranking_loss(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def check_gate(f: Callable) -> None:
     tagged = torch.tensor([False, True, False, False, False, True])
     h, s = helpfulness.sigmoid(), safety.sigmoid()
     got = read(f(helpfulness.clone(), safety.clone(), tagged.clone(), 0.15), (6,))
-    judge(got, reward.gated_reward(helpfulness, safety, tagged, 0.15), [
+    judge(got, gate.gated_reward(helpfulness, safety, tagged, 0.15), [
         (torch.where(tagged | (safety < 0.15), s, h), "The threshold is a probability: compare sigmoid(safety) with "
                                                       "it, not "
          "the raw score."),
@@ -82,7 +82,7 @@ def check_gate(f: Callable) -> None:
         (torch.minimum(h, s), "That is the smaller of the two; the report switches between them."),
     ])
     judge(read(f(helpfulness.clone(), safety.clone(), tagged.clone(), 0.4), (6,)),
-          reward.gated_reward(helpfulness, safety, tagged, 0.4), what="the result for another threshold")
+          gate.gated_reward(helpfulness, safety, tagged, 0.4), what="the result for another threshold")
 
 
 GATE = Exercise(
@@ -92,12 +92,12 @@ GATE = Exercise(
     "that "
     "of the helpfulness model.", 2, 10, 2, "3.2.3",
     ("Probabilities are the sigmoid of scores.", "torch.where(condition, a, b); | is OR."), check_gate,
-    reward.gated_reward)
+    gate.gated_reward)
 
 
 def logit_whiten(r: Tensor) -> Tensor:
     """The library's two steps."""
-    return reward.whiten(reward.logit(r))
+    return gate.whiten(gate.logit(r))
 
 
 def check_whiten(f: Callable) -> None:
@@ -111,8 +111,8 @@ def check_whiten(f: Callable) -> None:
         (raw - raw.mean(), "The mean is 0, the standard deviation not yet 1: divide by it."),
         ((raw - raw.mean()) / raw.var(unbiased=False), "You divide by the variance; it is its square root."),
         (raw / raw.std(unbiased=False), "The mean is not taken away."),
-        (reward.whiten(raw, shift_mean=False), "The whitening adds the mean back: rewards must have mean 0."),
-        (-reward.whiten(raw), "The logit has the wrong sign: log(r / (1 - r))."),
+        (gate.whiten(raw, shift_mean=False), "The whitening adds the mean back: rewards must have mean 0."),
+        (-gate.whiten(raw), "The logit has the wrong sign: log(r / (1 - r))."),
     ]
     if not close(got, sample, 1e-3):
         judge(got, logit_whiten(r), wrongs, tolerance=1e-3)

@@ -21,11 +21,11 @@ from typing import Any
 from llama2lab.engine import stats
 from llama2lab.engine.identity import alone
 from llama2lab.engine.runs import read_json
+from llama2lab.engine.scale import GRADES, MARGINS
 from llama2lab.engine.stats import Figure
 from llama2lab.lab.finished import ROOT, Finished
 from llama2lab.model.network import Llama
 from llama2lab.stages import reward
-from llama2lab.stages.preferences import GRADES, MARGINS
 from llama2lab.stages.reward import RewardSettings
 from llama2lab.stages.rounds import ROUNDS, RlhfSettings
 from llama2lab.town.demonstrations import AnswerStyle, answer_for, truth_pairs

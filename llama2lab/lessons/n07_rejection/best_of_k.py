@@ -16,11 +16,11 @@ from llama2lab.lab.explorer import Explorer
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import lines, number, table
 from llama2lab.lessons.n07_rejection.experiments import of_k
+from llama2lab.model.sample import sample_answers
 from llama2lab.report.look import tame
 from llama2lab.report.summary import short_name
 from llama2lab.stages.evaluate import overall
-from llama2lab.stages.preferences import sample_answers
-from llama2lab.stages.rejection import combined_scores
+from llama2lab.stages.gate import combined_scores
 from llama2lab.town.items import Prompt
 
 MOST = 32

@@ -22,10 +22,10 @@ from llama2lab.engine.stats import Figure
 from llama2lab.lab.finished import Finished
 from llama2lab.lessons.n05_preferences.experiments import reward_on, truth_rows
 from llama2lab.lessons.n06_rewards.experiments import draw
+from llama2lab.model.sample import sample_answers
 from llama2lab.report import summary
 from llama2lab.report.look import BLUE, ORANGE, errors, style
 from llama2lab.report.plots import mark_line, one_legend
-from llama2lab.stages.preferences import sample_answers
 from llama2lab.stages.rejection import Samples, sample_and_score
 from llama2lab.stages.reward import RewardModel, accuracy, pair_scores, score_answers
 from llama2lab.town.items import Prompt

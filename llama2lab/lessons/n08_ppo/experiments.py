@@ -27,7 +27,7 @@ from llama2lab.model.generate import generate
 from llama2lab.model.logprobs import answer_loglikelihoods, pad_right, token_logprobs
 from llama2lab.model.network import Llama
 from llama2lab.report.summary import metrics, paired_gap, short_name
-from llama2lab.stages import evaluate, ppo, rejection, reward
+from llama2lab.stages import evaluate, gate, ppo, rejection, reward
 from llama2lab.stages.ppo import PPOSettings
 from llama2lab.stages.reward import RewardModel, RewardSettings
 from llama2lab.stages.sft import SFTSettings, sft
@@ -98,7 +98,7 @@ def run(lab: Finished, play: Play, folder: Path | None = None, beta_for: Callabl
 
     def score(prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
         if safety is not None:
-            return rejection.combined_scores(helpfulness, safety, tokenizer, prompts, answers, machine)
+            return gate.combined_scores(helpfulness, safety, tokenizer, prompts, answers, machine)
         return reward.score_answers(helpfulness, tokenizer, [p.messages for p in prompts], answers, machine)
 
     def prompts_for(iteration: int) -> list[Prompt]:
@@ -286,7 +286,7 @@ def rejection_against_ppo(lab: Finished, prompts: int = 288, k: int = 8, batch: 
     deep = copy.deepcopy(lab.model("sft"))
     settings = PPOSettings(iterations=round(prompts * k / batch), batch=batch, minibatch=32, critic_warmup=2)
     tuned = ppo.ppo(deep, ppo.Critic(judges[0]),
-                    lambda asked, answers: rejection.combined_scores(*judges, tokenizer, asked, answers, machine),
+                    lambda asked, answers: gate.combined_scores(*judges, tokenizer, asked, answers, machine),
                     tokenizer, lambda i: ask(batch, 600 + 10 * i), settings, 0, machine, documents=documents)
 
     tested = lab.prompts(helpful, unsafe, 0, 21)

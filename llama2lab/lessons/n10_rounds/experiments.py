@@ -11,9 +11,9 @@ from typing import Any
 from llama2lab.engine import stats
 from llama2lab.engine.loop import Optim
 from llama2lab.lab.finished import Finished
+from llama2lab.model.sample import sample_answers
 from llama2lab.report.summary import difference, figure_text, find, metrics, short_name
 from llama2lab.stages import evaluate, rejection, reward
-from llama2lab.stages.preferences import sample_answers
 from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.town.corpus import pretraining_corpus
 from llama2lab.town.demonstrations import answer_for, clean_style

@@ -16,8 +16,8 @@ from llama2lab.engine.loop import Optim
 from llama2lab.lab.finished import Finished
 from llama2lab.lessons.n11_evaluation.red_team import DRESSES, UNSURE, dressed, plain_answer
 from llama2lab.model.network import Llama
+from llama2lab.model.sample import sample_answers
 from llama2lab.stages.evaluate import TIE, answer_prompts, chat_metrics, judge_all
-from llama2lab.stages.preferences import sample_answers
 from llama2lab.stages.reward import score_answers
 from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.town.demonstrations import AnswerStyle, answer_for, clean_style, demonstrations

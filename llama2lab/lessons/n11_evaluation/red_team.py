@@ -25,12 +25,11 @@ from llama2lab.annotation.store.labels import open_store
 from llama2lab.lab.explorer import Explorer
 from llama2lab.lab.finished import Finished, live_folder
 from llama2lab.lab.pictures import table
+from llama2lab.model.sample import sample_answers
 from llama2lab.report.look import tame
-from llama2lab.stages.preferences import sample_answers
 from llama2lab.stages.reward import score_answers
-from llama2lab.town.items import Prompt
+from llama2lab.town.items import Prompt, Verdict
 from llama2lab.town.language import refuses
-from llama2lab.town.oracle import Verdict
 from llama2lab.town.prompts import contents, every_prompt
 from llama2lab.town.town import Town, slug
 from llama2lab.town.truth import REFUSAL, asked_for, truth_of
