@@ -58,8 +58,8 @@ class Play:
     def settings(self) -> PPOSettings:
         """As in the full run, but for its length and a larger learning rate."""
         return PPOSettings(iterations=self.iterations, batch=self.batch, minibatch=self.minibatch, beta=self.beta,
-                           unsafe_share=self.unsafe_share, replay=0.0, critic_warmup=1, early_stop_kl=FAR,
-                           optim=Optim(lr=self.lr), critic_optim=Optim(lr=2 * self.lr))
+                           unsafe_share=self.unsafe_share, replay=0.0, critic_warmup=min(1, self.iterations - 1),
+                           early_stop_kl=FAR, optim=Optim(lr=self.lr), critic_optim=Optim(lr=2 * self.lr))
 
 
 def weak_reward(lab: Finished, pairs: int, seed: int = 0) -> RewardModel:
@@ -284,7 +284,9 @@ def rejection_against_ppo(lab: Finished, prompts: int = 288, k: int = 8, batch: 
         documents=documents)
 
     deep = copy.deepcopy(lab.model("sft"))
-    settings = PPOSettings(iterations=round(prompts * k / batch), batch=batch, minibatch=32, critic_warmup=2)
+    iterations = round(prompts * k / batch)
+    settings = PPOSettings(iterations=iterations, batch=batch, minibatch=min(32, batch),
+                           critic_warmup=min(2, iterations - 1))
     tuned = ppo.ppo(deep, ppo.Critic(judges[0]),
                     lambda asked, answers: gate.combined_scores(*judges, tokenizer, asked, answers, machine),
                     tokenizer, lambda i: ask(batch, 600 + 10 * i), settings, 0, machine, documents=documents)
