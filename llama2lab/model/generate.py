@@ -15,7 +15,8 @@ from llama2lab.engine.device import pick_precision
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.parallel import batches_of, in_parallel
 from llama2lab.engine.validation import shown
-from llama2lab.model.network import KVCache, Llama, left_padding_mask, no_row
+from llama2lab.model.attention import left_padding_mask
+from llama2lab.model.network import Llama, no_row
 
 DROP_AT = 0.25  # share of finished rows at which copying the cache without them pays
 CHUNK = 32  # tokens by which the cache grows
@@ -134,7 +135,7 @@ def _generate_batch(model: Llama, head: Tensor, prompts: list[list[int]], unifor
     tokens = torch.tensor([[pad_id] * (longest - len(p)) + p for p in prompts], device=device)  # (n, longest)
     padding = torch.tensor([longest - len(p) for p in prompts], device=device)
     uniforms = uniforms.to(device)
-    cache = KVCache(model.config, n, longest, model.embed.weight.dtype, device)
+    cache = model.new_cache(n, longest)
     positions = (torch.arange(longest, device=device) - padding[:, None]).clamp(min=0)
     mask = left_padding_mask(padding, longest, longest)
     chosen = torch.full((max_new_tokens, n), pad_id, device=device)
