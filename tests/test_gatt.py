@@ -5,7 +5,7 @@ import torch
 
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import Optim
+from llama2lab.engine.optim import Optim
 from llama2lab.model.chat import CHAT_TEMPLATE, encode_chat
 from llama2lab.model.logprobs import answer_loglikelihoods
 from llama2lab.model.network import Llama, ModelConfig
@@ -40,7 +40,8 @@ def test_the_loss_is_zero_on_all_tokens_of_previous_turns():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(["Ahoy! Answer question pirate Act as a 0 1 2 3 4 ? ."] * 20, 300, chat_template=CHAT_TEMPLATE)
+    return train_tokenizer(["Ahoy! Answer question pirate Act as a 0 1 2 3 4 ? ."] * 20, 300,
+                           chat_template=CHAT_TEMPLATE)
 
 
 def small(tokenizer):

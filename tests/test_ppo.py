@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import Optim
+from llama2lab.engine.optim import Optim
 from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.generate import generate
-from llama2lab.model.logprobs import token_logprobs
+from llama2lab.model.logprobs import only_rounded, sampling_gap, token_logprobs
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import train_tokenizer
 from llama2lab.stages.ppo import (
@@ -24,10 +24,8 @@ from llama2lab.stages.ppo import (
     gae,
     kl_estimates,
     masked_mean,
-    only_rounded,
     policy_loss,
     ppo,
-    sampling_gap,
     token_rewards,
     value_loss,
 )
@@ -237,8 +235,8 @@ def test_a_sampler_that_differs_stops_ppo_where_the_first_ratio_sees_nothing(tok
     s = replace(SETTINGS, iterations=1, critic_warmup=0)
     with pytest.raises(LabError, match=r"sampling_gap.*temperature 1, without top-p and top-k"):
         ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, CPU)
-    monkeypatch.setattr("llama2lab.stages.ppo.SAMPLING_KL", 1e9)
-    monkeypatch.setattr("llama2lab.stages.ppo.ROUNDING", {"fp32": 1e9})
+    monkeypatch.setattr("llama2lab.model.logprobs.SAMPLING_KL", 1e9)
+    monkeypatch.setattr("llama2lab.model.logprobs.ROUNDING", {"fp32": 1e9})
     entry, = ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, CPU)["log"]
     assert entry["first_ratio"] == 1.0 and entry["sampling_gap"] > 3e-4
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, cast
 from pydantic import Field
 
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import Optim
+from llama2lab.engine.optim import Optim
 from llama2lab.engine.recipefile import changed, read_recipe
 from llama2lab.engine.settings import Clash, Notes, checked, one_of
 from llama2lab.model.network import SIZES

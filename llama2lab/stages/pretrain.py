@@ -25,7 +25,8 @@ from typing_extensions import TypedDict
 from llama2lab.engine import stats
 from llama2lab.engine.device import Machine, matmul_ceiling, memory_gb
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import Optim, fit
+from llama2lab.engine.loop import fit
+from llama2lab.engine.optim import Optim
 from llama2lab.engine.packing import Packed, epoch_batches, pack
 from llama2lab.engine.settings import Clash, Count, Epochs, Limit, Weight, checked
 from llama2lab.model.attention import document_mask, document_positions

@@ -31,7 +31,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from llama2lab.engine.device import Machine
-from llama2lab.engine.loop import Optim
+from llama2lab.engine.optim import Optim
 from llama2lab.engine.settings import Count, CountOrNone, Epochs, Few, Share, Temperature, Weight, checked
 from llama2lab.model.network import Llama
 from llama2lab.model.sample import sample_answers

@@ -45,7 +45,8 @@ from llama2lab.engine import stats
 from llama2lab.engine.bar import bar
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import Optim, fit
+from llama2lab.engine.loop import fit
+from llama2lab.engine.optim import Optim
 from llama2lab.engine.packing import epoch_batches
 from llama2lab.engine.parallel import batches_of, in_parallel
 from llama2lab.engine.scale import GRADES, MARGINS

@@ -35,7 +35,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import Optim
+from llama2lab.engine.optim import Optim
 from llama2lab.engine.packing import pack
 from llama2lab.engine.settings import Count, CountOrNone, Epochs, Rate, Weight, checked
 from llama2lab.engine.validation import shown

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from llama2lab.engine import stats
 from llama2lab.engine.identity import alone
-from llama2lab.engine.loop import Optim
+from llama2lab.engine.optim import Optim
 from llama2lab.lab.checking import run
 from llama2lab.lessons.n02_transformer.attention import blocks
 from llama2lab.lessons.n02_transformer.calculator import cache_bytes, parameters, size_in_words, variants, with_kv_heads
