@@ -73,6 +73,12 @@ def test_each_leads_to_the_next():
         assert after.name in "\n".join(texts(path, "markdown")[-2:]), f"{path.name} does not link to {after.name}"
 
 
+@pytest.mark.parametrize(("name", "function"), [("02_transformer", "plain_attention"), ("08_ppo", "plain_iteration")])
+def test_what_a_student_reads_is_what_is_tested(name, function):
+    """Long code is shown from its source, never copied."""
+    assert f"source({function})" in texts(NOTEBOOKS / f"{name}.ipynb", "code")
+
+
 # ---- what is wrong with a notebook is found ----------------------------------------------------------------------
 
 

@@ -20,9 +20,7 @@ from llama2lab.model.network import Llama, no_row
 
 DROP_AT = 0.25  # share of finished rows at which copying the cache without them pays
 CHUNK = 32  # tokens by which the cache grows
-# The most that rows * longest**2 may be while a batch of prompts is read: its mask and scores grow so. 48 prompts of
-# 1,000 tokens took 950 MB and 2.3 s in two batches of 24, and 430 MB and 1.4 s in six of 8.
-PAIRS = 2**23
+PAIRS = 2**23  # the most that rows * longest**2 may be while a batch of prompts is read: its mask and scores grow so
 CACHE = 2**29  # bytes that the keys and values of a batch may take
 BF16_FROM = 32  # rows in a batch: below, the products are too small for bfloat16 to gain anything
 COLDEST = 1e-4  # the lowest temperature but 0: far below, logits / temperature overflow float32

@@ -17,8 +17,8 @@ from llama2lab.model.generate import COLDEST
 from llama2lab.model.network import Llama
 
 LOGITS = 2**25  # numbers at once: a large vocabulary's logits would be the largest thing in memory
-# Sampling and scoring round differently (a cache, other shapes, in bf16 other casts). Rounding goes both ways, a sampler
-# that cuts does not; docs/trials.md has what was measured of both.
+# Sampling and scoring round differently (a cache, other shapes, in bf16 other casts). Rounding goes both ways, a
+# sampler that cuts does not; docs/trials.md has what was measured of both.
 ROUNDING = {"fp32": 3e-4, "bf16": 0.15}  # the most that the gap's root mean square may be
 SAMPLING_KL = 0.003  # the most that `sampling_kl` may be, with three standard errors
 

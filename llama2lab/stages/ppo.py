@@ -207,14 +207,12 @@ def with_answers(asked: Sequence[list[int]], written: Sequence[Generation], pad:
 
 def plain_iteration(policy: Llama, critic: Critic, reference: Llama, policy_optimizer: torch.optim.Optimizer,
                     critic_optimizer: torch.optim.Optimizer, tokenizer: PreTrainedTokenizerFast,
-                    prompts: Sequence[Prompt], score: Score, scale: Tensor, minibatches: Sequence[Sequence[int]],
-                    s: PPOSettings, seed: int) -> None:
+                    prompts: Sequence[Prompt], score: Score, scale: Tensor, s: PPOSettings, seed: int) -> None:
     """One iteration of PPO, step by step: what `ppo` does once the critic is warm, without replay and figures.
 
     Args:
         reference: pi_0, the policy before PPO.
-        scale: (batch, 2), mean and standard deviation of the first batch's scores, of each prompt's kind.
-        minibatches: the rows of each.
+        scale: (batch, 2), mean and standard deviation that each prompt's score is whitened by.
     """
     # Rollouts: an answer to each prompt from the policy as it is now
     asked, written = rollout(policy, tokenizer, prompts, s.max_new_tokens, seed)
@@ -234,7 +232,9 @@ def plain_iteration(policy: Llama, critic: Critic, reference: Llama, policy_opti
     advantages, returns = gae(rewards, values, mask, s.gamma, s.lam)
     advantages = whiten(advantages, *mean_and_std(advantages[mask]))
 
-    for rows in minibatches:
+    # Minibatches: a step each of the policy and of the critic
+    order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed))
+    for rows in order.split(s.minibatch):
         new = token_logprobs(policy, tokens[rows], mask[rows])
         loss, _ = policy_loss(new, old[rows], advantages[rows], mask[rows], s.clip)
         loss.backward()

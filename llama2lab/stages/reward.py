@@ -13,16 +13,8 @@ is what computes that. The likelihood head keeps one number of it:
     r(x, y) = linear(last hidden state) + a * (mean of log p_chat over the three least likely tokens of y)
 
 with the chat model frozen and `a` learnt from 0 by the same ranking loss. head = "linear" is the report's. Why three
-tokens: an answer is as wrong as its worst words. In the sum over all tokens the linear part must first make up for
-length; in their mean a friendly sentence more makes any mistake smaller. Dev prompts, all five rounds' pairs:
-
-    pairs judged well, and the best of 8 answers right   one seed       two other models
-    sum over all tokens                                  .632   .642
-    mean over all tokens                                 .657   .680    .628 .628   .720 .720
-    the least likely token                                              .638 .633   .712 .700
-    mean of the three least likely                                      .666 .659   .728 .732
-    mean of the five least likely                                       .652 .634   .714 .722
-    (all answers right: .584, and .685 .661)
+tokens: an answer is as wrong as its worst words, and neither its length nor a friendly sentence more may hide them
+(docs/trials.md compares them with sum, mean and others).
 """
 
 from __future__ import annotations
@@ -108,7 +100,7 @@ class RewardModel(nn.Module):
         """
         hidden = self.backbone.hidden(tokens)  # (batch, seq, dim)
         last = hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]  # (batch, dim)
-        # In float32 even under autocast: rounded to bfloat16, 974 answers had 456 different scores.
+        # In float32 even under autocast: in bfloat16 many answers would get the same score.
         scores = (last.float() * self.score.weight).sum(-1) - self.offset
         if self.a is not None:
             if loglikelihood is None:

@@ -206,12 +206,9 @@ def samplers(lab: Finished, policy: str = "rlhf-v4", other: str = "rlhf-v3", pro
     for name, (sampler, settings) in ways.items():
         written = generate(sampler, asked, 48, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id, seed=6,
                            precision=machine.precision, **settings)
-        tokens, lengths = pad_right([ids + g.tokens for ids, g in zip(asked, written, strict=True)],
-                                    tokenizer.pad_token_id)
-        at, starts = torch.arange(tokens.shape[1]), torch.tensor([len(ids) for ids in asked])
-        mask = ((at >= starts[:, None]) & (at < lengths[:, None])).to(machine.device)
+        tokens, mask = (t.to(machine.device) for t in ppo.with_answers(asked, written, tokenizer.pad_token_id))
         with torch.no_grad(), machine.autocast():
-            old, new = (token_logprobs(model, tokens.to(machine.device), mask) for _ in range(2))
+            old, new = (token_logprobs(model, tokens, mask) for _ in range(2))
         sampled = torch.tensor([x for g in written for x in g.logprobs], device=machine.device)
         rows.append({"sampler": name, "first_ratio": ppo.policy_loss(new, old, torch.zeros_like(old), mask)[1]["ratio"],
                      **sampling_gap(sampled, old[mask]), "tokens": len(sampled),
