@@ -216,13 +216,9 @@ def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence
 
     `reference` is the frozen chat model of the likelihood head, the same in all rounds; it is ignored by the
     linear head. The reward model keeps a copy of it, so that the caller's can still be trained, or, where no weight of
-    it asks for gradients, itself. `known` gives the
-    rows' `pair_loglikelihoods` under this reference, None for a row whose are not known; without it, none are.
+    it asks for gradients, itself. `known` gives the rows' `pair_loglikelihoods` under this reference, None for a row
+    whose are not known; without it, none are.
     """
-    if settings.head not in HEADS:
-        raise LabError(f"unknown reward head {settings.head!r}; choose one of {', '.join(HEADS)}")
-    if settings.margin not in MARGINS:
-        raise LabError(f"unknown margin {settings.margin!r}; choose one of {', '.join(MARGINS)}")
     frozen = reference if settings.head == "likelihood" else None
     if frozen is not None and any(p.requires_grad for p in frozen.parameters()):
         frozen = copy.deepcopy(frozen)
@@ -304,9 +300,6 @@ def calibration(pairs: Sequence[tuple[float, float]], bins: int = 5) -> list[dic
             n = len(part)
             rows.append({"predicted": sum(p for p, _ in part) / n, "real": sum(ok for _, ok in part) / n, "n": n})
     return rows
-
-
-# ---- the two models together (section 3.2.3) ---------------------------------------------------------------
 
 
 # ---- checkpoints -------------------------------------------------------------------------------------------
