@@ -228,7 +228,9 @@ TRAINING = """import time, torch
 from pathlib import Path
 from llama2lab.engine.device import Machine
 from llama2lab.model.network import Llama, ModelConfig
-from llama2lab.engine.loop import Optim, fit_packed, pack
+from llama2lab.engine.optim import Optim
+from llama2lab.engine.packing import pack
+from llama2lab.stages.pretrain import fit_packed
 model = Llama(ModelConfig(32, 16, 1, 2, 1, 24, max_seq_len=32), seed=1)
 data = pack([([i % 32] * 9, [1] * 9) for i in range(64)], 32, 0, 3)
 def on_step(step):

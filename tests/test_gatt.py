@@ -5,7 +5,7 @@ import torch
 
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import Optim
+from llama2lab.engine.optim import Optim
 from llama2lab.model.chat import CHAT_TEMPLATE, encode_chat
 from llama2lab.model.logprobs import answer_loglikelihoods
 from llama2lab.model.network import Llama, ModelConfig
@@ -40,7 +40,8 @@ def test_the_loss_is_zero_on_all_tokens_of_previous_turns():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(["Ahoy! Answer question pirate Act as a 0 1 2 3 4 ? ."] * 20, 300, chat_template=CHAT_TEMPLATE)
+    return train_tokenizer(["Ahoy! Answer question pirate Act as a 0 1 2 3 4 ? ."] * 20, 300,
+                           chat_template=CHAT_TEMPLATE)
 
 
 def small(tokenizer):
@@ -48,8 +49,8 @@ def small(tokenizer):
 
 
 def test_training_learns_the_last_answer_alone(tokenizer, monkeypatch):
-    """Not only the encoding can mask: what reaches the loss of `sft` is the last answer of each dialogue and its </s>;
-    without the mark, it is every answer."""
+    """Not only the encoding can mask: of the rows as they are made, what reaches the loss of `sft` is each dialogue's
+    last answer and its </s>; without their mark, it is every answer."""
     rows = gatt_rows(QUESTIONS, ["Act as a pirate."] * 4, ANSWERS, 12, 0)
     assert any(row["turns"] > 1 for row in rows)
     learnt = []
@@ -68,7 +69,7 @@ def test_training_learns_the_last_answer_alone(tokenizer, monkeypatch):
 
     for answers in ("last", "all"):
         learnt.clear()
-        marked = [{**row, "loss": answers} for row in rows]
+        marked = rows if answers == "last" else [{**row, "loss": "all"} for row in rows]
         metrics = sft(small(tokenizer), tokenizer, marked, SFTSettings(replay=0.0), 0, CPU)
         assert sorted(t.replace(" ", "") for t in learnt) == sorted(texts(r, answers).replace(" ", "") for r in rows)
         assert metrics["examples"] == len(rows)

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import llama2lab.model.attention
 import llama2lab.model.network
 from llama2lab.engine.errors import LabError
 from llama2lab.lab import child
@@ -276,7 +277,7 @@ def test_a_check_is_the_same_every_time() -> None:
 
 
 def change_name(x, weight, eps):
-    llama2lab.model.network.HIDDEN = 7.0
+    llama2lab.model.attention.HIDDEN = 7.0
     return x
 
 
@@ -290,26 +291,26 @@ def change_dictionary(x, weight, eps):
     return x
 
 
-@pytest.mark.parametrize(("answer", "name"), [(change_name, "model.HIDDEN"), (change_method, "RMSNorm.forward"),
-                                              (change_dictionary, "model.SIZES")])
+@pytest.mark.parametrize(("answer", "name"), [(change_name, "attention.HIDDEN"), (change_method, "RMSNorm.forward"),
+                                              (change_dictionary, "network.SIZES")])
 def test_the_library_is_put_back(answer, name) -> None:
     """Also before the answer is judged: whoever replaces the reference by their own mistake does not pass."""
     sizes, forward = dict(llama2lab.model.network.SIZES), llama2lab.model.network.RMSNorm.forward
     outcome = run(RMS_NORM, answer)
     assert outcome.status == "failed" and name in outcome.message and "put back" in outcome.message
-    assert llama2lab.model.network.HIDDEN == -1e4
+    assert llama2lab.model.attention.HIDDEN == -1e4
     assert sizes == dict(llama2lab.model.network.SIZES)
     assert llama2lab.model.network.RMSNorm.forward is forward
 
 
 def test_the_library_is_put_back_after_a_loop_without_end() -> None:
     def both(x, weight, eps):
-        llama2lab.model.network.HIDDEN = 7.0
+        llama2lab.model.attention.HIDDEN = 7.0
         while True:
             pass
 
     assert run(RMS_NORM, both, seconds=0.2).status == "stopped"
-    assert llama2lab.model.network.HIDDEN == -1e4
+    assert llama2lab.model.attention.HIDDEN == -1e4
 
 
 @given(text=st.text(max_size=40), head=st.text(max_size=40))

@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 import torch
 
+import llama2lab.model.attention
 import llama2lab.model.network
 from llama2lab.lab import child
 from llama2lab.lab.checking import Exercise, plain, run
@@ -103,7 +104,8 @@ def state():
         "modes": (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()),
         "hooks": [len(v) for k, v in sorted(vars(hooks).items()) if k.startswith("_global") and hasattr(v, "__len__")],
         "functions": (torch.allclose, torch.equal, torch.Tensor.__eq__, torch.Tensor.double, np.allclose, time.sleep),
-        "library": (llama2lab.model.network.HIDDEN, llama2lab.model.network.RMSNorm.forward, dict(llama2lab.model.network.SIZES)),
+        "library": (llama2lab.model.attention.HIDDEN, llama2lab.model.network.RMSNorm.forward,
+                    dict(llama2lab.model.network.SIZES)),
         "numpy": (np.geterr(), np.get_printoptions()["precision"]), "builtins": dict(vars(builtins)),
         "modules": [name in sys.modules for name in ("torch", "numpy", "json", "llama2lab", "signal")],
         "streams": (sys.stdin, sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__), "path": list(sys.path),

@@ -8,17 +8,17 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llama2lab.engine.errors import LabError
-from llama2lab.model.checkpoint import load_model, save_model
-from llama2lab.model.network import (
-    SIZES,
-    KVCache,
-    Llama,
-    ModelConfig,
+from llama2lab.model.attention import (
+    Attention,
     causal_mask,
     document_mask,
     document_positions,
     left_padding_mask,
+    plain_attention,
+    score_bias,
 )
+from llama2lab.model.checkpoint import load_model, save_model
+from llama2lab.model.network import SIZES, Llama, ModelConfig
 
 NANO = SIZES["nano"]
 SCALINGS = [
@@ -33,7 +33,7 @@ SCALINGS = [
 @pytest.fixture(autouse=True)
 def several_blocks(monkeypatch):
     """Texts that are short enough to test are still attended in more than one block."""
-    monkeypatch.setattr("llama2lab.model.network.ROWS", 128)
+    monkeypatch.setattr("llama2lab.model.attention.ROWS", 128)
 
 
 def loud(model: Llama) -> Llama:
@@ -96,7 +96,7 @@ def test_no_token_sees_the_future():
 
 def test_cache_in_pieces_equals_one_pass():
     model, x = loud(Llama(NANO)), tokens(2, 250)
-    cache = KVCache(NANO, 2, 250)
+    cache = model.new_cache(2, 250)
     with torch.no_grad():
         pieces = [model(x[:, a:b], cache=cache) for a, b in ((0, 70), (70, 249), (249, 250))]
         torch.testing.assert_close(torch.cat(pieces, 1), model(x), atol=1e-4, rtol=0)
@@ -133,6 +133,50 @@ def test_masks():
     assert document_mask(segments)[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
     assert document_positions(torch.tensor([[1, 1, 2, 2, 2, 0, 0]])).tolist() == [[0, 1, 0, 1, 2, 0, 1]]
     assert left_padding_mask(torch.tensor([0, 2]), 1, 3)[:, 0, 0].int().tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_the_plain_attention_is_the_fast_one(monkeypatch, kv_heads):
+    """One layer after another, for packed documents, left padding, and new tokens behind a cache."""
+    model, x = loud(Llama(replace(NANO, n_kv_heads=kv_heads))), tokens(2, 210)
+    segments = torch.tensor([[1] * 150 + [2] * 60, [1] * 80 + [2] * 100 + [0] * 30])
+    padding = torch.tensor([0, 30])
+
+    def everything() -> list[torch.Tensor]:
+        """Logits of the tokens that are no padding, (tokens, vocab)."""
+        cache = model.new_cache(2, 220)
+        packed = model(x, document_positions(segments), document_mask(segments))
+        padded = model(x, (torch.arange(210) - padding[:, None]).clamp(min=0), left_padding_mask(padding, 210, 210))
+        return [model(x).flatten(0, 1), packed[segments > 0], padded[torch.arange(210) >= padding[:, None]],
+                *(model(x[:, a:b], cache=cache).flatten(0, 1) for a, b in ((0, 150), (150, 209), (209, 210)))]
+
+    def plain(attention, x, cos, sin, bias, cache, layer):
+        return plain_attention(attention, x, cos, sin, masks[-1], cache, layer)
+
+    def mask_is_kept(mask, *settings):
+        masks.append(mask)
+        return score_bias(mask, *settings)
+
+    masks: list[torch.Tensor] = []
+    with torch.no_grad():
+        fast = everything()
+        monkeypatch.setattr("llama2lab.model.network.score_bias", mask_is_kept)
+        monkeypatch.setattr(Attention, "forward", plain)
+        for one, other in zip(everything(), fast, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+    assert len(masks) == 6
+
+
+def test_the_plain_attention_learns_as_the_fast_one():
+    model, x = loud(Llama(NANO)), tokens(2, 180)
+    attention, states = model.layers[0].attention, model.embed(x).detach()
+    mask = causal_mask(180, 180)
+    cos, sin = model.rope_at(torch.arange(180)[None])
+    plain = plain_attention(attention, states, cos, sin, mask)
+    fast = attention(states, cos, sin, score_bias(mask, 4, 2, torch.float32), None, 0)
+    torch.testing.assert_close(plain, fast, atol=1e-5, rtol=0)
+    one, other = (torch.autograd.grad(y.square().sum(), attention.qkv.weight)[0] for y in (plain, fast))
+    torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
 
 
 def test_rotary_score_depends_on_distance_alone():

@@ -73,6 +73,12 @@ def test_each_leads_to_the_next():
         assert after.name in "\n".join(texts(path, "markdown")[-2:]), f"{path.name} does not link to {after.name}"
 
 
+@pytest.mark.parametrize(("name", "function"), [("02_transformer", "plain_attention"), ("08_ppo", "plain_iteration")])
+def test_what_a_student_reads_is_what_is_tested(name, function):
+    """Long code is shown from its source, never copied."""
+    assert f"source({function})" in texts(NOTEBOOKS / f"{name}.ipynb", "code")
+
+
 # ---- what is wrong with a notebook is found ----------------------------------------------------------------------
 
 
@@ -190,7 +196,9 @@ TRAINING = textwrap.dedent("""
     from pathlib import Path
     from llama2lab.engine.device import Machine
     from llama2lab.model.network import Llama, ModelConfig
-    from llama2lab.engine.loop import Optim, fit_packed, pack
+    from llama2lab.engine.optim import Optim
+    from llama2lab.engine.packing import pack
+    from llama2lab.stages.pretrain import fit_packed
 
     def train(folder, pause):
         model = Llama(ModelConfig(32, 16, 1, 2, 1, 24, max_seq_len=32), seed=1)

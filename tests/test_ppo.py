@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import Optim
+from llama2lab.engine.optim import Optim, make_optimizer
 from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.generate import generate
-from llama2lab.model.logprobs import token_logprobs
+from llama2lab.model.logprobs import only_rounded, sampling_gap, token_logprobs
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import train_tokenizer
+from llama2lab.stages.gate import mean_and_std
 from llama2lab.stages.ppo import (
     Critic,
     PPOSettings,
@@ -24,10 +25,9 @@ from llama2lab.stages.ppo import (
     gae,
     kl_estimates,
     masked_mean,
-    only_rounded,
+    plain_iteration,
     policy_loss,
     ppo,
-    sampling_gap,
     token_rewards,
     value_loss,
 )
@@ -196,6 +196,37 @@ def test_ppo_reaches_the_known_optimum_and_starts_with_ratio_one(tokenizer):
     assert {"approx_kl", "clipfrac", "entropy", "value_loss", "explained_variance", "length"} <= set(log[0])
 
 
+@pytest.mark.parametrize("minibatch", [48, 20])
+def test_the_plain_iteration_learns_what_ppo_learns(tokenizer, minibatch):
+    """Three iterations from the same start, with scores of two kinds, a KL to another model, and answers cut short."""
+    policy, critic, prompt = world(tokenizer)
+    critic.head.weight.data.normal_(generator=torch.Generator().manual_seed(1))
+    reference = Llama(policy.config, seed=5)
+    prompts = [prompt, replace(prompt, kind="unsafe"), prompt] * 16
+    s = PPOSettings(iterations=3, batch=48, minibatch=minibatch, beta=0.3, critic_warmup=0, max_new_tokens=36,
+                    replay=0.0, early_stop_kl=1e9, optim=Optim(lr=2e-3), critic_optim=Optim(lr=2e-3))
+    given: list[list[float]] = []
+
+    def score(asked, answers):
+        given.append([len(set(a)) - 3.0 * (p.kind == "unsafe") for p, a in zip(asked, answers, strict=True)])
+        return given[-1]
+
+    fast, fast_critic = copy.deepcopy(policy), copy.deepcopy(critic)
+    metrics = ppo(fast, fast_critic, score, tokenizer, lambda i: prompts, s, 7, CPU, reference=reference)
+    assert 0 < metrics["log"][0]["finished"] < 1 and metrics["log"][0]["kl"] != 0
+    first = torch.tensor(given[0])
+    unsafe = torch.tensor([p.kind == "unsafe" for p in prompts])
+    scale = torch.where(unsafe[:, None], mean_and_std(first[unsafe]), mean_and_std(first[~unsafe]))
+    optimizers = make_optimizer(policy, s.optim), make_optimizer(critic, s.critic_optim)
+    start = copy.deepcopy(policy)
+    for number in range(3):
+        plain_iteration(policy, critic, reference, *optimizers, tokenizer, prompts, score, scale, s, 70_000 + number)
+    assert given[:3] == given[3:]
+    assert (policy.lm_head.weight - start.lm_head.weight).abs().max() > 1e-3
+    torch.testing.assert_close(policy.state_dict(), fast.state_dict(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(critic.state_dict(), fast_critic.state_dict(), atol=1e-5, rtol=0)
+
+
 # ---- does the sampler draw from what is scored? -------------------------------------------------------------
 
 
@@ -237,8 +268,8 @@ def test_a_sampler_that_differs_stops_ppo_where_the_first_ratio_sees_nothing(tok
     s = replace(SETTINGS, iterations=1, critic_warmup=0)
     with pytest.raises(LabError, match=r"sampling_gap.*temperature 1, without top-p and top-k"):
         ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, CPU)
-    monkeypatch.setattr("llama2lab.stages.ppo.SAMPLING_KL", 1e9)
-    monkeypatch.setattr("llama2lab.stages.ppo.ROUNDING", {"fp32": 1e9})
+    monkeypatch.setattr("llama2lab.model.logprobs.SAMPLING_KL", 1e9)
+    monkeypatch.setattr("llama2lab.model.logprobs.ROUNDING", {"fp32": 1e9})
     entry, = ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, CPU)["log"]
     assert entry["first_ratio"] == 1.0 and entry["sampling_gap"] > 3e-4
 

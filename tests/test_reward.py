@@ -10,12 +10,20 @@ from hypothesis import strategies as st
 
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import Optim
+from llama2lab.engine.optim import Optim
 from llama2lab.engine.scale import MARGINS
 from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import train_tokenizer
-from llama2lab.stages.gate import combined_score, combined_scores, gated_reward, logit, share_reference, whiten
+from llama2lab.stages.gate import (
+    combined_score,
+    combined_scores,
+    gated_reward,
+    logit,
+    mean_and_std,
+    share_reference,
+    whiten,
+)
 from llama2lab.stages.reward import (
     RewardModel,
     RewardSettings,
@@ -100,11 +108,13 @@ def test_combined_score_is_the_logit_of_the_gate():
 
 def test_whitening_has_mean_zero_and_variance_one():
     x = torch.randn(500, generator=torch.Generator().manual_seed(0)) * 3 + 7
-    assert whiten(x).mean().abs() < 1e-5 and abs(whiten(x).std(unbiased=False) - 1) < 1e-5
-    kept = whiten(x, shift_mean=False)
-    assert kept.mean().item() == pytest.approx(x.mean().item(), rel=1e-4)
-    mask = torch.arange(500) < 100
-    assert whiten(x, mask)[mask].mean().abs() < 1e-5
+    mean, std = mean_and_std(x)
+    white = whiten(x, mean, std)
+    assert white.mean().abs() < 1e-5 and abs(white.std() - 1) < 1e-5
+    grown = whiten(x + 3, mean, std)  # by the statistics of an earlier batch a gain stays one
+    assert grown.mean().item() == pytest.approx(3 / std.item(), rel=1e-4)
+    assert mean_and_std(torch.tensor([])).tolist() == [0, 1] and mean_and_std(torch.tensor([4.0])).tolist() == [4, 1]
+    assert whiten(torch.ones(3), *mean_and_std(torch.ones(3))).tolist() == [0, 0, 0]
 
 
 def test_mixes_are_the_reports():

@@ -289,7 +289,7 @@ def test_rows_that_hold_no_number_or_half_a_character_are_refused_by_name(tmp_pa
 
 def test_a_digest_is_of_plain_data_only():
     """The text of a large array leaves out its middle; a set's order differs from process to process."""
-    from llama2lab.engine.loop import Optim
+    from llama2lab.engine.optim import Optim
 
     assert digest([Optim(1e-3), Path("x"), {"a": (1, 2.5, None)}]) == digest([
         Optim(1e-3), Path("x"), {"a": [1, 2.5, None]}])

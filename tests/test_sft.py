@@ -7,7 +7,7 @@ import torch
 
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import Optim
+from llama2lab.engine.optim import Optim
 from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import CONTROL_TOKENS, train_tokenizer

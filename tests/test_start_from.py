@@ -16,9 +16,10 @@ from llama2lab.cli.main import app
 from llama2lab.engine import parallel
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import Optim, module_tensors
+from llama2lab.engine.optim import Optim
 from llama2lab.engine.packing import pack
 from llama2lab.engine.runs import Run
+from llama2lab.engine.state import module_tensors
 from llama2lab.model.chat import CHAT_TEMPLATE, encode_chat
 from llama2lab.model.checkpoint import checkpoint_digest, link_model, load_model, parameters_of, save_model
 from llama2lab.model.generate import generate

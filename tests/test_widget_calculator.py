@@ -15,7 +15,8 @@ from llama2lab.lessons.n02_transformer.calculator import (
     variants,
     with_kv_heads,
 )
-from llama2lab.model.network import SIZES, KVCache, Llama
+from llama2lab.model.attention import KVCache
+from llama2lab.model.network import SIZES, Llama
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -31,7 +32,7 @@ def test_published_sizes():
 
 def test_the_cache_is_as_large_as_the_librarys():
     for kind in variants(SIZES["mini"], 2).values():
-        cache = KVCache(kind, 3, 50, torch.bfloat16)
+        cache = KVCache(kind.n_layers, kind.n_kv_heads, kind.head_size, 3, 50, torch.bfloat16)
         assert cache_bytes(kind, 50, 3) == cache.keys.nbytes + cache.values.nbytes
 
 

@@ -8,7 +8,8 @@ import torch
 
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import Optim, watching
+from llama2lab.engine.loop import watching
+from llama2lab.engine.optim import Optim
 from llama2lab.engine.packing import pack
 from llama2lab.lab.job import Job
 from llama2lab.lessons.n01_tokenizer.packing import (

@@ -19,7 +19,9 @@ def check_numbers(row: Mapping[str, float], where: str, cure: str = "lower the l
 
 
 def check_tensors(tensors: Mapping[str, Tensor], where: str, cure: str = "lower the learning rate") -> None:
-    """LabError if a weight (or what an optimiser keeps of it) is not finite: `where`, the tensor's name, and `cure`."""
+    """LabError for the first tensor with a number that is not finite: `where`, the tensor's name, and `cure`."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise LabError(f"{where}: {name} holds a number that is not finite; {cure}")
+            bad = tensor[~torch.isfinite(tensor)]
+            raise LabError(f"{where}: {name}: {len(bad)} of {tensor.numel()} values are not finite ({bad[0].item()}); "
+                           f"{cure}")

@@ -1,16 +1,14 @@
 """Two threads, each with a part of the batch.
 
 The products of a model of a million parameters are so small that two threads which share each of them mostly wait for
-each other. Two threads that take half of the batch each, and add their gradients at the end, do not. Measured on two
-cores in bf16 (attention then took 64 queries at a time), a training step of 2,048 tokens: 10,500 tokens/s the first
-way, 28,800 the second; sampling 256 rows 21,000 and 38,000. A sum of gradients is the gradient of the sum, so nothing
-but rounding changes. The same number of threads gives the same numbers; another number rounds differently.
+each other. Two threads that take half of the batch each, and add their gradients at the end, do not: training is almost
+three times as fast (docs/trials.md). A sum of gradients is the gradient of the sum, so nothing but rounding changes.
+The same number of threads gives the same numbers; another number rounds differently.
 
 On a GPU there is one part: it is parallel enough by itself.
 
 Of a model of LARGE parameters or more, what a part keeps for its gradient is larger than the model: there a batch is
-divided into many small parts, two at a time, whose gradients are added up as they come. (One part after the other with
-both threads would need less still; with other programs on the two cores such a step took six times as long.)
+divided into many small parts, two at a time, whose gradients are added up as they come.
 """
 
 from __future__ import annotations
@@ -76,8 +74,7 @@ def is_large(parameters: Iterable[Tensor]) -> bool:
 @contextlib.contextmanager
 def shared_cores(device: torch.device) -> Iterator[None]:
     """Around a training loop: what main does between the parts (the optimiser's step) is small, and helping threads
-    that spin while they wait for more would take the cores from the workers. With another program on one of two cores,
-    a step is three times as fast so."""
+    that spin while they wait for more would take the cores from the workers."""
     if workers(device) == 1:
         yield
         return

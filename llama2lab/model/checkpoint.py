@@ -16,10 +16,10 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -28,19 +28,18 @@ from llama2lab.engine.device import check_memory
 from llama2lab.engine.errors import LabError, first_line
 from llama2lab.engine.finite import check_tensors
 from llama2lab.engine.runs import check_file
-from llama2lab.engine.validation import parse_json, shown, validated
+from llama2lab.engine.validation import shown, validated
+from llama2lab.model.config_json import CAUSAL, REWARD, config_json, read_config, read_json
 from llama2lab.model.network import Block, Llama, ModelConfig
-from llama2lab.model.rope import rope_kind
 from llama2lab.model.tokenizer import find_folder, load_tokenizer
 
-CAUSAL, REWARD = "LlamaForCausalLM", "LlamaForSequenceClassification"
 CHECKPOINT_FILES = ("*config.json", "model*.safetensors*", "tokenizer.json", "chat_template.jinja")
 EXTRA = "llama2lab"  # the key of config.json for what transformers has no place for
 
 
 def save_model(path: str | Path, model: Llama, tokenizer: Any = None) -> None:
     """Write the folder `path`, each file whole or not at all; other files in it stay. LabError if it cannot."""
-    _write_folder(Path(path), _config_json(model.config, CAUSAL, tokenizer), _to_hf(model), {}, tokenizer)
+    _write_folder(Path(path), config_json(model.config, CAUSAL, tokenizer), _to_hf(model), {}, tokenizer)
 
 
 def save_reward_model(path: str | Path, backbone: Llama, score: nn.Linear, tokenizer: Any,
@@ -49,7 +48,7 @@ def save_reward_model(path: str | Path, backbone: Llama, score: nn.Linear, token
 
     `extra` (JSON) is kept in config.json. The backbone's own language-model head goes to a file of its own.
     """
-    config = _config_json(backbone.config, REWARD, tokenizer)
+    config = config_json(backbone.config, REWARD, tokenizer)
     config |= {"id2label": {"0": "reward"}, "label2id": {"reward": 0}, EXTRA: extra or {}}
     tensors = _to_hf(backbone)
     head = {name: tensors.pop(name) for name in ["lm_head.weight"] if name in tensors}
@@ -80,7 +79,7 @@ def load_model(path_or_name: str | Path, dtype: torch.dtype = torch.float32) -> 
     own pages, which take memory of their own only once they are changed.
     """
     folder = find_folder(path_or_name)
-    config, _ = _read_config(folder, CAUSAL)
+    config, _ = read_config(folder, CAUSAL)
     files = _weight_files(folder)
     _check_tensors(config, _headers(files), folder, dtype)
     return _build(config, _read_files(files), dtype)
@@ -98,7 +97,7 @@ def load_reward_parts(path_or_name: str | Path) -> tuple[Llama, nn.Linear, dict]
     The backbone's language-model head is zero if the folder has none, as in folders from elsewhere.
     """
     folder = find_folder(path_or_name)
-    config, raw = _read_config(folder, REWARD)
+    config, raw = read_config(folder, REWARD)
     files, head = _weight_files(folder), folder / "lm_head.safetensors"
     if not config.tie_embeddings and head.exists():
         files.append(head)
@@ -137,13 +136,13 @@ def checkpoint_digest(path_or_name: str | Path) -> str:
 
 def parameters_of(path_or_name: str | Path) -> int:
     """The number of parameters of a folder's language model, from its config.json alone."""
-    config, _ = _read_config(find_folder(path_or_name), CAUSAL)
+    config, _ = read_config(find_folder(path_or_name), CAUSAL)
     return sum(math.prod(shape) for shape in expected_shapes(config).values())
 
 
 def context_of(path_or_name: str | Path) -> int:
     """The longest sequence that a folder's language model reads, in tokens, from its config.json alone."""
-    return _read_config(find_folder(path_or_name), CAUSAL)[0].context
+    return read_config(find_folder(path_or_name), CAUSAL)[0].context
 
 
 # --- names and shapes -------------------------------------------------------------------------------------------
@@ -226,106 +225,6 @@ def _build(config: ModelConfig, tensors: dict[str, Tensor], dtype: torch.dtype) 
     return model
 
 
-# --- config.json ------------------------------------------------------------------------------------------------
-
-
-def _config_json(config: ModelConfig, architecture: str, tokenizer: Any) -> dict[str, Any]:
-    rope = {"rope_type": "default", **(config.rope_scaling or {}), "rope_theta": config.rope_theta}
-    ids = [1, 2, None] if tokenizer is None else [getattr(tokenizer, f"{t}_token_id") for t in ("bos", "eos", "pad")]
-    return {
-        "architectures": [architecture], "model_type": "llama", "dtype": "float32",
-        "vocab_size": config.vocab_size, "hidden_size": config.dim, "intermediate_size": config.ffn_dim,
-        "num_hidden_layers": config.n_layers, "num_attention_heads": config.n_heads,
-        "num_key_value_heads": config.n_kv_heads, "head_dim": config.head_size,
-        "max_position_embeddings": config.max_seq_len, "rms_norm_eps": config.norm_eps, "rope_parameters": rope,
-        "tie_word_embeddings": config.tie_embeddings, "hidden_act": "silu", "attention_bias": False,
-        "mlp_bias": False, "initializer_range": 0.02, "use_cache": True,
-        "bos_token_id": ids[0], "eos_token_id": ids[1], "pad_token_id": ids[2],
-    }
-
-
-Size = Annotated[int, Field(ge=1, le=2**31)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class RopeJson(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
-    rope_type: str | None = None
-    type: str | None = None
-    rope_theta: Number | None = None
-    factor: Number | None = None
-    low_freq_factor: Number | None = None
-    high_freq_factor: Number | None = None
-    original_max_position_embeddings: Number | None = None
-    attention_factor: Number | None = None
-    beta_fast: Number | None = None
-    beta_slow: Number | None = None
-    mscale: Number | None = None
-    mscale_all_dim: Number | None = None
-    truncate: bool | None = None
-
-
-class LlamaJson(BaseModel):
-    """What is read of config.json; more may stand there."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-    architectures: list[str] | None = None
-    vocab_size: Size
-    hidden_size: Size
-    intermediate_size: Size
-    num_hidden_layers: Annotated[int, Field(ge=1, le=1024)]  # Llama's largest has 126
-    num_attention_heads: Size
-    num_key_value_heads: Size | None = None
-    head_dim: Size | None = None
-    max_position_embeddings: Size | None = None
-    rms_norm_eps: Number = 1e-6
-    rope_theta: Number | None = None
-    rope_parameters: RopeJson | None = None
-    rope_scaling: RopeJson | None = None
-    tie_word_embeddings: bool | None = None
-    llama2lab: dict[str, Any] = {}
-
-
-def _read_config(folder: Path, architecture: str) -> tuple[ModelConfig, dict[str, Any]]:
-    path, cure = folder / "config.json", "fetch or save the model again"
-    if not path.exists():
-        raise LabError(f"{folder} has no config.json; give the folder of a model in transformers' format")
-    raw = _read_json(path, cure)
-    if not isinstance(raw, dict) or raw.get("model_type") != "llama":
-        kind = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
-        raise LabError(f"{path}: model_type is {shown(kind)}, this reads 'llama' only; choose a Llama model")
-    for key, allowed in (("attention_bias", (False, None)), ("mlp_bias", (False, None)), ("hidden_act", ("silu", None)),
-                         ("quantization_config", (None,))):
-        if raw.get(key) not in allowed:
-            raise LabError(f"{path}: {key} is {shown(raw[key])}, which Llama 2 does not have; choose another model")
-    said = validated(LlamaJson, raw, str(path), cure)
-    if architecture not in (said.architectures or [CAUSAL]):
-        raise LabError(f"{path}: holds a {shown(said.architectures[0])[1:-1]}, expected {architecture}; "  # type: ignore
-                       "choose another folder")
-    # transformers 5 has one rope_parameters; before, rope_theta and rope_scaling stood apart.
-    rope = (said.rope_parameters or said.rope_scaling or RopeJson()).model_dump(exclude_unset=True)
-    theta = rope.pop("rope_theta", None) or said.rope_theta or 10000.0
-    head_dim = None if said.head_dim == said.hidden_size / said.num_attention_heads else said.head_dim
-    try:
-        config = ModelConfig(
-            vocab_size=said.vocab_size, dim=said.hidden_size, n_layers=said.num_hidden_layers,
-            n_heads=said.num_attention_heads, ffn_dim=said.intermediate_size,
-            n_kv_heads=said.num_key_value_heads or said.num_attention_heads,
-            max_seq_len=said.max_position_embeddings or 2048, rope_theta=theta,
-            rope_scaling=rope if rope_kind(rope) != "default" else None, norm_eps=said.rms_norm_eps,
-            tie_embeddings=bool(said.tie_word_embeddings), head_dim=head_dim)
-    except LabError as e:
-        raise LabError(f"{path}: {e}") from e
-    return config, raw
-
-
-def _read_json(path: Path, cure: str) -> Any:
-    try:
-        return parse_json(path.read_bytes(), str(path), cure)
-    except OSError as e:
-        raise LabError(f"{path}: cannot be read ({e.strerror}); {cure}") from e
-
-
 # --- files ------------------------------------------------------------------------------------------------------
 
 
@@ -345,7 +244,7 @@ def _weight_files(folder: Path) -> list[Path]:
                            "are not opened: convert it with transformers (save_pretrained)")
         raise LabError(f"{folder} has no model.safetensors; fetch or save the model again")
     cure = "fetch the model again"
-    shards = sorted(set(validated(IndexJson, _read_json(index, cure), f"{index}: broken index", cure)
+    shards = sorted(set(validated(IndexJson, read_json(index, cure), f"{index}: broken index", cure)
                         .weight_map.values()))
     for shard in shards:
         if Path(shard).name != shard or not (folder / shard).is_file():

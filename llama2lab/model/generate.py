@@ -15,13 +15,12 @@ from llama2lab.engine.device import pick_precision
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.parallel import batches_of, in_parallel
 from llama2lab.engine.validation import shown
-from llama2lab.model.network import KVCache, Llama, left_padding_mask, no_row
+from llama2lab.model.attention import left_padding_mask
+from llama2lab.model.network import Llama, no_row
 
 DROP_AT = 0.25  # share of finished rows at which copying the cache without them pays
 CHUNK = 32  # tokens by which the cache grows
-# The most that rows * longest**2 may be while a batch of prompts is read: its mask and scores grow so. 48 prompts of
-# 1,000 tokens took 950 MB and 2.3 s in two batches of 24, and 430 MB and 1.4 s in six of 8.
-PAIRS = 2**23
+PAIRS = 2**23  # the most that rows * longest**2 may be while a batch of prompts is read: its mask and scores grow so
 CACHE = 2**29  # bytes that the keys and values of a batch may take
 BF16_FROM = 32  # rows in a batch: below, the products are too small for bfloat16 to gain anything
 COLDEST = 1e-4  # the lowest temperature but 0: far below, logits / temperature overflow float32
@@ -134,7 +133,7 @@ def _generate_batch(model: Llama, head: Tensor, prompts: list[list[int]], unifor
     tokens = torch.tensor([[pad_id] * (longest - len(p)) + p for p in prompts], device=device)  # (n, longest)
     padding = torch.tensor([longest - len(p) for p in prompts], device=device)
     uniforms = uniforms.to(device)
-    cache = KVCache(model.config, n, longest, model.embed.weight.dtype, device)
+    cache = model.new_cache(n, longest)
     positions = (torch.arange(longest, device=device) - padding[:, None]).clamp(min=0)
     mask = left_padding_mask(padding, longest, longest)
     chosen = torch.full((max_new_tokens, n), pad_id, device=device)

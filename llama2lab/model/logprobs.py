@@ -17,6 +17,10 @@ from llama2lab.model.generate import COLDEST
 from llama2lab.model.network import Llama
 
 LOGITS = 2**25  # numbers at once: a large vocabulary's logits would be the largest thing in memory
+# Sampling and scoring round differently (a cache, other shapes, in bf16 other casts). Rounding goes both ways, a
+# sampler that cuts does not; docs/trials.md has what was measured of both.
+ROUNDING = {"fp32": 3e-4, "bf16": 0.15}  # the most that the gap's root mean square may be
+SAMPLING_KL = 0.003  # the most that `sampling_kl` may be, with three standard errors
 
 
 def pad_right(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
@@ -75,3 +79,23 @@ def answer_token_logprobs(model: Llama, encoded: Sequence[tuple[list[int], list[
 
         in_parallel(score, batches_of(order, batch), machine.device)
     return result
+
+
+def sampling_gap(sampled: Tensor, scored: Tensor) -> dict[str, float]:
+    """How far what the sampler said of its own tokens lies from what scoring says of them: `sampling_gap` and
+    `sampling_gap_max`, the mean and the largest absolute difference of the log-probabilities, and `sampling_kl`, the
+    mean difference, which is the KL of what was sampled from what is scored (k1). Nats a token.
+
+    Args:
+        sampled, scored: (tokens,) log-probabilities, `Generation.logprobs` and `token_logprobs`; at least one.
+    """
+    gap = sampled - scored
+    return {"sampling_gap": gap.abs().mean().item(), "sampling_gap_max": gap.abs().max().item(),
+            "sampling_kl": gap.mean().item()}
+
+
+def only_rounded(sampled: Tensor, scored: Tensor, precision: str) -> bool:
+    """Whether the gap between sampling and scoring can be rounding in this precision; see `sampling_gap`."""
+    gap = sampled - scored
+    noise = 3 * gap.std().item() / len(gap)**0.5 if len(gap) > 1 else 0.0
+    return gap.square().mean().sqrt().item() <= ROUNDING[precision] and gap.mean().item() <= SAMPLING_KL + noise

@@ -1,4 +1,4 @@
-"""Llama 2's network (section 2.2): pre-norm RMSNorm, SwiGLU, rotary positions, grouped-query attention.
+"""Llama 2's network (section 2.2): pre-norm RMSNorm and SwiGLU around the attention of attention.py.
 
 Shapes are written (batch, seq, ...). Rotary pairs are the two halves of a head (the layout of transformers),
 not neighbours (the layout of Meta's release): see checkpoint.py for what that means for files.
@@ -14,13 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llama2lab.engine.errors import LabError
-from llama2lab.model.rope import rope_frequencies, rope_kind, rope_tables, rotate
+from llama2lab.model.attention import Attention, Blocks, KVCache, Linear, causal_mask, score_bias
+from llama2lab.model.rope import rope_frequencies, rope_kind, rope_tables
 
-# Added to the score of what a query may not see. Finite, so that a row that sees nothing (padding) is
-# meaningless but never NaN; far below any real score, so that exp() of it is exactly 0.
-HIDDEN = -1e4
 LONG_CONTEXT = 2**15  # tokens, up to which the tables of rotary angles are made at once
-ROWS = 256  # queries that attend together, see `attend`: fewer work less in vain, more are fewer calls of torch
 
 
 @dataclass(frozen=True)
@@ -98,124 +95,9 @@ SIZES: dict[str, ModelConfig] = {
 }
 
 
-def causal_mask(q_len: int, k_len: int, device: torch.device | str = "cpu") -> Tensor:
-    """(1, 1, q_len, k_len), True = may look; the queries are the last q_len of k_len positions."""
-    return torch.ones(q_len, k_len, dtype=torch.bool, device=device).tril(k_len - q_len)[None, None]
-
-
-def document_mask(segments: Tensor) -> Tensor:
-    """Packed documents do not see each other: causal within a segment. segments (batch, seq) numbers each
-    token's document from 1, with 0 for padding -> (batch, 1, seq, seq)."""
-    same = (segments[:, :, None] == segments[:, None, :]) & (segments > 0)[:, :, None]
-    return same.tril()[:, None]
-
-
-def document_positions(segments: Tensor) -> Tensor:
-    """Positions that start again at 0 in each run of equal segments. (batch, seq) -> (batch, seq)."""
-    index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
-    starts = torch.ones_like(segments, dtype=torch.bool)
-    starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
-    return index - (index * starts).cummax(1).values
-
-
-def left_padding_mask(padding: Tensor, q_len: int, k_len: int) -> Tensor:
-    """Causal, and blind to the first padding[i] positions of row i. padding (batch,) counts of tokens
-    -> (batch, 1, q_len, k_len); the queries are the last q_len of k_len positions."""
-    real = torch.arange(k_len, device=padding.device) >= padding[:, None]  # (batch, k_len)
-    return causal_mask(q_len, k_len, padding.device) & real[:, None, None, :]
-
-
-def score_bias(mask: Tensor, config: ModelConfig, dtype: torch.dtype) -> list[tuple[int, Tensor]]:
-    """What `attend` adds to scores: 0 where mask (batch or 1, 1, seq, k_len) is True, else HIDDEN.
-
-    For each block of ROWS queries the first key that any of them may see, and a tensor (batch * n_kv_heads or 1,
-    group * rows, keys) from that key to the block's own last position: no query looks ahead, and in packed short
-    documents most keys belong to documents that ended before the block.
-    """
-    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, HIDDEN)
-    batch, _, seq, k_len = mask.shape
-    blocks = []
-    for start in range(0, seq, ROWS):
-        end = min(start + ROWS, seq)
-        # 0 if nothing is to be seen at all, and for one query, whose keys are few. Rounded down: a product of a new
-        # shape is compiled first, and a batch's blocks would bring new ones all the time.
-        first = int(mask[:, 0, start:end].any(0).any(0).int().argmax()) // 64 * 64 if seq > 1 else 0
-        block = bias[:, :, None, start:end, first:k_len - seq + end]  # (batch, 1, 1, rows, keys)
-        block = block.expand(-1, config.n_kv_heads if batch > 1 else 1, config.group, -1, -1)
-        blocks.append((first, block.reshape(-1, config.group * (end - start), block.shape[-1])))
-    return blocks
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: list[tuple[int, Tensor]]) -> Tensor:
-    """softmax(q k' / sqrt(head_dim) + bias) v, in blocks of queries small enough for the processor's cache.
-
-    q (batch, n_heads, seq, head_dim), k and v (batch, n_kv_heads, k_len, head_dim) -> the shape of q. The
-    query heads of a KV head become further rows of its product, so that no key or value is repeated. Training
-    on a CPU, this takes about half the time of scaled_dot_product_attention.
-    """
-    batch, n_kv_heads, k_len, size = k.shape
-    seq = q.shape[2]
-    q = q.reshape(batch * n_kv_heads, -1, seq, size)  # (batch * n_kv_heads, group, seq, head_dim)
-    k, v = k.reshape(-1, k_len, size).transpose(1, 2), v.reshape(-1, k_len, size)
-    outputs = []
-    for i, (first, block) in enumerate(bias):
-        rows = q[:, :, i * ROWS:(i + 1) * ROWS]
-        end = first + block.shape[2]
-        scores = torch.baddbmm(block, rows.reshape(q.shape[0], -1, size), k[:, :, first:end], alpha=size ** -0.5)
-        outputs.append((scores.softmax(-1) @ v[:, first:end]).view(rows.shape))
-    whole = torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0]
-    return whole.view(batch, -1, seq, size)
-
-
 def no_row(token: int, vocab_size: int) -> LabError:
     return LabError(f"the text holds token {token}, the model has rows for {vocab_size} only: tokenizer and model do "
                     "not belong together; open the model with the tokenizer that it was saved with")
-
-
-class KVCache:
-    """Keys and values of the tokens seen so far, in memory reserved for `max_len` tokens a row."""
-
-    def __init__(self, config: ModelConfig, batch: int, max_len: int, dtype: torch.dtype = torch.float32,
-                 device: torch.device | str = "cpu"):
-        shape = (config.n_layers, batch, config.n_kv_heads, max_len, config.head_size)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
-        self.length = 0
-
-    @property
-    def max_len(self) -> int:
-        return self.keys.shape[3]
-
-    def append(self, layer: int, k: Tensor, v: Tensor, k_len: int) -> tuple[Tensor, Tensor]:
-        """Store k and v (batch, n_kv_heads, seq, head_dim) of new tokens; return the first k_len of all.
-
-        `length` moves on in Llama.hidden, once for all layers. Raises LabError when the cache is full.
-        """
-        end = self.length + k.shape[2]
-        if end > self.max_len:
-            raise LabError(f"KV cache: {end} tokens do not fit into the {self.max_len} reserved; "
-                           "reserve more with max_len")
-        self.keys[layer, :, :, self.length:end] = k
-        self.values[layer, :, :, self.length:end] = v
-        return self.keys[layer, :, :, :k_len], self.values[layer, :, :, :k_len]
-
-    def keep_rows(self, rows: Tensor) -> None:
-        """Drop the other rows of the batch. rows (n,) are indices."""
-        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
-
-    def grow(self, n: int) -> None:
-        """Reserve memory for n more tokens a row."""
-        self.keys, self.values = F.pad(self.keys, (0, 0, 0, n)), F.pad(self.values, (0, 0, 0, n))
-
-
-class Linear(nn.Linear):
-    """Without bias, and without weights of its own: Llama.init_weights draws them all from one seed."""
-
-    def __init__(self, n_in: int, n_out: int):
-        super().__init__(n_in, n_out, bias=False)
-
-    def reset_parameters(self) -> None:
-        pass
 
 
 class RMSNorm(nn.Module):
@@ -228,31 +110,6 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-
-
-class Attention(nn.Module):
-    """Grouped-query attention (arXiv 2305.13245) with rotary positions."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_size
-        # One product gives queries, keys and values, in this order of heads.
-        self.qkv = Linear(config.dim, (self.n_heads + 2 * self.n_kv_heads) * self.head_dim)
-        self.out = Linear(self.n_heads * self.head_dim, config.dim)
-
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: list[tuple[int, Tensor]], cache: KVCache | None,
-                layer: int) -> Tensor:
-        """x (batch, seq, dim) -> the same shape. `bias` is of `score_bias`."""
-        batch, seq, _ = x.shape
-        # (batch, n_heads + 2 n_kv_heads, seq, head_dim)
-        heads = self.qkv(x).view(batch, seq, -1, self.head_dim).transpose(1, 2)
-        turned = rotate(heads[:, :self.n_heads + self.n_kv_heads], cos, sin)
-        q, k = turned.split([self.n_heads, self.n_kv_heads], 1)
-        v = heads[:, self.n_heads + self.n_kv_heads:]
-        if cache is not None:
-            k, v = cache.append(layer, k, v, bias[-1][0] + bias[-1][1].shape[2])
-        y = attend(q, k, v, bias).transpose(1, 2).reshape(batch, seq, -1)
-        return self.out(y)
 
 
 class FeedForward(nn.Module):
@@ -272,12 +129,11 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
-        self.attention = Attention(config)
+        self.attention = Attention(config.dim, config.n_heads, config.n_kv_heads, config.head_size)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn = FeedForward(config.dim, config.ffn_dim)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: list[tuple[int, Tensor]], cache: KVCache | None,
-                layer: int) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Blocks, cache: KVCache | None, layer: int) -> Tensor:
         x = x + self.attention(self.attention_norm(x), cos, sin, bias, cache, layer)
         return x + self.ffn(self.ffn_norm(x))
 
@@ -313,6 +169,11 @@ class Llama(nn.Module):
             if name.endswith(("out.weight", "down.weight")):
                 std /= math.sqrt(2 * self.config.n_layers)
             weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+
+    def new_cache(self, batch: int, max_len: int) -> KVCache:
+        """An empty cache for this model, of its weights' type and on their device."""
+        c, weight = self.config, self.embed.weight
+        return KVCache(c.n_layers, c.n_kv_heads, c.head_size, batch, max_len, weight.dtype, weight.device)
 
     def rope_at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin for positions (batch or 1, seq), each (batch or 1, 1, seq, head_dim)."""
@@ -359,7 +220,7 @@ class Llama(nn.Module):
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         cos, sin = (table.to(dtype) for table in self.rope_at(positions))
-        bias = score_bias(mask, self.config, dtype)
+        bias = score_bias(mask, self.config.n_heads, self.config.n_kv_heads, dtype)
         for i, layer in enumerate(self.layers):
             x = layer(x, cos, sin, bias, cache, i)
         if cache is not None:

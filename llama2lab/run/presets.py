@@ -17,7 +17,7 @@ from typing import Annotated, Any, cast
 from pydantic import Field
 
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import Optim
+from llama2lab.engine.optim import Optim
 from llama2lab.engine.recipefile import changed, read_recipe
 from llama2lab.engine.settings import Clash, Notes, checked, one_of
 from llama2lab.model.network import SIZES
@@ -52,10 +52,8 @@ class Recipe:
     """Every setting of a run on the town. Each section belongs to the module of its name."""
 
     preset: Annotated[str, one_of(("mini", "smoke"))] = "mini"
-    # Tied embeddings, unlike Llama 2: a third of this model would be embeddings. Small batches: on 1.7 million tokens,
-    # one seed each, steps of 1,024 tokens at lr 2e-3 knew 83 % of the facts, steps of 2,048 at lr 4e-3 53 %. Batch and
-    # learning rate changed together, so which of them did it is not known. Rows of 256 tokens: a step takes .85 of the
-    # time of one with rows of 512, and what follows got better; the README has figures under "State of the work".
+    # Tied embeddings, unlike Llama 2: a third of this model would be embeddings. Small batches and rows of 256 tokens
+    # because they were tried (docs/trials.md).
     pretrain: PretrainSettings = PretrainSettings(
         model=_shape("mini", vocab_size=1536, max_seq_len=2048, tie_embeddings=True),
         words=5_800_000, seq_len=256, batch_tokens=1024, optim=Optim(lr=2e-3))

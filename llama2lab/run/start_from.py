@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import Optim
+from llama2lab.engine.optim import Optim
 from llama2lab.model.chat import chat_template
 from llama2lab.model.network import Llama
 from llama2lab.model.tokenizer import BOS, CONTROL_TOKENS, EOS, PAD, UNK, control_strings

@@ -11,7 +11,8 @@ from llama2lab.engine.errors import LabError
 from llama2lab.engine.runs import check_sums, read_json, read_marker, stage_folder, stages_in_order
 from llama2lab.engine.validation import validated
 from llama2lab.model.chat import Message, decode_answer, encode_chat
-from llama2lab.model.checkpoint import CAUSAL, load_checkpoint
+from llama2lab.model.checkpoint import load_checkpoint
+from llama2lab.model.config_json import CAUSAL
 from llama2lab.model.generate import generate
 from llama2lab.model.network import Llama
 from llama2lab.model.tokenizer import CONTROL_TOKENS, encode_text

@@ -30,11 +30,16 @@ def logit(r: Tensor, eps: float = 1e-6) -> Tensor:
     return torch.logit(r, eps)
 
 
-def whiten(x: Tensor, mask: Tensor | None = None, shift_mean: bool = True) -> Tensor:
-    """x scaled to variance 1 and, with `shift_mean`, mean 0, over all elements or those of the mask."""
-    kept = x if mask is None else x[mask]
-    mean, std = kept.mean(), kept.std(unbiased=False)
-    return (x - mean) / (std + 1e-8) + (0 if shift_mean else mean)
+def mean_and_std(x: Tensor) -> Tensor:
+    """(2,): mean and standard deviation, the latter never 0; 0 and 1 of nothing."""
+    if len(x) < 2:
+        return torch.tensor([x.sum(), 1.0])
+    return torch.stack([x.mean(), x.std() + 1e-6])
+
+
+def whiten(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """x in standard deviations from the mean: `whiten(x, *mean_and_std(x))` has mean 0 and variance 1."""
+    return (x - mean) / std
 
 
 def share_reference(helpfulness: RewardModel, safety: RewardModel) -> None:

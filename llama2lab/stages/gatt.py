@@ -2,16 +2,10 @@
 
 1. Write the instruction before every user message of a dialogue, and sample the answers with the latest model.
 2. Keep it in the first message only.
-3. Train on that, with the loss zeroed on all tokens of previous turns: only the last answer is learnt.
+3. Train on that, with the loss zeroed on all tokens of previous turns: only the last answer is learnt. A row says so
+   (`"loss": "last"`), `sft.sft` reads it, and `chat.encode_chats` makes the mask (`mask_turns`).
 
-The norms' gains learn faster than the matrices, as in rejection sampling; see there. How fast the rest learns is a
-matter of single turns, too (V3 on dev prompts, one seed: true helpfulness 1.33, right in .69): at 6e-4 for two epochs
-with replay .2 it ended at 1.34 and .69, at 4e-4 for three with replay .5 at 1.47 and .71, and held the instruction at
-turn 20 in .69 and .79 of the dialogues. Seeds differ more than settings: two others held it there in .44 and .71 of
-them, and in .46 to .71 with smaller batches, five epochs, longer rows, 6e-4, gains at 40 times the rate, or three in
-ten of a row's earlier answers sampled without the instruction. All of these learnt on bases that had read rows of 512
-tokens. On a base of the preset's 256 tokens seed 0 held it there in .88 of the dev dialogues, and in .81 with 1,200
-rows of each kind, no dialogue cut twice at the same turn, for two epochs.
+The norms' gains learn faster than the matrices, as in rejection sampling; docs/trials.md has what else was tried.
 
 Simplification: while sampling, the model sees the last three turns instead of the whole dialogue (the instruction
 is on each of them anyway), which makes sampling cheap; training and measuring use the whole dialogue.
@@ -26,7 +20,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from llama2lab.engine.loop import Optim
+from llama2lab.engine.optim import Optim
 from llama2lab.engine.settings import Count, CountOrNone, Epochs, Few, Temperature, Weight, checked
 from llama2lab.model.network import Llama
 from llama2lab.model.sample import sample_answers

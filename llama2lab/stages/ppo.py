@@ -1,34 +1,26 @@
-"""Proximal policy optimisation (Llama 2, section 3.2.3), read from top to bottom.
+"""Proximal policy optimisation (Llama 2, section 3.2.3).
 
 The reward is the report's: R = whiten(logit(R_c)) - beta * KL(pi || pi_0), with R_c the gated choice between the two
 reward models. Clip 0.2, one gradient step a minibatch, AdamW 0.9/0.95, constant learning rate, all as reported.
+`plain_iteration` is one iteration, to be read; `ppo` does the same in two threads, and can be killed.
 
-Ours, with the reason:
+Ours, with the reason; docs/trials.md has the figures:
 - learning rate 2e-4 instead of 1e-6, batch 256 instead of 512: a model 7,000 times smaller, minutes instead of days;
 - GAE with gamma 1 and lambda 0.95, a critic that starts from the helpfulness reward model, three warm-up iterations
   for it: the report gives no details of its value function;
-- beta 0.2 instead of 0.01 or 0.005: with 0.02 and lr 3e-4 the policy learnt to wish a good day three times in one
-  answer, which no preference pair had shown to be bad, and two of three seeds lost true helpfulness. Of this preset's
-  V4, on dev prompts (one seed: 1.47 of true helpfulness, right in .71), 20 iterations made 1.57 and .68 with 0.1, 1.71
-  and .73 with 0.2, at a KL of 1.0 and 0.9 nats;
-- near half of the prompts are unsafe: with .3 of them V5 violated more than V4 (dev, the same V4: .14 instead of .10,
-  and refused .08 instead of .11 of the borderline prompts), with .45 of them .09 and .10;
+- beta 0.2 instead of 0.01 or 0.005: with less the policy found habits that no preference pair had shown to be bad;
+- near half of the prompts are unsafe: with fewer V5 violated more than V4;
 - the norms' gains learn 20 times as fast as the matrices: they set how sure a policy is of its answers, are near 1 and
-  not near 0, and would hardly move in a hundred steps. In one trial on dev prompts, from 1.37 of true helpfulness, it
-  reached 1.60 and .82 wins with it (right in .700), 1.49 and .78 without (.672), at about the same KL;
+  not near 0, and would hardly move in a hundred steps;
 - whitening statistics are those of the first batch: per-batch statistics would hide the growth of the reward. They are
-  taken over safety prompts and over the others apart: the safety model's scores spread several times as far as the
-  helpfulness model's, and whitened together a refusal gains more on one unsafe prompt than a right answer on many
-  others (in a trial with one scale the policy refused every borderline prompt);
+  taken over safety prompts and over the others apart: the safety model's scores spread several times as far, and
+  whitened together a refusal gains more on one unsafe prompt than a right answer on many others;
 - the KL is charged token by token (k1, log pi - log pi_0), which has the same expectation;
 - every step also takes in some pretraining text (`replay`; InstructGPT's "ptx" term, arXiv 2203.02155, which the report
-  does not mention): a small model that climbs a reward on training prompts forgets what they do not name. In one trial,
-  on dev prompts, greedy answers were right in .79 of the prompts with it (24 iterations), in .75 without (30);
+  does not mention): a small model that climbs a reward on training prompts forgets what they do not name;
 - an answer that does not end in `</s>` loses one point: the length is limited, and a cut answer must not pay;
 - answers are sampled at temperature 1 without top-p or top-k, so the sampled distribution is the scored one. The ratio
-  of the first minibatch does not show that: its two sides are the same function of the same weights, so it is 1 by
-  construction, whatever the sampler did. What shows it is `sampling_gap`, logged at each iteration: what the sampler
-  said of its own tokens against what scoring says of them. Only rounding may part them, or PPO stops.
+  of the first minibatch is 1 by construction and does not show that; `sampling_gap` does.
 """
 
 from __future__ import annotations
@@ -47,26 +39,23 @@ from transformers import PreTrainedTokenizerFast
 
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import Optim, make_optimizer, module_tensors, restore_module, resumable_loop
+from llama2lab.engine.finite import check_tensors
+from llama2lab.engine.loop import resumable_loop
+from llama2lab.engine.optim import Optim, make_optimizer
 from llama2lab.engine.packing import epoch_batches, pack
 from llama2lab.engine.parallel import backward, in_parallel, is_large, shared_cores, split
 from llama2lab.engine.settings import Clash, Count, CountOrNone, Few, Limit, Share, Weight, checked
+from llama2lab.engine.state import module_tensors, restore_module
 from llama2lab.model.chat import decode_answer, encode_chats
 from llama2lab.model.generate import Generation, generate
-from llama2lab.model.logprobs import pad_right, token_logprobs
+from llama2lab.model.logprobs import only_rounded, pad_right, sampling_gap, token_logprobs
 from llama2lab.model.network import Llama
+from llama2lab.stages.gate import mean_and_std, whiten
 from llama2lab.stages.pretrain import encode_documents, rows_loss
 from llama2lab.stages.reward import RewardModel
 from llama2lab.town.prompts import Prompt
 
 REPLAY_SEQ = 256  # tokens in a row of replayed text
-# Sampling and scoring round differently (a cache, other shapes, in bf16 other casts). Measured, root mean squares in
-# nats a token: 1e-6 in fp32 and .009 to .011 in bf16 (SFT and V4 of the preset; a sampler in bf16 against scores in
-# fp32 .006 to .010), .07 in bf16 for a model of 135M with random weights and a vocabulary of 49,152; but .17 and more
-# at temperature .2, .35 for another stage's policy. Rounding goes both ways, a sampler that cuts does not: the KL of
-# sampling from scoring was under .0004 in bf16 (.002 of the 135M), and .006 and more with top-k 3 or top-p .9.
-ROUNDING = {"fp32": 3e-4, "bf16": 0.15}  # the most that the gap's root mean square may be
-SAMPLING_KL = 0.003  # the most that `sampling_kl` may be, with three standard errors
 
 
 @checked
@@ -109,7 +98,9 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.weight)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return (self.backbone.hidden(tokens).float() * self.head.weight).sum(-1)  # (batch, seq), float32 under autocast
+        """(batch, seq), float32 under autocast too: the value before token t is written, which is read at t - 1."""
+        values = (self.backbone.hidden(tokens).float() * self.head.weight).sum(-1)
+        return F.pad(values[:, :-1], (1, 0))
 
 
 # ---- the pieces, each with a test --------------------------------------------------------------------------
@@ -184,13 +175,6 @@ def token_rewards(scores: Tensor, policy: Tensor, reference: Tensor, mask: Tenso
     return rewards
 
 
-def mean_and_std(x: Tensor) -> Tensor:
-    """(2,): mean and standard deviation, the latter never 0; 0 and 1 of nothing."""
-    if len(x) < 2:
-        return torch.tensor([x.sum(), 1.0])
-    return torch.stack([x.mean(), x.std() + 1e-6])
-
-
 def explained_variance(values: Tensor, returns: Tensor) -> float | None:
     """The share of the returns' variance that the critic's values explain, both (tokens,); None where the returns do
     not vary, so that there is nothing to explain."""
@@ -199,37 +183,70 @@ def explained_variance(values: Tensor, returns: Tensor) -> float | None:
     return float(1 - (returns - values).var() / returns.var())
 
 
-def sampling_gap(sampled: Tensor, scored: Tensor) -> dict[str, float]:
-    """How far what the sampler said of its own tokens lies from what scoring says of them: `sampling_gap` and
-    `sampling_gap_max`, the mean and the largest absolute difference of the log-probabilities, and `sampling_kl`, the
-    mean difference, which is the KL of what was sampled from what is scored (k1). Nats a token.
+# ---- one iteration, to be read -----------------------------------------------------------------------------
+
+Score = Callable[[Sequence[Prompt], Sequence[str]], list[float]]  # logit(R_c) of one answer a prompt
+
+
+def rollout(policy: Llama, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt], max_new_tokens: int,
+            seed: int, precision: str = "fp32") -> tuple[list[list[int]], list[Generation]]:
+    """Each prompt's ids, and the answer that the policy draws to it."""
+    asked = [ids for ids, _ in encode_chats(tokenizer, [list(p.messages) for p in prompts],
+                                            add_generation_prompt=True)]
+    policy.eval()
+    return asked, generate(policy, asked, max_new_tokens, temperature=1.0, seed=seed, eos_id=tokenizer.eos_token_id,
+                           pad_id=tokenizer.pad_token_id, precision=precision)
+
+
+def with_answers(asked: Sequence[list[int]], written: Sequence[Generation], pad: int) -> tuple[Tensor, Tensor]:
+    """(batch, seq) prompts with their answers, padded on the right, and a mask of the answers' tokens."""
+    tokens, lengths = pad_right([ids + g.tokens for ids, g in zip(asked, written, strict=True)], pad)
+    at, starts = torch.arange(tokens.shape[1]), torch.tensor([len(ids) for ids in asked])
+    return tokens, (at >= starts[:, None]) & (at < lengths[:, None])
+
+
+def plain_iteration(policy: Llama, critic: Critic, reference: Llama, policy_optimizer: torch.optim.Optimizer,
+                    critic_optimizer: torch.optim.Optimizer, tokenizer: PreTrainedTokenizerFast,
+                    prompts: Sequence[Prompt], score: Score, scale: Tensor, s: PPOSettings, seed: int) -> None:
+    """One iteration of PPO, step by step: what `ppo` does once the critic is warm, without replay and figures.
 
     Args:
-        sampled, scored: (tokens,) log-probabilities, `Generation.logprobs` and `token_logprobs`; at least one.
+        reference: pi_0, the policy before PPO.
+        scale: (batch, 2), mean and standard deviation that each prompt's score is whitened by.
     """
-    gap = sampled - scored
-    return {"sampling_gap": gap.abs().mean().item(), "sampling_gap_max": gap.abs().max().item(),
-            "sampling_kl": gap.mean().item()}
+    # Rollouts: an answer to each prompt from the policy as it is now
+    asked, written = rollout(policy, tokenizer, prompts, s.max_new_tokens, seed)
+    tokens, mask = with_answers(asked, written, tokenizer.pad_token_id)  # (batch, seq)
+    answers = [decode_answer(tokenizer, g.tokens) for g in written]
+    finished = torch.tensor([g.finished for g in written])  # (batch,)
+
+    # Rewards: the score on an answer's last token, the KL on each
+    scores = whiten(torch.tensor(score(prompts, answers)), *scale.unbind(1)) - s.no_eos_penalty * ~finished  # (batch,)
+    with torch.no_grad():
+        old = token_logprobs(policy, tokens, mask)  # (batch, seq), as all that follows
+        ref = token_logprobs(reference, tokens, mask)
+        values = critic(tokens)
+    rewards = token_rewards(scores, old, ref, mask, s.beta)
+
+    # Advantages: what a token brought beyond what the critic had expected
+    advantages, returns = gae(rewards, values, mask, s.gamma, s.lam)
+    advantages = whiten(advantages, *mean_and_std(advantages[mask]))
+
+    # Minibatches: a step each of the policy and of the critic
+    order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed))
+    for rows in order.split(s.minibatch):
+        new = token_logprobs(policy, tokens[rows], mask[rows])
+        loss, _ = policy_loss(new, old[rows], advantages[rows], mask[rows], s.clip)
+        loss.backward()
+        step(policy, policy_optimizer, s.optim.clip)
+
+        new_values = critic(tokens[rows])
+        loss = value_loss(new_values, values[rows], returns[rows], mask[rows], s.value_clip)
+        loss.backward()
+        step(critic, critic_optimizer, s.critic_optim.clip)
 
 
-def only_rounded(sampled: Tensor, scored: Tensor, precision: str) -> bool:
-    """Whether the gap between sampling and scoring can be rounding in this precision; see `sampling_gap`."""
-    gap = sampled - scored
-    noise = 3 * gap.std().item() / len(gap)**0.5 if len(gap) > 1 else 0.0
-    return gap.square().mean().sqrt().item() <= ROUNDING[precision] and gap.mean().item() <= SAMPLING_KL + noise
-
-
-def finite(what: str, x: Tensor) -> None:
-    """LabError that names `what` where some of it is NaN or infinite."""
-    bad = x[~torch.isfinite(x)]
-    if len(bad):
-        raise LabError(f"PPO: {what}: {len(bad)} of {x.numel()} values are not finite ({bad[0].item()}) and nothing "
-                       "is saved of this iteration; lower the learning rate, or train the model they come from again")
-
-
-# ---- the algorithm -----------------------------------------------------------------------------------------
-
-def step(module: nn.Module, optimizer: torch.optim.Optimizer, clip: float, learns: bool) -> float:
+def step(module: nn.Module, optimizer: torch.optim.Optimizer, clip: float, learns: bool = True) -> float:
     """Clip the gradients, take the step if the module `learns` yet, and free them: the next module needs the room.
     Their norm before the clip."""
     norm = nn.utils.clip_grad_norm_(module.parameters(), clip).item()
@@ -237,6 +254,9 @@ def step(module: nn.Module, optimizer: torch.optim.Optimizer, clip: float, learn
         optimizer.step()
     optimizer.zero_grad()
     return norm
+
+
+# ---- what runs ---------------------------------------------------------------------------------------------
 
 
 class Part(NamedTuple):
@@ -252,7 +272,21 @@ class Part(NamedTuple):
     returns: Tensor
 
 
-Score = Callable[[Sequence[Prompt], Sequence[str]], list[float]]  # logit(R_c) of one answer a prompt
+def checked_gap(sampled: Tensor, scored: Tensor, precision: str, number: int) -> dict[str, float]:
+    """`sampling_gap` of an iteration's tokens; LabError where it is more than rounding."""
+    gap = sampling_gap(sampled, scored)
+    if not only_rounded(sampled, scored, precision):
+        raise LabError(f"PPO: sampling and scoring disagree by {gap['sampling_gap']:.2g} nats a token "
+                       f"(sampling_gap; sampling_kl {gap['sampling_kl']:.2g}) in iteration {number}, more than "
+                       f"rounding in {precision}: answers were not drawn from the policy that learns from them; sample "
+                       "at temperature 1, without top-p and top-k, with the weights and in the precision that score")
+    return gap
+
+
+def finite(what: str, x: Tensor) -> None:
+    """LabError that names `what` where some of it is NaN or infinite."""
+    check_tensors({what: x}, "PPO", "nothing is saved of this iteration; lower the learning rate, or train the model "
+                  "they come from again")
 
 
 def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokenizerFast,
@@ -277,148 +311,129 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
         LabError: scores, rewards, advantages or weights that are not finite, or answers that were not sampled from the
             distribution that scores them (`sampling_gap`). The state of the iterations before it is kept.
     """
-    s = settings
-    policy.to(machine.device)
-    critic.to(machine.device)
-    reference = copy.deepcopy(policy) if reference is None else reference.to(machine.device)
+    s, device, pad = settings, machine.device, tokenizer.pad_token_id
+    policy.to(device)
+    critic.to(device)
+    reference = copy.deepcopy(policy) if reference is None else reference.to(device)
     reference.requires_grad_(False).eval()
     policy_optimizer, critic_optimizer = make_optimizer(policy, s.optim), make_optimizer(critic, s.critic_optim)
     weights = list(policy.parameters())
     critic_weights = [p for p in critic.parameters() if p.requires_grad]
     large = is_large(weights)
-    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     seq_len = min(REPLAY_SEQ, policy.config.context)
     replayed = (pack(list(encode_documents(tokenizer, documents)), seq_len, seed, pad)
                 if s.replay and documents else None)
     replay_rows = epoch_batches(len(replayed), max(1, s.replay_tokens // seq_len), seed) if replayed else None
-    minibatches_each = math.ceil(s.batch / s.minibatch)
+    steps_each = math.ceil(s.batch / s.minibatch)
     whitening = torch.zeros(2, 2)  # mean and std of logit(R_c) in the first batch: of safety prompts, of the others
+    stopped: list[int] = []
 
-    def sample(prompts: Sequence[Prompt], seed: int) -> tuple[list[list[int]], list[Generation]]:
-        asked = [ids for ids, _ in encode_chats(tokenizer, [list(p.messages) for p in prompts],
-                                                add_generation_prompt=True)]
-        policy.eval()
-        return asked, generate(policy, asked, s.max_new_tokens, temperature=1.0, seed=seed, eos_id=eos, pad_id=pad,
-                               precision=machine.precision)
-
-    def scored(what: str, prompts: Sequence[Prompt], generations: Sequence[Generation]) -> tuple[list[str], Tensor]:
+    def scored(what: str, prompts: Sequence[Prompt], written: Sequence[Generation]) -> tuple[list[str], Tensor]:
         """The answers' texts and their logit(R_c), (batch,)."""
-        texts = [decode_answer(tokenizer, g.tokens) for g in generations]
+        texts = [decode_answer(tokenizer, g.tokens) for g in written]
         raw = torch.tensor(score(prompts, texts))
         finite(f"the reward models' scores of {what}", raw)
         return texts, raw
 
+    # The losses, with autocast and figures: each thread computes them of its part of a minibatch, see `backward`.
+    def policy_part(part: Part) -> tuple[Tensor, float, dict[str, float]]:
+        with machine.autocast():
+            new = token_logprobs(policy, part.tokens, part.mask)
+        loss, metrics = policy_loss(new, part.old, part.advantages, part.mask, s.clip)
+        metrics |= {"pg_loss": loss.item(),
+                    "entropy": masked_mean(-part.old, part.mask).item()}  # a sample estimate, in nats a token
+        return loss, float(part.mask.sum()), metrics
+
+    def critic_part(part: Part) -> tuple[Tensor, float, dict[str, float]]:
+        with machine.autocast():
+            new_values = critic(part.tokens)
+        loss = value_loss(new_values, part.values, part.returns, part.mask, s.value_clip)
+        return loss, float(part.mask.sum()), {"value_loss": loss.item()}
+
+    def replay_part(rows: Sequence[int]) -> tuple[Tensor, float, dict[str, float]]:
+        assert replayed is not None
+        with machine.autocast():
+            loss, count = rows_loss(policy, replayed, rows, machine)
+        return s.replay * loss, float(count), {}
+
     def iteration(number: int) -> dict[str, float]:
-        # ROLLOUT: answers from the current policy
+        if stopped:
+            return {"skipped": 1.0}
+
+        # Rollouts
         prompts = prompts_for(number)[:s.batch]
         if not prompts:
             raise LabError(f"PPO: iteration {number} has no prompts; give it some, and a batch of at least 1")
-        asked, generations = sample(prompts, seed * 10_000 + number)
-        written, finished = [g.tokens for g in generations], [g.finished for g in generations]
-        answers, raw = scored(f"iteration {number}", prompts, generations)
-        kinds = torch.tensor([p.kind != "unsafe" for p in prompts]).long()  # (batch,) row of `whitening`
-        if not whitening.any():
-            whitening.copy_(torch.stack([mean_and_std(raw[kinds == row]) for row in (0, 1)]))
-        mean, std = whitening[kinds].unbind(1)
-        scores = (raw - mean) / std - s.no_eos_penalty * ~torch.tensor(finished)
+        asked, written = rollout(policy, tokenizer, prompts, s.max_new_tokens, seed * 10_000 + number,
+                                 machine.precision)
+        answers, raw = scored(f"iteration {number}", prompts, written)
+        finished = torch.tensor([g.finished for g in written])  # (batch,)
         if on_rollouts:
             on_rollouts(number, [{"prompt": asdict(p), "answer": a, "score": round(x, 4)}
                                  for p, a, x in zip(prompts, answers, raw.tolist(), strict=True)])
 
+        # Rewards and advantages, in the parts of minibatches that will be learnt from, so that the first ratio is 1
+        kinds = torch.tensor([p.kind != "unsafe" for p in prompts]).long()  # (batch,) row of `whitening`
+        if not whitening.any():
+            whitening.copy_(torch.stack([mean_and_std(raw[kinds == row]) for row in (0, 1)]))
+        scores = whiten(raw, *whitening[kinds].unbind(1)) - s.no_eos_penalty * ~finished
         beta = beta_for(number) if beta_for else s.beta
 
-        # EVALUATE the rollouts in the parts of minibatches that will be learnt from, so that the first ratio is 1
         def evaluate(rows: Sequence[int]) -> Part:
-            tokens, lengths = pad_right([asked[i] + written[i] for i in rows], pad)
-            at = torch.arange(tokens.shape[1])
-            starts = torch.tensor([len(asked[i]) for i in rows])
-            mask = (at >= starts[:, None]) & (at < lengths[:, None])  # (part, seq), the answers' tokens
-            tokens, mask = tokens.to(machine.device), mask.to(machine.device)
-            sampled = torch.zeros(mask.shape, device=machine.device)
-            sampled[mask] = torch.tensor([x for i in rows for x in generations[i].logprobs], device=machine.device)
+            tokens, mask = with_answers([asked[i] for i in rows], [written[i] for i in rows], pad)
+            tokens, mask = tokens.to(device), mask.to(device)
+            sampled = torch.zeros(mask.shape, device=device)
+            sampled[mask] = torch.tensor([x for i in rows for x in written[i].logprobs], device=device)
             with torch.no_grad(), machine.autocast():
                 old = token_logprobs(policy, tokens, mask)
                 ref = token_logprobs(reference, tokens, mask)
-                values = F.pad(critic(tokens)[:, :-1], (1, 0))  # the value before token t is read at t - 1
-            rewards = token_rewards(scores[rows].to(machine.device), old, ref, mask, beta)
+                values = critic(tokens)
+            rewards = token_rewards(scores[rows].to(device), old, ref, mask, beta)
             finite(f"the rewards of iteration {number}", rewards)
             return Part(tokens, mask, sampled, old, ref, values, *gae(rewards, values, mask, s.gamma, s.lam))
 
         order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed * 10_000 + number)).tolist()
-        minibatches = [in_parallel(evaluate, split(order[start:start + s.minibatch], machine.device, large),
-                                   machine.device)
+        minibatches = [in_parallel(evaluate, split(order[start:start + s.minibatch], device, large), device)
                        for start in range(0, len(order), s.minibatch)]
         every = [part for parts in minibatches for part in parts]
         whole = Part(*(torch.cat([p[i][p.mask] for p in every]) for i in range(len(Part._fields))))  # each (tokens,)
-        gap = sampling_gap(whole.sampled, whole.old)
-        if not only_rounded(whole.sampled, whole.old, machine.precision):
-            raise LabError(f"PPO: sampling and scoring disagree by {gap['sampling_gap']:.2g} nats a token "
-                           f"(sampling_gap; sampling_kl {gap['sampling_kl']:.2g}) in iteration {number}, more than "
-                           f"rounding in {machine.precision}: answers were not drawn from the policy that learns from "
-                           "them; sample at temperature 1, without top-p and top-k, with the weights and in the "
-                           "precision that score")
+        gap = checked_gap(whole.sampled, whole.old, machine.precision, number)
         finite(f"the advantages of iteration {number}", whole.advantages)
         mean, std = mean_and_std(whole.advantages)
+        minibatches = [[part._replace(advantages=whiten(part.advantages, mean, std)) for part in parts]
+                       for parts in minibatches]
 
-        # LEARN: one gradient step a minibatch. Policy and critic share no weight, so each learns from its own loss.
-        def policy_part(part: Part) -> tuple[Tensor, float, dict[str, float]]:
-            with machine.autocast():
-                new = token_logprobs(policy, part.tokens, part.mask)
-            pg_loss, metrics = policy_loss(new, part.old, (part.advantages - mean) / std, part.mask, s.clip)
-            metrics |= {"pg_loss": pg_loss.item(),
-                        "entropy": masked_mean(-part.old, part.mask).item()}  # a sample estimate, in nats a token
-            return pg_loss, float(part.mask.sum()), metrics
-
-        def critic_part(part: Part) -> tuple[Tensor, float, dict[str, float]]:
-            with machine.autocast():
-                new_values = F.pad(critic(part.tokens)[:, :-1], (1, 0))
-            v_loss = value_loss(new_values, part.values, part.returns, part.mask, s.value_clip)
-            return v_loss, float(part.mask.sum()), {"value_loss": v_loss.item()}
-
-        def replay_loss(rows: Sequence[int]) -> tuple[Tensor, float, dict[str, float]]:
-            assert replayed is not None
-            with machine.autocast():
-                loss, count = rows_loss(policy, replayed, rows, machine)
-            return s.replay * loss, float(count), {}
-
-        sums: dict[str, float] = {}
-        first_ratio = 1.0
+        # One gradient step a minibatch. Policy and critic share no weight, so each learns from its own loss.
+        log: list[dict[str, float]] = []
         policy.train()
-        for number_in_batch, parts in enumerate(minibatches):
-            policy_loss_now, metrics = backward(policy_part, parts, weights, machine.device)
+        for i, parts in enumerate(minibatches):
+            loss, metrics = backward(policy_part, parts, weights, device)
             if replay_rows is not None:
-                rows = replay_rows(number * minibatches_each + number_in_batch)
-                metrics["replay_loss"], _ = backward(replay_loss, split(rows, machine.device, large), weights,
-                                                     machine.device, add=True)
+                rows = split(replay_rows(number * steps_each + i), device, large)
+                metrics["replay_loss"], _ = backward(replay_part, rows, weights, device, add=True)
             metrics["grad_norm"] = step(policy, policy_optimizer, s.optim.clip, number >= s.critic_warmup)
-            critic_loss_now, more = backward(critic_part, parts, critic_weights, machine.device)
-            metrics |= {**more, "loss": policy_loss_now + critic_loss_now,
-                        "critic_grad_norm": step(critic, critic_optimizer, s.critic_optim.clip, True)}
-            if number_in_batch == 0:
-                first_ratio = metrics["ratio"]
-            for key, value in metrics.items():
-                sums[key] = sums.get(key, 0.0) + value / len(minibatches)
-        kl = sum((kl_estimates(p.old, p.ref)["k1"] * p.mask).sum().item() for parts in minibatches for p in parts)
-        result = {"score": raw.mean().item(), "kl": kl / len(prompts), "reward": scores.mean().item(),
-                  "first_ratio": first_ratio, "length": sum(map(len, written)) / len(written),
-                  "finished": sum(finished) / len(finished), **gap, **sums}
+            critic_loss, more = backward(critic_part, parts, critic_weights, device)
+            log.append({**metrics, **more, "loss": loss + critic_loss,
+                        "critic_grad_norm": step(critic, critic_optimizer, s.critic_optim.clip)})
+        for what, module in (("policy", policy), ("critic", critic)):  # before they are saved
+            for p in module.parameters():
+                finite(f"the {what}'s weights after iteration {number}", p.detach())
+
+        # Figures
+        kl = sum((kl_estimates(p.old, p.ref)["k1"] * p.mask).sum().item() for p in every) / len(prompts)
+        if kl > s.early_stop_kl:
+            stopped.append(number)
+        result = {"score": raw.mean().item(), "kl": kl, "reward": scores.mean().item(),
+                  "first_ratio": log[0]["ratio"], "length": len(whole.mask) / len(prompts),
+                  "finished": finished.sum().item() / len(prompts), **gap,
+                  **{key: sum(entry[key] / len(log) for entry in log) for key in log[0]}}
         explained = explained_variance(whole.values, whole.returns)
         if explained is not None:
             result["explained_variance"] = explained
         if heldout and (number % 4 == 3 or number == s.iterations - 1):
-            _, held = sample(heldout, seed * 10_000 + 5000)
+            _, held = rollout(policy, tokenizer, heldout, s.max_new_tokens, seed * 10_000 + 5000, machine.precision)
             result["heldout_score"] = scored("held-out prompts", heldout, held)[1].mean().item()
-        if result["kl"] > s.early_stop_kl:
-            stopped.append(number)
-        for what, module in (("policy", policy), ("critic", critic)):  # before they are saved
-            for p in module.parameters():
-                finite(f"the {what}'s weights after iteration {number}", p.detach())
         return result
-
-    stopped: list[int] = []
-
-    def step_fn(number: int) -> dict[str, float]:
-        return {"skipped": 1.0} if stopped else iteration(number)
 
     def tensors() -> dict[str, Tensor]:
         return {**module_tensors("policy", policy, policy_optimizer),
@@ -431,8 +446,8 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
         whitening.copy_(saved["whitening"])
         stopped.extend(int(x) for x in saved["stopped"])
 
-    with shared_cores(machine.device):
-        log = resumable_loop(s.iterations, step_fn, tensors, restore, folder, "PPO", "iteration")
+    with shared_cores(device):
+        log = resumable_loop(s.iterations, iteration, tensors, restore, folder, "PPO", "iteration")
     policy.eval()
     log = [entry for entry in log if "skipped" not in entry]
     return {"log": log, "iterations": len(log), "stopped_early": bool(stopped),

@@ -25,12 +25,14 @@ from typing_extensions import TypedDict
 from llama2lab.engine import stats
 from llama2lab.engine.device import Machine, matmul_ceiling, memory_gb
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import Optim, fit
+from llama2lab.engine.loop import fit
+from llama2lab.engine.optim import Optim
 from llama2lab.engine.packing import Packed, epoch_batches, pack
 from llama2lab.engine.settings import Clash, Count, Epochs, Limit, Weight, checked
+from llama2lab.model.attention import document_mask, document_positions
 from llama2lab.model.generate import generate
 from llama2lab.model.logprobs import answer_loglikelihoods
-from llama2lab.model.network import Llama, ModelConfig, document_mask, document_positions
+from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import SMALLEST, encode_texts
 
 SeqLen = Annotated[int, Field(ge=8, le=10**6)]  # tokens in a packed row

@@ -3,22 +3,11 @@
 "Best" is by the two reward models through the report's gate, the same score that PPO uses. The report gives neither
 K nor the learning rate; ours are settings. The fine-tuning itself is `sft.sft` on the kept answers and some of the SFT
 examples: two epochs from the SFT model for V1 to V3, one epoch from the latest model for V4, which must not lose
-Ghost Attention again. (In one trial on dev prompts V4 from the SFT model held an instruction at turn 20 in .31 of the
-dialogues, from the latest model in .69; greedy answers to single prompts were worth 1.74 and 1.87.)
+Ghost Attention again. Some pretraining text is replayed, or knowledge gives way to the few hundred prompts of a round.
 
-Some pretraining text is replayed, or knowledge gives way to the few hundred prompts of a round. V3 from the same
-samples, one seed, dev prompts: greedy answers right in .81 without and .84 with it, violations and needless refusals of
-borderline prompts together .15 and .12.
-
-**The norms' gains learn 400 times as fast as the matrices** (a deviation of ours). Best answers are right more often
-than others, so who learns them should grow surer of its answers, to prompts it was never asked, too. Matrices learn
-answer by answer; the gains, the last norm's above all, set how sure a model is everywhere. They are near 1 and not near
-0, and at the matrices' rate hardly move. V3 on dev prompts, right answers at temperature 1, two seeds of an earlier
-preset (SFT: .694 and .661; no replay), and one of this (with replay):
-
-    gain_lr        1            20           60           150          400
-    earlier    .673 .639    .682 .653    .709 .661    .716 .688    .703 .670
-    this                                              .694         .721
+**The norms' gains learn 400 times as fast as the matrices** (a deviation of ours): they set how sure a model is
+everywhere, and who learns best answers should grow surer of its own, to prompts it was never asked, too. docs/trials.md
+has the figures.
 """
 
 from __future__ import annotations
@@ -31,7 +20,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from llama2lab.engine.device import Machine
-from llama2lab.engine.loop import Optim
+from llama2lab.engine.optim import Optim
 from llama2lab.engine.settings import Count, CountOrNone, Epochs, Few, Share, Temperature, Weight, checked
 from llama2lab.model.network import Llama
 from llama2lab.model.sample import sample_answers

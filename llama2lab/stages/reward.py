@@ -13,16 +13,8 @@ is what computes that. The likelihood head keeps one number of it:
     r(x, y) = linear(last hidden state) + a * (mean of log p_chat over the three least likely tokens of y)
 
 with the chat model frozen and `a` learnt from 0 by the same ranking loss. head = "linear" is the report's. Why three
-tokens: an answer is as wrong as its worst words. In the sum over all tokens the linear part must first make up for
-length; in their mean a friendly sentence more makes any mistake smaller. Dev prompts, all five rounds' pairs:
-
-    pairs judged well, and the best of 8 answers right   one seed       two other models
-    sum over all tokens                                  .632   .642
-    mean over all tokens                                 .657   .680    .628 .628   .720 .720
-    the least likely token                                              .638 .633   .712 .700
-    mean of the three least likely                                      .666 .659   .728 .732
-    mean of the five least likely                                       .652 .634   .714 .722
-    (all answers right: .584, and .685 .661)
+tokens: an answer is as wrong as its worst words, and neither its length nor a friendly sentence more may hide them
+(docs/trials.md compares them with sum, mean and others).
 """
 
 from __future__ import annotations
@@ -45,7 +37,8 @@ from llama2lab.engine import stats
 from llama2lab.engine.bar import bar
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import Optim, fit
+from llama2lab.engine.loop import fit
+from llama2lab.engine.optim import Optim
 from llama2lab.engine.packing import epoch_batches
 from llama2lab.engine.parallel import batches_of, in_parallel
 from llama2lab.engine.scale import GRADES, MARGINS
@@ -107,7 +100,7 @@ class RewardModel(nn.Module):
         """
         hidden = self.backbone.hidden(tokens)  # (batch, seq, dim)
         last = hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]  # (batch, dim)
-        # In float32 even under autocast: rounded to bfloat16, 974 answers had 456 different scores.
+        # In float32 even under autocast: in bfloat16 many answers would get the same score.
         scores = (last.float() * self.score.weight).sum(-1) - self.offset
         if self.a is not None:
             if loglikelihood is None:
@@ -223,13 +216,9 @@ def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence
 
     `reference` is the frozen chat model of the likelihood head, the same in all rounds; it is ignored by the
     linear head. The reward model keeps a copy of it, so that the caller's can still be trained, or, where no weight of
-    it asks for gradients, itself. `known` gives the
-    rows' `pair_loglikelihoods` under this reference, None for a row whose are not known; without it, none are.
+    it asks for gradients, itself. `known` gives the rows' `pair_loglikelihoods` under this reference, None for a row
+    whose are not known; without it, none are.
     """
-    if settings.head not in HEADS:
-        raise LabError(f"unknown reward head {settings.head!r}; choose one of {', '.join(HEADS)}")
-    if settings.margin not in MARGINS:
-        raise LabError(f"unknown margin {settings.margin!r}; choose one of {', '.join(MARGINS)}")
     frozen = reference if settings.head == "likelihood" else None
     if frozen is not None and any(p.requires_grad for p in frozen.parameters()):
         frozen = copy.deepcopy(frozen)
@@ -311,9 +300,6 @@ def calibration(pairs: Sequence[tuple[float, float]], bins: int = 5) -> list[dic
             n = len(part)
             rows.append({"predicted": sum(p for p, _ in part) / n, "real": sum(ok for _, ok in part) / n, "n": n})
     return rows
-
-
-# ---- the two models together (section 3.2.3) ---------------------------------------------------------------
 
 
 # ---- checkpoints -------------------------------------------------------------------------------------------

@@ -3,24 +3,16 @@
 From the report: cosine schedule, weight decay 0.1, 2 epochs, prompt and answer concatenated to fill the sequence,
 loss zeroed on the prompts' tokens. Our learning rate is larger, for a model 7,000 times smaller.
 
-**A deviation of ours: replay.** Some pretraining text is mixed in (InstructGPT does the like in its PPO). A model of a
-million parameters otherwise often answers a question about a word that the examples never name with one that they do.
-`replay: 0` shows it.
+Two deviations of ours; docs/trials.md has the figures.
 
-**Another: the format first.** Llama 2 writes [INST] in pieces that its pretraining has seen; here it is one token that
-no text held, whose embedding is still random. Whoever trains all weights from there overwrites what the base knows,
-only to make sense of four tokens. So these rows of the embedding are learnt first, with all else frozen, and then the
-whole model, more slowly than it could be. Dev prompts, one base (not this preset's); greedy answers that are right, to
-all prompts, and to how-to questions (of dev, and those that only RLHF asks):
+**Replay.** Some pretraining text is mixed in (InstructGPT does the like in its PPO). A model of a million parameters
+otherwise often answers a question about a word that the examples never name with one that they do; `replay: 0` shows
+it.
 
-    the base, asked as "Question: .. Answer:"                .88
-    3 epochs at 1e-3, replay .8                              .80   .29
-    2 epochs at 3e-4, gains x 30 (see rejection.py)          .84   .51
-    the format first, then the same                          .85   .59
-    (another base: the format alone, 5 rows, how-to questions .79; after 3 epochs at 1e-3 .43)
-
-SFT does not speed up the gains: at x 1 the SFT model is less sure of itself (.62 right at temperature 1, .65 at x 20),
-and V3 the same (.71 each; one seed).
+**The format first.** Llama 2 writes [INST] in pieces that its pretraining has seen; here it is one token that no text
+held, whose embedding is still random. Whoever trains all weights from there overwrites what the base knows, only to
+make sense of four tokens. So these rows of the embedding are learnt first, with all else frozen, and then the whole
+model.
 """
 
 from __future__ import annotations
@@ -35,7 +27,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.loop import Optim
+from llama2lab.engine.optim import Optim
 from llama2lab.engine.packing import pack
 from llama2lab.engine.settings import Count, CountOrNone, Epochs, Rate, Weight, checked
 from llama2lab.engine.validation import shown

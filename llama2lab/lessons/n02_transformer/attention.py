@@ -16,9 +16,10 @@ from torch import Tensor
 from llama2lab.lab.explorer import Explorer
 from llama2lab.lab.pictures import COLOURS, bars, heatmap
 from llama2lab.lessons.n02_transformer.calculator import cache_bytes
+from llama2lab.model.attention import Attention, KVCache, causal_mask, score_bias
 from llama2lab.model.chat import encode_chat
 from llama2lab.model.generate import generate
-from llama2lab.model.network import Attention, Block, KVCache, Llama, ModelConfig, causal_mask, score_bias
+from llama2lab.model.network import Block, Llama, ModelConfig
 from llama2lab.model.rope import rotate
 from llama2lab.report.look import GREEN, GREY, ORANGE, SKY, tame
 
@@ -45,8 +46,8 @@ def attention_parts(model: Llama, ids: Sequence[int]) -> tuple[Tensor, KVCache]:
     x = model.embed(tokens)
     cos, sin = (table.to(x.dtype) for table in model.rope_at(torch.arange(seq, device=device)[None]))
     mask = causal_mask(seq, seq, device)
-    bias = score_bias(mask, config, x.dtype)
-    cache = KVCache(config, 1, seq, x.dtype, device)
+    bias = score_bias(mask, config.n_heads, config.n_kv_heads, x.dtype)
+    cache = model.new_cache(1, seq)
     layers = []
     for i, layer in enumerate(blocks(model)):
         q = queries(layer.attention, layer.attention_norm(x), cos, sin)

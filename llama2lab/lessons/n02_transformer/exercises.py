@@ -11,9 +11,8 @@ from torch import Tensor
 from llama2lab.lab.checking import Exercise, Mistake
 from llama2lab.lab.compare import close, judge, randn, read
 from llama2lab.lab.predictions import Choice, Guess, Number, Prediction
-from llama2lab.model import network as model
-from llama2lab.model import rope
-from llama2lab.model.network import SIZES, ModelConfig, RMSNorm
+from llama2lab.model import attention, network, rope
+from llama2lab.model.network import SIZES, RMSNorm
 
 # ---- RMSNorm -----------------------------------------------------------------------------------------------------
 
@@ -125,10 +124,8 @@ ROPE = Exercise(
 
 def grouped_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The library's attention under a causal mask."""
-    heads, size, kv_heads = q.shape[1], q.shape[3], k.shape[1]
-    config = ModelConfig(1, heads * size, 1, heads, kv_heads, 1)
-    bias = model.score_bias(model.causal_mask(q.shape[2], k.shape[2]), config, q.dtype)
-    return model.attend(q, k, v, bias)
+    mask = attention.causal_mask(q.shape[2], k.shape[2])
+    return attention.attend(q, k, v, attention.score_bias(mask, q.shape[1], k.shape[1], q.dtype))
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, repeat: bool = False, dim: int = -1,
@@ -185,7 +182,7 @@ GROUPED_ATTENTION = Exercise(
 def append(keys: Tensor, values: Tensor, length: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """The library's KVCache around this memory, with one layer."""
     batch, heads, _, size = keys.shape
-    cache = model.KVCache(ModelConfig(1, heads * size, 1, heads, heads, 1), batch, 1)
+    cache = attention.KVCache(1, heads, size, batch, 1)
     cache.keys, cache.values, cache.length = keys[None], values[None], length
     return cache.append(0, k, v, length + k.shape[2])
 
@@ -236,7 +233,7 @@ KV_CACHE = Exercise(
 
 def causal_mask(q_len: int, k_len: int) -> Tensor:
     """The library's mask, without its dimensions for batch and head."""
-    return model.causal_mask(q_len, k_len)[0, 0]
+    return attention.causal_mask(q_len, k_len)[0, 0]
 
 
 def as_mask(value: object, shape: tuple[int, ...]) -> Tensor:
@@ -278,7 +275,7 @@ CAUSAL_MASK = Exercise(
 
 def document_mask(segments: Tensor) -> Tensor:
     """The library's mask, without its dimension for heads."""
-    return model.document_mask(segments)[:, 0]
+    return attention.document_mask(segments)[:, 0]
 
 
 def check_document_mask(f: Callable) -> None:
@@ -311,7 +308,7 @@ DOCUMENT_MASK = Exercise(
 
 def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
     """The library's feed-forward with these weights."""
-    ffn = model.FeedForward(gate.shape[1], gate.shape[0])
+    ffn = network.FeedForward(gate.shape[1], gate.shape[0])
     for layer, weight in ((ffn.gate, gate), (ffn.up, up), (ffn.down, down)):
         layer.weight.data = weight
     return ffn(x).detach()

@@ -20,14 +20,14 @@ from torch import Tensor
 
 from llama2lab.engine import stats
 from llama2lab.engine.identity import alone
-from llama2lab.engine.loop import Optim
+from llama2lab.engine.optim import Optim
 from llama2lab.lab.checking import run
 from llama2lab.lessons.n02_transformer.attention import blocks
 from llama2lab.lessons.n02_transformer.calculator import cache_bytes, parameters, size_in_words, variants, with_kv_heads
 from llama2lab.lessons.n02_transformer.exercises import GROUPED_ATTENTION, RMS_NORM, ROPE, SWIGLU
 from llama2lab.lessons.n03_pretraining.experiments import folder_of, packed_texts
 from llama2lab.model.logprobs import pad_right, token_logprobs
-from llama2lab.model.network import KVCache, Llama, ModelConfig
+from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.rope import rope_tables, rotate
 from llama2lab.model.sample import sample_answers
 from llama2lab.report.look import BLUE, GREEN, ORANGE, SKY, errors, style
@@ -295,7 +295,7 @@ def decode_speed(lab: Finished, batches: Sequence[int] = (1, 16, 64), contexts: 
 def turns(models: Mapping[str, Llama], context: int, batch: int, repeats: int) -> dict[str, list[float]]:
     """Milliseconds of one new token for each of `batch` sequences, turn by turn, after one turn to warm up."""
     device = next(iter(models.values())).embed.weight.device
-    caches = {kind: KVCache(model.config, batch, context + 1, device=device) for kind, model in models.items()}
+    caches = {kind: model.new_cache(batch, context + 1) for kind, model in models.items()}
     for cache in caches.values():  # memory that was never written is not really there
         cache.keys.fill_(0.1)
         cache.values.fill_(0.1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from llama2lab.engine.loop import Optim, cosine_lr
+from llama2lab.engine.optim import Optim, cosine_lr
 from llama2lab.lab.checking import Exercise, Mistake
 from llama2lab.lab.compare import judge, read
 from llama2lab.lab.predictions import Choice, Guess, Number, Prediction

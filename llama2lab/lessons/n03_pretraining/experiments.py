@@ -16,7 +16,7 @@ import torch
 from llama2lab.engine import stats
 from llama2lab.engine.device import Machine, matmul_ceiling
 from llama2lab.engine.identity import alone
-from llama2lab.engine.loop import Optim
+from llama2lab.engine.optim import Optim
 from llama2lab.engine.packing import Packed, pack
 from llama2lab.model.generate import generate
 from llama2lab.model.network import Llama, ModelConfig

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from llama2lab.engine import stats
-from llama2lab.engine.loop import Optim
+from llama2lab.engine.optim import Optim
 from llama2lab.engine.packing import pack
 from llama2lab.lessons.n03_pretraining.experiments import Training, folder_of, kept, mean_loss
 from llama2lab.model.chat import decode_answer, encode_chats

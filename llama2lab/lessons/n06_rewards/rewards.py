@@ -19,8 +19,7 @@ from llama2lab.lab.pictures import lines, table
 from llama2lab.lessons.n06_rewards.experiments import both_rewards, known_prompts
 from llama2lab.model.tokenizer import encode_text
 from llama2lab.report.look import tame
-from llama2lab.stages.gate import combined_score
-from llama2lab.stages.ppo import mean_and_std
+from llama2lab.stages.gate import combined_score, mean_and_std
 from llama2lab.town.items import Prompt
 from llama2lab.town.truth import REFUSAL
 

@@ -202,7 +202,7 @@ FIRST_RATIO = Exercise(
 
 
 def sampling_gap(sampled: Tensor, scored: Tensor, mask: Tensor) -> Tensor:
-    """The mean gap that the library's `ppo.sampling_gap` logs, of padded rows."""
+    """The mean gap that the library's `logprobs.sampling_gap` gives, of padded rows."""
     return ppo.masked_mean((sampled - scored).abs(), mask)
 
 

@@ -19,12 +19,12 @@ import torch
 
 from llama2lab.engine import stats
 from llama2lab.engine.identity import alone
-from llama2lab.engine.loop import Optim
+from llama2lab.engine.optim import Optim
 from llama2lab.engine.runs import read_json, write_atomic
 from llama2lab.lab.finished import Finished
 from llama2lab.model.chat import encode_chats
 from llama2lab.model.generate import generate
-from llama2lab.model.logprobs import answer_loglikelihoods, pad_right, token_logprobs
+from llama2lab.model.logprobs import answer_loglikelihoods, only_rounded, pad_right, sampling_gap, token_logprobs
 from llama2lab.model.network import Llama
 from llama2lab.report.summary import metrics, paired_gap, short_name
 from llama2lab.stages import evaluate, gate, ppo, rejection, reward
@@ -206,16 +206,13 @@ def samplers(lab: Finished, policy: str = "rlhf-v4", other: str = "rlhf-v3", pro
     for name, (sampler, settings) in ways.items():
         written = generate(sampler, asked, 48, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id, seed=6,
                            precision=machine.precision, **settings)
-        tokens, lengths = pad_right([ids + g.tokens for ids, g in zip(asked, written, strict=True)],
-                                    tokenizer.pad_token_id)
-        at, starts = torch.arange(tokens.shape[1]), torch.tensor([len(ids) for ids in asked])
-        mask = ((at >= starts[:, None]) & (at < lengths[:, None])).to(machine.device)
+        tokens, mask = (t.to(machine.device) for t in ppo.with_answers(asked, written, tokenizer.pad_token_id))
         with torch.no_grad(), machine.autocast():
-            old, new = (token_logprobs(model, tokens.to(machine.device), mask) for _ in range(2))
+            old, new = (token_logprobs(model, tokens, mask) for _ in range(2))
         sampled = torch.tensor([x for g in written for x in g.logprobs], device=machine.device)
         rows.append({"sampler": name, "first_ratio": ppo.policy_loss(new, old, torch.zeros_like(old), mask)[1]["ratio"],
-                     **ppo.sampling_gap(sampled, old[mask]), "tokens": len(sampled),
-                     "stops": not ppo.only_rounded(sampled, old[mask], machine.precision)})
+                     **sampling_gap(sampled, old[mask]), "tokens": len(sampled),
+                     "stops": not only_rounded(sampled, old[mask], machine.precision)})
     return {"policy": policy, "precision": machine.precision, "rows": rows}
 
 

@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 from llama2lab.engine import stats
-from llama2lab.engine.loop import Optim
+from llama2lab.engine.optim import Optim
 from llama2lab.lab.finished import Finished
 from llama2lab.lessons.n09_gatt.ghost import (
     instruction_attention,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llama2lab.engine import stats
-from llama2lab.engine.loop import Optim
+from llama2lab.engine.optim import Optim
 from llama2lab.lab.finished import Finished
 from llama2lab.model.sample import sample_answers
 from llama2lab.report.summary import difference, figure_text, find, metrics, short_name

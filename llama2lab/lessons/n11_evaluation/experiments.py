@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llama2lab.engine import stats
-from llama2lab.engine.loop import Optim
+from llama2lab.engine.optim import Optim
 from llama2lab.lab.finished import Finished
 from llama2lab.lessons.n11_evaluation.red_team import DRESSES, UNSURE, dressed, plain_answer
 from llama2lab.model.network import Llama
