@@ -18,8 +18,8 @@ from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.checkpoint import save_model
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import train_tokenizer
-from llama2lab.run import town as recipe
-from llama2lab.run.town import Judge
+from llama2lab.run.judge import OracleJudge
+from llama2lab.stages import evaluate
 from llama2lab.stages.evaluate import EvaluateSettings
 from llama2lab.stages.reward import RewardModel, save_reward
 from llama2lab.stages.rounds import Workshop
@@ -46,7 +46,7 @@ def answers_that_differ(monkeypatch):
         weight = round(model.embed.weight[0, 0].item() * 10**6)
         return [said[random.Random(f"{p.id} {weight}").randrange(len(said))] for p in prompts]
 
-    monkeypatch.setattr(recipe.evaluate, "answer_prompts", answer)
+    monkeypatch.setattr(evaluate, "answer_prompts", answer)
 
 
 def workshop(path: Path, tokenizer: Any, seeds: dict[str, int]) -> Workshop:
@@ -97,7 +97,7 @@ def test_answers_of_another_split_are_never_compared(tmp_path, tokenizer):
     """On test, then on dev, then on test again with a new stage that is SFT itself: every win rate is a half."""
     for split, seeds in (("test", {"sft": 1}), ("dev", {"sft": 1}), ("test", {"sft": 1, "rlhf-v1": 1})):
         shop = workshop(tmp_path / "r", tokenizer, seeds)
-        judge = Judge(shop, TOWN, replace(SETTINGS, split=split))
+        judge = OracleJudge(shop, TOWN, replace(SETTINGS, split=split))
         for stage in seeds:
             judge.measure(stage)
     assert wins(shop, "rlhf-v1") == 0.5
@@ -112,7 +112,7 @@ def test_rows_beside_the_results_are_those_of_the_figures(tmp_path, tokenizer):
     shop = workshop(tmp_path / "r", tokenizer, {"sft": 1, "rlhf-v3": 2})
     seen = {}
     for split in ("dev", "test", "dev"):
-        judge = Judge(shop, TOWN, replace(SETTINGS, split=split))
+        judge = OracleJudge(shop, TOWN, replace(SETTINGS, split=split))
         for stage in ("sft", "rlhf-v3"):
             judge.measure(stage)
         rows = [(tmp_path / "r" / "rlhf-v3" / f"{name}.jsonl").read_text() for name in ("answers", "dialogues")]
@@ -125,7 +125,7 @@ def test_noisy_sft_is_measured_again_when_sft_changes(tmp_path, tokenizer):
     seen: list[float] = []
     for seed in (1, 2):
         shop = workshop(tmp_path / "r", tokenizer, {"sft": seed, "sft-noisy": 2})
-        judge = Judge(shop, TOWN, SETTINGS)
+        judge = OracleJudge(shop, TOWN, SETTINGS)
         judge.measure("sft")
         judge.measure("sft-noisy")
         seen.append(wins(shop, "sft-noisy"))
@@ -135,13 +135,13 @@ def test_noisy_sft_is_measured_again_when_sft_changes(tmp_path, tokenizer):
 def test_a_run_of_before_keeps_its_one_measurement(tmp_path, tokenizer, monkeypatch):
     """Runs that kept one copy of their answers are not measured anew."""
     shop = workshop(tmp_path / "r", tokenizer, {"sft": 1})
-    Judge(shop, TOWN, SETTINGS).measure("sft")
+    OracleJudge(shop, TOWN, SETTINGS).measure("sft")
     kept = shop.run.path / "sft" / "measured"
     for path in sorted(kept.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
-    monkeypatch.setattr(recipe.evaluate, "answer_prompts", None)  # measuring would fail
+    monkeypatch.setattr(evaluate, "answer_prompts", None)  # measuring would fail
     again = workshop(tmp_path / "r", tokenizer, {"sft": 1})
-    Judge(again, TOWN, SETTINGS).measure("sft")
+    OracleJudge(again, TOWN, SETTINGS).measure("sft")
     assert wins(again, "sft") == 0.5
 
 
@@ -150,7 +150,7 @@ def test_as_many_test_pairs_as_promised(tmp_path, tokenizer):
     shop = workshop(tmp_path / "r", tokenizer, {"sft": 1})
     for version in (1, 2, 3):
         preferences(shop, version, {"helpfulness": 8, "safety": 2})
-    judge = Judge(shop, TOWN, SETTINGS)
+    judge = OracleJudge(shop, TOWN, SETTINGS)
     for version in (1, 2, 3):
         judge.measure(reward_model(shop, version))
     stages = shop.run.results({})["stages"]
@@ -166,7 +166,7 @@ def test_new_test_pairs_are_measured_anew(tmp_path, tokenizer):
     for n in (3, 5):
         shop = workshop(tmp_path / "r", tokenizer, {"sft": 1})
         preferences(shop, 1, {"helpfulness": n, "safety": n})
-        Judge(shop, TOWN, SETTINGS).measure(reward_model(shop, 1))
+        OracleJudge(shop, TOWN, SETTINGS).measure(reward_model(shop, 1))
         counts.append(shop.run.results({})["stages"]["reward-helpfulness-v1"]["metrics"]["accuracy"]["n"])
     assert counts == [3, 5]
 
@@ -174,7 +174,7 @@ def test_new_test_pairs_are_measured_anew(tmp_path, tokenizer):
 def test_every_figure_of_a_stage_is_of_the_prompts_asked(tmp_path, tokenizer):
     shop = workshop(tmp_path / "r", tokenizer, {"sft": 1, "rlhf-v3": 2})
     preferences(shop, 1, {"helpfulness": 4, "safety": 4})
-    judge = Judge(shop, TOWN, SETTINGS)
+    judge = OracleJudge(shop, TOWN, SETTINGS)
     for stage in ("sft", "rlhf-v3", reward_model(shop, 1), reward_model(shop, 1, "safety")):
         judge.measure(stage)
     figures = {stage: part["metrics"] for stage, part in shop.run.results({})["stages"].items()}
@@ -185,5 +185,5 @@ def test_every_figure_of_a_stage_is_of_the_prompts_asked(tmp_path, tokenizer):
     assert figures["sft"]["ties_vs_sft"]["mean"] == 1.0
     assert figures["reward-helpfulness-v1"]["truth"]["n"] == 4 and "truth" not in figures["reward-safety-v1"]
     assert [row["score"] for row in read_rows(shop.run.folder("sft") / "answers.jsonl")] == [
-        round(recipe.evaluate.overall(judge.oracle.judge(p, row["answer"]), p), 3) for p, row in
+        round(evaluate.overall(judge.oracle.judge(p, row["answer"]), p), 3) for p, row in
         zip(judge.prompts, read_rows(shop.run.folder("sft") / "answers.jsonl"), strict=True)]

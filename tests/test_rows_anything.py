@@ -26,7 +26,8 @@ from llama2lab.engine.dialogues import SAFETY
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.rows import rows_of
 from llama2lab.model.chat import segments
-from llama2lab.run.realdata import SourceSettings, load_role
+from llama2lab.run.presets import SourceSettings
+from llama2lab.run.realdata import load_role
 
 ANYTHING = settings(max_examples=int(os.environ.get("LLAMA2LAB_EXAMPLES", "100")), deadline=None,
                     suppress_health_check=list(HealthCheck))
@@ -152,7 +153,7 @@ def test_only_rows_and_lab_errors_come_out(store: Store, tmp_path_factory: pytes
             loaded, _ = load_role(role, SourceSettings(files=("file*",), columns=columns), folder, max_malformed=1.0)
         except LabError:
             continue
-        for row in loaded.to_list():
+        for row in loaded:
             json.dumps(row, ensure_ascii=False).encode()
             for messages in ([*row["prompt"], *row["chosen"]] if "chosen" in row else row.get("messages"),):
                 assert messages is None or segments(messages)
