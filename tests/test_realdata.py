@@ -13,8 +13,8 @@ import pytest
 
 from llama2lab.engine.dialogues import Malformed, parse_transcript
 from llama2lab.engine.errors import LabError
-from llama2lab.run.presets import SourceSettings, load_real_recipe
-from llama2lab.run.realdata import data_folder, load_role, parse_pair
+from llama2lab.run.presets import load_real_recipe
+from llama2lab.run.realdata import SourceSettings, data_folder, load_role, parse_pair
 from llama2lab.run.realsplits import PARTS, fit_pairs, load_texts, part_of
 from llama2lab.run.recipe import run_real
 from llama2lab.run.start_from import grow_vocabulary, with_control_tokens

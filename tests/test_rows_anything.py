@@ -26,8 +26,7 @@ from llama2lab.engine.dialogues import SAFETY
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.rows import rows_of
 from llama2lab.model.chat import segments
-from llama2lab.run.presets import SourceSettings
-from llama2lab.run.realdata import load_role
+from llama2lab.run.realdata import SourceSettings, load_role
 
 ANYTHING = settings(max_examples=int(os.environ.get("LLAMA2LAB_EXAMPLES", "100")), deadline=None,
                     suppress_health_check=list(HealthCheck))

@@ -20,23 +20,11 @@ from pydantic import Field
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.loop import Optim
 from llama2lab.engine.recipefile import changed, read_recipe
-from llama2lab.engine.settings import (
-    Clash,
-    Count,
-    CountOrNone,
-    Name,
-    Names,
-    Notes,
-    Share,
-    Split,
-    Temperature,
-    Text,
-    checked,
-    one_of,
-)
+from llama2lab.engine.settings import Clash, Count, CountOrNone, Notes, Share, Split, Temperature, Text, checked, one_of
 from llama2lab.model.checkpoint import context_of, parameters_of
 from llama2lab.model.network import SIZES
 from llama2lab.run import start_from
+from llama2lab.run.realdata import SourceSettings
 from llama2lab.stages.evaluate import EvaluateSettings
 from llama2lab.stages.gatt import GattSettings
 from llama2lab.stages.ppo import PPOSettings
@@ -54,11 +42,9 @@ def _shape(name: str, **changes: Any) -> Sizes:
 
 SFT_OPTIM = Optim(lr=3e-4, warmup=0.05)  # see sft.py
 
-# Tokens of a turn of a dialogue, on average (48 dialogues of RLHF-V3, a vocabulary of 1,536: 641 for 20 turns), and the
-# turns of the evaluation's dialogues.
-TURN_TOKENS, TURNS = 32, 20
+TURN_TOKENS, TURNS = 32, 20  # tokens of a turn of a dialogue, on average; turns of the evaluation's dialogues
 ANSWER_TOKENS = 48  # the most that is sampled where nothing else is said (sample.sample_answers)
-PROMPT_TOKENS = 40  # the longest prompt of the town had 33
+PROMPT_TOKENS = 40  # more than the town's longest prompt has
 
 Vendors = Annotated[tuple[Annotated[str, one_of(VENDORS)], ...], Field(min_length=1, max_length=100)]
 
@@ -69,10 +55,7 @@ class Recipe:
     """Every setting of a run on the town. Each section belongs to the module of its name."""
 
     preset: Annotated[str, one_of(("mini", "smoke"))] = "mini"
-    # Tied embeddings, unlike Llama 2: a third of this model would be embeddings. Small batches: on 1.7 million tokens,
-    # one seed each, steps of 1,024 tokens at lr 2e-3 knew 83 % of the facts, steps of 2,048 at lr 4e-3 53 %. Batch and
-    # learning rate changed together, so which of them did it is not known. Rows of 256 tokens: a step takes .85 of the
-    # time of one with rows of 512, and what follows got better; the README has figures under "State of the work".
+    # Tied embeddings, unlike Llama 2: a third of this model would be embeddings. Small batches: it then knows more.
     pretrain: PretrainSettings = PretrainSettings(
         model=_shape("mini", vocab_size=1536, max_seq_len=2048, tie_embeddings=True),
         words=5_800_000, seq_len=256, batch_tokens=1024, optim=Optim(lr=2e-3))
@@ -134,36 +117,6 @@ def load_recipe(path: str | Path) -> Recipe:
 
 
 # ---- real text ------------------------------------------------------------------------------------------------
-
-# Our name of a field -> the column, or a list of columns of which the first there counts.
-NamedColumns = dict[Annotated[str, one_of(("text", "messages", "prompt", "context", "answer", "chosen", "rejected",
-                                           "grade", "safety", "label"))],
-                    Name | Annotated[list[Name], Field(min_length=1, max_length=100)]]
-
-
-@checked
-@dataclass(frozen=True)
-class SourceSettings:
-    """Where the rows of one role come from. Empty `files` and `hub`: the role has no data."""
-
-    files: Names = ()  # patterns of local files, relative to the data folder
-    hub: Text = ""  # name of a data set on the hub, for when there are no such files
-    hub_folders: Names = ()  # its data_dir, one after the other
-    hub_split: Name = "train"
-    columns: NamedColumns = field(default_factory=dict)
-    rows: CountOrNone = 0  # at most so many, drawn by the seed; 0: all
-    max_tokens: Count = 256  # of a whole row; longer pairs lose their first turns, longer demonstrations are left out
-    max_answer_tokens: CountOrNone = 0  # of a demonstration's answer; 0: no limit
-
-    def __post_init__(self) -> None:
-        if self.max_answer_tokens > self.max_tokens:
-            raise Clash(f"must be at most max_tokens ({self.max_tokens}), not {self.max_answer_tokens}",
-                        "max_answer_tokens", "max_tokens")
-
-    @property
-    def given(self) -> bool:
-        return bool(self.files or self.hub)
-
 
 @checked
 @dataclass(frozen=True)

@@ -19,16 +19,45 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from llama2lab.engine.dialogues import SAFETY, Malformed, check_turns, pair_of, plain_text
 from llama2lab.engine.errors import LabError, first_line
 from llama2lab.engine.rows import SHOWN, Record, Unreadable, cures_of, rows_of
 from llama2lab.engine.scale import GRADES
+from llama2lab.engine.settings import Clash, Count, CountOrNone, Name, Names, Text, checked, one_of
 from llama2lab.engine.validation import shown
-from llama2lab.run.presets import SourceSettings
 
 Columns = dict[str, str | list[str]]  # our name of a field -> the column, or columns of which the first there counts
+NamedColumns = dict[Annotated[str, one_of(("text", "messages", "prompt", "context", "answer", "chosen", "rejected",
+                                           "grade", "safety", "label"))],
+                    Name | Annotated[list[Name], Field(min_length=1, max_length=100)]]
+
+
+@checked
+@dataclass(frozen=True)
+class SourceSettings:
+    """Where the rows of one role come from. Empty `files` and `hub`: the role has no data."""
+
+    files: Names = ()  # patterns of local files, relative to the data folder
+    hub: Text = ""  # name of a data set on the hub, for when there are no such files
+    hub_folders: Names = ()  # its data_dir, one after the other
+    hub_split: Name = "train"
+    columns: NamedColumns = field(default_factory=dict)
+    rows: CountOrNone = 0  # at most so many, drawn by the seed; 0: all
+    max_tokens: Count = 256  # of a whole row; longer pairs lose their first turns, longer demonstrations are left out
+    max_answer_tokens: CountOrNone = 0  # of a demonstration's answer; 0: no limit
+
+    def __post_init__(self) -> None:
+        if self.max_answer_tokens > self.max_tokens:
+            raise Clash(f"must be at most max_tokens ({self.max_tokens}), not {self.max_answer_tokens}",
+                        "max_answer_tokens", "max_tokens")
+
+    @property
+    def given(self) -> bool:
+        return bool(self.files or self.hub)
 
 
 @dataclass

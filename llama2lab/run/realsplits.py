@@ -15,8 +15,8 @@ from typing import Any
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.runs import Run, write_rows
 from llama2lab.model.chat import encode_chats
-from llama2lab.run.presets import RealRecipe, SourceSettings
-from llama2lab.run.realdata import Tally, load_role
+from llama2lab.run.presets import RealRecipe
+from llama2lab.run.realdata import SourceSettings, Tally, load_role
 from llama2lab.stages.rounds import Workshop, preference_rows
 from llama2lab.town.items import Instruction, Prompt
 
