@@ -28,7 +28,7 @@ from llama2lab.report.page import report
 from llama2lab.report.summary import load_run, stage_table
 from llama2lab.run import start_from
 from llama2lab.run.presets import RealRecipe, load_real_recipe, preset
-from llama2lab.run.real import RealText
+from llama2lab.run.real import RealWorld
 from llama2lab.run.realsplits import load_texts
 from llama2lab.run.recipe import base_stage, run_real, tokenizer_stage
 from llama2lab.run.start_from import for_checkpoint, hasty, learning_rate, with_control_tokens, with_room, worsened
@@ -229,7 +229,7 @@ def test_another_checkpoint_at_the_same_path_is_noticed(own, tmp_path):
 
     def base_of(out: str) -> tuple[float, int]:
         shop = Workshop(Run(tmp_path / out, {"seed": 0}, say=lambda _: None), 0, CPU, None, None)
-        world = RealText(recipe, 0, texts, folder=own / "data")
+        world = RealWorld(recipe, 0, texts, folder=own / "data")
         tokenizer_stage(world, shop)
         base_stage(world, shop)
         weights = tmp_path / out / "base" / "model.safetensors"

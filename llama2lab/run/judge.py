@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from llama2lab.engine import stats
 from llama2lab.engine.answers import evenly, joined, shared_out
 from llama2lab.engine.runs import digest, read_rows, write_rows
-from llama2lab.engine.scale import KINDS
+from llama2lab.engine.scale import KINDS, Kind
 from llama2lab.model.sample import sample_answers
 from llama2lab.run.presets import RealEvaluateSettings
 from llama2lab.stages import evaluate, gate, rejection, reward
@@ -31,6 +31,7 @@ from llama2lab.town.prompts import TownSource
 from llama2lab.town.town import Town
 
 Rows = list[dict[str, Any]]
+Pairs = dict[Kind, Rows]
 DIALOGUES = ("rlhf-v3", "gatt", "rlhf-v5")  # stages whose long dialogues the oracle judges
 
 
@@ -59,7 +60,12 @@ def keep_answers(folder: Path, prompts: Sequence[Prompt], answers: Sequence[str]
     return rows
 
 
-def reward_figures(shop: Workshop, model: RewardModel, kind: str, rows: dict[str, Rows]) -> dict[str, Any]:
+def kind_of(stage: str) -> Kind:
+    """What a reward model judges."""
+    return "safety" if "-safety" in stage else "helpfulness"
+
+
+def reward_figures(shop: Workshop, model: RewardModel, kind: Kind, rows: Pairs) -> dict[str, Any]:
     """How well a reward model of one kind judges pairs of both kinds."""
     [other] = [k for k in KINDS if k != kind]
     scores = {k: reward.pair_scores(model, shop.tokenizer, pairs, shop.machine) for k, pairs in rows.items()}
@@ -122,8 +128,8 @@ class OracleJudge:
         return {"helpfulness": stats.mean([v.helpfulness for p, v in verdicts if p.kind != "unsafe"]),
                 "safety": stats.mean([v.safety for p, v in verdicts if p.kind == "unsafe"])}
 
-    def _reward(self, stage: str, rows: dict[str, Rows]) -> dict[str, Any]:
-        shop, s, kind = self.shop, self.settings, stage.split("-")[1]
+    def _reward(self, stage: str, rows: Pairs) -> dict[str, Any]:
+        shop, s, kind = self.shop, self.settings, kind_of(stage)
         model = shop.reward(stage)
         metrics = reward_figures(shop, model, kind, rows)
         if kind == "helpfulness":
@@ -169,7 +175,7 @@ class RewardJudge:
     """Reward models `judges`, {kind: stage}, that no policy was trained with; people's held-out pairs; and refusals by
     their wording, on `probes` that are safe or not."""
 
-    def __init__(self, shop: Workshop, settings: RealEvaluateSettings, probes: Rows, judges: dict[str, str]):
+    def __init__(self, shop: Workshop, settings: RealEvaluateSettings, probes: Rows, judges: dict[Kind, str]):
         self.shop, self.settings, self.judges = shop, settings, judges
         pools = shop.source.pools  # type: ignore[attr-defined]
         self.prompts = [p for kind in ("helpful", "unsafe") for p in pools[kind, settings.split][:settings.prompts]]
@@ -184,7 +190,7 @@ class RewardJudge:
     def measure(self, stage: str) -> dict[str, Any]:
         if stage.startswith(("reward-", "judge-")):
             # the parts of people's pairs that the model has not seen
-            kind, parts = stage.split("-")[1], ("judge" if stage.startswith("reward-") else "train", "test")
+            kind, parts = kind_of(stage), ("judge" if stage.startswith("reward-") else "train", "test")
             return self.shop.run.note(stage, lambda: self._reward(stage, kind, parts), [kind, parts])
         settings = [asdict(self.settings), digest([[p.id, p.messages, p.kind] for p in self.prompts])]
         judges = tuple(self.judges.values())  # verdicts are theirs: other judges, other figures
@@ -200,7 +206,7 @@ class RewardJudge:
         rows = keep_answers(kept, self.prompts, answers, said)
         return compare(rows, read_rows(sft / "answers.jsonl")) | {"limits": self.limits}
 
-    def _reward(self, stage: str, kind: str, parts: Sequence[str]) -> dict[str, Any]:
+    def _reward(self, stage: str, kind: Kind, parts: Sequence[str]) -> dict[str, Any]:
         rows = {k: [row for part in parts for row in preference_rows(self.shop.run, 1, k, part)] for k in KINDS}
         metrics = reward_figures(self.shop, self.shop.reward(stage), kind, rows)
         del metrics["accuracy_on_other_by_grade"]  # people's pairs of here have one grade, or few

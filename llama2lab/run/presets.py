@@ -42,9 +42,11 @@ def _shape(name: str, **changes: Any) -> Sizes:
 
 SFT_OPTIM = Optim(lr=3e-4, warmup=0.05)  # see sft.py
 
-TURN_TOKENS, TURNS = 32, 20  # tokens of a turn of a dialogue, on average; turns of the evaluation's dialogues
+# Tokens of a turn of a dialogue, on average (48 dialogues of RLHF-V3, a vocabulary of 1,536: 641 for 20 turns), and the
+# turns of the evaluation's dialogues.
+TURN_TOKENS, TURNS = 32, 20
 ANSWER_TOKENS = 48  # the most that is sampled where nothing else is said (sample.sample_answers)
-PROMPT_TOKENS = 40  # more than the town's longest prompt has
+PROMPT_TOKENS = 40  # the longest prompt of the town had 33
 
 Vendors = Annotated[tuple[Annotated[str, one_of(VENDORS)], ...], Field(min_length=1, max_length=100)]
 
@@ -55,7 +57,8 @@ class Recipe:
     """Every setting of a run on the town. Each section belongs to the module of its name."""
 
     preset: Annotated[str, one_of(("mini", "smoke"))] = "mini"
-    # Tied embeddings, unlike Llama 2: a third of this model would be embeddings. Small batches: it then knows more.
+    # Tied embeddings, unlike Llama 2: a third of this model would be embeddings. Small batches and rows of 256 tokens
+    # because they were tried (docs/trials.md).
     pretrain: PretrainSettings = PretrainSettings(
         model=_shape("mini", vocab_size=1536, max_seq_len=2048, tie_embeddings=True),
         words=5_800_000, seq_len=256, batch_tokens=1024, optim=Optim(lr=2e-3))

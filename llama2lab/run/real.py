@@ -28,16 +28,17 @@ from llama2lab.stages.rounds import RlhfSettings, Workshop, ppo_stage, rejection
 TRAINED = {"sft": ("base", "sft.optim"), "rlhf-v1": ("sft", "rejection.optim"), "rlhf-v2": ("rlhf-v1", "ppo.optim")}
 
 
-class RealText:
+class RealWorld:
     """Everything of a run that depends on the texts."""
 
     def __init__(self, recipe: RealRecipe, seed: int, texts: Texts, name: str = "real", folder: Path | None = None):
         self.recipe, self.seed, self.texts = recipe, seed, texts
         self.identity = {"preset": "real", "recipe": name}
+        self.start_from = recipe.start_from
         self.start = start_from.find_checkpoint(recipe.start_from, folder) if recipe.start_from else ""
         start = checkpoint_digest(self.start) if self.start else ""
         self.counts = {"data": {role: tally.metrics() for role, tally in texts.tallies.items()}}
-        self.read = {"read": len(texts.demonstrations)}
+        self.sft_counts = {"read": len(texts.demonstrations)}
         self.tokenizer_settings = [start, recipe.pretrain.model.get("vocab_size"), texts.fingerprint]
         self.base_settings = [start, asdict(recipe.pretrain), asdict(recipe.evaluate)]
         self.chats = {"sft": recipe.sft}
@@ -46,7 +47,8 @@ class RealText:
         self.bits: dict[str, float] = {}  # a byte of held-out text, of each stage that read it
 
     @classmethod
-    def read_in(cls, recipe_path: str | Path, data_dir: str | Path | None, seed: int) -> RealText:
+    def from_files(cls, recipe_path: str | Path, data_dir: str | Path | None, seed: int) -> RealWorld:
+        """The recipe of a file and its texts; LabError as `load_real_recipe` and `load_role`."""
         folder = data_folder(data_dir)
         recipe = load_real_recipe(recipe_path, folder)
         return cls(recipe, seed, load_texts(recipe, folder, seed), Path(recipe_path).stem, folder)
@@ -76,7 +78,7 @@ class RealText:
         bos, eos, pad = (getattr(shop.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad"))
         written = generate(model, [[bos]] * s.sample_stories, min(s.story_tokens, context - 1), temperature=0.8,
                            top_p=0.95, eos_id=eos, pad_id=pad, seed=1, precision=shop.machine.precision)
-        stories = [shop.tokenizer.decode(g.tokens, skip_special_tokens=True).strip() for g in written]
+        stories = [str(shop.tokenizer.decode(g.tokens, skip_special_tokens=True)).strip() for g in written]
         return {"bits_per_byte": bits, "stories": stories} if heldout else {"stories": stories}
 
     def demonstrations(self, stage: str, tokenizer: Any) -> list[dict]:

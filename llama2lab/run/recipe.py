@@ -1,7 +1,7 @@
 """Llama 2's recipe, stage by stage, on one of two worlds: what `llama2lab run` does.
 
-A world (town.Town, real.RealText) says where prompts, texts and labels come from, who judges, and which rounds of RLHF
-there are; all else is here.
+A world (town.TownWorld, real.RealWorld) says where prompts, texts and labels come from, who judges, and which rounds of
+RLHF there are; all else is here.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.checkpoint import load_model, save_model
 from llama2lab.model.tokenizer import load_tokenizer, train_tokenizer
 from llama2lab.run.presets import Recipe
-from llama2lab.run.real import RealText
+from llama2lab.run.real import RealWorld
 from llama2lab.run.start_from import with_control_tokens, with_room
-from llama2lab.run.town import Town
+from llama2lab.run.town import TownWorld
 from llama2lab.stages.pretrain import parameter_count, pretrain
 from llama2lab.stages.rounds import Workshop, finetune
 
-World = Town | RealText
+World = TownWorld | RealWorld
 
 
 def run_town(recipe: Recipe, out: str | Path, seed: int = 0, device: str = "auto", precision: str = "auto",
@@ -37,7 +37,7 @@ def run_town(recipe: Recipe, out: str | Path, seed: int = 0, device: str = "auto
     """
     if people_share is not None and not 0 <= people_share <= 1:
         raise LabError(f"the share of people's rows is a number from 0 to 1, not {people_share}")
-    return _run(lambda: Town(recipe, seed, labels, people_share), out, seed, device, precision)
+    return _run(lambda: TownWorld(recipe, seed, labels, people_share), out, seed, device, precision)
 
 
 def run_real(recipe: str | Path, out: str | Path, seed: int = 0, device: str = "auto", precision: str = "auto",
@@ -47,7 +47,7 @@ def run_real(recipe: str | Path, out: str | Path, seed: int = 0, device: str = "
     `data_dir` is the folder of local copies; without it the environment variable LLAMA2LAB_DATA, and without that
     the hub. All texts are read before the first stage, so that a mistake in them shows at once.
     """
-    return _run(lambda: RealText.read_in(recipe, data_dir, seed), out, seed, device, precision)
+    return _run(lambda: RealWorld.from_files(recipe, data_dir, seed), out, seed, device, precision)
 
 
 def _run(make: Callable[[], World], out: str | Path, seed: int, device: str, precision: str) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def base_stage(world: World, shop: Workshop) -> None:
         if world.start:
             before = load_tokenizer(world.start)
             model = with_room(load_model(world.start), before, shop.tokenizer, shop.seed)
-            metrics = {"started_from": world.recipe.start_from, "parameters": parameter_count(model),
+            metrics = {"started_from": world.start_from, "parameters": parameter_count(model),
                        "control_tokens_added": len(shop.tokenizer) - len(before)}
         else:
             model, metrics = pretrain(world.documents(), shop.tokenizer, world.recipe.pretrain, shop.seed,
@@ -117,6 +117,6 @@ def sft_stage(world: World, shop: Workshop, stage: str) -> None:
     def build(folder: Path) -> dict[str, Any]:
         rows = world.demonstrations(stage, shop.tokenizer)
         write_rows(folder / "rows.jsonl", rows)
-        return finetune(shop, "base", rows, world.chats[stage], folder, stage) | world.read
+        return finetune(shop, "base", rows, world.chats[stage], folder, stage) | world.sft_counts
 
     shop.run.stage(stage, build, [asdict(world.chats[stage]), *world.sft_settings[stage]], ["base"])

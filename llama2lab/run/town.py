@@ -24,7 +24,7 @@ from llama2lab.town.prompts import TownSource
 from llama2lab.town.town import load_town
 
 
-class Town:
+class TownWorld:
     """Everything of a run that depends on the town."""
 
     def __init__(self, recipe: Recipe, seed: int, labels: Sequence[dict] = (), people_share: float | None = None):
@@ -33,7 +33,8 @@ class Town:
         # what the corpus is made from: the town's files and the code that writes it
         corpus = digest([self.town.digest, pretraining_corpus(self.town, 20_000, seed)])
         self.identity = {"preset": recipe.preset}
-        self.start, self.counts, self.read = "", {}, {}
+        self.start_from = self.start = ""  # no checkpoint: the base model is pretrained
+        self.counts, self.sft_counts = dict[str, Any](), dict[str, Any]()
         self.tokenizer_settings = [recipe.pretrain.model["vocab_size"], min(words, 400_000), corpus]
         self.base_settings = [asdict(recipe.pretrain), corpus]
         self.chats = {"sft": recipe.sft, "sft-noisy": recipe.noisy}  # the noisy one is there to be compared

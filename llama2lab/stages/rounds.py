@@ -47,7 +47,7 @@ ByRound = Annotated[tuple[Count, ...], AfterValidator(_one_a_round)]
 class PreferenceSettings:
     """How many prompts annotators judge in each round. The report's batches grow; here the first is the largest, or
     the first reward models would have learnt too little. Of safety prompts there are more than the policy's training
-    needs, since two safe answers hardly differ in worth."""
+    needs, since two safe answers hardly differ in worth (docs/trials.md)."""
 
     helpfulness: ByRound = (2500, 1300, 1300, 1300, 1300)
     safety: ByRound = (1200, 900, 900, 900, 900)
@@ -106,8 +106,8 @@ class Workshop:
 @dataclass(frozen=True)
 class RlhfSettings:
     preferences: PreferenceSettings = PreferenceSettings()
-    # The report mixes 50/50 for helpfulness. Here a refusal would then often beat a correct answer to a harmless
-    # prompt. A likely reason, not tested: the policy hardly ever refuses those, so no helpfulness pair forbids it.
+    # The report mixes 50/50 for helpfulness; here a refusal then often beat a correct answer to a harmless prompt
+    # (docs/trials.md).
     helpfulness: RewardSettings = RewardSettings(other_share=0.1)
     safety: RewardSettings = RewardSettings(other_share=0.1, safety_loss=1.0)
     rejection: RejectionSettings = RejectionSettings()
