@@ -76,7 +76,7 @@ class Tally:
 
     @property
     def malformed(self) -> int:
-        return sum(self.reasons.values())
+        return self.reasons.total()
 
     def check(self, limit: float) -> None:
         """LabError when more than the share `limit` of the rows is malformed, or no row is left."""
@@ -107,11 +107,10 @@ def read_source(source: SourceSettings, role: str, data_dir: Path | None) -> Ite
         yield from _read_hub(source, role, data_dir)
     for path in paths:
         name = str(path.relative_to(data_dir)) if data_dir and path.is_relative_to(data_dir) else str(path)
-        empty = True
+        number = 0
         for number, record in rows_of(path):
-            empty = False
             yield f"{name}:{number}", record
-        if empty:
+        if not number:
             raise LabError(f"{path}: is empty; get the file anew or take it out of the recipe's {role}.files")
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,7 @@ def part_of(messages: Sequence[dict]) -> str:
     """The part ("train", "judge", "dev" or "test") of a dialogue. It depends on the user's first message alone, so
     that no prompt, and no two dialogues that begin alike, are in two parts."""
     place = place_of(next((m["content"] for m in messages if m["role"] == "user"), ""))
-    edge = 0.0
-    for part, share in PARTS.items():
-        edge += share
-        if place < edge:
-            return part
-    return part
+    return next((part for part, edge in zip(PARTS, accumulate(PARTS.values()), strict=True) if place < edge), "test")
 
 
 @dataclass

@@ -7,13 +7,11 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from llama2lab.engine.runs import digest
-from llama2lab.engine.scale import Kind
 from llama2lab.model.network import Llama
 from llama2lab.run.judge import OracleJudge
 from llama2lab.run.people import annotations_stage
 from llama2lab.run.presets import Recipe
 from llama2lab.stages import evaluate
-from llama2lab.stages.preferences import Pair
 from llama2lab.stages.pretrain import bits_per_byte
 from llama2lab.stages.rounds import Workshop, ppo_stage, reward_stage, rlhf
 from llama2lab.town.annotators import annotators_of, label_pairs
@@ -74,11 +72,9 @@ class TownWorld:
 
     def rounds(self, shop: Workshop, judge: OracleJudge) -> None:
         """The report's five; and PPO against the report's plain reward head, beside ours."""
-        def annotate(pairs: Sequence[Pair], kind: Kind) -> list[dict]:
-            return label_pairs(self.annotators, judge.oracle, pairs, kind, self.seed)
-
         settings = self.recipe.rlhf
-        rlhf(shop, settings, annotate, list(self.recipe.vendors), judge.measure, judge.prompts)
+        rlhf(shop, settings, lambda pairs, kind: label_pairs(self.annotators, judge.oracle, pairs, kind, self.seed),
+             list(self.recipe.vendors), judge.measure, judge.prompts)
         if self.recipe.compare_heads:
             plain = reward_stage(shop, replace(settings.helpfulness, head="linear"), 5, "helpfulness", "-linear")
             judge.measure(plain)
