@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from dataclasses import is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from llama2lab.run.presets import PRESETS, load_recipe
-from llama2lab.run.real import RealRecipe, load_real_recipe
+from llama2lab.run.presets import PRESETS, RealRecipe, load_real_recipe, load_recipe
 
 REAL = {"data": {role: {"files": ["a.jsonl"]} for role in ("pretrain", "sft", "helpful", "harmless")},
         "pretrain": {"model": {"vocab_size": 512, "dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2,

@@ -178,7 +178,8 @@ def said(text: str) -> dict:
     ({"chosen": "b"}, "both answers are the same"), ({"prompt": None}, "prompt is missing"),
 ])
 def test_one_function_decides_on_shapes_for_labels_and_for_training(store, tmp_path, row, says):
-    from llama2lab.run.realdata import Malformed, parse_pair
+    from llama2lab.engine.dialogues import Malformed
+    from llama2lab.run.realdata import parse_pair
 
     bad = {"prompt": "Q", "chosen": "a", "rejected": "b", "grade": "better"} | row
     file = lines(tmp_path / "x.jsonl", A_OVER_B, bad)

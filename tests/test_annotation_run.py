@@ -21,8 +21,8 @@ from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.checkpoint import save_model
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import train_tokenizer
-from llama2lab.run import town as recipe_module
-from llama2lab.run.town import annotations_stage
+from llama2lab.run import recipe as runs
+from llama2lab.run.people import annotations_stage
 from llama2lab.stages.reward import RewardSettings
 from llama2lab.stages.rounds import Workshop, reward_stage, with_people
 from llama2lab.town.annotators import annotators_of
@@ -151,7 +151,7 @@ def test_the_command_hands_the_labels_on(tmp_path: Path, monkeypatch: pytest.Mon
         seen.extend(args)
         raise LabError("that is enough")
 
-    monkeypatch.setattr(recipe_module, "run_recipe", stop)
+    monkeypatch.setattr(runs, "run_town", stop)
     command = ["run", "--preset", "smoke", "--out", str(tmp_path / "r"), "--annotations", str(path)]
     result = CliRunner().invoke(app, [*command, "--people-share", "0.25"])
     assert "that is enough" in result.stderr

@@ -16,7 +16,7 @@ from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.checkpoint import save_model
 from llama2lab.model.network import SIZES, Llama
 from llama2lab.model.tokenizer import train_tokenizer
-from llama2lab.run import town as recipe_module
+from llama2lab.run import recipe as runs
 
 runner = CliRunner()
 
@@ -264,7 +264,7 @@ def test_full_disk_keeps_what_is_made(tmp_path: Path, monkeypatch: pytest.Monkey
     built: list[str] = []
     full = [True]
 
-    def run_recipe(recipe: object, out: Path, seed: int, device: str, precision: str, *people: object) -> dict:
+    def run_town(recipe: object, out: Path, seed: int, device: str, precision: str, *people: object) -> dict:
         run = Run(out, {"preset": "smoke", "seed": seed}, say=lambda line: None)
         for name in ("first", "second"):
             def build(folder: Path, name: str = name) -> dict:
@@ -282,7 +282,7 @@ def test_full_disk_keeps_what_is_made(tmp_path: Path, monkeypatch: pytest.Monkey
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
         replace(source, target)
 
-    monkeypatch.setattr(recipe_module, "run_recipe", run_recipe)
+    monkeypatch.setattr(runs, "run_town", run_town)
     monkeypatch.setattr(os, "replace", os_replace)
     out = tmp_path / "run"
     fails("run", "--preset", "smoke", "--out", out, saying=("No space left", "nothing already made is lost"))
@@ -295,18 +295,18 @@ def test_full_disk_keeps_what_is_made(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_full_disk_outside_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_recipe(*args: object) -> dict:
+    def run_town(*args: object) -> dict:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some/file")
 
-    monkeypatch.setattr(recipe_module, "run_recipe", run_recipe)
+    monkeypatch.setattr(runs, "run_town", run_town)
     fails("run", "--out", tmp_path / "run", saying=("some/file", "No space left"))
 
 
 def test_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_recipe(*args: object) -> dict:
+    def run_town(*args: object) -> dict:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(recipe_module, "run_recipe", run_recipe)
+    monkeypatch.setattr(runs, "run_town", run_town)
     result = runner.invoke(app, ["run", "--out", str(tmp_path / "run")])
     assert result.exit_code == 130
     assert "same command again" in result.stderr and "Traceback" not in result.output
@@ -314,10 +314,10 @@ def test_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_our_own_mistakes_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what a user can mend is a one-liner; a bug keeps its traceback."""
-    def run_recipe(*args: object) -> dict:
+    def run_town(*args: object) -> dict:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(recipe_module, "run_recipe", run_recipe)
+    monkeypatch.setattr(runs, "run_town", run_town)
     assert isinstance(runner.invoke(app, ["run", "--out", str(tmp_path / "run")]).exception, ZeroDivisionError)
 
 

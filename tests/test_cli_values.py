@@ -11,8 +11,7 @@ from llama2lab.cli.main import app
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.seeds import MAX_SEED
 from llama2lab.run.presets import PRESETS
-from llama2lab.run.real import run_real_data
-from llama2lab.run.town import run_recipe
+from llama2lab.run.recipe import run_real, run_town
 
 
 def refused(*args: str) -> str:
@@ -74,9 +73,9 @@ def test_the_largest_seed_can_be_drawn_from():
     torch.Generator().manual_seed(MAX_SEED * 10_000 + 9_999)
     for seed in (-1, 2**63, True, 1.0, "1", math.nan):
         with pytest.raises(LabError, match=f"from 0 to {MAX_SEED}"):
-            run_recipe(PRESETS["smoke"], "never", seed)  # type: ignore[arg-type]
+            run_town(PRESETS["smoke"], "never", seed)  # type: ignore[arg-type]
         with pytest.raises(LabError, match=f"from 0 to {MAX_SEED}"):
-            run_real_data("none.yaml", "never", seed)  # type: ignore[arg-type]
+            run_real("none.yaml", "never", seed)  # type: ignore[arg-type]
 
 
 def test_numbers_that_are_none_are_refused():
@@ -86,7 +85,7 @@ def test_numbers_that_are_none_are_refused():
         assert "--temperature" in refused("chat", "x", "hi", "--temperature", value)
     for share in (math.nan, -0.1, 1.5):
         with pytest.raises(LabError, match="a number from 0 to 1"):
-            run_recipe(PRESETS["smoke"], "never", people_share=share)
+            run_town(PRESETS["smoke"], "never", people_share=share)
 
 
 def test_words_for_device_and_precision(tmp_path):

@@ -16,7 +16,7 @@ from llama2lab.lessons.n09_gatt.figures import single_turn
 from llama2lab.lessons.n10_rounds.experiments import gap
 from llama2lab.lessons.n11_evaluation.figures import outcomes
 from llama2lab.report.summary import paired_gap
-from llama2lab.run.real import compare
+from llama2lab.run.judge import compare
 from llama2lab.stages import evaluate
 from llama2lab.stages.evaluate import chat_metrics, known_facts, retention, truth_accuracy, win_tie_loss
 from llama2lab.town.items import Instruction, Prompt, Verdict

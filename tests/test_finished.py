@@ -229,7 +229,7 @@ def test_the_tiny_run_is_trained_once_for_two_notebooks(tmp_path, monkeypatch):
         (out / "run.json").write_text("{}")
         (out / "results.json").write_text('{"stages": {}}')
 
-    monkeypatch.setattr("llama2lab.run.town.run_recipe", train)
+    monkeypatch.setattr("llama2lab.run.recipe.run_town", train)
     with ThreadPoolExecutor(2) as pool:
         labs = list(pool.map(lambda _: finished_run(), range(2)))
     assert len(made) == 1 and labs[0].folder == labs[1].folder == made[0]

@@ -7,6 +7,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,12 +19,14 @@ from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.checkpoint import save_model
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import train_tokenizer
-from llama2lab.run import town as recipe
-from llama2lab.run.town import Judge
+from llama2lab.run.judge import OracleJudge, RewardJudge
+from llama2lab.run.presets import RealEvaluateSettings
+from llama2lab.stages import evaluate, reward
 from llama2lab.stages.evaluate import EvaluateSettings
 from llama2lab.stages.reward import RewardModel, save_reward
 from llama2lab.stages.rounds import Workshop
-from llama2lab.town.prompts import TownSource
+from llama2lab.town.demonstrations import AnswerStyle, answer_for
+from llama2lab.town.prompts import Prompt, TownSource
 from llama2lab.town.town import load_town
 
 SETTINGS = EvaluateSettings(helpful=6, unsafe=4, borderline=4, dialogues=2, truth_pairs=4, test_pairs=7)
@@ -46,7 +49,7 @@ def answers_that_differ(monkeypatch):
         weight = round(model.embed.weight[0, 0].item() * 10**6)
         return [said[random.Random(f"{p.id} {weight}").randrange(len(said))] for p in prompts]
 
-    monkeypatch.setattr(recipe.evaluate, "answer_prompts", answer)
+    monkeypatch.setattr(evaluate, "answer_prompts", answer)
 
 
 def workshop(path: Path, tokenizer: Any, seeds: dict[str, int]) -> Workshop:
@@ -67,10 +70,10 @@ def workshop(path: Path, tokenizer: Any, seeds: dict[str, int]) -> Workshop:
     return shop
 
 
-def preferences(shop: Workshop, version: int, sizes: dict[str, int]) -> None:
+def preferences(shop: Workshop, version: int, sizes: dict[str, int], parts: tuple[str, ...] = ("test",)) -> None:
     def build(folder: Path) -> dict[str, Any]:
-        for kind, n in sizes.items():
-            write_rows(folder / f"{kind}.test.jsonl", [
+        for kind, n, part in ((kind, n, part) for kind, n in sizes.items() for part in parts):
+            write_rows(folder / f"{kind}.{part}.jsonl", [
                 {"prompt": [{"role": "user", "content": f"Question {i}?"}], "grade": "better", "safety": "",
                  "round": version, **{side: [{"role": "assistant", "content": f"{side} {i} of {version}"}]
                                       for side in ("chosen", "rejected")}} for i in range(n)])
@@ -79,13 +82,13 @@ def preferences(shop: Workshop, version: int, sizes: dict[str, int]) -> None:
     shop.run.stage(f"preferences-v{version}", build, sizes, ["sft"])
 
 
-def reward_model(shop: Workshop, version: int, kind: str = "helpfulness") -> str:
+def reward_model(shop: Workshop, version: int, kind: str = "helpfulness", name: str = "", seed: int = 0) -> str:
     def build(folder: Path) -> dict[str, Any]:
-        save_reward(folder, RewardModel(shop.model("sft")), shop.tokenizer)
+        save_reward(folder, RewardModel(shop.model("sft"), seed=seed), shop.tokenizer)
         return {}
 
-    name = f"reward-{kind}-v{version}"
-    shop.run.stage(name, build, {}, ["sft", *(f"preferences-v{v}" for v in range(1, version + 1))])
+    name = name or f"reward-{kind}-v{version}"
+    shop.run.stage(name, build, [seed] if seed else {}, ["sft", *(f"preferences-v{v}" for v in range(1, version + 1))])
     return name
 
 
@@ -97,7 +100,7 @@ def test_answers_of_another_split_are_never_compared(tmp_path, tokenizer):
     """On test, then on dev, then on test again with a new stage that is SFT itself: every win rate is a half."""
     for split, seeds in (("test", {"sft": 1}), ("dev", {"sft": 1}), ("test", {"sft": 1, "rlhf-v1": 1})):
         shop = workshop(tmp_path / "r", tokenizer, seeds)
-        judge = Judge(shop, TOWN, replace(SETTINGS, split=split))
+        judge = OracleJudge(shop, TOWN, replace(SETTINGS, split=split))
         for stage in seeds:
             judge.measure(stage)
     assert wins(shop, "rlhf-v1") == 0.5
@@ -112,7 +115,7 @@ def test_rows_beside_the_results_are_those_of_the_figures(tmp_path, tokenizer):
     shop = workshop(tmp_path / "r", tokenizer, {"sft": 1, "rlhf-v3": 2})
     seen = {}
     for split in ("dev", "test", "dev"):
-        judge = Judge(shop, TOWN, replace(SETTINGS, split=split))
+        judge = OracleJudge(shop, TOWN, replace(SETTINGS, split=split))
         for stage in ("sft", "rlhf-v3"):
             judge.measure(stage)
         rows = [(tmp_path / "r" / "rlhf-v3" / f"{name}.jsonl").read_text() for name in ("answers", "dialogues")]
@@ -125,7 +128,7 @@ def test_noisy_sft_is_measured_again_when_sft_changes(tmp_path, tokenizer):
     seen: list[float] = []
     for seed in (1, 2):
         shop = workshop(tmp_path / "r", tokenizer, {"sft": seed, "sft-noisy": 2})
-        judge = Judge(shop, TOWN, SETTINGS)
+        judge = OracleJudge(shop, TOWN, SETTINGS)
         judge.measure("sft")
         judge.measure("sft-noisy")
         seen.append(wins(shop, "sft-noisy"))
@@ -135,13 +138,13 @@ def test_noisy_sft_is_measured_again_when_sft_changes(tmp_path, tokenizer):
 def test_a_run_of_before_keeps_its_one_measurement(tmp_path, tokenizer, monkeypatch):
     """Runs that kept one copy of their answers are not measured anew."""
     shop = workshop(tmp_path / "r", tokenizer, {"sft": 1})
-    Judge(shop, TOWN, SETTINGS).measure("sft")
+    OracleJudge(shop, TOWN, SETTINGS).measure("sft")
     kept = shop.run.path / "sft" / "measured"
     for path in sorted(kept.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
-    monkeypatch.setattr(recipe.evaluate, "answer_prompts", None)  # measuring would fail
+    monkeypatch.setattr(evaluate, "answer_prompts", None)  # measuring would fail
     again = workshop(tmp_path / "r", tokenizer, {"sft": 1})
-    Judge(again, TOWN, SETTINGS).measure("sft")
+    OracleJudge(again, TOWN, SETTINGS).measure("sft")
     assert wins(again, "sft") == 0.5
 
 
@@ -150,7 +153,7 @@ def test_as_many_test_pairs_as_promised(tmp_path, tokenizer):
     shop = workshop(tmp_path / "r", tokenizer, {"sft": 1})
     for version in (1, 2, 3):
         preferences(shop, version, {"helpfulness": 8, "safety": 2})
-    judge = Judge(shop, TOWN, SETTINGS)
+    judge = OracleJudge(shop, TOWN, SETTINGS)
     for version in (1, 2, 3):
         judge.measure(reward_model(shop, version))
     stages = shop.run.results({})["stages"]
@@ -166,7 +169,7 @@ def test_new_test_pairs_are_measured_anew(tmp_path, tokenizer):
     for n in (3, 5):
         shop = workshop(tmp_path / "r", tokenizer, {"sft": 1})
         preferences(shop, 1, {"helpfulness": n, "safety": n})
-        Judge(shop, TOWN, SETTINGS).measure(reward_model(shop, 1))
+        OracleJudge(shop, TOWN, SETTINGS).measure(reward_model(shop, 1))
         counts.append(shop.run.results({})["stages"]["reward-helpfulness-v1"]["metrics"]["accuracy"]["n"])
     assert counts == [3, 5]
 
@@ -174,7 +177,7 @@ def test_new_test_pairs_are_measured_anew(tmp_path, tokenizer):
 def test_every_figure_of_a_stage_is_of_the_prompts_asked(tmp_path, tokenizer):
     shop = workshop(tmp_path / "r", tokenizer, {"sft": 1, "rlhf-v3": 2})
     preferences(shop, 1, {"helpfulness": 4, "safety": 4})
-    judge = Judge(shop, TOWN, SETTINGS)
+    judge = OracleJudge(shop, TOWN, SETTINGS)
     for stage in ("sft", "rlhf-v3", reward_model(shop, 1), reward_model(shop, 1, "safety")):
         judge.measure(stage)
     figures = {stage: part["metrics"] for stage, part in shop.run.results({})["stages"].items()}
@@ -185,5 +188,59 @@ def test_every_figure_of_a_stage_is_of_the_prompts_asked(tmp_path, tokenizer):
     assert figures["sft"]["ties_vs_sft"]["mean"] == 1.0
     assert figures["reward-helpfulness-v1"]["truth"]["n"] == 4 and "truth" not in figures["reward-safety-v1"]
     assert [row["score"] for row in read_rows(shop.run.folder("sft") / "answers.jsonl")] == [
-        round(recipe.evaluate.overall(judge.oracle.judge(p, row["answer"]), p), 3) for p, row in
+        round(evaluate.overall(judge.oracle.judge(p, row["answer"]), p), 3) for p, row in
         zip(judge.prompts, read_rows(shop.run.folder("sft") / "answers.jsonl"), strict=True)]
+
+
+def test_the_oracle_finds_who_speaks_the_truth(tmp_path, tokenizer, monkeypatch):
+    """SFT says what is wrong and helps with harm, V1 what is right and refuses kindly: from models to results.json."""
+    truthful = {1: AnswerStyle(correct=False, comply=True), 2: AnswerStyle(alternative=True, explanation=True)}
+
+    def answer(model: Llama, _: Any, prompts: Any, *__: Any, **___: Any) -> list[str]:
+        seed = next(seed for seed, name in ((1, "sft"), (2, "rlhf-v1"))
+                    if torch.equal(model.embed.weight, shop.model(name).embed.weight))
+        return [answer_for(TOWN, p, truthful[seed], random.Random(p.id)) for p in prompts]
+
+    monkeypatch.setattr(evaluate, "answer_prompts", answer)
+    shop = workshop(tmp_path / "r", tokenizer, {"sft": 1, "rlhf-v1": 2})
+    judge = OracleJudge(shop, TOWN, SETTINGS)
+    for stage in ("sft", "rlhf-v1"):
+        judge.measure(stage)
+    stages = shop.run.results({})["stages"]
+    names = ("correct", "correct_greedy", "violation_rate", "false_refusal_rate", "win_rate_vs_sft")
+    figures = {stage: [stages[stage]["metrics"][name]["mean"] for name in names] for stage in ("sft", "rlhf-v1")}
+    assert figures == {"sft": [0.0, 0.0, 1.0, 0.0, 0.5], "rlhf-v1": [1.0, 1.0, 0.0, 0.0, 1.0]}
+
+
+def test_reward_models_judge_from_end_to_end(tmp_path, tokenizer):
+    """Their scores stand beside the answers, the figures are those of the rows, and other judges measure anew."""
+    seen = []
+    for seed in (3, 4):
+        shop = workshop(tmp_path / "r", tokenizer, {"sft": 1, "rlhf-v1": 2})
+        preferences(shop, 1, {"helpfulness": 3, "safety": 2}, ("train", "judge", "test"))
+        judges = {kind: reward_model(shop, 1, kind, f"judge-{kind}", seed) for kind in ("helpfulness", "safety")}
+        pools = {(kind, "test"): [Prompt(f"{kind}/{i}", ({"role": "user", "content": f"Question {i}?"},), "real", kind,
+                                         "", "test") for i in range(5)] for kind in ("helpful", "unsafe")}
+        shop.source = SimpleNamespace(pools=pools)  # type: ignore[assignment]
+        probes = [{"prompt": "How do I kill a process?", "label": "safe"}, {"prompt": "How?", "label": "unsafe"}]
+        judge = RewardJudge(shop, RealEvaluateSettings(prompts=4), probes, judges)  # type: ignore[arg-type]
+        for stage in ("sft", "rlhf-v1", reward_model(shop, 1)):
+            judge.measure(stage)
+        stages = {name: stage["metrics"] for name, stage in shop.run.results({})["stages"].items()}
+        rows, sft = (read_rows(shop.run.folder(stage) / "answers.jsonl") for stage in ("rlhf-v1", "sft"))
+        assert [row["kind"] for row in rows] == ["helpful"] * 4 + ["unsafe"] * 4 + ["safe", "unsafe"]
+        scores = reward.score_answers(shop.reward("judge-safety"), tokenizer, [row["messages"] for row in rows],
+                                      [row["answer"] for row in rows], shop.machine)
+        assert [row["safety"] for row in rows] == [round(score, 4) for score in scores]
+        wins = [(a["helpfulness"] > b["helpfulness"]) + 0.5 * (a["helpfulness"] == b["helpfulness"])
+                for a, b in zip(rows[:4], sft[:4], strict=True)]
+        assert stages["rlhf-v1"]["win_rate_vs_sft"]["mean"] == sum(wins) / 4
+        assert stages["sft"]["win_rate_vs_sft"]["mean"] == stages["sft"]["safety_win_rate_vs_sft"]["mean"] == 0.5
+        right = stages["judge-safety"]["accuracy"]["mean"]
+        assert f"{right:.3f} (safety)" in stages["rlhf-v1"]["limits"]
+        assert stages["judge-safety"]["accuracy"]["n"] == 4  # of the parts that it has not seen, and its own kind
+        assert stages["reward-helpfulness-v1"]["accuracy"]["n"] == 6
+        assert list(stages["reward-helpfulness-v1"]["accuracy_by_grade"]) == ["better"]
+        assert "accuracy_on_other_by_grade" not in stages["reward-helpfulness-v1"]
+        seen.append([row["safety"] for row in rows])
+    assert seen[0] != seen[1]

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from llama2lab.engine.dialogues import Malformed, parse_transcript
 from llama2lab.engine.errors import LabError
-from llama2lab.run.real import load_real_recipe, load_texts, run_real_data
-from llama2lab.run.realdata import Malformed, SourceSettings, data_folder, load_role, parse_pair, parse_transcript
-from llama2lab.run.realsplits import PARTS, fit_pairs, part_of
+from llama2lab.run.presets import load_real_recipe
+from llama2lab.run.realdata import SourceSettings, data_folder, load_role, parse_pair
+from llama2lab.run.realsplits import PARTS, fit_pairs, load_texts, part_of
+from llama2lab.run.recipe import run_real
 from llama2lab.run.start_from import grow_vocabulary, with_control_tokens
 
 RECIPE = Path(__file__).parent.parent / "data" / "recipes" / "real.yaml"
@@ -121,14 +123,14 @@ def test_csv_names_lines_of_the_file(tmp_path):
         writer = csv.writer(f)
         writer.writerows([["prompt", "label"], ["two\nlines", "safe"], ["how?", "maybe"], ["why?", "unsafe"], ["cut"]])
     loaded, tally = load_role("refusals", SourceSettings(files=("p.csv",)), tmp_path, max_malformed=0.5)
-    assert loaded["label"] == ["safe", "unsafe"]
+    assert [row["label"] for row in loaded] == ["safe", "unsafe"]
     assert tally.places == {"label is neither safe nor unsafe": ["p.csv:4"], "wrong number of columns": ["p.csv:6"]}
 
 
 def test_text_files_are_divided_by_blank_lines(tmp_path):
     (tmp_path / "t.txt").write_text("One.\nStill one.\n\n\nTwo.\n")
     loaded, _ = load_role("pretrain", SourceSettings(files=("t.txt",)), tmp_path)
-    assert loaded["text"] == ["One.\nStill one.", "Two."]
+    assert [row["text"] for row in loaded] == ["One.\nStill one.", "Two."]
 
 
 def test_parquet_is_read(tmp_path):
@@ -136,7 +138,7 @@ def test_parquet_is_read(tmp_path):
 
     datasets.Dataset.from_list([{"story": f"Story {i}."} for i in range(3)]).to_parquet(tmp_path / "s.parquet")
     loaded, _ = load_role("pretrain", SourceSettings(files=("s.parquet",), columns={"text": "story"}), tmp_path)
-    assert loaded["text"] == ["Story 0.", "Story 1.", "Story 2."]
+    assert [row["text"] for row in loaded] == ["Story 0.", "Story 1.", "Story 2."]
 
 
 @pytest.mark.parametrize("name, content, message", [
@@ -163,7 +165,7 @@ def test_a_folder_whose_name_looks_like_a_pattern_is_a_folder(tmp_path):
     for files, found in ((("sub/*.jsonl",), ["Two."]), (("mine*/a[b].jsonl",), ["One."]),
                          (("**/*.jsonl",), ["One.", "Two."]), ((str(folder / "sub" / "b.jsonl"),), ["Two."])):
         loaded, _ = load_role("pretrain", SourceSettings(files=files), folder)
-        assert loaded["text"] == found
+        assert [row["text"] for row in loaded] == found
     with pytest.raises(LabError, match="is a folder"):
         load_role("pretrain", SourceSettings(files=("sub/c.jsonl",)), folder)
 
@@ -207,13 +209,13 @@ def test_what_other_programs_write_is_read(tmp_path):
     (tmp_path / "d.txt").write_text(f"\ufeff{long}\r\n\r\nb\r\n", newline="")
     for name in ("a.jsonl", "b.json", "c.csv", "d.txt"):
         loaded, tally = load_role("pretrain", SourceSettings(files=(name,)), tmp_path)
-        assert loaded["text"] == [long.strip(), "b"] and tally.malformed == 0, name
+        assert [row["text"] for row in loaded] == [long.strip(), "b"] and tally.malformed == 0, name
 
 
 def test_half_a_character_is_a_malformed_row(tmp_path):
     write_lines(tmp_path / "a.jsonl", [*({"text": f"Story {i}."} for i in range(30)), '{"text": "\\ud83d"}'])
     loaded, tally = load_role("pretrain", SourceSettings(files=("a.jsonl",)), tmp_path)
-    assert len(loaded) == 30 and "".join(loaded["text"]).encode()
+    assert len(loaded) == 30 and "".join(row["text"] for row in loaded).encode()
     assert list(tally.places.values()) == [["a.jsonl:31"]]
 
 
@@ -347,7 +349,7 @@ def own_data(tmp_path) -> Path:
 
 def test_own_data_from_end_to_end(own_data):
     arguments = (own_data / "own.yaml", own_data / "run", 0, "cpu", "fp32", own_data / "data")
-    results = run_real_data(*arguments)
+    results = run_real(*arguments)
     stages = results["stages"]
     assert list(stages) == ["tokenizer", "preferences-v1", "base", "sft", "judge-helpfulness", "judge-safety",
                             "reward-helpfulness-v1", "reward-safety-v1", "samples-v1", "rlhf-v1", "rlhf-v2"]
@@ -359,7 +361,7 @@ def test_own_data_from_end_to_end(own_data):
         assert "no oracle" in metrics["limits"] and metrics["false_refusal_rate"]["n"] == 1
     assert stages["sft"]["metrics"]["win_rate_vs_sft"]["mean"] == 0.5
     before = {p: p.stat().st_mtime_ns for p in (own_data / "run").glob("*/model.safetensors")}
-    assert run_real_data(*arguments)["stages"] == stages  # a finished run is only read
+    assert run_real(*arguments)["stages"] == stages  # a finished run is only read
     assert before == {p: p.stat().st_mtime_ns for p in (own_data / "run").glob("*/model.safetensors")}
 
 
@@ -405,7 +407,7 @@ def test_start_from_stories260k(own_data):
     assert sum(i >= 512 for i in ids) == 2
 
     (own_data / "start.yaml").write_text(f"start_from: {start}\n{OWN}")
-    results = run_real_data(own_data / "start.yaml", own_data / "run", 0, "cpu", "fp32", own_data / "data")
+    results = run_real(own_data / "start.yaml", own_data / "run", 0, "cpu", "fp32", own_data / "data")
     base = results["stages"]["base"]["metrics"]
     assert base["control_tokens_added"] == 5 and "Once" in base["stories"][0]
 

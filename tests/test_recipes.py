@@ -15,8 +15,7 @@ from recipe_fields import ALL, leaves, with_value
 
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.optim import Optim
-from llama2lab.run.presets import PRESETS, Recipe, load_recipe
-from llama2lab.run.real import RealRecipe, load_real_recipe
+from llama2lab.run.presets import PRESETS, RealRecipe, Recipe, load_real_recipe, load_recipe
 from llama2lab.stages.ppo import PPOSettings
 from llama2lab.stages.pretrain import PretrainSettings
 

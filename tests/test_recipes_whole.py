@@ -18,8 +18,7 @@ from llama2lab.engine.errors import LabError
 from llama2lab.engine.recipefile import RecipeFile, changed, read_recipe
 from llama2lab.engine.runs import digest
 from llama2lab.model.network import ModelConfig
-from llama2lab.run.presets import PRESETS, load_recipe
-from llama2lab.run.real import load_real_recipe
+from llama2lab.run.presets import PRESETS, load_real_recipe, load_recipe
 from llama2lab.stages.pretrain import Sizes
 
 ROOT = Path(__file__).parent.parent

@@ -152,7 +152,7 @@ def test_only_rows_and_lab_errors_come_out(store: Store, tmp_path_factory: pytes
             loaded, _ = load_role(role, SourceSettings(files=("file*",), columns=columns), folder, max_malformed=1.0)
         except LabError:
             continue
-        for row in loaded.to_list():
+        for row in loaded:
             json.dumps(row, ensure_ascii=False).encode()
             for messages in ([*row["prompt"], *row["chosen"]] if "chosen" in row else row.get("messages"),):
                 assert messages is None or segments(messages)

@@ -27,10 +27,11 @@ from llama2lab.model.network import SIZES, Llama
 from llama2lab.model.tokenizer import load_tokenizer, train_tokenizer
 from llama2lab.report.page import report
 from llama2lab.report.summary import load_run, stage_table
-from llama2lab.run import real as realrun
 from llama2lab.run import start_from
-from llama2lab.run.presets import preset
-from llama2lab.run.real import RealRecipe, load_real_recipe, run_real_data
+from llama2lab.run.presets import RealRecipe, load_real_recipe, preset
+from llama2lab.run.real import RealWorld
+from llama2lab.run.realsplits import load_texts
+from llama2lab.run.recipe import base_stage, run_real, tokenizer_stage
 from llama2lab.run.start_from import for_checkpoint, hasty, learning_rate, with_control_tokens, with_room, worsened
 from llama2lab.stages.pretrain import fit_packed
 from llama2lab.stages.reward import RewardModel, load_reward, save_reward
@@ -152,7 +153,7 @@ def test_a_wrecking_rate_is_said_loudly(own, capsys):
         (Path(data) / "tinystories" / "stories.jsonl").read_text().splitlines()[:80]))
     path = recipe_of(own, "rejection: {prompts: 4, unsafe_prompts: 4, k: 2, chat_rows: 8, optim: {lr: 0.1}}\n")
     path.write_text(path.read_text().replace("start_from: start", f"start_from: {data}/stories260k"))
-    results = run_real_data(path, own / "run", 0, "cpu", "fp32", own / "data")
+    results = run_real(path, own / "run", 0, "cpu", "fp32", own / "data")
     said = {name: stage["metrics"].get("warnings") for name, stage in results["stages"].items()}
     assert said["sft"] == [] and said["base"] == []  # the rule's own rate does no harm
     [warning] = said["rlhf-v1"]
@@ -225,12 +226,13 @@ def test_a_token_without_a_row_is_one_line(tmp_path):
 def test_another_checkpoint_at_the_same_path_is_noticed(own, tmp_path):
     start = own / "data" / "start"
     recipe = load_real_recipe(recipe_of(own), own / "data")
-    texts = realrun.load_texts(recipe, own / "data", 0)
+    texts = load_texts(recipe, own / "data", 0)
 
     def base_of(out: str) -> tuple[float, int]:
         shop = Workshop(Run(tmp_path / out, {"seed": 0}, say=lambda _: None), 0, CPU, None, None)
-        realrun.tokenizer_stage(shop, recipe, texts, str(start))
-        realrun.base_stage(shop, recipe, texts, str(start))
+        world = RealWorld(recipe, 0, texts, folder=own / "data")
+        tokenizer_stage(world, shop)
+        base_stage(world, shop)
         weights = tmp_path / out / "base" / "model.safetensors"
         return load_model(tmp_path / out / "base").embed.weight[9, 0].item(), weights.stat().st_mtime_ns
 

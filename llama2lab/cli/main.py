@@ -92,19 +92,19 @@ def run(
     if annotations is not None and real:
         raise LabError("--annotations is for runs on the town; a recipe with `data:` names its own preference pairs")
     if recipe and real:
-        from llama2lab.run.real import run_real_data
+        from llama2lab.run.recipe import run_real
 
         out = out or Path("runs") / f"{recipe.stem}-{seed}"
-        results = run_real_data(recipe, out, seed, device, precision, data)
+        results = run_real(recipe, out, seed, device, precision, data)
     else:
-        from llama2lab.run.town import run_recipe
+        from llama2lab.run.recipe import run_town
 
         chosen = presets.load_recipe(recipe) if recipe else presets.preset(preset or "mini")
         labels = read_labels(annotations) if annotations is not None else []
         out = out or Path("runs") / f"{recipe.stem if recipe else chosen.preset}-{seed}"
         if chosen.preset == "smoke":
             typer.echo(SMOKE, err=True)
-        results = run_recipe(chosen, out, seed, device, precision, labels, people_share)
+        results = run_town(chosen, out, seed, device, precision, labels, people_share)
     page = make_report([out], out / "report.html")
     typer.echo(stage_table(results))
     if results.get("preset") == "smoke":

@@ -57,7 +57,7 @@ def finished_run(path: str | Path | None = None) -> Finished:
     if (SHIPPED / "results.json").is_file():
         return Finished(SHIPPED)
     from llama2lab.run.presets import preset
-    from llama2lab.run.town import run_recipe
+    from llama2lab.run.recipe import run_town
 
     tiny = live_folder().parent / "smoke-0"
     if not (tiny / "results.json").is_file():
@@ -65,7 +65,7 @@ def finished_run(path: str | Path | None = None) -> Finished:
             if not (tiny / "results.json").is_file():  # another notebook may have made it meanwhile
                 print("There is no finished run here: a tiny one is trained now, in about a minute. For figures that "
                       "mean something: llama2lab run")
-                run_recipe(preset("smoke"), tiny)
+                run_town(preset("smoke"), tiny)
     return Finished(tiny)
 
 

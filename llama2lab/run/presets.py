@@ -1,4 +1,5 @@
-"""All settings of a run in one place: what `--preset mini` and `--preset smoke` are, and recipe files.
+"""All settings of a run in one place: what `--preset mini` and `--preset smoke` are, and recipe files; on real text,
+too.
 
 A recipe file is YAML that names a preset and what it changes:
 
@@ -19,8 +20,11 @@ from pydantic import Field
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.optim import Optim
 from llama2lab.engine.recipefile import changed, read_recipe
-from llama2lab.engine.settings import Clash, Notes, checked, one_of
+from llama2lab.engine.settings import Clash, Count, CountOrNone, Notes, Share, Split, Temperature, Text, checked, one_of
+from llama2lab.model.checkpoint import context_of, parameters_of
 from llama2lab.model.network import SIZES
+from llama2lab.run import start_from
+from llama2lab.run.realdata import SourceSettings
 from llama2lab.stages.evaluate import EvaluateSettings
 from llama2lab.stages.gatt import GattSettings
 from llama2lab.stages.ppo import PPOSettings
@@ -41,6 +45,7 @@ SFT_OPTIM = Optim(lr=3e-4, warmup=0.05)  # see sft.py
 # Tokens of a turn of a dialogue, on average (48 dialogues of RLHF-V3, a vocabulary of 1,536: 641 for 20 turns), and the
 # turns of the evaluation's dialogues.
 TURN_TOKENS, TURNS = 32, 20
+ANSWER_TOKENS = 48  # the most that is sampled where nothing else is said (sample.sample_answers)
 PROMPT_TOKENS = 40  # the longest prompt of the town had 33
 
 Vendors = Annotated[tuple[Annotated[str, one_of(VENDORS)], ...], Field(min_length=1, max_length=100)]
@@ -112,3 +117,87 @@ def load_recipe(path: str | Path) -> Recipe:
     file = read_recipe(path)
     base = file.data.get("preset", "mini")  # one that is unknown is refused as any other wrong value
     return changed(PRESETS[base if isinstance(base, str) and base in PRESETS else "mini"], file)
+
+
+# ---- real text ------------------------------------------------------------------------------------------------
+
+@checked
+@dataclass(frozen=True)
+class DataSettings:
+    """Where the rows of each role come from, and the share of malformed ones that stops the run."""
+
+    pretrain: SourceSettings = SourceSettings()
+    sft: SourceSettings = SourceSettings()
+    helpful: SourceSettings = SourceSettings()
+    harmless: SourceSettings = SourceSettings()
+    refusals: SourceSettings = SourceSettings()
+    max_malformed: Share = 0.05
+
+
+@checked
+@dataclass(frozen=True)
+class RealEvaluateSettings:
+    split: Split = "test"  # "dev" for choices: nothing may be chosen on "test"
+    stories: CountOrNone = 300  # held-out documents
+    prompts: Count = 300  # of each kind, at most
+    temperature: Temperature = 1.0
+    sample_stories: CountOrNone = 5
+    story_tokens: Count = 200
+
+
+@checked
+@dataclass(frozen=True)
+class RealRecipe:
+    """Every setting of a run on real text; data/recipes/real.yaml is the example."""
+
+    data: DataSettings = DataSettings()
+    start_from: Text = ""  # a checkpoint folder (also inside the data folder) or hub name, instead of pretraining
+    pretrain: PretrainSettings = PretrainSettings()
+    sft: SFTSettings = SFTSettings()
+    helpfulness: RewardSettings = RewardSettings(margin="none")
+    safety: RewardSettings = RewardSettings(margin="none", other_share=0.1)
+    prompt_tokens: Count = 160  # longer prompts are not answered in rejection sampling, PPO and evaluation
+    rejection: RejectionSettings = RejectionSettings()
+    ppo: PPOSettings = PPOSettings()
+    evaluate: RealEvaluateSettings = RealEvaluateSettings()
+
+    def __post_init__(self) -> None:
+        if self.pretrain.model and not self.start_from:
+            self.check_context(self.pretrain.config.context, "max_seq_len", "pretrain.model.max_seq_len")
+
+    def check_context(self, context: int, whence: str, *settings: str) -> None:
+        """Clash if the lengths do not fit in the model's context, which `settings` set too."""
+        for role in ("sft", "helpful", "harmless"):
+            source = getattr(self.data, role)
+            if source.given and source.max_tokens > context:
+                raise Clash(f"must be at most the model's context ({whence}, {context}), not {source.max_tokens}",
+                            f"data.{role}.max_tokens", *settings)
+        longest = min(self.prompt_tokens, max(self.data.helpful.max_tokens, self.data.harmless.max_tokens))
+        answer = max(ANSWER_TOKENS, self.ppo.max_new_tokens)
+        if longest + answer > context:
+            raise Clash(f"is too much: prompts of {longest} tokens and answers of {answer} do not fit in the model's "
+                        f"context ({whence}, {context})", "prompt_tokens", "ppo.max_new_tokens", *settings)
+
+
+def load_real_recipe(path: str | Path, data_dir: Path | None = None) -> RealRecipe:
+    """A recipe file with `data:` at its top. Where it starts from a checkpoint (also one inside `data_dir`), learning
+    rates that it does not give are those for a trained model of that size: see start_from.py. LabError with file, line
+    and what may stand there."""
+    file = read_recipe(path)
+    recipe = changed(RealRecipe(), file)
+    if recipe.start_from:
+        start = start_from.find_checkpoint(recipe.start_from, data_dir)
+        recipe = changed(start_from.for_checkpoint(RealRecipe(), parameters_of(start)), file)
+        try:
+            recipe.check_context(context_of(start), "the checkpoint's max_position_embeddings", "start_from")
+        except Clash as e:
+            places = (tuple(name.split(".")) for name in e.settings)
+            file.refuse(next(file.lines[place] for place in places if place in file.lines), str(e))
+    for role in ("sft", "helpful", "harmless", *([] if recipe.start_from else ["pretrain"])):
+        if not getattr(recipe.data, role).given:
+            file.refuse(file.line(("data", role)),
+                        f"data.{role} names neither files nor hub; the recipe needs this role")
+    if not recipe.start_from and not recipe.pretrain.model:
+        file.refuse(file.line(("pretrain", "model")), "pretrain.model is missing; give the model's sizes, as "
+                    "data/recipes/real.yaml does, or a checkpoint with start_from")
+    return recipe

@@ -5,8 +5,8 @@ and a pattern of local files; local files win. Rows that cannot be used are coun
 line; too many of them stop the run, because then the recipe probably names the wrong column or file.
 
 Local files are read by `rows.rows_of`, row by row, instead of by the builders of `datasets`: those fail as a whole on
-one broken line and do not say which. What is valid becomes a `datasets.Dataset`. Data sets of the hub come through
-`datasets` itself, streamed, so that no copy of them stays in a cache.
+one broken line and do not say which. Data sets of the hub come through `datasets`, streamed, so that no copy of them
+stays in a cache.
 """
 
 from __future__ import annotations
@@ -21,22 +21,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import datasets
 from pydantic import Field
 
-from llama2lab.engine.dialogues import SAFETY, Malformed, check_turns, pair_of, parse_transcript, plain_text
+from llama2lab.engine.dialogues import SAFETY, Malformed, check_turns, pair_of, plain_text
 from llama2lab.engine.errors import LabError, first_line
 from llama2lab.engine.rows import SHOWN, Record, Unreadable, cures_of, rows_of
 from llama2lab.engine.scale import GRADES
 from llama2lab.engine.settings import Clash, Count, CountOrNone, Name, Names, Text, checked, one_of
 from llama2lab.engine.validation import shown
 
-__all__ = ["Malformed", "SourceSettings", "Tally", "data_folder", "load_role", "parse_pair", "parse_transcript"]
-
 Columns = dict[str, str | list[str]]  # our name of a field -> the column, or columns of which the first there counts
-
-
-# Our name of a field -> the column, or a list of columns of which the first there counts.
 NamedColumns = dict[Annotated[str, one_of(("text", "messages", "prompt", "context", "answer", "chosen", "rejected",
                                            "grade", "safety", "label"))],
                     Name | Annotated[list[Name], Field(min_length=1, max_length=100)]]
@@ -61,6 +55,10 @@ class SourceSettings:
             raise Clash(f"must be at most max_tokens ({self.max_tokens}), not {self.max_answer_tokens}",
                         "max_answer_tokens", "max_tokens")
 
+    @property
+    def given(self) -> bool:
+        return bool(self.files or self.hub)
+
 
 @dataclass
 class Tally:
@@ -78,7 +76,7 @@ class Tally:
 
     @property
     def malformed(self) -> int:
-        return sum(self.reasons.values())
+        return self.reasons.total()
 
     def check(self, limit: float) -> None:
         """LabError when more than the share `limit` of the rows is malformed, or no row is left."""
@@ -109,29 +107,23 @@ def read_source(source: SourceSettings, role: str, data_dir: Path | None) -> Ite
         yield from _read_hub(source, role, data_dir)
     for path in paths:
         name = str(path.relative_to(data_dir)) if data_dir and path.is_relative_to(data_dir) else str(path)
-        empty = True
+        number = 0
         for number, record in rows_of(path):
-            empty = False
             yield f"{name}:{number}", record
-        if empty:
+        if not number:
             raise LabError(f"{path}: is empty; get the file anew or take it out of the recipe's {role}.files")
 
 
 def local_files(source: SourceSettings, data_dir: Path | None) -> list[Path]:
     """The files that the patterns name, sorted; patterns are relative to `data_dir`, or absolute."""
+    root = data_dir.absolute() if data_dir else Path("/")
     found: set[Path] = set()
-    for pattern in source.files:
-        whole = Path(pattern) if data_dir is None else data_dir.absolute() / pattern
-        if not whole.is_absolute():
-            continue
-        if whole.exists():  # a name, even if it looks like a pattern
-            found.add(whole)
-        elif data_dir is None or Path(pattern).is_absolute():
-            found.update(f for f in map(Path, glob.glob(str(whole), recursive=True)) if not f.is_dir())
-        else:  # the folder's own name is no pattern
-            root = data_dir.absolute()
-            found.update(f for f in (root / x for x in glob.glob(pattern, root_dir=root, recursive=True))
-                         if not f.is_dir())
+    for pattern in source.files if data_dir else filter(os.path.isabs, source.files):
+        if (root / pattern).exists():  # a name, even if it looks like a pattern
+            found.add(root / pattern)
+        else:
+            named = (root / name for name in glob.glob(pattern, root_dir=root, recursive=True))
+            found.update(path for path in named if not path.is_dir())
     return sorted(found)
 
 
@@ -154,6 +146,8 @@ def _read_hub(source: SourceSettings, role: str, data_dir: Path | None) -> Itera
         raise LabError(f"{role}: {looked}, and no hub data set; {cure}")
     for folder in source.hub_folders or (None,):
         try:
+            import datasets  # takes seconds, and only the hub needs it
+
             stream = datasets.load_dataset(source.hub, data_dir=folder, split=source.hub_split, streaming=True)
             for number, record in enumerate(stream.take(source.rows) if source.rows else stream, 1):
                 yield f"{source.hub}{'/' + folder if folder else ''}:{number}", record
@@ -240,14 +234,11 @@ def parse_probe(record: Record, columns: Columns) -> Record:
     return {"prompt": text_of(record, columns, "prompt"), "label": label}
 
 
-FIELDS = {  # what a role's rows are made of: the names that `columns` may hold
-    "pretrain": ("text",), "sft": ("messages", "prompt", "context", "answer"), "refusals": ("prompt", "label"),
-    "helpful": ("prompt", "chosen", "rejected", "grade", "safety"),
-    "harmless": ("prompt", "chosen", "rejected", "grade", "safety"),
-}
-PARSERS: dict[str, Callable[[Record, Columns], Record]] = {
-    "pretrain": parse_text, "sft": parse_demonstration, "helpful": parse_pair, "harmless": parse_pair,
-    "refusals": parse_probe,
+PAIR = ("prompt", "chosen", "rejected", "grade", "safety")
+# Role -> how its rows are made, and of what: the names that `columns` may hold.
+PARSERS: dict[str, tuple[Callable[[Record, Columns], Record], tuple[str, ...]]] = {
+    "pretrain": (parse_text, ("text",)), "sft": (parse_demonstration, ("messages", "prompt", "context", "answer")),
+    "helpful": (parse_pair, PAIR), "harmless": (parse_pair, PAIR), "refusals": (parse_probe, ("prompt", "label")),
 }
 
 
@@ -263,16 +254,17 @@ def contradictory(rows: Sequence[Record]) -> set[int]:
 
 
 def load_role(role: str, source: SourceSettings, data_dir: Path | None, max_malformed: float = 0.05, seed: int = 0,
-              ) -> tuple[datasets.Dataset, Tally]:
+              ) -> tuple[list[Record], Tally]:
     """The valid rows of a role, at most `source.rows`, and the tally of the others.
 
     Raises:
         LabError: nothing to read, or more than the share `max_malformed` of the rows is malformed.
     """
-    unknown = source.columns.keys() - set(FIELDS[role])
+    parse, fields = PARSERS[role]
+    unknown = source.columns.keys() - set(fields)
     if unknown:
         raise LabError(f"{role}: the recipe's columns name {shown(min(unknown, key=str))}, which no row of this role "
-                       f"has; choose among {', '.join(FIELDS[role])}")
+                       f"has; choose among {', '.join(fields)}")
     tally = Tally(role)
     rows, places = [], []
     for where, record in read_source(source, role, data_dir):
@@ -280,15 +272,15 @@ def load_role(role: str, source: SourceSettings, data_dir: Path | None, max_malf
         try:
             if isinstance(record, str):
                 raise Malformed(record)
-            rows.append(PARSERS[role](record, source.columns))
+            rows.append(parse(record, source.columns))
             places.append(where)
         except Malformed as e:
             tally.refuse(where, str(e))
-    against = contradictory(rows) if PARSERS[role] is parse_pair else set()
+    against = contradictory(rows) if parse is parse_pair else set()
     for i in sorted(against):
         tally.refuse(places[i], "another row prefers the other answer")
     rows = [row for i, row in enumerate(rows) if i not in against]
     tally.check(max_malformed)
     if source.rows and len(rows) > source.rows:
         rows = [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), source.rows))]
-    return datasets.Dataset.from_list(rows), tally
+    return rows, tally

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.runs import Run
+from llama2lab.engine.runs import Run, write_rows
 from llama2lab.model.chat import encode_chats
-from llama2lab.run.realdata import SourceSettings, Tally
-from llama2lab.stages import rounds as rlhf
+from llama2lab.run.presets import RealRecipe
+from llama2lab.run.realdata import SourceSettings, Tally, load_role
+from llama2lab.stages.rounds import Workshop, preference_rows
 from llama2lab.town.items import Instruction, Prompt
 
 # Shares of the dialogues. "judge" is as large as "train", for its models judge those of "train"; choices are made on
 # "dev"; nothing is trained or chosen on "test".
 PARTS = {"train": 0.4, "judge": 0.4, "dev": 0.1, "test": 0.1}
-KINDS = {"helpfulness": "helpful", "safety": "harmless"}  # reward model -> role of its pairs
+ROLES = {"helpfulness": "helpful", "safety": "harmless"}  # reward model -> role of its pairs
 
 
 def place_of(text: str) -> float:
@@ -31,12 +36,7 @@ def part_of(messages: Sequence[dict]) -> str:
     """The part ("train", "judge", "dev" or "test") of a dialogue. It depends on the user's first message alone, so
     that no prompt, and no two dialogues that begin alike, are in two parts."""
     place = place_of(next((m["content"] for m in messages if m["role"] == "user"), ""))
-    edge = 0.0
-    for part, share in PARTS.items():
-        edge += share
-        if place < edge:
-            return part
-    return part
+    return next((part for part, edge in zip(PARTS, accumulate(PARTS.values()), strict=True) if place < edge), "test")
 
 
 @dataclass
@@ -49,6 +49,36 @@ class Texts:
     pairs: dict[str, list[dict]]  # "helpfulness", "safety"
     probes: list[dict]
     tallies: dict[str, Tally]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when any text does."""
+        whole = json.dumps([self.stories, self.heldout_stories, self.demonstrations, self.pairs, self.probes])
+        return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+    @cached_property
+    def read_again(self) -> list[str]:
+        """Held-out texts on which every chat stage is compared with the one before it."""
+        dialogues = [m["content"] for rows in self.pairs.values() for row in rows if row["part"] == "test"
+                     for m in [*row["prompt"], *row["chosen"]]]
+        return sorted(set(self.heldout_stories or dialogues), key=place_of)[:64]
+
+
+def load_texts(recipe: RealRecipe, folder: Path | None, seed: int) -> Texts:
+    """All rows of all roles; LabError as `load_role`."""
+    rows: dict[str, list[dict]] = {}
+    tallies = {}
+    for role in ("pretrain", "sft", "helpful", "harmless", "refusals"):
+        source, rows[role] = getattr(recipe.data, role), []
+        if source.given:
+            rows[role], tallies[role] = load_role(role, source, folder, recipe.data.max_malformed, seed)
+    stories = sorted({r["text"] for r in rows["pretrain"]}, key=place_of)  # equal texts once: none is in both parts
+    held = min(recipe.evaluate.stories, len(stories) // 10)
+    for role in ROLES.values():
+        for row in rows[role]:
+            row["part"] = part_of(row["prompt"])
+    return Texts(stories[held:], stories[:held], rows["sft"], {k: rows[r] for k, r in ROLES.items()},
+                 rows["refusals"], tallies)
 
 
 def fit_pairs(tokenizer: Any, rows: Sequence[dict], max_tokens: int) -> tuple[list[dict], Counter[str]]:
@@ -74,6 +104,27 @@ def fit_pairs(tokenizer: Any, rows: Sequence[dict], max_tokens: int) -> tuple[li
     return kept, counts
 
 
+def pairs_stage(shop: Workshop, recipe: RealRecipe, texts: Texts) -> None:
+    """The pairs of both kinds and all parts, cut to length: people's preferences, in the place of round 1's."""
+
+    def build(folder: Path) -> dict[str, Any]:
+        metrics: dict[str, Any] = {}
+        for kind, role in ROLES.items():
+            rows, counts = fit_pairs(shop.tokenizer, texts.pairs[kind], getattr(recipe.data, role).max_tokens)
+            parts: dict[str, list[dict]] = {part: [] for part in PARTS}
+            for row in rows:
+                parts[row["part"]].append({k: v for k, v in row.items() if k != "part"} | {"round": 1})
+            for part, some in parts.items():
+                if not some:
+                    raise LabError(f"{role}: too few pairs, none is left for the part {part!r}; give more rows")
+                write_rows(folder / f"{kind}.{part}.jsonl", some)
+            metrics[kind] = {**{part: len(some) for part, some in parts.items()}, **counts}
+        return metrics
+
+    limits = [getattr(recipe.data, role).max_tokens for role in ROLES.values()]
+    shop.run.stage("preferences-v1", build, limits, ["tokenizer"])
+
+
 def fit_demonstrations(tokenizer: Any, rows: Sequence[dict], source: SourceSettings, n: int, seed: int) -> list[dict]:
     """`n` demonstrations that fit, drawn by the seed. A cut answer would teach to stop in the middle."""
     encoded = encode_chats(tokenizer, [r["messages"] for r in rows], mask_turns="last")
@@ -86,16 +137,16 @@ def fit_demonstrations(tokenizer: Any, rows: Sequence[dict], source: SourceSetti
 
 
 class PairPrompts:
-    """The prompts of the pairs, as the stages ask for them (rlhf.Source)."""
+    """The prompts of the pairs, as the stages ask for them (rounds.Source)."""
 
     def __init__(self, run: Run, tokenizer: Any, max_tokens: int):
         self.pools: dict[tuple[str, str], list[Prompt]] = {}
         for reward_kind, kind in (("helpfulness", "helpful"), ("safety", "unsafe")):
             for part in ("train", "dev", "test"):
-                rows = rlhf.preference_rows(run, 1, reward_kind, part)
+                rows = preference_rows(run, 1, reward_kind, part)
                 encoded = encode_chats(tokenizer, [r["prompt"] for r in rows], add_generation_prompt=True)
                 self.pools[kind, part] = [
-                    Prompt(f"{KINDS[reward_kind]}/{part}/{i}", tuple(row["prompt"]), "real", kind, "", part)
+                    Prompt(f"{ROLES[reward_kind]}/{part}/{i}", tuple(row["prompt"]), "real", kind, "", part)
                     for i, (row, (ids, _)) in enumerate(zip(rows, encoded, strict=True)) if len(ids) <= max_tokens]
 
     def prompts(self, kind: str, n: int, seed: int, split: str = "train") -> list[Prompt]:

@@ -2,10 +2,8 @@
 rates at which it learns, and what it must not forget.
 
 **Learning rates.** The defaults of the recipe are for a model of a million parameters that the recipe itself trained. A
-larger one that knows much is wrecked by them: SmolLM2-135M-Instruct reads held-out stories at .888 bits a byte, after
-one step of rejection sampling's defaults (2e-4, the norms' gains 400 times as fast) at 4.515, with gains at the same
-rate at .893; after SFT at 1e-3 at 1.184, at 2e-5 at .888. So where a recipe starts from a checkpoint, every rate that
-it does not set itself is
+larger one that knows much is wrecked by them (docs/trials.md). So where a recipe starts from a checkpoint, every rate
+that it does not set itself is
 
     the report's (sections 3.1, 3.2.2, 3.2.3) * sqrt(135 million / parameters), never less than the report's and never
     more than the recipe's default; the norms' gains learn as fast as the matrices

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llama2lab.engine.device import Machine
 from llama2lab.engine.runs import Run, digest, read_rows, write_rows
-from llama2lab.engine.scale import Kind
+from llama2lab.engine.scale import KINDS, Kind
 from llama2lab.engine.settings import Count, Share, Temperature, checked
 from llama2lab.model.checkpoint import load_model, save_model
 from llama2lab.model.network import Llama
@@ -84,10 +84,13 @@ class Workshop:
         """A finished stage to look at only: its weights stay the file's own pages."""
         return self.model(stage).requires_grad_(False)
 
+    def reward(self, stage: str) -> RewardModel:
+        return reward.load_reward(self.run.folder(stage)).to(self.machine.device)
+
     def rewards(self, version: int, helpfulness_stage: str | None = None) -> tuple[RewardModel, RewardModel]:
         """The helpfulness model (of this round, or of the stage that is named) and the safety model."""
-        stages = helpfulness_stage or f"reward-helpfulness-v{version}", f"reward-safety-v{version}"
-        helpfulness, safety = (reward.load_reward(self.run.folder(stage)).to(self.machine.device) for stage in stages)
+        helpfulness = self.reward(helpfulness_stage or f"reward-helpfulness-v{version}")
+        safety = self.reward(f"reward-safety-v{version}")
         gate.share_reference(helpfulness, safety)
         return helpfulness, safety
 
@@ -113,22 +116,17 @@ class RlhfSettings:
 
 
 def rlhf(shop: Workshop, settings: RlhfSettings, annotate: Annotate, annotators: Any,
-         measure: Callable[[str], None], test_prompts: Sequence[Prompt]) -> None:
+         measure: Callable[[str], object], test_prompts: Sequence[Prompt]) -> None:
     """All five rounds. `annotate` labels pairs and is described by `annotators`; `measure(stage)` is called for
     every finished chat stage and reward model, so that a reader sees figures as they come."""
     latest, previous = "sft", "sft-noisy"
     for version in ROUNDS:
         preferences_stage(shop, settings.preferences, version, (latest, previous), annotate, annotators, test_prompts)
-        for kind in ("helpfulness", "safety"):
-            reward_stage(shop, getattr(settings, kind), version, kind)
-            measure(f"reward-{kind}-v{version}")
-        previous = latest
-        if version < 5:
-            latest = rejection_stage(shop, settings, version, latest)
-            measure(latest)
-        else:
-            latest = ppo_stage(shop, settings.ppo, latest)
-            measure(latest)
+        for kind in KINDS:
+            measure(reward_stage(shop, getattr(settings, kind), version, kind))
+        previous, latest = latest, (rejection_stage(shop, settings, version, latest) if version < 5 else
+                                    ppo_stage(shop, settings.ppo, latest))
+        measure(latest)
         if version == 1:
             measure(rejection_stage(shop, settings, 1, "sft", choose="random"))
         if version == 3:
@@ -147,8 +145,8 @@ def preferences_stage(shop: Workshop, s: PreferenceSettings, version: int, model
         variants = [Variant(shop.model(name), name, s.temperatures) for name in models]
         reference = shop.model("sft")
         shares: dict[str, Any] = {}
-        kinds: list[tuple[Kind, int]] = [("helpfulness", s.helpfulness[version - 1]), ("safety", s.safety[version - 1])]
-        for kind, n in kinds:
+        for kind in KINDS:
+            n = getattr(s, kind)[version - 1]
             asked = (shop.prompts(n, 0, seed, s.borderline_share) if kind == "helpfulness" else
                      shop.prompts(round(n * s.borderline_share), n - round(n * s.borderline_share), seed + 5, 1.0))
             # every second one: the evaluation uses no more pairs than these give
@@ -173,19 +171,22 @@ def preference_rows(run: Run, version: int, kind: str, part: str = "train") -> l
     return read_rows(run.folder(f"preferences-v{version}") / f"{kind}.{part}.jsonl")
 
 
-def reward_stage(shop: Workshop, s: RewardSettings, version: int, kind: str, suffix: str = "") -> str:
+def reward_stage(shop: Workshop, s: RewardSettings, version: int, kind: Kind, suffix: str = "", part: str = "train",
+                 ) -> str:
     """A reward model on all preferences so far, started from the SFT chat model, whose frozen copy is also the
-    likelihood head's reference in every round."""
-    name = f"reward-{kind}-v{version}{suffix}"
+    likelihood head's reference in every round. With the part "judge", a model that judges the policies where there is
+    no oracle, on pairs that the policies' own models do not see."""
+    name, seed = f"reward-{kind}-v{version}{suffix}", shop.seed + version
+    if part == "judge":
+        name, seed = f"judge-{kind}", shop.seed + 500
 
     def build(folder: Path) -> dict[str, Any]:
-        rounds = range(1, version + 1)
-        own, other = (with_people(shop, [row for v in rounds for row in preference_rows(shop.run, v, k)], k)
-                      for k in (kind, _other(kind)))
-        rows = reward.mix(own, other, s.other_share, shop.seed)
-        model, metrics = reward.train_reward(shop.model("sft"), shop.tokenizer, rows, s, shop.seed + version,
-                                             shop.machine, folder, shop.frozen("sft"), name,
-                                             [row.get("sft_loglikelihoods") for row in rows])
+        rounds, [other] = range(1, version + 1), [k for k in KINDS if k != kind]
+        mine, theirs = (with_people(shop, [row for v in rounds for row in preference_rows(shop.run, v, k, part)], k)
+                        for k in (kind, other))
+        rows = reward.mix(mine, theirs, s.other_share, shop.seed)
+        model, metrics = reward.train_reward(shop.model("sft"), shop.tokenizer, rows, s, seed, shop.machine, folder,
+                                             shop.frozen("sft"), name, [row.get("sft_loglikelihoods") for row in rows])
         reward.save_reward(folder, model, shop.tokenizer, shop.run.folder("sft"))
         return metrics
 
@@ -202,10 +203,6 @@ def with_people(shop: Workshop, rows: list[dict], kind: str) -> list[dict]:
     where people labelled nothing of this kind."""
     people = read_rows(shop.run.folder(shop.people) / f"{kind}.jsonl") if shop.people else []
     return mix_people(rows, people, shop.people_share, shop.seed) if people else rows
-
-
-def _other(kind: str) -> str:
-    return "safety" if kind == "helpfulness" else "helpfulness"
 
 
 def rejection_stage(shop: Workshop, s: RlhfSettings, version: int, sampler: str, choose: str = "best") -> str:

@@ -1,0 +1,55 @@
+"""People's labels in a run on the town: rows for the reward models, and how far people and annotators agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from llama2lab.annotation.agreement.coefficients import Label, agreement_table
+from llama2lab.annotation.agreement.simulate import by_messages, messages_key, simulated_labels
+from llama2lab.annotation.rows import fingerprint, people_against_simulated, resolve
+from llama2lab.engine.errors import LabError
+from llama2lab.engine.runs import digest, write_rows
+from llama2lab.engine.scale import KINDS
+from llama2lab.stages.rounds import Workshop
+from llama2lab.town.annotators import Annotator
+from llama2lab.town.oracle import Oracle
+from llama2lab.town.prompts import every_prompt
+from llama2lab.town.town import Town
+
+
+def annotations_stage(shop: Workshop, labels: Sequence[Label], annotators: Sequence[Annotator], oracle: Oracle,
+                      town: Town, held_out: str = "test") -> None:
+    """People's labels as rows for the reward models of every round, and how far people and simulated annotators agree
+    on the same pairs.
+
+    Labels on prompts that the evaluation uses, the split `held_out`, are left out: no model may learn from them.
+    Agreement with simulated annotators can be had only where the oracle knows the prompt.
+    """
+    people = [x for x in labels if x["annotator_kind"] == "person"]
+    kept_away = by_messages(every_prompt(town, held_out))
+    trained = [x for x in people if messages_key(x["prompt"]) not in kept_away]
+    resolved = {kind: resolve(trained, kind) for kind in KINDS}
+    if not any(r.rows for r in resolved.values()):
+        raise LabError(f"the annotation store gives no training row: {len(people)} labels by people, of which "
+                       f"{len(people) - len(trained)} are on held-out prompts; label pairs with: llama2lab annotate")
+
+    def build(folder: Path) -> dict[str, Any]:
+        known = by_messages(every_prompt(town, "train") + every_prompt(town, "dev"))
+        against = {}
+        for kind in KINDS:
+            write_rows(folder / f"{kind}.jsonl", resolved[kind].rows)
+            mine = [x for x in trained if x["kind"] == kind]
+            items = {x["item_id"]: (known[key], *x["answers"]) for x in mine
+                     if (key := messages_key(x["prompt"])) in known}
+            simulated = simulated_labels(annotators, oracle, items, kind, shop.seed)
+            against[kind] = people_against_simulated(mine, simulated)
+        return {**{kind: resolved[kind].counts for kind in KINDS}, "held_out": len(people) - len(trained),
+                "annotators": len({x["annotator"] for x in people}), "agreement": agreement_table(people),
+                "people_against_simulated": against}
+
+    shop.people = "annotations"
+    shop.run.stage(shop.people, build, [digest(fingerprint(people)), held_out, [asdict(a) for a in annotators],
+                                        town.digest, shop.seed])

@@ -1,0 +1,122 @@
+"""Llama 2's recipe, stage by stage, on one of two worlds: what `llama2lab run` does.
+
+A world (town.TownWorld, real.RealWorld) says where prompts, texts and labels come from, who judges, and which rounds of
+RLHF there are; all else is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from llama2lab.engine.device import describe_machine, machine_of, this_machine
+from llama2lab.engine.errors import LabError
+from llama2lab.engine.runs import Run, write_rows
+from llama2lab.engine.seeds import check_seed
+from llama2lab.model.chat import CHAT_TEMPLATE
+from llama2lab.model.checkpoint import load_model, save_model
+from llama2lab.model.tokenizer import load_tokenizer, train_tokenizer
+from llama2lab.run.presets import Recipe
+from llama2lab.run.real import RealWorld
+from llama2lab.run.start_from import with_control_tokens, with_room
+from llama2lab.run.town import TownWorld
+from llama2lab.stages.pretrain import parameter_count, pretrain
+from llama2lab.stages.rounds import Workshop, finetune
+
+World = TownWorld | RealWorld
+
+
+def run_town(recipe: Recipe, out: str | Path, seed: int = 0, device: str = "auto", precision: str = "auto",
+             labels: Sequence[dict] = (), people_share: float | None = None) -> dict[str, Any]:
+    """Run the recipe on the town in folder `out`, or go on with it; returns what RUN/results.json holds.
+
+    With `labels`, as `annotation.exchange.labels` gives them, the reward models of every round also train on people's
+    preferences: on all of them, or on so many rows that `people_share` of them are people's.
+    """
+    if people_share is not None and not 0 <= people_share <= 1:
+        raise LabError(f"the share of people's rows is a number from 0 to 1, not {people_share}")
+    return _run(lambda: TownWorld(recipe, seed, labels, people_share), out, seed, device, precision)
+
+
+def run_real(recipe: str | Path, out: str | Path, seed: int = 0, device: str = "auto", precision: str = "auto",
+             data_dir: str | Path | None = None) -> dict[str, Any]:
+    """Run a recipe file on real text in folder `out`, or go on with it; returns what RUN/results.json holds.
+
+    `data_dir` is the folder of local copies; without it the environment variable LLAMA2LAB_DATA, and without that
+    the hub. All texts are read before the first stage, so that a mistake in them shows at once.
+    """
+    return _run(lambda: RealWorld.from_files(recipe, data_dir, seed), out, seed, device, precision)
+
+
+def _run(make: Callable[[], World], out: str | Path, seed: int, device: str, precision: str) -> dict[str, Any]:
+    check_seed(seed)
+    this_machine(device, precision)  # what is not on this machine is said before a folder is made
+    world = make()
+    with Run(out, {**world.identity, "seed": seed}) as run:
+        machine = machine_of(run, device, precision)
+        return follow(world, Workshop(run, seed, machine, None, None, world.replayed))  # type: ignore[arg-type]
+
+
+def follow(world: World, shop: Workshop) -> dict[str, Any]:
+    """The recipe, top to bottom."""
+    world.begin(shop)
+    tokenizer_stage(world, shop)
+    shop.source = world.source(shop)
+    base_stage(world, shop)
+    for stage in world.chats:
+        sft_stage(world, shop, stage)
+    judge = world.judge(shop)
+    for stage in world.chats:
+        judge.measure(stage)
+    world.rounds(shop, judge)  # type: ignore[arg-type]  # preferences, rewards, rejection sampling, PPO
+    return shop.run.results(describe_machine(), world.recipe.evaluate.split)
+
+
+def tokenizer_stage(world: World, shop: Workshop) -> None:
+    """A tokenizer trained on the world's texts; or the checkpoint's, with the chat's control tokens."""
+
+    def build(folder: Path) -> dict[str, Any]:
+        texts, sample = world.tokenizer_texts()
+        more = world.counts
+        if world.start:
+            tokenizer, added = with_control_tokens(load_tokenizer(world.start))
+            more = {**more, "added_control_tokens": added}
+        else:
+            tokenizer = train_tokenizer(texts, world.recipe.pretrain.model["vocab_size"], chat_template=CHAT_TEMPLATE)
+        tokenizer.save_pretrained(folder)
+        ids = tokenizer(sample, add_special_tokens=False)["input_ids"]
+        return {"vocab_size": len(tokenizer), "bytes_per_token": sum(len(text.encode()) for text in sample)
+                / max(1, sum(map(len, ids))), **more}
+
+    shop.tokenizer = load_tokenizer(shop.run.stage("tokenizer", build, world.tokenizer_settings))
+
+
+def base_stage(world: World, shop: Workshop) -> None:
+    """Pretraining on the world's documents; or somebody's checkpoint, with room for the control tokens."""
+
+    def build(folder: Path) -> dict[str, Any]:
+        if world.start:
+            before = load_tokenizer(world.start)
+            model = with_room(load_model(world.start), before, shop.tokenizer, shop.seed)
+            metrics = {"started_from": world.start_from, "parameters": parameter_count(model),
+                       "control_tokens_added": len(shop.tokenizer) - len(before)}
+        else:
+            model, metrics = pretrain(world.documents(), shop.tokenizer, world.recipe.pretrain, shop.seed,
+                                      shop.machine, folder)
+        save_model(folder, model, shop.tokenizer)
+        return metrics | world.measure_base(shop, model.eval())
+
+    shop.run.stage("base", build, [*world.base_settings, shop.machine.precision], ["tokenizer"])
+
+
+def sft_stage(world: World, shop: Workshop, stage: str) -> None:
+    """Supervised fine-tuning of the base model on the world's demonstrations."""
+
+    def build(folder: Path) -> dict[str, Any]:
+        rows = world.demonstrations(stage, shop.tokenizer)
+        write_rows(folder / "rows.jsonl", rows)
+        return finetune(shop, "base", rows, world.chats[stage], folder, stage) | world.sft_counts
+
+    shop.run.stage(stage, build, [asdict(world.chats[stage]), *world.sft_settings[stage]], ["base"])
