@@ -31,8 +31,8 @@ def check_gatt(f: Callable) -> None:
             (1 - right, "The mask is inverted."),
             (first, "That is the first answer; the last one is learnt."),
             (right - right * ends, "The closing </s> of the last answer belongs to it."),
-            (marks(ids, end_inst=True) * (torch.arange(len(ids)) >= int(right.argmax()) - 1), "[/INST] belongs to the "
-             "prompt."),
+            (marks(ids, end_inst=True) * (torch.arange(len(ids)) >= int(right.argmax()) - 1),
+             "[/INST] belongs to the prompt."),
         ], "the mask", 0)
 
 
