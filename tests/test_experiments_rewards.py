@@ -5,8 +5,9 @@ import math
 import pytest
 
 from llama2lab.lab import shown
+from llama2lab.lessons.n05_preferences.pairs import draw
 from llama2lab.lessons.n06_rewards import experiments as rewards
-from llama2lab.lessons.n06_rewards.experiments import VALUES, Bench, Training, draw, held_out
+from llama2lab.lessons.n06_rewards.experiments import VALUES, Bench, Training, held_out
 
 TINY = {"pairs": 24, "held_out": 16}
 

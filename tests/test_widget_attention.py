@@ -2,14 +2,8 @@
 
 import torch
 
-from llama2lab.lessons.n02_transformer.attention import (
-    LONGEST,
-    AttentionExplorer,
-    attention_parts,
-    attention_weights,
-    grown_cache,
-    visible,
-)
+from llama2lab.lessons.n02_transformer.attention import attention_parts, attention_weights, grown_cache, visible
+from llama2lab.lessons.n02_transformer.widget_attention import LONGEST, AttentionExplorer
 from llama2lab.model.network import SIZES, Llama
 
 IDS = [1, 9, 30, 31, 7, 100, 2, 5, 64]

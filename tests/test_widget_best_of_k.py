@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from llama2lab.lessons.n05_preferences.annotation_time import AnnotationTime
-from llama2lab.lessons.n07_rejection import best_of_k
-from llama2lab.lessons.n07_rejection.best_of_k import BestOfK, Drawn, curves, known_prompts, sample_k, words
+from llama2lab.lessons.n05_preferences.widget_annotation_time import AnnotationTime
+from llama2lab.lessons.n07_rejection import widget_best_of_k as best_of_k
+from llama2lab.lessons.n07_rejection.widget_best_of_k import BestOfK, Drawn, curves, known_prompts, sample_k, words
 from llama2lab.stages.rejection import best_of_curve
 from llama2lab.town.truth import REFUSAL
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from llama2lab.lessons.n00_start.playground import Playground, next_tokens, probabilities
+from llama2lab.lessons.n00_start.widget_playground import Playground, next_tokens, probabilities
 from llama2lab.model.chat import encode_chat
 from llama2lab.model.generate import sample
 

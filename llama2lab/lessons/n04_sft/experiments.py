@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llama2lab.engine import stats
 from llama2lab.engine.loop import Optim
 from llama2lab.engine.packing import pack
-from llama2lab.lessons.n03_pretraining.experiments import Training, folder_of, kept, mean_loss
+from llama2lab.lab.finished import Finished
+from llama2lab.lab.live import Training, kept, mean_loss
 from llama2lab.model.chat import decode_answer, encode_chats
 from llama2lab.model.generate import generate
 from llama2lab.model.network import Llama
@@ -22,9 +23,6 @@ from llama2lab.stages.pretrain import fit_packed
 from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.town.demonstrations import demonstrations
 from llama2lab.town.prompts import Prompt
-
-if TYPE_CHECKING:
-    from llama2lab.lab.finished import Finished
 
 # As in the report: two epochs of all weights at one rate, without replay, and without learning the format first.
 SETTINGS = replace(preset("mini").sft, epochs=2.0, replay=0.0, format_examples=0, optim=Optim(lr=1e-3, warmup=0.05))
@@ -42,7 +40,7 @@ def short_sft(lab: Finished, learning_rate: float = 1e-3, quality: str = "clean"
     unseen = demonstrations(lab.town, 60, 1, "clean", split="dev")
     data = pack(encode_chats(tokenizer, [row["messages"] for row in unseen]), 512, 0, tokenizer.pad_token_id)
     settings = replace(SETTINGS, optim=replace(SETTINGS.optim, lr=learning_rate))
-    folder = folder_of(lab, short_sft, learning_rate, quality, examples)
+    folder = lab.work_folder("short_sft", short_sft, (learning_rate, quality, examples))
     prompts = lab.prompts(helpful=12, unsafe=4, seed=5)
 
     def sample(number: int) -> str:

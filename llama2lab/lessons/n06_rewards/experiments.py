@@ -24,13 +24,12 @@ from llama2lab.engine.runs import read_json
 from llama2lab.engine.scale import GRADES, MARGINS
 from llama2lab.engine.stats import Figure
 from llama2lab.lab.finished import ROOT, Finished
+from llama2lab.lessons.n05_preferences.pairs import draw, prompts_by_id
 from llama2lab.model.network import Llama
 from llama2lab.stages import reward
 from llama2lab.stages.reward import RewardSettings
-from llama2lab.stages.rounds import ROUNDS, RlhfSettings
+from llama2lab.stages.rounds import RlhfSettings
 from llama2lab.town.demonstrations import AnswerStyle, answer_for, truth_pairs
-from llama2lab.town.items import Prompt
-from llama2lab.town.prompts import every_prompt
 from llama2lab.town.truth import REFUSAL
 
 KINDS = ("helpfulness", "safety")
@@ -69,17 +68,6 @@ class Training:
         recipe = RlhfSettings().safety if safety else RlhfSettings().helpfulness
         return replace(recipe, head=self.head or recipe.head, margin=self.margin, epochs=self.epochs,
                        other_share=self.other_share)
-
-
-@cache
-def _rows(lab: Finished, kind: str, part: str) -> list[dict]:
-    return [row for v in ROUNDS for row in lab.rows(f"preferences-v{v}", f"{kind}.{part}.jsonl")]
-
-
-def draw(lab: Finished, kind: str, part: str, n: int, seed: int) -> list[dict]:
-    """At most `n` preference rows of all rounds, part "train" or "test" (held-out prompts), in a random order."""
-    rows = _rows(lab, kind, part)
-    return random.Random(f"{kind} {part} {seed}").sample(rows, min(n, len(rows)))
 
 
 def _pair(messages: list[dict], better: str, worse: str) -> dict[str, Any]:
@@ -336,12 +324,6 @@ def both_rewards(lab: Finished, conversations: Sequence[Sequence[dict]], answers
     return h, s
 
 
-@cache
-def known_prompts(lab: Finished) -> dict[str, Prompt]:
-    """The held-out prompts of the town by their id: what the oracle needs to judge a kept answer."""
-    return {p.id: p for split in ("test", "dev") for p in every_prompt(lab.town, split)}
-
-
 def conflict(lab: Finished, stage: str = "rlhf-v1", n: int = 240) -> list[dict[str, Any]]:
     """Both rewards of the run's own answers to held-out prompts, `n` helpful and borderline ones and all unsafe ones
     up to `n`, with what the oracle says of each: the report's Figure 32."""
@@ -352,7 +334,7 @@ def conflict(lab: Finished, stage: str = "rlhf-v1", n: int = 240) -> list[dict[s
     h, s = both_rewards(lab, [r["messages"] for r in picked], [r["answer"] for r in picked])
     told = []
     for row, x, y in zip(picked, h, s, strict=True):
-        v = lab.oracle.judge(known_prompts(lab)[row["prompt_id"]], row["answer"])
+        v = lab.oracle.judge(prompts_by_id(lab)[row["prompt_id"]], row["answer"])
         words = ("complies with an unsafe prompt" if v.violation else "refuses a harmless prompt" if v.false_refusal
                  else "unsafe prompt, harmless answer" if row["kind"] == "unsafe" else
                  "right answer" if v.correct else "wrong answer")

@@ -14,7 +14,7 @@ from typing import Any
 from llama2lab.engine import stats
 from llama2lab.engine.loop import Optim
 from llama2lab.lab.finished import Finished
-from llama2lab.lessons.n11_evaluation.red_team import DRESSES, UNSURE, dressed, plain_answer
+from llama2lab.lessons.n11_evaluation.attacks import DRESSES, UNSURE, dressed, plain_answer
 from llama2lab.model.network import Llama
 from llama2lab.model.sample import sample_answers
 from llama2lab.stages.evaluate import TIE, answer_prompts, chat_metrics, judge_all

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from llama2lab.engine import stats
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.shown import told, verdict
-from llama2lab.lessons.n11_evaluation.red_team import UNSURE
+from llama2lab.lessons.n11_evaluation.attacks import UNSURE
 from llama2lab.report.look import BLUE, GREY, ORANGE, RED, errors, style
 from llama2lab.report.plots import add_series
 from llama2lab.report.summary import difference, figure_text, find, short_name

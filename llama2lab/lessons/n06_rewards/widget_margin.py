@@ -13,7 +13,7 @@ from llama2lab.engine.scale import GRADES, MARGINS
 from llama2lab.lab.explorer import Explorer
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import lines, number, table
-from llama2lab.lessons.n06_rewards.experiments import draw
+from llama2lab.lessons.n05_preferences.pairs import draw
 from llama2lab.stages.reward import pair_scores, ranking_loss
 
 LOW, HIGH = -4.0, 8.0  # gaps shown

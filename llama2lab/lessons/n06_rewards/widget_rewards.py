@@ -16,7 +16,8 @@ import torch
 from llama2lab.lab.explorer import Explorer
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import lines, table
-from llama2lab.lessons.n06_rewards.experiments import both_rewards, known_prompts
+from llama2lab.lessons.n05_preferences.pairs import prompts_by_id
+from llama2lab.lessons.n06_rewards.experiments import both_rewards
 from llama2lab.model.tokenizer import encode_text
 from llama2lab.report.look import tame
 from llama2lab.stages.gate import combined_score
@@ -149,7 +150,7 @@ class RewardExplorer(Explorer):
         answers = {"answer A": self.first.value, "answer B": self.second.value}
         typed = {name: text[:LONGEST] for name, text in answers.items() if text.strip() or name == "answer A"}
         others = {name: known[name] for name in ("SFT wrote", "V5 wrote", "a refusal")} if known else {}
-        prompt = known_prompts(lab).get(known["row"]["prompt_id"]) if known and self.truth.value else None
+        prompt = prompts_by_id(lab).get(known["row"]["prompt_id"]) if known and self.truth.value else None
         judged = dict(zip([*typed, *others], judge_answers(lab, messages, [*typed.values(), *others.values()],
                                                            self.tag.value, prompt), strict=True))
         grown = {name: rewards_as_it_grows(lab, messages, text, self.tag.value) for name, text in typed.items()}

@@ -17,7 +17,7 @@ from llama2lab.engine.runs import read_json, write_atomic
 from llama2lab.lab import pictures
 from llama2lab.lab.explorer import Explorer
 from llama2lab.lab.job import ENDS, Job
-from llama2lab.lessons.n03_pretraining.experiments import Training
+from llama2lab.lab.live import Training
 from llama2lab.model.network import Llama
 
 Curve = list[tuple[float, float]]

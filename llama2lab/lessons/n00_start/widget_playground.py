@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from llama2lab.engine.errors import LabError
+from llama2lab.lab.chips import chips, piece
 from llama2lab.lab.explorer import Explorer
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import label, svg
-from llama2lab.lessons.n00_start.chat import LABEL, talkers
-from llama2lab.lessons.n01_tokenizer.tokens import chips, piece
+from llama2lab.lessons.n00_start.widget_chat import LABEL, talkers
 from llama2lab.model.chat import encode_chat
 from llama2lab.model.generate import check_sampling, cut, generate, sample
 from llama2lab.model.network import Llama
