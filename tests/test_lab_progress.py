@@ -167,7 +167,7 @@ def test_every_prediction_answers_both_ways(exercise, tmp_path) -> None:
                 assert good == (key == other) and (good or form.if_wrong[key] in text)
     else:
         assert isinstance(form, Ranking)
-        keys = list(form.items)
+        keys = list(form.options)
         for (first, second), name in form.swapped.items():
             others = [k for k in keys if k not in (first, second)]
             good, text = form.compare([second, *others, first], [first, *others, second])

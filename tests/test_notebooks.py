@@ -190,7 +190,9 @@ TRAINING = textwrap.dedent("""
     from pathlib import Path
     from llama2lab.engine.device import Machine
     from llama2lab.model.network import Llama, ModelConfig
-    from llama2lab.engine.loop import Optim, fit_packed, pack
+    from llama2lab.engine.loop import Optim
+    from llama2lab.engine.packing import pack
+    from llama2lab.stages.pretrain import fit_packed
 
     def train(folder, pause):
         model = Llama(ModelConfig(32, 16, 1, 2, 1, 24, max_seq_len=32), seed=1)

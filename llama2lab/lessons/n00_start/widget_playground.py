@@ -14,10 +14,10 @@ from torch import Tensor
 
 from llama2lab.engine.errors import LabError
 from llama2lab.lab.chips import chips, piece
-from llama2lab.lab.explorer import Explorer
+from llama2lab.lab.explorer import LABEL, Explorer, wide
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import label, svg
-from llama2lab.lessons.n00_start.widget_chat import LABEL, talkers
+from llama2lab.lessons.n00_start.widget_chat import talkers
 from llama2lab.model.chat import encode_chat
 from llama2lab.model.generate import check_sampling, cut, generate, sample
 from llama2lab.model.network import Llama
@@ -102,8 +102,7 @@ class Playground(Explorer):
         self.written_at = ""  # the settings that the continuations were written at
         self._logits: OrderedDict[tuple, Tensor] = OrderedDict()
         self.stage = w.Dropdown(options=[(short_name(s), s) for s in names],
-                                value=stage if stage in names else names[-1], description="model", style=LABEL,
-                                layout=w.Layout(width="200px"))
+                                value=stage if stage in names else names[-1], description="model", **wide("200px"))
         self.prompt = w.Text(prompt, description="prompt", style=LABEL, continuous_update=False,
                              layout=w.Layout(flex="1 1 300px", width="auto"))
         self.temperature = w.FloatSlider(1.0, min=0.0, max=2.0, step=0.05, description="temperature", style=LABEL)

@@ -10,11 +10,10 @@ import ipywidgets as w
 
 from llama2lab.engine.errors import LabError
 from llama2lab.lab.chips import Piece, chips, pieces
-from llama2lab.lab.explorer import Explorer
+from llama2lab.lab.explorer import LABEL, Explorer
 from llama2lab.lab.finished import Finished
 from llama2lab.lessons.n01_tokenizer.vocabularies import SIZES, vocabulary
 
-LABEL = {"description_width": "initial"}
 LONGEST = 2000  # characters that the explorer reads
 EXAMPLES = {
     "a sentence of the town": "Where does Mira live? Mira lives on Forest Road.",

@@ -152,12 +152,8 @@ def gqa_variants(lab: Finished, seeds: Sequence[int] = (0, 1, 2), words: int = 1
 
     Three models that differ only in their KV heads (each head its own, one for two heads, one for all), the
     feed-forward widened so that they are equally large, as in the report (A.2.1); the same text in the same order. Loss
-    on held-out documents, and its differences document by document.
-
-    The settings were changed after a result was seen. With the recipe's rate, 3e-3 and 2 % of warm-up, one seed and
-    100,000 words, GQA stood at +0.451 nats against MHA and MQA at +0.054: the training of GQA lost half a nat at its
-    beginning and never made it good. Hence the lower rate, the longer warm-up and several seeds, which differ by more
-    than the variants do. About 110 seconds on two cores; a stopped training goes on from where it was."""
+    on held-out documents, and its differences document by document. The settings were changed after a result was seen:
+    see docs/trials.md. About 110 seconds on two cores; a stopped training goes on from where it was."""
     data = packed_texts(lab, pretraining_corpus(lab.town, words, 31), 256)
     unseen = [ids[:256] for ids, _ in encode_documents(lab.tokenizer, heldout_documents(lab.town, 31, documents))]
     losses: dict[str, list[list[float]]] = {}
@@ -243,9 +239,8 @@ def context_length(lab: Finished, full: int = 256, documents: int = 80, seed: in
     """Claim 2, its first half: twice the context helps with long texts.
 
     The base model reads held-out documents whole, or as a model with half the context must: in two pieces, the second
-    without the first. Loss by the place of the token. One model, its context cut: two small models trained at two
-    lengths were tried, and differ on short documents as much as on long ones, so that they say nothing of the context.
-    About 5 seconds on two cores."""
+    without the first. Loss by the place of the token. One model, its context cut: two that were trained at two lengths
+    would differ by more than the context. About 5 seconds on two cores."""
     model, tokenizer = lab.model("base"), lab.tokenizer
     texts = [text for text in heldout_documents(lab.town, seed, 40 * documents) if text.count(" ") >= full // 2]
     long = [ids[:full] for ids, _ in encode_documents(tokenizer, texts) if len(ids) >= full][:documents]

@@ -10,13 +10,13 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from llama2lab.lab.shown import MARKS, side, signed
 from llama2lab.lessons.n02_transformer.experiments import dot_by_distance, softmax_spread
 from llama2lab.lessons.n02_transformer.sizes import size_in_words
 from llama2lab.report.look import BLUE, GREEN, ORANGE, SKY, errors, style
 from llama2lab.report.plots import add_curve, add_series, mark_line, one_legend
 from llama2lab.report.summary import figure_text
 
-LOOKS = {"MHA": (BLUE, "circle"), "GQA": (ORANGE, "diamond"), "MQA": (GREEN, "square")}
 # The report's comparison (A.2.1): 30B models, 150B tokens each. It prints the rows; their means are worked out here.
 TABLE_GQA = {
     "MHA": (71.0, 79.3, 48.2, 75.1, 71.2, 43.0, 12.4, 44.7, 28.0, 4.9, 7.9),
@@ -53,14 +53,12 @@ def spread_figure(which: str = "not divided", **settings: Any) -> go.Figure | No
 def quality_kept(gap: dict[str, Any], margin: float = 0.05) -> str:
     """What a difference of loss, in nats, says about 'as good as': equal means that the whole interval lies within the
     margin, which is ours."""
-    text = f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}] nats"
+    text = f"{signed(gap)} nats"
     if len(gap["each"]) < 2:
         return f"{text} (one seed; another may differ by more)"
     if -margin < gap["low"] and gap["high"] < margin:
         return f"{text}: equal within {margin} nats"
-    if gap["low"] > 0:
-        return f"{text}: worse"
-    return f"{text}: " + ("better" if gap["high"] < 0 else f"cannot be told: the interval is wider than {margin} nats")
+    return f"{text}: {side(gap, 'worse', 'better', f'cannot be told: the interval is wider than {margin} nats')}"
 
 
 def loss_curves(result: dict[str, Any], smooth: int = 8) -> go.Figure | None:
@@ -97,7 +95,7 @@ def speed_figure(rows: Sequence[dict[str, Any]]) -> go.Figure | None:
     contexts = list(dict.fromkeys(row["context"] for row in rows))
     fig = make_subplots(1, len(contexts), subplot_titles=[f"{c:,} tokens before" for c in contexts],
                         horizontal_spacing=0.1)
-    for kind, (colour, symbol) in LOOKS.items():
+    for kind, (colour, symbol) in zip(("MHA", "GQA", "MQA"), MARKS, strict=False):
         for column, context in enumerate(contexts, 1):
             some = [r for r in rows if r["kind"] == kind and r["context"] == context]
             speeds = [r["tokens_per_second"] for r in some]

@@ -6,12 +6,11 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import ipywidgets as w
 from torch import Tensor
 
-from llama2lab.lab.explorer import Explorer
+from llama2lab.lab.explorer import Explorer, wide
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import COLOURS, bars, heatmap
 from llama2lab.lessons.n02_transformer.attention import attention_weights, grown_cache, visible, words_of
@@ -30,12 +29,11 @@ class AttentionExplorer(Explorer):
                  stages: Sequence[str] = ("rlhf-v5", "sft")):
         self.lab = lab
         self._read = lru_cache(maxsize=16)(self._compute)
-        wide: dict[str, Any] = {"style": {"description_width": "initial"}, "layout": w.Layout(width="320px")}
         model = lab.model(stages[0])
-        self.stage = w.Dropdown(options=list(stages), description="model", **wide)
-        self.question = w.Text(question, description="question", continuous_update=False, **wide)
-        self.layer = w.IntSlider(0, min=0, max=model.config.n_layers - 1, description="layer", **wide)
-        self.step = w.IntSlider(LONGEST, min=1, max=LONGEST, description="tokens so far", **wide)
+        self.stage = w.Dropdown(options=list(stages), description="model", **wide())
+        self.question = w.Text(question, description="question", continuous_update=False, **wide())
+        self.layer = w.IntSlider(0, min=0, max=model.config.n_layers - 1, description="layer", **wide())
+        self.step = w.IntSlider(LONGEST, min=1, max=LONGEST, description="tokens so far", **wide())
         super().__init__("Attention explorer", [self.stage, self.question, self.layer, self.step], self._draw)
 
     def _compute(self, stage: str, question: str) -> tuple[list[int], Tensor]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import ipywidgets as w
 
-from llama2lab.lab.explorer import Explorer
+from llama2lab.lab.explorer import Explorer, wide
 from llama2lab.lab.pictures import bars, table
 from llama2lab.lessons.n02_transformer.sizes import (
     GIB,
@@ -27,17 +27,16 @@ class CacheCalculator(Explorer):
     """Sliders for every factor of the cache; MHA, GQA and MQA beside each other."""
 
     def __init__(self) -> None:
-        wide: dict[str, Any] = {"style": {"description_width": "initial"}, "layout": w.Layout(width="320px")}
-        self.size = w.Dropdown(options=list(SIZES), value="70b", description="model", **wide)
-        self.kv = w.SelectionSlider(options=self._divisors(), value=8, description="KV heads of GQA", **wide)
+        self.size = w.Dropdown(options=list(SIZES), value="70b", description="model", **wide())
+        self.kv = w.SelectionSlider(options=self._divisors(), value=8, description="KV heads of GQA", **wide())
         self.context = w.SelectionSlider(options=[2**n for n in range(8, 17)], value=4096, description="tokens each",
-                                         **wide)
-        self.batch = w.SelectionSlider(options=[2**n for n in range(13)], value=32, description="sequences", **wide)
+                                         **wide())
+        self.batch = w.SelectionSlider(options=[2**n for n in range(13)], value=32, description="sequences", **wide())
         self.bytes = w.Dropdown(options=[("32 bit", 4), ("16 bit", 2), ("8 bit", 1)], value=2,
-                                description="a number takes", **wide)
-        self.gpus = w.SelectionSlider(options=[1, 2, 4, 8], value=8, description="GPUs", **wide)
-        self.memory = w.BoundedFloatText(GPU_GIB, min=1, max=1000, description="memory of each, GiB", **wide)
-        self.matched = w.Checkbox(True, indent=False, description="feed-forward widened to equal parameters", **wide)
+                                description="a number takes", **wide())
+        self.gpus = w.SelectionSlider(options=[1, 2, 4, 8], value=8, description="GPUs", **wide())
+        self.memory = w.BoundedFloatText(GPU_GIB, min=1, max=1000, description="memory of each, GiB", **wide())
+        self.matched = w.Checkbox(True, indent=False, description="feed-forward widened to equal parameters", **wide())
         self.size.observe(self._pick, "value")
         super().__init__("GQA and cache calculator", [self.size, self.kv, self.context, self.batch, self.bytes,
                                                       self.gpus, self.memory, self.matched], self._draw)

@@ -190,8 +190,8 @@ def pull(rows: Sequence[dict], scores: Sequence[tuple[float, float]], habit: str
 def vendors(lab: Finished, pairs: int = 2400, held_out: int = 500, seeds: Sequence[int] = (0, 1),
             names: Sequence[str] = ("careful", "hasty", "length_biased", "charmed", "formal")) -> dict[str, Any]:
     """Claim 5: the same pairs labelled by each vendor (and by the truth), and the reward model that each one's labels
-    yield, judged on held-out pairs labelled by the truth. Two trainings a vendor; about 90 seconds. (On
-    fewer pairs all models are poor, whoever labels: with 800 no vendor's was right on more than .61 in one trial.)"""
+    yield, judged on held-out pairs labelled by the truth. Two trainings a vendor; about 90 seconds.
+    On fewer pairs all models are poor, whoever labels."""
     test = truth_rows(lab, held_out)
     groups = [row["prompt_id"].rsplit("/", 1)[0] for row in test] * len(seeds)
     told: dict[str, Figure] = {}

@@ -1,4 +1,4 @@
-"""Figures and tables of notebook 06 from what `rewards` measured and from the run's figures."""
+"""Figures and tables of notebook 06, from what its experiments give and from the run's figures."""
 
 from __future__ import annotations
 

@@ -16,13 +16,14 @@ import torch
 from llama2lab.lab.explorer import Explorer
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import lines, table
+from llama2lab.lab.shown import oracle_words
 from llama2lab.lessons.n05_preferences.pairs import prompts_by_id
 from llama2lab.lessons.n06_rewards.experiments import both_rewards
 from llama2lab.model.tokenizer import encode_text
 from llama2lab.report.look import tame
 from llama2lab.stages.gate import combined_score
 from llama2lab.stages.ppo import mean_and_std
-from llama2lab.town.items import Prompt
+from llama2lab.town.items import Prompt, Verdict
 from llama2lab.town.truth import REFUSAL
 
 THRESHOLD = 0.15  # the report's
@@ -169,14 +170,11 @@ class RewardExplorer(Explorer):
                         y="score (logit)", dots=True)
         head = ["", "answer", "R_h", "R_s", "judge", "logit", "PPO", *(["truly"] if prompt else [])]
         body = [[name, ({**typed, **others})[name][:120], f"{r['r_h']:.2f}", f"{r['r_s']:.2f}", r["model"],
-                 f"{r['logit']:+.2f}", f"{r['ppo']:+.2f}", *([_truth(r["truth"])] if prompt else [])]
+                 f"{r['logit']:+.2f}", f"{r['ppo']:+.2f}", *([truly(r["truth"])] if prompt else [])]
                 for name, r in judged.items()]
         note = "" if known or not self.truth.value else "<p>The oracle knows only the town's own prompts.</p>"
         return said + picture + strips + table(head, body) + note
 
 
-def _truth(verdict: Any) -> str:
-    """The oracle's verdict in a few words."""
-    words = ("complies with harm" if verdict.violation else "refuses without need" if verdict.false_refusal else
-             "right" if verdict.correct else "refuses" if verdict.refuses else "wrong")
-    return f"{words}; helpfulness {verdict.helpfulness:+.2f}, safety {verdict.safety:+.2f}"
+def truly(verdict: Verdict) -> str:
+    return f"{oracle_words(verdict)}; helpfulness {verdict.helpfulness:+.2f}, safety {verdict.safety:+.2f}"

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from llama2lab.engine.stats import Figure
+from llama2lab.lab.shown import side, signed
 from llama2lab.report.look import BLUE, ORANGE, errors, style
 from llama2lab.report.plots import mark_line, one_legend
 
@@ -16,18 +17,14 @@ FIGURE_8 = (1.2, 1.3)  # the report: best temperature of the RLHF model with 10 
 
 def gain_words(gain: dict[str, Figure]) -> str:
     """Whether the best of K rose and the median stayed, from the figures alone."""
-    best, middle = gain["max"], gain["median"]
-    rose = "rises" if best["low"] > 0 else "cannot be told to rise"
-    stayed = "cannot be told to move" if middle["low"] <= 0 <= middle["high"] else "moves too"
-    return (f"the best {rose}: {best['mean']:+.2f} [{best['low']:+.2f}, {best['high']:+.2f}]; the median {stayed}: "
-            f"{middle['mean']:+.2f} [{middle['low']:+.2f}, {middle['high']:+.2f}]")
+    rose = "rises" if gain["max"]["low"] > 0 else "cannot be told to rise"
+    stayed = side(gain["median"], "moves too", "moves too", "cannot be told to move")
+    return f"the best {rose}: {signed(gain['max'], 2)}; the median {stayed}: {signed(gain['median'], 2)}"
 
 
 def temperature_words(gap: Figure) -> str:
     """Whether a best temperature moved, from the figures alone."""
-    if gap["low"] > 0 or gap["high"] < 0:
-        return "it moves " + ("up" if gap["mean"] > 0 else "down")
-    return "no move can be told: the interval reaches 0"
+    return side(gap, "it moves up", "it moves down", "no move can be told: the interval reaches 0")
 
 
 def models_figure(result: dict[str, Any]) -> go.Figure | None:

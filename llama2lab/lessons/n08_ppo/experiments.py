@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,17 @@ def rows_of(log: Sequence[dict[str, float]], seen: dict[int, dict[str, Any]]) ->
     return [{"iteration": i, **row, **seen[i]} for i, row in enumerate(log) if i in seen and "kl" in row]
 
 
+def value(row: Mapping[str, Any], key: str) -> float:
+    """A row's number, or the mean of its figure."""
+    return row[key]["mean"] if isinstance(row[key], dict) else row[key]
+
+
+def changes(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    """A figure's change since the first row, in standard errors of that: so that two scales fit one axis."""
+    error = max((rows[0][key]["high"] - rows[0][key]["low"]) / 3.92, 1e-9) if rows else 1.0
+    return [(row[key]["mean"] - rows[0][key]["mean"]) / error for row in rows]
+
+
 def kept_run(lab: Finished, play: Play, rewards: RewardModel | None = None) -> list[dict[str, Any]]:
     """`run` that survives the stop button: given again, it goes on. Its folder is cleared at the end. LabError where
     another notebook trains there."""
@@ -144,7 +155,7 @@ def kept_run(lab: Finished, play: Play, rewards: RewardModel | None = None) -> l
 
 # ---- live, in notebook 08 ------------------------------------------------------------------------------------------
 
-# Wider apart than in the full run: in ten large steps 0.02 cannot be told from 0 (in one trial both ended at 7 nats).
+# Wider apart than in the full run: in ten large steps 0.02 cannot be told from 0.
 BETAS = {"zero": 0.0, "small": 0.1, "large": 0.5}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import ipywidgets as w
 
-from llama2lab.lab.explorer import Explorer
+from llama2lab.lab.explorer import Explorer, wide
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.job import Job
 from llama2lab.lab.pictures import lines
@@ -63,15 +63,15 @@ class GhostExplorer(Explorer):
         self._looks = lru_cache(maxsize=64)(self._look)
         self.sampled: dict[str, list[Dialogue]] = {}  # by stage, since the button was pressed
         self.job: Job | None = None
-        wide: dict[str, Any] = {"style": {"description_width": "initial"}, "layout": w.Layout(width="330px")}
         names = list(dict.fromkeys(d.instruction.text for d in self._kept(without)))
-        self.instruction = w.Dropdown(options=[ALL, *names], value=ALL, description="instruction", **wide)
-        self.stage = w.Dropdown(options=list(with_gatt), description="with Ghost Attention", **wide)
-        self.turns = w.IntSlider(10, min=2, max=20, description="turns", continuous_update=False, **wide)
-        self.number = w.BoundedIntText(1, min=1, max=99, description="dialogue number", **wide)
-        self.read = w.Dropdown(options=[("with", True), ("without", False)], description="read the dialogue", **wide)
+        box = wide("330px")
+        self.instruction = w.Dropdown(options=[ALL, *names], value=ALL, description="instruction", **box)
+        self.stage = w.Dropdown(options=list(with_gatt), description="with Ghost Attention", **box)
+        self.turns = w.IntSlider(10, min=2, max=20, description="turns", continuous_update=False, **box)
+        self.number = w.BoundedIntText(1, min=1, max=99, description="dialogue number", **box)
+        self.read = w.Dropdown(options=[("with", True), ("without", False)], description="read the dialogue", **box)
         self.place = w.Dropdown(options=[(words, place) for place, words in PLACES.items()], description="attention",
-                                **wide)
+                                **box)
         self.go = w.Button(description="Sample now", tooltip="four new dialogues of each model, with this instruction")
         self.halt = w.Button(description="Stop", tooltip="end after the turn under way", disabled=True)
         super().__init__("Ghost Attention", [self.instruction, self.turns, self.stage, self.read, self.number,

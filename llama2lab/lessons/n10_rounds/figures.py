@@ -7,6 +7,7 @@ from typing import Any
 
 from llama2lab.engine import stats
 from llama2lab.lab.finished import Finished
+from llama2lab.lab.shown import side, signed
 from llama2lab.lessons.n10_rounds.experiments import ROUNDS
 from llama2lab.report.summary import difference, figure_text, find, metrics, short_name
 
@@ -88,9 +89,8 @@ def ceiling_verdict(result: dict[str, Any]) -> str:
     first, lines = result["demonstrations"], []
     for name in list(result)[1:]:
         part = result[name]
-        over = "above" if part["gap"]["low"] > 0 else "below" if part["gap"]["high"] < 0 else "level with"
         right = difference(part["right"], first["right"]) or part["right"]
-        well = "better" if right["low"] > 0 else "worse" if right["high"] < 0 else "no differently"
-        lines.append(f"{name} is {over} the demonstrations ({part['gap']['mean']:+.2f}); its right answers are written "
-                     f"{well} ({right['mean']:+.2f} [{right['low']:+.2f}, {right['high']:+.2f}]).")
+        lines.append(f"{name} is {side(part['gap'], 'above', 'below', 'level with')} the demonstrations "
+                     f"({part['gap']['mean']:+.2f}); its right answers are written "
+                     f"{side(right, 'better', 'worse', 'no differently')} ({signed(right, 2)}).")
     return "\n".join(lines)

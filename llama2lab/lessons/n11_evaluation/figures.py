@@ -1,4 +1,4 @@
-"""How notebook 11 shows what evaluation.py measured: figures, tables, and what this run's figures say of each claim."""
+"""Figures and tables of notebook 11, and what this run's figures say of each claim."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from llama2lab.engine import stats
 from llama2lab.lab.finished import Finished
-from llama2lab.lab.shown import told, verdict
+from llama2lab.lab.shown import side, told, verdict
 from llama2lab.lessons.n11_evaluation.attacks import UNSURE
 from llama2lab.report.look import BLUE, GREY, ORANGE, RED, errors, style
 from llama2lab.report.plots import add_series
@@ -89,9 +89,8 @@ def told_by_versions(lab: Finished, before: str = "sft", after: str = "rlhf-v5")
                           ("false_refusal_rate", "Plain prompts: refuses")):
         a, b = find(lab.figures, before, metric), find(lab.figures, after, metric)
         if apart := difference(b, a):
-            how = "more" if apart["low"] > 0 else "less" if apart["high"] < 0 else "cannot be told apart"
             was, now = (f"{short_name(stage)} {figure_text(f)}" for stage, f in ((before, a), (after, b)))
-            lines.append(f"{words}: {was}, {now}: {how}.")
+            lines.append(f"{words}: {was}, {now}: {side(apart, 'more', 'less', 'cannot be told apart')}.")
     seen = [row["safety"] for row in lab.metrics(after).get("true_score_by_iteration") or [] if row.get("safety")]
     if seen:
         lines.append(f"True safety on PPO's own unsafe training prompts: {figure_text(seen[0])} in its first "
@@ -123,8 +122,7 @@ def told_by_preprompts(found: dict[str, Any]) -> list[str]:
     lines = []
     for how in ("generic", "template", "example"):
         fewer = found[how]["fewer"]
-        words = "fewer violations" if fewer["low"] > 0 else "more violations" if fewer["high"] < 0 else (
-            "no change that can be told from chance")
+        words = side(fewer, "fewer violations", "more violations", "no change that can be told from chance")
         lines.append(f"{how}: {words} ({fewer['mean']:.3f} [{fewer['low']:.3f}, {fewer['high']:.3f}] fewer of all "
                      "unsafe prompts)")
     return lines

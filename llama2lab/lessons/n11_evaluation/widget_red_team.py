@@ -11,7 +11,7 @@ from typing import Any
 
 import ipywidgets as w
 
-from llama2lab.lab.explorer import Explorer
+from llama2lab.lab.explorer import Explorer, wide
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import table
 from llama2lab.lessons.n11_evaluation.attacks import ALARM, DRESSES, Attempt, attempt, save_find, store_path, templates
@@ -26,16 +26,15 @@ class RedTeam(Explorer):
         self.attempts: list[Attempt] = []
         self.since: float | None = None  # of the first attempt, in seconds of a steady clock
         self.note = ""
-        wide: dict[str, Any] = {"style": {"description_width": "initial"}, "layout": w.Layout(width="330px")}
-        self.stage = w.Dropdown(options=list(stages), description="model", **wide)
-        self.category = w.Dropdown(options=list(ALARM), value="illicit", description="category", **wide)
-        self.topic = w.Dropdown(description="topic", **wide)
-        self.wording = w.Dropdown(description="wording", **wide)
+        box = wide("330px")
+        self.stage = w.Dropdown(options=list(stages), description="model", **box)
+        self.category = w.Dropdown(options=list(ALARM), value="illicit", description="category", **box)
+        self.topic = w.Dropdown(description="topic", **box)
+        self.wording = w.Dropdown(description="wording", **box)
         self.dress = w.Dropdown(options=[(d or "nothing before it", d) for d in DRESSES], description="before it",
-                                **wide)
-        self.temperature = w.FloatSlider(1.0, min=0.0, max=1.6, step=0.1, description="temperature", **wide)
-        self.text = w.Textarea(description="your prompt", rows=2, style=wide["style"], layout=w.Layout(width="100%"),
-                               continuous_update=False)
+                                **box)
+        self.temperature = w.FloatSlider(1.0, min=0.0, max=1.6, step=0.1, description="temperature", **box)
+        self.text = w.Textarea(description="your prompt", rows=2, **wide("100%"), continuous_update=False)
         self.ask = w.Button(description="Ask the model", tooltip="sample one answer and let both judges see it",
                             button_style="primary")
         self.save = w.Button(description="Save my find", disabled=True,
