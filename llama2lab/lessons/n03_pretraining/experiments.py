@@ -135,11 +135,11 @@ def data_size_and_quality(lab: Finished, words: Sequence[int] = (15_000, 30_000,
                           noisy: int = 120_000, share: float = 0.5) -> dict[str, Any]:
     """Claim 3: more and better pretraining data is most of the gain.
 
-    A model from nothing knows hardly a fact in its first half million tokens, so this goes on from the base model: pages
-    on the people of its town some years later, when all of them live elsewhere and do something else. More and more clean pages, and the most with a share of the values replaced by wrong ones.
-    Loss on clean pages that were not read, the new facts known, and the claims as differences (as if the facts were
-    drawn anew for each model, which is careful). One seed; the interval is over facts. About 40 seconds on two
-    cores."""
+    A model from nothing knows hardly a fact in its first half million tokens, so this goes on from the base model:
+    pages on the people of its town some years later, when all of them live elsewhere and do something else. More and
+    more clean pages, and the most with a share of the values replaced by wrong ones. Loss on clean pages that were not
+    read, the new facts known, and the claims as differences (as if the facts were drawn anew for each model, which is
+    careful). One seed; the interval is over facts. About 40 seconds on two cores."""
     town = moved(lab.town)
     unseen = packed_texts(lab, pages_on_people(town, 2_000, 5))
     probes = people_probes(town)

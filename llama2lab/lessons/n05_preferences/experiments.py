@@ -27,6 +27,7 @@ from llama2lab.engine.runs import digest
 from llama2lab.engine.scale import GRADES
 from llama2lab.engine.stats import Figure
 from llama2lab.lab.finished import Finished, live_folder
+from llama2lab.lab.seeds import less, over_seeds
 from llama2lab.lessons.n05_preferences.pairs import (
     TRUTH,
     Pair,
@@ -210,18 +211,11 @@ def vendors(lab: Finished, pairs: int = 2400, held_out: int = 500, seeds: Sequen
         right[annotator.name] = [[judged_well(c, r) for c, r in one] for one in scores]
         pulls[annotator.name] = {habit: pull(test * len(seeds), [x for one in scores for x in one], habit)
                                  for habit in HABITS}
-    models = {name: {**stats.rate([x for one in each for x in one], groups), "each": [sum(x) / len(x) for x in each]}
-              for name, each in right.items()}
+    models = {name: over_seeds(stats.rate, each, groups) for name, each in right.items()}
     return {"labels": told, "models": models, "pulls": pulls,
             "claims": {f"reward model's accuracy: trained on careful less on {name} labels":
-                       _less(right["careful"], right[name], groups) for name in names if name != "careful"}
-            if "careful" in names else {}}
-
-
-def _less(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], groups: Sequence[str]) -> dict[str, Any]:
-    """a - b, pair by pair, with each training's own mean."""
-    each = [[float(x) - float(y) for x, y in zip(one, other, strict=True)] for one, other in zip(a, b, strict=True)]
-    return {**stats.mean([x for one in each for x in one], groups), "each": [sum(x) / len(x) for x in each]}
+                       over_seeds(stats.mean, less(right["careful"], right[name]), groups)
+                       for name in names if name != "careful" and "careful" in names}}
 
 
 # ---- claim 6 -------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from llama2lab.engine.runs import read_json
 from llama2lab.engine.scale import GRADES, MARGINS
 from llama2lab.engine.stats import Figure
 from llama2lab.lab.finished import ROOT, Finished
+from llama2lab.lab.seeds import less, over_seeds
 from llama2lab.lessons.n05_preferences.pairs import draw, prompts_by_id
 from llama2lab.model.network import Llama
 from llama2lab.stages import reward
@@ -48,7 +49,7 @@ TABLE_28 = {"none": (79.1, 66.9, 59.8, 54.5), "small": (80.4, 67.3, 60.4, 55.0),
 
 
 @dataclass(frozen=True)
-class Training:
+class RewardTraining:
     """One small training."""
 
     kind: str = "helpfulness"  # or "safety"; "both": one model, on the pairs of both kinds
@@ -87,7 +88,7 @@ def held_out(lab: Finished, n: int) -> dict[str, list[dict]]:
             "refusal": [_pair(list(p.messages), right, REFUSAL) for p, right in harmless]}
 
 
-def start_model(lab: Finished, t: Training, layers: int = 0) -> Llama:
+def start_model(lab: Finished, t: RewardTraining, layers: int = 0) -> Llama:
     """A fresh copy of the model that a training starts from."""
     if t.start == "random":
         model = Llama(lab.model("sft").config, 1000 + t.seed).to(lab.machine.device)
@@ -100,7 +101,7 @@ def start_model(lab: Finished, t: Training, layers: int = 0) -> Llama:
 
 
 @cache
-def trained(lab: Finished, t: Training) -> dict[str, list[tuple[dict, float, float]]]:
+def trained(lab: Finished, t: RewardTraining) -> dict[str, list[tuple[dict, float, float]]]:
     """Train, and score what is held out: (row, r_chosen, r_rejected) by test, and of some "train" pairs. The likelihood
     head's frozen reference is the start model itself, whole. Kept while Python runs: experiments share trainings."""
     own = [row for kind in (KINDS if t.kind == "both" else (t.kind,))
@@ -123,33 +124,25 @@ class Bench:
     held_out: int = 400
     seeds: tuple[int, ...] = (0, 1)
 
-    def training(self, kind: str = "helpfulness", **changes: Any) -> Training:
-        return Training(kind, **{"pairs": self.pairs, "held_out": self.held_out, **changes})
+    def training(self, kind: str = "helpfulness", **changes: Any) -> RewardTraining:
+        return RewardTraining(kind, **{"pairs": self.pairs, "held_out": self.held_out, **changes})
 
-    def _values(self, t: Training, on: str, what: str, where: dict[str, str]) -> list[list[tuple[str, float]]]:
-        """(content, value) of every pair, by seed."""
-        return [[(row["prompt_id"].rsplit("/", 1)[0], VALUES[what](c, r))
-                 for row, c, r in trained(self.lab, replace(t, seed=seed))[on]
-                 if all(row[key] == value for key, value in where.items())] for seed in self.seeds]
+    def _values(self, t: RewardTraining, on: str, what: str, where: dict[str, str],
+                ) -> tuple[list[list[float]], list[str]]:
+        """The value of every pair, by seed, and the content of each in the same order."""
+        rows = [[x for x in trained(self.lab, replace(t, seed=seed))[on or t.kind]
+                 if all(x[0][key] == value for key, value in where.items())] for seed in self.seeds]
+        return ([[float(VALUES[what](c, r)) for _, c, r in one] for one in rows],
+                [row["prompt_id"].rsplit("/", 1)[0] for one in rows for row, _, _ in one])
 
-    def figure(self, t: Training, on: str = "", what: str = "accuracy", **where: str) -> Figure:
+    def figure(self, t: RewardTraining, on: str = "", what: str = "accuracy", **where: str) -> Figure:
         """A figure of the trainings on a test (by default the pairs of their kind), on rows as `where` wants them."""
-        each = self._values(t, on or t.kind, what, where)
-        flat = [x for one in each for x in one]
-        over: Callable[..., Figure] = stats.rate if what == "accuracy" else stats.mean
-        return _with_each(over([v for _, v in flat], [g for g, _ in flat]), each)
+        return over_seeds(stats.rate if what == "accuracy" else stats.mean, *self._values(t, on, what, where))
 
-    def less(self, a: Training, b: Training, on: str = "", what: str = "accuracy", **where: str) -> Figure:
+    def less(self, a: RewardTraining, b: RewardTraining, on: str = "", what: str = "accuracy", **where: str) -> Figure:
         """Training a less training b, pair by pair."""
-        values = [self._values(one, on or a.kind, what, where) for one in (a, b)]
-        each = [[(g, float(x) - float(y)) for (g, x), (_, y) in zip(one, other, strict=True)]
-                for one, other in zip(*values, strict=True)]
-        flat = [x for one in each for x in one]
-        return _with_each(stats.mean([v for _, v in flat], [g for g, _ in flat]), each)
-
-
-def _with_each(figure: Figure, each: list[list[tuple[str, float]]]) -> Any:
-    return {**figure, "each": [sum(v for _, v in one) / len(one) for one in each if one]}
+        (one, groups), (other, _) = (self._values(t, on or a.kind, what, where) for t in (a, b))
+        return over_seeds(stats.mean, less(one, other), groups)
 
 
 # ---- the claims ----------------------------------------------------------------------------------------------------
@@ -266,8 +259,8 @@ EXPERIMENTS = (reward_start, one_or_two_models, margins, epochs, more_pairs, dat
 
 def small_reward(lab: Finished, pairs: int = 1200, seed: int = 0, **changes: Any) -> dict[str, Any]:
     """Train one helpfulness model now, some seconds long. The work is kept in a folder of runs/lab: after a stop the
-    same call goes on from there. `changes` as in `Training`."""
-    t = Training(pairs=pairs, seed=seed, **changes)
+    same call goes on from there. `changes` as in `RewardTraining`."""
+    t = RewardTraining(pairs=pairs, seed=seed, **changes)
     folder = lab.work_folder("reward", small_reward, t.__dict__)
     begin = time.perf_counter()
     rows = draw(lab, t.kind, "train", t.pairs, t.seed)

@@ -52,7 +52,7 @@ def written(lab: Finished, kind: str, n: int, rng: random.Random) -> list[dict]:
         lab.town, p, clean_style(p, rng), rng)}], "skill": p.skill} for p in prompts]
 
 
-def over_seeds(runs: Sequence[stats.Figure]) -> dict[str, Any]:
+def seeds_mean(runs: Sequence[stats.Figure]) -> dict[str, Any]:
     """The mean over seeds. The interval is a single training's mean interval, about further prompts: all were asked the
     same ones, so that two trainings are not twice as many. The single means are `each`; two are too few to say more."""
     mid, low, high = (sum(f[end] for f in runs) / len(runs) for end in ("mean", "low", "high"))
@@ -80,7 +80,7 @@ def safety_share(lab: Finished, shares: Sequence[float] = (0.0, 0.05, 0.2, 0.5),
             model = finetuned(lab, "base", [*own, *unsafe_rows, *other], seed)
             runs.append(figures(lab, model, helpful, unsafe, borderline, seed))
         found.append({"share": share, "contrast": contrast,
-                      **{name: over_seeds([run[name] for run in runs]) for name in SAFETY}})
+                      **{name: seeds_mean([run[name] for run in runs]) for name in SAFETY}})
     return found
 
 
@@ -157,7 +157,7 @@ def context_distillation(lab: Finished, stage: str = "sft", how: str = "example"
 def stats_of(lab: Finished, models: Sequence[Llama], tested: tuple[int, int, int]) -> dict[str, stats.Figure]:
     """The safety figures of models that differ in their seed alone."""
     runs = [figures(lab, model, *tested, seed=seed) for seed, model in enumerate(models)]
-    return {name: over_seeds([run[name] for run in runs]) for name in SAFETY}
+    return {name: seeds_mean([run[name] for run in runs]) for name in SAFETY}
 
 
 # ---- claim 25 ------------------------------------------------------------------------------------------------------
