@@ -20,6 +20,11 @@ MARKS = ((BLUE, "circle"), (ORANGE, "diamond"), (GREEN, "square"), (PINK, "trian
          (RED, "cross"))
 
 
+def drawn(colour: str, symbol: str = "circle", size: int = 9, dash: str = "solid") -> dict[str, Any]:
+    """How plotly draws a trace: its line and its marks."""
+    return {"line": {"color": colour, "dash": dash}, "marker": {"color": colour, "symbol": symbol, "size": size}}
+
+
 def show(series: Mapping[str, Mapping[str, Figure]], x: str, y: str,
          report: Mapping[str, Sequence[float]] | None = None, chance: float | None = None, log: bool = False,
          height: int = 400) -> go.Figure | None:

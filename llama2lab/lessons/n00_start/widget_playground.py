@@ -61,13 +61,9 @@ def probabilities(logits: Tensor, temperature: float, top_p: float, top_k: int) 
     return before, after / after.sum()
 
 
-def next_tokens(model: Llama, tokenizer: Any, ids: Sequence[int], temperature: float = 1.0, top_p: float = 1.0,
-                top_k: int = 0, n: int = SHOWN) -> list[NextToken]:
-    """The n likeliest next tokens (all with n = 0), likeliest first."""
-    return rows_of(logits_after(model, ids), tokenizer, temperature, top_p, top_k, n)
-
-
-def rows_of(logits: Tensor, tokenizer: Any, temperature: float, top_p: float, top_k: int, n: int) -> list[NextToken]:
+def next_tokens(logits: Tensor, tokenizer: Any, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0,
+                n: int = SHOWN) -> list[NextToken]:
+    """The n likeliest next tokens (all with n = 0), likeliest first; logits (vocab,)."""
     before, after = probabilities(logits, temperature, top_p, top_k)
     order = logits.argsort(descending=True)[:n or len(logits)]
     plain = logits.softmax(-1)
@@ -181,7 +177,7 @@ class Playground(Explorer):
         else:
             logits = self.logits().cpu()
             kept = int((probabilities(logits, **self.settings)[1] > 0).sum())
-            parts += [bars(rows_of(logits, tokenizer, **self.settings, n=SHOWN)),
+            parts += [bars(next_tokens(logits, tokenizer, **self.settings, n=SHOWN)),
                       f'<p><span style="color: {ORANGE}">&#9632;</span> by the model alone (temperature 1), '
                       f'<span style="color: {BLUE}">&#9632;</span> as it is sampled. {kept:,} of {len(logits):,} '
                       "tokens can still be drawn.</p>"]

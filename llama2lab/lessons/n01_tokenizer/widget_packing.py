@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import ipywidgets as w
@@ -21,12 +22,11 @@ MASKS = ("all answers (SFT)", "the last answer (Ghost Attention)", "every token 
 
 def stretches(segments: Sequence[int]) -> list[tuple[int, int, int]]:
     """(segment, start, length) of each run of equal numbers; 0 is padding."""
-    result: list[tuple[int, int, int]] = []
-    for at, segment in enumerate(segments):
-        if result and result[-1][0] == segment:
-            result[-1] = (segment, result[-1][1], result[-1][2] + 1)
-        else:
-            result.append((segment, at, 1))
+    result, start = [], 0
+    for segment, run in groupby(segments):
+        length = len(list(run))
+        result.append((segment, start, length))
+        start += length
     return result
 
 

@@ -19,12 +19,6 @@ from llama2lab.model.rope import rotate
 def attention_weights(model: Llama, ids: Sequence[int]) -> Tensor:
     """The weights by which every head of every layer mixes the values, (n_layers, n_heads, seq, seq): row i is what the
     token at place i looks at, it adds up to 1, and what the mask hides is exactly 0."""
-    return attention_parts(model, ids)[0]
-
-
-@torch.no_grad()
-def attention_parts(model: Llama, ids: Sequence[int]) -> tuple[Tensor, KVCache]:
-    """`attention_weights`, and the cache that holds the keys and values of the same tokens."""
     config, device = model.config, model.embed.weight.device
     tokens = torch.tensor([list(ids)], device=device)  # (1, seq)
     seq = tokens.shape[1]
@@ -40,8 +34,7 @@ def attention_parts(model: Llama, ids: Sequence[int]) -> tuple[Tensor, KVCache]:
         k = cache.keys[i, 0].repeat_interleave(config.group, 0)  # (n_heads, seq, head_dim)
         scores = q @ k.transpose(1, 2) * config.head_size ** -0.5
         layers.append(scores.masked_fill(~mask[0], float("-inf")).softmax(-1))
-    cache.length = seq
-    return torch.stack(layers), cache
+    return torch.stack(layers)
 
 
 def blocks(model: Llama) -> list[Block]:

@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from llama2lab.lab.shown import MARKS, side, signed
+from llama2lab.lab.shown import MARKS, drawn, side, signed
 from llama2lab.lessons.n02_transformer.experiments import dot_by_distance, softmax_spread
 from llama2lab.lessons.n02_transformer.sizes import size_in_words
 from llama2lab.report.look import BLUE, GREEN, ORANGE, SKY, errors, style
@@ -100,8 +100,8 @@ def speed_figure(rows: Sequence[dict[str, Any]]) -> go.Figure | None:
             some = [r for r in rows if r["kind"] == kind and r["context"] == context]
             speeds = [r["tokens_per_second"] for r in some]
             fig.add_trace(go.Scatter(x=[r["batch"] for r in some], y=[f["mean"] for f in speeds], name=kind,
-                                     mode="lines+markers", line={"color": colour}, error_y=errors(speeds),
-                                     marker={"symbol": symbol, "size": 9}), row=1, col=column)
+                                     mode="lines+markers", error_y=errors(speeds), **drawn(colour, symbol)),
+                          row=1, col=column)
     one_legend(fig)
     fig.update_xaxes(type="log", tickvals=list(dict.fromkeys(row["batch"] for row in rows)), title="sequences at once")
     fig.update_yaxes(rangemode="tozero")

@@ -8,6 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from llama2lab.lab.shown import drawn, side
 from llama2lab.lessons.n06_rewards.experiments import TABLE_7
 from llama2lab.report.look import BLUE, GREEN, ORANGE, RED, SKY, plain, style
 from llama2lab.report.plots import add_curve, add_series, mark_line
@@ -36,8 +37,9 @@ def heads(results: Results) -> str:
     for words, path, which in (("Facts", "truth", 0), ("PPO policies", "helpfulness", 1)):
         ours, theirs = (find(results, pair[which], path) for pair in stages.values())
         if ours and theirs:
-            ahead = ("our head is ahead" if ours["low"] > theirs["high"] else "the report's head is ahead"
-                     if theirs["low"] > ours["high"] else "the intervals overlap, this run cannot tell them apart")
+            apart = {"low": ours["low"] - theirs["high"], "high": ours["high"] - theirs["low"]}
+            ahead = side(apart, "our head is ahead", "the report's head is ahead",
+                         "the intervals overlap, this run cannot tell them apart")
             text += f"\n{words}: {ahead}."
     return text
 
@@ -74,7 +76,7 @@ def gate_curve(gate: dict[str, Any]) -> go.Figure | None:
     for key, color, symbol, report in (("precision", BLUE, "circle", 0.89), ("recall", ORANGE, "diamond", 0.55)):
         add_series(fig, key, places, [row[key] if row[key]["n"] else None for row in gate["curve"]], color, symbol)
         fig.add_trace(go.Scatter(x=[0.15], y=[report], mode="markers", name=f"the report's {key}",
-                                 marker={"symbol": "x", "size": 12, "color": color}))
+                                 **drawn(color, "x", 12)))
     return style(fig, "threshold on R_s", "share")
 
 

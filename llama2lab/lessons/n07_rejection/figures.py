@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from llama2lab.engine.stats import Figure
-from llama2lab.lab.shown import side, signed
+from llama2lab.lab.shown import drawn, side, signed
 from llama2lab.report.look import BLUE, ORANGE, errors, style
 from llama2lab.report.plots import mark_line, one_legend
 
@@ -39,7 +39,7 @@ def models_figure(result: dict[str, Any]) -> go.Figure | None:
             fig.add_trace(go.Scatter(
                 x=[f["mean"] for f in x], y=[f["mean"] for f in y], error_x={**errors(x), "thickness": 0.7, "width": 0},
                 error_y={**errors(y), "thickness": 0.7, "width": 0}, mode="markers", name=words,
-                marker={"color": color, "symbol": symbol, "size": 10}, text=[m["name"] for m in some],
+                **drawn(color, symbol, 10), text=[m["name"] for m in some],
                 hovertemplate="%{text}: accuracy %{x:.3f}, worth %{y:.3f}<extra></extra>"), 1, column)
     one_legend(fig)
     mark_line(fig, result["one"]["mean"], "a single answer")

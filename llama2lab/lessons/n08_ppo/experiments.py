@@ -22,6 +22,7 @@ from llama2lab.engine.identity import alone
 from llama2lab.engine.loop import Optim
 from llama2lab.engine.runs import read_json, write_atomic
 from llama2lab.lab.finished import Finished
+from llama2lab.lessons.n05_preferences.experiments import reward_on
 from llama2lab.model.chat import encode_chats
 from llama2lab.model.generate import generate
 from llama2lab.model.logprobs import answer_loglikelihoods, pad_right, token_logprobs
@@ -29,7 +30,7 @@ from llama2lab.model.network import Llama
 from llama2lab.report.summary import metrics, paired_gap, short_name
 from llama2lab.stages import evaluate, gate, ppo, rejection, reward
 from llama2lab.stages.ppo import PPOSettings
-from llama2lab.stages.reward import RewardModel, RewardSettings
+from llama2lab.stages.reward import RewardModel
 from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.town.corpus import pretraining_corpus
 from llama2lab.town.prompts import Prompt
@@ -62,16 +63,11 @@ class Play:
                            optim=Optim(lr=self.lr), critic_optim=Optim(lr=2 * self.lr))
 
 
-def weak_reward(lab: Finished, pairs: int, seed: int = 0) -> RewardModel:
-    """The report's reward head, trained on the first `pairs` of the first round's helpfulness pairs: in seconds."""
-    rows = lab.rows("preferences-v1", "helpfulness.train.jsonl")[:pairs]
-    settings = RewardSettings(head="linear", batch_pairs=16)
-    model, _ = reward.train_reward(copy.deepcopy(lab.model("sft")), lab.tokenizer, rows, settings, seed, lab.machine)
-    return model.eval()
-
-
 def rewarder(lab: Finished, play: Play) -> RewardModel:
-    return weak_reward(lab, play.pairs) if play.rewarder == "weak" else lab.reward(play.rewarder)
+    if play.rewarder != "weak":
+        return lab.reward(play.rewarder)
+    rows = lab.rows("preferences-v1", "helpfulness.train.jsonl")[:play.pairs]
+    return reward_on(lab, rows, 0, "linear").eval()  # the report's head, on the first pairs: in seconds
 
 
 def work_folder(lab: Finished, name: str, settings: Any) -> Path:

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from llama2lab.engine import stats
 from llama2lab.lab.finished import Finished
-from llama2lab.lab.shown import MARKS
+from llama2lab.lab.shown import MARKS, drawn
 from llama2lab.lessons.n08_ppo.experiments import changes, value
 from llama2lab.report.look import BLUE, GREY, errors, plain, style
 from llama2lab.report.plots import one_legend
@@ -29,7 +29,7 @@ def kl_figure(results: Mapping[str, Mapping[str, Any]]) -> go.Figure | None:
         for shift, (name, (color, symbol)) in enumerate(zip(("k1", "k2", "k3"), MARKS, strict=False)):
             fig.add_trace(go.Scatter(
                 x=[row["n"] * 1.12 ** (shift - 1) for row in rows], y=[row[name]["mean"] for row in rows], name=name,
-                mode="lines+markers", line={"color": color}, marker={"color": color, "symbol": symbol, "size": 9},
+                mode="lines+markers", **drawn(color, symbol),
                 error_y={"type": "data", "array": [row[name]["std"] for row in rows], "thickness": 1.5, "width": 4}),
                 row=1, col=column)
         fig.add_hline(y=result["exact"], line={"color": GREY, "dash": "dot"}, row=1, col=column,
@@ -51,8 +51,8 @@ def gae_figure(answer: Mapping[str, Any]) -> go.Figure | None:
     fig.add_trace(go.Scatter(x=names, y=answer["values"], name="value", mode="lines+markers", line={"color": BLUE}),
                   row=2, col=1)
     for (lam, values), (color, symbol) in zip(answer["advantages"].items(), MARKS[1:], strict=False):
-        fig.add_trace(go.Scatter(x=names, y=values, name=f"lambda {lam}", mode="lines+markers", line={"color": color},
-                                 marker={"symbol": symbol, "size": 7}), row=3, col=1)
+        fig.add_trace(go.Scatter(x=names, y=values, name=f"lambda {lam}", mode="lines+markers",
+                                 **drawn(color, symbol, 7)), row=3, col=1)
     fig.update_annotations(font_size=13)
     fig.update_xaxes(title="token of the answer", tickangle=-45, row=3)
     fig.update_yaxes(title="score")
@@ -68,8 +68,7 @@ def runs_figure(runs: Mapping[str, Rows], keys: Mapping[str, str]) -> go.Figure 
             bars = errors([row[key] for row in rows]) if rows and isinstance(rows[0][key], dict) else None
             fig.add_trace(go.Scatter(
                 x=[row["iteration"] + 1 for row in rows], y=[value(row, key) for row in rows], name=name, error_y=bars,
-                mode="lines+markers", line={"color": color}, marker={"color": color, "symbol": symbol, "size": 7}),
-                row=1, col=column)
+                mode="lines+markers", **drawn(color, symbol, 7)), row=1, col=column)
     one_legend(fig)
     fig.update_annotations(font_size=13)
     return style(fig, "iteration")
@@ -90,8 +89,7 @@ def over_optimisation_figure(result: Mapping[str, Any]) -> go.Figure | None:
         text = [f"truth {figure_text(row['truth'])}, reward {figure_text(row['proxy'])}" for row in rows]
         for key, dash, what in (("proxy", "dash", "reward"), ("truth", "solid", "truth")):
             fig.add_trace(go.Scatter(x=x, y=changes(rows, key), name=f"beta {run['beta']:g}, {what}",
-                                     mode="lines+markers", text=text, line={"color": color, "dash": dash},
-                                     marker={"color": color, "symbol": symbol, "size": 6},
+                                     mode="lines+markers", text=text, **drawn(color, symbol, 6, dash),
                                      hovertemplate="%{x:.1f} nats: %{text}<extra></extra>"), **place)
     one_legend(fig)
     fig.update_annotations(font_size=13)

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from llama2lab.engine import stats
 from llama2lab.lab.finished import Finished
-from llama2lab.lab.shown import side, told, verdict
+from llama2lab.lab.shown import drawn, side, told, verdict
 from llama2lab.lessons.n11_evaluation.attacks import UNSURE
 from llama2lab.report.look import BLUE, GREY, ORANGE, RED, errors, style
 from llama2lab.report.plots import add_series
@@ -158,8 +158,7 @@ def attacks_chart(found: dict[str, Any]) -> go.Figure | None:
     fig = go.Figure()
     for (stage, by), colour, symbol in zip(found.items(), (ORANGE, BLUE), ("diamond", "circle"), strict=True):
         fig.add_trace(go.Scatter(y=list(by), x=[f["mean"] for f in by.values()], name=short_name(stage), mode="markers",
-                                 error_x=errors(list(by.values())), marker={"color": colour, "size": 10,
-                                                                            "symbol": symbol}))
+                                 error_x=errors(list(by.values())), **drawn(colour, symbol, 10)))
     fig.update_xaxes(rangemode="tozero", tickformat=".0%")
     fig.update_yaxes(autorange="reversed")
     return style(fig, "violations on unsafe prompts, by the oracle", height=380, left=230)
