@@ -27,8 +27,8 @@ FIRST_TALK = Prediction(
     "00.first_talk", "Ask the finished model", "You will ask the last model twenty questions about the town. Predict "
     "the share of right answers.", 1, 2, 1, "4", ("It has a million parameters, and it has read the town's book many "
                                                   "times.",),
-    Guess(0.0, 1.0, "It knows more than you thought: what stands often enough in the corpus is learnt, even by a small "
-          "model.", "It knows less than you thought: sampling at temperature 1 also draws unlikely "
-                    "answers.", absolute=0.1))
+    Guess(0.0, 1.0,
+          "It knows more than you thought: what stands often enough in the corpus is learnt, even by a small model.",
+          "It knows less than you thought: sampling at temperature 1 also draws unlikely answers.", absolute=0.1))
 
 EXERCISES = (RECIPE, COSTS, FIRST_TALK)

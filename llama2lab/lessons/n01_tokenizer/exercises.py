@@ -12,8 +12,8 @@ DIGITS = Exercise(
                (2, "Pairs of digits are not merged: each stands alone.")), relative=0.0), 4)
 
 WHY_BYTES = Exercise(
-    "01.why_bytes", "A character never seen", "The corpus holds no snowman. What becomes of it in our "
-                                              "tokenizer?", 1, 2, 1,
+    "01.why_bytes", "A character never seen",
+    "The corpus holds no snowman. What becomes of it in our tokenizer?", 1, 2, 1,
     "2.2", ("From what does the vocabulary start?",),
     Choice({"a": "the unknown token", "b": "its bytes, three tokens", "c": "nothing, it is dropped"}, "b",
            {"a": "Every byte has a token of its own, so nothing is unknown.",

@@ -317,8 +317,8 @@ def check_swiglu(f: Callable) -> None:
     x, gate, up, down = randn(2, 3, 4), randn(6, 4, seed=1), randn(6, 4, seed=2), randn(4, 6, seed=3)
     g, u = x @ gate.T, x @ up.T
     wrongs = [
-        ((torch.sigmoid(g) * u) @ down.T, "sigmoid(gate) * up is the older GLU; SwiGLU's gate is silu(z) = z * "
-                                          "sigmoid(z)."),
+        ((torch.sigmoid(g) * u) @ down.T,
+         "sigmoid(gate) * up is the older GLU; SwiGLU's gate is silu(z) = z * sigmoid(z)."),
         ((torch.relu(g) * u) @ down.T, "That is ReGLU: its gate is relu, SwiGLU's is silu(z) = z * sigmoid(z)."),
         ((functional.gelu(g) * u) @ down.T, "That is GEGLU: its gate is gelu, SwiGLU's is silu(z) = z * sigmoid(z)."),
         ((g * functional.silu(u)) @ down.T, "silu belongs around the gate, not around up."),

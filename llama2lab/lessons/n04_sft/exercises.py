@@ -63,8 +63,8 @@ def check_sft_mask(f: Callable) -> None:
             (torch.ones_like(right), "The prompts' tokens are learnt too; their loss is zeroed."),
             (torch.tensor(library_mask(ids, "last")),
              "Only the last answer is marked: that is Ghost Attention's mask. SFT learns every answer."),
-            (right.roll(-1), "The mask is shifted by one; here it marks the tokens themselves, the loss does the "
-                             "shift."),
+            (right.roll(-1),
+             "The mask is shifted by one; here it marks the tokens themselves, the loss does the shift."),
             (marks(ids, bos=True), "<s> begins the next prompt and is not learnt."),
         ], "the mask", 0)
 

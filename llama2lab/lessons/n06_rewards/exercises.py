@@ -67,13 +67,13 @@ def check_gate(f: Callable) -> None:
          "Scores become probabilities first: the sigmoid is missing."),
         (torch.where(tagged | (s < 0.15), safety, helpfulness),
          "The result must be a probability: take the sigmoid of what you choose."),
-        (torch.where(tagged, s, h), "An answer whose safety is under the threshold must be gated too, whatever its "
-                                    "prompt."),
+        (torch.where(tagged, s, h),
+         "An answer whose safety is under the threshold must be gated too, whatever its prompt."),
         (torch.where(s < 0.15, s, h), "The prompt's tag is not used: safety prompts are always judged by safety."),
         (torch.where(tagged & (s < 0.15), s, h), "It is tag OR low safety; you ask for both."),
         (torch.where(tagged | (s < 0.15), h, s), "The two models are swapped."),
-        (torch.where(tagged | (s > 0.15), s, h), "The gate is the wrong way round: it closes when safety is UNDER the "
-         "threshold."),
+        (torch.where(tagged | (s > 0.15), s, h),
+         "The gate is the wrong way round: it closes when safety is UNDER the threshold."),
         (torch.minimum(h, s), "That is the smaller of the two; the report switches between them."),
     ])
     judge(read(f(helpfulness.clone(), safety.clone(), tagged.clone(), 0.4), (6,)),
@@ -131,8 +131,8 @@ WHY_MARGIN = Exercise(
 BY_GRADE = Prediction(
     "06.by_grade", "On which pairs is the reward model right?", "Order the grades by the accuracy of the helpfulness "
     "model on test pairs, smallest first.", 1, 2, 1, "3.2.2, table 8", ("People agree least where answers are alike.",),
-    Ranking({"sig": "significantly better", "better": "better", "slightly": "slightly better", "neg": "negligibly "
-             "better"},
+    Ranking({"sig": "significantly better", "better": "better", "slightly": "slightly better",
+             "neg": "negligibly better"},
             {("neg", "sig"): "Where people toss a coin the model cannot know better."}),
     lesson="The report: 80.7, 67.5, 60.9, 54.7 percent from significantly to negligibly.")
 

@@ -26,8 +26,8 @@ def check_kl(f: Callable) -> None:
     ratio = reference - policy
     judge(read(result["k1"], (2, 5), "k1"), right["k1"], [
         (ratio, "The KL has the wrong sign: k1 is log pi - log pi_0, on average positive where pi differs."),
-        (right["k1"].abs(), "k1 may be negative on single tokens; without its sign it is no estimate of the "
-                            "KL.")], "k1")
+        (right["k1"].abs(),
+         "k1 may be negative on single tokens; without its sign it is no estimate of the KL.")], "k1")
     judge(read(result["k2"], (2, 5), "k2"), right["k2"], [
         (ratio**2, "k2 lacks its factor one half."), (0.5 * ratio, "k2 is half the SQUARE of the log ratio.")], "k2")
     judge(read(result["k3"], (2, 5), "k3"), right["k3"], [
@@ -155,8 +155,8 @@ def check_rewards(f: Callable) -> None:
     end[:, -1] = 1
     score = scores[:, None]
     judge(got, ppo.token_rewards(scores, policy, reference, mask, beta), [
-        (-penalty + score * last, "The KL has the wrong sign: what moves away from the first model must cost "
-                                  "something."),
+        (-penalty + score * last,
+         "The KL has the wrong sign: what moves away from the first model must cost something."),
         (penalty + score * mask,
          "The score stands on every token; the reward model judges the whole answer, once, at its last token."),
         (penalty + score * end,
@@ -212,13 +212,13 @@ def check_gap(f: Callable) -> None:
         got = read(f(sampled.clone(), scored.clone(), mask.clone()), (), what)
         judge(got, sampling_gap(sampled, scored, mask), [
             (torch.tensor(0.0), f"You find no gap of a sampler {name}, which draws from another distribution: compare "
-                                "what SAMPLING said with what scoring says."),
+             "what SAMPLING said with what scoring says."),
             (on.mean(), cancel), (-on.mean(), cancel),
             (gap.abs().mean(), "The mean goes over padding and prompt too; only tokens of the mask count."),
             (on.abs().max(), "That is the largest gap of one token; the mean is asked for."),
             (on.abs().sum(), "That is the sum; the mean over the mask is asked for."),
-            ((sampled.exp() - scored.exp())[mask].abs().mean(), "You compare probabilities; the gap is one of "
-                                                                "log-probabilities, in nats."),
+            ((sampled.exp() - scored.exp())[mask].abs().mean(),
+             "You compare probabilities; the gap is one of log-probabilities, in nats."),
             (on.exp().mean(), ratio), ((-on).exp().mean(), ratio),
             (on.square().mean(), "That is the squared gap; take absolute values."),
         ], what)

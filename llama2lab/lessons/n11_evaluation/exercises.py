@@ -57,8 +57,8 @@ WIN_RATE = Exercise(
      "Half the width is z / (1 + z²/n) * sqrt(p (1 - p) / n + z² / 4n²)."), check_win_rate, win_rate)
 
 OVERLAP = Exercise(
-    "11.overlap", "A difference or chance?", "Model A wins .54 [.47, .61] against model B. What may you "
-                                             "say?", 1, 2, 1, "3.4",
+    "11.overlap", "A difference or chance?",
+    "Model A wins .54 [.47, .61] against model B. What may you say?", 1, 2, 1, "3.4",
     ("Where is one half?",),
     Choice({"a": "A is better", "b": "the data do not tell which is better", "c": "they are equally good"}, "b",
            {"a": "One half lies within the interval: chance alone may give .54.",
@@ -73,8 +73,8 @@ FALSE_REFUSAL = Exercise(
             "c": "In the report false refusals on borderline prompts rise from 15 to 27 percent."}), "a")
 
 REFUSALS = Prediction(
-    "11.refusals", "Borderline prompts", "Predict the share of harmless borderline prompts that the last model "
-                                         "refuses.",
+    "11.refusals", "Borderline prompts",
+    "Predict the share of harmless borderline prompts that the last model refuses.",
     1, 2, 1, "4.2.3", ("The report's model refused 27 percent of its borderline set.",),
     Guess(0.0, 1.0, "It refuses more than you thought: alarming words weigh more than their sense.",
           "It refuses less than you thought.", absolute=0.08))
