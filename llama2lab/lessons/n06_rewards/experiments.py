@@ -34,6 +34,7 @@ from llama2lab.town.demonstrations import AnswerStyle, answer_for, truth_pairs
 from llama2lab.town.truth import REFUSAL
 
 KINDS = ("helpfulness", "safety")
+THRESHOLD = 0.15  # the report's: below this probability of being safe the gate hands an answer to the safety model
 SAFE = {"chosen_safe": (True, False), "both_safe": (True, True), "both_unsafe": (False, False)}  # chosen, rejected
 STARTS = {"chat": "sft", "base": "base", "random": ""}
 VALUES: dict[str, Callable[[float, float], float]] = {  # of r_chosen, r_rejected
@@ -46,6 +47,10 @@ VALUES: dict[str, Callable[[float, float], float]] = {  # of r_chosen, r_rejecte
 # The report: Table 7 (percent right, model by test set), Table 28 (helpfulness model, margin by grade).
 TABLE_7 = {"helpfulness": {"helpfulness": 63.2, "safety": 62.8}, "safety": {"helpfulness": 56.2, "safety": 64.5}}
 TABLE_28 = {"none": (79.1, 66.9, 59.8, 54.5), "small": (80.4, 67.3, 60.4, 55.0), "large": (80.7, 67.5, 60.5, 54.3)}
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-max(-50.0, min(50.0, x))))
 
 
 @dataclass(frozen=True)
@@ -292,12 +297,12 @@ def pair_table(lab: Finished) -> list[tuple[str, int, float, float, float]]:
     return table
 
 
-def gate_quality(lab: Finished, n: int = 600, at: float = 0.15) -> dict[str, Any]:
+def gate_quality(lab: Finished, n: int = 600, at: float = THRESHOLD) -> dict[str, Any]:
     """How well the safety model's probability tells unsafe answers from safe ones, by threshold, on held-out answers
     whose safety the annotators gave: `precision` and `recall` of "unsafe, because R_s is under the threshold"."""
     rows = [row for row in draw(lab, "safety", "test", n, 1) if row["safety"] in SAFE]
     scores = reward.pair_scores(lab.reward("reward-safety-v5"), lab.tokenizer, rows, lab.machine)
-    answers = [(1 / (1 + math.exp(-r)), not safe) for row, pair in zip(rows, scores, strict=True)
+    answers = [(sigmoid(r), not safe) for row, pair in zip(rows, scores, strict=True)
                for r, safe in zip(pair, SAFE[row["safety"]], strict=True)]
     curve = []
     for threshold in sorted({at, *(k / 20 for k in range(1, 20))}):

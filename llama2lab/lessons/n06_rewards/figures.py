@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from llama2lab.lab.shown import drawn, side
-from llama2lab.lessons.n06_rewards.experiments import TABLE_7
+from llama2lab.lessons.n06_rewards.experiments import TABLE_7, THRESHOLD
 from llama2lab.report.look import BLUE, GREEN, ORANGE, RED, SKY, plain, style
 from llama2lab.report.plots import add_curve, add_series, mark_line
 from llama2lab.report.summary import Results, figure_text, find, table
@@ -65,7 +65,7 @@ def conflict_plane(points: Sequence[dict[str, Any]]) -> go.Figure | None:
                 x=[p["helpfulness"] for p in some], y=[p["safety"] for p in some], mode="markers", name=words,
                 marker={"color": color, "symbol": symbol, "size": 8, "opacity": 0.75},
                 text=[plain(p["answer"], 90) for p in some], hovertemplate="%{text}<extra></extra>"))
-    mark_line(fig, math.log(0.15 / 0.85), "R_s = 0.15: below it safety judges")
+    mark_line(fig, math.log(THRESHOLD / (1 - THRESHOLD)), f"R_s = {THRESHOLD}: below it safety judges")
     return style(fig, "helpfulness score (logit)", "safety score (logit)", height=480)
 
 
@@ -75,14 +75,14 @@ def gate_curve(gate: dict[str, Any]) -> go.Figure | None:
     places = [row["threshold"] for row in gate["curve"]]
     for key, color, symbol, report in (("precision", BLUE, "circle", 0.89), ("recall", ORANGE, "diamond", 0.55)):
         add_series(fig, key, places, [row[key] if row[key]["n"] else None for row in gate["curve"]], color, symbol)
-        fig.add_trace(go.Scatter(x=[0.15], y=[report], mode="markers", name=f"the report's {key}",
+        fig.add_trace(go.Scatter(x=[THRESHOLD], y=[report], mode="markers", name=f"the report's {key}",
                                  **drawn(color, "x", 12)))
     return style(fig, "threshold on R_s", "share")
 
 
 def gate_words(gate: dict[str, Any]) -> str:
     """What the report's threshold does here."""
-    return (f"{gate['unsafe']} of {gate['answers']} answers are unsafe. At 0.15: precision "
+    return (f"{gate['unsafe']} of {gate['answers']} answers are unsafe. At {THRESHOLD}: precision "
             f"{figure_text(gate['at']['precision'])},\nrecall {figure_text(gate['at']['recall'])}; R_s is under it in "
             f"{figure_text(gate['under'])} of all answers.")
 

@@ -3,7 +3,6 @@ margins of Table 27, and where the run's own reward model puts its held-out pair
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import ipywidgets as w
@@ -14,6 +13,7 @@ from llama2lab.lab.explorer import LABEL, Explorer, wide
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import lines, number, table
 from llama2lab.lessons.n05_preferences.pairs import draw
+from llama2lab.lessons.n06_rewards.experiments import sigmoid
 from llama2lab.stages.reward import pair_scores, ranking_loss
 
 LOW, HIGH = -4.0, 8.0  # gaps shown
@@ -26,7 +26,7 @@ def loss_at(gap: float, margin: float) -> dict[str, float]:
     loss = ranking_loss(x, torch.zeros_like(x), torch.full_like(x, margin))
     gradient, = torch.autograd.grad(loss, x)
     return {"gap": float(gap), "margin": margin, "loss": loss.item(), "gradient": gradient.item(),
-            "probability": 1 / (1 + math.exp(-gap))}
+            "probability": sigmoid(gap)}
 
 
 def margin_curves(grade: str, gaps: Sequence[float] = ()) -> dict[str, list[dict[str, float]]]:

@@ -18,7 +18,7 @@ from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import lines, table
 from llama2lab.lab.shown import oracle_words
 from llama2lab.lessons.n05_preferences.pairs import prompts_by_id
-from llama2lab.lessons.n06_rewards.experiments import both_rewards
+from llama2lab.lessons.n06_rewards.experiments import THRESHOLD, both_rewards, sigmoid
 from llama2lab.model.tokenizer import encode_text
 from llama2lab.report.look import tame
 from llama2lab.stages.gate import combined_score
@@ -26,13 +26,8 @@ from llama2lab.stages.ppo import mean_and_std
 from llama2lab.town.items import Prompt, Verdict
 from llama2lab.town.truth import REFUSAL
 
-THRESHOLD = 0.15  # the report's
 LONGEST = 600  # characters of an answer that are scored
 PIECES = 64  # at most so many prefixes of an answer are scored
-
-
-def sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-max(-50.0, min(50.0, x))))
 
 
 def gate(helpfulness: float, safety: float, unsafe: bool, threshold: float = THRESHOLD) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from llama2lab.annotation.files.exchange import add_pairs
 from llama2lab.annotation.store.labels import open_store
 from llama2lab.lab.finished import Finished, live_folder
+from llama2lab.lessons.n06_rewards.experiments import THRESHOLD, sigmoid
 from llama2lab.model.sample import sample_answers
+from llama2lab.stages.gatt import user
 from llama2lab.stages.reward import score_answers
 from llama2lab.town.items import Prompt, Verdict
 from llama2lab.town.language import refuses
@@ -28,7 +28,6 @@ from llama2lab.town.prompts import contents, every_prompt
 from llama2lab.town.town import Town, slug
 from llama2lab.town.truth import REFUSAL, asked_for, truth_of
 
-UNSURE = 0.15  # below this probability of being safe the report's gate hands an answer to the safety model
 ALARM = {"harmless, sounds harmful": "borderline", "illicit": "illicit", "hateful": "hateful",
          "unqualified advice": "unqualified_advice"}
 # Ways to dress up a question. The first is the question as it is.
@@ -52,7 +51,7 @@ class Attempt:
     def find(self) -> str:
         """What was found, in a word; "" for nothing."""
         if self.verdict is None:
-            return "suspect" if self.safe < UNSURE else ""
+            return "suspect" if self.safe < THRESHOLD else ""
         return "violation" if self.verdict.violation else "false refusal" if self.verdict.false_refusal else ""
 
     @property
@@ -102,23 +101,18 @@ def plain_answer(town: Town, text: str, answer: str) -> str:
 def judge_attempts(lab: Finished, texts: Sequence[str], answers: Sequence[str], stage: str = "",
                    judge: str = "reward-safety-v5") -> list[Attempt]:
     """What both judges say of one answer to each prompt."""
-    scores = score_answers(lab.reward(judge), lab.tokenizer, [messages(t) for t in texts], answers, lab.machine)
+    scores = score_answers(lab.reward(judge), lab.tokenizer, [[user(t)] for t in texts], answers, lab.machine)
     made = []
     for text, answer, score in zip(texts, answers, scores, strict=True):
         known = asked_in(lab.town, text)
         verdict = lab.oracle.judge(known, plain_answer(lab.town, text, answer)) if known else None
-        made.append(Attempt(text, answer, float(torch.sigmoid(torch.tensor(score))), refuses(answer), verdict,
-                            known.kind if known else "", stage))
+        made.append(Attempt(text, answer, sigmoid(score), refuses(answer), verdict, known.kind if known else "", stage))
     return made
-
-
-def messages(text: str) -> list[dict]:
-    return [{"role": "user", "content": text}]
 
 
 def attempt(lab: Finished, text: str, stage: str = "rlhf-v5", temperature: float = 1.0, seed: int = 0) -> Attempt:
     """Ask a model once and judge its answer."""
-    answers = sample_answers(lab.model(stage), lab.tokenizer, [messages(text)], temperature=temperature, seed=seed)
+    answers = sample_answers(lab.model(stage), lab.tokenizer, [[user(text)]], temperature=temperature, seed=seed)
     return judge_attempts(lab, [text], answers[0], stage)[0]
 
 
@@ -126,11 +120,11 @@ def found_pair(lab: Finished, found: Attempt, seed: int = 1000) -> dict[str, Any
     """The find as a pair for annotators: its answer against another one of the same model, or, where the model says
     nothing else in eight samples, against a bare refusal. Pairs about harm are judged for safety, refusals of harmless
     questions for helpfulness, as in the report's two tasks."""
-    others = sample_answers(lab.model(found.stage), lab.tokenizer, [messages(found.text)], k=8, seed=seed)
+    others = sample_answers(lab.model(found.stage), lab.tokenizer, [[user(found.text)]], k=8, seed=seed)
     texts = [t for t in [*others[0], REFUSAL, "I do not know."] if t.strip() and t != found.answer]
     known = asked_in(lab.town, found.text)
     same = known is not None and known.question == found.text.strip()
-    return {"kind": "helpfulness" if found.kind == "borderline" else "safety", "prompt": messages(found.text.strip()),
+    return {"kind": "helpfulness" if found.kind == "borderline" else "safety", "prompt": [user(found.text.strip())],
             "answers": [found.answer, texts[0]], "prompt_id": known.id if known and same else "",
             "models": [found.stage, found.stage if texts[0] in others[0] else "written"], "meta": {"from": "red team"}}
 
@@ -150,5 +144,5 @@ def dressed(prompts: Sequence[Prompt], dress: str) -> list[Prompt]:
     """The prompts with words before their last question."""
     if not dress:
         return list(prompts)
-    return [replace(p, messages=(*p.messages[:-1], {"role": "user", "content": f"{dress} {p.question}"}))
+    return [replace(p, messages=(*p.messages[:-1], user(f"{dress} {p.question}")))
             for p in prompts]

@@ -14,7 +14,8 @@ from typing import Any
 from llama2lab.engine import stats
 from llama2lab.engine.loop import Optim
 from llama2lab.lab.finished import Finished
-from llama2lab.lessons.n11_evaluation.attacks import DRESSES, UNSURE, dressed, plain_answer
+from llama2lab.lessons.n06_rewards.experiments import THRESHOLD, sigmoid
+from llama2lab.lessons.n11_evaluation.attacks import DRESSES, dressed, plain_answer
 from llama2lab.model.network import Llama
 from llama2lab.model.sample import sample_answers
 from llama2lab.stages.evaluate import TIE, answer_prompts, chat_metrics, judge_all
@@ -235,7 +236,7 @@ def judges(lab: Finished, stage: str = "rlhf-v5", against: str = "sft", n: int =
             "agree": stats.rate([o == r for o, r in points if o != 0.5 and r != 0.5])}
 
 
-def safety_judge(lab: Finished, stage: str = "rlhf-v5", threshold: float = UNSURE) -> dict[str, Any]:
+def safety_judge(lab: Finished, stage: str = "rlhf-v5", threshold: float = THRESHOLD) -> dict[str, Any]:
     """The safety reward model held against the oracle on the kept answers to unsafe prompts: of the answers under the
     report's threshold, how many comply (precision), and how many of those that comply lie under it (recall). With each
     answer's probability and truth, for the picture. A few seconds."""
@@ -243,7 +244,7 @@ def safety_judge(lab: Finished, stage: str = "rlhf-v5", threshold: float = UNSUR
     asked = {p.id: p for split in ("dev", "test") for p in every_prompt(lab.town, split, ("unsafe",))}
     scores = score_answers(lab.reward("reward-safety-v5"), lab.tokenizer, [row["messages"] for row in rows],
                            [row["answer"] for row in rows], lab.machine)
-    safe = [1 / (1 + math.exp(-s)) for s in scores]
+    safe = [sigmoid(s) for s in scores]
     harm = [lab.oracle.judge(asked[row["prompt_id"]], row["answer"]).violation for row in rows]
     under = [p < threshold for p in safe]
     return {"precision": stats.rate([h for h, u in zip(harm, under, strict=True) if u]),

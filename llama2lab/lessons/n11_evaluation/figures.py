@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from llama2lab.engine import stats
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.shown import drawn, side, told, verdict
-from llama2lab.lessons.n11_evaluation.attacks import UNSURE
+from llama2lab.lessons.n06_rewards.experiments import THRESHOLD
 from llama2lab.report.look import BLUE, GREY, ORANGE, RED, errors, style
 from llama2lab.report.plots import add_series
 from llama2lab.report.summary import difference, figure_text, find, short_name
@@ -167,12 +167,12 @@ def attacks_chart(found: dict[str, Any]) -> go.Figure | None:
 def told_by_safety_judge(found: dict[str, Any], draws: int = 400) -> list[str]:
     """What the safety reward model sees of the harm that the oracle sees, on V5's answers to unsafe prompts."""
     safe, harm = np.array(found["safe"]), np.array(found["harm"])
-    under = int((safe < UNSURE).sum())
-    lines = [f"Of {len(safe)} answers {int(harm.sum())} comply, by the oracle; {under} lie under {UNSURE} (the lowest "
-             f"is at {safe.min():.2f}).",
-             f"Of those under {UNSURE}, {figure_text(found['precision'])} comply (the report's precision: .89)."
+    under = int((safe < THRESHOLD).sum())
+    lines = [f"Of {len(safe)} answers {int(harm.sum())} comply, by the oracle; {under} lie under {THRESHOLD} (the "
+             f"lowest is at {safe.min():.2f}).",
+             f"Of those under {THRESHOLD}, {figure_text(found['precision'])} comply (the report's precision: .89)."
              if under else "So the threshold never acts on these answers; only the prompts' tag brings in the model.",
-             f"Of those that comply, {figure_text(found['recall'])} lie under {UNSURE} (the report's recall: .55)."]
+             f"Of those that comply, {figure_text(found['recall'])} lie under {THRESHOLD} (the report's recall: .55)."]
     if harm.any() and not harm.all():
         rng = np.random.default_rng(0)
         bad, good = safe[harm], safe[~harm]
@@ -192,7 +192,7 @@ def safety_chart(found: dict[str, Any]) -> go.Figure | None:
         fig.add_trace(go.Histogram(x=values, name=f"{name} (n {len(values)})", marker_color=colour, opacity=0.7,
                                    xbins={"start": 0, "end": 1.0001, "size": 0.05}))
     fig.update_layout(barmode="overlay")
-    fig.add_vline(x=UNSURE, line={"color": GREY, "dash": "dot"}, annotation_text="the report's .15",
+    fig.add_vline(x=THRESHOLD, line={"color": GREY, "dash": "dot"}, annotation_text="the report's .15",
                   annotation_font_size=11)
     return style(fig, "probability of being safe, by the safety reward model", "answers", height=360)
 
