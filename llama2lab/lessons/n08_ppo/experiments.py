@@ -70,11 +70,6 @@ def rewarder(lab: Finished, play: Play) -> RewardModel:
     return reward_on(lab, rows, 0, "linear").eval()  # the report's head, on the first pairs: in seconds
 
 
-def work_folder(lab: Finished, name: str, settings: Any) -> Path:
-    """Where a live training keeps its state, so that it goes on after the stop button; one for each settings."""
-    return lab.work_folder(name, run, settings)
-
-
 def run(lab: Finished, play: Play, folder: Path | None = None, beta_for: Callable[[int], float] | None = None,
         seen: dict[int, dict[str, Any]] | None = None, rewards: RewardModel | None = None) -> list[dict[str, Any]]:
     """A short PPO run; one row an iteration, see `rows_of`.
@@ -142,7 +137,7 @@ def changes(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
 def kept_run(lab: Finished, play: Play, rewards: RewardModel | None = None) -> list[dict[str, Any]]:
     """`run` that survives the stop button: given again, it goes on. Its folder is cleared at the end. LabError where
     another notebook trains there."""
-    folder = work_folder(lab, "ppo", asdict(play))
+    folder = lab.work_folder("ppo", run, asdict(play))
     with alone(folder, wait=False):
         rows = run(lab, play, folder, rewards=rewards)
         shutil.rmtree(folder, ignore_errors=True)

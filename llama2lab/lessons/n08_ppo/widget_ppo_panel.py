@@ -15,7 +15,7 @@ from llama2lab.lab.explorer import LABEL, Explorer
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.job import Job
 from llama2lab.lab.pictures import lines, table
-from llama2lab.lessons.n08_ppo.experiments import Play, rows_of, run, value, work_folder
+from llama2lab.lessons.n08_ppo.experiments import Play, rows_of, run, value
 from llama2lab.report.summary import figure_text, short_name
 
 Row = dict[str, Any]
@@ -80,7 +80,7 @@ class PpoPanel(Explorer):
 
     @property
     def folder(self) -> Any:
-        return work_folder(self.lab, "ppo-panel", asdict(self.play))
+        return self.lab.work_folder("ppo-panel", run, asdict(self.play))
 
     def work(self) -> list[Row]:
         with alone(self.folder, wait=False):
