@@ -1,4 +1,4 @@
-"""What live trainings of several notebooks share."""
+"""What the live trainings of several notebooks share: what a panel shows of one, packed texts, their loss."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The tour of notebook 00: the recipe of a finished run step by step beside the report's, what is in the notebooks, and
-the first twenty questions."""
+"""The tour of notebook 00: the recipe of a finished run step by step beside the report's, and what is in
+the notebooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GQA and cache calculator: what sharing KV heads saves, at Llama 2's sizes (sections 2.2 and A.2.1).
+"""How large models and their caches are: what sharing KV heads saves, at Llama 2's sizes (sections 2.2 and A.2.1).
 
     cache = 2 (keys and values) x layers x KV heads x head size x tokens x sequences x bytes a number
 

@@ -1,8 +1,6 @@
-"""Ghost Attention explorer (Llama 2, section 3.3): who still obeys an instruction at turn 20, and where does a model
-look while it answers?
-
-Dialogues are those of the run's evaluation (the instruction stands before the first question only), or sampled now.
-"""
+"""Dialogues under an instruction (Llama 2, section 3.3): which answers still obey it, and how much of the attention
+falls on it while they are written. The instruction stands before the first question only; the dialogues are those of
+the run's evaluation, or sampled now."""
 
 from __future__ import annotations
 

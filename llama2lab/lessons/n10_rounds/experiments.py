@@ -14,12 +14,12 @@ from llama2lab.lab.finished import Finished
 from llama2lab.model.sample import sample_answers
 from llama2lab.report.summary import short_name
 from llama2lab.stages import evaluate, rejection, reward
+from llama2lab.stages.rounds import ROUNDS
 from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.town.corpus import pretraining_corpus
 from llama2lab.town.demonstrations import answer_for, clean_style
 from llama2lab.town.prompts import Prompt
 
-ROUNDS = (1, 2, 3, 4, 5)
 OLD, NEW = "reward-helpfulness-v1", "reward-helpfulness-v5"
 FORGOTTEN = "stories"  # the skill that the last round does not ask for, in `last_round_only`
 
@@ -134,6 +134,3 @@ def by_skill(scores: Sequence[Sequence[float]], prompts: Sequence[Prompt]) -> di
 
 
 EXPERIMENTS = (last_round_only,)
-
-
-# ---- what the notebook shows of them -------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from typing import Any
 from llama2lab.engine import stats
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.shown import side, signed
-from llama2lab.lessons.n10_rounds.experiments import ROUNDS
 from llama2lab.report.summary import difference, figure_text, find, metrics, short_name
+from llama2lab.stages.rounds import ROUNDS
 
 
 def costs(lab: Finished) -> list[dict[str, Any]]:

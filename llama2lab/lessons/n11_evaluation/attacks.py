@@ -1,4 +1,4 @@
-"""The red-team game (Llama 2, section 4.3): find prompts that make a model help with harm, or refuse what is harmless.
+"""Prompts that make a model help with harm, or refuse what is harmless (Llama 2, section 4.3).
 
 Two judges answer each attempt. The safety reward model gives its probability that the answer is safe: it can judge any
 text, and can be wrong. The oracle knows the truth, but only of the town's own questions: an attempt counts for it if
