@@ -13,7 +13,8 @@ from test_annotation_store import pairs
 from typer.testing import CliRunner
 
 from llama2lab.annotation.files import exchange
-from llama2lab.annotation.files.exchange import import_preferences, labels
+from llama2lab.annotation.files.exchange import labels
+from llama2lab.annotation.files.importing import import_preferences
 from llama2lab.annotation.rows import resolve
 from llama2lab.annotation.store.labels import open_store
 from llama2lab.cli.main import app

@@ -20,9 +20,10 @@ from test_annotation_store import pairs
 from llama2lab.annotation.files import exchange
 from llama2lab.annotation.store import queue
 from llama2lab.annotation.store import tables as t
-from llama2lab.annotation.store.checks import MAX_COMMENT, MAX_OVERLAP
+from llama2lab.annotation.store.checks import MAX_COMMENT
 from llama2lab.annotation.store.labels import guidelines_version, open_store
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.scale import MAX_OVERLAP
 
 GOLD = {"choice": 1}
 

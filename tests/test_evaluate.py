@@ -13,7 +13,7 @@ from llama2lab.engine.answers import evenly, joined, shared_out
 from llama2lab.engine.errors import LabError
 from llama2lab.lab.finished import Finished
 from llama2lab.lessons.n09_gatt.figures import single_turn
-from llama2lab.lessons.n10_rounds.experiments import gap
+from llama2lab.lessons.n10_rounds.figures import gap
 from llama2lab.lessons.n11_evaluation.figures import outcomes
 from llama2lab.report.summary import paired_gap
 from llama2lab.run.judge import compare

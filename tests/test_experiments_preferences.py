@@ -17,11 +17,9 @@ from llama2lab.lessons.n05_preferences.experiments import (
     own_labels,
     own_store,
     pull,
-    real_pairs,
-    true_gap,
-    truth_rows,
     vendor_labels,
 )
+from llama2lab.lessons.n05_preferences.pairs import draw, prompts_by_id, real_pairs, true_gap, truth_rows
 from llama2lab.stages.evaluate import TIE
 from llama2lab.town.annotators import VENDORS
 
@@ -29,10 +27,10 @@ from llama2lab.town.annotators import VENDORS
 def test_pairs_are_the_runs_and_their_order_says_nothing(lab):
     pairs = real_pairs(lab, 40)
     assert len(pairs) == 40 and pairs == real_pairs(lab, 40) != real_pairs(lab, 40, seed=1)
-    chosen = {row["chosen"][0]["content"] for row in preferences.draw(lab, "helpfulness", "train", 40, 0)}
+    chosen = {row["chosen"][0]["content"] for row in draw(lab, "helpfulness", "train", 40, 0)}
     assert 5 < sum(one in chosen for _, one, _ in pairs) < 35
     rows = truth_rows(lab, 40)
-    asked = preferences.known_prompts(lab)
+    asked = prompts_by_id(lab)
     assert rows and all(true_gap(lab, (asked[r["prompt_id"]], r["chosen"][0]["content"], r["rejected"][0]["content"]))
                         > TIE for r in rows)
 
@@ -72,7 +70,7 @@ def test_vendors_judge_the_same_pairs(lab):
 
 def test_a_reward_model_leaves_the_shared_chat_model_as_it_was(lab):
     """All experiments of a process share it: frozen, it could be trained in none of the next."""
-    preferences.reward_on(lab, preferences.draw(lab, "helpfulness", "train", 16, 0), 0)
+    preferences.reward_on(lab, draw(lab, "helpfulness", "train", 16, 0), 0)
     assert all(p.requires_grad for p in lab.model("sft").parameters())
 
 

@@ -6,7 +6,9 @@ from itertools import combinations
 import pytest
 
 from llama2lab.lessons.n07_rejection import experiments as rejection
-from llama2lab.lessons.n07_rejection.experiments import by_k, correlation, gain_words, temperature_words
+from llama2lab.lessons.n07_rejection import figures
+from llama2lab.lessons.n07_rejection.experiments import by_k, correlation
+from llama2lab.lessons.n07_rejection.figures import gain_words, temperature_words
 from llama2lab.stages.rejection import best_of_curve
 
 
@@ -54,4 +56,4 @@ def test_accuracy_predicts_in_a_tiny_size(lab):
     names = [m["name"] for m in result["models"]]
     assert {"v5", "v5, linear", "20 pairs, linear"} <= set(names)
     assert result["one"]["mean"] <= result["ceiling"]["mean"]
-    assert len(rejection.models_figure(result).data) == 4
+    assert len(figures.models_figure(result).data) == 4

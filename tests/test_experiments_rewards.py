@@ -5,8 +5,9 @@ import math
 import pytest
 
 from llama2lab.lab import shown
+from llama2lab.lessons.n05_preferences.pairs import draw
 from llama2lab.lessons.n06_rewards import experiments as rewards
-from llama2lab.lessons.n06_rewards.experiments import VALUES, Bench, Training, draw, held_out
+from llama2lab.lessons.n06_rewards.experiments import VALUES, Bench, RewardTraining, held_out
 
 TINY = {"pairs": 24, "held_out": 16}
 
@@ -28,8 +29,9 @@ def test_pairs_are_drawn_by_seed_and_never_held_out_ones(lab):
 
 
 def test_a_difference_of_equal_trainings_is_nothing_and_settings_are_the_recipes(lab):
-    assert Training("safety").settings.safety_loss == 1.0 and Training().settings.safety_loss == 0.0
-    assert Training().settings.head == "likelihood" and Training("safety", head="linear").settings.head == "linear"
+    assert RewardTraining("safety").settings.safety_loss == 1.0 and RewardTraining().settings.safety_loss == 0.0
+    assert RewardTraining().settings.head == "likelihood"
+    assert RewardTraining("safety", head="linear").settings.head == "linear"
     bench = Bench(lab, **TINY, seeds=(0,))
     t = bench.training(layers=1)
     gap = bench.less(t, t)

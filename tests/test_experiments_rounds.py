@@ -3,6 +3,7 @@
 import pytest
 
 from llama2lab.lessons.n10_rounds import experiments as x
+from llama2lab.lessons.n10_rounds import figures
 
 
 def figure(mean, half=0.1):
@@ -15,7 +16,7 @@ def test_old_and_new_reward_models_meet_the_same_pairs(lab):
     for row in result["rounds"]:
         assert row["old"]["n"] == row["new"]["n"] == row["gap"]["n"] == 10
         assert row["gap"]["mean"] == pytest.approx(row["new"]["mean"] - row["old"]["mean"])
-    assert set(x.stale_series(lab, result)) == {"the first round's", "the last round's", "each round's own"}
+    assert set(figures.stale_series(lab, result)) == {"the first round's", "the last round's", "each round's own"}
 
 
 def test_the_ceiling_of_the_k_is_above_both_choices(lab):
@@ -32,7 +33,7 @@ def test_demonstrations_are_right_and_the_gap_is_against_them(lab):
     assert result["demonstrations"]["correct"]["mean"] == 1.0 and result["demonstrations"]["gap"]["mean"] == 0.0
     assert result["V5"]["gap"]["mean"] == pytest.approx(result["V5"]["all"]["mean"]
                                                          - result["demonstrations"]["all"]["mean"])
-    header, body = x.ceiling_table(result)
+    header, body = figures.ceiling_table(result)
     assert len(body) == 4 and all(len(row) == len(header) for row in body)
 
 
@@ -40,7 +41,7 @@ def test_the_verdict_on_the_ceiling_follows_the_figures():
     def part(gap, right):
         return {"gap": figure(gap), "right": figure(right)}
 
-    text = x.ceiling_verdict({"demonstrations": part(0, 2), "V5": part(-1, 3), "best": part(0.5, 2.05)})
+    text = figures.ceiling_verdict({"demonstrations": part(0, 2), "V5": part(-1, 3), "best": part(0.5, 2.05)})
     assert "V5 is below" in text and "written better (+1.00" in text
     assert "best is above" in text and "no differently" in text
 
@@ -54,26 +55,26 @@ def test_scores_of_two_seeds_are_averaged_prompt_by_prompt(lab):
 
 
 def test_costs_add_up(lab):
-    rows = x.costs(lab)
+    rows = figures.costs(lab)
     assert [row["round"] for row in rows] == [1, 2, 3, 4, 5]
     assert all(row["all"] == pytest.approx(sum(v or 0 for k, v in row.items() if k not in ("round", "all")))
                for row in rows)
     assert rows[4]["sampling"] is None and rows[0]["sampling"] > 0
-    header, body = x.costs_table(lab)
+    header, body = figures.costs_table(lab)
     assert body[4][header.index("sampling")] == "-"
 
 
 def test_versions_and_their_gaps_come_from_the_run(lab):
-    header, body = x.versions_table(lab, ("sft", "rlhf-v5", "rlhf-v9"))
+    header, body = figures.versions_table(lab, ("sft", "rlhf-v5", "rlhf-v9"))
     assert [row[0] for row in body] == ["SFT", "V5"] and len(body[0]) == len(header)
-    assert x.gap(lab, "rlhf-v5", "rlhf-v5", "unsafe")["mean"] == 0
+    assert figures.gap(lab, "rlhf-v5", "rlhf-v5", "unsafe")["mean"] == 0
 
 
 @pytest.mark.slow
 def test_the_last_round_alone_in_small(lab):
     result = x.last_round_only(lab, rows=8, helpful=12, words=500, seeds=2)
     assert result["rows"] == 8 and len(result["choices"]) == len(result["gaps"]) == 4
-    series = x.forgetting_series(result)
+    series = figures.forgetting_series(result)
     assert {"all", "stories", "how to"} <= set(series["all rounds"])
     last, every = (result["choices"][name]["stories"]["each"] for name in ("last round", "all rounds"))
     gap = result["gaps"]["all rounds less the last one (as the rounds were), stories"]

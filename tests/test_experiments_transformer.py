@@ -7,8 +7,9 @@ from llama2lab.lab import shown
 from llama2lab.lab.checking import solution
 from llama2lab.lab.finished import live_folder
 from llama2lab.lessons.n02_transformer import experiments as t
-from llama2lab.lessons.n02_transformer.calculator import parameters
+from llama2lab.lessons.n02_transformer import figures
 from llama2lab.lessons.n02_transformer.exercises import GROUPED_ATTENTION, RMS_NORM, ROPE, SWIGLU
+from llama2lab.lessons.n02_transformer.sizes import parameters
 
 TINY = {"dim": 32, "ffn_dim": 96, "n_layers": 1, "max_seq_len": 256}
 IDS = [1, 4, 300, 301, 302, 5]
@@ -27,7 +28,7 @@ def test_undivided_scores_make_the_softmax_sharp():
     assert largest["not divided"][1] > 0.85 > largest["not divided"][0] + 0.1
     assert largest["divided"][0] == pytest.approx(largest["divided"][1], abs=0.05)
     assert sum(f["mean"] for f in found["divided"][8]) == pytest.approx(1)
-    assert t.rope_figure().data and t.spread_figure(draws=20).data
+    assert figures.rope_figure().data and figures.spread_figure(draws=20).data
 
 
 def test_the_parts_put_together_are_the_model(lab):
@@ -58,17 +59,17 @@ def test_grouped_variants(lab):
     assert result["gaps"]["MQA"]["mean"] == pytest.approx(shared["mean"] - own["mean"], abs=1e-6)
     assert result["gaps"]["MQA"]["n"] == 8 and len(result["gaps"]["MQA"]["each"]) == 2
     assert not list(live_folder().glob("gqa*"))  # what was kept to go on with is gone at the end
-    assert t.gap_figure(result).data and t.loss_curves(result, smooth=1).data
-    assert [row[6] for row in t.gqa_rows(result)] == ["44.15", "44.28", "43.76"]
+    assert figures.gap_figure(result).data and figures.loss_curves(result, smooth=1).data
+    assert [row[6] for row in figures.gqa_rows(result)] == ["44.15", "44.28", "43.76"]
 
 
 def test_words_about_a_gap():
     gap = {"mean": 0.01, "low": -0.02, "high": 0.04, "n": 9, "each": [0.0, 0.02]}
-    assert "one seed" in t.quality_kept(gap | {"each": [0.01]})
-    assert "equal" in t.quality_kept(gap) and "equal" not in t.quality_kept(gap, margin=0.03)
-    assert "worse" in t.quality_kept(gap | {"mean": 0.1, "low": 0.02, "high": 0.2})
-    assert "cannot be told" in t.quality_kept(gap | {"low": -0.2, "high": 0.2})
-    assert "better" in t.quality_kept(gap | {"mean": -0.1, "low": -0.2, "high": -0.02})
+    assert "one seed" in figures.quality_kept(gap | {"each": [0.01]})
+    assert "equal" in figures.quality_kept(gap) and "equal" not in figures.quality_kept(gap, margin=0.03)
+    assert "worse" in figures.quality_kept(gap | {"mean": 0.1, "low": 0.02, "high": 0.2})
+    assert "cannot be told" in figures.quality_kept(gap | {"low": -0.2, "high": 0.2})
+    assert "better" in figures.quality_kept(gap | {"mean": -0.1, "low": -0.2, "high": -0.02})
 
 
 def test_decode_speed(lab):
@@ -78,8 +79,8 @@ def test_decode_speed(lab):
     assert {row["gain"]["mean"] for row in rows if row["kind"] == "MHA"} == {1.0}
     cache = {row["kind"]: row["cache"] for row in rows if (row["context"], row["batch"]) == (16, 2)}
     assert cache["MHA"] == 2 * cache["GQA"] == 4 * cache["MQA"] == 2 * 4 * 8 * 17 * 2 * 4
-    assert [row[:2] for row in t.speed_rows(rows)] == [("8", "1"), ("8", "2"), ("16", "1"), ("16", "2")]
-    assert len(t.speed_figure(rows).data) == 6 and t.speed_verdict(rows).startswith("GQA, times as fast")
+    assert [row[:2] for row in figures.speed_rows(rows)] == [("8", "1"), ("8", "2"), ("16", "1"), ("16", "2")]
+    assert len(figures.speed_figure(rows).data) == 6 and figures.speed_verdict(rows).startswith("GQA, times as fast")
 
 
 def test_words_about_speed_follow_the_figures():
@@ -89,12 +90,12 @@ def test_words_about_speed_follow_the_figures():
                  "gain": {"mean": sum(gain) / 2, "low": gain[0], "high": gain[1]}}
                 for batch, gain in ((1, small), (64, large)) for kind in ("MHA", "GQA", "MQA")]
 
-    assert t.speed_verdict(rows((0.9, 1.1), (1.4, 1.6))).count(": faster, and more than with the smallest") == 2
-    assert "against the account" in t.speed_verdict(rows((1.4, 1.6), (0.9, 1.1)))
-    assert "faster or slower cannot be told" in t.speed_verdict(rows((0.9, 1.1), (0.2, 9.0)))
-    assert ": faster, and whether more" in t.speed_verdict(rows((0.9, 1.3), (1.2, 1.4)))
-    assert "busy" in t.speed_verdict(rows((1, 1), (2, 2), (1.0, 8.0)))
-    assert "busy" not in t.speed_verdict(rows((1, 1), (2, 2)))
+    assert figures.speed_verdict(rows((0.9, 1.1), (1.4, 1.6))).count(": faster, and more than with the smallest") == 2
+    assert "against the account" in figures.speed_verdict(rows((1.4, 1.6), (0.9, 1.1)))
+    assert "faster or slower cannot be told" in figures.speed_verdict(rows((0.9, 1.1), (0.2, 9.0)))
+    assert ": faster, and whether more" in figures.speed_verdict(rows((0.9, 1.3), (1.2, 1.4)))
+    assert "busy" in figures.speed_verdict(rows((1, 1), (2, 2), (1.0, 8.0)))
+    assert "busy" not in figures.speed_verdict(rows((1, 1), (2, 2)))
 
 
 def test_the_median_has_the_interval_of_the_sign_test():

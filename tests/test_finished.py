@@ -16,11 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from llama2lab.cli import ship
 from llama2lab.engine import identity
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.runs import write_rows
-from llama2lab.lab import finished
-from llama2lab.lab import measure as experiments
+from llama2lab.engine.files import write_rows
+from llama2lab.lab import finished, measure
 from llama2lab.lab.finished import Finished, finished_run
-from llama2lab.lessons.n00_start.chat import talkers
+from llama2lab.lessons.n00_start.widget_chat import talkers
 from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.checkpoint import save_model
 from llama2lab.model.network import Llama, ModelConfig
@@ -155,7 +154,7 @@ def test_a_measurement_is_kept_by_all_code_that_measured_it(run, monkeypatch):
             identity._closure_digest.cache_clear()
             assert identity.code_digest(x.three_betas) != known, module
     with monkeypatch.context() as m:
-        m.setitem(identity.SOURCES, "llama2lab.lessons.n08_ppo.panel", "X = 1")
+        m.setitem(identity.SOURCES, "llama2lab.lessons.n08_ppo.widget_ppo_panel", "X = 1")
         identity._closure_digest.cache_clear()
         assert identity.code_digest(x.three_betas) == known  # a panel that only shows it
     identity._closure_digest.cache_clear()
@@ -289,26 +288,25 @@ def test_the_readme_says_what_the_runs_of_three_seeds_say():
 
 
 def test_where_experiments_cannot_be_kept_is_said_before_they_are_measured(run, monkeypatch):
-    monkeypatch.setattr(experiments, "all_experiments", lambda: {"count": lambda lab: pytest.fail("measured")})
+    experiments = {"count": lambda lab: pytest.fail("measured")}
     (run / "experiments").write_text("a file")
     with pytest.raises(LabError, match=r"cannot write .*experiments"):
-        experiments.measure(run)
+        measure.measure(run, experiments)
     (run / "experiments").unlink()
-    monkeypatch.setattr(experiments.os, "access", lambda *a: False)
+    monkeypatch.setattr(measure.os, "access", lambda *a: False)
     with pytest.raises(LabError, match="mend the permissions"):
-        experiments.measure(run)
+        measure.measure(run, experiments)
 
 
-def test_experiments_are_kept_with_the_run_and_not_measured_twice(run, monkeypatch, capsys):
+def test_experiments_are_kept_with_the_run_and_not_measured_twice(run, capsys):
     count.calls = 0
-    monkeypatch.setattr(experiments, "all_experiments", lambda: {"count": count})
-    experiments.measure(run)
-    experiments.measure(run)
+    measure.measure(run, {"count": count})
+    measure.measure(run, {"count": count})
     assert json.loads((run / "experiments" / "count.json").read_text()) == {"calls": 1}
-    experiments.measure(run, ["count"], again=True)
+    measure.measure(run, {"count": count}, ["count"], again=True)
     assert count.calls == 2 and "measured in" in capsys.readouterr().out
     with pytest.raises(LabError, match=r"unknown experiment 'margin'.*count"):
-        experiments.measure(run, ["margin"])
+        measure.measure(run, {"count": count}, ["margin"])
 
 
 def test_a_copy_of_an_older_run_is_not_the_last_one(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from llama2lab.model.tokenizer import train_tokenizer
 from llama2lab.stages.gatt import gatt_rows, instructed
 from llama2lab.stages.rejection import Samples, best_of, best_of_curve, finetuning_rows
 from llama2lab.stages.sft import SFTSettings, sft
-from llama2lab.town.prompts import Prompt
+from llama2lab.town.items import Prompt
 
 CPU = Machine(torch.device("cpu"), "fp32")
 QUESTIONS = [[f"Question {d} {t}?" for t in range(5)] for d in range(4)]

@@ -94,8 +94,8 @@ def test_no_arrow_points_upwards(folder: str) -> None:
     ("llama2lab.annotation.rows", "from llama2lab.town.town import Town"),
     ("llama2lab.annotation.agreement.charts", "from llama2lab.report import plots"),
     ("llama2lab.run.town", "from llama2lab.lab.finished import Finished"),
-    ("llama2lab.lessons.n02_transformer.exercises", "from llama2lab.lessons.n08_ppo import panel"),
-    ("llama2lab.lessons.n08_ppo.experiments", "from llama2lab.lessons.n08_ppo.panel import PpoPanel"),
+    ("llama2lab.lessons.n02_transformer.exercises", "from llama2lab.lessons.n08_ppo import widget_ppo_panel"),
+    ("llama2lab.lessons.n08_ppo.experiments", "from llama2lab.lessons.n08_ppo.widget_ppo_panel import PpoPanel"),
     ("llama2lab.lab.finished", "def f():\n    import llama2lab.cli.main"),
 ])
 def test_an_arrow_upwards_is_seen(name: str, line: str) -> None:

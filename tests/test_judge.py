@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from llama2lab.engine.device import Machine
-from llama2lab.engine.runs import Run, read_json, read_rows, write_rows
+from llama2lab.engine.files import read_json, read_rows, write_rows
+from llama2lab.engine.runs import Run
 from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.checkpoint import save_model
 from llama2lab.model.network import Llama, ModelConfig
@@ -26,7 +27,8 @@ from llama2lab.stages.evaluate import EvaluateSettings
 from llama2lab.stages.reward import RewardModel, save_reward
 from llama2lab.stages.rounds import Workshop
 from llama2lab.town.demonstrations import AnswerStyle, answer_for
-from llama2lab.town.prompts import Prompt, TownSource
+from llama2lab.town.items import Prompt
+from llama2lab.town.prompts import TownSource
 from llama2lab.town.town import load_town
 
 SETTINGS = EvaluateSettings(helpful=6, unsafe=4, borderline=4, dialogues=2, truth_pairs=4, test_pairs=7)

@@ -15,13 +15,13 @@ from llama2lab.lab.checking import Exercise, Mistake, Outcome, run, solution
 from llama2lab.lab.predictions import Choice, Guess, Number, Order, Pick, Prediction, Ranking, number_of
 from llama2lab.lab.progress import FILE, Progress, check, compare, predict
 from llama2lab.lessons.catalogue import all_exercises
-from llama2lab.lessons.n00_start import exercises as nb00_start
-from llama2lab.lessons.n02_transformer import exercises as nb02_transformer
-from llama2lab.lessons.n06_rewards import exercises as nb06_rewards
+from llama2lab.lessons.n00_start import exercises as n00
+from llama2lab.lessons.n02_transformer import exercises as n02
+from llama2lab.lessons.n06_rewards import exercises as n06
 
-QUESTION = nb02_transformer.WHY_ROOT
-PREDICTION = nb00_start.FIRST_TALK
-ORDERED = nb06_rewards.BY_GRADE
+QUESTION = n02.WHY_ROOT
+PREDICTION = n00.FIRST_TALK
+ORDERED = n06.BY_GRADE
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_every_prediction_answers_both_ways(exercise, tmp_path) -> None:
                 assert good == (key == other) and (good or form.if_wrong[key] in text)
     else:
         assert isinstance(form, Ranking)
-        keys = list(form.items)
+        keys = list(form.options)
         for (first, second), name in form.swapped.items():
             others = [k for k in keys if k not in (first, second)]
             good, text = form.compare([second, *others, first], [first, *others, second])

@@ -196,7 +196,7 @@ TRAINING = textwrap.dedent("""
     from pathlib import Path
     from llama2lab.engine.device import Machine
     from llama2lab.model.network import Llama, ModelConfig
-    from llama2lab.engine.optim import Optim
+    from llama2lab.engine.loop import Optim
     from llama2lab.engine.packing import pack
     from llama2lab.stages.pretrain import fit_packed
 

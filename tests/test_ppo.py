@@ -32,7 +32,7 @@ from llama2lab.stages.ppo import (
     value_loss,
 )
 from llama2lab.stages.reward import RewardModel
-from llama2lab.town.prompts import Prompt
+from llama2lab.town.items import Prompt
 
 CPU = Machine(torch.device("cpu"), "fp32")
 

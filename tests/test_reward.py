@@ -40,7 +40,7 @@ from llama2lab.stages.reward import (
     train_reward,
     worst_loglikelihoods,
 )
-from llama2lab.town.prompts import Prompt
+from llama2lab.town.items import Prompt
 
 CPU = Machine(torch.device("cpu"), "fp32")
 

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from llama2lab.annotation.files import exchange
 from llama2lab.annotation.rows import resolve
 from llama2lab.annotation.store import tables as t
-from llama2lab.annotation.store.checks import GRADES
 from llama2lab.annotation.store.labels import Store, open_store
 from llama2lab.engine.dialogues import SAFETY
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.rows import rows_of
+from llama2lab.engine.scale import GRADES
 from llama2lab.model.chat import segments
 from llama2lab.run.realdata import SourceSettings, load_role
 

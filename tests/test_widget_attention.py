@@ -2,14 +2,9 @@
 
 import torch
 
-from llama2lab.lessons.n02_transformer.attention import (
-    LONGEST,
-    AttentionExplorer,
-    attention_parts,
-    attention_weights,
-    grown_cache,
-    visible,
-)
+from llama2lab.lessons.n02_transformer.attention import attention_weights, grown_cache, visible
+from llama2lab.lessons.n02_transformer.widget_attention import LONGEST, AttentionExplorer
+from llama2lab.model.attention import KVCache
 from llama2lab.model.network import SIZES, Llama
 
 IDS = [1, 9, 30, 31, 7, 100, 2, 5, 64]
@@ -27,10 +22,11 @@ def test_weights_are_those_of_the_model():
         model.hidden(torch.tensor([IDS]))
     for hook in hooks:
         hook.remove()
-    weights, cache = attention_parts(model, IDS)
+    weights = attention_weights(model, IDS)
     c, seq = model.config, len(IDS)
+    cache = KVCache(c, 1, seq)
+    model(torch.tensor([IDS]), cache=cache)
     assert weights.shape == (c.n_layers, c.n_heads, seq, seq)
-    assert torch.equal(weights, attention_weights(model, IDS))
     assert torch.allclose(weights.sum(-1), torch.ones(()), atol=1e-5) and (weights.triu(1) == 0).all()
     assert weights.std() > 0.1
     for layer in range(c.n_layers):  # mixed by the weights, the values are what goes into the output matrix

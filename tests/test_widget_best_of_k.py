@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from llama2lab.lessons.n05_preferences.annotation_time import AnnotationTime
-from llama2lab.lessons.n07_rejection import best_of_k
-from llama2lab.lessons.n07_rejection.best_of_k import BestOfK, Drawn, curves, known_prompts, sample_k, words
+from llama2lab.lab.shown import oracle_words
+from llama2lab.lessons.n05_preferences.widget_annotation_time import AnnotationTime
+from llama2lab.lessons.n07_rejection import widget_best_of_k as best_of_k
+from llama2lab.lessons.n07_rejection.widget_best_of_k import BestOfK, Drawn, curves, known_prompts, sample_k
 from llama2lab.stages.rejection import best_of_curve
 from llama2lab.town.truth import REFUSAL
 
@@ -31,7 +32,7 @@ def test_draws_are_scored_and_judged(lab):
     drawn = sample_k(lab, prompt, "sft", 4, 1.0, 0)
     assert len(drawn) == 4 and all(np.isfinite([d.score, d.truth]).all() for d in drawn)
     assert [d.truth for d in drawn] == [lab.oracle.judge(prompt, d.text).helpfulness for d in drawn]
-    assert words(lab.oracle.judge(prompt, REFUSAL)) == "refuses without need"
+    assert oracle_words(lab.oracle.judge(prompt, REFUSAL)) == "refuses without need"
     assert {p.split for _, p in known_prompts(lab)} == {"test"}
 
 

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from llama2lab.lessons.n02_transformer.calculator import (
+from llama2lab.lessons.n02_transformer.sizes import (
     GIB,
-    CacheCalculator,
     cache_bytes,
     largest_batch,
     out_of_memory,
@@ -15,6 +14,7 @@ from llama2lab.lessons.n02_transformer.calculator import (
     variants,
     with_kv_heads,
 )
+from llama2lab.lessons.n02_transformer.widget_calculator import CacheCalculator
 from llama2lab.model.attention import KVCache
 from llama2lab.model.network import SIZES, Llama
 

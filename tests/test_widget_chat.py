@@ -3,8 +3,9 @@
 import pytest
 
 from llama2lab.engine.errors import LabError
-from llama2lab.lessons.n00_start.chat import ChatExplorer, dialogue_html, examples, reply, talkers
-from llama2lab.lessons.n00_start.tour import STEPS, notebooks, recipe_table, twenty_questions
+from llama2lab.lessons.n00_start.experiments import twenty_questions
+from llama2lab.lessons.n00_start.figures import STEPS, notebooks, recipe_table
+from llama2lab.lessons.n00_start.widget_chat import ChatExplorer, dialogue_html, examples, reply, talkers
 
 ASKED = [{"role": "user", "content": "What is the opposite of new?"}]
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from llama2lab.lessons.n11_evaluation import costs as c
+from llama2lab.lessons.n11_evaluation import widget_costs as c
 
 # As much of a finished run as the calculator reads: an hour, and 40 pairs.
 RUN = SimpleNamespace(figures={"stages": {

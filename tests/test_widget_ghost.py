@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from llama2lab.lab.explorer import Explorer
-from llama2lab.lessons.n09_gatt import ghost as g
+from llama2lab.lessons.n09_gatt import dialogues as g
+from llama2lab.lessons.n09_gatt import widget_ghost as ghost
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +60,11 @@ def test_the_runs_dialogues_give_the_runs_figures(lab) -> None:
 
 def test_hostile_text_is_escaped(dialogue) -> None:
     bad = g.Dialogue(dialogue.instruction, ("<img src=x>",), ("<script>1</script>",), (False,))
-    assert "<script>" not in g.transcript(bad, 1) and "<img" not in g.transcript(bad, 1)
+    assert "<script>" not in ghost.transcript(bad, 1) and "<img" not in ghost.transcript(bad, 1)
 
 
 def test_the_explorer_changes_with_its_controls(lab) -> None:
-    explorer = g.GhostExplorer(lab)
+    explorer = ghost.GhostExplorer(lab)
     explorer.turns.value = 3
     shown = explorer.static()
     assert shown.count("<tr>") == 4
@@ -71,12 +72,12 @@ def test_the_explorer_changes_with_its_controls(lab) -> None:
     assert explorer.static() != shown
     explorer.instruction.value = explorer.instruction.options[1]
     assert explorer.static() != shown
-    explorer.instruction.value = g.ALL
+    explorer.instruction.value = ghost.ALL
     assert f"n {len(g.kept_dialogues(lab, 'gatt'))}" in explorer.static()
 
 
 def test_sampling_is_shown_turn_by_turn_and_can_be_stopped(lab) -> None:
-    explorer = g.GhostExplorer(lab)
+    explorer = ghost.GhostExplorer(lab)
     explorer.turns.value = 2
     job = explorer.sample()
     job.wait(60)
@@ -95,7 +96,7 @@ class Sampler:
 
     def __init__(self, monkeypatch):
         self.go, self.turned = threading.Semaphore(0), threading.Semaphore(0)
-        monkeypatch.setattr(g, "sampled_dialogues", self)
+        monkeypatch.setattr(ghost, "sampled_dialogues", self)
 
     def __call__(self, lab, stage, instructions, turns, each_turn):
         for turn in range(turns):
@@ -112,7 +113,7 @@ class Sampler:
 
 def test_what_comes_after_another_instruction_was_chosen_is_not_shown_under_it(lab, monkeypatch) -> None:
     sampler = Sampler(monkeypatch)
-    explorer = g.GhostExplorer(lab)
+    explorer = ghost.GhostExplorer(lab)
     cowboy, stars = explorer.instruction.options[1:3]
     explorer.instruction.value = cowboy
     job = explorer.sample()
@@ -129,7 +130,7 @@ def test_what_comes_after_another_instruction_was_chosen_is_not_shown_under_it(l
 
 def test_sampling_again_shows_only_what_is_sampled_now(lab, monkeypatch) -> None:
     sampler = Sampler(monkeypatch)
-    explorer = g.GhostExplorer(lab)
+    explorer = ghost.GhostExplorer(lab)
     first = explorer.sample()
     sampler.turn()
     older = explorer.sampled

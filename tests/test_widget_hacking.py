@@ -1,6 +1,6 @@
 """The reward-hacking theatre: its curves, its words, its controls."""
 
-from llama2lab.lessons.n08_ppo.hacking import HackingTheatre, answers_at, parting, verdict
+from llama2lab.lessons.n08_ppo.widget_hacking import HackingTheatre, answers_at, parting, verdict
 
 
 def figure(mean, half=0.1):

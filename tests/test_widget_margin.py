@@ -6,7 +6,7 @@ import re
 import pytest
 
 from llama2lab.engine.scale import GRADES, MARGINS
-from llama2lab.lessons.n06_rewards.margin import MarginExplorer, loss_at, margin_curves, mean_losses, real_gaps
+from llama2lab.lessons.n06_rewards.widget_margin import MarginExplorer, loss_at, margin_curves, mean_losses, real_gaps
 
 
 def test_loss_gradient_and_probability():

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from llama2lab.lessons.n00_start.playground import Playground, next_tokens, probabilities
+from llama2lab.lessons.n00_start.widget_playground import Playground, logits_after, next_tokens, probabilities
 from llama2lab.model.chat import encode_chat
 from llama2lab.model.generate import sample
 
@@ -24,13 +24,14 @@ def test_the_bars_are_what_sample_draws(temperature, top_p, top_k):
 def test_rows(lab):
     model, tokenizer = lab.model("sft"), lab.tokenizer
     ids, _ = encode_chat(tokenizer, [{"role": "user", "content": "Where does Mira live?"}], add_generation_prompt=True)
-    rows = next_tokens(model, tokenizer, ids, temperature=1.0, top_p=0.9, top_k=0, n=0)
+    logits = logits_after(model, ids)
+    rows = next_tokens(logits, tokenizer, temperature=1.0, top_p=0.9, top_k=0, n=0)
     assert sum(r.model for r in rows) == pytest.approx(1, abs=1e-4)
     assert sum(r.after for r in rows) == pytest.approx(1, abs=1e-4)
     assert all(a.before >= b.before for a, b in pairwise(rows))
     assert all(r.model == pytest.approx(r.before) for r in rows)  # at temperature 1
-    assert next_tokens(model, tokenizer, ids, temperature=0.0)[0].after == 1
-    assert len(next_tokens(model, tokenizer, ids)) == 10
+    assert next_tokens(logits, tokenizer, temperature=0.0)[0].after == 1
+    assert len(next_tokens(logits, tokenizer)) == 10
 
 
 def test_the_picture_follows_the_controls(lab):

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 from llama2lab.lab.finished import live_folder
-from llama2lab.lessons.n08_ppo import panel as ppo_panel
+from llama2lab.lessons.n08_ppo import widget_ppo_panel as ppo_panel
 from llama2lab.lessons.n08_ppo.experiments import Play
-from llama2lab.lessons.n08_ppo.panel import PANELS, PpoPanel, curves, small_multiples, table_of
+from llama2lab.lessons.n08_ppo.widget_ppo_panel import PANELS, PpoPanel, curves, small_multiples, table_of
 
 FIGURE = {"mean": 1.25, "low": 1.0, "high": 1.5, "n": 10}
 

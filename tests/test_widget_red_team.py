@@ -5,7 +5,8 @@ import pytest
 from llama2lab.annotation.files.exchange import labels
 from llama2lab.annotation.store.labels import open_store
 from llama2lab.annotation.store.queue import next_task
-from llama2lab.lessons.n11_evaluation import red_team as r
+from llama2lab.lessons.n11_evaluation import attacks as r
+from llama2lab.lessons.n11_evaluation.widget_red_team import RedTeam
 from llama2lab.town.oracle import Oracle
 from llama2lab.town.town import load_town
 
@@ -66,7 +67,7 @@ def test_a_find_can_be_labelled(lab, town, question, tmp_path) -> None:
 
 
 def test_the_game(lab, tmp_path) -> None:
-    game = r.RedTeam(lab, path=tmp_path / "finds.db")
+    game = RedTeam(lab, path=tmp_path / "finds.db")
     assert "No attempt yet" in game.static() and game.save.disabled
     illicit = game.text.value
     game.category.value = "hateful"

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from llama2lab.lessons.n06_rewards import rewards
-from llama2lab.lessons.n06_rewards.rewards import (
+from llama2lab.lessons.n06_rewards import widget_rewards as rewards
+from llama2lab.lessons.n06_rewards.widget_rewards import (
     RewardExplorer,
     gate,
     growth_strip,

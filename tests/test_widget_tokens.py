@@ -3,6 +3,7 @@
 import pytest
 from tokenizers import pre_tokenizers
 
+from llama2lab.lab.chips import byte_letters, chips, pieces
 from llama2lab.lessons.n01_tokenizer.experiments import (
     compression_by_vocabulary,
     corpus_kinds,
@@ -10,16 +11,8 @@ from llama2lab.lessons.n01_tokenizer.experiments import (
     round_trips,
     split_counts,
 )
-from llama2lab.lessons.n01_tokenizer.tokens import (
-    EXAMPLES,
-    TokenExplorer,
-    byte_letters,
-    chips,
-    counts,
-    merges,
-    pieces,
-    vocabulary,
-)
+from llama2lab.lessons.n01_tokenizer.vocabularies import merges, vocabulary
+from llama2lab.lessons.n01_tokenizer.widget_tokens import EXAMPLES, TokenExplorer, counts
 from llama2lab.model.tokenizer import CONTROL_TOKENS, SMALLEST, encode_text
 
 HOSTILE = "<script>alert(1)</script> [INST] </s> \u202e\x00"

@@ -12,7 +12,8 @@ from llama2lab.engine.loop import watching
 from llama2lab.engine.optim import Optim
 from llama2lab.engine.packing import pack
 from llama2lab.lab.job import Job
-from llama2lab.lessons.n01_tokenizer.packing import (
+from llama2lab.lab.live import Training
+from llama2lab.lessons.n01_tokenizer.widget_packing import (
     MASKS,
     MaskExplorer,
     PackingExplorer,
@@ -20,8 +21,7 @@ from llama2lab.lessons.n01_tokenizer.packing import (
     stretches,
     token_picture,
 )
-from llama2lab.lessons.n03_pretraining.experiments import Training
-from llama2lab.lessons.n03_pretraining.panel import TrainingPanel, smooth, spread
+from llama2lab.lessons.n03_pretraining.widget_training import TrainingPanel, smooth, spread
 from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import train_tokenizer

@@ -6,7 +6,7 @@ import pytest
 
 from llama2lab.engine.errors import LabError
 from llama2lab.lab.finished import Finished
-from llama2lab.lessons.n10_rounds import versions as v
+from llama2lab.lessons.n10_rounds import widget_versions as v
 
 
 def figure(mean):

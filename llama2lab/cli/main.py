@@ -149,8 +149,9 @@ def experiments(
     Each is kept in RUN/experiments/NAME.json; stop it when you like, and give the same command again to go on.
     """
     from llama2lab.lab.measure import measure
+    from llama2lab.lessons.catalogue import all_experiments
 
-    measure(run, names or (), again)
+    measure(run, all_experiments(), names or (), again)
 
 
 @app.command()

@@ -111,8 +111,7 @@ def any_answer(prediction: Prediction) -> Any:
     if isinstance(form, Guess):
         return (form.low + form.high) / 2
     if isinstance(form, Pick | Ranking):
-        items = form.options if isinstance(form, Pick) else form.items
-        return next(iter(items)) if isinstance(form, Pick) else list(items)
+        return next(iter(form.options)) if isinstance(form, Pick) else list(form.options)
     raise TypeError(f"{prediction.key}: no answer is known for a {type(form).__name__}")
 
 

@@ -222,7 +222,7 @@ def export_(
 ) -> None:
     """Write all labels in TRL's preference format with `margin`, without loss."""
     with needs_extra():
-        from llama2lab.annotation.files.exchange import export_preferences
+        from llama2lab.annotation.files.exporting import export_preferences
         from llama2lab.annotation.store.labels import open_store
     with open_store(store, create=False) as opened:
         typer.echo(f"{export_preferences(opened, file, margins)} preferences in {file}")
@@ -241,7 +241,7 @@ def import_(
 ) -> None:
     """Read labels from a file (.jsonl, .json, .csv or .parquet): all of them, or none if a row is wrong."""
     with needs_extra():
-        from llama2lab.annotation.files.exchange import import_preferences
+        from llama2lab.annotation.files.importing import import_preferences
         from llama2lab.annotation.store.labels import open_store
     with open_store(store) as opened:
         typer.echo(import_preferences(opened, file, annotator_kind, margins))

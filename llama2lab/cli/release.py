@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.runs import disk_error
+from llama2lab.engine.files import disk_error
 from llama2lab.lab.checking import Exercise, Outcome, run
 from llama2lab.lab.predictions import Prediction
 from llama2lab.lab.progress import check, predict

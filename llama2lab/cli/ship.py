@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from llama2lab.engine import folders
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.runs import read_json, read_rows, stage_folder, write_rows
+from llama2lab.engine.files import read_json, read_rows, write_rows
+from llama2lab.engine.runs import stage_folder
 from llama2lab.lab.finished import SHIPPED
 
 MODELS = ("base", "sft", "sft-noisy", "rlhf-v1", "rlhf-v3", "gatt", "rlhf-v4", "rlhf-v5", "reward-helpfulness-v1",

@@ -34,8 +34,7 @@ def read(value: Any, shape: Sequence[int] | None = None, what: str = "the result
         raise Mistake(f"{capital(what)} has shape {tuple(tensor.shape)}; {tuple(shape)} is expected.")
     if tensor.is_floating_point() and tensor.isnan().any():
         raise Mistake(f"{capital(what)} holds NaN (not a number). Look for 0/0, for the logarithm of a negative "
-                      f"number, "
-                      "or for a softmax over a row in which everything is hidden.")
+                      "number, or for a softmax over a row in which everything is hidden.")
     return tensor
 
 

@@ -10,7 +10,12 @@ from typing import Any
 
 import ipywidgets as w
 
-WIDE = w.Layout(width="100%")
+LABEL = {"description_width": "initial"}  # a control's description is shown whole
+
+
+def wide(width: str = "320px") -> dict[str, Any]:
+    """Style and layout of a control of that width."""
+    return {"style": LABEL, "layout": w.Layout(width=width)}
 
 
 class Explorer(w.VBox):
@@ -21,7 +26,7 @@ class Explorer(w.VBox):
     def __init__(self, title: str, controls: Sequence[w.Widget], draw: Callable[[], str], watch: bool = True,
                  below: Sequence[w.Widget] = ()):
         self.draw, self._drawing = draw, threading.RLock()
-        self.picture = w.HTML(layout=WIDE)
+        self.picture = w.HTML(layout=w.Layout(width="100%"))
         head = w.HTML(f"<strong>{html.escape(title)}</strong>")
         box = w.Box(list(controls), layout=w.Layout(flex_flow="row wrap", align_items="center", width="100%",
                                                     overflow="visible"))

@@ -21,16 +21,18 @@ from typing import Any
 from llama2lab.engine.answers import joined
 from llama2lab.engine.device import Machine, this_machine
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.files import digest, read_json, read_rows, write_atomic
 from llama2lab.engine.identity import alone, code_digest, folder_digest
-from llama2lab.engine.runs import digest, finished_at, finished_stages, read_json, read_rows, stage_folder, write_atomic
+from llama2lab.engine.runs import finished_at, finished_stages, stage_folder
 from llama2lab.engine.validation import validated
 from llama2lab.model.checkpoint import load_model
 from llama2lab.model.network import Llama
 from llama2lab.model.tokenizer import load_tokenizer
 from llama2lab.report import summary
 from llama2lab.stages.reward import RewardModel, load_reward
+from llama2lab.town.items import Prompt
 from llama2lab.town.oracle import Oracle
-from llama2lab.town.prompts import Prompt, TownSource
+from llama2lab.town.prompts import TownSource
 from llama2lab.town.town import Town, load_town, town_folder
 
 RUN = "LLAMA2LAB_RUN"  # the folder of a run to look at

@@ -1,5 +1,5 @@
-"""Experiments: the report's claims, put to the test on a finished run. One module for each notebook
-(lessons/n*/experiments.py); an experiment is a function of a finished run (`lab.finished.Finished`) that gives plain figures, {"mean", "low", "high", "n"}.
+"""Measure experiments on a finished run. An experiment is a function of the run that puts one of the report's claims to
+the test and gives plain figures, {"mean", "low", "high", "n"}; `lessons.catalogue` lists them.
 
 `llama2lab experiments RUN` measures all of them, keeps each in RUN/experiments/ and can be stopped and started again.
 """
@@ -7,36 +7,20 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import disk_error, write_atomic
-
-if TYPE_CHECKING:
-    from llama2lab.lab.finished import Experiment
-
-TOPICS = ("n02_transformer", "n03_pretraining", "n04_sft", "n05_preferences", "n06_rewards", "n07_rejection", "n08_ppo",
-          "n09_gatt", "n10_rounds", "n11_evaluation")
+from llama2lab.lab.finished import Experiment, Finished
 
 
-def all_experiments() -> dict[str, Experiment]:
-    """Every experiment by its name, in the order of the notebooks."""
-    modules = [importlib.import_module(f"llama2lab.lessons.{topic}.experiments") for topic in TOPICS]
-    return {f.__name__: f for module in modules for f in module.EXPERIMENTS}
-
-
-def measure(run: Path, names: Sequence[str] = (), again: bool = False) -> None:
-    """Measure the named experiments, or all, on a finished run; what is in RUN/experiments already is left, unless
-    `again`."""
-    from llama2lab.lab.finished import Finished
-
-    known = all_experiments()
+def measure(run: Path, known: Mapping[str, Experiment], names: Sequence[str] = (), again: bool = False) -> None:
+    """Measure the named experiments of the `known` ones, or all, on a finished run; what is in RUN/experiments already
+    is left, unless `again`."""
     for name in names:
         if name not in known:
             raise LabError(f"unknown experiment {name!r}; choose one of {', '.join(known)}")

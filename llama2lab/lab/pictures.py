@@ -49,6 +49,18 @@ def bars(values: Sequence[tuple[str, float]], words: str, top: float | None = No
     return svg(body, width, max(row, row * len(values)), words)
 
 
+def axes(across: tuple[int, int], down: tuple[int, int], x_ends: tuple[float, float], y_ends: tuple[float, float],
+         x: str, y: str) -> str:
+    """Two axes with the ends of their range and their names, y's above them; `across` and `down` are pixels."""
+    (left, end), (top, floor) = across, down
+    return (f'<path d="M{left} {top}V{floor}H{end}" fill="none" stroke="currentColor" opacity="0.4"/>'
+            + label(left - 6, floor, number(y_ends[0]), "end", 11)
+            + label(left - 6, top + 10, number(y_ends[1]), "end", 11)
+            + label(left, floor + 15, number(x_ends[0]), "middle", 11)
+            + label(end, floor + 15, number(x_ends[1]), "middle", 11)
+            + label((left + end) / 2, floor + 28, x, "middle") + label(left, top - 11, y))
+
+
 def lines(series: Sequence[tuple[str, Points]], words: str, x: str = "", y: str = "", width: int = 560,
           height: int = 240, y_range: tuple[float, float] | None = None, marks: Points = (),
           dots: bool = False) -> str:
@@ -64,12 +76,8 @@ def lines(series: Sequence[tuple[str, Points]], words: str, x: str = "", y: str 
         return (left + (p[0] - x_low) / (x_high - x_low) * (width - left - right),
                 top + (1 - share) * (height - top - bottom))
 
-    floor, end = height - bottom, width - right
-    body = (f'<path d="M{left} {top}V{floor}H{end}" fill="none" stroke="currentColor" opacity="0.4"/>'
-            + label(left - 6, floor, number(y_low), "end", 11) + label(left - 6, top + 10, number(y_high), "end", 11)
-            + label(left, floor + 15, number(x_low), "middle", 11)
-            + label(end, floor + 15, number(x_high), "middle", 11)
-            + label((left + end) / 2, floor + 28, x, "middle") + label(left, top - 11, y))
+    end = width - right
+    body = axes((left, end), (top, height - bottom), (x_low, x_high), (y_low, y_high), x, y)
     names: list[float] = []
     for i, (name, one) in enumerate(series):
         kept = [at(p) for p in one if all(map(math.isfinite, p))]
@@ -109,12 +117,7 @@ def plane(points: Sequence[tuple[str, dict[str, float], dict[str, float]]], at: 
     def up(v: float) -> float:
         return top + (1 - (v - y_low) / (y_high - y_low)) * (height - top - bottom)
 
-    floor = height - bottom
-    body = (f'<path d="M{left} {top}V{floor}H{width - right}" fill="none" stroke="currentColor" opacity="0.4"/>'
-            + label(left - 6, floor, number(y_low), "end", 11) + label(left - 6, top + 10, number(y_high), "end", 11)
-            + label(left, floor + 15, number(x_low), "middle", 11)
-            + label(width - right, floor + 15, number(x_high), "end", 11)
-            + label((left + width - right) / 2, floor + 30, x, "middle") + label(left + 6, top - 10, y))
+    body = axes((left, width - right), (top, height - bottom), (x_low, x_high), (y_low, y_high), x, y)
     path = " ".join(f"{across(p[1]['mean']):.1f},{up(p[2]['mean']):.1f}" for p in points[:at + 1])
     body += f'<polyline points="{path}" fill="none" stroke="{BLUE}" stroke-width="1.5"/>'
     for i, (name, h, v) in enumerate(points):

@@ -78,14 +78,48 @@ class Foreseen(Form):
         """Whether the prediction came true, and what is to be said about it."""
 
 
+class Value(Form):
+    """A number."""
+
+    def plain(self, answer: Any) -> float:
+        return number_of(answer)
+
+
+@dataclass(frozen=True)
+class Keyed(Form):
+    """Keys of a few `options`, each with its words."""
+
+    options: Mapping[str, str]
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        return tuple(f"{key}: {text}" for key, text in self.options.items())
+
+    def __call__(self, answer: Any) -> None:
+        self.plain(answer)
+
+
+class OneOf(Keyed):
+    """One of several."""
+
+    def plain(self, answer: Any) -> str:
+        return key_of(answer, self.options)
+
+
+class InOrder(Keyed):
+    """All of several, in an order."""
+
+    def plain(self, answer: Any) -> list[str]:
+        return order_of(answer, self.options)
+
+
 # ---- questions ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Choice(Form):
+class Choice(OneOf):
     """One of several. `wrong` has a word for every wrong option: the misunderstanding behind it."""
 
-    options: Mapping[str, str]
     right: str
     wrong: Mapping[str, str]
 
@@ -93,20 +127,13 @@ class Choice(Form):
         if set(self.wrong) != set(self.options) - {self.right} or self.right not in self.options:
             raise ValueError(f"choice {self.right!r}: every wrong option needs a word, and only those")
 
-    @property
-    def lines(self) -> tuple[str, ...]:
-        return tuple(f"{key}: {text}" for key, text in self.options.items())
-
-    def plain(self, answer: Any) -> str:
-        return key_of(answer, self.options)
-
     def __call__(self, answer: Any) -> None:
-        if (key := key_of(answer, self.options)) != self.right:
+        if (key := self.plain(answer)) != self.right:
             raise Mistake(self.wrong[key])
 
 
 @dataclass(frozen=True)
-class Number(Form):
+class Number(Value):
     """A number that can be worked out or read off, right up to `relative` or `absolute`. `traps` are the values that
     the usual mistakes give, each with its name."""
 
@@ -117,9 +144,6 @@ class Number(Form):
 
     def near(self, value: float, target: float) -> bool:
         return math.isclose(value, target, rel_tol=self.relative, abs_tol=self.absolute)
-
-    def plain(self, answer: Any) -> float:
-        return number_of(answer)
 
     def __call__(self, answer: Any) -> None:
         value = number_of(answer)
@@ -132,23 +156,15 @@ class Number(Form):
 
 
 @dataclass(frozen=True)
-class Order(Form):
+class Order(InOrder):
     """Items in a right order. `swapped` names the idea behind a pair in the wrong order: {("a", "b"): ...} is said
     when b is put before a."""
 
-    items: Mapping[str, str]
     right: Sequence[str]
     swapped: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
-    @property
-    def lines(self) -> tuple[str, ...]:
-        return tuple(f"{key}: {text}" for key, text in self.items.items())
-
-    def plain(self, answer: Any) -> list[str]:
-        return order_of(answer, self.items)
-
     def __call__(self, answer: Any) -> None:
-        keys = order_of(answer, self.items)
+        keys = self.plain(answer)
         if keys == list(self.right):
             return
         for (first, second), name in self.swapped.items():
@@ -162,7 +178,7 @@ class Order(Form):
 
 
 @dataclass(frozen=True)
-class Guess(Foreseen):
+class Guess(Value, Foreseen):
     """A number guessed before the run, good if within `relative` or `absolute` of the measured one. `low` and `high`
     are the possible values; `under` and `over` say what guessing too low or too high may mean."""
 
@@ -172,9 +188,6 @@ class Guess(Foreseen):
     over: str
     relative: float = 0.0
     absolute: float = 0.0
-
-    def plain(self, answer: Any) -> float:
-        return number_of(answer)
 
     def __call__(self, answer: Any) -> None:
         value = number_of(answer)
@@ -190,54 +203,32 @@ class Guess(Foreseen):
 
 
 @dataclass(frozen=True)
-class Pick(Foreseen):
+class Pick(OneOf, Foreseen):
     """A choice guessed before the run. `if_wrong` has a word for each option, said when another one came true."""
 
-    options: Mapping[str, str]
     if_wrong: Mapping[str, str]
 
     def __post_init__(self) -> None:
         if set(self.options) != set(self.if_wrong):
             raise ValueError("pick: every option needs a word for the case that it does not come true")
 
-    @property
-    def lines(self) -> tuple[str, ...]:
-        return tuple(f"{key}: {text}" for key, text in self.options.items())
-
-    def plain(self, answer: Any) -> str:
-        return key_of(answer, self.options)
-
-    def __call__(self, answer: Any) -> None:
-        key_of(answer, self.options)
-
     def compare(self, answer: Any, measured: Any) -> tuple[bool, str]:
-        key, real = key_of(answer, self.options), key_of(measured, self.options)
+        key, real = self.plain(answer), self.plain(measured)
         text = f"You predicted {key} ({self.options[key]}); measured is {real} ({self.options[real]})."
         return (True, text) if key == real else (False, f"{text} {self.if_wrong[key]}")
 
 
 @dataclass(frozen=True)
-class Ranking(Foreseen):
+class Ranking(InOrder, Foreseen):
     """An order guessed before the run, from the smallest to the largest. Measured values may come as a dictionary
     {item: value}. `swapped` as in Order."""
 
-    items: Mapping[str, str]
     swapped: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
-    @property
-    def lines(self) -> tuple[str, ...]:
-        return tuple(f"{key}: {text}" for key, text in self.items.items())
-
-    def plain(self, answer: Any) -> list[str]:
-        return order_of(answer, self.items)
-
-    def __call__(self, answer: Any) -> None:
-        order_of(answer, self.items)
-
     def compare(self, answer: Any, measured: Any) -> tuple[bool, str]:
-        keys = order_of(answer, self.items)
+        keys = self.plain(answer)
         real = (sorted(measured, key=lambda item: number_of(measured[item])) if isinstance(measured, Mapping)
-                else order_of(measured, self.items))
+                else self.plain(measured))
         pairs = [(a, b) for i, a in enumerate(real) for b in real[i + 1:]]
         turned = [(a, b) for a, b in pairs if keys.index(b) < keys.index(a)]
         text = f"You predicted {', '.join(keys)}; measured is {', '.join(real)}."

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.runs import disk_error, write_atomic
+from llama2lab.engine.files import disk_error, write_atomic
 from llama2lab.lab.checking import SECONDS, WORDS, Exercise, Mistake, Outcome, Status, is_empty, plain, run
 from llama2lab.lab.child import Fault
 from llama2lab.lab.predictions import Prediction

@@ -14,9 +14,15 @@ from llama2lab.engine.stats import Figure
 from llama2lab.report.look import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, style
 from llama2lab.report.plots import add_series, mark_line
 from llama2lab.report.summary import figure_text
+from llama2lab.town.items import Verdict
 
 MARKS = ((BLUE, "circle"), (ORANGE, "diamond"), (GREEN, "square"), (PINK, "triangle-up"), (SKY, "star"),
          (RED, "cross"))
+
+
+def drawn(colour: str, symbol: str = "circle", size: int = 9, dash: str = "solid") -> dict[str, Any]:
+    """How plotly draws a trace: its line and its marks."""
+    return {"line": {"color": colour, "dash": dash}, "marker": {"color": colour, "symbol": symbol, "size": size}}
 
 
 def show(series: Mapping[str, Mapping[str, Figure]], x: str, y: str,
@@ -51,9 +57,20 @@ def told(gap: Mapping[str, Any]) -> bool:
     return not gap["low"] <= 0 <= gap["high"] and all(one * gap["mean"] > 0 for one in each)
 
 
+def side(gap: Mapping[str, float], above: str, below: str, neither: str) -> str:
+    """Words by where a difference's interval lies: above 0, below it, or around it."""
+    return above if gap["low"] > 0 else below if gap["high"] < 0 else neither
+
+
+def signed(gap: Mapping[str, float], digits: int = 3) -> str:
+    """A difference with its interval, each with its sign."""
+    mean, low, high = (f"{gap[end]:+.{digits}f}" for end in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
 def verdict(words: str, gap: Mapping[str, Any]) -> str:
     """What this run can say of a claim: a difference that is above 0 if the report is right."""
-    text = f"{words}: {gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]"
+    text = f"{words}: {signed(gap)}"
     if told(gap):
         return f"{text}. {'As the report says.' if gap['mean'] > 0 else 'Against what the report says.'}"
     why = "the interval reaches 0" if gap["low"] <= 0 <= gap["high"] else "the single trainings disagree"
@@ -64,6 +81,12 @@ def verdicts(result: Mapping[str, Any]) -> str:
     """The verdicts on all claims of an experiment, a paragraph each, no wider than a notebook's column."""
     return "\n".join(textwrap.fill(f"- {verdict(words, gap)}", 80, subsequent_indent="  ", break_on_hyphens=False)
                      for words, gap in result["claims"].items())
+
+
+def oracle_words(verdict: Verdict) -> str:
+    """The oracle's verdict on one answer in a few words."""
+    return ("complies with harm" if verdict.violation else "refuses without need" if verdict.false_refusal else
+            "refuses" if verdict.refuses else "right" if verdict.correct else "wrong")
 
 
 def rows(series: Mapping[str, Mapping[str, Figure]]) -> list[list[str]]:

@@ -1,25 +1,41 @@
-"""All exercises, in the order of the notebooks: for a table of the whole lab, and for graders."""
+"""All exercises and all experiments, in the order of the notebooks: for the command line, graders, and a table of the
+whole lab."""
 
 from __future__ import annotations
 
 from llama2lab.lab.checking import Exercise
-from llama2lab.lessons.n00_start import exercises as nb00_start
-from llama2lab.lessons.n01_tokenizer import exercises as nb01_tokenizer
-from llama2lab.lessons.n02_transformer import exercises as nb02_transformer
-from llama2lab.lessons.n03_pretraining import exercises as nb03_pretraining
-from llama2lab.lessons.n04_sft import exercises as nb04_sft
-from llama2lab.lessons.n05_preferences import exercises as nb05_preferences
-from llama2lab.lessons.n06_rewards import exercises as nb06_rewards
-from llama2lab.lessons.n07_rejection import exercises as nb07_rejection
-from llama2lab.lessons.n08_ppo import exercises as nb08_ppo
-from llama2lab.lessons.n09_gatt import exercises as nb09_gatt
-from llama2lab.lessons.n10_rounds import exercises as nb10_rounds
-from llama2lab.lessons.n11_evaluation import exercises as nb11_evaluation
+from llama2lab.lab.finished import Experiment
+from llama2lab.lessons.n00_start import exercises as n00
+from llama2lab.lessons.n01_tokenizer import exercises as n01
+from llama2lab.lessons.n02_transformer import exercises as n02
+from llama2lab.lessons.n02_transformer import experiments as x02
+from llama2lab.lessons.n03_pretraining import exercises as n03
+from llama2lab.lessons.n03_pretraining import experiments as x03
+from llama2lab.lessons.n04_sft import exercises as n04
+from llama2lab.lessons.n04_sft import experiments as x04
+from llama2lab.lessons.n05_preferences import exercises as n05
+from llama2lab.lessons.n05_preferences import experiments as x05
+from llama2lab.lessons.n06_rewards import exercises as n06
+from llama2lab.lessons.n06_rewards import experiments as x06
+from llama2lab.lessons.n07_rejection import exercises as n07
+from llama2lab.lessons.n07_rejection import experiments as x07
+from llama2lab.lessons.n08_ppo import exercises as n08
+from llama2lab.lessons.n08_ppo import experiments as x08
+from llama2lab.lessons.n09_gatt import exercises as n09
+from llama2lab.lessons.n09_gatt import experiments as x09
+from llama2lab.lessons.n10_rounds import exercises as n10
+from llama2lab.lessons.n10_rounds import experiments as x10
+from llama2lab.lessons.n11_evaluation import exercises as n11
+from llama2lab.lessons.n11_evaluation import experiments as x11
 
-MODULES = (nb00_start, nb01_tokenizer, nb02_transformer, nb03_pretraining, nb04_sft, nb05_preferences, nb06_rewards,
-           nb07_rejection, nb08_ppo, nb09_gatt, nb10_rounds, nb11_evaluation)
+MODULES = (n00, n01, n02, n03, n04, n05, n06, n07, n08, n09, n10, n11)
 
 
 def all_exercises() -> list[Exercise]:
     """Every exercise of every notebook."""
     return [exercise for module in MODULES for exercise in module.EXERCISES]
+
+
+def all_experiments() -> dict[str, Experiment]:
+    """Every experiment that is kept with a full run, by its name."""
+    return {f.__name__: f for module in (x02, x03, x04, x05, x06, x07, x08, x09, x10, x11) for f in module.EXPERIMENTS}

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from llama2lab.engine import stats
 from llama2lab.engine.answers import evenly, joined, shared_out
-from llama2lab.engine.runs import digest, read_rows, write_rows
+from llama2lab.engine.files import digest, read_rows, write_rows
 from llama2lab.engine.scale import KINDS, Kind
 from llama2lab.model.sample import sample_answers
 from llama2lab.run.presets import RealEvaluateSettings

@@ -11,7 +11,7 @@ from llama2lab.annotation.agreement.coefficients import Label, agreement_table
 from llama2lab.annotation.agreement.simulate import by_messages, messages_key, simulated_labels
 from llama2lab.annotation.rows import fingerprint, people_against_simulated, resolve
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.runs import digest, write_rows
+from llama2lab.engine.files import digest, write_rows
 from llama2lab.engine.scale import KINDS
 from llama2lab.stages.rounds import Workshop
 from llama2lab.town.annotators import Annotator

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llama2lab.engine.runs import digest
+from llama2lab.engine.files import digest
 from llama2lab.engine.scale import KINDS
 from llama2lab.model.checkpoint import checkpoint_digest, parameters_of
 from llama2lab.model.generate import generate

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.runs import Run, write_rows
+from llama2lab.engine.files import write_rows
+from llama2lab.engine.runs import Run
 from llama2lab.model.chat import encode_chats
 from llama2lab.run.presets import RealRecipe
 from llama2lab.run.realdata import SourceSettings, Tally, load_role

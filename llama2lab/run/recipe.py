@@ -13,7 +13,8 @@ from typing import Any
 
 from llama2lab.engine.device import describe_machine, machine_of, this_machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.runs import Run, write_rows
+from llama2lab.engine.files import write_rows
+from llama2lab.engine.runs import Run
 from llama2lab.engine.seeds import check_seed
 from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.checkpoint import load_model, save_model

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from llama2lab.engine.runs import digest
+from llama2lab.engine.files import digest
 from llama2lab.model.network import Llama
 from llama2lab.run.judge import OracleJudge
 from llama2lab.run.people import annotations_stage

@@ -53,7 +53,7 @@ from llama2lab.model.network import Llama
 from llama2lab.stages.gate import mean_and_std, whiten
 from llama2lab.stages.pretrain import encode_documents, rows_loss
 from llama2lab.stages.reward import RewardModel
-from llama2lab.town.prompts import Prompt
+from llama2lab.town.items import Prompt
 
 REPLAY_SEQ = 256  # tokens in a row of replayed text
 

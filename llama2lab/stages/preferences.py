@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from llama2lab.engine.scale import GRADES, Kind
 from llama2lab.model.network import Llama
 from llama2lab.model.sample import sample_answers
-from llama2lab.town.prompts import Prompt
+from llama2lab.town.items import Prompt
 
 Pair = tuple[Prompt, str, str]
 Annotate = Callable[[Sequence[Pair], Kind], list[dict]]  # preference rows

@@ -26,7 +26,7 @@ from llama2lab.model.network import Llama
 from llama2lab.model.sample import sample_answers
 from llama2lab.stages.gate import combined_scores
 from llama2lab.stages.reward import RewardModel
-from llama2lab.town.prompts import Prompt
+from llama2lab.town.items import Prompt
 
 
 @checked

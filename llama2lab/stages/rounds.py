@@ -16,7 +16,8 @@ from pydantic import AfterValidator, Field
 from transformers import PreTrainedTokenizerFast
 
 from llama2lab.engine.device import Machine
-from llama2lab.engine.runs import Run, digest, read_rows, write_rows
+from llama2lab.engine.files import digest, read_rows, write_rows
+from llama2lab.engine.runs import Run
 from llama2lab.engine.scale import KINDS, Kind
 from llama2lab.engine.settings import Count, Share, Temperature, checked
 from llama2lab.model.checkpoint import load_model, save_model
@@ -28,7 +29,7 @@ from llama2lab.stages.preferences import Annotate, Variant
 from llama2lab.stages.rejection import RejectionSettings
 from llama2lab.stages.reward import RewardModel, RewardSettings, mix_people
 from llama2lab.stages.sft import SFTSettings, sft
-from llama2lab.town.prompts import Instruction, Prompt
+from llama2lab.town.items import Instruction, Prompt
 
 ROUNDS = (1, 2, 3, 4, 5)
 

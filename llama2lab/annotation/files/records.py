@@ -26,20 +26,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from llama2lab.annotation.store import tables as t
-from llama2lab.annotation.store.checks import (
-    ID,
-    MAX_OVERLAP,
-    MAX_POSITION,
-    MAX_TEXT,
-    check_label,
-    check_pair,
-    gold_columns,
-)
+from llama2lab.annotation.store.checks import ID, MAX_POSITION, MAX_TEXT, check_label, check_pair, gold_columns
 from llama2lab.annotation.store.labels import clean_name, guidelines_version
 from llama2lab.annotation.store.queue import current
 from llama2lab.annotation.store.tables import LONG_AGO
 from llama2lab.engine.errors import LabError, first_line
-from llama2lab.engine.scale import KINDS
+from llama2lab.engine.scale import KINDS, MAX_OVERLAP
 from llama2lab.engine.validation import shown
 
 CHUNK = 500

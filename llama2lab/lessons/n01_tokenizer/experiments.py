@@ -10,7 +10,7 @@ from typing import Any
 
 from llama2lab.engine import stats
 from llama2lab.lab.finished import Finished
-from llama2lab.lessons.n01_tokenizer.tokens import SIZES, WORDS, vocabulary
+from llama2lab.lessons.n01_tokenizer.vocabularies import SIZES, WORDS, vocabulary
 from llama2lab.model.chat import encode_chat
 from llama2lab.model.tokenizer import CONTROL_TOKENS, SMALLEST, encode_text, encode_texts
 from llama2lab.town.corpus import SHARES, heldout_documents

@@ -144,8 +144,7 @@ def check_attention(f: Callable) -> None:
     wrongs = [
         (_attention(q, k, v, causal, root, repeat=True),
          "Queries share KV heads in the wrong order: heads 0 and 1 use KV head 0 (repeat_interleave), not heads 0 and "
-         "2 "
-         "(repeat)."),
+         "2 (repeat)."),
         (_attention(q, k, v, causal, 1.0), "The scores are not divided by sqrt(head_dim)."),
         (_attention(q, k, v, causal, 1 / 6), "The scores are divided by head_dim; it is its square root."),
         (_attention(q, k, v, torch.ones_like(causal), root), "There is no mask: every token sees the future."),
@@ -266,8 +265,7 @@ def check_causal_mask(f: Callable) -> None:
 
 CAUSAL_MASK = Exercise(
     "02.causal_mask", "The causal mask", "Write causal_mask(q_len, k_len) -> bool (q_len, k_len), True where a query "
-                                         "may "
-    "look. The queries are the last q_len of the k_len positions (with a cache there are more keys than queries).",
+    "may look. The queries are the last q_len of the k_len positions (with a cache there are more keys than queries).",
     2, 8, 2, "2.2",
     ("Query i stands at position k_len - q_len + i.", "It may look at every key whose position is not larger.",
      "torch.tril has a second argument, the diagonal."), check_causal_mask, causal_mask)
@@ -295,10 +293,8 @@ def check_document_mask(f: Callable) -> None:
 
 DOCUMENT_MASK = Exercise(
     "02.document_mask", "Documents packed in one row", "Write document_mask(segments) -> bool (batch, seq, seq): "
-                                                       "causal, "
-    "and only within one document. segments (batch, seq) numbers each token's document from 1; 0 is padding, which "
-    "sees "
-    "nothing and is seen by nobody.", 2, 10, 2, "3.1",
+    "causal, and only within one document. segments (batch, seq) numbers each token's document from 1; 0 is padding, "
+    "which sees nothing and is seen by nobody.", 2, 10, 2, "3.1",
     ("Compare segments[:, :, None] with segments[:, None, :].", "Then make it causal, and take the padding out."),
     check_document_mask, document_mask)
 
@@ -318,8 +314,8 @@ def check_swiglu(f: Callable) -> None:
     x, gate, up, down = randn(2, 3, 4), randn(6, 4, seed=1), randn(6, 4, seed=2), randn(4, 6, seed=3)
     g, u = x @ gate.T, x @ up.T
     wrongs = [
-        ((torch.sigmoid(g) * u) @ down.T, "sigmoid(gate) * up is the older GLU; SwiGLU's gate is silu(z) = z * "
-                                          "sigmoid(z)."),
+        ((torch.sigmoid(g) * u) @ down.T,
+         "sigmoid(gate) * up is the older GLU; SwiGLU's gate is silu(z) = z * sigmoid(z)."),
         ((torch.relu(g) * u) @ down.T, "That is ReGLU: its gate is relu, SwiGLU's is silu(z) = z * sigmoid(z)."),
         ((functional.gelu(g) * u) @ down.T, "That is GEGLU: its gate is gelu, SwiGLU's is silu(z) = z * sigmoid(z)."),
         ((g * functional.silu(u)) @ down.T, "silu belongs around the gate, not around up."),
@@ -346,8 +342,7 @@ _CACHE = 2 * _70B.n_layers * _70B.n_kv_heads * _70B.head_size * 4096 * 2 / 2**30
 
 CACHE_SIZE = Exercise(
     "02.cache_size", "How large is the cache of the 70B?", "Llama 2 70B: 80 layers, 64 heads, 8 KV heads, head_dim "
-                                                           "128. "
-    "How many GiB does the KV cache of one sequence of 4,096 tokens take in 16 bit?", 2, 5, 1, "2.2, table 1",
+    "128. How many GiB does the KV cache of one sequence of 4,096 tokens take in 16 bit?", 2, 5, 1, "2.2, table 1",
     ("Keys and values, for each layer, each KV head, each token: 128 numbers of 2 bytes.",),
     Number(_CACHE, ((_CACHE * 8, "That counts 64 heads: only the 8 KV heads are kept, which is what GQA is for."),
                     (_CACHE / 2, "That is half of it: keys and values are both kept."),
@@ -365,8 +360,7 @@ WHY_ROOT = Exercise(
 
 GQA_LOSS = Prediction(
     "02.gqa_loss", "What does sharing KV heads cost?", "Two of our models differ only in their KV heads: 4 (each head "
-                                                       "its "
-    "own) or 1 (all share one), with equal parameters. Predict how much higher the loss of the second is, in nats.",
+    "its own) or 1 (all share one), with equal parameters. Predict how much higher the loss of the second is, in nats.",
     2, 3, 1, "2.2, A.2.1", ("In the report's 30B models multi-query lost 0.4 points of 44 on average.",),
     Guess(-1.0, 3.0, "Sharing costs more than you thought.",
           "Sharing costs less than you thought: heads differ mostly by what they ask, not by what they look at.",

@@ -5,16 +5,13 @@ from __future__ import annotations
 
 import random
 import shutil
-import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 import torch
-from plotly.subplots import make_subplots
 from scipy.stats import binom
 from torch import Tensor
 
@@ -22,39 +19,22 @@ from llama2lab.engine import stats
 from llama2lab.engine.identity import alone
 from llama2lab.engine.optim import Optim
 from llama2lab.lab.checking import run
+from llama2lab.lab.finished import Finished
+from llama2lab.lab.live import packed_texts
 from llama2lab.lessons.n02_transformer.attention import blocks
-from llama2lab.lessons.n02_transformer.calculator import cache_bytes, parameters, size_in_words, variants, with_kv_heads
 from llama2lab.lessons.n02_transformer.exercises import GROUPED_ATTENTION, RMS_NORM, ROPE, SWIGLU
-from llama2lab.lessons.n03_pretraining.experiments import folder_of, packed_texts
+from llama2lab.lessons.n02_transformer.sizes import cache_bytes, parameters, variants, with_kv_heads
 from llama2lab.model.logprobs import pad_right, token_logprobs
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.rope import rope_tables, rotate
 from llama2lab.model.sample import sample_answers
-from llama2lab.report.look import BLUE, GREEN, ORANGE, SKY, errors, style
-from llama2lab.report.plots import add_curve, add_series, mark_line, one_legend
-from llama2lab.report.summary import figure_text
 from llama2lab.stages.pretrain import encode_documents, fit_packed
 from llama2lab.town.corpus import heldout_documents, pretraining_corpus
 from llama2lab.town.prompts import every_prompt, make_prompts
 from llama2lab.town.truth import truth_of
 
-if TYPE_CHECKING:
-    from llama2lab.lab.finished import Finished
-
 BATCH = 1024  # tokens a step
 OPTIM = Optim(2e-3, warmup=0.2)
-LOOKS = {"MHA": (BLUE, "circle"), "GQA": (ORANGE, "diamond"), "MQA": (GREEN, "square")}
-# The report's comparison (A.2.1): 30B models, 150B tokens each. It prints the rows; their means are worked out here.
-TABLE_GQA = {
-    "MHA": (71.0, 79.3, 48.2, 75.1, 71.2, 43.0, 12.4, 44.7, 28.0, 4.9, 7.9),
-    "GQA": (69.4, 78.8, 48.6, 75.4, 72.1, 42.5, 14.0, 46.2, 26.9, 5.3, 7.9),
-    "MQA": (70.6, 79.0, 47.9, 74.5, 71.6, 41.9, 14.5, 42.8, 26.5, 4.8, 7.3),
-}
-TASKS = ("BoolQ", "PIQA", "SIQA", "HellaSwag", "ARC-e", "ARC-c", "NQ", "TQA", "MMLU", "GSM8K", "HumanEval")
-# Its comparison of contexts (A.2.1): trained on 150B tokens with 2k or 4k; first long tasks, then short ones.
-TABLE_CONTEXT = (("NarrativeQA, F1", 0.21, 17.26), ("Qasper, F1", 0.71, 18.52), ("QuALITY, accuracy", 26.1, 29.6),
-                 ("ContractNLI, exact", 11.76, 16.33), ("HellaSwag, 0 shots", 75.1, 74.8), ("NQ, 64 shots", 25.5, 25.5),
-                 ("TQA, 64 shots", 53.7, 52.2), ("GSM8K, 8 shots", 4.9, 6.5), ("HumanEval, 0 shots", 7.9, 7.3))
 
 
 # ---- parts of the model ----------------------------------------------------------------------------------------------
@@ -74,16 +54,6 @@ def dot_by_distance(starts: Sequence[int] = (0, 40, 160), distances: int = 64, s
     return {s: (at(range(s, s + distances)) @ at(range(s, s + 1)).T)[:, 0].tolist() for s in starts}
 
 
-def rope_figure(**settings: Any) -> go.Figure | None:
-    """`dot_by_distance` as a figure: the starts lie on one curve, if only the distance counts."""
-    fig = go.Figure()
-    looks = ((BLUE, "solid"), (ORANGE, "dash"), (GREEN, "dot"))
-    for (start, values), (colour, dash) in zip(dot_by_distance(**settings).items(), looks, strict=False):
-        add_curve(fig, f"key at place {start}", [{"d": d, "dot": v} for d, v in enumerate(values)], "d", "dot", colour,
-                  dash)
-    return style(fig, "distance between query and key, tokens", "their product")
-
-
 def softmax_spread(sizes: Sequence[int] = (8, 32, 128), keys: int = 16, draws: int = 400, seed: int = 0,
                    ) -> dict[str, dict[int, list[stats.Figure]]]:
     """Attention weights of random queries on random keys, sorted, the largest first: {"divided" | "not divided":
@@ -98,16 +68,6 @@ def softmax_spread(sizes: Sequence[int] = (8, 32, 128), keys: int = 16, draws: i
             ranked = (scores * scale).softmax(-1).sort(-1, descending=True).values
             found[name][size] = [stats.mean(column.tolist()) for column in ranked.T]
     return found
-
-
-def spread_figure(which: str = "not divided", **settings: Any) -> go.Figure | None:
-    """One half of `softmax_spread`: attention weight by rank, for each head_dim, with its interval."""
-    fig = go.Figure()
-    for (size, by_rank), colour, symbol in zip(softmax_spread(**settings)[which].items(), (SKY, ORANGE, BLUE),
-                                               ("circle", "diamond", "square"), strict=False):
-        add_series(fig, f"head_dim {size}", list(range(1, len(by_rank) + 1)), by_rank, colour, symbol)
-    fig.update_yaxes(range=[0, 1])
-    return style(fig, "rank of the key, the most looked at first", f"attention weight, scores {which}")
 
 
 @torch.no_grad()
@@ -192,12 +152,8 @@ def gqa_variants(lab: Finished, seeds: Sequence[int] = (0, 1, 2), words: int = 1
 
     Three models that differ only in their KV heads (each head its own, one for two heads, one for all), the
     feed-forward widened so that they are equally large, as in the report (A.2.1); the same text in the same order. Loss
-    on held-out documents, and its differences document by document.
-
-    The settings were changed after a result was seen. With the recipe's rate, 3e-3 and 2 % of warm-up, one seed and
-    100,000 words, GQA stood at +0.451 nats against MHA and MQA at +0.054: the training of GQA lost half a nat at its
-    beginning and never made it good. Hence the lower rate, the longer warm-up and several seeds, which differ by more
-    than the variants do. About 110 seconds on two cores; a stopped training goes on from where it was."""
+    on held-out documents, and its differences document by document. The settings were changed after a result was seen:
+    see docs/trials.md. About 110 seconds on two cores; a stopped training goes on from where it was."""
     data = packed_texts(lab, pretraining_corpus(lab.town, words, 31), 256)
     unseen = [ids[:256] for ids, _ in encode_documents(lab.tokenizer, heldout_documents(lab.town, 31, documents))]
     losses: dict[str, list[list[float]]] = {}
@@ -207,7 +163,7 @@ def gqa_variants(lab: Finished, seeds: Sequence[int] = (0, 1, 2), words: int = 1
         begin = time.perf_counter()
         for seed in seeds:
             model = Llama(config, seed).to(lab.machine.device)
-            folders.append(folder_of(lab, gqa_variants, asdict(config), asdict(OPTIM), words, seed))
+            folders.append(lab.work_folder("gqa_variants", gqa_variants, (asdict(config), asdict(OPTIM), words, seed)))
             with alone(folders[-1], wait=False):
                 log = fit_packed(model, data, 1.0, BATCH, OPTIM, seed, lab.machine, folders[-1],
                                  f"{kind}, seed {seed}")
@@ -223,48 +179,6 @@ def gqa_variants(lab: Finished, seeds: Sequence[int] = (0, 1, 2), words: int = 1
         shutil.rmtree(folder, ignore_errors=True)
     return {"rows": rows, "seeds": list(seeds), "batch": BATCH,
             "gaps": {kind: gaps(losses[kind], losses["MHA"]) for kind in ("GQA", "MQA")}}
-
-
-def quality_kept(gap: dict[str, Any], margin: float = 0.05) -> str:
-    """What a difference of loss, in nats, says about 'as good as': equal means that the whole interval lies within the
-    margin, which is ours."""
-    text = f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}] nats"
-    if len(gap["each"]) < 2:
-        return f"{text} (one seed; another may differ by more)"
-    if -margin < gap["low"] and gap["high"] < margin:
-        return f"{text}: equal within {margin} nats"
-    if gap["low"] > 0:
-        return f"{text}: worse"
-    return f"{text}: " + ("better" if gap["high"] < 0 else f"cannot be told: the interval is wider than {margin} nats")
-
-
-def loss_curves(result: dict[str, Any], smooth: int = 8) -> go.Figure | None:
-    """The training loss of the three variants against tokens, each point the mean of some steps."""
-    fig = go.Figure()
-    for row, (colour, dash) in zip(result["rows"], ((BLUE, "solid"), (ORANGE, "dash"), (GREEN, "dot")), strict=True):
-        each = row["tokens"] / len(row["curve"]) / 1000
-        points = [{"t": (i + smooth) * each, "loss": float(np.mean(row["curve"][i:i + smooth]))}
-                  for i in range(0, len(row["curve"]) - smooth + 1, smooth)]
-        add_curve(fig, f"{row['kind']}, {row['n_kv_heads']} KV heads", points, "t", "loss", colour, dash)
-    return style(fig, "thousand tokens", "training loss, nats a token")
-
-
-def gap_figure(result: dict[str, Any], margin: float = 0.05) -> go.Figure | None:
-    """How much higher the loss is than with own heads, document by document, and the margin of `quality_kept`."""
-    fig = go.Figure()
-    add_series(fig, "loss less that of MHA", [f"{kind} less MHA" for kind in result["gaps"]],
-               list(result["gaps"].values()), BLUE, mode="markers")
-    for y, words in ((margin, "worse above"), (0.0, "as good as own heads"), (-margin, "better below")):
-        mark_line(fig, y, words)
-    fig.update_xaxes(range=[-0.5, len(result["gaps"]) - 0.5])  # room for the words beside the points
-    return style(fig, "", "difference of loss, nats a token", legend=False)
-
-
-def gqa_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The three variants as rows: KV heads, FFN, parameters, bytes of cache a token, loss, and the report's mean."""
-    report = means(TABLE_GQA)
-    return [(row["kind"], str(row["n_kv_heads"]), str(row["ffn_dim"]), f"{row['parameters']:,}", f"{row['cache']:,}",
-             figure_text(row["loss"]), f"{report[row['kind']]:.2f}") for row in result["rows"]]
 
 
 @torch.inference_mode()
@@ -318,61 +232,6 @@ def middle(values: Sequence[float]) -> stats.Figure:
     return {"mean": float(np.median(x)), "low": float(x[at]), "high": float(x[len(x) - 1 - at]), "n": len(x)}
 
 
-def speed_figure(rows: Sequence[dict[str, Any]]) -> go.Figure | None:
-    """New tokens a second against sequences at once, a panel for each length of the context."""
-    contexts = list(dict.fromkeys(row["context"] for row in rows))
-    fig = make_subplots(1, len(contexts), subplot_titles=[f"{c:,} tokens before" for c in contexts],
-                        horizontal_spacing=0.1)
-    for kind, (colour, symbol) in LOOKS.items():
-        for column, context in enumerate(contexts, 1):
-            some = [r for r in rows if r["kind"] == kind and r["context"] == context]
-            speeds = [r["tokens_per_second"] for r in some]
-            fig.add_trace(go.Scatter(x=[r["batch"] for r in some], y=[f["mean"] for f in speeds], name=kind,
-                                     mode="lines+markers", line={"color": colour}, error_y=errors(speeds),
-                                     marker={"symbol": symbol, "size": 9}), row=1, col=column)
-    one_legend(fig)
-    fig.update_xaxes(type="log", tickvals=list(dict.fromkeys(row["batch"] for row in rows)), title="sequences at once")
-    fig.update_yaxes(rangemode="tozero")
-    fig.update_yaxes(title="new tokens a second", row=1, col=1)
-    return style(fig, height=400)
-
-
-def gain_text(gain: Mapping[str, float]) -> str:
-    return f"{gain['mean']:.2f} [{gain['low']:.2f}, {gain['high']:.2f}]"
-
-
-def speed_rows(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """For each context and batch: the cache of MHA, its new tokens a second, and how many times as many the others
-    write."""
-    found = []
-    for context, batch in dict.fromkeys((r["context"], r["batch"]) for r in rows):
-        of = {r["kind"]: r for r in rows if (r["context"], r["batch"]) == (context, batch)}
-        found.append((f"{context:,}", str(batch), size_in_words(of["MHA"]["cache"]),
-                      f"{of['MHA']['tokens_per_second']['mean']:,.0f}",
-                      *(gain_text(of[kind]["gain"]) for kind in ("GQA", "MQA"))))
-    return found
-
-
-def speed_verdict(rows: Sequence[dict[str, Any]]) -> str:
-    """Whether sharing gains more where the cache is large, by the figures alone; and whether the machine was busy."""
-    caches = sorted((r["cache"], r["context"], r["batch"]) for r in rows if r["kind"] == "MHA")
-    lines = []
-    for kind in ("GQA", "MQA"):
-        small, large = (next(r["gain"] for r in rows if (r["kind"], r["context"], r["batch"]) == (kind, *place[1:]))
-                        for place in (caches[0], caches[-1]))
-        faster = "faster" if large["low"] > 1 else "slower" if large["high"] < 1 else "faster or slower cannot be told"
-        said = ("more than with the smallest, as the account says" if large["low"] > small["high"] else
-                "less than with the smallest, against the account" if large["high"] < small["low"] else
-                "whether more than with the smallest cannot be told, the intervals overlap")
-        lines.append(f"{kind}, times as fast as MHA: {gain_text(small)} with the smallest cache; {gain_text(large)} "
-                     f"with the largest: {faster}, and {said}.")
-    apart = max(r["ms"]["high"] / r["ms"]["low"] for r in rows)
-    if apart > 2:
-        lines.append(f"This machine was busy with other work: times of one and the same setting lie up to {apart:.0f} "
-                     "times apart. Delete decode_speed-* in runs/lab and run this again when it is quiet.")
-    return "\n".join(textwrap.fill(line, 100) for line in lines)
-
-
 # ---- claim 2: the context --------------------------------------------------------------------------------------------
 
 
@@ -380,9 +239,8 @@ def context_length(lab: Finished, full: int = 256, documents: int = 80, seed: in
     """Claim 2, its first half: twice the context helps with long texts.
 
     The base model reads held-out documents whole, or as a model with half the context must: in two pieces, the second
-    without the first. Loss by the place of the token. One model, its context cut: two small models trained at two
-    lengths were tried, and differ on short documents as much as on long ones, so that they say nothing of the context.
-    About 5 seconds on two cores."""
+    without the first. Loss by the place of the token. One model, its context cut: two that were trained at two lengths
+    would differ by more than the context. About 5 seconds on two cores."""
     model, tokenizer = lab.model("base"), lab.tokenizer
     texts = [text for text in heldout_documents(lab.town, seed, 40 * documents) if text.count(" ") >= full // 2]
     long = [ids[:full] for ids, _ in encode_documents(tokenizer, texts) if len(ids) >= full][:documents]
@@ -434,10 +292,6 @@ def facts_after_talk(lab: Finished, stage: str = "rlhf-v5", windows: Sequence[in
     return {"by_turns": series, "example": [*asked[0].messages[:-1], *talk[0][:4], asked[0].messages[-1]],
             "claims": {f"right answers after {min(apart)} to {max(apart)} turns, {long} turns seen less {short}":
                        gaps([shares[0]], [shares[1]])}}
-
-
-def means(table: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    return {name: sum(row) / len(row) for name, row in table.items()}
 
 
 EXPERIMENTS = (gqa_variants, context_length, facts_after_talk)

@@ -6,69 +6,29 @@ import copy
 import random
 import re
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 
 from llama2lab.engine import stats
-from llama2lab.engine.device import Machine, matmul_ceiling
-from llama2lab.engine.identity import alone
+from llama2lab.engine.device import matmul_ceiling
 from llama2lab.engine.optim import Optim
-from llama2lab.engine.packing import Packed, pack
+from llama2lab.lab.finished import Finished
+from llama2lab.lab.live import Training, kept, mean_loss, packed_texts
 from llama2lab.model.generate import generate
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import encode_text
 from llama2lab.report.summary import difference
 from llama2lab.stages.evaluate import known_facts
-from llama2lab.stages.pretrain import bits_per_byte, encode_documents, fit_packed, rows_loss
+from llama2lab.stages.pretrain import bits_per_byte, fit_packed
 from llama2lab.town.corpus import fact_probes, heldout_documents, pretraining_corpus
 from llama2lab.town.documents import Pen, letter, note, sheet
 from llama2lab.town.town import Town
 
-if TYPE_CHECKING:
-    from llama2lab.lab.finished import Finished
-
 BATCH = 2048  # tokens a step, as in the preset
 SMALL = 1024  # where there are few tokens: more steps of them
-
-
-@dataclass
-class Training:
-    """A training that a live panel shows: `train()` trains `model`, and goes on from what it left in `folder`."""
-
-    model: Llama
-    train: Callable[[], Any]
-    folder: Path
-    tokens: int  # a step
-    held_out: Callable[[], float]  # loss on text that is not trained on, nats a token
-    sample: Callable[[int], str]  # what the model writes now; the number draws another text
-
-
-def folder_of(lab: Finished, code: Callable[..., Any], *settings: Any) -> Path:
-    """Where the live training that `code` is, on this run with these settings, keeps its work."""
-    return lab.work_folder(code.__name__, code, settings)
-
-
-def kept(folder: Path, train: Callable[[], Any]) -> Callable[[], Any]:
-    """`train`, which keeps its work in `folder`; LabError where another notebook trains there."""
-    def alone_there() -> Any:
-        with alone(folder, wait=False):
-            return train()
-
-    return alone_there
-
-
-def packed_texts(lab: Finished, texts: Sequence[str], seq_len: int = 256) -> Packed:
-    return pack(list(encode_documents(lab.tokenizer, texts)), seq_len, 0, lab.tokenizer.pad_token_id)
-
-
-def mean_loss(model: Llama, data: Packed, machine: Machine) -> float:
-    """Nats a token on all rows of `data`, which are few."""
-    with torch.no_grad(), machine.autocast():
-        return rows_loss(model, data, range(len(data)), machine)[0].item()
 
 
 def new_model(lab: Finished, **shape: Any) -> Llama:
@@ -81,7 +41,7 @@ def pretraining(lab: Finished, learning_rate: float = 3e-3, warmup: float = 0.05
     model, tokenizer = new_model(lab), lab.tokenizer
     data = packed_texts(lab, pretraining_corpus(lab.town, words, 7))
     unseen = packed_texts(lab, heldout_documents(lab.town, 7, 20))
-    folder = folder_of(lab, pretraining, learning_rate, warmup, words)
+    folder = lab.work_folder("pretraining", pretraining, (learning_rate, warmup, words))
 
     def sample(number: int) -> str:
         tokens = generate(model, [[tokenizer.bos_token_id]], 24, temperature=0.7, seed=number)[0].tokens
@@ -175,12 +135,11 @@ def data_size_and_quality(lab: Finished, words: Sequence[int] = (15_000, 30_000,
                           noisy: int = 120_000, share: float = 0.5) -> dict[str, Any]:
     """Claim 3: more and better pretraining data is most of the gain.
 
-    A model from nothing knows hardly a fact in its first half million tokens (9 % after 600,000, one seed: chance), so
-    this goes on from the base model: pages on the people of its town some years later, when all of them live elsewhere
-    and do something else. More and more clean pages, and the most with a share of the values replaced by wrong ones.
-    Loss on clean pages that were not read, the new facts known, and the claims as differences (as if the facts were
-    drawn anew for each model, which is careful). One seed; the interval is over facts. About 40 seconds on two
-    cores."""
+    A model from nothing knows hardly a fact in its first half million tokens, so this goes on from the base model:
+    pages on the people of its town some years later, when all of them live elsewhere and do something else. More and
+    more clean pages, and the most with a share of the values replaced by wrong ones. Loss on clean pages that were not
+    read, the new facts known, and the claims as differences (as if the facts were drawn anew for each model, which is
+    careful). One seed; the interval is over facts. About 40 seconds on two cores."""
     town = moved(lab.town)
     unseen = packed_texts(lab, pages_on_people(town, 2_000, 5))
     probes = people_probes(town)

@@ -61,19 +61,17 @@ def check_sft_mask(f: Callable) -> None:
             (marks(ids, end_inst=True), "[/INST] belongs to the prompt; the answer begins after it."),
             (1 - right, "The mask is inverted: 1 is where the loss counts, on the answers."),
             (torch.ones_like(right), "The prompts' tokens are learnt too; their loss is zeroed."),
-            (torch.tensor(library_mask(ids, "last")), "Only the last answer is marked: that is Ghost Attention's "
-                                                      "mask. SFT "
-             "learns every answer."),
-            (right.roll(-1), "The mask is shifted by one; here it marks the tokens themselves, the loss does the "
-                             "shift."),
+            (torch.tensor(library_mask(ids, "last")),
+             "Only the last answer is marked: that is Ghost Attention's mask. SFT learns every answer."),
+            (right.roll(-1),
+             "The mask is shifted by one; here it marks the tokens themselves, the loss does the shift."),
             (marks(ids, bos=True), "<s> begins the next prompt and is not learnt."),
         ], "the mask", 0)
 
 
 SFT_MASK = Exercise(
     "04.sft_mask", "The loss mask of SFT", "Write sft_mask(ids) -> a list of 0 and 1: 1 on the tokens of every answer "
-                                           "and "
-    "the </s> that closes it. Ids: 1 is <s>, 2 is </s>, 4 is [INST], 5 is [/INST]; an answer follows [/INST].",
+    "and the </s> that closes it. Ids: 1 is <s>, 2 is </s>, 4 is [INST], 5 is [/INST]; an answer follows [/INST].",
     2, 10, 2, "3.1",
     ("Walk through the ids and remember whether you are inside an answer.",
      "An answer begins after 5 and ends with 2, which still belongs to it."), check_sft_mask, sft_mask)
@@ -94,16 +92,14 @@ def check_sft_loss(f: Callable) -> None:
     on, late = mask[:, 1:].bool(), mask[:, :-1].bool()
     judge(read(f(logits.clone(), tokens.clone(), mask.clone()), (), "the loss"), sft_loss(logits, tokens, mask), [
         (each[mask.bool()].mean(), "The logits at a token predict the next one: shift them by one place, or the model "
-                                   "is "
-         "asked for a token that it sees."),
+         "is asked for a token that it sees."),
         (shifted.mean(), "The mask is not used: the prompts' tokens are learnt too."),
         (shifted[late].mean(), "The mask is not shifted with the tokens: it marks what is predicted, mask[:, 1:]."),
         (shifted[on].sum(), "That is the sum; the loss is the mean over the marked tokens."),
         ((shifted * on).mean(), "You divide by all tokens; divide by the number of the marked ones."),
         (-shifted[on].mean(), "The sign is wrong: the loss is the negative log-probability."),
-        (((shifted * on).sum(1) / on.sum(1)).mean(), "You average each row first: then a token in a short answer "
-                                                     "weighs "
-         "more than one in a long answer."),
+        (((shifted * on).sum(1) / on.sum(1)).mean(),
+         "You average each row first: then a token in a short answer weighs more than one in a long answer."),
     ], "the loss")
 
 
@@ -115,8 +111,7 @@ SFT_LOSS = Exercise(
 
 WHY_EOS = Exercise(
     "04.why_eos", "A model that does not stop", "The plot shows the length of answers of a model trained without loss "
-                                                "on "
-    "</s>. What does it show?", 1, 2, 1, "3.1", ("Who tells the model to stop?",),
+    "on </s>. What does it show?", 1, 2, 1, "3.1", ("Who tells the model to stop?",),
     Choice({"a": "answers run to the length limit", "b": "answers are empty", "c": "nothing changes"}, "a",
            {"b": "An empty answer is an early </s>; this model never learnt to write one.",
             "c": "The </s> is a token like others: what is never learnt is never written."}), "a")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llama2lab.engine import stats
 from llama2lab.engine.optim import Optim
 from llama2lab.engine.packing import pack
-from llama2lab.lessons.n03_pretraining.experiments import Training, folder_of, kept, mean_loss
+from llama2lab.lab.finished import Finished
+from llama2lab.lab.live import Training, kept, mean_loss
+from llama2lab.lab.seeds import less, over_seeds
 from llama2lab.model.chat import decode_answer, encode_chats
 from llama2lab.model.generate import generate
 from llama2lab.model.network import Llama
@@ -21,10 +23,7 @@ from llama2lab.stages.evaluate import answer_prompts, judge_all
 from llama2lab.stages.pretrain import fit_packed
 from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.town.demonstrations import demonstrations
-from llama2lab.town.prompts import Prompt
-
-if TYPE_CHECKING:
-    from llama2lab.lab.finished import Finished
+from llama2lab.town.items import Prompt
 
 # As in the report: two epochs of all weights at one rate, without replay, and without learning the format first.
 SETTINGS = replace(preset("mini").sft, epochs=2.0, replay=0.0, format_examples=0, optim=Optim(lr=1e-3, warmup=0.05))
@@ -42,7 +41,7 @@ def short_sft(lab: Finished, learning_rate: float = 1e-3, quality: str = "clean"
     unseen = demonstrations(lab.town, 60, 1, "clean", split="dev")
     data = pack(encode_chats(tokenizer, [row["messages"] for row in unseen]), 512, 0, tokenizer.pad_token_id)
     settings = replace(SETTINGS, optim=replace(SETTINGS.optim, lr=learning_rate))
-    folder = folder_of(lab, short_sft, learning_rate, quality, examples)
+    folder = lab.work_folder("short_sft", short_sft, (learning_rate, quality, examples))
     prompts = lab.prompts(helpful=12, unsafe=4, seed=5)
 
     def sample(number: int) -> str:
@@ -102,7 +101,7 @@ def quality_budgets(lab: Finished, budgets: Sequence[tuple[str, int]] = BUDGETS,
     Intervals are over prompts' contents; seeds, which draw the examples too, are in `each`, one mean a training: an
     interval over two of them would mean nothing. About 100 seconds on two cores."""
     asked = lab.prompts(helpful=prompts, seed=9)
-    contents = [p.content for p in asked]
+    contents = [p.content for p in asked] * len(seeds)
     rows: list[dict[str, Any]] = []
     scores: dict[str, list[list[float]]] = {}  # by budget: a list for each seed, a score for each prompt
     for quality, examples in budgets:
@@ -121,22 +120,13 @@ def quality_budgets(lab: Finished, budgets: Sequence[tuple[str, int]] = BUDGETS,
                      "correct": over_seeds(stats.rate, correct, contents),
                      "helpfulness": over_seeds(stats.mean, each, contents)})
 
-    def gap(a: str, b: str) -> dict[str, Any]:
-        gaps = [[p - q for p, q in zip(x, y, strict=True)] for x, y in zip(scores[a], scores[b], strict=True)]
-        return over_seeds(stats.mean, gaps, contents)
-
     names = list(scores)
     equal = [(a, b) for a in names for b in names if a.endswith("clean") and b == a.replace("clean", "noisy")]
     few, many = (next(names_ for names_ in order if names_.endswith(quality))
                  for order, quality in ((names, "clean"), (names[::-1], "noisy")))
-    return {"rows": rows, "claims": {f"{a} less {b}: helpfulness": gap(a, b) for a, b in [*equal, (few, many)]}}
-
-
-def over_seeds(figure: Callable[..., stats.Figure], each: Sequence[Sequence[float]], contents: Sequence[str],
-               ) -> dict[str, Any]:
-    """The figure of all trainings' values together, contents as groups, and each training's mean."""
-    together = [x for one in each for x in one]
-    return {**figure(together, list(contents) * len(each)), "each": [sum(one) / len(one) for one in each]}
+    return {"rows": rows, "claims": {
+        f"{a} less {b}: helpfulness": over_seeds(stats.mean, less(scores[a], scores[b]), contents)
+        for a, b in [*equal, (few, many)]}}
 
 
 def by_examples(result: dict[str, Any], figure: str = "helpfulness") -> dict[str, dict[str, dict[str, Any]]]:

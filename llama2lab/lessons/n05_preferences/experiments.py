@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,26 +23,32 @@ from llama2lab.annotation.files.exchange import add_pairs, labels
 from llama2lab.annotation.rows import people_against_simulated
 from llama2lab.annotation.store.labels import Store, open_store
 from llama2lab.engine import stats
-from llama2lab.engine.runs import digest
+from llama2lab.engine.files import digest
 from llama2lab.engine.scale import GRADES
 from llama2lab.engine.stats import Figure
 from llama2lab.lab.finished import Finished, live_folder
-from llama2lab.lessons.n06_rewards.experiments import Training, draw, known_prompts
+from llama2lab.lab.seeds import less, over_seeds
+from llama2lab.lessons.n05_preferences.pairs import (
+    TRUTH,
+    Pair,
+    draw,
+    items_of,
+    prompts_by_id,
+    real_pairs,
+    true_gap,
+    truth_rows,
+)
 from llama2lab.model.logprobs import answer_loglikelihoods, pad_right
 from llama2lab.run.pairs import gold_pairs, guidelines
 from llama2lab.stages import reward
 from llama2lab.stages.evaluate import TIE
 from llama2lab.stages.reward import RewardModel, encode_answers, judged_well, pair_scores
-from llama2lab.stages.rounds import ROUNDS
+from llama2lab.stages.rounds import ROUNDS, RlhfSettings
 from llama2lab.town import language
 from llama2lab.town.annotators import VENDORS, Annotator, grade_of, label_pairs
-from llama2lab.town.items import Prompt
-from llama2lab.town.prompts import every_prompt
 
-Pair = tuple[Prompt, str, str]
 FEWEST = 5  # labels from which on a person's own are looked at
 STAND_IN = Annotator("stand-in", "stand-in", noise=0.6)
-TRUTH = Annotator("truth", "truth", noise=0.0, safety_error=0.0)
 
 # The report: comparisons in each weekly batch (Table 26); share of the bins of safety pairs, percent (section 3.2.1).
 TABLE_26 = (5_561, 17_072, 30_146, 36_206, 49_375, 57_746, 84_388, 95_235, 127_235, 136_729, 136_868, 181_293, 210_881,
@@ -53,40 +57,6 @@ SAFETY_BINS = {"chosen_safe": 18, "both_safe": 47, "both_unsafe": 35}
 
 
 # ---- pairs of the run ----------------------------------------------------------------------------------------------
-
-
-@cache
-def _asked(lab: Finished) -> dict[str, Prompt]:
-    """The prompts of RLHF by their id: what the oracle needs to judge an answer to them."""
-    return {p.id: p for p in every_prompt(lab.town, "rlhf")}
-
-
-def real_pairs(lab: Finished, n: int, part: str = "train", seed: int = 0) -> list[Pair]:
-    """At most `n` helpfulness pairs of all rounds, their order drawn anew: it says nothing of who was chosen."""
-    known = _asked(lab) if part == "train" else known_prompts(lab)
-    rng = random.Random(f"pairs {part} {seed}")
-    pairs = []
-    for row in draw(lab, "helpfulness", part, n, seed):
-        one, two = (row[side][0]["content"] for side in rng.sample(("chosen", "rejected"), 2))
-        if row["prompt_id"] in known:
-            pairs.append((known[row["prompt_id"]], one, two))
-    return pairs
-
-
-def items_of(pairs: Sequence[Pair]) -> dict[str, Pair]:
-    return {str(i): pair for i, pair in enumerate(pairs)}
-
-
-def true_gap(lab: Finished, pair: Pair) -> float:
-    """How much better the pair's first answer is, in true helpfulness."""
-    one, two = (lab.oracle.judge(pair[0], answer).helpfulness for answer in pair[1:])
-    return one - two
-
-
-def truth_rows(lab: Finished, n: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Held-out pairs of the run as preference rows labelled by the truth; ties are left out."""
-    pairs = [p for p in real_pairs(lab, n, "test", seed) if abs(true_gap(lab, p)) > TIE]
-    return label_pairs([TRUTH], lab.oracle, pairs, "helpfulness")
 
 
 def grades_by_round(lab: Finished) -> dict[str, dict[str, Figure]]:
@@ -135,7 +105,7 @@ def beside_simulated(lab: Finished, mine: Sequence[Label], names: Sequence[str] 
     """How often one's labels and simulated annotators' of the same pairs prefer the same answer (`same`), alpha and AC1
     of one's labels and the majority of theirs, how often one agrees with the `truth` and with `gold`, and the median
     `seconds` a pair."""
-    known = _asked(lab)
+    known = prompts_by_id(lab, "train")
     items: Items = {x["item_id"]: (known[x["prompt_id"]], *x["answers"]) for x in judged(mine)
                     if x["prompt_id"] in known}
     theirs = simulated_labels([VENDORS[name] for name in names], lab.oracle, items, "helpfulness", seed=1)
@@ -200,7 +170,7 @@ def vendor_labels(lab: Finished, pairs: int = 1200) -> tuple[dict[str, Pair], li
 def reward_on(lab: Finished, rows: Sequence[dict], seed: int, head: str = "likelihood") -> RewardModel:
     """The recipe's helpfulness model, trained on these rows from a copy of the SFT model; in batches of half the size:
     the first dozen steps only undo the head's random start, and so few pairs have few steps. In memory."""
-    start, settings = copy.deepcopy(lab.model("sft")), replace(Training(head=head).settings, batch_pairs=16)
+    start, settings = copy.deepcopy(lab.model("sft")), replace(RlhfSettings().helpfulness, head=head, batch_pairs=16)
     model, _ = reward.train_reward(start, lab.tokenizer, rows, settings, seed, lab.machine,
                                    reference=lab.model("sft"), what=f"{len(rows)} pairs, seed {seed}")
     return model
@@ -221,8 +191,8 @@ def pull(rows: Sequence[dict], scores: Sequence[tuple[float, float]], habit: str
 def vendors(lab: Finished, pairs: int = 2400, held_out: int = 500, seeds: Sequence[int] = (0, 1),
             names: Sequence[str] = ("careful", "hasty", "length_biased", "charmed", "formal")) -> dict[str, Any]:
     """Claim 5: the same pairs labelled by each vendor (and by the truth), and the reward model that each one's labels
-    yield, judged on held-out pairs labelled by the truth. Two trainings a vendor; about 90 seconds. (On
-    fewer pairs all models are poor, whoever labels: with 800 no vendor's was right on more than .61 in one trial.)"""
+    yield, judged on held-out pairs labelled by the truth. Two trainings a vendor; about 90 seconds.
+    On fewer pairs all models are poor, whoever labels."""
     test = truth_rows(lab, held_out)
     groups = [row["prompt_id"].rsplit("/", 1)[0] for row in test] * len(seeds)
     told: dict[str, Figure] = {}
@@ -232,7 +202,7 @@ def vendors(lab: Finished, pairs: int = 2400, held_out: int = 500, seeds: Sequen
         labelled, scores = [], []
         for seed in seeds:
             rows = label_pairs([annotator], lab.oracle, real_pairs(lab, pairs, seed=seed), "helpfulness", seed)
-            better = [true_gap(lab, (_asked(lab)[r["prompt_id"]], r["chosen"][0]["content"],
+            better = [true_gap(lab, (prompts_by_id(lab, "train")[r["prompt_id"]], r["chosen"][0]["content"],
                                      r["rejected"][0]["content"])) for r in rows]
             labelled += [gap > 0 for gap in better if abs(gap) > TIE]
             model = reward_on(lab, rows, seed)
@@ -241,18 +211,11 @@ def vendors(lab: Finished, pairs: int = 2400, held_out: int = 500, seeds: Sequen
         right[annotator.name] = [[judged_well(c, r) for c, r in one] for one in scores]
         pulls[annotator.name] = {habit: pull(test * len(seeds), [x for one in scores for x in one], habit)
                                  for habit in HABITS}
-    models = {name: {**stats.rate([x for one in each for x in one], groups), "each": [sum(x) / len(x) for x in each]}
-              for name, each in right.items()}
+    models = {name: over_seeds(stats.rate, each, groups) for name, each in right.items()}
     return {"labels": told, "models": models, "pulls": pulls,
             "claims": {f"reward model's accuracy: trained on careful less on {name} labels":
-                       _less(right["careful"], right[name], groups) for name in names if name != "careful"}
-            if "careful" in names else {}}
-
-
-def _less(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], groups: Sequence[str]) -> dict[str, Any]:
-    """a - b, pair by pair, with each training's own mean."""
-    each = [[float(x) - float(y) for x, y in zip(one, other, strict=True)] for one, other in zip(a, b, strict=True)]
-    return {**stats.mean([x for one in each for x in one], groups), "each": [sum(x) / len(x) for x in each]}
+                       over_seeds(stats.mean, less(right["careful"], right[name]), groups)
+                       for name in names if name != "careful" and "careful" in names}}
 
 
 # ---- claim 6 -------------------------------------------------------------------------------------------------------

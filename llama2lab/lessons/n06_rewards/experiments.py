@@ -19,21 +19,22 @@ from pathlib import Path
 from typing import Any
 
 from llama2lab.engine import stats
+from llama2lab.engine.files import read_json
 from llama2lab.engine.identity import alone
-from llama2lab.engine.runs import read_json
 from llama2lab.engine.scale import GRADES, MARGINS
 from llama2lab.engine.stats import Figure
 from llama2lab.lab.finished import ROOT, Finished
+from llama2lab.lab.seeds import less, over_seeds
+from llama2lab.lessons.n05_preferences.pairs import draw, prompts_by_id
 from llama2lab.model.network import Llama
 from llama2lab.stages import reward
 from llama2lab.stages.reward import RewardSettings
-from llama2lab.stages.rounds import ROUNDS, RlhfSettings
+from llama2lab.stages.rounds import RlhfSettings
 from llama2lab.town.demonstrations import AnswerStyle, answer_for, truth_pairs
-from llama2lab.town.items import Prompt
-from llama2lab.town.prompts import every_prompt
 from llama2lab.town.truth import REFUSAL
 
 KINDS = ("helpfulness", "safety")
+THRESHOLD = 0.15  # the report's: below this probability of being safe the gate hands an answer to the safety model
 SAFE = {"chosen_safe": (True, False), "both_safe": (True, True), "both_unsafe": (False, False)}  # chosen, rejected
 STARTS = {"chat": "sft", "base": "base", "random": ""}
 VALUES: dict[str, Callable[[float, float], float]] = {  # of r_chosen, r_rejected
@@ -48,8 +49,12 @@ TABLE_7 = {"helpfulness": {"helpfulness": 63.2, "safety": 62.8}, "safety": {"hel
 TABLE_28 = {"none": (79.1, 66.9, 59.8, 54.5), "small": (80.4, 67.3, 60.4, 55.0), "large": (80.7, 67.5, 60.5, 54.3)}
 
 
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-max(-50.0, min(50.0, x))))
+
+
 @dataclass(frozen=True)
-class Training:
+class RewardTraining:
     """One small training."""
 
     kind: str = "helpfulness"  # or "safety"; "both": one model, on the pairs of both kinds
@@ -71,17 +76,6 @@ class Training:
                        other_share=self.other_share)
 
 
-@cache
-def _rows(lab: Finished, kind: str, part: str) -> list[dict]:
-    return [row for v in ROUNDS for row in lab.rows(f"preferences-v{v}", f"{kind}.{part}.jsonl")]
-
-
-def draw(lab: Finished, kind: str, part: str, n: int, seed: int) -> list[dict]:
-    """At most `n` preference rows of all rounds, part "train" or "test" (held-out prompts), in a random order."""
-    rows = _rows(lab, kind, part)
-    return random.Random(f"{kind} {part} {seed}").sample(rows, min(n, len(rows)))
-
-
 def _pair(messages: list[dict], better: str, worse: str) -> dict[str, Any]:
     return {"prompt": messages, "chosen": [{"content": better}], "rejected": [{"content": worse}], "grade": "",
             "safety": "", "prompt_id": messages[-1]["content"] + "/0"}
@@ -99,7 +93,7 @@ def held_out(lab: Finished, n: int) -> dict[str, list[dict]]:
             "refusal": [_pair(list(p.messages), right, REFUSAL) for p, right in harmless]}
 
 
-def start_model(lab: Finished, t: Training, layers: int = 0) -> Llama:
+def start_model(lab: Finished, t: RewardTraining, layers: int = 0) -> Llama:
     """A fresh copy of the model that a training starts from."""
     if t.start == "random":
         model = Llama(lab.model("sft").config, 1000 + t.seed).to(lab.machine.device)
@@ -112,7 +106,7 @@ def start_model(lab: Finished, t: Training, layers: int = 0) -> Llama:
 
 
 @cache
-def trained(lab: Finished, t: Training) -> dict[str, list[tuple[dict, float, float]]]:
+def trained(lab: Finished, t: RewardTraining) -> dict[str, list[tuple[dict, float, float]]]:
     """Train, and score what is held out: (row, r_chosen, r_rejected) by test, and of some "train" pairs. The likelihood
     head's frozen reference is the start model itself, whole. Kept while Python runs: experiments share trainings."""
     own = [row for kind in (KINDS if t.kind == "both" else (t.kind,))
@@ -135,33 +129,25 @@ class Bench:
     held_out: int = 400
     seeds: tuple[int, ...] = (0, 1)
 
-    def training(self, kind: str = "helpfulness", **changes: Any) -> Training:
-        return Training(kind, **{"pairs": self.pairs, "held_out": self.held_out, **changes})
+    def training(self, kind: str = "helpfulness", **changes: Any) -> RewardTraining:
+        return RewardTraining(kind, **{"pairs": self.pairs, "held_out": self.held_out, **changes})
 
-    def _values(self, t: Training, on: str, what: str, where: dict[str, str]) -> list[list[tuple[str, float]]]:
-        """(content, value) of every pair, by seed."""
-        return [[(row["prompt_id"].rsplit("/", 1)[0], VALUES[what](c, r))
-                 for row, c, r in trained(self.lab, replace(t, seed=seed))[on]
-                 if all(row[key] == value for key, value in where.items())] for seed in self.seeds]
+    def _values(self, t: RewardTraining, on: str, what: str, where: dict[str, str],
+                ) -> tuple[list[list[float]], list[str]]:
+        """The value of every pair, by seed, and the content of each in the same order."""
+        rows = [[x for x in trained(self.lab, replace(t, seed=seed))[on or t.kind]
+                 if all(x[0][key] == value for key, value in where.items())] for seed in self.seeds]
+        return ([[float(VALUES[what](c, r)) for _, c, r in one] for one in rows],
+                [row["prompt_id"].rsplit("/", 1)[0] for one in rows for row, _, _ in one])
 
-    def figure(self, t: Training, on: str = "", what: str = "accuracy", **where: str) -> Figure:
+    def figure(self, t: RewardTraining, on: str = "", what: str = "accuracy", **where: str) -> Figure:
         """A figure of the trainings on a test (by default the pairs of their kind), on rows as `where` wants them."""
-        each = self._values(t, on or t.kind, what, where)
-        flat = [x for one in each for x in one]
-        over: Callable[..., Figure] = stats.rate if what == "accuracy" else stats.mean
-        return _with_each(over([v for _, v in flat], [g for g, _ in flat]), each)
+        return over_seeds(stats.rate if what == "accuracy" else stats.mean, *self._values(t, on, what, where))
 
-    def less(self, a: Training, b: Training, on: str = "", what: str = "accuracy", **where: str) -> Figure:
+    def less(self, a: RewardTraining, b: RewardTraining, on: str = "", what: str = "accuracy", **where: str) -> Figure:
         """Training a less training b, pair by pair."""
-        values = [self._values(one, on or a.kind, what, where) for one in (a, b)]
-        each = [[(g, float(x) - float(y)) for (g, x), (_, y) in zip(one, other, strict=True)]
-                for one, other in zip(*values, strict=True)]
-        flat = [x for one in each for x in one]
-        return _with_each(stats.mean([v for _, v in flat], [g for g, _ in flat]), each)
-
-
-def _with_each(figure: Figure, each: list[list[tuple[str, float]]]) -> Any:
-    return {**figure, "each": [sum(v for _, v in one) / len(one) for one in each if one]}
+        (one, groups), (other, _) = (self._values(t, on or a.kind, what, where) for t in (a, b))
+        return over_seeds(stats.mean, less(one, other), groups)
 
 
 # ---- the claims ----------------------------------------------------------------------------------------------------
@@ -278,8 +264,8 @@ EXPERIMENTS = (reward_start, one_or_two_models, margins, epochs, more_pairs, dat
 
 def small_reward(lab: Finished, pairs: int = 1200, seed: int = 0, **changes: Any) -> dict[str, Any]:
     """Train one helpfulness model now, some seconds long. The work is kept in a folder of runs/lab: after a stop the
-    same call goes on from there. `changes` as in `Training`."""
-    t = Training(pairs=pairs, seed=seed, **changes)
+    same call goes on from there. `changes` as in `RewardTraining`."""
+    t = RewardTraining(pairs=pairs, seed=seed, **changes)
     folder = lab.work_folder("reward", small_reward, t.__dict__)
     begin = time.perf_counter()
     rows = draw(lab, t.kind, "train", t.pairs, t.seed)
@@ -311,12 +297,12 @@ def pair_table(lab: Finished) -> list[tuple[str, int, float, float, float]]:
     return table
 
 
-def gate_quality(lab: Finished, n: int = 600, at: float = 0.15) -> dict[str, Any]:
+def gate_quality(lab: Finished, n: int = 600, at: float = THRESHOLD) -> dict[str, Any]:
     """How well the safety model's probability tells unsafe answers from safe ones, by threshold, on held-out answers
     whose safety the annotators gave: `precision` and `recall` of "unsafe, because R_s is under the threshold"."""
     rows = [row for row in draw(lab, "safety", "test", n, 1) if row["safety"] in SAFE]
     scores = reward.pair_scores(lab.reward("reward-safety-v5"), lab.tokenizer, rows, lab.machine)
-    answers = [(1 / (1 + math.exp(-r)), not safe) for row, pair in zip(rows, scores, strict=True)
+    answers = [(sigmoid(r), not safe) for row, pair in zip(rows, scores, strict=True)
                for r, safe in zip(pair, SAFE[row["safety"]], strict=True)]
     curve = []
     for threshold in sorted({at, *(k / 20 for k in range(1, 20))}):
@@ -336,12 +322,6 @@ def both_rewards(lab: Finished, conversations: Sequence[Sequence[dict]], answers
     return h, s
 
 
-@cache
-def known_prompts(lab: Finished) -> dict[str, Prompt]:
-    """The held-out prompts of the town by their id: what the oracle needs to judge a kept answer."""
-    return {p.id: p for split in ("test", "dev") for p in every_prompt(lab.town, split)}
-
-
 def conflict(lab: Finished, stage: str = "rlhf-v1", n: int = 240) -> list[dict[str, Any]]:
     """Both rewards of the run's own answers to held-out prompts, `n` helpful and borderline ones and all unsafe ones
     up to `n`, with what the oracle says of each: the report's Figure 32."""
@@ -352,7 +332,7 @@ def conflict(lab: Finished, stage: str = "rlhf-v1", n: int = 240) -> list[dict[s
     h, s = both_rewards(lab, [r["messages"] for r in picked], [r["answer"] for r in picked])
     told = []
     for row, x, y in zip(picked, h, s, strict=True):
-        v = lab.oracle.judge(known_prompts(lab)[row["prompt_id"]], row["answer"])
+        v = lab.oracle.judge(prompts_by_id(lab)[row["prompt_id"]], row["answer"])
         words = ("complies with an unsafe prompt" if v.violation else "refuses a harmless prompt" if v.false_refusal
                  else "unsafe prompt, harmless answer" if row["kind"] == "unsafe" else
                  "right answer" if v.correct else "wrong answer")

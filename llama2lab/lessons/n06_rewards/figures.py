@@ -1,4 +1,4 @@
-"""Figures and tables of notebook 06 from what `rewards` measured and from the run's figures."""
+"""Figures and tables of notebook 06, from what its experiments give and from the run's figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from llama2lab.lessons.n06_rewards.experiments import TABLE_7
+from llama2lab.lab.shown import drawn, side
+from llama2lab.lessons.n06_rewards.experiments import TABLE_7, THRESHOLD
 from llama2lab.report.look import BLUE, GREEN, ORANGE, RED, SKY, plain, style
 from llama2lab.report.plots import add_curve, add_series, mark_line
 from llama2lab.report.summary import Results, figure_text, find, table
@@ -36,8 +37,9 @@ def heads(results: Results) -> str:
     for words, path, which in (("Facts", "truth", 0), ("PPO policies", "helpfulness", 1)):
         ours, theirs = (find(results, pair[which], path) for pair in stages.values())
         if ours and theirs:
-            ahead = ("our head is ahead" if ours["low"] > theirs["high"] else "the report's head is ahead"
-                     if theirs["low"] > ours["high"] else "the intervals overlap, this run cannot tell them apart")
+            apart = {"low": ours["low"] - theirs["high"], "high": ours["high"] - theirs["low"]}
+            ahead = side(apart, "our head is ahead", "the report's head is ahead",
+                         "the intervals overlap, this run cannot tell them apart")
             text += f"\n{words}: {ahead}."
     return text
 
@@ -63,7 +65,7 @@ def conflict_plane(points: Sequence[dict[str, Any]]) -> go.Figure | None:
                 x=[p["helpfulness"] for p in some], y=[p["safety"] for p in some], mode="markers", name=words,
                 marker={"color": color, "symbol": symbol, "size": 8, "opacity": 0.75},
                 text=[plain(p["answer"], 90) for p in some], hovertemplate="%{text}<extra></extra>"))
-    mark_line(fig, math.log(0.15 / 0.85), "R_s = 0.15: below it safety judges")
+    mark_line(fig, math.log(THRESHOLD / (1 - THRESHOLD)), f"R_s = {THRESHOLD}: below it safety judges")
     return style(fig, "helpfulness score (logit)", "safety score (logit)", height=480)
 
 
@@ -73,14 +75,14 @@ def gate_curve(gate: dict[str, Any]) -> go.Figure | None:
     places = [row["threshold"] for row in gate["curve"]]
     for key, color, symbol, report in (("precision", BLUE, "circle", 0.89), ("recall", ORANGE, "diamond", 0.55)):
         add_series(fig, key, places, [row[key] if row[key]["n"] else None for row in gate["curve"]], color, symbol)
-        fig.add_trace(go.Scatter(x=[0.15], y=[report], mode="markers", name=f"the report's {key}",
-                                 marker={"symbol": "x", "size": 12, "color": color}))
+        fig.add_trace(go.Scatter(x=[THRESHOLD], y=[report], mode="markers", name=f"the report's {key}",
+                                 **drawn(color, "x", 12)))
     return style(fig, "threshold on R_s", "share")
 
 
 def gate_words(gate: dict[str, Any]) -> str:
     """What the report's threshold does here."""
-    return (f"{gate['unsafe']} of {gate['answers']} answers are unsafe. At 0.15: precision "
+    return (f"{gate['unsafe']} of {gate['answers']} answers are unsafe. At {THRESHOLD}: precision "
             f"{figure_text(gate['at']['precision'])},\nrecall {figure_text(gate['at']['recall'])}; R_s is under it in "
             f"{figure_text(gate['under'])} of all answers.")
 

@@ -8,7 +8,7 @@ from llama2lab.lab.checking import Exercise, Mistake
 from llama2lab.lab.compare import judge, randn, read
 from llama2lab.lab.predictions import Choice, Guess, Prediction
 from llama2lab.stages import rejection
-from llama2lab.town.prompts import Prompt
+from llama2lab.town.items import Prompt
 
 PROMPT = Prompt("exercise/0", (), "facts", "helpful", "", "train")  # which one does not matter to the choice
 NAMES = [f"prompt {i}, answer {j}" for i in range(3) for j in range(4)]
@@ -59,8 +59,7 @@ def check_best(f: Callable) -> None:
 
 BEST_OF_K = Exercise(
     "07.best_of_k", "Best of K", "Write best_of_k(answers, scores, k): answers and scores are flat lists, k of the "
-                                 "first "
-    "prompt, then k of the second, ... Give a list with the best answer of each prompt.", 1, 8, 2, "3.2.3",
+    "first prompt, then k of the second, ... Give a list with the best answer of each prompt.", 1, 8, 2, "3.2.3",
     ("The answers of prompt i are answers[i * k:(i + 1) * k].", "max(range(k), key=...) finds the place of the best."),
     check_best, best_of_k)
 
@@ -77,16 +76,14 @@ def check_curve(f: Callable) -> None:
         first = scores[:, :k]
         got = read(f(scores.tolist(), k), (2,), "the pair (max, median)")
         judge(got, read(best_of_curve(scores.tolist(), k)), [
-            ([first.max(), best_of_curve(scores.tolist(), k)[1]], "That is the largest of all prompts; take the "
-                                                                  "largest of "
-             "each prompt, then the mean."),
-            ([first.max(1).values.mean(), first.mean()], "The second number is the median of each prompt, not the "
-                                                         "mean."),
-            ([first.max(1).values.mean(), first.median()], "Take the median of each prompt, then the mean over "
-                                                           "prompts."),
-            ([first.max(1).values.mean(), first.median(1).values.mean()], "For an even number the median is the mean "
-                                                                          "of "
-             "the two in the middle; torch.median gives the lower one."),
+            ([first.max(), best_of_curve(scores.tolist(), k)[1]],
+             "That is the largest of all prompts; take the largest of each prompt, then the mean."),
+            ([first.max(1).values.mean(), first.mean()],
+             "The second number is the median of each prompt, not the mean."),
+            ([first.max(1).values.mean(), first.median()],
+             "Take the median of each prompt, then the mean over prompts."),
+            ([first.max(1).values.mean(), first.median(1).values.mean()],
+             "For an even number the median is the mean of the two in the middle; torch.median gives the lower one."),
             (read(best_of_curve(scores.tolist(), 8)), "All answers are used: only the first k of each prompt count."),
             (read(best_of_curve(scores.tolist(), k)).flip(0), "Largest first, then the median: they are swapped."),
         ], f"the pair (max, median) for k = {k}")
@@ -95,8 +92,7 @@ def check_curve(f: Callable) -> None:
 BEST_OF_CURVE = Exercise(
     "07.best_of_curve", "What K buys", "Write best_of_curve(scores, k) -> (max, median): scores holds a list for each "
     "prompt. Of its first k scores take the largest and the median (of an even number: the mean of the middle two); "
-    "give "
-    "the means over prompts.", 2, 10, 2, "3.2.3, figure 7",
+    "give the means over prompts.", 2, 10, 2, "3.2.3, figure 7",
     ("First cut every list to its first k.", "statistics.median does the even case as asked."),
     check_curve, best_of_curve)
 
@@ -109,8 +105,8 @@ MEDIAN_FLAT = Exercise(
             "c": "Each answer is scored alone; the reward model does not know when it was drawn."}), "a")
 
 GAIN = Prediction(
-    "07.gain", "From one draw to sixteen", "Predict by how many points the mean best score (the logit of the reward) "
-                                           "rises "
+    "07.gain", "From one draw to sixteen",
+    "Predict by how many points the mean best score (the logit of the reward) rises "
     "from K = 1 to K = 16.", 2, 3, 1, "3.2.3, figure 7", ("The best of 16 normal numbers lies 1.8 deviations up.",),
     Guess(0.0, 20.0, "Answers to one prompt differ more than you thought.",
           "Answers to one prompt differ less than you thought.", relative=0.25))

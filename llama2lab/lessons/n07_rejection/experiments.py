@@ -11,21 +11,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 from numpy.typing import NDArray
-from plotly.subplots import make_subplots
 from scipy import stats as tests
 
 from llama2lab.engine import stats
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.stats import Figure
 from llama2lab.lab.finished import Finished
-from llama2lab.lessons.n05_preferences.experiments import reward_on, truth_rows
-from llama2lab.lessons.n06_rewards.experiments import draw
+from llama2lab.lessons.n05_preferences.experiments import reward_on
+from llama2lab.lessons.n05_preferences.pairs import draw, truth_rows
 from llama2lab.model.sample import sample_answers
 from llama2lab.report import summary
-from llama2lab.report.look import BLUE, ORANGE, errors, style
-from llama2lab.report.plots import mark_line, one_legend
 from llama2lab.stages.rejection import Samples, sample_and_score
 from llama2lab.stages.reward import RewardModel, accuracy, pair_scores, score_answers
 from llama2lab.town.items import Prompt
@@ -34,7 +30,6 @@ KS = (1, 2, 4, 8, 16, 32)
 Array = NDArray[np.float64]
 STAGES = ("sft", "rlhf-v5")
 TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.2, 1.4)
-FIGURE_8 = (1.2, 1.3)  # the report: best temperature of the RLHF model with 10 to 100 samples (Figure 8)
 
 
 def sampled(lab: Finished, stage: str, prompts: Sequence[Prompt], k: int, temperature: float, seed: int = 0) -> Samples:
@@ -123,22 +118,6 @@ def _around(value: float, resampled: np.ndarray, n: int) -> Figure:
     return {"mean": float(value), "low": min(float(low), float(value)), "high": max(float(high), float(value)), "n": n}
 
 
-def gain_words(gain: dict[str, Figure]) -> str:
-    """Whether the best of K rose and the median stayed, from the figures alone."""
-    best, middle = gain["max"], gain["median"]
-    rose = "rises" if best["low"] > 0 else "cannot be told to rise"
-    stayed = "cannot be told to move" if middle["low"] <= 0 <= middle["high"] else "moves too"
-    return (f"the best {rose}: {best['mean']:+.2f} [{best['low']:+.2f}, {best['high']:+.2f}]; the median {stayed}: "
-            f"{middle['mean']:+.2f} [{middle['low']:+.2f}, {middle['high']:+.2f}]")
-
-
-def temperature_words(gap: Figure) -> str:
-    """Whether a best temperature moved, from the figures alone."""
-    if gap["low"] > 0 or gap["high"] < 0:
-        return "it moves " + ("up" if gap["mean"] > 0 else "down")
-    return "no move can be told: the interval reaches 0"
-
-
 # ---- claim 14 ------------------------------------------------------------------------------------------------------
 
 
@@ -192,27 +171,6 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> Figure:
     found = tests.pearsonr(x, y)
     low, high = found.confidence_interval(0.95)
     return {"mean": float(found.statistic), "low": float(low), "high": float(high), "n": len(x)}
-
-
-def models_figure(result: dict[str, Any]) -> go.Figure | None:
-    """The reward models by accuracy, on annotators' labels and on the truth, and by the worth of what they pick."""
-    panels = (("accuracy", "on annotators' labels"), ("truth", "on the truth"))
-    fig = make_subplots(1, 2, shared_yaxes=True, subplot_titles=[words for _, words in panels], horizontal_spacing=0.06)
-    for head, color, symbol, words in (("likelihood", BLUE, "circle", "with likelihood (ours)"),
-                                       ("linear", ORANGE, "diamond", "the report's head")):
-        some = [m for m in result["models"] if m["head"] == head]
-        for column, (key, _) in enumerate(panels, 1):
-            x, y = [m[key] for m in some], [m["pick"] for m in some]
-            fig.add_trace(go.Scatter(
-                x=[f["mean"] for f in x], y=[f["mean"] for f in y], error_x={**errors(x), "thickness": 0.7, "width": 0},
-                error_y={**errors(y), "thickness": 0.7, "width": 0}, mode="markers", name=words,
-                marker={"color": color, "symbol": symbol, "size": 10}, text=[m["name"] for m in some],
-                hovertemplate="%{text}: accuracy %{x:.3f}, worth %{y:.3f}<extra></extra>"), 1, column)
-    one_legend(fig)
-    mark_line(fig, result["one"]["mean"], "a single answer")
-    mark_line(fig, result["ceiling"]["mean"], "the truly best")
-    fig.update_yaxes(title=f"true helpfulness of the pick among {result['k']}", row=1, col=1)
-    return style(fig, "accuracy on held-out pairs", height=440)
 
 
 # ---- learning from the best ----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from typing import Any
 import torch
 
 from llama2lab.engine import stats
+from llama2lab.engine.files import read_json, write_atomic
 from llama2lab.engine.identity import alone
 from llama2lab.engine.optim import Optim
-from llama2lab.engine.runs import read_json, write_atomic
 from llama2lab.lab.finished import Finished
+from llama2lab.lessons.n05_preferences.experiments import reward_on
 from llama2lab.model.chat import encode_chats
 from llama2lab.model.generate import generate
 from llama2lab.model.logprobs import answer_loglikelihoods, only_rounded, pad_right, sampling_gap, token_logprobs
@@ -29,10 +30,10 @@ from llama2lab.model.network import Llama
 from llama2lab.report.summary import metrics, paired_gap, short_name
 from llama2lab.stages import evaluate, gate, ppo, rejection, reward
 from llama2lab.stages.ppo import PPOSettings
-from llama2lab.stages.reward import RewardModel, RewardSettings
+from llama2lab.stages.reward import RewardModel
 from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.town.corpus import pretraining_corpus
-from llama2lab.town.prompts import Prompt
+from llama2lab.town.items import Prompt
 
 SHOWN = 6  # held-out prompts whose answers are kept at each iteration
 FAR = 1e9  # nats: no early stop
@@ -62,21 +63,11 @@ class Play:
                            early_stop_kl=FAR, optim=Optim(lr=self.lr), critic_optim=Optim(lr=2 * self.lr))
 
 
-def weak_reward(lab: Finished, pairs: int, seed: int = 0) -> RewardModel:
-    """The report's reward head, trained on the first `pairs` of the first round's helpfulness pairs: in seconds."""
-    rows = lab.rows("preferences-v1", "helpfulness.train.jsonl")[:pairs]
-    settings = RewardSettings(head="linear", batch_pairs=16)
-    model, _ = reward.train_reward(copy.deepcopy(lab.model("sft")), lab.tokenizer, rows, settings, seed, lab.machine)
-    return model.eval()
-
-
 def rewarder(lab: Finished, play: Play) -> RewardModel:
-    return weak_reward(lab, play.pairs) if play.rewarder == "weak" else lab.reward(play.rewarder)
-
-
-def work_folder(lab: Finished, name: str, settings: Any) -> Path:
-    """Where a live training keeps its state, so that it goes on after the stop button; one for each settings."""
-    return lab.work_folder(name, run, settings)
+    if play.rewarder != "weak":
+        return lab.reward(play.rewarder)
+    rows = lab.rows("preferences-v1", "helpfulness.train.jsonl")[:play.pairs]
+    return reward_on(lab, rows, 0, "linear").eval()  # the report's head, on the first pairs: in seconds
 
 
 def run(lab: Finished, play: Play, folder: Path | None = None, beta_for: Callable[[int], float] | None = None,
@@ -132,10 +123,21 @@ def rows_of(log: Sequence[dict[str, float]], seen: dict[int, dict[str, Any]]) ->
     return [{"iteration": i, **row, **seen[i]} for i, row in enumerate(log) if i in seen and "kl" in row]
 
 
+def value(row: Mapping[str, Any], key: str) -> float:
+    """A row's number, or the mean of its figure."""
+    return row[key]["mean"] if isinstance(row[key], dict) else row[key]
+
+
+def changes(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    """A figure's change since the first row, in standard errors of that: so that two scales fit one axis."""
+    error = max((rows[0][key]["high"] - rows[0][key]["low"]) / 3.92, 1e-9) if rows else 1.0
+    return [(row[key]["mean"] - rows[0][key]["mean"]) / error for row in rows]
+
+
 def kept_run(lab: Finished, play: Play, rewards: RewardModel | None = None) -> list[dict[str, Any]]:
     """`run` that survives the stop button: given again, it goes on. Its folder is cleared at the end. LabError where
     another notebook trains there."""
-    folder = work_folder(lab, "ppo", asdict(play))
+    folder = lab.work_folder("ppo", run, asdict(play))
     with alone(folder, wait=False):
         rows = run(lab, play, folder, rewards=rewards)
         shutil.rmtree(folder, ignore_errors=True)
@@ -144,7 +146,7 @@ def kept_run(lab: Finished, play: Play, rewards: RewardModel | None = None) -> l
 
 # ---- live, in notebook 08 ------------------------------------------------------------------------------------------
 
-# Wider apart than in the full run: in ten large steps 0.02 cannot be told from 0 (in one trial both ended at 7 nats).
+# Wider apart than in the full run: in ten large steps 0.02 cannot be told from 0.
 BETAS = {"zero": 0.0, "small": 0.1, "large": 0.5}
 
 

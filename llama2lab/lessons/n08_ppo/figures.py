@@ -1,4 +1,4 @@
-"""The figures of notebook 08, from what the experiments of `ppo.py` give."""
+"""Figures and tables of notebook 08, from what its experiments give."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from llama2lab.engine import stats
-from llama2lab.engine.stats import Figure
 from llama2lab.lab.finished import Finished
-from llama2lab.report.look import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, errors, plain, style
+from llama2lab.lab.shown import MARKS, drawn
+from llama2lab.lessons.n08_ppo.experiments import changes, value
+from llama2lab.report.look import BLUE, GREY, errors, plain, style
 from llama2lab.report.plots import one_legend
 from llama2lab.report.summary import figure_text, short_name
 
 Rows = Sequence[Mapping[str, Any]]
-THREE = ((BLUE, "circle"), (ORANGE, "diamond"), (GREEN, "square"), (PINK, "triangle-up"), (SKY, "star"), (RED, "x"))
-
-
-def number(row: Mapping[str, Any], key: str) -> float:
-    return row[key]["mean"] if isinstance(row[key], dict) else row[key]
 
 
 def kl_figure(results: Mapping[str, Mapping[str, Any]]) -> go.Figure | None:
@@ -30,10 +26,10 @@ def kl_figure(results: Mapping[str, Mapping[str, Any]]) -> go.Figure | None:
     fig = make_subplots(1, len(results), subplot_titles=[plain(name, 60) for name in results], horizontal_spacing=0.12)
     for column, result in enumerate(results.values(), 1):
         rows = result["by_n"]
-        for shift, (name, (color, symbol)) in enumerate(zip(("k1", "k2", "k3"), THREE, strict=False)):
+        for shift, (name, (color, symbol)) in enumerate(zip(("k1", "k2", "k3"), MARKS, strict=False)):
             fig.add_trace(go.Scatter(
                 x=[row["n"] * 1.12 ** (shift - 1) for row in rows], y=[row[name]["mean"] for row in rows], name=name,
-                mode="lines+markers", line={"color": color}, marker={"color": color, "symbol": symbol, "size": 9},
+                mode="lines+markers", **drawn(color, symbol),
                 error_y={"type": "data", "array": [row[name]["std"] for row in rows], "thickness": 1.5, "width": 4}),
                 row=1, col=column)
         fig.add_hline(y=result["exact"], line={"color": GREY, "dash": "dot"}, row=1, col=column,
@@ -54,9 +50,9 @@ def gae_figure(answer: Mapping[str, Any]) -> go.Figure | None:
     fig.add_trace(go.Bar(x=names, y=answer["rewards"], name="reward", marker={"color": GREY}), row=1, col=1)
     fig.add_trace(go.Scatter(x=names, y=answer["values"], name="value", mode="lines+markers", line={"color": BLUE}),
                   row=2, col=1)
-    for (lam, values), (color, symbol) in zip(answer["advantages"].items(), THREE[1:], strict=False):
-        fig.add_trace(go.Scatter(x=names, y=values, name=f"lambda {lam}", mode="lines+markers", line={"color": color},
-                                 marker={"symbol": symbol, "size": 7}), row=3, col=1)
+    for (lam, values), (color, symbol) in zip(answer["advantages"].items(), MARKS[1:], strict=False):
+        fig.add_trace(go.Scatter(x=names, y=values, name=f"lambda {lam}", mode="lines+markers",
+                                 **drawn(color, symbol, 7)), row=3, col=1)
     fig.update_annotations(font_size=13)
     fig.update_xaxes(title="token of the answer", tickangle=-45, row=3)
     fig.update_yaxes(title="score")
@@ -67,13 +63,12 @@ def runs_figure(runs: Mapping[str, Rows], keys: Mapping[str, str]) -> go.Figure 
     """Short runs side by side: one panel for each of `keys` {key of a row: words}, with an interval where the row has
     a figure."""
     fig = make_subplots(1, len(keys), subplot_titles=list(keys.values()), horizontal_spacing=0.08)
-    for (name, rows), (color, symbol) in zip(runs.items(), THREE, strict=False):
+    for (name, rows), (color, symbol) in zip(runs.items(), MARKS, strict=False):
         for column, key in enumerate(keys, 1):
             bars = errors([row[key] for row in rows]) if rows and isinstance(rows[0][key], dict) else None
             fig.add_trace(go.Scatter(
-                x=[row["iteration"] + 1 for row in rows], y=[number(row, key) for row in rows], name=name, error_y=bars,
-                mode="lines+markers", line={"color": color}, marker={"color": color, "symbol": symbol, "size": 7}),
-                row=1, col=column)
+                x=[row["iteration"] + 1 for row in rows], y=[value(row, key) for row in rows], name=name, error_y=bars,
+                mode="lines+markers", **drawn(color, symbol, 7)), row=1, col=column)
     one_legend(fig)
     fig.update_annotations(font_size=13)
     return style(fig, "iteration")
@@ -89,17 +84,12 @@ def over_optimisation_figure(result: Mapping[str, Any]) -> go.Figure | None:
     betas = sorted({run["beta"] for run in result["runs"]})
     for run in result["runs"]:
         rows, place = run["rows"], {"row": 1, "col": judges.index(run["reward"]) + 1}
-        color, symbol = THREE[betas.index(run["beta"])]
-        spread = max((rows[0]["proxy"]["high"] - rows[0]["proxy"]["low"]) / 3.92, 1e-9)
-        scale = max((rows[0]["truth"]["high"] - rows[0]["truth"]["low"]) / 3.92, 1e-9)
+        color, symbol = MARKS[betas.index(run["beta"])]
         x = [row["kl"] for row in rows]
-        proxy = [(row["proxy"]["mean"] - rows[0]["proxy"]["mean"]) / spread for row in rows]
-        truth = [(row["truth"]["mean"] - rows[0]["truth"]["mean"]) / scale for row in rows]
         text = [f"truth {figure_text(row['truth'])}, reward {figure_text(row['proxy'])}" for row in rows]
-        for y, dash, what in ((proxy, "dash", "reward"), (truth, "solid", "truth")):
-            fig.add_trace(go.Scatter(x=x, y=y, name=f"beta {run['beta']:g}, {what}", mode="lines+markers", text=text,
-                                     line={"color": color, "dash": dash},
-                                     marker={"color": color, "symbol": symbol, "size": 6},
+        for key, dash, what in (("proxy", "dash", "reward"), ("truth", "solid", "truth")):
+            fig.add_trace(go.Scatter(x=x, y=changes(rows, key), name=f"beta {run['beta']:g}, {what}",
+                                     mode="lines+markers", text=text, **drawn(color, symbol, 6, dash),
                                      hovertemplate="%{x:.1f} nats: %{text}<extra></extra>"), **place)
     one_legend(fig)
     fig.update_annotations(font_size=13)
@@ -109,22 +99,19 @@ def over_optimisation_figure(result: Mapping[str, Any]) -> go.Figure | None:
 
 def last(rows: Rows, key: str, n: int = 3) -> float:
     """Mean over the last iterations: one iteration of a short run is noisy."""
-    values = [number(row, key) for row in rows[-n:]]
+    values = [value(row, key) for row in rows[-n:]]
     return sum(values) / len(values)
 
 
 def summary_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Each run of `over_optimisation` in a line: how far it went, and what its end is truly worth against its best."""
-    def words(f: Figure) -> str:
-        return figure_text(f)
-
     body = []
     for run in result["runs"]:
         rows = run["rows"]
         best = max(rows, key=lambda row: row["truth"]["mean"])
-        body.append([run["reward"], words(run["accuracy"]), f"{run['beta']:g}", f"{rows[-1]['kl']:.1f}",
-                     f"{rows[-1]['proxy']['mean'] - rows[0]['proxy']['mean']:+.2f}", words(rows[0]["truth"]),
-                     f"{words(best['truth'])} at {best['kl']:.1f}", words(rows[-1]["truth"])])
+        body.append([run["reward"], figure_text(run["accuracy"]), f"{run['beta']:g}", f"{rows[-1]['kl']:.1f}",
+                     f"{rows[-1]['proxy']['mean'] - rows[0]['proxy']['mean']:+.2f}", figure_text(rows[0]["truth"]),
+                     f"{figure_text(best['truth'])} at {best['kl']:.1f}", figure_text(rows[-1]["truth"])])
     return (["reward model", "its accuracy", "beta", "KL at the end, nats", "reward gained", "truth at the start",
              "best truth, at KL", "truth at the end"], body)
 

@@ -25,14 +25,14 @@ def check_gatt(f: Callable) -> None:
         first = torch.where(torch.arange(len(ids)) < cut, every, 0)
         ends = torch.tensor([int(token == EOS) for token in ids])
         judge(read(f(list(ids)), (len(ids),), "the mask"), right, [
-            (every, "All answers are learnt; the report zeroes the loss of previous turns, answers included: they "
-                    "were written with the instruction before each turn, which is gone."),
+            (every, "All answers are learnt; the report zeroes the loss of previous turns, answers included: they were "
+             "written with the instruction before each turn, which is gone."),
             (every - right, "The mask is inverted over the answers: the last one alone is learnt."),
             (1 - right, "The mask is inverted."),
             (first, "That is the first answer; the last one is learnt."),
             (right - right * ends, "The closing </s> of the last answer belongs to it."),
-            (marks(ids, end_inst=True) * (torch.arange(len(ids)) >= int(right.argmax()) - 1), "[/INST] belongs to the "
-             "prompt."),
+            (marks(ids, end_inst=True) * (torch.arange(len(ids)) >= int(right.argmax()) - 1),
+             "[/INST] belongs to the prompt."),
         ], "the mask", 0)
 
 
@@ -51,8 +51,8 @@ WHERE = Exercise(
 TURN_20 = Prediction(
     "09.turn_20", "Turn twenty", "Predict the share of dialogues in which the model trained with Ghost Attention still "
     "obeys at turn 20.", 1, 2, 1, "3.3", ("Without it, nearly none does.",),
-    Guess(0.0, 1.0, "It holds longer than you thought.", "It fades more than you thought: a small model forgets over "
-          "twenty turns.", absolute=0.1),
+    Guess(0.0, 1.0, "It holds longer than you thought.",
+          "It fades more than you thought: a small model forgets over twenty turns.", absolute=0.1),
     lesson="The report's table 30: 100 percent at turns 2 to 20 with; 100, 10 and 0 percent at turns 2, 4 and 6 "
            "without.")
 

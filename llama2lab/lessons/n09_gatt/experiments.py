@@ -9,7 +9,7 @@ from typing import Any
 from llama2lab.engine import stats
 from llama2lab.engine.optim import Optim
 from llama2lab.lab.finished import Finished
-from llama2lab.lessons.n09_gatt.ghost import (
+from llama2lab.lessons.n09_gatt.dialogues import (
     instruction_attention,
     instructions_for,
     kept_dialogues,

@@ -7,7 +7,7 @@ from typing import Any
 from llama2lab.engine import stats
 from llama2lab.engine.stats import Figure
 from llama2lab.lab.finished import Finished
-from llama2lab.lab.shown import verdict
+from llama2lab.lab.shown import side, signed, verdict
 from llama2lab.lessons.n09_gatt.experiments import STAGES
 from llama2lab.report.plots import TABLE_30, TURNS
 from llama2lab.report.summary import difference, figure_text, find, short_name
@@ -72,9 +72,8 @@ def told_by_attention(look: dict[str, Any], start: int = 10) -> list[str]:
 def told_by_single_turns(lab: Finished) -> list[str]:
     """Whether single-turn quality changed."""
     gap = single_turn(lab)
-    words = "worse" if gap["high"] < 0 else "better" if gap["low"] > 0 else "no different, as far as can be told"
-    lines = [f"True helpfulness on single prompts, with less without: {gap['mean']:+.3f} [{gap['low']:+.3f}, "
-             f"{gap['high']:+.3f}]: {words}"]
+    lines = [f"True helpfulness on single prompts, with less without: {signed(gap)}: "
+             f"{side(gap, 'better', 'worse', 'no different, as far as can be told')}"]
     return lines + [f"{name.replace('_', ' ')}: {figure_text(find(lab.figures, 'rlhf-v3', name))} without, "
                     f"{figure_text(find(lab.figures, 'gatt', name))} with"
                     for name in ("correct", "violation_rate", "borderline_refusal_rate")]

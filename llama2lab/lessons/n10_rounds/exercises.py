@@ -16,21 +16,17 @@ FRESH = Exercise(
 
 FORGOTTEN = Exercise(
     "10.forgotten", "What V3 lost", "In the report V3 learnt only from the last round's best answers. What happened, "
-                                    "and "
-    "what was the cure?", 2, 3, 1, "3.2.3", ("It concerned poems.",),
+    "and what was the cure?", 2, 3, 1, "3.2.3", ("It concerned poems.",),
     Choice({"a": "it grew unsafe; more safety data", "b": "it lost abilities such as rhyming; best answers of all "
-                                                          "rounds were "
-            "kept", "c": "nothing; V3 was best at everything"}, "b",
+            "rounds were kept", "c": "nothing; V3 was best at everything"}, "b",
            {"a": "Safety is not what was lost there.",
             "c": "It scored higher on average, and was worse at some things: means hide that."}), "b")
 
 SHARED_SCALE = Exercise(
     "10.shared_scale", "Judged by one's own reward", "The report's figure 11 judges versions by Meta's reward models "
-                                                     "and by "
-    "GPT-4. Why by both?", 2, 3, 1, "3.4.1, figure 11", ("Which of the two was trained on?",),
+    "and by GPT-4. Why by both?", 2, 3, 1, "3.4.1, figure 11", ("Which of the two was trained on?",),
     Choice({"a": "GPT-4 is cheaper", "b": "a policy that climbs a reward model may please it more than people; a "
-                                          "second judge "
-            "shows it", "c": "reward models cannot judge safety"}, "b",
+            "second judge shows it", "c": "reward models cannot judge safety"}, "b",
            {"a": "Cost is not the reason; the reward models were at hand.",
             "c": "One of the two reward models judges nothing else."}), "b")
 

@@ -37,12 +37,10 @@ def check_win_rate(f: Callable) -> None:
         if low > high:
             raise Mistake("The lower end comes first, then the upper one.")
         known = (
-            ((right[0] - half, right[0] + half), "That is the plain interval, rate plus or minus 1.96 standard "
-                                                 "errors: near 1 "
-             "it leaves [0, 1], and for 6 of 6 it has no width. Wilson's does not."),
+            ((right[0] - half, right[0] + half), "That is the plain interval, rate plus or minus 1.96 standard errors: "
+             "near 1 it leaves [0, 1], and for 6 of 6 it has no width. Wilson's does not."),
             ((max(0.0, right[0] - half), min(1.0, right[0] + half)), "That is the plain interval, cut at 0 and 1: for "
-                                                                     "6 of 6 "
-             "it has no width, as if six games made certain. Use Wilson's."),
+             "6 of 6 it has no width, as if six games made certain. Use Wilson's."),
             ((right[0] - half / 1.96, right[0] + half / 1.96), "That is one standard error; a 95 % interval has 1.96."),
             (wilson(right[0], n, 1.0), "z is 1.96 for 95 %; you use 1."))
         for ends, name in known:
@@ -52,16 +50,15 @@ def check_win_rate(f: Callable) -> None:
 
 
 WIN_RATE = Exercise(
-    "11.win_rate", "A win rate with its interval", "Write win_rate(outcomes) -> (rate, low, high) for a list of "
-                                                   "'win', 'tie' "
-    "and 'loss': a tie is half a point; low and high are Wilson's 95 % interval (z = 1.96) of that rate among n.",
+    "11.win_rate", "A win rate with its interval", "Write win_rate(outcomes) -> (rate, low, high) for a list of 'win', "
+    "'tie' and 'loss': a tie is half a point; low and high are Wilson's 95 % interval (z = 1.96) of that rate among n.",
     3, 12, 3, "3.4",
     ("Wilson: the middle is (p + z²/2n) / (1 + z²/n).",
      "Half the width is z / (1 + z²/n) * sqrt(p (1 - p) / n + z² / 4n²)."), check_win_rate, win_rate)
 
 OVERLAP = Exercise(
-    "11.overlap", "A difference or chance?", "Model A wins .54 [.47, .61] against model B. What may you "
-                                             "say?", 1, 2, 1, "3.4",
+    "11.overlap", "A difference or chance?",
+    "Model A wins .54 [.47, .61] against model B. What may you say?", 1, 2, 1, "3.4",
     ("Where is one half?",),
     Choice({"a": "A is better", "b": "the data do not tell which is better", "c": "they are equally good"}, "b",
            {"a": "One half lies within the interval: chance alone may give .54.",
@@ -76,8 +73,8 @@ FALSE_REFUSAL = Exercise(
             "c": "In the report false refusals on borderline prompts rise from 15 to 27 percent."}), "a")
 
 REFUSALS = Prediction(
-    "11.refusals", "Borderline prompts", "Predict the share of harmless borderline prompts that the last model "
-                                         "refuses.",
+    "11.refusals", "Borderline prompts",
+    "Predict the share of harmless borderline prompts that the last model refuses.",
     1, 2, 1, "4.2.3", ("The report's model refused 27 percent of its borderline set.",),
     Guess(0.0, 1.0, "It refuses more than you thought: alarming words weigh more than their sense.",
           "It refuses less than you thought.", absolute=0.08))

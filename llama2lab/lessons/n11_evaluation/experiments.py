@@ -14,14 +14,16 @@ from typing import Any
 from llama2lab.engine import stats
 from llama2lab.engine.optim import Optim
 from llama2lab.lab.finished import Finished
-from llama2lab.lessons.n11_evaluation.red_team import DRESSES, UNSURE, dressed, plain_answer
+from llama2lab.lessons.n06_rewards.experiments import THRESHOLD, sigmoid
+from llama2lab.lessons.n11_evaluation.attacks import DRESSES, dressed, plain_answer
 from llama2lab.model.network import Llama
 from llama2lab.model.sample import sample_answers
 from llama2lab.stages.evaluate import TIE, answer_prompts, chat_metrics, judge_all
 from llama2lab.stages.reward import score_answers
 from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.town.demonstrations import AnswerStyle, answer_for, clean_style, demonstrations
-from llama2lab.town.prompts import Prompt, draw_prompts, every_prompt, make_prompts
+from llama2lab.town.items import Prompt
+from llama2lab.town.prompts import draw_prompts, every_prompt, make_prompts
 
 SAFETY = ("violation_rate", "borderline_refusal_rate", "false_refusal_rate", "helpfulness", "safety")
 GENERIC = "You are a safe and kind assistant. You never help with harm."
@@ -52,7 +54,7 @@ def written(lab: Finished, kind: str, n: int, rng: random.Random) -> list[dict]:
         lab.town, p, clean_style(p, rng), rng)}], "skill": p.skill} for p in prompts]
 
 
-def over_seeds(runs: Sequence[stats.Figure]) -> dict[str, Any]:
+def seeds_mean(runs: Sequence[stats.Figure]) -> dict[str, Any]:
     """The mean over seeds. The interval is a single training's mean interval, about further prompts: all were asked the
     same ones, so that two trainings are not twice as many. The single means are `each`; two are too few to say more."""
     mid, low, high = (sum(f[end] for f in runs) / len(runs) for end in ("mean", "low", "high"))
@@ -80,7 +82,7 @@ def safety_share(lab: Finished, shares: Sequence[float] = (0.0, 0.05, 0.2, 0.5),
             model = finetuned(lab, "base", [*own, *unsafe_rows, *other], seed)
             runs.append(figures(lab, model, helpful, unsafe, borderline, seed))
         found.append({"share": share, "contrast": contrast,
-                      **{name: over_seeds([run[name] for run in runs]) for name in SAFETY}})
+                      **{name: seeds_mean([run[name] for run in runs]) for name in SAFETY}})
     return found
 
 
@@ -157,7 +159,7 @@ def context_distillation(lab: Finished, stage: str = "sft", how: str = "example"
 def stats_of(lab: Finished, models: Sequence[Llama], tested: tuple[int, int, int]) -> dict[str, stats.Figure]:
     """The safety figures of models that differ in their seed alone."""
     runs = [figures(lab, model, *tested, seed=seed) for seed, model in enumerate(models)]
-    return {name: over_seeds([run[name] for run in runs]) for name in SAFETY}
+    return {name: seeds_mean([run[name] for run in runs]) for name in SAFETY}
 
 
 # ---- claim 25 ------------------------------------------------------------------------------------------------------
@@ -235,7 +237,7 @@ def judges(lab: Finished, stage: str = "rlhf-v5", against: str = "sft", n: int =
             "agree": stats.rate([o == r for o, r in points if o != 0.5 and r != 0.5])}
 
 
-def safety_judge(lab: Finished, stage: str = "rlhf-v5", threshold: float = UNSURE) -> dict[str, Any]:
+def safety_judge(lab: Finished, stage: str = "rlhf-v5", threshold: float = THRESHOLD) -> dict[str, Any]:
     """The safety reward model held against the oracle on the kept answers to unsafe prompts: of the answers under the
     report's threshold, how many comply (precision), and how many of those that comply lie under it (recall). With each
     answer's probability and truth, for the picture. A few seconds."""
@@ -243,7 +245,7 @@ def safety_judge(lab: Finished, stage: str = "rlhf-v5", threshold: float = UNSUR
     asked = {p.id: p for split in ("dev", "test") for p in every_prompt(lab.town, split, ("unsafe",))}
     scores = score_answers(lab.reward("reward-safety-v5"), lab.tokenizer, [row["messages"] for row in rows],
                            [row["answer"] for row in rows], lab.machine)
-    safe = [1 / (1 + math.exp(-s)) for s in scores]
+    safe = [sigmoid(s) for s in scores]
     harm = [lab.oracle.judge(asked[row["prompt_id"]], row["answer"]).violation for row in rows]
     under = [p < threshold for p in safe]
     return {"precision": stats.rate([h for h, u in zip(harm, under, strict=True) if u]),

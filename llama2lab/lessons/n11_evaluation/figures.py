@@ -1,4 +1,4 @@
-"""How notebook 11 shows what evaluation.py measured: figures, tables, and what this run's figures say of each claim."""
+"""Figures and tables of notebook 11, and what this run's figures say of each claim."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import plotly.graph_objects as go
 
 from llama2lab.engine import stats
 from llama2lab.lab.finished import Finished
-from llama2lab.lab.shown import told, verdict
-from llama2lab.lessons.n11_evaluation.red_team import UNSURE
+from llama2lab.lab.shown import drawn, side, told, verdict
+from llama2lab.lessons.n06_rewards.experiments import THRESHOLD
 from llama2lab.report.look import BLUE, GREY, ORANGE, RED, errors, style
 from llama2lab.report.plots import add_series
 from llama2lab.report.summary import difference, figure_text, find, short_name
@@ -89,9 +89,8 @@ def told_by_versions(lab: Finished, before: str = "sft", after: str = "rlhf-v5")
                           ("false_refusal_rate", "Plain prompts: refuses")):
         a, b = find(lab.figures, before, metric), find(lab.figures, after, metric)
         if apart := difference(b, a):
-            how = "more" if apart["low"] > 0 else "less" if apart["high"] < 0 else "cannot be told apart"
             was, now = (f"{short_name(stage)} {figure_text(f)}" for stage, f in ((before, a), (after, b)))
-            lines.append(f"{words}: {was}, {now}: {how}.")
+            lines.append(f"{words}: {was}, {now}: {side(apart, 'more', 'less', 'cannot be told apart')}.")
     seen = [row["safety"] for row in lab.metrics(after).get("true_score_by_iteration") or [] if row.get("safety")]
     if seen:
         lines.append(f"True safety on PPO's own unsafe training prompts: {figure_text(seen[0])} in its first "
@@ -123,8 +122,7 @@ def told_by_preprompts(found: dict[str, Any]) -> list[str]:
     lines = []
     for how in ("generic", "template", "example"):
         fewer = found[how]["fewer"]
-        words = "fewer violations" if fewer["low"] > 0 else "more violations" if fewer["high"] < 0 else (
-            "no change that can be told from chance")
+        words = side(fewer, "fewer violations", "more violations", "no change that can be told from chance")
         lines.append(f"{how}: {words} ({fewer['mean']:.3f} [{fewer['low']:.3f}, {fewer['high']:.3f}] fewer of all "
                      "unsafe prompts)")
     return lines
@@ -160,8 +158,7 @@ def attacks_chart(found: dict[str, Any]) -> go.Figure | None:
     fig = go.Figure()
     for (stage, by), colour, symbol in zip(found.items(), (ORANGE, BLUE), ("diamond", "circle"), strict=True):
         fig.add_trace(go.Scatter(y=list(by), x=[f["mean"] for f in by.values()], name=short_name(stage), mode="markers",
-                                 error_x=errors(list(by.values())), marker={"color": colour, "size": 10,
-                                                                            "symbol": symbol}))
+                                 error_x=errors(list(by.values())), **drawn(colour, symbol, 10)))
     fig.update_xaxes(rangemode="tozero", tickformat=".0%")
     fig.update_yaxes(autorange="reversed")
     return style(fig, "violations on unsafe prompts, by the oracle", height=380, left=230)
@@ -170,12 +167,12 @@ def attacks_chart(found: dict[str, Any]) -> go.Figure | None:
 def told_by_safety_judge(found: dict[str, Any], draws: int = 400) -> list[str]:
     """What the safety reward model sees of the harm that the oracle sees, on V5's answers to unsafe prompts."""
     safe, harm = np.array(found["safe"]), np.array(found["harm"])
-    under = int((safe < UNSURE).sum())
-    lines = [f"Of {len(safe)} answers {int(harm.sum())} comply, by the oracle; {under} lie under {UNSURE} (the lowest "
-             f"is at {safe.min():.2f}).",
-             f"Of those under {UNSURE}, {figure_text(found['precision'])} comply (the report's precision: .89)."
+    under = int((safe < THRESHOLD).sum())
+    lines = [f"Of {len(safe)} answers {int(harm.sum())} comply, by the oracle; {under} lie under {THRESHOLD} (the "
+             f"lowest is at {safe.min():.2f}).",
+             f"Of those under {THRESHOLD}, {figure_text(found['precision'])} comply (the report's precision: .89)."
              if under else "So the threshold never acts on these answers; only the prompts' tag brings in the model.",
-             f"Of those that comply, {figure_text(found['recall'])} lie under {UNSURE} (the report's recall: .55)."]
+             f"Of those that comply, {figure_text(found['recall'])} lie under {THRESHOLD} (the report's recall: .55)."]
     if harm.any() and not harm.all():
         rng = np.random.default_rng(0)
         bad, good = safe[harm], safe[~harm]
@@ -195,7 +192,7 @@ def safety_chart(found: dict[str, Any]) -> go.Figure | None:
         fig.add_trace(go.Histogram(x=values, name=f"{name} (n {len(values)})", marker_color=colour, opacity=0.7,
                                    xbins={"start": 0, "end": 1.0001, "size": 0.05}))
     fig.update_layout(barmode="overlay")
-    fig.add_vline(x=UNSURE, line={"color": GREY, "dash": "dot"}, annotation_text="the report's .15",
+    fig.add_vline(x=THRESHOLD, line={"color": GREY, "dash": "dot"}, annotation_text="the report's .15",
                   annotation_font_size=11)
     return style(fig, "probability of being safe, by the safety reward model", "answers", height=360)
 

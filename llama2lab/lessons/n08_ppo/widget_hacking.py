@@ -8,22 +8,18 @@ from typing import Any
 
 import ipywidgets as w
 
-from llama2lab.lab.explorer import Explorer
+from llama2lab.lab.explorer import Explorer, wide
 from llama2lab.lab.pictures import lines, table
+from llama2lab.lessons.n08_ppo.experiments import changes
 from llama2lab.report.look import tame
 
 Row = dict[str, Any]
 
 
 def parting(rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
-    """Proxy and truth on the same held-out answers, each as change since the start in standard errors of its own start:
-    two scales on one axis. Points (iteration, change)."""
-    def change(key: str) -> list[tuple[float, float]]:
-        first = rows[0][key]
-        error = max((first["high"] - first["low"]) / 3.92, 1e-9)
-        return [(row["iteration"] + 1, (row[key]["mean"] - first["mean"]) / error) for row in rows]
-
-    return {"proxy": change("proxy"), "truth": change("truth")} if rows else {"proxy": [], "truth": []}
+    """Proxy and truth on the same held-out answers, each as its `changes`. Points (iteration, change)."""
+    return {key: [(row["iteration"] + 1, change) for row, change in zip(rows, changes(rows, key), strict=True)]
+            for key in ("proxy", "truth")}
 
 
 def verdict(rows: Sequence[Row]) -> str:
@@ -54,16 +50,14 @@ def answers_at(rows: Sequence[Row], step: int, most: int = 4) -> list[tuple[str,
 
 
 class HackingTheatre(Explorer):
-    """`runs`: rows of short runs by name (experiments.ppo.hacking)."""
+    """`runs`: rows of short runs by name (experiments.hacking)."""
 
     def __init__(self, runs: Mapping[str, Sequence[Row]]):
         self.runs = runs
-        style = {"description_width": "initial"}
         name = next(iter(runs))
-        self.which = w.Dropdown(options=list(runs), value=name, description="reward model trained on", style=style,
-                                layout=w.Layout(width="300px"))
-        self.step = w.IntSlider(value=len(runs[name]), min=1, max=len(runs[name]), description="iteration", style=style,
-                                layout=w.Layout(width="300px"))
+        self.which = w.Dropdown(options=list(runs), value=name, description="reward model trained on", **wide("300px"))
+        self.step = w.IntSlider(value=len(runs[name]), min=1, max=len(runs[name]), description="iteration",
+                                **wide("300px"))
         self.film = w.Play(value=1, min=1, max=len(runs[name]), interval=700, description="play",
                            tooltip="Play the run from its first iteration")
         w.link((self.film, "value"), (self.step, "value"))

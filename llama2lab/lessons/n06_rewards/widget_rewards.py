@@ -16,20 +16,17 @@ import torch
 from llama2lab.lab.explorer import Explorer
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import lines, table
-from llama2lab.lessons.n06_rewards.experiments import both_rewards, known_prompts
+from llama2lab.lab.shown import oracle_words
+from llama2lab.lessons.n05_preferences.pairs import prompts_by_id
+from llama2lab.lessons.n06_rewards.experiments import THRESHOLD, both_rewards, sigmoid
 from llama2lab.model.tokenizer import encode_text
 from llama2lab.report.look import tame
 from llama2lab.stages.gate import combined_score, mean_and_std
-from llama2lab.town.items import Prompt
+from llama2lab.town.items import Prompt, Verdict
 from llama2lab.town.truth import REFUSAL
 
-THRESHOLD = 0.15  # the report's
 LONGEST = 600  # characters of an answer that are scored
 PIECES = 64  # at most so many prefixes of an answer are scored
-
-
-def sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-max(-50.0, min(50.0, x))))
 
 
 def gate(helpfulness: float, safety: float, unsafe: bool, threshold: float = THRESHOLD) -> dict[str, Any]:
@@ -148,7 +145,7 @@ class RewardExplorer(Explorer):
         answers = {"answer A": self.first.value, "answer B": self.second.value}
         typed = {name: text[:LONGEST] for name, text in answers.items() if text.strip() or name == "answer A"}
         others = {name: known[name] for name in ("SFT wrote", "V5 wrote", "a refusal")} if known else {}
-        prompt = known_prompts(lab).get(known["row"]["prompt_id"]) if known and self.truth.value else None
+        prompt = prompts_by_id(lab).get(known["row"]["prompt_id"]) if known and self.truth.value else None
         judged = dict(zip([*typed, *others], judge_answers(lab, messages, [*typed.values(), *others.values()],
                                                            self.tag.value, prompt), strict=True))
         grown = {name: rewards_as_it_grows(lab, messages, text, self.tag.value) for name, text in typed.items()}
@@ -167,14 +164,11 @@ class RewardExplorer(Explorer):
                         y="score (logit)", dots=True)
         head = ["", "answer", "R_h", "R_s", "judge", "logit", "PPO", *(["truly"] if prompt else [])]
         body = [[name, ({**typed, **others})[name][:120], f"{r['r_h']:.2f}", f"{r['r_s']:.2f}", r["model"],
-                 f"{r['logit']:+.2f}", f"{r['ppo']:+.2f}", *([_truth(r["truth"])] if prompt else [])]
+                 f"{r['logit']:+.2f}", f"{r['ppo']:+.2f}", *([truly(r["truth"])] if prompt else [])]
                 for name, r in judged.items()]
         note = "" if known or not self.truth.value else "<p>The oracle knows only the town's own prompts.</p>"
         return said + picture + strips + table(head, body) + note
 
 
-def _truth(verdict: Any) -> str:
-    """The oracle's verdict in a few words."""
-    words = ("complies with harm" if verdict.violation else "refuses without need" if verdict.false_refusal else
-             "right" if verdict.correct else "refuses" if verdict.refuses else "wrong")
-    return f"{words}; helpfulness {verdict.helpfulness:+.2f}, safety {verdict.safety:+.2f}"
+def truly(verdict: Verdict) -> str:
+    return f"{oracle_words(verdict)}; helpfulness {verdict.helpfulness:+.2f}, safety {verdict.safety:+.2f}"

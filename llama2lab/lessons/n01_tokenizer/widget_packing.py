@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import ipywidgets as w
 import torch
 
 from llama2lab.engine.packing import Packed, pack
-from llama2lab.lab.explorer import Explorer
+from llama2lab.lab.explorer import LABEL, Explorer, wide
 from llama2lab.lab.pictures import COLOURS, svg
 from llama2lab.model.chat import encode_chat
 from llama2lab.report.look import BLUE, tame
 from llama2lab.stages.pretrain import encode_documents
 
-LABEL = {"description_width": "initial"}
 MASKS = ("all answers (SFT)", "the last answer (Ghost Attention)", "every token (pretraining)")
 
 
 def stretches(segments: Sequence[int]) -> list[tuple[int, int, int]]:
     """(segment, start, length) of each run of equal numbers; 0 is padding."""
-    result: list[tuple[int, int, int]] = []
-    for at, segment in enumerate(segments):
-        if result and result[-1][0] == segment:
-            result[-1] = (segment, result[-1][1], result[-1][2] + 1)
-        else:
-            result.append((segment, at, 1))
+    result, start = [], 0
+    for segment, run in groupby(segments):
+        length = len(list(run))
+        result.append((segment, start, length))
+        start += length
     return result
 
 
@@ -100,8 +99,8 @@ class MaskExplorer(Explorer):
     def __init__(self, tokenizer: Any, rows: Sequence[dict]):
         self.tokenizer, self.rows = tokenizer, rows
         names = [(f"{i + 1}: {tame(row['messages'][-2]['content'])[:50]}", i) for i, row in enumerate(rows)]
-        self.row = w.Dropdown(options=names, description="conversation", style=LABEL, layout=w.Layout(width="420px"))
-        self.mask = w.Dropdown(options=MASKS, description="the loss counts", style=LABEL, layout=w.Layout(width="auto"))
+        self.row = w.Dropdown(options=names, description="conversation", **wide("420px"))
+        self.mask = w.Dropdown(options=MASKS, description="the loss counts", **wide("auto"))
         super().__init__("Which tokens are learnt", [self.row, self.mask], self.picture_now)
 
     def picture_now(self) -> str:

@@ -13,11 +13,11 @@ import ipywidgets as w
 from IPython.display import HTML
 
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.runs import read_json, write_atomic
+from llama2lab.engine.files import read_json, write_atomic
 from llama2lab.lab import pictures
-from llama2lab.lab.explorer import Explorer
+from llama2lab.lab.explorer import Explorer, wide
 from llama2lab.lab.job import ENDS, Job
-from llama2lab.lessons.n03_pretraining.experiments import Training
+from llama2lab.lab.live import Training
 from llama2lab.model.network import Llama
 
 Curve = list[tuple[float, float]]
@@ -40,9 +40,8 @@ class TrainingPanel(Explorer):
         self.notes: list[dict[str, Any]] = []  # {"step", "held_out", "sample"}
         self.earlier: dict[str, Curve] = {}
         self._drawn = 0.0
-        label = {"description_width": "initial"}
-        self.controls = {name: w.Dropdown(options=options, description=name.replace("_", " "), style=label,
-                                          layout=w.Layout(width="auto")) for name, options in choices.items()}
+        self.controls = {name: w.Dropdown(options=options, description=name.replace("_", " "), **wide("auto"))
+                         for name, options in choices.items()}
         self.buttons = {name: w.Button(description=name, tooltip=words, layout=w.Layout(width="auto"))
                         for name, words in (("Start", "Start, or go on where it was stopped"),
                                             ("Pause", "Wait after the step under way"),

@@ -12,9 +12,10 @@ from typing import Any
 import ipywidgets as w
 import numpy as np
 
-from llama2lab.lab.explorer import Explorer
+from llama2lab.lab.explorer import LABEL, Explorer, wide
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import lines, number, table
+from llama2lab.lab.shown import oracle_words
 from llama2lab.lessons.n07_rejection.experiments import of_k
 from llama2lab.model.sample import sample_answers
 from llama2lab.report.look import tame
@@ -46,13 +47,7 @@ def sample_k(lab: Finished, prompt: Prompt, stage: str = "sft", k: int = MOST, t
     scores = combined_scores(lab.reward(judge), lab.reward("reward-safety-v5"), lab.tokenizer, [prompt] * k, answers,
                              lab.machine)
     verdicts = [lab.oracle.judge(prompt, a) for a in answers]
-    return [Drawn(a, s, overall(v, prompt), words(v)) for a, s, v in zip(answers, scores, verdicts, strict=True)]
-
-
-def words(verdict: Any) -> str:
-    """The oracle's verdict in a few words."""
-    return ("complies with harm" if verdict.violation else "refuses without need" if verdict.false_refusal else
-            "refuses" if verdict.refuses else "right" if verdict.correct else "wrong")
+    return [Drawn(a, s, overall(v, prompt), oracle_words(v)) for a, s, v in zip(answers, scores, verdicts, strict=True)]
 
 
 def curves(scores: Sequence[float], truths: Sequence[float]) -> list[dict[str, float]]:
@@ -84,16 +79,14 @@ class BestOfK(Explorer):
     def __init__(self, lab: Finished, k: int = 8, most: int = MOST):
         self.lab, self.most, self.seed = lab, most, 0
         self.kept: dict[Any, list[Drawn]] = {}
-        style = {"description_width": "initial"}
         self.prompts = dict(known_prompts(lab))
-        self.prompt = w.Dropdown(options=list(self.prompts), description="prompt", style=style,
-                                 layout=w.Layout(width="98%"))
+        self.prompt = w.Dropdown(options=list(self.prompts), description="prompt", **wide("98%"))
         self.stage = w.Dropdown(options=[(short_name(s), s) for s in there(lab, STAGES)], description="model",
-                                style=style, layout=w.Layout(width="140px"))
+                                **wide("140px"))
         self.judge = w.Dropdown(options=[(s.removeprefix("reward-"), s) for s in there(lab, JUDGES)],
-                                description="judged by", style=style, layout=w.Layout(width="250px"))
-        self.k = w.IntSlider(value=min(k, most), min=1, max=most, description="K", style=style)
-        self.temperature = w.FloatSlider(value=1.0, min=0.2, max=2.0, step=0.1, description="temperature", style=style,
+                                description="judged by", **wide("250px"))
+        self.k = w.IntSlider(value=min(k, most), min=1, max=most, description="K", style=LABEL)
+        self.temperature = w.FloatSlider(value=1.0, min=0.2, max=2.0, step=0.1, description="temperature", style=LABEL,
                                          continuous_update=False)
         self.reveal = w.Checkbox(description="reveal what is true", indent=False)
         self.again = w.Button(description="Draw again", tooltip="draw other answers with the same settings")

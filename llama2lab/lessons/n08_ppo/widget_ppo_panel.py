@@ -11,11 +11,11 @@ from typing import Any
 import ipywidgets as w
 
 from llama2lab.engine.identity import alone
-from llama2lab.lab.explorer import Explorer
+from llama2lab.lab.explorer import LABEL, Explorer
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.job import Job
-from llama2lab.lab.pictures import lines
-from llama2lab.lessons.n08_ppo.experiments import Play, rows_of, run, work_folder
+from llama2lab.lab.pictures import lines, table
+from llama2lab.lessons.n08_ppo.experiments import Play, rows_of, run, value
 from llama2lab.report.summary import figure_text, short_name
 
 Row = dict[str, Any]
@@ -25,17 +25,12 @@ PANELS = (("score", "reward (proxy)"), ("truth", "true helpfulness, held out"), 
           ("clipfrac", "share of clipped ratios"), ("entropy", "entropy, nats a token"), ("length", "tokens an answer"))
 
 
-def value(row: Row, key: str) -> float:
-    """A row's number, or the mean of its figure."""
-    return row[key]["mean"] if isinstance(row[key], dict) else row[key]
-
-
 def curves(rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
     """What each small picture shows: points (iteration, value). None of them for a key that a row lacks."""
     return {key: [(row["iteration"] + 1, value(row, key)) for row in rows if key in row] for key, _ in PANELS}
 
 
-def small_multiples(rows: Sequence[Row], beta: Sequence[float] = ()) -> str:
+def small_multiples(rows: Sequence[Row]) -> str:
     """Six small pictures of a run."""
     parts = []
     for key, name in PANELS:
@@ -55,13 +50,7 @@ def table_of(rows: Sequence[Row], betas: dict[int, float]) -> str:
              f"{row['first_ratio']:.6f}", f"{row['sampling_gap']:.2g}" if "sampling_gap" in row else "",
              f"{row['score']:.2f}", f"{row['kl']:.2f}", f"{row['clipfrac']:.1%}",
              f"{row['entropy']:.3f}", f"{row['length']:.1f}", figure_text(row.get("truth"))) for row in rows[-4:]]
-
-    def line(cells: Sequence[object], tag: str) -> str:
-        return "<tr>" + "".join(f'<{tag} style="padding: 1px 8px; text-align: right">{html.escape(str(c))}</{tag}>'
-                                for c in cells) + "</tr>"
-
-    return (f'<div style="overflow-x: auto"><table style="border-collapse: collapse">{line(head, "th")}'
-            f'{"".join(line(cells, "td") for cells in body)}</table></div>')
+    return f'<div style="overflow-x: auto">{table(head, body)}</div>'
 
 
 class PpoPanel(Explorer):
@@ -73,10 +62,9 @@ class PpoPanel(Explorer):
         self.seen: dict[int, Row] = {}
         self.betas: dict[int, float] = {}
         self.shown, self.shown_beta = list(shown), shown_beta
-        style = {"description_width": "initial"}
-        self.beta = w.SelectionSlider(options=[(f"{b:g}", b) for b in BETAS], value=0.02, style=style,
+        self.beta = w.SelectionSlider(options=[(f"{b:g}", b) for b in BETAS], value=0.02, style=LABEL,
                                       description="beta, the price of a nat", layout=w.Layout(width="320px"))
-        self.start_from = w.Dropdown(options=[("SFT", "sft"), ("V4", "rlhf-v4")], value=self.play.start, style=style,
+        self.start_from = w.Dropdown(options=[("SFT", "sft"), ("V4", "rlhf-v4")], value=self.play.start, style=LABEL,
                                      description="start from", layout=w.Layout(width="170px"))
         self.buttons = {name: w.Button(description=words, tooltip=tip, icon=icon, layout=w.Layout(width="auto"))
                         for name, words, tip, icon in (
@@ -92,7 +80,7 @@ class PpoPanel(Explorer):
 
     @property
     def folder(self) -> Any:
-        return work_folder(self.lab, "ppo-panel", asdict(self.play))
+        return self.lab.work_folder("ppo-panel", run, asdict(self.play))
 
     def work(self) -> list[Row]:
         with alone(self.folder, wait=False):

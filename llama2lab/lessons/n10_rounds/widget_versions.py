@@ -11,7 +11,7 @@ from typing import Any
 import ipywidgets as w
 
 from llama2lab.engine.errors import LabError
-from llama2lab.lab.explorer import Explorer
+from llama2lab.lab.explorer import Explorer, wide
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import plane, table
 from llama2lab.report.plots import VERSIONS
@@ -70,15 +70,12 @@ class VersionsExplorer(Explorer):
         self.versions, self.answers = versions(lab), answers(lab)
         if not self.versions:
             raise LabError("this run has measured no version; give the folder of a finished run")
-        style = {"description_width": "initial"}
         last = len(self.versions) - 1
         self.version = w.SelectionSlider(options=[(v.name, i) for i, v in enumerate(self.versions)], value=last,
-                                         description="version", style=style, layout=w.Layout(width="320px"))
+                                         description="version", **wide())
         self.kind = w.Dropdown(options=[("helpful", "helpful"), ("unsafe", "unsafe"),
-                                        ("only looks unsafe", "borderline")], description="prompt", style=style,
-                               layout=w.Layout(width="220px"))
-        self.prompt = w.Dropdown(options=questions(self.answers, "helpful"), description="question", style=style,
-                                 layout=w.Layout(width="420px"))
+                                        ("only looks unsafe", "borderline")], description="prompt", **wide("220px"))
+        self.prompt = w.Dropdown(options=questions(self.answers, "helpful"), description="question", **wide("420px"))
         self.kind.observe(self.choose, "value")
         super().__init__("Five versions", [self.version, self.kind, self.prompt], self.view)
 

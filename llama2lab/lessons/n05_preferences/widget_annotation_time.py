@@ -8,7 +8,7 @@ from typing import Any
 
 import ipywidgets as w
 
-from llama2lab.lab.explorer import Explorer
+from llama2lab.lab.explorer import Explorer, wide
 from llama2lab.lab.pictures import lines
 from llama2lab.lessons.n05_preferences.experiments import WAYS, Effort, accuracy_by_hours
 
@@ -17,15 +17,14 @@ HOURS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 class AnnotationTime(Explorer):
     """Sliders for what is assumed of people, and the accuracy that each way of asking yields by hours of work.
-    `features` are those of `experiments.preferences.probe_features`; `seconds` your own median for a pair, if known."""
+    `features` are those of `experiments.probe_features`; `seconds` your own median for a pair, if known."""
 
     def __init__(self, features: dict[str, Any], seconds: float | None = None, repeats: int = 4):
         self.features, self.repeats = features, repeats
-        style, wide = {"description_width": "initial"}, w.Layout(width="320px")
         chosen = min(60.0, max(3.0, seconds or Effort.seconds_choice))
 
         def slider(words: str, value: float, low: float, high: float, step: float) -> w.FloatSlider:
-            return w.FloatSlider(value=value, min=low, max=high, step=step, description=words, style=style, layout=wide,
+            return w.FloatSlider(value=value, min=low, max=high, step=step, description=words, **wide(),
                                  continuous_update=False)
 
         self.choice = slider("seconds for a choice", chosen, 3, 60, 1)

@@ -14,7 +14,7 @@ from typing import Any
 
 import ipywidgets as w
 
-from llama2lab.lab.explorer import Explorer
+from llama2lab.lab.explorer import Explorer, wide
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import number, table
 from llama2lab.report.summary import metrics, total_seconds
@@ -105,21 +105,20 @@ class CostCalculator(Explorer):
 
     def __init__(self, lab: Finished):
         self.lab = lab
-        wide = {"style": {"description_width": "initial"}, "layout": w.Layout(width="340px")}
 
+        box = wide("340px")
         def slider(words: str, value: float, low: float, high: float, step: float, form: str = ".2f") -> w.FloatSlider:
             return w.FloatSlider(value, min=low, max=high, step=step, description=words, readout_format=form,
-                                 continuous_update=True, **wide)
+                                 continuous_update=True, **box)
 
-        self.size = w.Dropdown(options=[*TABLE_2, ALL], value=ALL, description="model of table 2", **wide)
+        self.size = w.Dropdown(options=[*TABLE_2, ALL], value=ALL, description="model of table 2", **box)
         hours, watts = hours_and_watts(ALL)
-        self.hours = w.BoundedFloatText(hours, min=0, max=1e12, description="GPU hours", **wide)
+        self.hours = w.BoundedFloatText(hours, min=0, max=1e12, description="GPU hours", **box)
         self.watts = slider("power of a GPU, W", watts, 100, 1000, 0.1, ".0f")
         self.pue = slider("PUE of the building", 1.0, 1.0, 2.0, 0.01)
         self.intensity = slider("carbon intensity, kg a kWh", round(implied_intensity(), 4), 0.0, 1.0, 0.0001, ".4f")
         self.price = slider("dollars a GPU hour", 1.5, 0.0, 10.0, 0.1)
-        self.comparisons = w.BoundedIntText(COMPARISONS, min=0, max=10**12, description="preference comparisons",
-                                            **wide)
+        self.comparisons = w.BoundedIntText(COMPARISONS, min=0, max=10**12, description="preference comparisons", **box)
         self.each = slider("dollars a comparison", round(LAMBERT[1][1] * 1e6 / COMPARISONS, 1), 0.0, 30.0, 0.1)
         self.laptop = slider("power of this laptop, W", 30, 5, 200, 1, ".0f")
         self.kwh_price = slider("dollars a kWh at home", 0.3, 0.0, 1.0, 0.01)

@@ -1,5 +1,5 @@
-"""The tour of notebook 00: the recipe of a finished run step by step beside the report's, what is in the notebooks, and
-the first twenty questions."""
+"""The tour of notebook 00: the recipe of a finished run step by step beside the report's, and what is in
+the notebooks."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import plotly.graph_objects as go
 from nbformat import read
 
-from llama2lab.engine import stats
 from llama2lab.lab.finished import ROOT, Finished
 from llama2lab.report.look import BLUE, style
 from llama2lab.report.summary import figure_text, find, metrics, short_name
-from llama2lab.stages.evaluate import answer_prompts, judge_all
 from llama2lab.town.town import Town
 
 
@@ -114,15 +111,3 @@ def people_table(town: Town, who: Sequence[str]) -> tuple[list[str], list[list[s
     """(header, rows) of some people's facts."""
     return (["name", *town.attributes],
             [[town.people[key].name, *(str(town.people[key].facts[a]) for a in town.attributes)] for key in who])
-
-
-def twenty_questions(lab: Finished, stage: str = "rlhf-v5", n: int = 20, temperature: float = 1.0,
-               seed: int = 0) -> dict[str, Any]:
-    """Held-out questions of all skills to one stage, judged by the oracle: share right, and every answer. Some
-    seconds."""
-    prompts = lab.prompts(helpful=n, seed=seed)
-    answers = answer_prompts(lab.model(stage), lab.tokenizer, prompts, temperature, seed, "fp32", f"asking {stage}")
-    verdicts = judge_all(lab.oracle, prompts, answers)
-    return {"right": stats.rate([v.correct for v in verdicts]),
-            "rows": [[p.skill.replace("_", " "), " / ".join(m["content"] for m in p.messages), a,
-                      "right" if v.correct else "wrong"] for p, a, v in zip(prompts, answers, verdicts, strict=True)]}

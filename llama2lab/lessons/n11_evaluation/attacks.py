@@ -1,4 +1,4 @@
-"""The red-team game (Llama 2, section 4.3): find prompts that make a model help with harm, or refuse what is harmless.
+"""Prompts that make a model help with harm, or refuse what is harmless (Llama 2, section 4.3).
 
 Two judges answer each attempt. The safety reward model gives its probability that the answer is safe: it can judge any
 text, and can be wrong. The oracle knows the truth, but only of the town's own questions: an attempt counts for it if
@@ -9,24 +9,18 @@ train nothing.
 
 from __future__ import annotations
 
-import html
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import ipywidgets as w
-import torch
-
 from llama2lab.annotation.files.exchange import add_pairs
 from llama2lab.annotation.store.labels import open_store
-from llama2lab.lab.explorer import Explorer
 from llama2lab.lab.finished import Finished, live_folder
-from llama2lab.lab.pictures import table
+from llama2lab.lessons.n06_rewards.experiments import THRESHOLD, sigmoid
 from llama2lab.model.sample import sample_answers
-from llama2lab.report.look import tame
+from llama2lab.stages.gatt import user
 from llama2lab.stages.reward import score_answers
 from llama2lab.town.items import Prompt, Verdict
 from llama2lab.town.language import refuses
@@ -34,7 +28,6 @@ from llama2lab.town.prompts import contents, every_prompt
 from llama2lab.town.town import Town, slug
 from llama2lab.town.truth import REFUSAL, asked_for, truth_of
 
-UNSURE = 0.15  # below this probability of being safe the report's gate hands an answer to the safety model
 ALARM = {"harmless, sounds harmful": "borderline", "illicit": "illicit", "hateful": "hateful",
          "unqualified advice": "unqualified_advice"}
 # Ways to dress up a question. The first is the question as it is.
@@ -58,7 +51,7 @@ class Attempt:
     def find(self) -> str:
         """What was found, in a word; "" for nothing."""
         if self.verdict is None:
-            return "suspect" if self.safe < UNSURE else ""
+            return "suspect" if self.safe < THRESHOLD else ""
         return "violation" if self.verdict.violation else "false refusal" if self.verdict.false_refusal else ""
 
     @property
@@ -108,23 +101,18 @@ def plain_answer(town: Town, text: str, answer: str) -> str:
 def judge_attempts(lab: Finished, texts: Sequence[str], answers: Sequence[str], stage: str = "",
                    judge: str = "reward-safety-v5") -> list[Attempt]:
     """What both judges say of one answer to each prompt."""
-    scores = score_answers(lab.reward(judge), lab.tokenizer, [messages(t) for t in texts], answers, lab.machine)
+    scores = score_answers(lab.reward(judge), lab.tokenizer, [[user(t)] for t in texts], answers, lab.machine)
     made = []
     for text, answer, score in zip(texts, answers, scores, strict=True):
         known = asked_in(lab.town, text)
         verdict = lab.oracle.judge(known, plain_answer(lab.town, text, answer)) if known else None
-        made.append(Attempt(text, answer, float(torch.sigmoid(torch.tensor(score))), refuses(answer), verdict,
-                            known.kind if known else "", stage))
+        made.append(Attempt(text, answer, sigmoid(score), refuses(answer), verdict, known.kind if known else "", stage))
     return made
-
-
-def messages(text: str) -> list[dict]:
-    return [{"role": "user", "content": text}]
 
 
 def attempt(lab: Finished, text: str, stage: str = "rlhf-v5", temperature: float = 1.0, seed: int = 0) -> Attempt:
     """Ask a model once and judge its answer."""
-    answers = sample_answers(lab.model(stage), lab.tokenizer, [messages(text)], temperature=temperature, seed=seed)
+    answers = sample_answers(lab.model(stage), lab.tokenizer, [[user(text)]], temperature=temperature, seed=seed)
     return judge_attempts(lab, [text], answers[0], stage)[0]
 
 
@@ -132,11 +120,11 @@ def found_pair(lab: Finished, found: Attempt, seed: int = 1000) -> dict[str, Any
     """The find as a pair for annotators: its answer against another one of the same model, or, where the model says
     nothing else in eight samples, against a bare refusal. Pairs about harm are judged for safety, refusals of harmless
     questions for helpfulness, as in the report's two tasks."""
-    others = sample_answers(lab.model(found.stage), lab.tokenizer, [messages(found.text)], k=8, seed=seed)
+    others = sample_answers(lab.model(found.stage), lab.tokenizer, [[user(found.text)]], k=8, seed=seed)
     texts = [t for t in [*others[0], REFUSAL, "I do not know."] if t.strip() and t != found.answer]
     known = asked_in(lab.town, found.text)
     same = known is not None and known.question == found.text.strip()
-    return {"kind": "helpfulness" if found.kind == "borderline" else "safety", "prompt": messages(found.text.strip()),
+    return {"kind": "helpfulness" if found.kind == "borderline" else "safety", "prompt": [user(found.text.strip())],
             "answers": [found.answer, texts[0]], "prompt_id": known.id if known and same else "",
             "models": [found.stage, found.stage if texts[0] in others[0] else "written"], "meta": {"from": "red team"}}
 
@@ -152,101 +140,9 @@ def save_find(lab: Finished, found: Attempt, path: Path | None = None) -> int:
         return add_pairs(store, [found_pair(lab, found)])
 
 
-class RedTeam(Explorer):
-    """Choose or write a prompt, ask, and save what you find."""
-
-    def __init__(self, lab: Finished, stages: Sequence[str] = ("rlhf-v5", "sft"), path: Path | None = None):
-        self.lab, self.path = lab, path
-        self.attempts: list[Attempt] = []
-        self.since: float | None = None  # of the first attempt, in seconds of a steady clock
-        self.note = ""
-        wide: dict[str, Any] = {"style": {"description_width": "initial"}, "layout": w.Layout(width="330px")}
-        self.stage = w.Dropdown(options=list(stages), description="model", **wide)
-        self.category = w.Dropdown(options=list(ALARM), value="illicit", description="category", **wide)
-        self.topic = w.Dropdown(description="topic", **wide)
-        self.wording = w.Dropdown(description="wording", **wide)
-        self.dress = w.Dropdown(options=[(d or "nothing before it", d) for d in DRESSES], description="before it",
-                                **wide)
-        self.temperature = w.FloatSlider(1.0, min=0.0, max=1.6, step=0.1, description="temperature", **wide)
-        self.text = w.Textarea(description="your prompt", rows=2, style=wide["style"], layout=w.Layout(width="100%"),
-                               continuous_update=False)
-        self.ask = w.Button(description="Ask the model", tooltip="sample one answer and let both judges see it",
-                            button_style="primary")
-        self.save = w.Button(description="Save my find", disabled=True,
-                             tooltip="put the last answer, with a second one, into the annotation store")
-        super().__init__("Red team", [self.stage, self.category, self.topic, self.wording, self.dress,
-                                      self.temperature, self.text, self.ask, self.save], self._draw, watch=False)
-        self.category.observe(self._topics, "value")
-        self.topic.observe(self._wordings, "value")
-        for control in (self.wording, self.dress):
-            control.observe(self._write, "value")
-        self.ask.on_click(self._ask)
-        self.save.on_click(self._save)
-        self._topics()
-
-    def _topics(self, _: Any = None) -> None:
-        self._of = templates(self.lab.town, ALARM[self.category.value])
-        self.topic.options = list(self._of)
-        self.topic.index = 0 if self._of else None
-        self._wordings()
-
-    def _wordings(self, _: Any = None) -> None:
-        self.wording.options = found = self._of.get(self.topic.value, [])
-        self.wording.index = 0 if found else None
-        self._write()
-
-    def _write(self, _: Any = None) -> None:
-        self.text.value = " ".join(part for part in (self.dress.value, self.wording.value) if part)
-
-    def _ask(self, _: Any = None) -> None:
-        if not self.text.value.strip():
-            self.note = "Write a prompt first."
-        else:
-            self.since = self.since or time.monotonic()
-            try:
-                self.attempts.append(attempt(self.lab, self.text.value[:500], self.stage.value,
-                                             self.temperature.value, seed=len(self.attempts)))
-                self.note = ""
-            except Exception as e:  # too long a prompt, a damaged model: said, and the game goes on
-                self.note = f"{type(e).__name__}: {e}"
-        self.save.disabled = not (self.attempts and self.attempts[-1].find)
-        self.redraw()
-
-    def _save(self, _: Any = None) -> None:
-        try:
-            new = save_find(self.lab, self.attempts[-1], self.path)
-            self.note = (f"{'Saved' if new else 'It is there already'}: {self.path or store_path()}. Label it with the "
-                         "annotator of notebook 05; runs with --annotations learn from it.")
-        except Exception as e:
-            self.note = f"{type(e).__name__}: {e}"
-        self.save.disabled = True
-        self.redraw()
-
-    def _draw(self) -> str:
-        note = f"<p><em>{html.escape(tame(self.note))}</em></p>" if self.note else ""
-        if not self.attempts:
-            return note + "<p>No attempt yet. Pick a topic, or write your own prompt, and ask.</p>"
-        minutes = (time.monotonic() - (self.since or 0.0)) / 60
-        finds = sum(a.find in ("violation", "false refusal") for a in self.attempts)
-        head = (f"<p><strong>{sum(a.points for a in self.attempts)} points</strong>, {finds} finds in "
-                f"{len(self.attempts)} attempts" + (f", {finds / minutes * 60:.0f} an hour" if minutes > 1 else "")
-                + ".</p>")
-        return note + head + table(
-            ("prompt", "answer", "reward model: safe", "oracle", "points"),
-            [(a.text, a.answer, f"{a.safe:.2f}", oracle_says(a), a.points) for a in self.attempts[:-7:-1]])
-
-
-def oracle_says(a: Attempt) -> str:
-    """The oracle's verdict in words."""
-    if a.verdict is None:
-        return "does not know this question; " + ("reads a refusal" if a.refused else "reads no refusal")
-    return a.find or ("refused, rightly" if a.kind == "unsafe" and a.refused else
-                      "no harm said" if a.kind == "unsafe" else "right" if a.verdict.correct else "no refusal")
-
-
 def dressed(prompts: Sequence[Prompt], dress: str) -> list[Prompt]:
     """The prompts with words before their last question."""
     if not dress:
         return list(prompts)
-    return [replace(p, messages=(*p.messages[:-1], {"role": "user", "content": f"{dress} {p.question}"}))
+    return [replace(p, messages=(*p.messages[:-1], user(f"{dress} {p.question}")))
             for p in prompts]

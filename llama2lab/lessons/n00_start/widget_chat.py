@@ -10,7 +10,7 @@ from typing import Any
 import ipywidgets as w
 
 from llama2lab.engine.errors import LabError
-from llama2lab.lab.explorer import Explorer
+from llama2lab.lab.explorer import LABEL, Explorer, wide
 from llama2lab.lab.finished import SHIPPED, Finished
 from llama2lab.model.chat import Message
 from llama2lab.model.tokenizer import encode_text
@@ -19,7 +19,6 @@ from llama2lab.report.summary import short_name
 from llama2lab.run import talk
 
 MAX_NEW_TOKENS = 48  # as the recipe's own answers
-LABEL = {"description_width": "initial"}
 ENTER = 0.3  # seconds after Enter within which the text itself must have come
 
 
@@ -72,14 +71,13 @@ class ChatExplorer(Explorer):
         self.lab, self.sent, self.notice, self.entered = lab, 0, "", False
         self.talks: dict[tuple[int, str], list[Message]] = {}  # by column and stage
         options = [(short_name(s), s) for s in names]
-        self.stages = [w.Dropdown(options=options, value=s if s in names else names[-1], description=side, style=LABEL,
-                                  layout=w.Layout(width="220px"))
-                       for side, s in zip(("left", "right"), stages, strict=True)]
+        self.stages = [w.Dropdown(options=options, value=s if s in names else names[-1], description=side,
+                                  **wide("220px")) for side, s in zip(("left", "right"), stages, strict=True)]
         self.temperature = w.FloatSlider(0.7, min=0.0, max=1.5, step=0.1, description="temperature", style=LABEL,
                                          continuous_update=False)
         self.example = w.Dropdown(options=[("choose one, or type your own below", ""),
                                            *((tame(q), q) for q in examples(lab))], description="examples",
-                                  style=LABEL, layout=w.Layout(width="460px"))
+                                  **wide("460px"))
         self.text = w.Text(description="message", placeholder="type a question and press Enter", style=LABEL,
                            continuous_update=False, layout=w.Layout(flex="1 1 260px", width="auto"))
         self.send = w.Button(description="Send", tooltip="send the message to both models")

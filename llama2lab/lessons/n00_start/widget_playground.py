@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from llama2lab.engine.errors import LabError
-from llama2lab.lab.explorer import Explorer
+from llama2lab.lab.chips import chips, piece
+from llama2lab.lab.explorer import LABEL, Explorer, wide
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import label, svg
-from llama2lab.lessons.n00_start.chat import LABEL, talkers
-from llama2lab.lessons.n01_tokenizer.tokens import chips, piece
+from llama2lab.lessons.n00_start.widget_chat import talkers
 from llama2lab.model.chat import encode_chat
 from llama2lab.model.generate import check_sampling, cut, generate, sample
 from llama2lab.model.network import Llama
@@ -61,13 +61,9 @@ def probabilities(logits: Tensor, temperature: float, top_p: float, top_k: int) 
     return before, after / after.sum()
 
 
-def next_tokens(model: Llama, tokenizer: Any, ids: Sequence[int], temperature: float = 1.0, top_p: float = 1.0,
-                top_k: int = 0, n: int = SHOWN) -> list[NextToken]:
-    """The n likeliest next tokens (all with n = 0), likeliest first."""
-    return rows_of(logits_after(model, ids), tokenizer, temperature, top_p, top_k, n)
-
-
-def rows_of(logits: Tensor, tokenizer: Any, temperature: float, top_p: float, top_k: int, n: int) -> list[NextToken]:
+def next_tokens(logits: Tensor, tokenizer: Any, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0,
+                n: int = SHOWN) -> list[NextToken]:
+    """The n likeliest next tokens (all with n = 0), likeliest first; logits (vocab,)."""
     before, after = probabilities(logits, temperature, top_p, top_k)
     order = logits.argsort(descending=True)[:n or len(logits)]
     plain = logits.softmax(-1)
@@ -102,8 +98,7 @@ class Playground(Explorer):
         self.written_at = ""  # the settings that the continuations were written at
         self._logits: OrderedDict[tuple, Tensor] = OrderedDict()
         self.stage = w.Dropdown(options=[(short_name(s), s) for s in names],
-                                value=stage if stage in names else names[-1], description="model", style=LABEL,
-                                layout=w.Layout(width="200px"))
+                                value=stage if stage in names else names[-1], description="model", **wide("200px"))
         self.prompt = w.Text(prompt, description="prompt", style=LABEL, continuous_update=False,
                              layout=w.Layout(flex="1 1 300px", width="auto"))
         self.temperature = w.FloatSlider(1.0, min=0.0, max=2.0, step=0.05, description="temperature", style=LABEL)
@@ -182,7 +177,7 @@ class Playground(Explorer):
         else:
             logits = self.logits().cpu()
             kept = int((probabilities(logits, **self.settings)[1] > 0).sum())
-            parts += [bars(rows_of(logits, tokenizer, **self.settings, n=SHOWN)),
+            parts += [bars(next_tokens(logits, tokenizer, **self.settings, n=SHOWN)),
                       f'<p><span style="color: {ORANGE}">&#9632;</span> by the model alone (temperature 1), '
                       f'<span style="color: {BLUE}">&#9632;</span> as it is sampled. {kept:,} of {len(logits):,} '
                       "tokens can still be drawn.</p>"]

@@ -3,17 +3,17 @@ margins of Table 27, and where the run's own reward model puts its held-out pair
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import ipywidgets as w
 import torch
 
 from llama2lab.engine.scale import GRADES, MARGINS
-from llama2lab.lab.explorer import Explorer
+from llama2lab.lab.explorer import LABEL, Explorer, wide
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import lines, number, table
-from llama2lab.lessons.n06_rewards.experiments import draw
+from llama2lab.lessons.n05_preferences.pairs import draw
+from llama2lab.lessons.n06_rewards.experiments import sigmoid
 from llama2lab.stages.reward import pair_scores, ranking_loss
 
 LOW, HIGH = -4.0, 8.0  # gaps shown
@@ -26,7 +26,7 @@ def loss_at(gap: float, margin: float) -> dict[str, float]:
     loss = ranking_loss(x, torch.zeros_like(x), torch.full_like(x, margin))
     gradient, = torch.autograd.grad(loss, x)
     return {"gap": float(gap), "margin": margin, "loss": loss.item(), "gradient": gradient.item(),
-            "probability": 1 / (1 + math.exp(-gap))}
+            "probability": sigmoid(gap)}
 
 
 def margin_curves(grade: str, gaps: Sequence[float] = ()) -> dict[str, list[dict[str, float]]]:
@@ -52,14 +52,13 @@ class MarginExplorer(Explorer):
     """A gap, a grade, a margin table: loss and gradient with the point, and the run's own pairs of that grade."""
 
     def __init__(self, gaps: Mapping[str, Sequence[float]] | None = None):
-        wide = {"description_width": "initial"}
         self.gaps = gaps or {}
         self.gap = w.FloatSlider(value=0.5, min=LOW, max=HIGH, step=0.1, description="r_chosen - r_rejected",
-                                 style=wide, layout=w.Layout(width="420px"))
+                                 **wide("420px"))
         self.grade = w.Dropdown(options=[(f"{g} better", g) for g in GRADES], description="the annotator said",
-                                style=wide)
+                                style=LABEL)
         self.margin = w.ToggleButtons(options=list(MARGINS), value="small", description="margins (table 27)",
-                                      style=wide | {"button_width": "70px"})
+                                      style=LABEL | {"button_width": "70px"})
         super().__init__("Margin explorer", [self.gap, self.grade, self.margin], self._draw)
 
     def _draw(self) -> str:
