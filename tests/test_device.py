@@ -63,4 +63,4 @@ def test_a_ceiling_is_measured_however_busy_the_machine(monkeypatch):
     """Another process may have the processor for all of the time that measuring should take."""
     times = iter(range(10**6))
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(times)))
-    assert matmul_ceiling(CPU, torch.float32) > 0
+    assert matmul_ceiling.__wrapped__(CPU, torch.float32) > 0  # not what was measured before
