@@ -290,8 +290,8 @@ def change_dictionary(x, weight, eps):
     return x
 
 
-@pytest.mark.parametrize(("answer", "name"), [(change_name, "model.HIDDEN"), (change_method, "RMSNorm.forward"),
-                                              (change_dictionary, "model.SIZES")])
+@pytest.mark.parametrize(("answer", "name"), [(change_name, "network.HIDDEN"), (change_method, "RMSNorm.forward"),
+                                              (change_dictionary, "network.SIZES")])
 def test_the_library_is_put_back(answer, name) -> None:
     """Also before the answer is judged: whoever replaces the reference by their own mistake does not pass."""
     sizes, forward = dict(llama2lab.model.network.SIZES), llama2lab.model.network.RMSNorm.forward

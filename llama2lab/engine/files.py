@@ -12,7 +12,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,15 +44,13 @@ def write_atomic(path: Path, text: str) -> None:
 
 def copy_atomic(source: Path, target: Path) -> None:
     """Copy a file whole or not at all; nothing happens where the same is there already."""
-    try:
+    with disk_errors(target):
         if target.exists() and filecmp.cmp(source, target, shallow=False):
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}.tmp")
         shutil.copyfile(source, temporary)
         os.replace(temporary, target)
-    except OSError as e:
-        raise disk_error(e, target) from e
 
 
 CURES = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space",
@@ -65,6 +63,15 @@ def disk_error(e: OSError, path: Path) -> LabError:
     cure = CURES.get(e.errno or 0, "free some space or mend the folder's permissions")
     return LabError(f"cannot write {path}: {e.strerror or e}; {cure}, then give the same command again: nothing "
                     "already made is lost")
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Within, an error of the system is a LabError that names `path`."""
+    try:
+        yield
+    except OSError as e:
+        raise disk_error(e, path) from e
 
 
 def read_json(path: Path, cure: str = "remove the file and run the command again") -> Any:
