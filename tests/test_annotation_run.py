@@ -16,7 +16,8 @@ from llama2lab.annotation.store.labels import open_store
 from llama2lab.cli.main import app
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.runs import Run, read_rows, write_rows
+from llama2lab.engine.files import read_rows, write_rows
+from llama2lab.engine.runs import Run
 from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.checkpoint import save_model
 from llama2lab.model.network import Llama, ModelConfig

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from llama2lab.engine.device import Machine
-from llama2lab.engine.runs import Run, read_json, read_rows, write_rows
+from llama2lab.engine.files import read_json, read_rows, write_rows
+from llama2lab.engine.runs import Run
 from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.checkpoint import save_model
 from llama2lab.model.network import Llama, ModelConfig

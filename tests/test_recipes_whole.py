@@ -15,8 +15,8 @@ import pytest
 from recipe_fields import ALL, hints_at, leaves, with_value, written, wrong_values
 
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.files import digest
 from llama2lab.engine.recipefile import RecipeFile, changed, read_recipe
-from llama2lab.engine.runs import digest
 from llama2lab.model.network import ModelConfig
 from llama2lab.run.presets import PRESETS, load_recipe
 from llama2lab.run.real import load_real_recipe

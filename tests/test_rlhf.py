@@ -111,7 +111,7 @@ def test_people_are_asked_about_the_two_latest_models_and_rewards_start_from_sft
 
 def test_the_shipped_run_was_built_so(lab):
     """The parents that its stages recorded."""
-    from llama2lab.engine.runs import read_json
+    from llama2lab.engine.files import read_json
 
     def parents(stage):
         return set(read_json(lab.stage(stage) / "stage.json")["parents"])

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.runs import digest, read_json
+from llama2lab.engine.files import digest, read_json
 
 PACKAGE = Path(__file__).parents[1]
 # As they were when this process began: what is edited later does not run here.

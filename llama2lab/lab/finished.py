@@ -21,8 +21,9 @@ from typing import Any
 from llama2lab.engine.answers import joined
 from llama2lab.engine.device import Machine, this_machine
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.files import digest, read_json, read_rows, write_atomic
 from llama2lab.engine.identity import alone, code_digest, folder_digest
-from llama2lab.engine.runs import digest, finished_at, finished_stages, read_json, read_rows, stage_folder, write_atomic
+from llama2lab.engine.stagefiles import finished_at, finished_stages, stage_folder
 from llama2lab.engine.validation import validated
 from llama2lab.model.checkpoint import load_model
 from llama2lab.model.network import Llama

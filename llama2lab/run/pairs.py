@@ -14,8 +14,9 @@ from typing import Any
 
 from llama2lab.engine.device import this_machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.runs import read_json, stage_folder
+from llama2lab.engine.files import read_json
 from llama2lab.engine.scale import Kind
+from llama2lab.engine.stagefiles import stage_folder
 from llama2lab.run.talk import load, pick_stage
 from llama2lab.stages.preferences import Variant, sample_pairs
 from llama2lab.town.demonstrations import AnswerStyle, answer_for

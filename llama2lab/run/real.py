@@ -23,9 +23,10 @@ from llama2lab.engine import stats
 from llama2lab.engine.answers import joined
 from llama2lab.engine.device import Machine, describe_machine, machine_of, this_machine
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.files import digest, read_rows, write_rows
 from llama2lab.engine.loop import Optim
 from llama2lab.engine.recipefile import changed, read_recipe
-from llama2lab.engine.runs import Run, digest, read_rows, write_rows
+from llama2lab.engine.runs import Run
 from llama2lab.engine.seeds import check_seed
 from llama2lab.engine.settings import Clash, Count, CountOrNone, Share, Split, Temperature, Text, checked
 from llama2lab.model.chat import CHAT_TEMPLATE

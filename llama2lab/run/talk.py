@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.runs import check_sums, read_json, read_marker, stage_folder, stages_in_order
+from llama2lab.engine.files import read_json
+from llama2lab.engine.stagefiles import check_sums, read_marker, stage_folder, stages_in_order
 from llama2lab.engine.validation import validated
 from llama2lab.model.chat import Message, decode_answer, encode_chat
 from llama2lab.model.checkpoint import CAUSAL, load_checkpoint

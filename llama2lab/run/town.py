@@ -17,7 +17,8 @@ from llama2lab.annotation.rows import fingerprint, people_against_simulated, res
 from llama2lab.engine.answers import evenly, joined, shared_out
 from llama2lab.engine.device import Machine, describe_machine, machine_of, this_machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.runs import Run, digest, read_rows, write_rows
+from llama2lab.engine.files import digest, read_rows, write_rows
+from llama2lab.engine.runs import Run
 from llama2lab.engine.scale import Kind
 from llama2lab.engine.seeds import check_seed
 from llama2lab.model.chat import CHAT_TEMPLATE

@@ -16,7 +16,8 @@ from pydantic import AfterValidator, Field
 from transformers import PreTrainedTokenizerFast
 
 from llama2lab.engine.device import Machine
-from llama2lab.engine.runs import Run, digest, read_rows, write_rows
+from llama2lab.engine.files import digest, read_rows, write_rows
+from llama2lab.engine.runs import Run
 from llama2lab.engine.scale import Kind
 from llama2lab.engine.settings import Count, Share, Temperature, checked
 from llama2lab.model.checkpoint import load_model, save_model

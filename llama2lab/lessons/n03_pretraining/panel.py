@@ -13,7 +13,7 @@ import ipywidgets as w
 from IPython.display import HTML
 
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.runs import read_json, write_atomic
+from llama2lab.engine.files import read_json, write_atomic
 from llama2lab.lab import pictures
 from llama2lab.lab.explorer import Explorer
 from llama2lab.lab.job import ENDS, Job

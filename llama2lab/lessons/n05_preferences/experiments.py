@@ -25,7 +25,7 @@ from llama2lab.annotation.files.exchange import add_pairs, labels
 from llama2lab.annotation.rows import people_against_simulated
 from llama2lab.annotation.store.labels import Store, open_store
 from llama2lab.engine import stats
-from llama2lab.engine.runs import digest
+from llama2lab.engine.files import digest
 from llama2lab.engine.scale import GRADES
 from llama2lab.engine.stats import Figure
 from llama2lab.lab.finished import Finished, live_folder

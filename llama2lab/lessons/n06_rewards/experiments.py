@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from llama2lab.engine import stats
+from llama2lab.engine.files import read_json
 from llama2lab.engine.identity import alone
-from llama2lab.engine.runs import read_json
 from llama2lab.engine.scale import GRADES, MARGINS
 from llama2lab.engine.stats import Figure
 from llama2lab.lab.finished import ROOT, Finished

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from llama2lab.engine import stats
+from llama2lab.engine.files import read_json, write_atomic
 from llama2lab.engine.identity import alone
 from llama2lab.engine.loop import Optim
-from llama2lab.engine.runs import read_json, write_atomic
 from llama2lab.lab.finished import Finished
 from llama2lab.model.chat import encode_chats
 from llama2lab.model.generate import generate
