@@ -125,7 +125,7 @@ def report(
     llama2lab report runs/mini-0 runs/mini-1 runs/mini-2 --out three-seeds.html
     """
     from llama2lab.report.page import report as make_report
-    from llama2lab.report.summary import promised_table
+    from llama2lab.report.promises import promised_table
 
     if out is not None and out.is_dir():
         raise LabError(f"{out} is a folder; give the page's file name, such as {out / 'report.html'}")
