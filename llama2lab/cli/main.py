@@ -215,12 +215,10 @@ def bench(json: Annotated[Path | None, typer.Option(help="Write the measurements
 @app.command()
 def doctor() -> None:
     """What this machine has, and the precision that a quick measurement picks on it."""
-    import sys
-
     from llama2lab import __version__
     from llama2lab.engine.device import describe_machine
 
-    facts = {"llama2lab": __version__, "python": sys.version.split()[0], **describe_machine()}
+    facts = {"llama2lab": __version__, **describe_machine()}
     width = max(map(len, facts))
     for name, value in facts.items():
         typer.echo(f"{name:<{width}}  {value}")

@@ -327,19 +327,14 @@ def load_town(path: str | Path | None = None) -> Town:
     people = _characters(sources["characters"], attributes)
     _check(sources, data, people)
     digest = hashlib.sha256(b"".join((folder / f"{name}.yaml").read_bytes() for name in sorted(sources)))
-    return Town(
-        people=people,
-        attributes=attributes,
-        places={slug(p.name): p for p in data["places"]},
-        procedures={slug(p.do): p for p in data["procedures"]},
-        opposites=tuple((a, b) for a, b in data["opposites"]),
-        categories={slug(c.name): c for c in data["categories"]},
-        small_talk={t.id: t for t in data["small_talk"]},
-        stories=data["stories"],
-        rewriting=data["rewriting"],
-        unsafe=data["unsafe"],
-        borderline=data["borderline"],
-        questions=data["questions"],
-        instructions=_instructions(data["instructions"]),
-        digest=digest.hexdigest()[:16],
-    )
+    return Town(**data | {
+        "people": people,
+        "attributes": attributes,
+        "places": {slug(p.name): p for p in data["places"]},
+        "procedures": {slug(p.do): p for p in data["procedures"]},
+        "opposites": tuple((a, b) for a, b in data["opposites"]),
+        "categories": {slug(c.name): c for c in data["categories"]},
+        "small_talk": {t.id: t for t in data["small_talk"]},
+        "instructions": _instructions(data["instructions"]),
+        "digest": digest.hexdigest()[:16],
+    })
