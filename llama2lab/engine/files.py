@@ -21,6 +21,7 @@ from pydantic import Strict
 from torch import Tensor
 
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.validation import validated
 
 Number = Annotated[int, Strict()] | Annotated[float, Strict()]  # a number, and no text that looks like one
 
@@ -85,6 +86,11 @@ def read_json(path: Path, cure: str = "remove the file and run the command again
         raise LabError(f"{path}:{e.lineno}: broken JSON ({e.msg}); {cure}") from e
     except (ValueError, RecursionError) as e:
         raise LabError(f"{path}: no JSON that can be read ({type(e).__name__}); {cure}") from e
+
+
+def read_as(kind: Any, path: Path, cure: str) -> Any:
+    """The contents of a JSON file as the type `kind`; LabError as `read_json`, or `validated`."""
+    return validated(kind, read_json(path, cure), str(path), cure)
 
 
 def write_rows(path: Path, rows: Iterable[dict]) -> None:

@@ -32,7 +32,7 @@ from typing import Any
 from llama2lab.engine import folders
 from llama2lab.engine.device import begin_peak_memory
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.files import Number, copy_atomic, digest, disk_errors, named, plain, read_json, write_atomic
+from llama2lab.engine.files import Number, copy_atomic, digest, disk_errors, named, plain, read_as, write_atomic
 from llama2lab.engine.stagefiles import (
     Note,
     fingerprint_of,
@@ -43,7 +43,6 @@ from llama2lab.engine.stagefiles import (
     sums,
     with_notes,
 )
-from llama2lab.engine.validation import validated
 
 
 @dataclass(frozen=True)
@@ -283,7 +282,7 @@ def _read_started(partial: Path) -> _Started:
     path = partial / "started.json"
     with contextlib.suppress(LabError):
         if path.exists():
-            return validated(_Started, read_json(path), str(path))
+            return read_as(_Started, path, "")
     return _Started()
 
 

@@ -15,8 +15,7 @@ from typing import Any
 
 from llama2lab.engine import folders
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.files import Number, read_json
-from llama2lab.engine.validation import validated
+from llama2lab.engine.files import Number, read_as
 
 
 @dataclass(frozen=True)
@@ -50,14 +49,13 @@ class _Listed:
 
 def read_record(folder: Path) -> Record:
     """stage.json of a finished stage; LabError if it is damaged."""
-    path, cure = folder / "stage.json", f"remove {folder} and run again: this stage is built anew"
-    return validated(Record, read_json(path, cure), str(path), cure)
+    return read_as(Record, folder / "stage.json", f"remove {folder} and run again: this stage is built anew")
 
 
 def read_notes(folder: Path) -> dict[str, Note]:
     """What was measured on a finished stage; LabError if notes.json is damaged."""
-    path, cure = folder / "notes.json", "remove it and run again: it is measured anew"
-    return validated(dict[str, Note], read_json(path, cure), str(path), cure) if path.exists() else {}
+    path = folder / "notes.json"
+    return read_as(dict[str, Note], path, "remove it and run again: it is measured anew") if path.exists() else {}
 
 
 def read_marker(run: Path) -> dict[str, Any]:
@@ -69,8 +67,8 @@ def read_marker(run: Path) -> dict[str, Any]:
         raise LabError(f"{run}: {e.strerror or e}; give the folder of a run") from e
     if not there:
         raise LabError(f"{run} is not a run of llama2lab (no run.json); make one with: llama2lab run --out {run}")
-    cure = 'let it say what the run is, such as {"preset": "mini", "seed": 0}, or choose another folder'
-    return validated(dict[str, Any], read_json(path, cure), str(path), cure)
+    return read_as(dict[str, Any], path, 'let it say what the run is, such as {"preset": "mini", "seed": 0}, or choose '
+                                         "another folder")
 
 
 def check_sums(folder: Path) -> None:
@@ -145,8 +143,7 @@ def stages_in_order(run: Path) -> list[str]:
     records = {name: read_record(run / name) for name in finished_stages(run)}
     listed: dict[str, int] = {}
     with contextlib.suppress(LabError):  # an unfinished run has none; a damaged one is for its readers to name
-        results = validated(_Listed, read_json(run / "results.json"), str(run))
-        listed = {name: i for i, name in enumerate(results.stages)}
+        listed = {name: i for i, name in enumerate(read_as(_Listed, run / "results.json", "").stages)}
     many = len(listed) + len(records)
     number = {name: many if r.number is None else r.number for name, r in records.items()}
     left = sorted(records, key=lambda name: (listed.get(name, many), number[name], name))

@@ -21,10 +21,9 @@ from typing import Any
 from llama2lab.engine.answers import joined
 from llama2lab.engine.device import Machine, this_machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.files import digest, read_json, read_rows, write_atomic
+from llama2lab.engine.files import digest, read_as, read_json, read_rows, write_atomic
 from llama2lab.engine.identity import alone, code_digest, folder_digest
 from llama2lab.engine.stagefiles import finished_at, finished_stages, stage_folder
-from llama2lab.engine.validation import validated
 from llama2lab.model.checkpoint import load_model
 from llama2lab.model.network import Llama
 from llama2lab.model.tokenizer import load_tokenizer
@@ -214,7 +213,7 @@ class Finished:
 @lru_cache(maxsize=32)
 def _tokens(path: Path, size: int, time: int) -> dict[str, Any]:
     """All of a tokenizer.json that decides which tokens a text gets; read once for each state of the file."""
-    whole = validated(dict[str, Any], read_json(path), str(path), "save the model with its tokenizer again")
+    whole = read_as(dict[str, Any], path, "save the model with its tokenizer again")
     return {key: value for key, value in whole.items() if key not in ("version", "truncation", "padding")}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -21,69 +20,62 @@ from llama2lab.engine.validation import validated
 Results = dict[str, Any]
 
 
-@dataclass
-class _Row:
+# ---- what pages and pictures read of results.json beside its figures; all else may be anything -----------------------
+
+
+class _Row(TypedDict, total=False):
     """One row of a curve."""
 
-    step: Number | None = None
-    k: Number | None = None
-    text: str | None = None
+    step: Number | None
+    k: Number | None
+    text: str | None
 
 
-@dataclass
-class _Point:
+class _Point(TypedDict):
     predicted: Number
     real: Number
 
 
-@dataclass
-class _Picks:
+class _Picks(TypedDict, total=False):
     """Best of K by one reward head."""
 
-    truth: list[dict[str, Any]] | None = None
+    truth: list[dict[str, Any]] | None
 
 
-@dataclass
-class _Metrics:
-    """What a page or a picture reads of a stage's metrics beside its figures; all else may be anything."""
-
-    samples: list[_Row] | None = None
-    curve: list[_Row] | None = None
-    log: list[dict[str, Number | None]] | None = None
-    calibration: list[_Point] | None = None
-    retention: dict[str, dict[str, Any]] | None = None
-    accuracy_by_grade: dict[str, dict[str, Any]] | None = None
-    correct_by_skill: dict[str, dict[str, Any]] | None = None
-    true_score_by_iteration: list[dict[str, dict[str, Any]]] | None = None
-    likelihood: _Picks | None = None
-    linear: _Picks | None = None
-    tokens: Number | None = None
-    parameters: Number | None = None
-    examples: Number | None = None
+class _Metrics(TypedDict, total=False):
+    samples: list[_Row] | None
+    curve: list[_Row] | None
+    log: list[dict[str, Number | None]] | None
+    calibration: list[_Point] | None
+    retention: dict[str, dict[str, Any]] | None
+    accuracy_by_grade: dict[str, dict[str, Any]] | None
+    correct_by_skill: dict[str, dict[str, Any]] | None
+    true_score_by_iteration: list[dict[str, dict[str, Any]]] | None
+    likelihood: _Picks | None
+    linear: _Picks | None
+    tokens: Number | None
+    parameters: Number | None
+    examples: Number | None
 
 
-@dataclass
-class _Curve:
+class _Curve(TypedDict, total=False):
     """Of a stage whose loss is drawn."""
 
-    loss: list[_Row] | None = None
+    loss: list[_Row] | None
 
 
-@dataclass
-class _Stage:
-    metrics: _Metrics = field(default_factory=_Metrics)
-    seconds: Number | None = None
-    peak_memory_mb: Number | None = None
+class _Stage(TypedDict, total=False):
+    metrics: _Metrics
+    seconds: Number | None
+    peak_memory_mb: Number | None
 
 
-@dataclass
-class _Results:
+class _Results(TypedDict):
     stages: dict[str, _Stage]
-    machine: dict[str, Any] | None = None
+    machine: NotRequired[dict[str, Any] | None]
 
 
-@dataclass
-class _Figure:
+class _Figure(TypedDict):
     mean: Number | None
     low: Number | None
     high: Number | None
@@ -127,8 +119,8 @@ def check_results(results: Results, where: str, cure: str) -> None:
             validated(_Curve, stage.get("metrics") or {}, f"{where}: stages.{name}.metrics", cure)
         for path, figure in figures_of(stage.get("metrics")):
             at = f"{where}: stages.{name}.{path}"
-            checked = validated(_Figure, {k: figure[k] for k in ("mean", "low", "high", "n")}, at, cure)
-            if len({x is None for x in (checked.mean, checked.low, checked.high)}) > 1:
+            checked = validated(_Figure, figure, at, cure)
+            if len({checked[k] is None for k in ("mean", "low", "high")}) > 1:
                 raise LabError(f"{at}: a figure with a mean or an interval alone; {cure}")
 
 
