@@ -28,12 +28,12 @@ from nbformat import NotebookNode
 
 from llama2lab.cli.commands import Commands
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.paths import ROOT
 from llama2lab.lab.checking import Exercise
 from llama2lab.lab.predictions import Guess, Pick, Prediction, Ranking
 from llama2lab.lab.progress import FOLDER, Progress
 from llama2lab.lessons.catalogue import MODULES
 
-ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 NAMES = ("00_start_here", "01_tokenizer_and_data", "02_transformer", "03_pretraining", "04_supervised_finetuning",
          "05_preferences", "06_reward_models", "07_rejection_sampling", "08_ppo", "09_ghost_attention",

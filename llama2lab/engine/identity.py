@@ -20,10 +20,10 @@ from filelock import FileLock, Timeout
 
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import digest, read_json
+from llama2lab.engine.paths import PACKAGE, ROOT
 
-PACKAGE = Path(__file__).parents[1]
 # As they were when this process began: what is edited later does not run here.
-SOURCES = {".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"):
+SOURCES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"):
            p.read_text(encoding="utf-8") for p in PACKAGE.rglob("*.py")}
 
 

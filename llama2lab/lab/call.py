@@ -12,16 +12,16 @@ import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from llama2lab.engine.paths import PACKAGE
 from llama2lab.lab.as_json import pack, text_of
 from llama2lab.lab.restore import Library
 
 PRINTED = 2000  # characters that are kept of what it prints
 # Where the code of libraries lies: what was raised there is not the student's line.
-FOREIGN = (str(Path(__file__).parents[1]), *(sysconfig.get_path(n) for n in ("stdlib", "purelib", "platlib")),
+FOREIGN = (str(PACKAGE), *(sysconfig.get_path(n) for n in ("stdlib", "purelib", "platlib")),
            "<frozen", sys.prefix + os.sep + "lib")
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch._tensor_str import PRINT_OPTS
 
-PACKAGE = "llama2lab"
 SMALL = 1000  # entries of a dictionary that is watched
 
 
@@ -35,7 +34,7 @@ class Library:
     def __init__(self) -> None:
         self.held: list[tuple[str, Any, dict[Any, Any]]] = []
         for path, module in list(sys.modules.items()):
-            if path == PACKAGE or path.startswith(PACKAGE + "."):
+            if path.split(".")[0] == "llama2lab":
                 self.held.append((path, module, _names(module)))
                 self.held += [(f"{path}.{name}", value, dict(_names(value))) for name, value in _names(module).items()
                               if isinstance(value, dict) or (isinstance(value, type) and value.__module__ == path)]
