@@ -192,7 +192,8 @@ TRAINING = textwrap.dedent("""
     from pathlib import Path
     from llama2lab.engine.device import Machine
     from llama2lab.model.network import Llama, ModelConfig
-    from llama2lab.engine.loop import Optim, fit_packed, pack
+    from llama2lab.engine.loop import Optim, fit_packed
+    from llama2lab.engine.packing import pack
 
     def train(folder, pause):
         model = Llama(ModelConfig(32, 16, 1, 2, 1, 24, max_seq_len=32), seed=1)
