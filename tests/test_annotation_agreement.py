@@ -320,6 +320,6 @@ def test_an_empty_store_and_a_wrong_place(tmp_path: Path) -> None:
 
 
 def test_agreement_needs_no_torch() -> None:
-    code = ("import sys\nfrom llama2lab.annotation import agreement, dashboard, quality, simulate, training\n"
+    code = ("import sys\nfrom llama2lab.annotation import rows\nfrom llama2lab.annotation.agreement import coefficients, dashboard, quality, simulate\n"
             "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules), sorted(sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

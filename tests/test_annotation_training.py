@@ -24,7 +24,7 @@ from llama2lab.engine.errors import LabError
 from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import train_tokenizer
-from llama2lab.stages.reward import RewardSettings, train_reward
+from llama2lab.stages.reward import RewardSettings, mix_people, train_reward
 from llama2lab.town.annotators import annotators_of, label_pairs
 
 
@@ -128,16 +128,16 @@ def test_every_label_is_accounted_for_in_any_order(drawn: list[tuple[Any, ...]],
                                                  (0.1, 11, 100), (0.25, 30, 90)])
 def test_people_are_mixed_in_at_will(share: float | None, mine: int, theirs: int) -> None:
     simulated, people = [{"s": i} for i in range(100)], [{"p": i} for i in range(30)]
-    rows = tr.mix_people(simulated, people, share, 3)
+    rows = mix_people(simulated, people, share, 3)
     assert (sum("p" in r for r in rows), sum("s" in r for r in rows)) == (mine, theirs)
-    assert len({str(r) for r in rows}) == len(rows) and rows == tr.mix_people(simulated, people, share, 3)
+    assert len({str(r) for r in rows}) == len(rows) and rows == mix_people(simulated, people, share, 3)
 
 
 def test_impossible_shares() -> None:
     with pytest.raises(LabError, match="from 0 to 1"):
-        tr.mix_people([{}], [{}], 1.5, 0)
+        mix_people([{}], [{}], 1.5, 0)
     with pytest.raises(LabError, match="no row of people's labels"):
-        tr.mix_people([{}], [], 0.5, 0)
+        mix_people([{}], [], 0.5, 0)
 
 
 def test_people_against_simulated_annotators() -> None:

@@ -56,8 +56,6 @@ FILE = 64 * 2**20  # bytes of the longest file that it may write
 TASKS = 200  # processes and threads that may be begun anew on the machine meanwhile
 ANSWER = 32 * 2**20  # bytes of the longest answer
 DEATH_SIGNAL, SUBREAPER = 1, 36  # options of prctl, from Linux's sys/prctl.h
-
-
 MESSAGE = TypeAdapter(Message)
 
 
