@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import hashlib
 import inspect
 import json
 import os
@@ -20,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import digest, read_json
+from llama2lab.engine.folders import sum_of
 from llama2lab.engine.paths import PACKAGE, ROOT
 
 # As they were when this process began: what is edited later does not run here.
@@ -86,8 +86,7 @@ def folder_digest(folder: Path) -> str:
 @cache
 def _sum(path: Path, size: int, time: int) -> str:
     """SHA-256 of a file, read once for each state of it."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+    return sum_of(path)
 
 
 @contextlib.contextmanager
