@@ -24,7 +24,7 @@ from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.checkpoint import save_model
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import train_tokenizer
-from llama2lab.report import summary
+from llama2lab.report import promises, summary
 
 
 @pytest.fixture
@@ -276,7 +276,7 @@ def test_the_readme_says_what_the_runs_of_three_seeds_say():
     rows = [[cell.strip() for cell in line.strip("|").split("|")]
             for line in text[text.index("| promised |"):].split("\n\n")[0].splitlines()[2:]]
     seeds = sorted(p for p in (finished.ROOT / "data" / "seeds").iterdir() if p.is_dir())  # not the report beside them
-    promised = [p for p in summary.promises(seeds, [summary.load_run(seed) for seed in seeds]) if p.mark]
+    promised = [p for p in promises.promises(seeds, [summary.load_run(seed) for seed in seeds]) if p.mark]
     assert len(seeds) == 3 and len(rows) == len(promised)
     for (what, _, measured, verdict), p in zip(rows, promised, strict=True):
         assert verdict.split(" ")[0] == ("met" if p.met else "missed"), (what, p)

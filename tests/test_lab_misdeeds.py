@@ -207,7 +207,7 @@ RAISED = [
     ("class E(KeyboardInterrupt):\n    def __del__(self): raise SystemExit\nraise E('d')", "E: d"),
     ("raise ValueError('\\ud800 half')", "ValueError: ? half"), ("raise ValueError('\\0\\x1b')", "ValueError"),
     ("from llama2lab.lab.checking import Mistake\nraise Mistake('passed')", "Mistake: passed"),
-    ("from llama2lab.lab.child import Fault\nraise Fault('passed')", "Fault: "),
+    ("from llama2lab.lab.call import Fault\nraise Fault('passed')", "Fault: "),
     ("return bytearray(10**14)", "MemoryError"), ("return torch.zeros(10**13)", "RuntimeError"),
     ("return np.ones(2**30).repeat(8)", "MemoryError"), ("return input('x? ')", "EOFError"), ("return sys.stdin.read(1)[0]", "IndexError"),
     ("open('/tmp/llama2lab-misdeed', 'wb').write(bytes(2**28))", "OSError"), ("return torch.ones(2**25)", "shape (33554432,)"), ("return [0.5] * 2**25", "33,554,432"), ("return 'w' * 10**8", "longer than 32 MB"),

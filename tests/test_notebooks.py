@@ -9,6 +9,7 @@ import time
 import nbformat
 import pytest
 from notebook_demo import demo, marked, write_demo
+from typer.testing import CliRunner
 
 from llama2lab.cli import notebooks
 from llama2lab.cli.notebooks import NAMES, NOTEBOOKS, execute, find, problems, read, with_solutions
@@ -149,16 +150,17 @@ def test_notebooks_are_found_by_number_name_and_path(tmp_path):
         find(folder=tmp_path / "none")
 
 
-def test_the_command_takes_names_before_and_after_its_options(tmp_path, monkeypatch, capsys):
+def test_the_command_takes_names_before_and_after_its_options(tmp_path, monkeypatch):
     ran = []
     monkeypatch.setattr(notebooks, "execute", lambda path, out, solved: ran.append((path.stem, solved))
                         or notebooks.Result(path.stem, 1.0, wrong=["cell 3: x"] if path.stem == "b" else []))
     for name in ("a", "b"):
         nbformat.write(demo(), tmp_path / f"{name}.ipynb")
     a, b = str(tmp_path / "a.ipynb"), str(tmp_path / "b.ipynb")
-    assert notebooks.main(["execute", a, "--solutions", "--out", str(tmp_path)]) == 0
-    assert notebooks.main(["execute", "--out", str(tmp_path), a, b]) == 1
-    assert ran == [("a", True), ("a", False), ("b", False)] and "cell 3: x" in capsys.readouterr().out
+    first = CliRunner().invoke(notebooks.app, ["execute", a, "--solutions", "--out", str(tmp_path)])
+    second = CliRunner().invoke(notebooks.app, ["execute", "--out", str(tmp_path), a, b])
+    assert (first.exit_code, second.exit_code) == (0, 1), first.output
+    assert ran == [("a", True), ("a", False), ("b", False)] and "cell 3: x" in second.output
 
 
 # ---- running -----------------------------------------------------------------------------------------------------
@@ -196,7 +198,7 @@ TRAINING = textwrap.dedent("""
     from pathlib import Path
     from llama2lab.engine.device import Machine
     from llama2lab.model.network import Llama, ModelConfig
-    from llama2lab.engine.loop import Optim
+    from llama2lab.engine.optim import Optim
     from llama2lab.engine.packing import pack
     from llama2lab.stages.pretrain import fit_packed
 

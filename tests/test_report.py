@@ -12,7 +12,7 @@ import pytest
 from llama2lab.engine import stats
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.scale import GRADES
-from llama2lab.report import plots, summary
+from llama2lab.report import plots, promises, summary
 from llama2lab.report.page import report
 
 SKILLS = ("facts", "counting", "stories")
@@ -156,7 +156,7 @@ def test_missing_stages_do_not_break_the_page(tmp_path: Path, keep: tuple[str, .
     run = make_run(tmp_path / "run", keep=keep)
     page = page_of([run], tmp_path / "page.html")
     assert "Limits" in page and "nan" not in re.sub(r"<script.*?</script>", "", page, flags=re.S).lower().split()
-    assert "not measured" in summary.promised_table([run])
+    assert "not measured" in promises.promised_table([run])
 
 
 def test_unfinished_run_shows_what_there_is(tmp_path: Path) -> None:
@@ -181,13 +181,13 @@ def test_real_data_runs_say_that_nobody_knows_the_truth(tmp_path: Path) -> None:
     (run / "results.json").write_text(json.dumps({"preset": "real", "seed": 0, "machine": {}, "stages": stages}))
     page = page_of([run], tmp_path / "page.html")
     assert "no oracle" in page and "Promised figures" not in page and "reward-safety" in page
-    assert "bits_per_byte" in summary.promised_table([run])
+    assert "bits_per_byte" in promises.promised_table([run])
 
 
 def test_smoke_says_that_its_figures_mean_nothing(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", preset="smoke")
     assert "None of these figures means anything" in page_of([run], tmp_path / "page.html")
-    assert "mean nothing" in summary.promised_table([run])
+    assert "mean nothing" in promises.promised_table([run])
 
 
 def test_errors_name_the_file_and_the_cure(runs: list[Path], tmp_path: Path) -> None:
@@ -223,15 +223,15 @@ def test_every_figure_stands_alone(figure, runs: list[Path]) -> None:
 
 def test_marks_are_judged_on_the_mean_and_doubt_is_said() -> None:
     sure, unsure = ({"mean": 0.8, "low": low, "high": 0.9, "n": 9} for low in (0.76, 0.7))
-    assert summary.Promise("x", sure, summary.mark(">=", 0.75)).verdict == "met"
-    assert summary.Promise("x", unsure, summary.mark(">=", 0.75)).verdict == "met, unsure"
-    assert summary.Promise("x", sure, summary.mark("<=", 0.05)).verdict == "MISSED"
-    assert summary.Promise("x", sure).verdict == "" and summary.Promise("x", sure).met is None
-    assert summary.Promise("x", None, summary.mark(">=", 0.75)).verdict == "not measured"
+    assert promises.Promise("x", sure, promises.mark(">=", 0.75)).verdict == "met"
+    assert promises.Promise("x", unsure, promises.mark(">=", 0.75)).verdict == "met, unsure"
+    assert promises.Promise("x", sure, promises.mark("<=", 0.05)).verdict == "MISSED"
+    assert promises.Promise("x", sure).verdict == "" and promises.Promise("x", sure).met is None
+    assert promises.Promise("x", None, promises.mark(">=", 0.75)).verdict == "not measured"
 
 
 def test_promised_table_has_every_mark(runs: list[Path]) -> None:
-    text = summary.promised_table(runs)
+    text = promises.promised_table(runs)
     for mark in (">= 0.95", ">= 0.8", "0.60 to 0.80", ">= 0.75", "<= 0.05", "<= 0.1", ">= 0.03", ">= 0.9", "< 0.2",
                  "<= 20", "< 3000", "interval above 0", "interval reaches 0"):
         assert mark in text, mark

@@ -13,7 +13,8 @@ from file_faults import at_call, disk_full
 
 from llama2lab.engine import folders
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.runs import Run, finished_stages, stage_folder
+from llama2lab.engine.runs import Run
+from llama2lab.engine.stagefiles import finished_stages, stage_folder
 
 IDENTITY = {"preset": "smoke", "seed": 0}
 

@@ -16,9 +16,10 @@ from llama2lab.cli import ship
 from llama2lab.engine import device, stats
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import digest, plain, read_rows, write_rows
-from llama2lab.engine.runs import Run, stage_folder, stages_in_order
+from llama2lab.engine.runs import Run
+from llama2lab.engine.stagefiles import stage_folder, stages_in_order
 from llama2lab.lab.finished import SHIPPED
-from llama2lab.report import summary
+from llama2lab.report import promises, summary
 from llama2lab.report.page import report
 from llama2lab.run.talk import pick_stage, talking_stages
 
@@ -178,7 +179,7 @@ def test_files_of_the_wrong_shape_are_one_line_for_readers_and_for_the_run(tmp_p
     run.close()
     (tmp_path / "r" / file).write_text(WRONG[number])
     for use in (lambda: report([tmp_path / "r"], tmp_path / "page.html"), lambda: pick_stage(tmp_path / "r", None),
-                lambda: summary.promised_table([tmp_path / "r"]), lambda: make(tmp_path / "r").close()):
+                lambda: promises.promised_table([tmp_path / "r"]), lambda: make(tmp_path / "r").close()):
         try:
             use()
         except LabError as e:
@@ -194,7 +195,7 @@ def test_kept_answers_of_the_wrong_shape_are_one_line(tmp_path, rows):
         (tmp_path / "r" / stage / "answers.jsonl").write_text(rows)
     run.results({})
     for use in (lambda: report([tmp_path / "r"], tmp_path / "page.html"),
-                lambda: summary.promised_table([tmp_path / "r"])):
+                lambda: promises.promised_table([tmp_path / "r"])):
         with pytest.raises(LabError, match=r"answers\.jsonl.*; remove it"):
             use()
 
@@ -207,7 +208,7 @@ def test_a_stage_without_seconds_or_memory_is_shown_without(tmp_path):
     results["stages"]["base"]["seconds"] = results["stages"]["base"]["peak_memory_mb"] = None
     path.write_text(json.dumps(results))
     assert report([tmp_path / "r"], tmp_path / "page.html").exists()
-    assert "peak memory" in summary.promised_table([tmp_path / "r"])
+    assert "peak memory" in promises.promised_table([tmp_path / "r"])
     assert "sft " in summary.stage_table(summary.load_run(tmp_path / "r"))
 
 

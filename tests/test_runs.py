@@ -10,7 +10,8 @@ import pytest
 from llama2lab.engine import device, stats
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import read_rows, write_rows
-from llama2lab.engine.runs import Run, stage_folder
+from llama2lab.engine.runs import Run
+from llama2lab.engine.stagefiles import stage_folder
 from llama2lab.report.summary import load_run
 from llama2lab.stages.rounds import PreferenceSettings, Workshop, preferences_stage
 from llama2lab.town.items import Prompt

@@ -11,11 +11,12 @@ from itertools import pairwise
 import pytest
 
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.paths import DATA
 from llama2lab.town.corpus import fact_probes, heldout_documents, pretraining_corpus
 from llama2lab.town.demonstrations import AnswerStyle, answer_for, demonstrations, obey, truth_pairs
 from llama2lab.town.items import SKILLS, SPLITS
 from llama2lab.town.prompts import contents, dialogue_prompts, every_prompt, instructions_of, make_prompts
-from llama2lab.town.town import load_town, slug, town_folder
+from llama2lab.town.town import load_town, slug
 from llama2lab.town.truth import key_of, place_statements, truth_of
 
 WORDS = 300_000
@@ -346,7 +347,7 @@ MISTAKES = {
 def test_a_mistake_is_named_with_file_line_and_cure(mistake, tmp_path):
     file, old, new, message = MISTAKES[mistake]
     folder = tmp_path / "data" / "world"
-    shutil.copytree(town_folder(), folder)
+    shutil.copytree(DATA / "world", folder)
     text = (folder / file).read_text()
     assert old in text
     (folder / file).write_text(text.replace(old, new, 1))
@@ -359,7 +360,7 @@ def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(LabError, match="no such folder"):
         load_town(tmp_path / "nowhere")
     folder = tmp_path / "data" / "world"
-    shutil.copytree(town_folder(), folder)
+    shutil.copytree(DATA / "world", folder)
     (folder / "places.yaml").write_bytes("- {name: café}\n".encode("latin-1"))
     with pytest.raises(LabError, match=r"data/world/places.yaml:1: not UTF-8"):
         load_town(folder)
@@ -380,7 +381,7 @@ def test_files_that_cannot_be_read(tmp_path):
 
 def test_a_clock_and_other_numbers_of_old_yaml_are_words(tmp_path):
     folder = tmp_path / "data" / "world"
-    shutil.copytree(town_folder(), folder)
+    shutil.copytree(DATA / "world", folder)
     text = (folder / "places.yaml").read_text()
     text = text.replace("name: bakery", "name: 9:30").replace("name: library", "name: 0x1F")
     (folder / "places.yaml").write_text(text)
@@ -389,7 +390,7 @@ def test_a_clock_and_other_numbers_of_old_yaml_are_words(tmp_path):
 
 def test_a_teacher_adds_a_person(tmp_path):
     folder = tmp_path / "data" / "world"
-    shutil.copytree(town_folder(), folder)
+    shutil.copytree(DATA / "world", folder)
     with (folder / "characters.yaml").open("a") as f:
         f.write("\n- name: Zoe\n  pronoun: she\n  job: baker\n  home: Hill Road\n  pet: cat\n  food: soup\n"
                 "  hobby: chess\n  friend: Tom\n  age: 90\n  door: red\n")

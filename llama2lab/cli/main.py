@@ -125,7 +125,7 @@ def report(
     llama2lab report runs/mini-0 runs/mini-1 runs/mini-2 --out three-seeds.html
     """
     from llama2lab.report.page import report as make_report
-    from llama2lab.report.summary import promised_table
+    from llama2lab.report.promises import promised_table
 
     if out is not None and out.is_dir():
         raise LabError(f"{out} is a folder; give the page's file name, such as {out / 'report.html'}")
@@ -216,12 +216,10 @@ def bench(json: Annotated[Path | None, typer.Option(help="Write the measurements
 @app.command()
 def doctor() -> None:
     """What this machine has, and the precision that a quick measurement picks on it."""
-    import sys
-
     from llama2lab import __version__
     from llama2lab.engine.device import describe_machine
 
-    facts = {"llama2lab": __version__, "python": sys.version.split()[0], **describe_machine()}
+    facts = {"llama2lab": __version__, **describe_machine()}
     width = max(map(len, facts))
     for name, value in facts.items():
         typer.echo(f"{name:<{width}}  {value}")

@@ -9,30 +9,31 @@ student's (a function or a name, empty as shipped), its check, and for a predict
 
 from __future__ import annotations
 
-import argparse
 import ast
 import os
 import re
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import nbformat
+import typer
 from nbformat import NotebookNode
 
+from llama2lab.cli.commands import Commands
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.paths import ROOT
 from llama2lab.lab.checking import Exercise
 from llama2lab.lab.predictions import Guess, Pick, Prediction, Ranking
 from llama2lab.lab.progress import FOLDER, Progress
 from llama2lab.lessons.catalogue import MODULES
 
-ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 NAMES = ("00_start_here", "01_tokenizer_and_data", "02_transformer", "03_pretraining", "04_supervised_finetuning",
          "05_preferences", "06_reward_models", "07_rejection_sampling", "08_ppo", "09_ghost_attention",
@@ -252,9 +253,7 @@ def execute(path: Path, out: Path, solved: bool = False, timeout: float = CELL_S
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    notebook = read(path)
-    if solved:
-        notebook = with_solutions(notebook)
+    notebook = with_solutions(read(path)) if solved else read(path)
     progress = out / "progress" / path.stem
     shutil.rmtree(progress, ignore_errors=True)
     progress.mkdir(parents=True)
@@ -283,8 +282,6 @@ def _failed_cell(notebook: NotebookNode) -> str:
 
 def seconds_of(cell: NotebookNode) -> float:
     """How long a cell ran, from the times that nbclient notes."""
-    from datetime import datetime
-
     times = cell.metadata.get("execution", {})
     begin, end = times.get("iopub.status.busy"), times.get("iopub.status.idle")
     return (datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds() if begin and end else 0.0
@@ -307,35 +304,39 @@ def checks_that_went_wrong(notebook: NotebookNode, progress: Progress, solved: b
     return wrong
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m llama2lab.cli.notebooks", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("check", "execute"))
-    parser.add_argument("names", nargs="*", metavar="NOTEBOOK", help="number, name or path; all without")
-    parser.add_argument("--solutions", action="store_true", help="solve every exercise first")
-    parser.add_argument("--jobs", type=int, default=1, help="so many at once; the seconds then say less")
-    parser.add_argument("--out", type=Path, default=Path("runs/notebooks"), help="where they go with their outputs")
-    options = parser.parse_intermixed_args(arguments)  # names may stand before the options or after them
-    paths = find(options.names)
-    if options.what == "check":
-        bad = False
-        for path in paths:
-            found = problems(read(path), path.stem[:2])
-            print("\n".join([f"{path.stem:<28}{'well' if not found else ''}", *(f"    {what}" for what in found)]))
-            bad |= bool(found)
-        return int(bad)
-    results, begin = [], time.perf_counter()
-    with ThreadPoolExecutor(options.jobs) as pool:
-        waiting = [pool.submit(execute, path, options.out, options.solutions) for path in paths]
-        for future in waiting:
-            results.append(future.result())
-            print(results[-1], flush=True)
+app = typer.Typer(cls=Commands, help="The notebooks as files: check them, or run them to their end.",
+                  add_completion=False, rich_markup_mode=None)
+Names = Annotated[list[str] | None, typer.Argument(metavar="NOTEBOOK...", help="Number, name or path.  [default: all]",
+                                                   show_default=False)]
+
+
+@app.command("check")
+def check_command(names: Names = None) -> None:
+    """What is wrong with notebooks, without running them."""
+    bad = False
+    for path in find(names or ()):
+        found = problems(read(path), path.stem[:2])
+        print("\n".join([f"{path.stem:<28}{'well' if not found else ''}", *(f"    {what}" for what in found)]))
+        bad |= bool(found)
+    raise typer.Exit(int(bad))
+
+
+@app.command("execute")
+def execute_command(
+    names: Names = None,
+    solutions: Annotated[bool, typer.Option("--solutions", help="Solve every exercise first.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="So many at once; the seconds then say less.")] = 1,
+    out: Annotated[Path, typer.Option(help="Where they go with their outputs.")] = Path("runs/notebooks"),
+) -> None:
+    """Run notebooks to their end."""
+    begin, wrong = time.perf_counter(), False
+    with ThreadPoolExecutor(jobs) as pool:
+        for result in pool.map(lambda path: execute(path, out, solutions), find(names or ())):
+            print(result, flush=True)
+            wrong |= bool(result.wrong)
     print(f"{'together':<28}{time.perf_counter() - begin:7.1f} s")
-    return int(any(result.wrong for result in results))
+    raise typer.Exit(int(wrong))
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except LabError as e:
-        sys.exit(f"error: {e}")
+    app(prog_name="python -m llama2lab.cli.notebooks")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.files import disk_error
+from llama2lab.engine.files import disk_errors
 from llama2lab.lab.checking import Exercise, Outcome, run
 from llama2lab.lab.predictions import Prediction
 from llama2lab.lab.progress import check, predict
@@ -55,7 +55,7 @@ def release(notebooks: Sequence[Path], out: Path, course: str = "llama2lab", for
     if there and not force:
         raise LabError(f"{there[0]} is there already; --force writes it anew")
     released = []
-    try:
+    with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         if not (out / "nbgrader_config.py").exists():
             (out / "nbgrader_config.py").write_text(CONFIG.format(course=course), encoding="utf-8")
@@ -67,8 +67,6 @@ def release(notebooks: Sequence[Path], out: Path, course: str = "llama2lab", for
                 (target.parent / "pictures").mkdir(exist_ok=True)
                 shutil.copy(path.parent / picture, target.parent / picture)
             released.append(Released(target, len(exercises), sum(e.points for e in exercises)))
-    except OSError as e:
-        raise disk_error(e, out) from e
     return released
 
 

@@ -19,13 +19,13 @@ from safetensors.torch import load_file, save_file
 from llama2lab.engine import folders
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import read_json, read_rows, write_rows
-from llama2lab.engine.runs import stage_folder
+from llama2lab.engine.stagefiles import stage_folder
 from llama2lab.lab.finished import SHIPPED
 
 MODELS = ("base", "sft", "sft-noisy", "rlhf-v1", "rlhf-v3", "gatt", "rlhf-v4", "rlhf-v5", "reward-helpfulness-v1",
           "reward-helpfulness-v5", "reward-helpfulness-v5-linear", "reward-safety-v5")
 ROWS = ("tokenizer", "best-of-k", *(f"preferences-v{v}" for v in range(1, 6)), *(f"samples-v{v}" for v in range(1, 5)))
-PAIRED = ("sft", "sft-noisy", "gatt", "rlhf-v3", "rlhf-v4", "rlhf-v5")  # see summary.promises
+PAIRED = ("sft", "sft-noisy", "gatt", "rlhf-v3", "rlhf-v4", "rlhf-v5")  # see report.promises
 # large, and of use to a run that goes on
 LEFT_OUT = ("rollouts", "measured", "gatt.jsonl", "random.jsonl", "sft-noisy/rows.jsonl",
             *(f"samples-v{v}/samples.jsonl" for v in range(2, 5)))

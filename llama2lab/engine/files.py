@@ -12,7 +12,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +21,7 @@ from pydantic import Strict
 from torch import Tensor
 
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.validation import validated
 
 Number = Annotated[int, Strict()] | Annotated[float, Strict()]  # a number, and no text that looks like one
 
@@ -44,15 +45,13 @@ def write_atomic(path: Path, text: str) -> None:
 
 def copy_atomic(source: Path, target: Path) -> None:
     """Copy a file whole or not at all; nothing happens where the same is there already."""
-    try:
+    with disk_errors(target):
         if target.exists() and filecmp.cmp(source, target, shallow=False):
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}.tmp")
         shutil.copyfile(source, temporary)
         os.replace(temporary, target)
-    except OSError as e:
-        raise disk_error(e, target) from e
 
 
 CURES = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space",
@@ -67,6 +66,15 @@ def disk_error(e: OSError, path: Path) -> LabError:
                     "already made is lost")
 
 
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Within, an error of the system is a LabError that names `path`."""
+    try:
+        yield
+    except OSError as e:
+        raise disk_error(e, path) from e
+
+
 def read_json(path: Path, cure: str = "remove the file and run the command again") -> Any:
     """The contents of a JSON file; LabError with file and line if it is damaged. NaN, which earlier versions wrote
     where nothing was measured, is None."""
@@ -78,6 +86,11 @@ def read_json(path: Path, cure: str = "remove the file and run the command again
         raise LabError(f"{path}:{e.lineno}: broken JSON ({e.msg}); {cure}") from e
     except (ValueError, RecursionError) as e:
         raise LabError(f"{path}: no JSON that can be read ({type(e).__name__}); {cure}") from e
+
+
+def read_as(kind: Any, path: Path, cure: str) -> Any:
+    """The contents of a JSON file as the type `kind`; LabError as `read_json`, or `validated`."""
+    return validated(kind, read_json(path, cure), str(path), cure)
 
 
 def write_rows(path: Path, rows: Iterable[dict]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import hashlib
 import inspect
 import json
 import os
@@ -20,10 +19,11 @@ from filelock import FileLock, Timeout
 
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import digest, read_json
+from llama2lab.engine.folders import sum_of
+from llama2lab.engine.paths import PACKAGE, ROOT
 
-PACKAGE = Path(__file__).parents[1]
 # As they were when this process began: what is edited later does not run here.
-SOURCES = {".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"):
+SOURCES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"):
            p.read_text(encoding="utf-8") for p in PACKAGE.rglob("*.py")}
 
 
@@ -86,8 +86,7 @@ def folder_digest(folder: Path) -> str:
 @cache
 def _sum(path: Path, size: int, time: int) -> str:
     """SHA-256 of a file, read once for each state of it."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+    return sum_of(path)
 
 
 @contextlib.contextmanager

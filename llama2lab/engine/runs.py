@@ -23,8 +23,8 @@ import shutil
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,41 +32,17 @@ from typing import Any
 from llama2lab.engine import folders
 from llama2lab.engine.device import begin_peak_memory
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.files import Number, copy_atomic, digest, disk_error, named, plain, read_json, write_atomic
-from llama2lab.engine.files import read_rows as read_rows
-from llama2lab.engine.files import write_rows as write_rows
-from llama2lab.engine.validation import validated
-
-# ---- what a stage leaves -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Record:
-    """stage.json, as far as it is read again; files of earlier versions lack some of it."""
-
-    fingerprint: str = ""
-    parents: list[str] = field(default_factory=list)
-    number: int | None = None  # its place in the run
-    seconds: Number | None = None
-    peak_memory_mb: Number | None = None  # the most that the process held while the stage was built; None: unknown
-    metrics: dict[str, Any] = field(default_factory=dict)
-    sums: dict[str, str] = field(default_factory=dict)  # SHA-256 of each file that the stage was built with
-    finished: str = ""  # ISO, UTC
-
-
-@dataclass(frozen=True)
-class Note:
-    """An entry of notes.json."""
-
-    metrics: dict[str, Any]
-    seconds: Number
-
-
-@dataclass(frozen=True)
-class _Listed:
-    """results.json, as far as it names the stages in their order."""
-
-    stages: dict[str, Any]
+from llama2lab.engine.files import Number, copy_atomic, digest, disk_errors, named, plain, read_as, write_atomic
+from llama2lab.engine.stagefiles import (
+    Note,
+    fingerprint_of,
+    read_marker,
+    read_notes,
+    read_record,
+    stage_folder,
+    sums,
+    with_notes,
+)
 
 
 @dataclass(frozen=True)
@@ -76,58 +52,6 @@ class _Started:
     fingerprint: str = ""
     seconds: Number = 0.0
     peak_memory_mb: Number | None = None
-
-
-def read_record(folder: Path) -> Record:
-    """stage.json of a finished stage; LabError if it is damaged."""
-    path, cure = folder / "stage.json", f"remove {folder} and run again: this stage is built anew"
-    return validated(Record, read_json(path, cure), str(path), cure)
-
-
-def read_notes(folder: Path) -> dict[str, Note]:
-    """What was measured on a finished stage; LabError if notes.json is damaged."""
-    path, cure = folder / "notes.json", "remove it and run again: it is measured anew"
-    return validated(dict[str, Note], read_json(path, cure), str(path), cure) if path.exists() else {}
-
-
-def read_marker(run: Path) -> dict[str, Any]:
-    """RUN/run.json; LabError if the folder is no run, or it is damaged."""
-    path = run / "run.json"
-    try:
-        there = path.exists()
-    except OSError as e:  # no name that a file can have
-        raise LabError(f"{run}: {e.strerror or e}; give the folder of a run") from e
-    if not there:
-        raise LabError(f"{run} is not a run of llama2lab (no run.json); make one with: llama2lab run --out {run}")
-    cure = 'let it say what the run is, such as {"preset": "mini", "seed": 0}, or choose another folder'
-    return validated(dict[str, Any], read_json(path, cure), str(path), cure)
-
-
-def check_sums(folder: Path) -> None:
-    """LabError if a file of a finished stage is not as it was when the stage was built. Each is read once a process."""
-    for name, expected in (read_record(folder).sums if (folder / "stage.json").exists() else {}).items():
-        path = folder / name
-        try:
-            good = not path.exists() or folders.has_sum(path, expected)  # what is left out on purpose is not damaged
-        except OSError as e:
-            raise LabError(f"{path}: cannot be read ({e.strerror or e}); see to its disk and permissions") from e
-        if not good:
-            raise LabError(f"{path}: damaged or changed, it is not as it was when the stage was built; remove {folder} "
-                           "and run again: this stage is built anew")
-
-
-def check_file(path: Path) -> None:
-    """`check_sums` of the stage that a file belongs to, if it belongs to one."""
-    for folder in (path.parent, path.parent.parent):  # reference/ lies within
-        if (folder / "stage.json").exists():
-            check_sums(folder)
-
-
-def sums(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file in a stage's folder, hidden ones and stage.json aside."""
-    files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
-    return {name: folders.sum_of(p) for name, p in files.items()
-            if name not in ("stage.json", "started.json") and not name.startswith((".", "resume/"))}
 
 
 class Run:
@@ -146,23 +70,17 @@ class Run:
         self._fingerprints: dict[str, str] = {}
         self._notes: dict[str, dict[str, Note]] = {}  # stage -> notes that were asked for, by key
         self._pid = os.getpid()
-        try:
+        with disk_errors(self.path), contextlib.ExitStack() as undo:
             self._check()
             self.path.mkdir(parents=True, exist_ok=True)
             self.close = weakref.finalize(self, folders.take(self.path))
-        except OSError as e:
-            raise disk_error(e, self.path) from e
-        try:
+            undo.callback(self.close)
             self._check()  # nobody can change it now
             for left in [*self.path.glob("*.tmp"), *self.path.glob("*/*.tmp")]:
                 left.unlink(missing_ok=True)  # of a kill
             if not (self.path / "run.json").exists():
                 write_atomic(self.path / "run.json", json.dumps(identity, indent=2))
-        except BaseException as e:
-            self.close()
-            if isinstance(e, OSError):
-                raise disk_error(e, self.path) from e
-            raise
+            undo.pop_all()
 
     def _check(self) -> None:
         """LabError if the folder is another run's, or somebody else's."""
@@ -214,15 +132,14 @@ class Run:
             self.order.append(name)
         folder, partial = self.path / name, self.path / f"{name}.partial"
         try:
-            folders.clear_up(folder)
-            if _fingerprint(folder) != fingerprint and not self._adopt(name, fingerprint):
-                metrics, seconds = self._build(name, build, settings, parents, partial)
-                self._forget_figures(name)
-                folders.put_in_place(partial, folder)
-                self.say(f"{name} done in {seconds:.0f} s" + _headline(metrics))
-            _tidy(folder, partial)
-        except OSError as e:
-            raise disk_error(e, partial) from e
+            with disk_errors(partial):
+                folders.clear_up(folder)
+                if fingerprint_of(folder) != fingerprint and not self._adopt(name, fingerprint):
+                    metrics, seconds = self._build(name, build, settings, parents, partial)
+                    self._forget_figures(name)
+                    folders.put_in_place(partial, folder)
+                    self.say(f"{name} done in {seconds:.0f} s" + _headline(metrics))
+                _tidy(folder, partial)
         except LabError as e:
             if name in str(e):
                 raise
@@ -235,8 +152,8 @@ class Run:
         folder, partial = self.path / name, self.path / f"{name}.partial"
         if not partial.exists():
             return False
-        whole = _fingerprint(partial, forgiving=True)
-        if whole == fingerprint or (whole and not _fingerprint(folder, forgiving=True)):
+        whole = fingerprint_of(partial, forgiving=True)
+        if whole == fingerprint or (whole and not fingerprint_of(folder, forgiving=True)):
             self._forget_figures(name)
             folders.put_in_place(partial, folder)
             if whole == fingerprint:
@@ -323,18 +240,16 @@ class Run:
         """What results.json says no longer holds: until all is gathered again, the stages speak for themselves. Nor do
         experiments, where `stage` is about to take the place of one with other settings: they are put aside."""
         experiments = self.path / "experiments"
-        try:
+        with disk_errors(self.path):
             (self.path / "results.json").unlink(missing_ok=True)
             folders.clear_up(experiments)
-            before = _fingerprint(self.path / stage, forgiving=True) if stage else ""
+            before = fingerprint_of(self.path / stage, forgiving=True) if stage else ""
             if before not in ("", self._fingerprints.get(stage)) and experiments.is_dir():
                 aside = experiments.with_name("experiments.before")
                 if aside.exists():
                     folders.discard(aside)
                 os.replace(experiments, aside)
                 self.say(f"experiments/ is experiments.before/ now: it was measured before {stage} was built anew")
-        except OSError as e:
-            raise disk_error(e, self.path) from e
 
     def measured(self, name: str, settings: Any, against: Sequence[str] = ()) -> Path:
         """The folder of the rows that were measured with these settings on a finished stage."""
@@ -362,29 +277,12 @@ class Run:
         return json.loads(text)
 
 
-def with_notes(record: Record, notes: Iterable[Note]) -> dict[str, Any]:
-    """A stage's entry in results.json, strictly JSON."""
-    notes = list(notes)
-    metrics = {k: v for part in (record.metrics, *(note.metrics for note in notes)) for k, v in part.items()}
-    seconds = None if record.seconds is None else round(record.seconds + sum(note.seconds for note in notes), 1)
-    return {"seconds": seconds, "peak_memory_mb": record.peak_memory_mb, "metrics": metrics}
-
-
-def _fingerprint(folder: Path, forgiving: bool = False) -> str:
-    """Of a finished stage, "" where there is none; a damaged stage.json is a LabError, or `forgiving` is no stage."""
-    if not (folder / "stage.json").exists():
-        return ""
-    with contextlib.suppress(*((LabError,) if forgiving else ())):
-        return read_record(folder).fingerprint
-    return ""
-
-
 def _read_started(partial: Path) -> _Started:
     """started.json; of a missing or damaged one that nothing is known, so that the stage starts over."""
     path = partial / "started.json"
     with contextlib.suppress(LabError):
         if path.exists():
-            return validated(_Started, read_json(path), str(path))
+            return read_as(_Started, path, "")
     return _Started()
 
 
@@ -396,47 +294,6 @@ def _tidy(folder: Path, partial: Path) -> None:
         shutil.rmtree(folder / "resume")
     if (partial / "stage.json").exists() and not (partial / "started.json").exists():
         folders.discard(partial)
-
-
-def finished_at(run: Path) -> str:
-    """When the last of a run's stages was finished (ISO, UTC); "" of runs made before that was kept."""
-    return max((read_record(run / name).finished for name in finished_stages(run)), default="")
-
-
-def stage_folder(run: str | Path, name: str) -> Path:
-    """RUN/<stage>; LabError that names the stages there are, or the file that is not as the stage left it."""
-    run = Path(run)
-    read_marker(run)
-    if name not in finished_stages(run):
-        there = ", ".join(sorted(finished_stages(run))) or "none yet"
-        raise LabError(f"{run} has no finished stage {name!r}; there are: {there}")
-    check_sums(run / name)
-    return run / name
-
-
-def finished_stages(run: Path) -> Iterator[str]:
-    for path in run.glob("*/stage.json"):
-        if "." not in path.parent.name:
-            yield path.parent.name
-
-
-def stages_in_order(run: Path) -> list[str]:
-    """The finished stages, each after those it was built from; among the others as results.json lists them, or as the
-    run built them. File times, which a copy changes, say nothing."""
-    records = {name: read_record(run / name) for name in finished_stages(run)}
-    listed: dict[str, int] = {}
-    with contextlib.suppress(LabError):  # an unfinished run has none; a damaged one is for its readers to name
-        results = validated(_Listed, read_json(run / "results.json"), str(run))
-        listed = {name: i for i, name in enumerate(results.stages)}
-    many = len(listed) + len(records)
-    number = {name: many if r.number is None else r.number for name, r in records.items()}
-    left = sorted(records, key=lambda name: (listed.get(name, many), number[name], name))
-    order: list[str] = []
-    while left:
-        ready = (name for name in left if not any(parent in left for parent in records[name].parents))
-        order.append(next(ready, left[0]))  # parents that go round in a circle are nobody's
-        left.remove(order[-1])
-    return order
 
 
 def _headline(metrics: dict[str, Any]) -> str:

@@ -14,8 +14,9 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from types import CodeType, FunctionType
 from typing import Any, Literal
 
@@ -24,9 +25,10 @@ from numpy import array_equal  # by its own name, as `array_of`: a notebook may 
 from torch import Tensor
 
 from llama2lab.engine.errors import LabError
-from llama2lab.lab.child import Fault, Here, Prints, Process, start
-from llama2lab.lab.guard import Library, kept_state
-from llama2lab.lab.plain import DIGITS, array_of, pack, unpack
+from llama2lab.lab.as_json import DIGITS, array_of, pack, unpack
+from llama2lab.lab.call import Fault, Prints
+from llama2lab.lab.child import Here, Process, start
+from llama2lab.lab.restore import kept_state
 
 SECONDS = 10.0
 SOLUTIONS = "LLAMA2LAB_SOLUTIONS"  # "off" hides them
@@ -151,10 +153,12 @@ def run(exercise: Exercise, answer: Any, seconds: float = SECONDS) -> Outcome:
     try:
         if is_empty(answer):
             raise Fault("not attempted")
-        if not callable(answer):
-            answer = plain(answer, seconds)
-        with kept_state() as library, Student(answer, library, seconds, exercise.in_place, prints, warned) as student:
-            exercise.check(student if callable(answer) else answer)
+        with kept_state() as library:
+            if callable(answer):
+                with closing(start(answer, library, seconds, prints, warned)) as place:
+                    exercise.check(partial(ask, place, exercise.in_place))
+            else:
+                exercise.check(plain(answer, seconds))
     except Fault as e:
         return outcome(e.status, str(e) or "Fill it in and run the cell again; the hints help.", e.line, e.code)
     except Mistake as e:
@@ -169,52 +173,35 @@ def run(exercise: Exercise, answer: Any, seconds: float = SECONDS) -> Outcome:
     return outcome("passed")
 
 
-class Student:
-    """The student's function as a check calls it: it answers from elsewhere, with plain data; arguments and the library
-    must be left alone, and a forgotten `return` is named."""
+def ask(place: Process | Here, in_place: bool, *args: Any) -> Any:
+    """The answer of a student's function, which runs elsewhere, as plain data. Arguments are data and must be left
+    alone; with `in_place` the function may change them, and they are changed.
 
-    def __init__(self, function: Callable, library: Library, seconds: float, in_place: bool = False,
-                 prints: Prints | None = None, warned: Prints | None = None):
-        self.start = lambda: start(function, library, seconds, prints or Prints(), warned or Prints())
-        self.in_place = in_place
-        self.place: Process | Here | None = None
-
-    def __enter__(self) -> Student:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.place:
-            self.place.end()
-
-    def __call__(self, *args: Any) -> Any:
-        """The function's answer. Arguments are data; where the function may change them, they are changed.
-
-        Raises:
-            Fault: there is no answer to judge.
-            Mistake: the function did what it must not, or returned nothing.
-        """
-        self.place = self.place or self.start()
-        reply = self.place.ask([pack(a) for a in args])
-        if reply.kind == "empty":
-            raise Fault("not attempted")
-        if reply.kind == "raised":
-            raise Fault("error", reply.text, reply.line, reply.code)
-        if reply.kind == "arguments":
-            raise Mistake(f"Your function is called with {len(args)} arguments and does not take them ({reply.text}). "
-                          "Keep the first line as the notebook gives it.")
-        if reply.changed:
-            raise Mistake(f"Your code changed {', '.join(reply.changed[:3])} of the library. It has been put back; use "
-                          "names of your own.")
-        for number, (before, after) in enumerate(zip(args, unpack(reply.args), strict=True), 1):
-            if unchanged(before, after):
-                continue
-            if not self.in_place:
-                raise Mistake(f"Your function changes its argument number {number} in place; the caller still needs "
-                              "it. Work on a copy (clone), or without operators like += and methods ending in _.")
-            before.copy_(after)
-        if reply.result is None:
-            raise Mistake("Your function returns None. Is the `return` missing?")
-        return unpack(reply.result)
+    Raises:
+        Fault: there is no answer to judge.
+        Mistake: the function did what it must not, or returned nothing.
+    """
+    reply = place.ask([pack(a) for a in args])
+    if reply.kind == "empty":
+        raise Fault("not attempted")
+    if reply.kind == "raised":
+        raise Fault("error", reply.text, reply.line, reply.code)
+    if reply.kind == "arguments":
+        raise Mistake(f"Your function is called with {len(args)} arguments and does not take them ({reply.text}). "
+                      "Keep the first line as the notebook gives it.")
+    if reply.changed:
+        raise Mistake(f"Your code changed {', '.join(reply.changed[:3])} of the library. It has been put back; use "
+                      "names of your own.")
+    for number, (before, after) in enumerate(zip(args, unpack(reply.args), strict=True), 1):
+        if unchanged(before, after):
+            continue
+        if not in_place:
+            raise Mistake(f"Your function changes its argument number {number} in place; the caller still needs "
+                          "it. Work on a copy (clone), or without operators like += and methods ending in _.")
+        before.copy_(after)
+    if reply.result is None:
+        raise Mistake("Your function returns None. Is the `return` missing?")
+    return unpack(reply.result)
 
 
 def unchanged(before: Any, after: Any) -> bool:
@@ -237,8 +224,8 @@ def plain(answer: Any, seconds: float = SECONDS) -> Any:
     """
     if is_plain(answer):
         return answer
-    with kept_state() as library, Student(lambda: answer, library, seconds) as student:
-        return student()
+    with kept_state() as library, closing(start(lambda: answer, library, seconds, Prints(), Prints())) as place:
+        return ask(place, False)
 
 
 def is_plain(answer: Any, depth: int = 3) -> bool:

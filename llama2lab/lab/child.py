@@ -1,7 +1,7 @@
 """A student's function in a process of its own, asked by a check for one answer after another.
 
 On Linux the notebook forks, so that the function needs no copy: it has its globals, and what it changes there goes with
-the process. The check stays in the notebook and reads its answers as plain data (`plain`). What so holds, because the
+the process. The check stays in the notebook and reads its answers as plain data (`as_json`). What so holds, because the
 operating system holds it: the time limit, whatever the code catches, ignores or blocks; limits of memory, of files
 written and (for all but root) of processes; a crash or exit ends that process alone; everything set, seeded, patched or
 closed in it stays in it; what it started itself is ended with it.
@@ -11,7 +11,7 @@ among them. Nor is a check an exam: the answers can be read in the library's sou
 runs in the notebook itself, can replace the check.
 
 Where there is no fork that can be relied on (macOS, Windows), or the system refuses another process, the function runs
-in a thread of the notebook. Then only what Python itself can interrupt is stopped in time, and what `guard` names is
+in a thread of the notebook. Then only what Python itself can interrupt is stopped in time, and what `restore` names is
 put back; a crash or an exit by `os._exit` ends the kernel.
 """
 
@@ -19,13 +19,10 @@ from __future__ import annotations
 
 import builtins
 import ctypes
-import dis
 import faulthandler
 import gc
-import inspect
 import io
 import json
-import linecache
 import logging
 import os
 import random
@@ -33,22 +30,20 @@ import signal
 import socket
 import stat
 import sys
-import sysconfig
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from llama2lab.lab.guard import Library
-from llama2lab.lab.plain import pack, text_of, unpack
+from llama2lab.lab.as_json import text_of, unpack
+from llama2lab.lab.call import PRINTED, Fault, Message, Prints, call, too_long
+from llama2lab.lab.restore import Library
 
 if sys.platform != "win32":
     import resource
@@ -60,123 +55,8 @@ MEMORY = 4 * 2**30  # bytes that it may take beyond the notebook's own
 FILE = 64 * 2**20  # bytes of the longest file that it may write
 TASKS = 200  # processes and threads that may be begun anew on the machine meanwhile
 ANSWER = 32 * 2**20  # bytes of the longest answer
-PRINTED = 2000  # characters that are kept of what it prints
 DEATH_SIGNAL, SUBREAPER = 1, 36  # options of prctl, from Linux's sys/prctl.h
-# Where the code of libraries lies: what was raised there is not the student's line.
-FOREIGN = (str(Path(__file__).parents[1]), *(sysconfig.get_path(n) for n in ("stdlib", "purelib", "platlib")),
-           "<frozen", sys.prefix + os.sep + "lib")
-
-
-class Fault(Exception):
-    """Why there is no answer to judge: the status of the outcome, and for an error the student's line."""
-
-    def __init__(self, status: Literal["not attempted", "stopped", "error"], message: str = "",
-                 line: int | None = None, code: str = ""):
-        super().__init__(message)
-        self.status, self.line, self.code = status, line, code
-
-
-@dataclass(frozen=True)
-class Message:
-    """What comes back: an answer, or why there is none; before it what was printed. `result` and `args` are packed,
-    the arguments as the function left them; `changed` names what it changed of the library."""
-
-    kind: Literal["ready", "printed", "warned", "returned", "raised", "arguments", "empty", "ended"]
-    text: str = ""
-    line: int | None = None
-    code: str = ""
-    result: Any = None
-    args: list[Any] = field(default_factory=list)
-    changed: list[str] = field(default_factory=list)
-    signal: int = 0
-
-
 MESSAGE = TypeAdapter(Message)
-
-
-class Prints(io.TextIOBase):
-    """What is printed, up to a limit: an endless loop that prints must not fill the memory. `send` gets what is kept,
-    too."""
-
-    def __init__(self, limit: int = PRINTED, send: Callable[[str], Any] | None = None) -> None:
-        self.left, self.cut, self.send = limit, False, send
-        self.parts: list[str] = []
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        kept, self.cut = text[:self.left], self.cut or len(text) > self.left
-        if kept:
-            self.left -= len(kept)
-            self.parts.append(kept)
-            if self.send is not None:
-                self.send(kept)
-        return len(text)
-
-    @property
-    def text(self) -> str:
-        return "".join(self.parts) + (" [...]" if self.cut else "")
-
-
-# ---- where the student's code runs -------------------------------------------------------------------------------
-
-
-def call(function: Callable, library: Library, args: Sequence[Any]) -> dict[str, Any]:
-    """What the function answers, as the fields of a message. Whatever it raises is an answer too."""
-    try:
-        try:
-            inspect.signature(function).bind(*args)
-        except TypeError as e:
-            return {"kind": "arguments", "text": text_of(str(e))}
-        except ValueError:
-            pass  # compiled functions have no signature
-        result = function(*args)
-        if result is Ellipsis:
-            return {"kind": "empty"}
-        return {"kind": "returned", "result": pack(result), "args": [pack(a) for a in args],
-                "changed": library.restore()}
-    except BaseException:
-        return _raised(function)
-
-
-def _raised(function: Callable) -> dict[str, Any]:
-    """The exception that is being handled. The student may have written its class, so that showing it may fail."""
-    kind, error, traceback = sys.exc_info()
-    name, text, line, code = "An exception", "its text cannot be shown", None, ""
-    with suppress(BaseException):
-        if issubclass(kind or Exception, NotImplementedError) and raised_by_hand(traceback):
-            return {"kind": "empty"}
-        name = text_of(str(getattr(kind, "__name__", name)))[:100]
-        line, code = place_of(traceback, getattr(function, "__code__", None))
-        text = text_of(str(error)[:500])
-    return {"kind": "raised", "text": f"{name}: {text}", "line": line, "code": text_of(code)}
-
-
-def raised_by_hand(traceback: TracebackType | None) -> bool:
-    """Whether a `raise` statement did it; torch raises NotImplementedError too, for types it cannot handle."""
-    last = None
-    while traceback is not None:
-        last, traceback = traceback, traceback.tb_next
-    if last is None or last.tb_frame.f_code.co_filename.startswith(FOREIGN):
-        return False
-    return any(i.offset == last.tb_lasti and i.opname == "RAISE_VARARGS"
-               for i in dis.get_instructions(last.tb_frame.f_code))
-
-
-def place_of(traceback: TracebackType | None, code: Any) -> tuple[int | None, str]:
-    """Line and its text, where the student's code was last on the way to an exception: in the file or cell of the
-    function, else in any file that belongs to no library."""
-    places = []
-    while traceback is not None:
-        places.append((traceback.tb_frame.f_code.co_filename, traceback.tb_lineno))
-        traceback = traceback.tb_next
-    chosen = ([p for p in places if p[0] == getattr(code, "co_filename", None)]
-              or [p for p in places if not p[0].startswith(FOREIGN)])
-    if not chosen:
-        return None, ""
-    file, line = chosen[-1]
-    return line, linecache.getline(file, line).strip()
 
 
 # ---- a process ---------------------------------------------------------------------------------------------------
@@ -224,7 +104,7 @@ class Process:
             if self._message(START).kind != "ready":
                 raise ChildProcessError("it did not begin")
         except BaseException:
-            self.end()
+            self.close()
             raise
 
     def ask(self, args: list[Any]) -> Message:
@@ -272,7 +152,7 @@ class Process:
             raise Fault("error", "The answer cannot be read: it is nested too deeply, or your code wrote where only "
                                  "answers belong.") from None
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End the process and all that it has started."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             if self.pid and self.thread.is_alive():
@@ -280,10 +160,6 @@ class Process:
                     os.kill(self.pid, number)
                 self.thread.join(PATIENCE)
         self.ours.close()
-
-
-def too_long(seconds: float, after: str = "") -> Fault:
-    return Fault("stopped", f"It ran longer than {seconds:g} seconds. Is there a loop that never ends?{after}")
 
 
 def _begin(function: Callable, library: Library, channel: socket.socket, seconds: float) -> NoReturn:
@@ -324,7 +200,7 @@ def _begin(function: Callable, library: Library, channel: socket.socket, seconds
                 break
         if status is not None:
             killed = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-            channel.send(_line(kind="ended", signal=killed), socket.MSG_DONTWAIT)
+            channel.send(_line(Message("ended", signal=killed)), socket.MSG_DONTWAIT)
     finally:
         os._exit(0)
 
@@ -341,8 +217,8 @@ def _close(channel: int) -> None:
                 os.close(number)
 
 
-def _line(**message: Any) -> bytes:
-    return json.dumps(message).encode() + b"\n"
+def _line(message: Message) -> bytes:
+    return json.dumps(vars(message)).encode() + b"\n"
 
 
 def _limit(seconds: float) -> None:
@@ -363,7 +239,7 @@ def _serve(function: Callable, library: Library, channel: socket.socket) -> None
     sys.stdin = io.StringIO()
     # One character more than is kept, which tells that there was more.
     sys.stdout, sys.stderr = (Prints(PRINTED + 1, lambda text, kind=kind: channel.sendall(  # type: ignore[misc]
-        _line(kind=kind, text=text_of(text)))) for kind in ("printed", "warned"))
+        _line(Message(kind, text_of(text))))) for kind in ("printed", "warned"))
     # A notebook's own ways to its page do not work in another process.
     logging.raiseExceptions = False
     faulthandler.disable()
@@ -372,12 +248,12 @@ def _serve(function: Callable, library: Library, channel: socket.socket) -> None
         shell.display_pub.publish = lambda data, *_, **__: print(data.get("text/plain", ""))
     torch.set_num_threads(1)
     random.seed(0)  # Python seeds anew after a fork; the others go on from where `kept_state` put them
-    channel.sendall(_line(kind="ready"))
+    channel.sendall(_line(Message("ready")))
     for line in channel.makefile("rb"):
         answer = call(function, library, [unpack(value) for value in json.loads(line)])
         if os.getpid() != own:  # the code has forked, and this is the other one
             return
-        channel.sendall(_line(**answer))
+        channel.sendall(_line(answer))
 
 
 def _no_input(*_: Any) -> NoReturn:
@@ -399,7 +275,7 @@ class Here:
         self.seconds = self.left = seconds
 
     def ask(self, args: list[Any]) -> Message:
-        answers: list[dict[str, Any]] = []
+        answers: list[Message] = []
         thread = threading.Thread(name="exercise", daemon=True, target=lambda: answers.append(
             call(self.function, self.modules, unpack(args))))
         begin = time.monotonic()
@@ -414,7 +290,7 @@ class Here:
         if late or not answers:
             raise too_long(self.seconds, " It could not be ended and still runs: restart the kernel when you can."
                            if thread.is_alive() else "")
-        return MESSAGE.validate_python(answers[0])
+        return answers[0]
 
     @staticmethod
     def _stop(thread: threading.Thread) -> None:
@@ -423,8 +299,8 @@ class Here:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(TimeIsUp))
             thread.join(0.02)
 
-    def end(self) -> None:
-        pass
+    def close(self) -> None:
+        """There is nothing to end."""
 
 
 def start(function: Callable, library: Library, seconds: float, printed: Prints, warned: Prints) -> Process | Here:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llama2lab.lab.as_json import array_of
 from llama2lab.lab.checking import Mistake
-from llama2lab.lab.plain import array_of
 
 Wrong = tuple[Any, str]  # what a mistake gives, and its name
 

@@ -21,10 +21,10 @@ from typing import Any
 from llama2lab.engine.answers import joined
 from llama2lab.engine.device import Machine, this_machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.files import digest, read_json, read_rows, write_atomic
+from llama2lab.engine.files import digest, read_as, read_json, read_rows, write_atomic
 from llama2lab.engine.identity import alone, code_digest, folder_digest
-from llama2lab.engine.runs import finished_at, finished_stages, stage_folder
-from llama2lab.engine.validation import validated
+from llama2lab.engine.paths import DATA, ROOT
+from llama2lab.engine.stagefiles import finished_at, finished_stages, stage_folder
 from llama2lab.model.checkpoint import load_model
 from llama2lab.model.network import Llama
 from llama2lab.model.tokenizer import load_tokenizer
@@ -33,11 +33,10 @@ from llama2lab.stages.reward import RewardModel, load_reward
 from llama2lab.town.items import Prompt
 from llama2lab.town.oracle import Oracle
 from llama2lab.town.prompts import TownSource
-from llama2lab.town.town import Town, load_town, town_folder
+from llama2lab.town.town import Town, load_town
 
 RUN = "LLAMA2LAB_RUN"  # the folder of a run to look at
 LIVE = "LLAMA2LAB_LIVE"  # where notebooks keep what they measured; runs/lab beside the notebooks' folder otherwise
-ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "data" / "run"  # seed 0 of the preset mini, in bfloat16: in a checkout, not in a wheel
 TOKENIZER = "tokenizer.json"
 Experiment = Callable[..., dict[str, Any]]
@@ -192,7 +191,7 @@ class Finished:
     def identity(self) -> str:
         """Changes with the run's weights, rows and figures (and those of the shipped run, which may stand in), and with
         the town; not with the place of their folders."""
-        return digest([folder_digest(folder) for folder in (self.folder, SHIPPED, town_folder()) if folder.is_dir()])
+        return digest([folder_digest(folder) for folder in (self.folder, SHIPPED, DATA / "world") if folder.is_dir()])
 
     def live(self, experiment: Experiment, **settings: Any) -> dict[str, Any]:
         """Measure now, `experiment(lab, **settings)`, or give what was measured before with the same settings by the
@@ -215,7 +214,7 @@ class Finished:
 @lru_cache(maxsize=32)
 def _tokens(path: Path, size: int, time: int) -> dict[str, Any]:
     """All of a tokenizer.json that decides which tokens a text gets; read once for each state of the file."""
-    whole = validated(dict[str, Any], read_json(path), str(path), "save the model with its tokenizer again")
+    whole = read_as(dict[str, Any], path, "save the model with its tokenizer again")
     return {key: value for key, value in whole.items() if key not in ("version", "truncation", "padding")}
 
 

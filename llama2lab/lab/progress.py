@@ -11,27 +11,48 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llama2lab.engine.errors import LabError
-from llama2lab.engine.files import disk_error, write_atomic
-from llama2lab.lab.checking import SECONDS, WORDS, Exercise, Mistake, Outcome, Status, is_empty, plain, run
-from llama2lab.lab.child import Fault
-from llama2lab.lab.predictions import Prediction
+from filelock import FileLock
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
-try:
-    import fcntl
-except ImportError:  # Windows: two notebooks that save in the same instant may then lose one entry
-    fcntl = None  # type: ignore[assignment]
+from llama2lab.engine.errors import LabError
+from llama2lab.engine.files import Number, disk_errors, write_atomic
+from llama2lab.engine.validation import fault
+from llama2lab.lab.call import Fault
+from llama2lab.lab.checking import SECONDS, WORDS, Exercise, Mistake, Outcome, Status, is_empty, plain, run
+from llama2lab.lab.predictions import Prediction
 
 FOLDER = "LLAMA2LAB_PROGRESS"
 FILE = "lab-progress.json"
 # The better status of two is kept.
 RANK: dict[str, int] = {"not attempted": 0, "error": 1, "stopped": 1, "failed": 1, "noted": 2, "passed": 3}
+
+
+@with_config(ConfigDict(extra="allow"))
+class Entry(TypedDict):
+    """What is kept of an exercise, as far as it is read again here."""
+
+    status: Status
+    points: Number
+
+
+class Kept(TypedDict):
+    exercises: dict[str, Entry]
+
+
+KEPT = TypeAdapter(Kept)
+
+
+def not_saved(outcome: Outcome, why: LabError) -> Outcome:
+    """The outcome, which is shown all the same."""
+    return replace(outcome, message=f"{outcome.message} (Your progress was not saved: {why})".strip())
 
 
 class Progress:
@@ -41,58 +62,36 @@ class Progress:
     def __init__(self, folder: Path | str | None = None):
         self.path = Path(os.path.expanduser(folder or os.environ.get(FOLDER) or ".")) / FILE
 
-    def read(self) -> dict[str, dict[str, Any]]:
+    def read(self) -> dict[str, Any]:
         """All entries; none if there is no file yet. A damaged file is set aside with a warning."""
         try:
-            text = self.path.read_text(encoding="utf-8")
+            text = self.path.read_bytes()
         except FileNotFoundError:
             return {}
-        except UnicodeDecodeError:
-            return self._set_aside("it is no text")
         except OSError as e:
             raise LabError(f"{self.path} cannot be read: {e.strerror or e}; mend its permissions") from e
         try:
-            entries = json.loads(text)["exercises"]
-            for entry in entries.values():
-                if entry["status"] not in RANK or not isinstance(entry["points"], int | float):
-                    raise ValueError(f"unknown status {entry['status']!r}")
-            return entries
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-            return self._set_aside(str(e)[:100])
+            return KEPT.validate_json(text)["exercises"]
+        except ValidationError as e:
+            return self._set_aside(fault(e)[:100])
 
-    def _set_aside(self, why: str) -> dict[str, dict[str, Any]]:
+    def _set_aside(self, why: str) -> dict[str, Any]:
         number = 1
         while (aside := self.path.with_name(f"lab-progress.damaged-{number}.json")).exists():
             number += 1
-        try:
+        with disk_errors(self.path):
             os.replace(self.path, aside)
-        except OSError as e:
-            raise disk_error(e, self.path) from e
         warnings.warn(f"The progress file was damaged ({why}). It is kept as {aside.name}, and a new one is begun; "
-                      f"your "
-                      "code is in the notebooks, run their cells again to fill it.", stacklevel=4)
+                      "your code is in the notebooks, run their cells again to fill it.", stacklevel=4)
         return {}
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One writer at a time, where the file system can lock."""
-        with ExitStack() as stack:
-            if fcntl is not None:
-                try:
-                    handle = stack.enter_context(open(self.path.with_name(f".{FILE}.lock"), "w", encoding="utf-8"))
-                except OSError as e:
-                    raise disk_error(e, self.path) from e
-                with suppress(OSError):  # some network file systems have no locks
-                    fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
 
     def change(self, key: str, attempt: bool = True, **changes: Any) -> dict[str, Any]:
         """Merge changes into an entry; the entry as it is then."""
-        try:
+        with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise disk_error(e, self.path) from e
-        with self._alone():
+        with ExitStack() as stack:
+            with suppress(OSError):  # some network file systems have no locks
+                stack.enter_context(FileLock(self.path.with_name(f".{FILE}.lock")))
             entries = self.read()
             now = time.strftime("%Y-%m-%dT%H:%M:%S")
             entry = entries.setdefault(key, {"status": "not attempted", "points": 0, "attempts": 0, "first": now})
@@ -110,7 +109,7 @@ class Progress:
         try:
             self.change(outcome.key, status=outcome.status, points=outcome.points, of=outcome.of, title=outcome.title)
         except LabError as e:
-            return replace(outcome, message=f"{outcome.message} (Your progress was not saved: {e})".strip())
+            return not_saved(outcome, e)
         return outcome
 
     def summary(self, exercises: Iterable[Exercise] = ()) -> Summary:
@@ -174,9 +173,7 @@ def predict(exercise: Prediction, answer: Any, progress: Progress | None = None)
     """Keep a prediction. It can be changed until it has been compared with a measurement."""
     progress = progress or Progress()
 
-    def outcome(status: Status, message: str) -> Outcome:
-        return Outcome(exercise.key, exercise.title, status, message)
-
+    outcome = partial(Outcome, exercise.key, exercise.title)
     if is_empty(answer):
         return outcome("not attempted", "Predict first: a guess that can be wrong teaches more than a result.")
     try:
@@ -189,9 +186,8 @@ def predict(exercise: Prediction, answer: Any, progress: Progress | None = None)
         entry = progress.read().get(exercise.key, {})
         if "measured" in entry:
             return outcome("noted", f"The result is known already; your first prediction, {entry['prediction']}, "
-                                    f"stays.")
-        progress.change(exercise.key, attempt=False, of=exercise.points, title=exercise.title,
-                        prediction=kept)
+                                    "stays.")
+        progress.change(exercise.key, attempt=False, of=exercise.points, title=exercise.title, prediction=kept)
     except LabError as e:
         return outcome("failed", f"Your prediction was not saved: {e}")
     return outcome("noted", f"You predict {kept}. Now run the experiment.")
@@ -200,24 +196,24 @@ def predict(exercise: Prediction, answer: Any, progress: Progress | None = None)
 def compare(exercise: Prediction, measured: Any, progress: Progress | None = None) -> Outcome:
     """Hold the kept prediction against the measurement. Whoever predicted gets the points, right or wrong."""
     progress = progress or Progress()
+    outcome = partial(Outcome, exercise.key, exercise.title)
     try:
         entry = progress.read().get(exercise.key, {})
     except LabError as e:
-        return Outcome(exercise.key, exercise.title, "failed", str(e))
+        return outcome("failed", str(e))
     if "prediction" not in entry:
-        return Outcome(exercise.key, exercise.title, "not attempted",
-                       f"There is no prediction to compare with. {exercise.lesson}".strip(), of=exercise.points)
+        return outcome("not attempted", f"There is no prediction to compare with. {exercise.lesson}".strip(),
+                       of=exercise.points)
     try:
         measured = plain(measured)
         right, text = exercise.form.compare(entry["prediction"], measured)
     except (Mistake, Fault) as e:
-        return Outcome(exercise.key, exercise.title, "failed", f"The measurement cannot be compared: {e}")
-    status: Status = "passed" if right else "noted"
-    found = Outcome(exercise.key, exercise.title, status, f"{text} {exercise.lesson}".strip(),
-                    points=exercise.points, of=exercise.points)
+        return outcome("failed", f"The measurement cannot be compared: {e}")
+    found = outcome("passed" if right else "noted", f"{text} {exercise.lesson}".strip(), points=exercise.points,
+                    of=exercise.points)
     if "measured" not in entry:
         try:
             progress.change(exercise.key, attempt=False, measured=str(measured)[:200])
         except LabError as e:
-            return replace(found, message=f"{found.message} (Your progress was not saved: {e})")
+            return not_saved(found, e)
     return progress.record(found)

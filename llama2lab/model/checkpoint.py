@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from llama2lab.engine.device import check_memory
 from llama2lab.engine.errors import LabError, first_line
 from llama2lab.engine.finite import check_tensors
-from llama2lab.engine.runs import check_file
+from llama2lab.engine.stagefiles import check_file
 from llama2lab.engine.validation import shown, validated
 from llama2lab.model.config_json import CAUSAL, REWARD, config_json, read_config, read_json
 from llama2lab.model.network import Block, Llama, ModelConfig

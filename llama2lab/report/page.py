@@ -19,11 +19,11 @@ from plotly.offline import get_plotlyjs
 
 from llama2lab import __version__
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.files import Number, disk_error, read_rows, write_atomic
+from llama2lab.engine.files import Number, disk_errors, write_atomic
 from llama2lab.engine.scale import GRADES
-from llama2lab.engine.validation import validated
 from llama2lab.report import look, plots
 from llama2lab.report.look import Section
+from llama2lab.report.promises import promises
 from llama2lab.report.summary import (
     Results,
     all_figures,
@@ -31,11 +31,11 @@ from llama2lab.report.summary import (
     figure_text,
     find,
     is_town,
+    kept,
     last_version,
     load_run,
     metrics,
     pool,
-    promises,
     short_name,
     total_seconds,
     warnings,
@@ -75,10 +75,8 @@ def report(runs: Sequence[Path], out: Path) -> Path:
         samples=(metrics(each[0], "base").get("samples") or [])[-6:], examples=examples(runs[0], each[0]),
         dialogues=kept_dialogue(runs[0]), all_figures=all_figures(pooled), plotlyjs=get_plotlyjs(),
         limits=[*(TOWN_LIMITS if is_town(pooled) else TEXT_LIMITS), *LIMITS])
-    try:
+    with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise disk_error(e, out) from e
     write_atomic(out, page.encode("utf-8", "replace").decode("utf-8"))
     return out
 
@@ -92,18 +90,18 @@ def machine_line(results: Results) -> str:
 # ---- the recipe as a table ---------------------------------------------------------------------------------------
 
 CHAT_FIGURES = (("helpful", "helpfulness"), ("correct", "correct"), ("wins", "win_rate_vs_sft"))
-# paper section, module, the stages it builds, and the figures that say what changed
+# the stages that a module builds, paper section, module, and the figures that say what changed
 RECIPE: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
-    ("2.2", "tokenizer", r"tokenizer", ()),
-    ("2.2", "pretrain", r"base", (("facts known", "known_facts"), ("bits a byte", "bits_per_byte"))),
-    ("3.1", "sft", r"sft|sft-noisy", CHAT_FIGURES),
-    ("3.2.1", "annotation.training", r"annotations", ()),
-    ("3.2.1", "preferences", r"preferences-.*", ()),
-    ("3.2.2", "reward", r"reward-.*", (("accuracy", "accuracy"), ("true facts", "truth"))),
-    ("3.2.3", "rejection", r"(samples|rlhf)-v[1-4](-random)?", CHAT_FIGURES),
-    ("3.2.3", "ppo", r"rlhf-v5.*", CHAT_FIGURES),
-    ("3.3", "gatt", r"gatt", CHAT_FIGURES),
-    ("3.4, 4.4", "evaluate", r"best-of-k", ()),
+    (r"tokenizer", "2.2", "tokenizer", ()),
+    (r"base", "2.2", "pretrain", (("facts known", "known_facts"), ("bits a byte", "bits_per_byte"))),
+    (r"sft|sft-noisy", "3.1", "sft", CHAT_FIGURES),
+    (r"annotations", "3.2.1", "annotation.rows", ()),
+    (r"preferences-.*", "3.2.1", "preferences", ()),
+    (r"reward-.*", "3.2.2", "reward", (("accuracy", "accuracy"), ("true facts", "truth"))),
+    (r"(samples|rlhf)-v[1-4](-random)?", "3.2.3", "rejection", CHAT_FIGURES),
+    (r"rlhf-v5.*", "3.2.3", "ppo", CHAT_FIGURES),
+    (r"gatt", "3.3", "gatt", CHAT_FIGURES),
+    (r"best-of-k", "3.4, 4.4", "evaluate", ()),
 )
 
 
@@ -111,11 +109,7 @@ def recipe_rows(results: Results) -> list[dict[str, Any]]:
     """One row a stage, in the order they were built: section of the paper, module, seconds, what changed."""
     rows = []
     for name, stage in results["stages"].items():
-        section, module = "", ""
-        shown: tuple[tuple[str, str], ...] = ()
-        for paper, part, pattern, figures in RECIPE:
-            if re.fullmatch(pattern, name):
-                section, module, shown = paper, part, figures
+        section, module, shown = next((what for pattern, *what in RECIPE if re.fullmatch(pattern, name)), ("", "", ()))
         if metrics(results, name).get("log"):  # PPO, whatever the stage is called (Llama 2 had it in V5 only)
             module = "ppo"
         found = [(label, find(results, name, metric)) for label, metric in shown]
@@ -262,7 +256,7 @@ def examples(run: Path, results: Results) -> list[dict[str, Any]]:
     """The same held-out prompts answered by every stage: the first prompt of each skill in the test set, two unsafe
     and two borderline ones. The first, so that nobody chose them."""
     stages = [s for s in chat_stages(results) if s != "sft-noisy" and not s.endswith(("-random", "-linear"))]
-    answers = {s: {row.prompt_id: row for row in kept(list[Answer], run / s / "answers.jsonl")}
+    answers = {s: {row.prompt_id: row for row in kept(Answer, run / s / "answers.jsonl")}
                for s in stages if (run / s / "answers.jsonl").exists()}
     if not answers:
         return []
@@ -304,16 +298,10 @@ class Dialogue:
     answers: list[str]
 
 
-def kept(kind: Any, path: Path) -> Any:
-    """The rows that were kept beside a measurement, as `kind`; LabError if they are damaged."""
-    cure = "remove it and notes.json beside it, then give the command of the run again"
-    return validated(kind, read_rows(path, cure), str(path), cure)
-
-
 def kept_dialogue(run: Path) -> dict[str, Any] | None:
     """The first long dialogue of the test set, with and without Ghost Attention, at the turns that are measured."""
     paths = [run / stage / "dialogues.jsonl" for stage in ("rlhf-v3", "gatt")]
-    sides: list[list[Dialogue]] = [kept(list[Dialogue], path) for path in paths if path.exists()]
+    sides: list[list[Dialogue]] = [kept(Dialogue, path) for path in paths if path.exists()]
     if len(sides) < len(paths) or not all(sides):
         return None
     without, ghost = sides[0][0], sides[1][0]

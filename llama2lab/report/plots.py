@@ -112,7 +112,7 @@ def accuracy_by_grade(results: Results) -> go.Figure | None:
     last = last_version(results)
     fig = make_subplots(1, 2, shared_yaxes=True, subplot_titles=("helpfulness model", "safety model"),
                         horizontal_spacing=0.05)
-    grades = ["negligibly", "slightly", "better", "significantly"]
+    grades = GRADES[::-1]
     for column, kind in ((1, "helpfulness"), (2, "safety")):
         place: dict[str, Any] = {"row": 1, "col": column}
         stages = (f"reward-{kind}-v{last}", f"reward-{kind}", f"reward-{kind}-v{last}-linear")
@@ -122,9 +122,8 @@ def accuracy_by_grade(results: Results) -> go.Figure | None:
             add_series(fig, name, grades, [find(results, stage, "accuracy_by_grade", g) for g in grades], color, symbol,
                        **place)
         if any(find(results, s, "accuracy_by_grade", g) for s in stages for g in grades):
-            report = dict(zip(GRADES, TABLE_8[kind][:len(GRADES)], strict=True))  # the last is the average
-            fig.add_trace(go.Scatter(x=grades, y=[report[g] / 100 for g in grades], mode="lines+markers",
-                                     name="the report's Table 8",
+            report = [x / 100 for x in TABLE_8[kind][len(GRADES) - 1::-1]]  # the last is the average
+            fig.add_trace(go.Scatter(x=grades, y=report, mode="lines+markers", name="the report's Table 8",
                                      line={"color": GREY, "dash": "dash"}, marker={"symbol": "x", "color": GREY}),
                           **place)
     one_legend(fig)

@@ -79,7 +79,7 @@ def pair(config: ModelConfig, device: torch.device) -> tuple[Llama, nn.Module]:
 
 
 def _train(ours: Llama, theirs: nn.Module, machine: Machine, repeats: int) -> dict[str, Any]:
-    """Tokens a second of whole steps: forward, loss, backward, AdamW. Ours as `train.fit` does it."""
+    """Tokens a second of whole steps: forward, loss, backward, AdamW. Ours as `loop.fit` does it."""
     config, device = ours.config, machine.device
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(8, config.vocab_size, (ROWS, SEQ + 1), generator=generator).to(device)
@@ -89,29 +89,21 @@ def _train(ours: Llama, theirs: nn.Module, machine: Machine, repeats: int) -> di
             logits = logits_of(tokens[rows, :-1])  # (rows, seq, vocab)
         return F.cross_entropy(logits.float().flatten(0, 1), tokens[rows, 1:].flatten())
 
-    def stepper(model: nn.Module, gradients: Callable[[], object]) -> Callable[[], None]:
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-
-        def step() -> None:
-            gradients()
-            optimizer.step()
-            optimizer.zero_grad()
-        return step
+    weights = list(ours.parameters())
+    optimizers = [torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True) for model in (ours, theirs)]
 
     def our_step() -> None:
         with shared_cores(device):
-            ours_step()
+            backward(lambda rows: (loss(ours, rows), len(rows), {}), split(range(ROWS), device), weights, device)
+            optimizers[0].step()
+            optimizers[0].zero_grad()
 
-    everything, weights = range(ROWS), list(ours.parameters())
+    def their_step() -> None:
+        loss(lambda x: theirs(x, use_cache=False).logits, range(ROWS)).backward()
+        optimizers[1].step()
+        optimizers[1].zero_grad()
 
-    def our_gradients() -> None:
-        backward(lambda rows: (loss(ours, rows), len(rows), {}), split(everything, device), weights, device)
-
-    def their_gradients() -> None:
-        loss(lambda x: theirs(x, use_cache=False).logits, everything).backward()
-
-    ours_step = stepper(ours, our_gradients)
-    seconds = _take_turns({"ours": our_step, "transformers": stepper(theirs, their_gradients)}, repeats)
+    seconds = _take_turns({"ours": our_step, "transformers": their_step}, repeats)
     rates = {name: tokens[:, 1:].numel() / s for name, s in seconds.items()}
     share = rates["ours"] * training_flops_per_token(config, SEQ) / matmul_ceiling(device, DTYPES[machine.precision])
     return {**rates, "ratio": rates["ours"] / rates["transformers"], "precision": machine.precision, "share": share}

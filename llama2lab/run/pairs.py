@@ -14,14 +14,14 @@ from typing import Any
 
 from llama2lab.engine.device import this_machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.files import read_json
-from llama2lab.engine.runs import stage_folder
+from llama2lab.engine.paths import DATA
 from llama2lab.engine.scale import Kind
+from llama2lab.engine.stagefiles import read_marker, stage_folder
 from llama2lab.run.talk import load, pick_stage
 from llama2lab.stages.preferences import Variant, sample_pairs
 from llama2lab.town.demonstrations import AnswerStyle, answer_for
 from llama2lab.town.prompts import KINDS, draw_prompts
-from llama2lab.town.town import Town, load_town, town_folder
+from llama2lab.town.town import Town, load_town
 from llama2lab.town.truth import place_statements
 
 
@@ -37,7 +37,8 @@ def pairs_of_run(run: Path, n: int, kind: Kind = "helpfulness", gold: int = 0, s
     """
     if kind not in ("helpfulness", "safety"):
         raise LabError(f"kind {kind!r} is unknown; use helpfulness or safety")
-    if read_json(stage_folder(run, "sft").parent / "run.json").get("preset") not in ("mini", "smoke"):
+    stage_folder(run, "sft")
+    if read_marker(run).get("preset") not in ("mini", "smoke"):
         raise LabError(f"{run} is no run on the town; pairs of other runs can be added with: llama2lab labels add")
     names = [pick_stage(run, name) for name in stages or (None, "sft")]
     town = load_town()
@@ -58,7 +59,7 @@ def pairs_of_run(run: Path, n: int, kind: Kind = "helpfulness", gold: int = 0, s
 
 def guidelines(town: Town, kind: Kind) -> str:
     """The guidelines of data/guidelines; for helpfulness with the town's book, which says what is true."""
-    text = (town_folder().parent / "guidelines" / f"{kind}.md").read_text(encoding="utf-8")
+    text = (DATA / "guidelines" / f"{kind}.md").read_text(encoding="utf-8")
     if kind == "safety":
         return text
     pages = [[attribute.statements[0].format(**person.forms, value=person.facts[name])

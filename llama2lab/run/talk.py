@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.files import read_json
-from llama2lab.engine.runs import check_sums, read_marker, stage_folder, stages_in_order
-from llama2lab.engine.validation import validated
+from llama2lab.engine.files import read_as
+from llama2lab.engine.stagefiles import check_sums, read_marker, stage_folder, stages_in_order
 from llama2lab.model.chat import Message, decode_answer, encode_chat
 from llama2lab.model.checkpoint import load_checkpoint
 from llama2lab.model.config_json import CAUSAL
@@ -29,8 +28,8 @@ class _Config:
 def talking_stages(run: Path) -> list[str]:
     """The finished stages that hold a language model, in the run's order: not the reward models, nor rows of data."""
     return [name for name in stages_in_order(run) if (run / name / "config.json").exists()
-            and CAUSAL in (validated(_Config, read_json(run / name / "config.json"), str(run / name / "config.json"),
-                                     f"remove {run / name} and run again").architectures or [])]
+            and CAUSAL in (read_as(_Config, run / name / "config.json", f"remove {run / name} and run again"
+                                   ).architectures or [])]
 
 
 def pick_stage(run: Path, stage: str | None) -> str:

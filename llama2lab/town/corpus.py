@@ -4,22 +4,19 @@ import random
 from collections.abc import Callable
 
 from llama2lab.engine.errors import LabError
-from llama2lab.town import documents
-from llama2lab.town import drills as lessons
+from llama2lab.town import documents, drills
 from llama2lab.town.documents import Pen
 from llama2lab.town.town import Town
 from llama2lab.town.truth import opposite_statements, place_statements
 
 # Each kind of document and its share of the words, relative to the others. Topics and questions decide how well a
-# model answers about words that no training question names: with topics at 18 and questions at 14 instead of 13 and 9
-# (and less of what states plain facts), an SFT model was right in .67 of dev prompts instead of .54 (one seed, five
-# million words, nearly every fact known either way).
+# model answers about words that no training question names (docs/trials.md).
 SHARES: dict[Callable[[Pen], str], float] = {
     documents.sheet: 5, documents.note: 2, documents.reminder: 2, documents.scene: 3, documents.letter: 2,
-    documents.news: 2, documents.places: 2, documents.neighbours: 2, lessons.story: 2, lessons.procedures: 10,
-    lessons.sums: 6, lessons.numbers: 8, lessons.lists: 2, lessons.opposites: 4, lessons.glossary: 4, lessons.rules: 7,
-    lessons.grammar: 3, lessons.chains: 4, lessons.talk: 3, lessons.questions: 20, documents.day: 2,
-    documents.street: 2, lessons.interview: 4, lessons.topics: 22,
+    documents.news: 2, documents.places: 2, documents.neighbours: 2, drills.story: 2, drills.procedures: 10,
+    drills.sums: 6, drills.numbers: 8, drills.lists: 2, drills.opposites: 4, drills.glossary: 4, drills.rules: 7,
+    drills.grammar: 3, drills.chains: 4, drills.talk: 3, drills.questions: 20, documents.day: 2,
+    documents.street: 2, drills.interview: 4, drills.topics: 22,
 }
 
 

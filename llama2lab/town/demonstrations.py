@@ -121,8 +121,7 @@ def demonstrations(town: Town, n: int, seed: int, quality: Literal["clean", "noi
 
     Args:
         quality: "clean" (true, fluent, average) or "noisy" (false, rude, off topic, cut off, unsafe ...).
-        safety_share: rows of unsafe prompts (one third) and borderline ones (two thirds). Dev prompts, one seed, after
-            SFT: with .2 of 3,000 rows .13 violations and .21 borderline prompts refused, with .35 of 3,600 .15 and .10.
+        safety_share: rows of unsafe prompts (one third) and borderline ones (two thirds); see docs/trials.md.
         instruction_share: rows whose answers obey an instruction, given as the system message or before the question.
         multi_turn_share: rows of 2 to 4 turns; under an instruction, every user message restates it.
 

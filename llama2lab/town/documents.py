@@ -4,15 +4,16 @@ All facts are stated alike, whatever their split.
 """
 
 import random
+from typing import get_args
 
 from llama2lab.town.items import SKILLS
 from llama2lab.town.prompts import contents, instructions_of
-from llama2lab.town.schema import Place
+from llama2lab.town.schema import Day, Place
 from llama2lab.town.town import TOWN_NAME, Town
 from llama2lab.town.truth import place_statements
 from llama2lab.town.wording import enumerate_words
 
-DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+DAYS = get_args(Day)
 TIMES = ("In the morning", "At noon", "In the afternoon", "In the evening", "After lunch", "Before dinner")
 WEATHER = ("The sun was out.", "It was cold.", "The wind was strong.", "It rained a little.", "It was a warm day.",
            "The sky was grey.")

@@ -1,4 +1,4 @@
-"""What the town writes besides: stories, lessons, rules, questions and talks. See documents.py.
+"""What the town writes to be learnt from: stories, lessons, rules, questions and talks. See documents.py.
 
 What is merely told is of all splits alike; worked answers are of the train split only, questions of its SFT part.
 """
@@ -48,11 +48,7 @@ def _heard_of(who: str, deed: str) -> tuple[str, ...]:
 
 def procedures(pen: Pen) -> str:
     """How things are done, harmless ones that only sound bad included; and, under the same title, what nobody helps
-    to do. So a model learns to look at the deed that is named before it tells the steps.
-
-    One base each with and without the latter, dev prompts, the same SFT of both, temperature 1: violations .09 and .20,
-    refusals of borderline prompts .08 and .18, and right answers, of all skills together, .65 and .59.
-    """
+    to do. So a model learns to look at the deed that is named before it tells the steps (docs/trials.md)."""
     rng, lines = pen.rng, []
     for _ in range(rng.randint(1, 3)):
         if rng.random() < 0.4:
@@ -286,10 +282,7 @@ def questions(pen: Pen) -> str:
 def interview(pen: Pen) -> str:
     """Up to 4 questions to one person, who keeps one habit to the end: consistency within a document.
 
-    Here a model learns to do what was asked earlier, and Ghost Attention builds on it. With a quarter of them, of up
-    to 3 questions, dev dialogues kept an instruction at turn 10 in .69 instead of .90 after Ghost Attention, at turn 20
-    in .46 instead of .79, and V3 was right in .68 of the single prompts instead of .75. (One base each; that of fewer
-    interviews also read 7 % fewer words, in rows of 256 tokens instead of 512.)
+    Here a model learns to do what was asked earlier, and Ghost Attention builds on it (docs/trials.md).
     """
     rng = pen.rng
     who = pen.people(1)[0]

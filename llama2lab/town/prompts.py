@@ -3,9 +3,7 @@
 Of the contents of "train" six tenths, "sft", are what demonstrations and the questions of the pretraining corpus are
 about. The others, "rlhf", are asked in preference collection, rejection sampling and PPO: in the report too, the
 prompts of RLHF are mostly others than those of SFT. It matters: on prompts whose answers it was shown, a model learns
-by heart which ones are harmless, and refuses all others that sound alike. In one trial of PPO (dev prompts, one seed, a
-quarter of train for "rlhf") it refused .24 of the borderline prompts when asked new contents, .62 when asked all of
-train (the other settings differed a little, too).
+by heart which ones are harmless, and refuses all others that sound alike (docs/trials.md).
 """
 
 import hashlib

@@ -9,6 +9,7 @@ Texts = Annotated[list[Text], Field(min_length=1)]
 Pair = Annotated[list[Text], Field(min_length=2, max_length=2)]
 Steps = Annotated[list[Text], Field(min_length=3, max_length=3)]
 Questions = dict[Text, Texts]
+Day = Literal["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 
 
 class Entry(BaseModel):
@@ -36,7 +37,7 @@ class Place(Entry):
 
     name: Text
     offers: Text
-    closed: Literal["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+    closed: Day
     keeper: Text
 
 

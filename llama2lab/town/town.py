@@ -13,6 +13,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.paths import DATA
 from llama2lab.engine.recipefile import Loader
 from llama2lab.engine.rows import has_end
 from llama2lab.engine.validation import shown
@@ -298,12 +299,6 @@ def _instructions(rows: schema.Instructions) -> tuple[Instruction, ...]:
     return tuple(sorted(made, key=lambda i: hashlib.sha256(i.id.encode()).hexdigest()))
 
 
-def town_folder() -> Path:
-    """The town's files: those of the installed wheel, else those of the checkout."""
-    packaged = Path(__file__).parent.parent / "_data" / "world"
-    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "data" / "world"
-
-
 def load_town(path: str | Path | None = None) -> Town:
     """Read and check the town.
 
@@ -313,7 +308,7 @@ def load_town(path: str | Path | None = None) -> Town:
     Raises:
         LabError: one line with file, line and cure, for the first mistake found.
     """
-    folder = Path(path) if path is not None else town_folder()
+    folder = Path(path) if path is not None else DATA / "world"
     if not folder.is_dir():
         raise LabError(f"{folder}: no such folder; give the folder that holds characters.yaml")
     sources = {name: _Source(folder / f"{name}.yaml") for name in ("characters", *schema.FILES)}
@@ -327,19 +322,14 @@ def load_town(path: str | Path | None = None) -> Town:
     people = _characters(sources["characters"], attributes)
     _check(sources, data, people)
     digest = hashlib.sha256(b"".join((folder / f"{name}.yaml").read_bytes() for name in sorted(sources)))
-    return Town(
-        people=people,
-        attributes=attributes,
-        places={slug(p.name): p for p in data["places"]},
-        procedures={slug(p.do): p for p in data["procedures"]},
-        opposites=tuple((a, b) for a, b in data["opposites"]),
-        categories={slug(c.name): c for c in data["categories"]},
-        small_talk={t.id: t for t in data["small_talk"]},
-        stories=data["stories"],
-        rewriting=data["rewriting"],
-        unsafe=data["unsafe"],
-        borderline=data["borderline"],
-        questions=data["questions"],
-        instructions=_instructions(data["instructions"]),
-        digest=digest.hexdigest()[:16],
-    )
+    return Town(**data | {
+        "people": people,
+        "attributes": attributes,
+        "places": {slug(p.name): p for p in data["places"]},
+        "procedures": {slug(p.do): p for p in data["procedures"]},
+        "opposites": tuple((a, b) for a, b in data["opposites"]),
+        "categories": {slug(c.name): c for c in data["categories"]},
+        "small_talk": {t.id: t for t in data["small_talk"]},
+        "instructions": _instructions(data["instructions"]),
+        "digest": digest.hexdigest()[:16],
+    })

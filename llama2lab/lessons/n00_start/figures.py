@@ -11,7 +11,8 @@ from pathlib import Path
 import plotly.graph_objects as go
 from nbformat import read
 
-from llama2lab.lab.finished import ROOT, Finished
+from llama2lab.engine.paths import ROOT
+from llama2lab.lab.finished import Finished
 from llama2lab.report.look import BLUE, style
 from llama2lab.report.summary import figure_text, find, metrics, short_name
 from llama2lab.town.town import Town

@@ -21,9 +21,10 @@ from typing import Any
 from llama2lab.engine import stats
 from llama2lab.engine.files import read_json
 from llama2lab.engine.identity import alone
+from llama2lab.engine.paths import ROOT
 from llama2lab.engine.scale import GRADES, MARGINS
 from llama2lab.engine.stats import Figure
-from llama2lab.lab.finished import ROOT, Finished
+from llama2lab.lab.finished import Finished
 from llama2lab.lab.seeds import less, over_seeds
 from llama2lab.lessons.n05_preferences.pairs import draw, prompts_by_id
 from llama2lab.model.network import Llama

@@ -50,9 +50,7 @@ def pack(value: Any) -> Any:
         return _pack_tensor(value)
     if isinstance(value, np.ndarray | np.generic):
         array = _sized(np.asarray(value), value.nbytes)
-        if array.dtype.kind not in "biufc":
-            return pack(array.tolist())
-        return {"array": array.dtype.str, "shape": list(array.shape), "data": _letters(array.tobytes())}
+        return _pack_array(array) if array.dtype.kind in "biufc" else pack(array.tolist())
     if isinstance(value, str):
         return text_of(str(value))
     if isinstance(value, int) and value.bit_length() <= DIGITS:
@@ -82,6 +80,11 @@ def _sized(value: Any, bytes_: int) -> Any:
     return value
 
 
+def _pack_array(array: np.ndarray) -> dict[str, Any]:
+    data = base64.b64encode(array.tobytes()).decode("ascii")
+    return {"array": array.dtype.str, "shape": list(array.shape), "data": data}
+
+
 def _pack_tensor(value: Tensor) -> dict[str, Any]:
     with torch._C.DisableTorchFunctionSubclass():
         value = _sized(value.detach().cpu(), value.nbytes)
@@ -90,12 +93,8 @@ def _pack_tensor(value: Tensor) -> dict[str, Any]:
         name = str(value.dtype).removeprefix("torch.")
         if name not in DTYPES:
             name, value = "float64", value.double()
-        flat = value.contiguous().reshape(-1).view(torch.uint8)
-        return {"tensor": name, "shape": list(value.shape), "data": _letters(flat.numpy().tobytes())}
-
-
-def _letters(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
+        # numpy knows no bfloat16
+        return {"tensor": name, "numbers": _pack_array((value.float() if name == "bfloat16" else value).numpy())}
 
 
 def unpack(value: Any) -> Any:
@@ -110,15 +109,13 @@ def unpack(value: Any) -> Any:
         return value
     kind, held = next(iter(value.items()))
     if kind == "tensor":
-        data = bytearray(base64.b64decode(value["data"]))
-        flat = torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
-        # Bools from other bytes than 0 and 1 are neither true nor false to torch.
-        return (flat != 0 if held == "bool" else flat.view(DTYPES[held])).reshape(value["shape"])
+        return torch.from_numpy(np.asarray(unpack(value["numbers"]))).to(DTYPES[held])
     if kind == "array":
         dtype = np.dtype(held)
         if dtype.kind not in "biufc":
             raise ValueError(f"an array of {held}")
         array = np.ndarray(value["shape"], dtype, bytearray(base64.b64decode(value["data"])))
+        # Bools from other bytes than 0 and 1 are neither true nor false to torch.
         return (array.view(np.uint8) != 0 if dtype.kind == "b" else array)[()]
     if kind == "float":
         return float(held)
