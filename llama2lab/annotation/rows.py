@@ -31,7 +31,7 @@ from llama2lab.engine.stats import Figure, rate
 
 Rule = Literal["majority", "unanimous", "every"]
 RULES: tuple[Rule, ...] = ("majority", "unanimous", "every")
-Row = dict[str, Any]  # as world.annotators.preference_row makes it
+Row = dict[str, Any]  # as town.annotators.preference_row makes it
 
 
 @dataclass
@@ -148,9 +148,6 @@ def _bin(chosen: bool | None, rejected: bool | None) -> str:
     if chosen:
         return "both_safe" if rejected else "chosen_safe"
     return "both_unsafe"  # unsafe chosen over safe has been left out before
-
-
-# ---- mixing ------------------------------------------------------------------------------------------------------
 
 
 # ---- people against simulated annotators ---------------------------------------------------------------------------

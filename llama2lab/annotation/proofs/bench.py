@@ -160,7 +160,7 @@ class KillReport:
 # Opens the store anew, as a restarted kernel does, and says each label's id once it is saved.
 WRITER = """
 import sys
-from llama2lab.annotation import queue
+from llama2lab.annotation.store import queue
 from llama2lab.annotation.store.labels import Store, open_store
 with open_store(sys.argv[1]) as store:
     me = store.annotator("Anna")
