@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from llama2lab.annotation.form import app
 from llama2lab.annotation.form.widget import Annotator
 from llama2lab.annotation.store.address import FORM, hidden, meant_for_database, public
-from llama2lab.annotation.store.labels import open_store, parse_url, public_url
+from llama2lab.annotation.store.engines import parse_url, public_url
+from llama2lab.annotation.store.store import open_store
 from llama2lab.cli import main as cli
 from llama2lab.engine.errors import LabError
 

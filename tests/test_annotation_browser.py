@@ -20,10 +20,10 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from llama2lab.annotation.files import exchange
+from llama2lab.annotation.files.adding import add_pairs
 from llama2lab.annotation.form import app
 from llama2lab.annotation.store import tables as t
-from llama2lab.annotation.store.labels import open_store
+from llama2lab.annotation.store.store import open_store
 from llama2lab.engine import scale
 
 pytestmark = pytest.mark.browser
@@ -46,13 +46,13 @@ def new_store(path: Path, rows: list[dict[str, Any]]) -> Path:
     with open_store(path) as store:
         for kind in scale.KINDS:
             store.add_guidelines(kind, (GUIDELINES / f"{kind}.md").read_text(encoding="utf-8"))
-        exchange.add_pairs(store, rows, seed=3)
+        add_pairs(store, rows, seed=3)
     return path
 
 
 def labels(path: Path) -> dict[str, dict[str, Any]]:
     with open_store(path) as store:
-        return {label["item_id"]: label for label in exchange.labels(store)}
+        return {label["item_id"]: label for label in store.labels()}
 
 
 def count(path: Path, table: sa.Table = t.labels) -> int:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama2lab.annotation.agreement.simulate import label_store
-from llama2lab.annotation.files import exchange
+from llama2lab.annotation.files.adding import add_pairs
 from llama2lab.annotation.files.exporting import export_preferences
 from llama2lab.annotation.files.importing import import_preferences
 from llama2lab.annotation.rows import (
@@ -24,7 +24,7 @@ from llama2lab.annotation.rows import (
     preference_rows_of,
     resolve,
 )
-from llama2lab.annotation.store.labels import Store, open_store
+from llama2lab.annotation.store.store import Store, open_store
 from llama2lab.engine import scale
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
@@ -170,16 +170,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
         for kind in ("helpfulness", "safety"):
             items = town_items(30, 2, kind).values()
             known += [prompt for prompt, *_ in items]
-            exchange.add_pairs(opened, [{"kind": kind, "prompt": [dict(m) for m in prompt.messages],
-                                         "answers": list(answers), "prompt_id": prompt.id}
-                                        for prompt, *answers in items], overlap=3)
+            add_pairs(opened, [{"kind": kind, "prompt": [dict(m) for m in prompt.messages],
+                                "answers": list(answers), "prompt_id": prompt.id}
+                               for prompt, *answers in items], overlap=3)
         label_store(opened, people_of("typical", 3), oracle(), known)
         yield opened
 
 
 def weights(opened: Store, kind: str, settings: RewardSettings) -> dict[str, torch.Tensor]:
     """A reward model of nano size, trained on what the store holds."""
-    rows = preference_rows_of(exchange.labels(opened), kind)
+    rows = preference_rows_of(opened.labels(), kind)
     assert len(rows) >= 20
     texts = [" ".join(x["answers"]) for x in labels_of(people_of("typical"), 30, 2)]
     tokenizer = train_tokenizer(texts, 320, chat_template=CHAT_TEMPLATE)
@@ -205,7 +205,7 @@ def test_reward_models_from_an_exported_and_imported_store_are_equal_bit_for_bit
                 "safety": RewardSettings(head="linear", safety_loss=1.0, batch_pairs=8)}
     with open_store(str(tmp_path / "again.db")) as again:
         copy(store, again, tmp_path)
-        assert fingerprint(exchange.labels(again)) == fingerprint(exchange.labels(store))
+        assert fingerprint(again.labels()) == fingerprint(store.labels())
         for kind, chosen in settings.items():
             direct, back = weights(store, kind, chosen), weights(again, kind, chosen)
             assert direct.keys() == back.keys()

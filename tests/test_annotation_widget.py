@@ -19,12 +19,12 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama2lab.annotation.files import exchange
+from llama2lab.annotation.files.adding import add_pairs
 from llama2lab.annotation.form import app
 from llama2lab.annotation.form.widget import FRONT, HERE, Annotator, printable
 from llama2lab.annotation.store import queue
 from llama2lab.annotation.store import tables as t
-from llama2lab.annotation.store.labels import open_store
+from llama2lab.annotation.store.store import open_store
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.scale import GRADES, KINDS, POSITIONS
 
@@ -38,7 +38,7 @@ def filled(path: Path, rows: list[dict[str, Any]]) -> Path:
     with open_store(path) as store:
         for kind in KINDS:
             store.add_guidelines(kind, f"# {kind}")
-        exchange.add_pairs(store, rows)
+        add_pairs(store, rows)
     return path
 
 
@@ -101,7 +101,7 @@ def test_from_first_item_to_last(path: Path) -> None:
         answer = page.ask(type="next")
     assert answer["stage"] == "done" and len(seen) == 4
     with open_store(path) as store:
-        held = {label["item_id"]: label for label in exchange.labels(store)}
+        held = {label["item_id"]: label for label in store.labels()}
     for task, (side, grade) in zip(seen, POSITIONS[1:], strict=False):
         label = held[task["item_id"]]
         assert label["answers"][label["choice"] - 1] == task[f"{side}_text"]
@@ -366,7 +366,7 @@ def test_any_text_can_be_sent(tmp_path: Path) -> None:
     item = page.begin()["task"]["item_id"]
     assert page.label(item, comment="\x00 \ud800 \U0001f600")["ok"]
     with open_store(path) as store:
-        assert exchange.labels(store)[0]["comment"] == "\x00 \ufffd \U0001f600"
+        assert store.labels()[0]["comment"] == "\x00 \ufffd \U0001f600"
 
 
 @pytest.mark.parametrize("wrong", [{"kind": "style"}, {"reasons": []}, {"reasons": ["x"] * 9}, {"reasons": [""]},
@@ -581,7 +581,7 @@ def test_a_form_that_is_one_persons_asks_for_no_name(path: Path, postgres: Any, 
     roster.write_text("Ada\n")
     classroom.create_class(url, roster, tmp_path / "urls.csv")
     with open_store(url) as store:
-        exchange.add_pairs(store, [row(0), row(1)])
+        add_pairs(store, [row(0), row(1)])
     with open_store(classroom._read_urls(tmp_path / "urls.csv")["Ada"]) as store:
         assert app.whose(store, {"JUPYTERHUB_USER": "somebody"}) == "Ada"
         assert app._pairs(store) == (2, ["helpfulness"])  # she was given none so far, and sees none

@@ -45,10 +45,9 @@ def needs_extra(extra: str = "annotate") -> Iterator[None]:
 def read_labels(url: str) -> list[dict[str, Any]]:
     """Every label in a store. LabError where it cannot be opened, holds none, or what it needs is not installed."""
     with needs_extra():
-        from llama2lab.annotation.files.exchange import labels
-        from llama2lab.annotation.store.labels import open_store
+        from llama2lab.annotation.store.store import open_store
     with open_store(url, create=False) as store:
-        found, where = labels(store), store.where  # `where` holds no password
+        found, where = store.labels(), store.where  # `where` holds no password
     if not found:
         raise LabError(f"{where} holds no label yet; label some pairs with: llama2lab annotate {where}")
     return found
@@ -108,7 +107,7 @@ def annotate(
         from llama2lab.annotation.form.app import Settings
         from llama2lab.annotation.form.app import annotate as serve
         from llama2lab.annotation.store import codes
-        from llama2lab.annotation.store.labels import open_store
+        from llama2lab.annotation.store.store import open_store
     if forget_code:
         with open_store(store, create=False) as opened:
             for name in forget_code:
@@ -183,8 +182,8 @@ def collect(
     llama2lab labels collect labels.db runs/mini-0 --kind safety --stage rlhf-v4 --stage rlhf-v5
     """
     with needs_extra():
-        from llama2lab.annotation.files.exchange import add_pairs
-        from llama2lab.annotation.store.labels import open_store
+        from llama2lab.annotation.files.adding import add_pairs
+        from llama2lab.annotation.store.store import open_store
     from llama2lab.run.pairs import guidelines, pairs_of_run
     from llama2lab.town.town import load_town
 
@@ -206,8 +205,8 @@ def add(
 ) -> None:
     """Queue pairs of answers of your own."""
     with needs_extra():
-        from llama2lab.annotation.files.exchange import add_pairs, read_pairs
-        from llama2lab.annotation.store.labels import open_store
+        from llama2lab.annotation.files.adding import add_pairs, read_pairs
+        from llama2lab.annotation.store.store import open_store
     rows = read_pairs(file)  # first, so that a mistake leaves no store behind
     with open_store(store) as opened:
         typer.echo(f"{add_pairs(opened, rows, overlap, seed)} new pairs")
@@ -222,8 +221,8 @@ def export_(
 ) -> None:
     """Write all labels in TRL's preference format with `margin`, without loss."""
     with needs_extra():
-        from llama2lab.annotation.files.exchange import export_preferences
-        from llama2lab.annotation.store.labels import open_store
+        from llama2lab.annotation.files.exporting import export_preferences
+        from llama2lab.annotation.store.store import open_store
     with open_store(store, create=False) as opened:
         typer.echo(f"{export_preferences(opened, file, margins)} preferences in {file}")
 
@@ -241,8 +240,8 @@ def import_(
 ) -> None:
     """Read labels from a file (.jsonl, .json, .csv or .parquet): all of them, or none if a row is wrong."""
     with needs_extra():
-        from llama2lab.annotation.files.exchange import import_preferences
-        from llama2lab.annotation.store.labels import open_store
+        from llama2lab.annotation.files.importing import import_preferences
+        from llama2lab.annotation.store.store import open_store
     with open_store(store) as opened:
         typer.echo(import_preferences(opened, file, annotator_kind, margins))
 
@@ -258,7 +257,7 @@ def merge(
 ) -> None:
     """Take in the labels of other stores, and say in whose names; merging the same file again adds nothing."""
     with needs_extra():
-        from llama2lab.annotation.files import exchange
-        from llama2lab.annotation.store.labels import open_store
+        from llama2lab.annotation.files.merging import merge
+        from llama2lab.annotation.store.store import open_store
     with open_store(store) as opened:
-        typer.echo(exchange.merge(opened, files, only, trust))
+        typer.echo(merge(opened, files, only, trust))

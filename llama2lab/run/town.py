@@ -196,7 +196,7 @@ def run_recipe(recipe: Recipe, out: str | Path, seed: int = 0, device: str = "au
                labels: Sequence[dict] = (), people_share: float | None = None) -> dict[str, Any]:
     """Run the whole recipe in folder `out`, or go on with it; returns what RUN/results.json holds.
 
-    With `labels`, as `annotation.exchange.labels` gives them, the reward models of every round also train on people's
+    With `labels`, as `Store.labels` gives them, the reward models of every round also train on people's
     preferences: on all of them, or on so many rows that `people_share` of them are people's.
     """
     check_seed(seed)

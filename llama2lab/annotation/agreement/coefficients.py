@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from llama2lab.engine.scale import GRADES
 from llama2lab.engine.stats import Figure, wilson
 
-Label = dict[str, Any]  # what exchange.labels gives
+Label = dict[str, Any]  # what Store.labels gives
 What = Literal["choice", "grade", "safety"]
 Level = Literal["nominal", "ordinal"]
 Array = NDArray[np.float64]

@@ -17,7 +17,7 @@ from llama2lab.town.annotators import Annotator
 from llama2lab.town.items import Prompt
 
 if TYPE_CHECKING:
-    from llama2lab.annotation.store.labels import Store
+    from llama2lab.annotation.store.store import Store
 
 
 class Judge(Protocol):
@@ -31,7 +31,7 @@ Items = Mapping[str, tuple[Prompt, str, str]]  # by item_id: the prompt and the 
 
 def simulated_labels(annotators: Sequence[Annotator], judge: Judge, items: Items, kind: Kind, seed: int = 0,
                      ) -> list[Label]:
-    """Every annotator's label of every item, as `exchange.labels` gives labels; nothing is stored.
+    """Every annotator's label of every item, as `Store.labels` gives labels; nothing is stored.
 
     The side is drawn by seed for each annotator and item. A safety label that chooses an unsafe answer over a safe one
     is never kept (section 3.2.1): it becomes a skip.

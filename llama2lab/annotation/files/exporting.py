@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama2lab.annotation.files import records as r
 from llama2lab.annotation.store import tables as t
-from llama2lab.annotation.store.labels import Store
+from llama2lab.annotation.store.store import Store
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.scale import MARGINS
 

@@ -38,7 +38,7 @@ from llama2lab.annotation.store.checks import (
     check_slots,
     tidy,
 )
-from llama2lab.annotation.store.labels import Store
+from llama2lab.annotation.store.store import Store
 from llama2lab.engine.dialogues import SAFETY, Malformed, is_dialogue, pair_of
 from llama2lab.engine.errors import LabError, first_line
 from llama2lab.engine.rows import Record, Unreadable, complaint, ending_of, json_lines, rows_of

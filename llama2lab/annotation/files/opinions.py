@@ -20,8 +20,8 @@ import sqlalchemy as sa
 from llama2lab.annotation.files import records as r
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.checks import ID, check_moment
-from llama2lab.annotation.store.labels import clean_name
-from llama2lab.annotation.store.queue import current_labels
+from llama2lab.annotation.store.in_force import current_labels
+from llama2lab.annotation.store.store import clean_name
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.validation import shown
 

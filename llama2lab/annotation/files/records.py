@@ -35,8 +35,8 @@ from llama2lab.annotation.store.checks import (
     check_pair,
     gold_columns,
 )
-from llama2lab.annotation.store.labels import clean_name, guidelines_version
-from llama2lab.annotation.store.queue import current
+from llama2lab.annotation.store.in_force import current
+from llama2lab.annotation.store.store import clean_name, guidelines_version
 from llama2lab.annotation.store.tables import LONG_AGO
 from llama2lab.engine.errors import LabError, first_line
 from llama2lab.engine.scale import KINDS

@@ -29,7 +29,8 @@ from urllib.parse import urlsplit
 
 from llama2lab.annotation.form.widget import HERE, Annotator, Skip, Submit
 from llama2lab.annotation.store import codes, queue
-from llama2lab.annotation.store.labels import Store, clean_name, open_store, parse_url
+from llama2lab.annotation.store.engines import parse_url
+from llama2lab.annotation.store.store import Store, clean_name, open_store
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.scale import KINDS
 

@@ -30,8 +30,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from llama2lab.annotation.store import server
 from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.store.engines import parse_url
 from llama2lab.annotation.store.faults import StoreError
-from llama2lab.annotation.store.labels import Store, clean_name, open_store, parse_url
+from llama2lab.annotation.store.store import Store, clean_name, open_store
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.rows import has_end
 

@@ -20,8 +20,8 @@ from typing import Any
 import ipywidgets as w
 import torch
 
-from llama2lab.annotation.files.exchange import add_pairs
-from llama2lab.annotation.store.labels import open_store
+from llama2lab.annotation.files.adding import add_pairs
+from llama2lab.annotation.store.store import open_store
 from llama2lab.lab.explorer import Explorer
 from llama2lab.lab.finished import Finished, live_folder
 from llama2lab.lab.pictures import table

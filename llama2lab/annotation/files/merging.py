@@ -1,4 +1,4 @@
-"""Stores that other people hand in, read without trusting them: as a copy, without anything in it that runs."""
+"""Stores that other people hand in, into one: read as a copy, without anything in it that runs."""
 
 from __future__ import annotations
 
@@ -7,21 +7,54 @@ import shutil
 import sqlite3
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from llama2lab.annotation.files.records import Records, check, read
+from llama2lab.annotation.files.records import Counts, Records, check, read, take_in
 from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.store.engines import parse_url
 from llama2lab.annotation.store.faults import StoreError, explain
-from llama2lab.annotation.store.labels import open_store, parse_url
+from llama2lab.annotation.store.store import Store, open_store
 from llama2lab.engine.errors import LabError, first_line
 
 MAX_BYTES = 2**30  # of a file
 MAX_ROWS = 1_000_000  # of all its tables
 MAX_VALUE = 2**26  # bytes of one value
 SECONDS = 120  # that looking through one file may take
+
+
+def merge(store: Store, paths: Sequence[str | os.PathLike[str]], only: str | None = None,
+          trust: bool = False) -> Counts:
+    """Take the labels of other stores (students' files, usually) into this one: of all of them or of none.
+
+    Nothing that is here changes, and merging the same file again adds nothing. The other files are only read. What a
+    file is not believed is in records.py; `trust` believes it (who makes copies of the class's own store), and `only`
+    takes the labels of the annotator of this name alone.
+
+    Raises:
+        LabError: a file that is no store, that was tampered with, or that adds labels in names it has no right to.
+    """
+    for path in paths:
+        if store.path and os.path.exists(path) and os.path.samefile(path, store.path):
+            raise LabError(f"{path} is the store that it should be merged into; leave it out")
+    sources = [read_other(path) for path in paths]
+
+    def work(conn: sa.Connection) -> Counts:
+        total = Counts()
+        fresh = conn.execute(sa.select(t.items.c.id).limit(1)).scalar() is None
+        for records in sources:
+            counts = take_in(conn, records, trust, only, fresh)
+            for name in ("items", "annotators", "guidelines", "labels", "known"):
+                setattr(total, name, getattr(total, name) + getattr(counts, name))
+            total.renamed.update(counts.renamed)
+            total.notes += counts.notes
+        return total
+
+    return store.write(work)
 
 
 def read_other(path: str | os.PathLike[str]) -> Records:
