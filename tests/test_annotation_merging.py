@@ -23,8 +23,8 @@ from llama2lab.annotation.files.importing import import_preferences
 from llama2lab.annotation.files.merging import merge
 from llama2lab.annotation.store import queue
 from llama2lab.annotation.store import tables as t
-from llama2lab.annotation.store.checks import MAX_COMMENT, MAX_OVERLAP
-from llama2lab.annotation.store.store import guidelines_version, open_store
+from llama2lab.annotation.store.checks import MAX_COMMENT, MAX_OVERLAP, guidelines_version
+from llama2lab.annotation.store.store import open_store
 from llama2lab.engine.errors import LabError
 
 GOLD = {"choice": 1}
@@ -368,7 +368,7 @@ def test_too_much_is_said(small, monkeypatch):
     for name, value, words in (("MAX_BYTES", 100, "larger than"), ("MAX_ROWS", 5, "more than the 5"),
                                ("SECONDS", -1, "longer to look through")):
         with monkeypatch.context() as patch:
-            patch.setattr(f"llama2lab.annotation.files.others.{name}", value)
+            patch.setattr(f"llama2lab.annotation.files.merging.{name}", value)
             if name == "SECONDS":
                 change(file, "CREATE TABLE more AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n "
                        "WHERE x < 200000) SELECT x FROM n")

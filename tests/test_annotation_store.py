@@ -17,9 +17,10 @@ from alembic.migration import MigrationContext
 from llama2lab.annotation.files.adding import add_pairs
 from llama2lab.annotation.store import migrations, queue
 from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.store.checks import clean_name
 from llama2lab.annotation.store.engines import BUSY_SECONDS, parse_url
 from llama2lab.annotation.store.faults import StoreError
-from llama2lab.annotation.store.store import clean_name, open_store
+from llama2lab.annotation.store.store import open_store
 from llama2lab.engine import scale
 from llama2lab.engine.errors import LabError
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llama2lab.annotation.files.records import insert
+from llama2lab.annotation.files.records import free_slots, insert
 from llama2lab.annotation.store import tables as t
-from llama2lab.annotation.store.checks import check_messages, check_pair, check_slots
+from llama2lab.annotation.store.checks import check_pair, check_slots
 from llama2lab.annotation.store.store import Store
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.rows import complaint, rows_of
@@ -37,11 +37,9 @@ def add_pairs(store: Store, rows: Iterable[Mapping[str, Any]], overlap: int = 1,
         last = conn.execute(sa.select(sa.func.coalesce(sa.func.max(t.items.c.position), 0))).scalar_one()
         for position, (item, secret) in enumerate(new, last + 1):
             item.update(position=position, overlap=0 if secret["gold"] else overlap, created_at=t.now())
-        slots = [{"item_id": item["id"], "number": n, "position": item["position"], "state": "free"}
-                 for item, _ in new for n in range(1, item["overlap"] + 1)]
         insert(conn, t.items, [item for item, _ in new])
         insert(conn, t.secrets, [secret for _, secret in new])
-        insert(conn, t.slots, slots)
+        insert(conn, t.slots, [slot for item, _ in new for slot in free_slots(item)])
         return len(new)
 
     return store.write(add)
@@ -60,8 +58,7 @@ def read_pairs(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             reasons.add(row)
             continue
         try:
-            item, _ = check_pair(row, where)
-            check_messages(item["prompt"], where, blank=False)
+            check_pair(row, where, blank=False)
             found.append(row)
         except LabError as e:
             wrong.append(str(e))

@@ -44,15 +44,11 @@ def merge(store: Store, paths: Sequence[str | os.PathLike[str]], only: str | Non
     sources = [read_other(path) for path in paths]
 
     def work(conn: sa.Connection) -> Counts:
-        total = Counts()
+        counts = Counts()
         fresh = conn.execute(sa.select(t.items.c.id).limit(1)).scalar() is None
         for records in sources:
-            counts = take_in(conn, records, trust, only, fresh)
-            for name in ("items", "annotators", "guidelines", "labels", "known"):
-                setattr(total, name, getattr(total, name) + getattr(counts, name))
-            total.renamed.update(counts.renamed)
-            total.notes += counts.notes
-        return total
+            take_in(conn, records, counts, trust, only, fresh)
+        return counts
 
     return store.write(work)
 
@@ -66,9 +62,7 @@ def read_other(path: str | os.PathLike[str]) -> Records:
     url = parse_url(path)
     if url.get_backend_name() != "sqlite":
         with open_store(path, create=False) as other, other.begin(read=True) as conn:
-            records = read(conn, other.where)
-        check(records)
-        return records
+            return check(read(conn, other.where))
     file = Path(url.database or "")
     if not file.is_file():
         raise StoreError(f"there is no file {file} to merge; check the path")
@@ -86,9 +80,7 @@ def read_other(path: str | os.PathLike[str]) -> Records:
             raise explain(e, str(file)) or _none(file, e) from e
         try:
             with open_store(copy, create=False) as other, other.begin(read=True) as conn:
-                records = read(conn, str(file))
-            check(records)
-            return records
+                return check(read(conn, str(file)))
         except StoreError as e:
             raise StoreError(str(e).replace(str(copy), str(file)), e.retry) from e
         except (ValueError, TypeError, RecursionError, SQLAlchemyError) as e:  # a text where a time or JSON should be

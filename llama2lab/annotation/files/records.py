@@ -18,7 +18,7 @@ name. So of a file that is not trusted
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -27,24 +27,23 @@ import sqlalchemy as sa
 
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.checks import (
-    ID,
-    MAX_OVERLAP,
-    MAX_POSITION,
     MAX_TEXT,
+    AnnotatorRow,
+    GuidelinesRow,
+    ItemRow,
     check_label,
-    check_pair,
+    checked,
     gold_columns,
+    guidelines_version,
 )
 from llama2lab.annotation.store.in_force import current
-from llama2lab.annotation.store.store import clean_name, guidelines_version
 from llama2lab.annotation.store.tables import LONG_AGO
 from llama2lab.engine.errors import LabError, first_line
-from llama2lab.engine.scale import KINDS
 from llama2lab.engine.validation import shown
 
 CHUNK = 500
 SKEW = timedelta(days=1)  # that another machine's clock may be ahead
-NO_SECRETS = {"model_1": None, "model_2": None, "meta": None, **gold_columns(None)}
+UNNAMED = "imported"  # the annotator of rows that name none
 SAME = ("choice", "grade", "safe_1", "safe_2", "comment", "flag", "skip_reason", "seconds")  # of one label, everywhere
 Row = dict[str, Any]
 
@@ -60,6 +59,41 @@ class Records:
     secrets: dict[str, Row] = field(default_factory=dict)
     labels: dict[str, Row] = field(default_factory=dict)
 
+    def add_annotator(self, row: Row, where: str, by_name: bool = False) -> None:
+        new = checked(AnnotatorRow, row, where).model_dump() | {"by_name": by_name}
+        known = self.annotators.setdefault(new["id"], new)
+        if any(known[part] != new[part] for part in ("name", "kind", "vendor")):
+            raise LabError(f"{where}: annotator {new['id']} is {known['name']!r} in another row")
+
+    def add_guidelines(self, row: Row, where: str) -> Row:
+        new = checked(GuidelinesRow, row, where).model_dump()
+        return self.guidelines.setdefault(new["version"], new)
+
+    def add_item(self, row: Row, where: str) -> Row:
+        """The row of `items`; its secrets are kept beside it."""
+        given = checked(ItemRow, row, where)
+        item, secret = given.rows()
+        if given.item_id not in (None, item["id"]):
+            raise LabError(f"{where}: item_id: its id is not that of its content; one of them was changed")
+        item |= {"overlap": given.overlap, "position": given.position, "created_at": given.item_created_at}
+        self.secrets.setdefault(item["id"], secret)
+        return self.items.setdefault(item["id"], item)
+
+    def add_label(self, row: Row, kind: str, where: str) -> None:
+        new = check_label(row, kind, where)
+        if self.labels.setdefault(new["id"], new) != new:
+            raise LabError(f"{where}: label {new['id']} is another one in another row")
+
+    def check_whole(self) -> None:
+        """LabError for labels whose item or annotator is in no row, or that supersede what is not their annotator's."""
+        for key, label in self.labels.items():
+            if label["item_id"] not in self.items or label["annotator_id"] not in self.annotators:
+                raise LabError(f"{self.source}: label {key} belongs to an item or an annotator that is not there; "
+                               "import FILE and FILE.rest together")
+            parent = self.labels.get(label["supersedes"] or "")
+            if parent and _whose(parent) != _whose(label):
+                raise LabError(f"{self.source}: label {key} supersedes another annotator's or another item's")
+
 
 @dataclass
 class Counts:
@@ -71,14 +105,24 @@ class Counts:
     guidelines: int = 0
     labels: int = 0
     known: int = 0
+    repeated: int = 0  # rows of others that say again what another one says
+    votes: int = 0  # rows without an annotator on a pair that another such row judges
+    replaced: int = 0  # labels over an earlier one of the same annotator that was in the store
     renamed: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        text = (f"{self.labels} labels, {self.items} items and {self.annotators} annotators are new; "
-                f"{self.known} labels were there already")
-        return text + "".join(f"; another {old!r} is there, so this one is now {new!r}"
-                              for old, new in self.renamed.items()) + "".join(f"\n{note}" for note in self.notes)
+        parts = [f"{self.labels} labels, {self.items} items and {self.annotators} annotators are new",
+                 f"{self.known} labels were there already",
+                 *(f"another {old!r} is there, so this one is now {new!r}" for old, new in self.renamed.items())]
+        if self.repeated:
+            parts.append(f"{self.repeated} rows repeat another row and count once")
+        if self.votes:
+            parts.append(f"{self.votes} rows without an annotator judge a pair that another one judges, too: each is a "
+                         f"vote of its own, by '{UNNAMED} (2)' and so on")
+        if self.replaced:
+            parts.append(f"{self.replaced} labels take the place of an earlier one of the same annotator")
+        return "\n".join(["; ".join(parts), *self.notes])
 
 
 def read(conn: sa.Connection, source: str) -> Records:
@@ -93,9 +137,9 @@ def read(conn: sa.Connection, source: str) -> Records:
     return found
 
 
-def take_in(conn: sa.Connection, records: Records, trust: bool = True, only: str | None = None,
-            fresh: bool = False) -> Counts:
-    """Put the rows that are new into the store of this transaction.
+def take_in(conn: sa.Connection, records: Records, counts: Counts, trust: bool = True, only: str | None = None,
+            fresh: bool = False) -> None:
+    """Put the rows that are new into the store of this transaction, and count them.
 
     `trust`: take pairs, gold, guidelines and everybody's labels as the rows say. `only`: labels of this annotator
     alone. `fresh`: the store had no pair before the files that come together.
@@ -104,7 +148,6 @@ def take_in(conn: sa.Connection, records: Records, trust: bool = True, only: str
         LabError: labels in a name that the rows have no right to, times or overlaps that nobody means, a label that is
             another one here. Nothing may be committed then.
     """
-    counts = Counts()
     if only is not None:
         records = _of_one(records, only)
     _moments(records, counts, trust)
@@ -113,12 +156,24 @@ def take_in(conn: sa.Connection, records: Records, trust: bool = True, only: str
     names = _annotators(conn, records, counts)
     _items(conn, records, counts, trust, fresh)
     _labels(conn, records, names, before, counts, trust)
-    return counts
 
 
 def insert(conn: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
     for start in range(0, len(rows), CHUNK):
         conn.execute(table.insert(), list(rows[start:start + CHUNK]))
+
+
+def _in_parts(conn: sa.Connection, query: sa.Select, column: Any, keys: Iterable[str]) -> Iterator[Any]:
+    """Rows of the query whose column is among the keys, in the order of the keys, however many these are."""
+    wanted = sorted(keys)
+    for start in range(0, len(wanted), CHUNK):
+        yield from conn.execute(query.where(column.in_(wanted[start:start + CHUNK])))
+
+
+def free_slots(item: Row, after: int = 0) -> list[Row]:
+    """Rows of `slots` with the numbers after this one, up to as many as the item wants annotators."""
+    return [{"item_id": item["id"], "number": number, "position": item["position"], "state": "free"}
+            for number in range(after + 1, item["overlap"] + 1)]
 
 
 def _of_one(records: Records, name: str) -> Records:
@@ -134,8 +189,9 @@ def _of_one(records: Records, name: str) -> Records:
 def _moments(records: Records, counts: Counts, trust: bool) -> None:
     """No time in the future: what is dated 9999 would be the newest for ever."""
     now = t.now()
-    late = [row for part in (records.annotators, records.guidelines, records.items, records.labels)
-            for row in part.values() if row["created_at"] > now + SKEW]
+    dated = [row for part in (records.annotators, records.guidelines, records.items, records.labels)
+             for row in part.values()]
+    late = [row for row in dated if row["created_at"] > now + SKEW]
     if late and not trust:
         raise LabError(f"{records.source}: {len(late)} rows lie in the future ({late[0]['created_at']:%Y-%m-%d}); the "
                        "clock of that machine was wrong, or somebody changed them; --trust takes them as of now")
@@ -143,8 +199,7 @@ def _moments(records: Records, counts: Counts, trust: bool) -> None:
         row["created_at"] = now
     if late:
         counts.notes.append(f"{records.source}: {len(late)} rows lay in the future and are dated now")
-    if any(row["created_at"] < LONG_AGO for part in (records.annotators, records.guidelines, records.items,
-                                                     records.labels) for row in part.values()):
+    if any(row["created_at"] < LONG_AGO for row in dated):
         raise LabError(f"{records.source} holds rows from before 1970; correct their created_at")
 
 
@@ -164,7 +219,7 @@ def _guidelines(conn: sa.Connection, records: Records, counts: Counts, trust: bo
                          .values(text=row["text"], created_at=row["created_at"]))
     new = [row for version, row in wanted.items() if version not in known]
     insert(conn, t.guidelines, new)
-    counts.guidelines = len(new)
+    counts.guidelines += len(new)
     if not trust and any(row["text"] for row in new):
         counts.notes.append(f"{records.source}: its guidelines are kept for its labels, and are not in force here")
 
@@ -195,28 +250,26 @@ def _annotators(conn: sa.Connection, records: Records, counts: Counts) -> dict[s
 
 
 def _items(conn: sa.Connection, records: Records, counts: Counts, trust: bool, fresh: bool) -> None:
-    for row in records.items.values():
-        _check_numbers(row, f"{records.source} item {row['id']}")
-    known = {row.id: row for row in conn.execute(sa.select(t.items.c.id, t.items.c.position, t.items.c.overlap))}
+    known = {row["id"]: dict(row) for row in conn.execute(
+        sa.select(t.items.c.id, t.items.c.position, t.items.c.overlap)).mappings()}
     new = sorted((row for key, row in records.items.items() if key not in known),
                  key=lambda row: (row["position"], row["id"]))
     if new and known:  # behind those that are there; into an empty store as they were
-        last = max(row.position for row in known.values())
+        last = max(row["position"] for row in known.values())
         new = [row | {"position": position} for position, row in enumerate(new, last + 1)]
     insert(conn, t.items, new)
-    secrets = [records.secrets.get(row["id"]) or {"item_id": row["id"], **NO_SECRETS} for row in new]
-    gold = [row for row in secrets if row["gold_choice"]]
+    secrets = [records.secrets[row["id"]] for row in new]
+    gold = sum(row["gold_choice"] is not None for row in secrets)
     if not trust:
         secrets = [row | gold_columns(_claimed(row["gold"])) | ({"gold": row["gold"]} if fresh else {})
                    if row["gold_choice"] else row for row in secrets]
     insert(conn, t.secrets, secrets)
-    counts.items = len(new)
+    counts.items += len(new)
     if trust:
-        insert(conn, t.slots, [{"item_id": row["id"], "number": number, "position": row["position"], "state": "free"}
-                               for row in new for number in range(1, row["overlap"] + 1)])
+        insert(conn, t.slots, [slot for row in new for slot in free_slots(row)])
         _take_after_all(conn, records, known)
     elif new:
-        said = f", {len(gold)} of them gold as the file says" if gold else ""
+        said = f", {gold} of them gold as the file says" if gold else ""
         counts.notes.append(f"{records.source}: {len(new)} pairs are new here{said}; they are shown to nobody else "
                             "unless you merge the file with --trust")
 
@@ -225,34 +278,32 @@ def _claimed(gold: Any) -> Any:
     return {"choice": None, "claimed": gold}
 
 
-def _take_after_all(conn: sa.Connection, records: Records, known: dict[str, Any]) -> None:
+def _take_after_all(conn: sa.Connection, records: Records, known: dict[str, Row]) -> None:
     """Queue what came in untrusted before, and let it be gold where it says so."""
-    again = sorted(set(records.items) & set(known))
-    for start in range(0, len(again), CHUNK):
-        part = again[start:start + CHUNK]
-        slots: dict[str, int] = dict(conn.execute(
-            sa.select(t.slots.c.item_id, sa.func.count()).where(t.slots.c.item_id.in_(part))
-            .group_by(t.slots.c.item_id)).tuples().all())
-        held = {row.item_id: row.gold for row in conn.execute(sa.select(t.secrets.c.item_id, t.secrets.c.gold).where(
-            t.secrets.c.item_id.in_(part), t.secrets.c.gold_choice.is_(None), t.secrets.c.gold.is_not(None)))}
-        for key in part:
-            gold = (records.secrets.get(key) or NO_SECRETS)["gold"]
-            if held.get(key) and gold and gold["choice"]:
-                conn.execute(t.secrets.update().where(t.secrets.c.item_id == key).values(**gold_columns(gold)))
-            missing = known[key].overlap - slots.get(key, 0)
-            if missing > 0:
-                last = conn.execute(sa.select(sa.func.coalesce(sa.func.max(t.slots.c.number), 0)).where(
-                    t.slots.c.item_id == key)).scalar_one()
-                insert(conn, t.slots, [{"item_id": key, "number": last + n, "position": known[key].position,
-                                        "state": "free"} for n in range(1, missing + 1)])
+    again = set(records.items) & set(known)
+    s, g = t.slots.c, t.secrets.c
+    held = sa.select(g.item_id).where(g.gold_choice.is_(None), g.gold.is_not(None))
+    for row in list(_in_parts(conn, held, g.item_id, again)):
+        gold = records.secrets[row.item_id]["gold"]
+        if gold and gold["choice"]:
+            conn.execute(t.secrets.update().where(g.item_id == row.item_id).values(**gold_columns(gold)))
+    count, last = sa.func.count().label("count"), sa.func.max(s.number).label("last")
+    slots = {row.item_id: row for row in _in_parts(
+        conn, sa.select(s.item_id, count, last).group_by(s.item_id), s.item_id, again)}
+    for key in sorted(again):
+        missing, after = known[key]["overlap"], 0
+        if key in slots:
+            missing, after = missing - slots[key].count, slots[key].last
+        insert(conn, t.slots, free_slots(known[key] | {"overlap": after + missing}, after))
 
 
 def _labels(conn: sa.Connection, records: Records, names: dict[str, str], before: set[str], counts: Counts,
             trust: bool) -> None:
     mapped = {key: row | {"annotator_id": names[row["annotator_id"]]} for key, row in records.labels.items()}
-    there = _by_id(conn, {*mapped, *(row["supersedes"] for row in mapped.values() if row["supersedes"])})
+    keys = {*mapped, *(row["supersedes"] for row in mapped.values() if row["supersedes"])}
+    there = {row.id: row._mapping for row in _in_parts(conn, sa.select(t.labels), t.labels.c.id, keys)}
     new = {key: row for key, row in mapped.items() if key not in there}
-    counts.known = len(mapped) - len(new)
+    counts.known += len(mapped) - len(new)
     differ = [key for key in mapped if key in there and not _same(mapped[key], there[key])]
     if differ and not trust:
         raise LabError(f"{records.source}: label {differ[0]} is another one here ({len(differ)} such labels): one of "
@@ -263,7 +314,7 @@ def _labels(conn: sa.Connection, records: Records, names: dict[str, str], before
         parent = new.get(row["supersedes"] or "") or there.get(row["supersedes"] or "")
         if parent is None:  # an edit whose earlier version did not come along
             row["supersedes"] = None
-        elif (parent["item_id"], parent["annotator_id"]) != (row["item_id"], row["annotator_id"]):
+        elif _whose(parent) != _whose(row):
             raise LabError(f"{records.source}: label {row['id']} supersedes another annotator's or another item's; "
                            "the file was changed; nothing was taken")
     whose = Counter(row["annotator_id"] for row in new.values())
@@ -271,7 +322,7 @@ def _labels(conn: sa.Connection, records: Records, names: dict[str, str], before
     if not trust:
         _check_names(conn, records, sorted(whose, key=called.__getitem__), before, called)
     ordered = _parents_first(new, records.source)
-    pairs = {(row["item_id"], row["annotator_id"]) for row in ordered}
+    pairs = {_whose(row) for row in ordered}
     was = {(item, who): current(conn, who, item) for item, who in pairs if who in before}
     _slots(conn, ordered)
     insert(conn, t.labels, ordered)
@@ -284,22 +335,17 @@ def _labels(conn: sa.Connection, records: Records, names: dict[str, str], before
         conn.execute(t.slots.update().where(t.slots.c.item_id == item_id, t.slots.c.annotator_id == annotator_id)
                      .values(state="done" if skipped is None else "skipped", left=left or 1))
         changed[annotator_id] += was.get((item_id, annotator_id)) not in (None, key)
-    counts.labels = len(ordered)
+    counts.labels += len(ordered)
     for who, count in sorted(whose.items(), key=lambda pair: called[pair[0]]):
         instead = f", {changed[who]} of them in place of what was in force" if changed[who] else ""
         counts.notes.append(f"{records.source}: {count} labels of {called[who]}{instead}")
 
 
-def _by_id(conn: sa.Connection, ids: Iterable[str]) -> dict[str, Any]:
-    """Labels that are there."""
-    wanted, found = sorted(ids), {}
-    for start in range(0, len(wanted), CHUNK):
-        found.update({row["id"]: row for row in conn.execute(sa.select(t.labels).where(
-            t.labels.c.id.in_(wanted[start:start + CHUNK]))).mappings()})
-    return found
+def _whose(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["item_id"], row["annotator_id"]
 
 
-def _same(row: Row, there: Any) -> bool:
+def _same(row: Row, there: Mapping[str, Any]) -> bool:
     return all(row[name] == there[name] for name in ("item_id", "annotator_id", *SAME))
 
 
@@ -341,23 +387,19 @@ def _parents_first(rows: dict[str, Row], source: str) -> list[Row]:
 def _slots(conn: sa.Connection, labels: Sequence[Row]) -> None:
     """Each label's item counts as given to its annotator: free slots are used up first, then there is one more."""
     s = t.slots.c
-    first = {(row["item_id"], row["annotator_id"]): row for row in reversed(labels)}
-    wanted = sorted({item_id for item_id, _ in first})
-    by_item: dict[str, list[Any]] = defaultdict(list)
-    for start in range(0, len(wanted), CHUNK):
-        for slot in conn.execute(sa.select(t.slots).where(s.item_id.in_(wanted[start:start + CHUNK]))
-                                 .order_by(s.item_id, s.number)):
-            by_item[slot.item_id].append(slot)
+    first = {_whose(row): row for row in reversed(labels)}
+    wanted = {item_id for item_id, _ in first}
+    held: set[tuple[str, str]] = set()
+    last: dict[str, int] = {}
+    for slot in _in_parts(conn, sa.select(t.slots).order_by(s.item_id, s.number), s.item_id, wanted):
+        held.add((slot.item_id, slot.annotator_id))
+        last[slot.item_id] = slot.number
     # A slot that somebody is being given at this moment is not waited for: there is one more instead.
     open_: dict[str, list[int]] = defaultdict(list)
-    for start in range(0, len(wanted), CHUNK):
-        for item_id, number in conn.execute(
-                sa.select(s.item_id, s.number).where(s.item_id.in_(wanted[start:start + CHUNK]), s.state == "free")
-                .order_by(s.item_id, s.number).with_for_update(skip_locked=True)):
-            open_[item_id].append(number)
+    free = sa.select(s.item_id, s.number).where(s.state == "free").order_by(s.item_id, s.number)
+    for slot in _in_parts(conn, free.with_for_update(skip_locked=True), s.item_id, wanted):
+        open_[slot.item_id].append(slot.number)
     positions = dict(conn.execute(sa.select(t.items.c.id, t.items.c.position)).tuples().all())
-    held = {(slot.item_id, slot.annotator_id) for slots in by_item.values() for slot in slots}
-    last = {item_id: slots[-1].number for item_id, slots in by_item.items()}
     for (item_id, annotator_id), row in sorted(first.items(), key=lambda pair: (pair[1]["created_at"], pair[1]["id"])):
         if (item_id, annotator_id) in held:
             continue
@@ -371,69 +413,33 @@ def _slots(conn: sa.Connection, labels: Sequence[Row]) -> None:
                                                  **values))
 
 
-def check_whole(records: Records) -> None:
-    """Labels whose item or annotator is in no row, or that supersede what is not their annotator's."""
-    for key, label in records.labels.items():
-        if label["item_id"] not in records.items or label["annotator_id"] not in records.annotators:
-            raise LabError(f"{records.source}: label {key} belongs to an item or an annotator that is not there; "
-                           "import FILE and FILE.rest together")
-        parent = records.labels.get(label["supersedes"] or "")
-        if parent and (parent["item_id"], parent["annotator_id"]) != (label["item_id"], label["annotator_id"]):
-            raise LabError(f"{records.source}: label {key} supersedes another annotator's or another item's")
-
-
-def _check_numbers(item: Row, where: str) -> None:
-    """Of a row of `items`: so many slots are made, and so far back is it queued."""
-    for name, most in (("overlap", MAX_OVERLAP), ("position", MAX_POSITION)):
-        value = item[name]
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-            raise LabError(f"{where}: {name} is a whole number from 0 to {most:,}, not {shown(value)}")
-
-
-def check(records: Records) -> None:
-    """Rows of somebody else's file, whose database may have let anything pass."""
-    where = records.source
+def check(found: Records) -> Records:
+    """The rows of somebody else's file, whose database may have let anything pass; without what we do not know."""
+    records, where = Records(found.source), found.source
     try:
-        for item in records.items.values():
+        for item in found.items.values():
             place = f"{where} item {item['id']}"
-            secret = records.secrets.get(item["id"]) or NO_SECRETS
-            again, known = check_pair({
-                "kind": item["kind"], "prompt": item["prompt"], "prompt_id": item["prompt_id"],
-                "answers": [item["answer_1"], item["answer_2"]], "gold": secret["gold"], "meta": secret["meta"],
-                "models": [secret["model_1"], secret["model_2"]]}, place)
-            if again["id"] != item["id"]:
-                raise LabError(f"{place}: its id is not that of its content; it was changed")
-            texts = [item["prompt_id"], item["answer_1"], item["answer_2"], secret["model_1"] or "",
-                     secret["model_2"] or "", *(m["content"] for m in item["prompt"])]
+            secret = found.secrets.get(item["id"]) or {}
+            records.add_item(item | {
+                "item_id": item["id"], "item_created_at": item["created_at"],
+                "answers": [item["answer_1"], item["answer_2"]], "gold": secret.get("gold"),
+                "meta": secret.get("meta"), "models": [secret.get("model_1"), secret.get("model_2")]}, place)
+            texts = [item["prompt_id"], item["answer_1"], item["answer_2"], secret.get("model_1") or "",
+                     secret.get("model_2") or "", *(m["content"] for m in item["prompt"])]
             if max(map(len, texts)) > MAX_TEXT:
                 raise LabError(f"{place}: a text is longer than {MAX_TEXT:,} characters")
-            _check_numbers(item, place)
-            records.secrets[item["id"]] = known  # what SQL compares is what `gold` says
-        for person in records.annotators.values():
-            if clean_name(person["name"]) != person["name"] or (
-                    person["vendor"] and clean_name(person["vendor"]) != person["vendor"]):
+        for person in found.annotators.values():
+            records.add_annotator(person, where)
+            if any(records.annotators[person["id"]][part] != person[part] for part in ("name", "vendor")):
                 raise LabError(f"{where}: the annotator's name {person['name']!r} is not one line")
-            if person["kind"] not in ("person", "simulated"):
-                raise LabError(f"{where}: annotators are of kind 'person' or 'simulated', not {shown(person['kind'])}")
-            _check_id(person["id"], "an annotator's id", where, 32)
-        for row in records.guidelines.values():
-            _check_id(row["version"], "the version of guidelines", where)
-            if row["kind"] not in KINDS or len(row["text"]) > MAX_TEXT:
-                raise LabError(f"{where}: guidelines are for {' or '.join(KINDS)}, in at most {MAX_TEXT:,} characters")
+        for row in found.guidelines.values():
+            records.add_guidelines(row, where)
             if row["text"] and guidelines_version(row["kind"], row["text"]) != row["version"]:
                 raise LabError(f"{where}: the guidelines {row['version']} are not what they were; they were changed")
-        for label in records.labels.values():
-            item = records.items.get(label["item_id"]) or {"kind": ""}
-            check_label(label, item["kind"], f"{where} label {shown(label['id'])}")
-            _check_id(label["id"], "a label's id", where)
-            for name in ("supersedes", "guidelines"):
-                if label[name] is not None:
-                    _check_id(label[name], name, where)
-        check_whole(records)
+        for label in found.labels.values():
+            records.add_label(label, (records.items.get(label["item_id"]) or {"kind": ""})["kind"],
+                              f"{where} label {shown(label['id'])}")
+        records.check_whole()
     except (TypeError, KeyError, AttributeError) as e:
         raise LabError(f"{where} holds rows that are none of an annotation store's ({first_line(e)})") from e
-
-
-def _check_id(value: str, name: str, where: str, most: int = 64) -> None:
-    if not ID.fullmatch(value) or len(value) > most:
-        raise LabError(f"{where}: {name} has 1 to {most} letters, digits, - and _, not {shown(value)}")
+    return records

@@ -29,8 +29,9 @@ from urllib.parse import urlsplit
 
 from llama2lab.annotation.form.widget import HERE, Annotator, Skip, Submit
 from llama2lab.annotation.store import codes, queue
+from llama2lab.annotation.store.checks import clean_name
 from llama2lab.annotation.store.engines import parse_url
-from llama2lab.annotation.store.store import Store, clean_name, open_store
+from llama2lab.annotation.store.store import Store, open_store
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.scale import KINDS
 

@@ -25,10 +25,10 @@ import traitlets
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llama2lab.annotation.store import queue
-from llama2lab.annotation.store.checks import ID
+from llama2lab.annotation.store.checks import ID, clean_name
 from llama2lab.annotation.store.engines import public_url
 from llama2lab.annotation.store.faults import StoreError
-from llama2lab.annotation.store.store import Store, clean_name, open_store
+from llama2lab.annotation.store.store import Store, open_store
 from llama2lab.engine.errors import LabError, first_line
 from llama2lab.engine.scale import GRADES, KINDS, POSITIONS
 

@@ -30,9 +30,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from llama2lab.annotation.store import server
 from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.store.checks import clean_name
 from llama2lab.annotation.store.engines import parse_url
 from llama2lab.annotation.store.faults import StoreError
-from llama2lab.annotation.store.store import Store, clean_name, open_store
+from llama2lab.annotation.store.store import Store, open_store
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.rows import has_end
 

@@ -20,7 +20,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from llama2lab.annotation.store import tables as t
-from llama2lab.annotation.store.store import Store, clean_name
+from llama2lab.annotation.store.checks import clean_name
+from llama2lab.annotation.store.store import Store
 from llama2lab.engine.errors import LabError
 
 SHORTEST, LONGEST = 6, 200

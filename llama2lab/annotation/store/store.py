@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import sqlite3
 import time
-import unicodedata
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from llama2lab.annotation.store import engines, server
 from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.store.checks import clean_name, guidelines_version
 from llama2lab.annotation.store.engines import parse_url, public_url
 from llama2lab.annotation.store.faults import StoreError, explain
 from llama2lab.annotation.store.in_force import labels_in_force
@@ -28,9 +27,6 @@ from llama2lab.engine.scale import KINDS
 
 T = TypeVar("T")
 ATTEMPTS = 8  # of a transaction that the database refused because others were writing
-NAME_CHARS = 200
-# Marks that make the text after them run the other way: a name could disguise itself, or its neighbours, with them.
-BIDI = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class Store:
@@ -157,29 +153,11 @@ class Store:
             return labels_in_force(conn)
 
 
-def guidelines_version(kind: str, text: str) -> str:
-    """The same for the same text, so that nobody can put another text in its place."""
-    return hashlib.sha256(f"{kind}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
 def newest_guidelines(kind: str, *columns: Any) -> sa.Select:
     g = t.guidelines
     # What is dated at the epoch came with labels of other stores (records.py), and is kept for these alone.
     return sa.select(*columns).where(g.c.kind == kind, g.c.created_at > t.LONG_AGO).order_by(
         g.c.created_at.desc(), g.c.version).limit(1)
-
-
-def clean_name(name: str) -> str:
-    """A person's name as it is kept: one line without control characters; LabError for what is none."""
-    cleaned = " ".join(unicodedata.normalize("NFC", name).split())
-    if not cleaned:
-        raise LabError("an annotator needs a name; give one")
-    if len(cleaned) > NAME_CHARS:
-        raise LabError(f"the name {cleaned[:20]!r}... is longer than {NAME_CHARS} characters; shorten it")
-    bad = next((c for c in cleaned if unicodedata.category(c) in ("Cc", "Cs", "Cn") or c in BIDI), None)
-    if bad is not None:
-        raise LabError(f"the name {cleaned!r} holds the character U+{ord(bad):04X}, which no name needs; leave it out")
-    return cleaned
 
 
 def open_store(url: str | os.PathLike[str], create: bool = True, where: str | None = None) -> Store:
