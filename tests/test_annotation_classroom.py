@@ -16,9 +16,10 @@ from test_annotation_store import pairs
 from llama2lab.annotation.files.adding import add_pairs
 from llama2lab.annotation.files.merging import merge
 from llama2lab.annotation.store import queue
-from llama2lab.annotation.store.classroom import TEACHER, create_class, read_roster
+from llama2lab.annotation.store.classroom import TEACHER, create_class
 from llama2lab.annotation.store.engines import parse_url
 from llama2lab.annotation.store.faults import StoreError
+from llama2lab.annotation.store.roster import read_roster
 from llama2lab.annotation.store.store import open_store
 from llama2lab.engine.errors import LabError
 

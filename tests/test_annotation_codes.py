@@ -177,7 +177,7 @@ def test_an_older_class_keeps_its_teacher_and_its_students_out(postgres: Any, tm
     roster = tmp_path / "names.txt"
     roster.write_text("Ada\n")
     classroom.create_class(url, roster, tmp_path / "urls.csv")
-    urls = classroom._read_urls(tmp_path / "urls.csv")
+    urls = classroom.read_urls(tmp_path / "urls.csv")
     with open_store(urls[classroom.TEACHER]) as store:
         assert codes.enter(store, "Bert", "geheim42")[1]
         codes.forget(store, "Bert")

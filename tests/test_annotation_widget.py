@@ -582,7 +582,7 @@ def test_a_form_that_is_one_persons_asks_for_no_name(path: Path, postgres: Any, 
     classroom.create_class(url, roster, tmp_path / "urls.csv")
     with open_store(url) as store:
         add_pairs(store, [row(0), row(1)])
-    with open_store(classroom._read_urls(tmp_path / "urls.csv")["Ada"]) as store:
+    with open_store(classroom.read_urls(tmp_path / "urls.csv")["Ada"]) as store:
         assert app.whose(store, {"JUPYTERHUB_USER": "somebody"}) == "Ada"
         assert app._pairs(store) == (2, ["helpfulness"])  # she was given none so far, and sees none
     with open_store(url) as store:

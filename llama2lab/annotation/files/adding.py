@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llama2lab.annotation.files.records import free_slots, insert
+from llama2lab.annotation.files.taking_in import free_slots, insert
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.checks import check_pair, check_slots
 from llama2lab.annotation.store.store import Store

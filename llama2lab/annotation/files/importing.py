@@ -21,7 +21,8 @@ from sqlalchemy.exc import IntegrityError
 
 from llama2lab.annotation.files import opinions as op
 from llama2lab.annotation.files.exporting import rest_of
-from llama2lab.annotation.files.records import UNNAMED, Counts, Records
+from llama2lab.annotation.files.records import Records
+from llama2lab.annotation.files.taking_in import UNNAMED, Counts
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.checks import (
     MAX_SECONDS,

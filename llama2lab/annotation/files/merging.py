@@ -14,7 +14,8 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from llama2lab.annotation.files.records import Counts, Records, check, read, take_in
+from llama2lab.annotation.files.records import Records, check, read
+from llama2lab.annotation.files.taking_in import Counts, take_in
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.engines import parse_url
 from llama2lab.annotation.store.faults import StoreError, explain
@@ -32,7 +33,7 @@ def merge(store: Store, paths: Sequence[str | os.PathLike[str]], only: str | Non
     """Take the labels of other stores (students' files, usually) into this one: of all of them or of none.
 
     Nothing that is here changes, and merging the same file again adds nothing. The other files are only read. What a
-    file is not believed is in records.py; `trust` believes it (who makes copies of the class's own store), and `only`
+    file is not believed is in taking_in.py; `trust` believes it (who makes copies of the class's own store), and `only`
     takes the labels of the annotator of this name alone.
 
     Raises:

@@ -17,7 +17,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llama2lab.annotation.files.records import UNNAMED, Counts, Records, take_in
+from llama2lab.annotation.files.records import Records
+from llama2lab.annotation.files.taking_in import UNNAMED, Counts, take_in
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.in_force import current_labels
 

@@ -40,24 +40,6 @@ STORE_VARIABLE = "LLAMA2LAB_ANNOTATIONS"  # of the command line; the kernels nee
 SETTINGS_VARIABLE = "LLAMA2LAB_ANNOTATE"
 NOTEBOOK = HERE / "app.ipynb"
 TEMPLATE = "llama2lab"
-# Voila's own page asks a server on the internet for icons that the form does not use; a class whose network has no way
-# out would wait for it before it sees anything.
-PAGE = """{%- extends 'lab/index.html.j2' -%}
-{%- block notebook_css -%}
-{{ super() | replace('https://cdn.jsdelivr.net/', 'data:text/css,') }}
-{%- endblock notebook_css -%}
-"""
-# What who comes when all kernels are taken sees; the page comes again by itself.
-FULL = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta http-equiv="refresh" content="20"><link rel="icon" href="data:;base64,="><title>Which answer is better?</title>
-<style>:root { color-scheme: light dark } body { font: 16px/1.5 system-ui, sans-serif; max-width: 34em;
-margin: 18vh auto; padding: 0 1em } button { font: inherit; padding: 6px 14px }</style></head>
-<body class="l2a-full"><h1>The room is full</h1>
-<p>As many people as this machine can serve are judging pairs at this moment. Please try again in a minute; this page
-does so by itself. Nothing that you saved before is lost.</p>
-<form><button>Try again now</button></form></body></html>
-"""
 # A kernel whose page is gone ends after this long; one whose page is open stays. Browsers that lost the network try for
 # about two minutes to come back.
 GONE_SECONDS = 120
@@ -292,11 +274,7 @@ def whose(store: Store, environ: Mapping[str, str]) -> str | None:
 
 def prepare(folder: Path) -> Path:
     """Voila's folder, which holds nothing else: it serves what lies beside the notebook. And its page."""
-    template = folder / "share" / "voila" / "templates" / TEMPLATE
-    template.mkdir(parents=True)
-    (template / "conf.json").write_text(json.dumps({"base_template": "lab"}))
-    (template / "index.html.j2").write_text(PAGE)
-    (template / "503.html").write_text(FULL)
+    shutil.copytree(HERE / "template", folder / "share" / "voila" / "templates" / TEMPLATE)
     served = folder / "served"
     served.mkdir()
     shutil.copy(NOTEBOOK, served / "annotate.ipynb")

@@ -151,7 +151,7 @@ def _gold(gold: Any) -> dict[str, Any] | None:
     if gold is None:
         return None
     if isinstance(gold, Mapping) and set(gold) == {"choice", "claimed"} and gold["choice"] is None:
-        # Of a file that was not trusted (records.py): not gold here, and no training row either.
+        # Of a file that was not trusted (taking_in.py): not gold here, and no training row either.
         return {"choice": None, "claimed": _gold(gold["claimed"])}
     if not isinstance(gold, dict) or isinstance(gold.get("choice"), bool | float) or gold.get("choice") not in (1, 2):
         raise LabError("gold needs choice 1 or 2: the answer that is known to be better")

@@ -12,9 +12,7 @@ login may keep the server busy, within its own connections.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import os
 import re
 import secrets
@@ -33,13 +31,11 @@ from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.checks import clean_name
 from llama2lab.annotation.store.engines import parse_url
 from llama2lab.annotation.store.faults import StoreError
+from llama2lab.annotation.store.roster import read_roster, read_urls, write_urls
 from llama2lab.annotation.store.store import Store, open_store
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.rows import has_end
 
-ROSTER_BYTES = 1 << 24
 TEACHER = "(teacher)"  # in the file of URLs; no name of a roster has brackets around it
-HEADER = ["name", "url"]
 FUNCTIONS = ("llama2lab_me()", "llama2lab_claim(text, text, double precision, text, boolean)",
              "llama2lab_waiting(text, text)", "llama2lab_gold(text, text)", "llama2lab_hold(text, text)",
              "llama2lab_renew(text, text, double precision)")
@@ -105,7 +101,7 @@ def create_class(url: str, roster: str | os.PathLike[str], out: str | os.PathLik
     names = read_roster(roster)
     again = [TEACHER if name == TEACHER else clean_name(name) for name in renew]
     file = Path(os.path.expanduser(out))
-    known_urls = _read_urls(file)
+    known_urls = read_urls(file)
     with open_store(url) as store:
         try:
             return _create(store, address, names, again, file, known_urls)
@@ -117,70 +113,6 @@ def create_class(url: str, roster: str | os.PathLike[str], out: str | os.PathLik
                 raise StoreError(f"{store.where}: to make a class, the URL's login must own the database's tables and "
                                  "have CREATEROLE; give the administrator's URL") from e
             raise
-
-
-def read_roster(path: str | os.PathLike[str]) -> list[str]:
-    """The names of a roster: one in each line, or the column `name` of a CSV file. Broken lines are named."""
-    file = Path(os.path.expanduser(path))
-    try:
-        has_end(file)
-        if file.stat().st_size > ROSTER_BYTES:
-            raise LabError(f"the roster {file} is larger than {ROSTER_BYTES:,} bytes; is this the right file?")
-        text = file.read_bytes().decode("utf-8-sig")
-    except OSError as e:
-        raise LabError(f"the roster {file} cannot be read ({e.strerror}); check the path") from e
-    except UnicodeDecodeError as e:
-        raise LabError(f"the roster {file} line {e.object[:e.start].count(10) + 1} is not UTF-8; save it as UTF-8"
-                       ) from e
-    found: dict[str, tuple[str, int]] = {}
-    wrong = []
-    for line, name in _names(text, file):
-        try:
-            name = clean_name(name)
-            if name[0] in "=+@(":
-                raise LabError(f"the name {name!r} begins with {name[0]!r}; leave that out")
-            first = found.get(name.casefold())
-            if first:
-                raise LabError(f"{name!r} is in line {first[1]} already; tell the two apart, or remove one")
-            found[name.casefold()] = (name, line)
-        except LabError as e:
-            wrong.append(f"line {line}: {e}")
-    if wrong:
-        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise LabError(f"the roster {file}: {'; '.join(wrong[:5])}{more}; nothing was made")
-    if not found:
-        raise LabError(f"the roster {file} holds no name; write one in each line")
-    return [name for name, _ in found.values()]
-
-
-def _names(text: str, file: Path) -> list[tuple[int, str]]:
-    lines = text.splitlines()
-    header = [cell.strip().casefold() for cell in next(csv.reader(lines[:1]), [])]
-    if "name" not in header:
-        names = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and line.strip()[0] != "#"]
-        _no_table([line for _, line in names], file)
-        return names
-    column, rows = header.index("name"), csv.reader(io.StringIO(text, newline=""), strict=True)
-    names, line = [], 1
-    try:
-        for number, row in enumerate(rows):
-            if number and any(cell.strip() for cell in row):
-                names.append((line, row[column] if column < len(row) else ""))
-            line = rows.line_num + 1
-    except csv.Error as e:
-        raise LabError(f"the roster {file} line {rows.line_num} is no CSV ({e}); mend the quotes") from e
-    return names
-
-
-def _no_table(names: Sequence[str], file: Path) -> None:
-    """LabError for the rows of a table whose column of names we cannot tell: each would be somebody's whole name."""
-    for divider, what in ((";", "semicolons"), ("\t", "tabs"), (r",(?=\S)", "commas"), (r'^".*"$', "")):
-        rows = [re.split(divider, name.strip()) for name in names]
-        if (len(rows) > 1 and all(len(row) > 1 for row in rows)) or (
-                rows and what and "name" in (cell.strip(' "').casefold() for cell in rows[0]) and len(rows[0]) > 1):
-            said = f"columns divided by {what}" if what else "quotes around each line"
-            raise LabError(f"the roster {file} is a table ({said}), and not a name in each line; give CSV with commas "
-                           "whose first line names the column 'name'")
 
 
 def _create(store: Store, address: URL, names: list[str], again: list[str], file: Path,
@@ -230,11 +162,11 @@ def _create(store: Store, address: URL, names: list[str], again: list[str], file
             notes += _close(conn, address, [*students, *group])
             # Before the commit: a password that is nowhere written down would be lost with a login that exists.
             if urls != before or not file.exists():
-                _write_urls(file, urls)
+                write_urls(file, urls)
                 wrote = True
     except BaseException:
         if wrote:
-            _write_urls(file, before)
+            write_urls(file, before)
         raise
     return ClassReport(created, known, renewed, file, tuple(notes))
 
@@ -388,32 +320,3 @@ def _login(conn: sa.Connection, address: URL, role: str, group: str) -> str:
     conn.exec_driver_sql(f"GRANT {quote(group)} TO {quote(role)}")
     return address.difference_update_query(PRIVATE).set(
         drivername="postgresql", username=role, password=password).render_as_string(hide_password=False)
-
-
-def _read_urls(file: Path) -> dict[str, str]:
-    try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            rows = list(csv.reader(lines))
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise LabError(f"{file} cannot be read ({getattr(e, 'strerror', None) or e}); choose another file for the URLs"
-                       ) from e
-    if rows[:1] != [HEADER] or any(len(row) != 2 for row in rows):
-        raise LabError(f"{file} is there and is no file of a class's URLs; choose another one")
-    return {name: url for name, url in rows[1:]}
-
-
-def _write_urls(file: Path, urls: dict[str, str]) -> None:
-    """Readable for nobody else, at no moment."""
-    new = file.with_name(f".{file.name}.{os.getpid()}.new")
-    try:
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8",
-                       newline="") as out:
-            csv.writer(out).writerows([HEADER, *map(list, urls.items())])
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(new, file)
-    except OSError as e:
-        raise LabError(f"{file} cannot be written ({e.strerror}); choose another place for the URLs; no login was made"
-                       ) from e

@@ -155,7 +155,7 @@ class Store:
 
 def newest_guidelines(kind: str, *columns: Any) -> sa.Select:
     g = t.guidelines
-    # What is dated at the epoch came with labels of other stores (records.py), and is kept for these alone.
+    # What is dated at the epoch came with labels of other stores (taking_in.py), and is kept for these alone.
     return sa.select(*columns).where(g.c.kind == kind, g.c.created_at > t.LONG_AGO).order_by(
         g.c.created_at.desc(), g.c.version).limit(1)
 
