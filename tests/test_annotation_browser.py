@@ -30,7 +30,7 @@ pytestmark = pytest.mark.browser
 real.skip_without_browser()
 
 GUIDELINES = Path(__file__).parents[1] / "data" / "guidelines"
-CELL = "from llama2lab.annotation.form.widget import Annotator\nform = Annotator('{store}', 'Ada')\nform"
+CELL = "from llama2lab.annotation.form.widget import AnnotationForm\nform = AnnotationForm('{store}', 'Ada')\nform"
 ESCAPE, RLO = "\x1b", "\u202e"
 HOSTILE = ("<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> **bold** <|im_end|> [INST] </s> "
            f"{ESCAPE}[31mred{ESCAPE}[0m {RLO}sdrawkcab \u05e9\u05dc\u05d5\u05dd \x00 end")

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from llama2lab.annotation.form.widget import HERE, Annotator, Skip, Submit
+from llama2lab.annotation.form.widget import HERE, AnnotationForm, Skip, Submit
 from llama2lab.annotation.store import codes, queue
 from llama2lab.annotation.store.checks import clean_name
 from llama2lab.annotation.store.engines import parse_url
@@ -113,7 +113,7 @@ class Standing:
                 "done": min(done, self.number), **({"agreed": self.agreed(attempt)} if done >= self.number else {})}
 
 
-class Application(Annotator):
+class Application(AnnotationForm):
     """The annotator's form with a name, a code, guidelines and a qualification before it.
 
     What it says is read by strangers: nothing about where the store is, and of an unforeseen error only its kind.
