@@ -73,7 +73,7 @@ JsonText = Annotated[Any, BeforeValidator(_json_text)]
 class Known(Row):
     """What a row may say of its item beside the pair."""
 
-    item_id: str | None = None
+    item_id: Any = None
     prompt_id: Any = None
     models: Any = None
     gold: JsonText = None

@@ -206,7 +206,7 @@ class Pair(Row):
 class ItemRow(Pair):
     """A pair that was in a store."""
 
-    item_id: str | None = None
+    item_id: Any = None
     overlap: Overlap
     position: Position
     item_created_at: Moment
@@ -221,18 +221,20 @@ class AnnotatorRow(Row):
 
 
 class GuidelinesRow(Row):
-    version: Any
-    kind: Any
-    text: Any
+    version: str
+    kind: str
+    text: str
     created_at: Moment
 
-    @model_validator(mode="after")
-    def _fit(self) -> GuidelinesRow:
-        if not isinstance(self.version, str) or not ID.fullmatch(self.version) or not isinstance(self.text, str):
+    @model_validator(mode="before")
+    @classmethod
+    def _fit(cls, row: dict[str, Any]) -> dict[str, Any]:
+        version, kind, text = (row.get(name) for name in ("version", "kind", "text"))
+        if not isinstance(version, str) or not ID.fullmatch(version) or not isinstance(text, str):
             raise LabError("guidelines have version, kind and text")
-        if self.kind not in KINDS or len(self.text) > MAX_TEXT:
+        if kind not in KINDS or len(text) > MAX_TEXT:
             raise LabError(f"guidelines are for {' or '.join(KINDS)}, in at most {MAX_TEXT:,} characters")
-        return self
+        return row
 
 
 class LabelRow(Row):
