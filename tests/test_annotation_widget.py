@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama2lab.annotation.files.adding import add_pairs
-from llama2lab.annotation.form import app
+from llama2lab.annotation.form import app, serving
 from llama2lab.annotation.form.widget import FRONT, HERE, AnnotationForm, printable
 from llama2lab.annotation.store import queue
 from llama2lab.annotation.store import tables as t
@@ -572,8 +572,8 @@ def test_a_form_that_is_one_persons_asks_for_no_name(path: Path, postgres: Any, 
     assert page.ask(type="start", name="Bert", code="x")["annotator"] == "hub-ada"
     assert page.widget._config["named"] and page.ask(type="next")["stage"] == "guidelines"
     with open_store(path) as store:
-        assert app.whose(store, {"JUPYTERHUB_USER": "hub-ada"}) == "hub-ada"
-        assert app.whose(store, {}) is None
+        assert serving.whose(store, {"JUPYTERHUB_USER": "hub-ada"}) == "hub-ada"
+        assert serving.whose(store, {}) is None
     from llama2lab.annotation.store import classroom
 
     url = postgres.create("whose")
@@ -583,10 +583,10 @@ def test_a_form_that_is_one_persons_asks_for_no_name(path: Path, postgres: Any, 
     with open_store(url) as store:
         add_pairs(store, [row(0), row(1)])
     with open_store(classroom.read_urls(tmp_path / "urls.csv")["Ada"]) as store:
-        assert app.whose(store, {"JUPYTERHUB_USER": "somebody"}) == "Ada"
-        assert app._pairs(store) == (2, ["helpfulness"])  # she was given none so far, and sees none
+        assert serving.whose(store, {"JUPYTERHUB_USER": "somebody"}) == "Ada"
+        assert serving._pairs(store) == (2, ["helpfulness"])  # she was given none so far, and sees none
     with open_store(url) as store:
-        assert app.whose(store, {}) is None
+        assert serving.whose(store, {}) is None
 
 
 def test_visitors_see_neither_path_nor_url(path: Path) -> None:
@@ -646,33 +646,33 @@ def test_settings_that_are_wrong(wrong: dict[str, Any]) -> None:
 
 def test_annotate_says_what_is_wrong_before_it_serves(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="no annotation store"):
-        app.annotate(tmp_path / "none.db")
+        serving.annotate(tmp_path / "none.db")
     with open_store(tmp_path / "empty.db"):
         pass
     with pytest.raises(LabError, match="no pairs"):
-        app.annotate(tmp_path / "empty.db")
+        serving.annotate(tmp_path / "empty.db")
     path = filled(tmp_path / "labels.db", [row(0)])
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(LabError, match="--port"):
-            app.annotate(path, port=taken.getsockname()[1])
+            serving.annotate(path, port=taken.getsockname()[1])
 
 
 def test_the_url_goes_to_the_kernel_and_nowhere_else(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = "postgresql://ada:geheim42@db/labels"
-    assert not any("geheim42" in word for word in app.command("127.0.0.1", 1, "/"))
+    assert not any("geheim42" in word for word in serving.command("127.0.0.1", 1, "/"))
     with pytest.raises(LabError, match="llama2lab annotate"):
         app.application()
-    for key, value in app.environment(str(path), app.Settings(seed=7), path.parent).items():
+    for key, value in serving.environment(str(path), app.Settings(seed=7), path.parent).items():
         if key.startswith("LLAMA2LAB"):
             monkeypatch.setenv(key, value)
     form = app.application()
-    assert form._settings.seed == 7 and app.URL_VARIABLE not in app.os.environ
+    assert form._settings.seed == 7 and app.URL_VARIABLE not in serving.os.environ
     assert "geheim42" not in json.dumps(app.Application(secret).get_state(), default=str)
 
 
 def test_the_packaged_notebook_holds_no_output_and_one_line() -> None:
-    notebook = json.loads(app.NOTEBOOK.read_text(encoding="utf-8"))
+    notebook = json.loads(serving.NOTEBOOK.read_text(encoding="utf-8"))
     assert [c["outputs"] for c in notebook["cells"]] == [[]]
     assert "application()" in "".join(notebook["cells"][0]["source"])

@@ -105,7 +105,7 @@ def annotate(
     """
     with needs_extra():
         from llama2lab.annotation.form.app import Settings
-        from llama2lab.annotation.form.app import annotate as serve
+        from llama2lab.annotation.form.serving import annotate as serve
         from llama2lab.annotation.store import codes
         from llama2lab.annotation.store.store import open_store
     if forget_code:
