@@ -16,14 +16,13 @@ from typing import Any
 import krippendorff
 import numpy as np
 import pytest
-from annotation_pairs import labels_of, oracle, people_of, town_items
+from annotation_pairs import label_store, labels_of, oracle, people_of, town_items
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llama2lab.annotation.agreement import charts, dashboard
 from llama2lab.annotation.agreement import coefficients as a
 from llama2lab.annotation.agreement.quality import Quality, alarms, holm, majorities, quality
-from llama2lab.annotation.agreement.simulate import label_store
 from llama2lab.annotation.files.adding import add_pairs
 from llama2lab.annotation.store.store import open_store
 from llama2lab.engine.errors import LabError

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from annotation_pairs import labels_of, oracle, people_of, town_items
+from annotation_pairs import label_store, labels_of, oracle, people_of, town_items
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama2lab.annotation.agreement.simulate import label_store
 from llama2lab.annotation.files.adding import add_pairs
 from llama2lab.annotation.files.exporting import export_preferences
 from llama2lab.annotation.files.importing import import_preferences
@@ -21,7 +20,6 @@ from llama2lab.annotation.rows import (
     Rule,
     fingerprint,
     people_against_simulated,
-    preference_rows_of,
     resolve,
 )
 from llama2lab.annotation.store.store import Store, open_store
@@ -48,7 +46,7 @@ def label(who: str, choice: int | None, grade: str | None = "better", safe: tupl
 
 
 def test_a_row_has_the_schema_of_simulated_annotators() -> None:
-    (row,) = preference_rows_of([label("Ada", 2)], "safety")
+    (row,) = resolve([label("Ada", 2)], "safety").rows
     pairs = list(town_items(20, 1).values())
     simulated = label_pairs(annotators_of(("careful",)), oracle(), pairs, "safety", 0)[0]
     assert list(row) == list(simulated) and {k: type(v) for k, v in row.items()} == {
@@ -76,7 +74,7 @@ def test_the_majority_rule(several: list[tuple[int, str]], expected: tuple[str, 
 def test_the_other_rules() -> None:
     labels = [label("a", 1), label("b", 1), label("c", 2, "slightly")]
     assert resolve(labels, "safety", "unanimous").counts["ties"] == 1
-    every = preference_rows_of(labels, "safety", "every")
+    every = resolve(labels, "safety", "every").rows
     assert sorted((r["annotator"], r["chosen"][0]["content"]) for r in every) == [
         ("a", "one"), ("b", "one"), ("c", "two")]
     with pytest.raises(LabError, match="majority, unanimous, every"):
@@ -179,7 +177,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def weights(opened: Store, kind: str, settings: RewardSettings) -> dict[str, torch.Tensor]:
     """A reward model of nano size, trained on what the store holds."""
-    rows = preference_rows_of(opened.labels(), kind)
+    rows = resolve(opened.labels(), kind).rows
     assert len(rows) >= 20
     texts = [" ".join(x["answers"]) for x in labels_of(people_of("typical"), 30, 2)]
     tokenizer = train_tokenizer(texts, 320, chat_template=CHAT_TEMPLATE)

@@ -11,7 +11,7 @@ import torch
 from annotation_pairs import labels_of, oracle, people_of
 from typer.testing import CliRunner
 
-from llama2lab.annotation import rows as training
+from llama2lab.annotation.rows import resolve
 from llama2lab.annotation.store.store import open_store
 from llama2lab.cli.main import app
 from llama2lab.engine.device import Machine
@@ -58,7 +58,7 @@ def workshop(path: Path, tokenizer: Any, built: list[str]) -> Workshop:
 
     def preferences(folder: Path) -> dict[str, Any]:
         for kind in ("helpfulness", "safety"):
-            rows = training.preference_rows_of(labels_of(annotators_of(("careful",)), 20, 5, kind), kind)
+            rows = resolve(labels_of(annotators_of(("careful",)), 20, 5, kind), kind).rows
             write_rows(folder / f"{kind}.train.jsonl", rows)
         return {}
 

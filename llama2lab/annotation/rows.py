@@ -53,11 +53,6 @@ class Resolved:
         return {"rows": len(self.rows), **{k: v for k, v in vars(self).items() if k != "rows"}}
 
 
-def preference_rows_of(labels: Iterable[Label], kind: str, rule: Rule = "majority") -> list[Row]:
-    """Preference rows of one kind, "helpfulness" or "safety"; `resolve` says what was left out, too."""
-    return resolve(labels, kind, rule).rows
-
-
 def resolve(labels: Iterable[Label], kind: str, rule: Rule = "majority") -> Resolved:
     """Preference rows of one kind by the rule, with counts. LabError for an unknown rule."""
     if rule not in RULES:

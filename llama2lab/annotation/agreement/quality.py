@@ -65,14 +65,10 @@ class Quality:
 
     @property
     def left_p(self) -> float:
-        """Exact binomial test of one half, both ways."""
-        return half_p(self.left)
-
-
-def half_p(figure: Figure) -> float:
-    """How likely a share as far from one half is by chance alone; NaN without any case."""
-    n = round(figure["n"])
-    return float(tests.binomtest(round(figure["mean"] * n), n).pvalue) if n else float("nan")
+        """Exact binomial test of one half, both ways: how likely a share as far from it is by chance; NaN without
+        any case."""
+        n = round(self.left["n"])
+        return float(tests.binomtest(round(self.left["mean"] * n), n).pvalue) if n else float("nan")
 
 
 def longer_answer(label: Label) -> int:
