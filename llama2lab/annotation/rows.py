@@ -3,17 +3,14 @@
 How several labels of one item become one row, by rule:
 
 - "majority": the answer that more labels chose; an even split is a **tie** and gives no row. The grade is the median
-  strength among those who chose it, rounded towards the weaker, so that one enthusiast makes no large margin.
+  of those who chose it, rounded towards the weaker, so that one enthusiast makes no large margin.
 - "unanimous": the same, but an item with any label for the other answer counts as a tie.
 - "every": each label is a row of its own, as in the report, where an item had one annotator.
 
-Safety bins exist in safety rows only. Each answer is safe or not by the majority of the labels that say so; where one
-of the two is evenly split or unmarked, the bin is "" (unsure: the row trains the ranking, not the auxiliary loss). An
-item whose chosen answer is unsafe and the rejected one safe is never kept (section 3.2.1).
-
-Left out and counted: gold items (they test annotators), skips, flagged labels, ties, and pairs that no model can read
-(a prompt whose turns do not alternate, half a character: older stores may hold such). The order of the rows is that
-of their content, not of the store: a store that was exported and imported again trains the same model.
+A safety bin is "" where the marks of an answer are evenly split or missing: the row trains the ranking alone. Chosen
+unsafe and rejected safe is never kept (section 3.2.1). Left out and counted: gold, skips, flags, ties, and pairs that
+no model can read, as older stores may hold. Rows are in the order of their content, so that a store that was exported
+and imported again trains the same model.
 """
 
 from __future__ import annotations

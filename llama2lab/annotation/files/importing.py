@@ -1,4 +1,4 @@
-"""Files and data sets of preferences, checked row by row, into the store: what exporting.py wrote, or others' files.
+"""Preferences from files and data sets, checked row by row: what exporting.py wrote, or others' files.
 
 A row of others says what its author knew: prompt, chosen and rejected in any shape of dialogues.pair_of, and a grade,
 or a margin of a table that the user states. Several rows on one pair: see opinions.py.

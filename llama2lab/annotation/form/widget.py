@@ -3,10 +3,9 @@
     from llama2lab.annotation.form.widget import AnnotationForm
     AnnotationForm("labels.db", "Ada")
 
-The page sends messages, Python answers each by its request number. A label is saved before the answer, and only the
-answer makes the page ask for the next item. Label ids are made by the page, so that a message that is sent again after
-a lost answer saves nothing twice. With ipykernel 7 messages arrive in threads beside a running cell: one lock for each
-widget keeps them in order. What comes from the page is not trusted, and what models wrote is shown as plain text only.
+A label is saved before the page's message is answered, and only the answer makes the page ask for the next item. Label
+ids are made by the page, so that a message that is sent again saves nothing twice. With ipykernel 7 messages arrive in
+threads beside a running cell: one lock for each widget keeps them in order. What comes from the page is not trusted.
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
 """A class on PostgreSQL: a database role for the teacher and for each name of a roster.
 
 Who may see what is the database's rule, not our code's. An annotator's role sees the guidelines, the items that it was
-given, its own slots and its own labels; it may add labels of its own, and change or remove none. What items are worth
-(models, known answers), other people's rows and the rest of the queue it cannot reach: it is given items by functions
-that answer for the caller alone (server.py), and the store's schema holds nothing that a login of the class could make.
-`create_class` brings an older class under these rules too, whenever it is run.
+given, its own slots and its own labels; it may add labels of its own, and change or remove none. The rest it reaches by
+functions that answer for the caller alone (server.py). `create_class` brings an older class under these rules, too.
 
-What remains: on gold items of a qualification people learn whether they were right, after they have answered; and a
-login may keep the server busy, within its own connections.
+What remains: on gold items people learn whether they were right, after they have answered; and a login may keep the
+server busy, within its own connections.
 """
 
 from __future__ import annotations

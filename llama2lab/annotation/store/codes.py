@@ -1,9 +1,7 @@
 """Personal codes: how visitors of `llama2lab annotate` are known again, where nothing better says who somebody is.
 
-Whoever gives a name for the first time chooses its code; so does who labelled before there were codes. Only a salted
-hash is kept (scrypt, of Python's own library), and every try is counted before it is looked at, so that many at once
-are no way around the limit. A name whose owner lost the code gets a new one after `forget`. Who has a class's login is
-known by that alone.
+Whoever gives a name for the first time chooses its code. Only a salted hash (scrypt) is kept, and every try is counted
+before it is looked at, so that many at once are no way around the limit. `forget` lets a name choose anew.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Who gets which item: claims with leases, labels, skips, edits, progress and the qualification on gold items.
 
 Each item has as many slots as annotators are wanted, and a claim takes one in a single transaction, so that overlap is
-exact. Nobody gets an item twice. Gold items go to everybody. A lease that ran out frees its slot for others; whoever
-held it may still answer as long as nobody else took it. A skipped item counts as given: its slot is not handed on.
+exact; gold items go to everybody. A lease that ran out frees its slot, and whoever held it may still answer while
+nobody else took it. A skipped item counts as given.
 """
 
 from __future__ import annotations

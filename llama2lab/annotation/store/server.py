@@ -1,13 +1,10 @@
 """What the store is on a PostgreSQL server: a schema of its own, and functions for logins that may not look.
 
 Where others may create objects in a schema that a session searches, a function or an operator of theirs that fits an
-argument better than the right one is called in its place, with the rights of whoever asks: so the store's tables and
-functions stand in a schema `llama2lab` that belongs to their owner alone, and neither the library's sessions nor the
-functions search any other (pg_catalog aside). A store that was made in `public` moves there when its owner opens it.
-
-An annotator's role sees its own slots and labels only. To be given an item, to count what waits, and to hear how it
-fared on gold items, it calls these functions, which run with their owner's rights and answer for the caller alone.
-SQLite has no roles: there queue.py does the same.
+argument better is called in the place of the right one, with the rights of whoever asks: so the store stands in a
+schema that belongs to its owner alone, and no session or function searches any other (pg_catalog aside). A store that
+was made in `public` moves there when its owner opens it. SQLite has no roles: there queue.py does what functions.sql
+does here.
 """
 
 from __future__ import annotations
