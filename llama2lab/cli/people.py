@@ -42,11 +42,16 @@ def needs_extra(extra: str = "annotate") -> Iterator[None]:
         raise LabError(f"{e.name} is not installed; give: pip install 'llama2lab[{extra}]'") from e
 
 
-def read_labels(url: str) -> list[dict[str, Any]]:
-    """Every label in a store. LabError where it cannot be opened, holds none, or what it needs is not installed."""
+def opened(url: str, create: bool = True) -> Any:
+    """The store at this URL, to be closed by `with`."""
     with needs_extra():
         from llama2lab.annotation.store.store import open_store
-    with open_store(url, create=False) as store:
+    return open_store(url, create)
+
+
+def read_labels(url: str) -> list[dict[str, Any]]:
+    """Every label in a store. LabError where it cannot be opened, holds none, or what it needs is not installed."""
+    with opened(url, create=False) as store:
         found, where = store.labels(), store.where  # `where` holds no password
     if not found:
         raise LabError(f"{where} holds no label yet; label some pairs with: llama2lab annotate {where}")
@@ -107,11 +112,10 @@ def annotate(
         from llama2lab.annotation.form.app import Settings
         from llama2lab.annotation.form.serving import annotate as serve
         from llama2lab.annotation.store import codes
-        from llama2lab.annotation.store.store import open_store
     if forget_code:
-        with open_store(store, create=False) as opened:
+        with opened(store, create=False) as there:
             for name in forget_code:
-                codes.forget(opened, name)
+                codes.forget(there, name)
                 typer.echo(f"{name} chooses a new code at the next visit")
         return
     serve(store, host, port, settings=Settings(kind, seed, gold, mark, attempts), open_browser=open_browser,
@@ -183,15 +187,14 @@ def collect(
     """
     with needs_extra():
         from llama2lab.annotation.files.adding import add_pairs
-        from llama2lab.annotation.store.store import open_store
     from llama2lab.run.pairs import guidelines, pairs_of_run
     from llama2lab.town.town import load_town
 
-    with open_store(store) as opened:  # first, so that a wrong URL is said before the models work
-        new = add_pairs(opened, pairs_of_run(run, pairs, kind, gold, stage or (), seed), overlap, seed)  # type: ignore[arg-type]
-        if not opened.guidelines(kind)[0]:  # a teacher may have put others there
-            opened.add_guidelines(kind, guidelines(load_town(), kind))  # type: ignore[arg-type]
-        where = opened.where if opened.sqlite else "URL"
+    with opened(store) as there:  # first, so that a wrong URL is said before the models work
+        new = add_pairs(there, pairs_of_run(run, pairs, kind, gold, stage or (), seed), overlap, seed)  # type: ignore[arg-type]
+        if not there.guidelines(kind)[0]:  # a teacher may have put others there
+            there.add_guidelines(kind, guidelines(load_town(), kind))  # type: ignore[arg-type]
+        where = there.where if there.sqlite else "URL"
     typer.echo(f"{new} new pairs\nlabel them: llama2lab annotate {where}")
 
 
@@ -206,10 +209,9 @@ def add(
     """Queue pairs of answers of your own."""
     with needs_extra():
         from llama2lab.annotation.files.adding import add_pairs, read_pairs
-        from llama2lab.annotation.store.store import open_store
     rows = read_pairs(file)  # first, so that a mistake leaves no store behind
-    with open_store(store) as opened:
-        typer.echo(f"{add_pairs(opened, rows, overlap, seed)} new pairs")
+    with opened(store) as there:
+        typer.echo(f"{add_pairs(there, rows, overlap, seed)} new pairs")
 
 
 @labels.command("export")
@@ -222,9 +224,8 @@ def export_(
     """Write all labels in TRL's preference format with `margin`, without loss."""
     with needs_extra():
         from llama2lab.annotation.files.exporting import export_preferences
-        from llama2lab.annotation.store.store import open_store
-    with open_store(store, create=False) as opened:
-        typer.echo(f"{export_preferences(opened, file, margins)} preferences in {file}")
+    with opened(store, create=False) as there:
+        typer.echo(f"{export_preferences(there, file, margins)} preferences in {file}")
 
 
 @labels.command("import")
@@ -241,9 +242,8 @@ def import_(
     """Read labels from a file (.jsonl, .json, .csv or .parquet): all of them, or none if a row is wrong."""
     with needs_extra():
         from llama2lab.annotation.files.importing import import_preferences
-        from llama2lab.annotation.store.store import open_store
-    with open_store(store) as opened:
-        typer.echo(import_preferences(opened, file, annotator_kind, margins))
+    with opened(store) as there:
+        typer.echo(import_preferences(there, file, annotator_kind, margins))
 
 
 @labels.command()
@@ -257,7 +257,6 @@ def merge(
 ) -> None:
     """Take in the labels of other stores, and say in whose names; merging the same file again adds nothing."""
     with needs_extra():
-        from llama2lab.annotation.files.merging import merge
-        from llama2lab.annotation.store.store import open_store
-    with open_store(store) as opened:
-        typer.echo(merge(opened, files, only, trust))
+        from llama2lab.annotation.files import merging
+    with opened(store) as there:
+        typer.echo(merging.merge(there, files, only, trust))

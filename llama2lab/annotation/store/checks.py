@@ -162,10 +162,12 @@ def _gold(gold: Any) -> dict[str, Any] | None:
 
 Answer = Annotated[int, Field(ge=1, le=2)]
 Grade = Annotated[Literal[GRADES], BeforeValidator(tidy)]  # type: ignore[valid-type]
-Id, PersonId = Annotated[str, _id_of(64)], Annotated[str, _id_of(32)]
+Id = Annotated[str, _id_of(64)]
+PersonId = Annotated[str, _id_of(32)]
 Moment = Annotated[datetime, BeforeValidator(_moment)]
 PromptId = Annotated[str, BeforeValidator(lambda it: "" if it is None else str(it) if type(it) is int else it)]
-Overlap, Position = Annotated[int, _up_to(MAX_OVERLAP)], Annotated[int, _up_to(MAX_POSITION)]
+Overlap = Annotated[int, _up_to(MAX_OVERLAP)]
+Position = Annotated[int, _up_to(MAX_POSITION)]
 # ---- rows ----------------------------------------------------------------------------------------------------------
 
 
