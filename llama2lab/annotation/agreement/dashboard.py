@@ -140,8 +140,7 @@ def write_page(labels: Sequence[Label], path: Path) -> Path:
             odd.append((title, [a for a in tested if a.raised], bool(tested)))
     page = environment.from_string(source).render(
         version=__version__, css=look.css(), plotlyjs=get_plotlyjs(), facts=facts(labels), odd=odd, p_text=p_text,
-        tame=tame,
-        sections=sections_of(labels), limits=LIMITS)
+        tame=tame, sections=sections_of(labels), limits=LIMITS)
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -268,8 +268,8 @@ def _close(conn: sa.Connection, address: URL, roles: Sequence[str]) -> list[str]
     quote = conn.dialect.identifier_preparer.quote_identifier
     database = quote(address.database or "")
     people = ", ".join(["PUBLIC", *map(quote, roles)])
-    wanted = (f"REVOKE CREATE ON SCHEMA public FROM {people}", f"REVOKE CREATE, TEMPORARY ON DATABASE {database} FROM "
-              f"{people}")
+    wanted = (f"REVOKE CREATE ON SCHEMA public FROM {people}",
+              f"REVOKE CREATE, TEMPORARY ON DATABASE {database} FROM {people}")
     for statement in wanted:
         _tried(conn, statement)
     may = conn.execute(sa.text(
@@ -278,8 +278,7 @@ def _close(conn: sa.Connection, address: URL, roles: Sequence[str]) -> list[str]
         "has_database_privilege(r.oid, current_database(), 'TEMPORARY')), false) AS database "
         "FROM pg_roles r LEFT JOIN pg_namespace n ON n.nspname = 'public' WHERE r.rolname = ANY(:roles)"),
         {"roles": list(roles)}).one()
-    return [f"this login could not take away that the class may make objects beside the store (nothing here uses "
-            "them); "
+    return ["this login could not take away that the class may make objects beside the store (nothing here uses them); "
             f"whoever owns the {what} gives: {statement.replace(people, 'PUBLIC')}"
             for what, statement, open_ in (("schema public", wanted[0], may.public),
                                            ("database", wanted[1], may.database)) if open_]
