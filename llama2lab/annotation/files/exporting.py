@@ -115,19 +115,14 @@ def _split(found: r.Records, current: set[str], margins: dict[str, float]) -> tu
 def _pair(label: dict, found: r.Records, margins: dict[str, float]) -> dict[str, Any]:
     item, person = found.items[label["item_id"]], found.annotators[label["annotator_id"]]
     chosen, rejected = ("1", "2") if label["choice"] == 1 else ("2", "1")
-    row = {name: label[name] for name in ("choice", "left", "safe_1", "safe_2", "comment", "flag", "seconds", "grade",
-                                          "guidelines", "supersedes", "created_at", "item_id", "annotator_id")}
-    row |= {
-        "prompt": item["prompt"], "margin": margins[label["grade"]], "label_id": label["id"],
+    plain = _plain(item | label | _secrets(found.secrets.get(item["id"])) | {
+        "label_id": label["id"], "margin": margins[label["grade"]],
         "chosen": [{"role": "assistant", "content": item["answer_" + chosen]}],
         "rejected": [{"role": "assistant", "content": item["answer_" + rejected]}],
         "safety": BINS.get((label["safe_" + chosen], label["safe_" + rejected]), "") if item["kind"] == "safety"
         else "",
-        "kind": item["kind"], "prompt_id": item["prompt_id"], "overlap": item["overlap"],
-        "position": item["position"], "item_created_at": item["created_at"], "annotator": person["name"],
-        "vendor": person["vendor"], "annotator_kind": person["kind"], "annotator_created_at": person["created_at"],
-    } | _secrets(found.secrets.get(item["id"]))
-    plain = _plain(row)
+        "item_created_at": item["created_at"], "annotator": person["name"], "vendor": person["vendor"],
+        "annotator_kind": person["kind"], "annotator_created_at": person["created_at"]})
     return {name: plain[name] for name in COLUMNS}
 
 

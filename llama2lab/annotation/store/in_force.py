@@ -44,17 +44,16 @@ def labels_in_force(conn: sa.Connection) -> list[dict[str, Any]]:
     """All of a store, each with its item and its annotator, in the order of the queue."""
     lab, i, g, a = t.labels.c, t.items.c, t.secrets.c, t.annotators.c
     query = (
-        sa.select(t.labels, i.kind, i.prompt, i.answer_1, i.answer_2, i.prompt_id, g.model_1, g.model_2, g.gold,
-                  a.name, a.kind.label("annotator_kind"), a.vendor)
+        sa.select(lab.id.label("label_id"), lab.item_id, i.kind, i.prompt, i.answer_1, i.answer_2, i.prompt_id,
+                  g.model_1, g.model_2, g.gold, a.name.label("annotator"), a.kind.label("annotator_kind"), a.vendor,
+                  lab.choice, lab.grade, lab.safe_1, lab.safe_2, lab.comment, lab.flag, lab.skip_reason, lab.seconds,
+                  lab.left, lab.created_at, lab.guidelines)
         .join(t.items, i.id == lab.item_id).join(t.annotators, a.id == lab.annotator_id)
         .outerjoin(t.secrets, g.item_id == lab.item_id)
         .where(lab.id.in_(current_labels())).order_by(i.position, i.id, lab.created_at, lab.id))
-    return [{
-        "label_id": r.id, "item_id": r.item_id, "kind": r.kind, "prompt": r.prompt,
-        "answers": [r.answer_1, r.answer_2], "prompt_id": r.prompt_id,
-        "models": None if r.model_1 is None and r.model_2 is None else [r.model_1, r.model_2], "gold": r.gold,
-        "annotator": r.name, "annotator_kind": r.annotator_kind, "vendor": r.vendor, "choice": r.choice,
-        "grade": r.grade, "safe_1": r.safe_1, "safe_2": r.safe_2, "comment": r.comment, "flag": r.flag,
-        "skip_reason": r.skip_reason, "seconds": r.seconds, "left": r.left, "created_at": r.created_at,
-        "guidelines": r.guidelines,
-    } for r in conn.execute(query)]
+    found = [dict(row) for row in conn.execute(query).mappings()]
+    for label in found:
+        label["answers"] = [label.pop("answer_1"), label.pop("answer_2")]
+        models = [label.pop("model_1"), label.pop("model_2")]
+        label["models"] = None if models == [None, None] else models
+    return found
