@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from llama2lab.annotation.files.taking_in import free_slots, insert
 from llama2lab.annotation.store import tables as t
-from llama2lab.annotation.store.checks import check_pair, check_slots
+from llama2lab.annotation.store.checks import NewPair, check_pair, check_slots
 from llama2lab.annotation.store.store import Store
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.rows import complaint, rows_of
@@ -58,7 +58,7 @@ def read_pairs(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             reasons.add(row)
             continue
         try:
-            check_pair(row, where, blank=False)
+            check_pair(row, where, NewPair)
             found.append(row)
         except LabError as e:
             wrong.append(str(e))

@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -117,10 +118,10 @@ def _moment(value: Any, info: ValidationInfo) -> datetime:
     raise LabError(f"{info.field_name} is a time with its zone, such as 2026-11-24T09:30:00+00:00, not {shown(value)}")
 
 
-def _messages(prompt: Any) -> list[dict[str, str]]:
+def _messages(prompt: Any, *, blank: bool = True) -> list[dict[str, str]]:
     """The messages of a prompt, unchanged; LabError unless they take turns and end with the user's."""
     try:
-        messages = check_turns(prompt, strip=False, blank=True)
+        messages = check_turns(prompt, strip=False, blank=blank)
         if messages[-1]["role"] != "user":
             raise Malformed("the last one is the assistant's")
     except Malformed as e:
@@ -134,6 +135,12 @@ def _two_texts(value: Any) -> list[str]:
         raise LabError("answers are two texts")
     if value[0] == value[1]:
         raise LabError("both answers are the same; leave the pair out, nothing can be learnt from it")
+    return list(value)
+
+
+def _two_names(value: Any) -> Any:
+    if not isinstance(value, (list, tuple)) or len(value) != 2 or not all(isinstance(m, str | None) for m in value):
+        raise LabError("models are two names, in the order of the answers")
     return list(value)
 
 
@@ -190,7 +197,7 @@ class Pair(Row):
     kind: Annotated[str, BeforeValidator(_kind)]
     prompt: Annotated[list[dict[str, str]], BeforeValidator(_messages)]
     answers: Annotated[list[str], BeforeValidator(_two_texts)]
-    models: Annotated[list[str | None], Field(strict=False, min_length=2, max_length=2)] | None = None
+    models: Annotated[list[str | None], BeforeValidator(_two_names)] | None = None
     prompt_id: PromptId = ""
     gold: Annotated[Any, BeforeValidator(_gold), AfterValidator(_storable)] = None
     meta: Annotated[Any, AfterValidator(_storable)] = None
@@ -203,6 +210,12 @@ class Pair(Row):
                  "answer_2": self.answers[1], "prompt_id": self.prompt_id},
                 {"item_id": key, "model_1": one, "model_2": two, "meta": self.meta,
                  **gold_columns(self.gold)})
+
+
+class NewPair(Pair):
+    """One for people to judge: each turn says something."""
+
+    prompt: Annotated[list[dict[str, str]], BeforeValidator(partial(_messages, blank=False))]
 
 
 class ItemRow(Pair):
@@ -276,15 +289,12 @@ def check_label(row: Any, kind: str, where: str) -> dict[str, Any]:
     return label
 
 
-def check_pair(row: Any, where: str, blank: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The rows of `items` and `secrets` for a pair; LabError for one that is wrong, or has `blank` turns."""
+def check_pair(row: Any, where: str, kind: type[Pair] = Pair) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The rows of `items` and `secrets` for a pair; LabError for one that is wrong."""
     missing = [name for name in ("kind", "prompt", "answers") if not isinstance(row, Mapping) or name not in row]
     if missing:
         raise LabError(f"{where}: a pair needs kind, prompt and answers; {missing[0]!r} is missing")
-    pair = checked(Pair, row, where)
-    if not blank and not all(message["content"].strip() for message in pair.prompt):
-        raise LabError(f"{where}: a turn is empty, and a prompt has something to ask")
-    return pair.rows()
+    return checked(kind, row, where).rows()
 
 
 def check_slots(overlaps: Sequence[int], where: str) -> None:
