@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from llama2lab.annotation.form import app
-from llama2lab.annotation.form.widget import Annotator
+from llama2lab.annotation.form.widget import AnnotationForm
 from llama2lab.annotation.store.address import FORM, hidden, meant_for_database, public
-from llama2lab.annotation.store.labels import open_store, parse_url, public_url
+from llama2lab.annotation.store.engines import parse_url, public_url
+from llama2lab.annotation.store.store import open_store
 from llama2lab.cli import main as cli
 from llama2lab.engine.errors import LabError
 
@@ -81,7 +82,7 @@ def test_no_secret_of_any_address_comes_out(form: str, password: str, tmp_path_f
     with pytest.raises(LabError) as caught:
         open_store(url)
     said += [str(caught.value), *traceback.format_exception(caught.value)]
-    form_ = Annotator(url, "Ada")
+    form_ = AnnotationForm(url, "Ada")
     said += [repr(form_), json.dumps(form_.get_state(), default=str)]
     visited = app.Application(url)
     said += [repr(visited), json.dumps(visited.get_state(), default=str), visited._plain_text()]

@@ -16,16 +16,15 @@ from typing import Any
 import krippendorff
 import numpy as np
 import pytest
-from annotation_pairs import labels_of, oracle, people_of, town_items
+from annotation_pairs import label_store, labels_of, oracle, people_of, town_items
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llama2lab.annotation.agreement import charts, dashboard
 from llama2lab.annotation.agreement import coefficients as a
 from llama2lab.annotation.agreement.quality import Quality, alarms, holm, majorities, quality
-from llama2lab.annotation.agreement.simulate import label_store
-from llama2lab.annotation.files import exchange
-from llama2lab.annotation.store.labels import open_store
+from llama2lab.annotation.files.adding import add_pairs
+from llama2lab.annotation.store.store import open_store
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.scale import GRADES, POSITIONS
 
@@ -267,9 +266,9 @@ def labelled(tmp_path: Path) -> Any:
     """A store in which three simulated vendors have labelled the same pairs of the town."""
     items = town_items(60, 4)
     with open_store(str(tmp_path / "labels.db")) as store:
-        exchange.add_pairs(store, [{"kind": "helpfulness", "prompt": [dict(m) for m in prompt.messages],
-                                    "answers": list(answers), "prompt_id": prompt.id}
-                                   for prompt, *answers in items.values()], overlap=3)
+        add_pairs(store, [{"kind": "helpfulness", "prompt": [dict(m) for m in prompt.messages],
+                           "answers": list(answers), "prompt_id": prompt.id}
+                          for prompt, *answers in items.values()], overlap=3)
         made = label_store(store, [p for v in ("careful", "typical", "hasty") for p in people_of(v)], oracle(),
                            [prompt for prompt, *_ in items.values()])
         assert made == {"careful-1": 60, "typical-1": 60, "hasty-1": 60}
@@ -277,12 +276,11 @@ def labelled(tmp_path: Path) -> Any:
 
 
 def test_simulated_vendors_work_through_a_store_and_the_page_shows_them(labelled: Any, tmp_path: Path) -> None:
-    labels = exchange.labels(labelled)
+    labels = labelled.labels()
     assert {x["annotator_kind"] for x in labels} == {"simulated"} and len(labels) == 180
     assert 0.3 < sum(x["left"] == 1 for x in labels) / 180 < 0.7
-    figures = dashboard.dashboard(labelled)
-    assert len(figures) >= 6
-    page = dashboard.write_dashboard(labelled, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert sum(s.figure is not None for s in dashboard.sections_of(labels)) >= 6
+    page = dashboard.write_page(labels, tmp_path / "page.html").read_text(encoding="utf-8")
     assert "hasty" in page[page.index("<main>"):]
     assert not re.findall(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)\s*=", page)  # opens offline
 
@@ -311,15 +309,16 @@ def test_two_names_that_look_alike_stay_two_rows() -> None:
 
 def test_an_empty_store_and_a_wrong_place(tmp_path: Path) -> None:
     with open_store(str(tmp_path / "empty.db")) as store:
-        assert dashboard.dashboard(store) == []
-        page = dashboard.write_dashboard(store, tmp_path / "page.html").read_text(encoding="utf-8")
+        assert not any(s.figure is not None for s in dashboard.sections_of(store.labels()))
+        page = dashboard.write_page(store.labels(), tmp_path / "page.html").read_text(encoding="utf-8")
         assert "too few labels" in page
         (tmp_path / "file").write_text("x")
         with pytest.raises(LabError, match="cannot write"):
-            dashboard.write_dashboard(store, tmp_path / "file" / "page.html")
+            dashboard.write_page(store.labels(), tmp_path / "file" / "page.html")
 
 
 def test_agreement_needs_no_torch() -> None:
-    code = ("import sys\nfrom llama2lab.annotation import rows\nfrom llama2lab.annotation.agreement import coefficients, dashboard, quality, simulate\n"
+    code = ("import sys\nfrom llama2lab.annotation import rows\n"
+            "from llama2lab.annotation.agreement import coefficients, dashboard, quality, simulate\n"
             "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules), sorted(sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

@@ -20,17 +20,17 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from llama2lab.annotation.files import exchange
-from llama2lab.annotation.form import app
+from llama2lab.annotation.files.adding import add_pairs
+from llama2lab.annotation.form import app, serving
 from llama2lab.annotation.store import tables as t
-from llama2lab.annotation.store.labels import open_store
+from llama2lab.annotation.store.store import open_store
 from llama2lab.engine import scale
 
 pytestmark = pytest.mark.browser
 real.skip_without_browser()
 
 GUIDELINES = Path(__file__).parents[1] / "data" / "guidelines"
-CELL = "from llama2lab.annotation.form.widget import Annotator\nform = Annotator('{store}', 'Ada')\nform"
+CELL = "from llama2lab.annotation.form.widget import AnnotationForm\nform = AnnotationForm('{store}', 'Ada')\nform"
 ESCAPE, RLO = "\x1b", "\u202e"
 HOSTILE = ("<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> **bold** <|im_end|> [INST] </s> "
            f"{ESCAPE}[31mred{ESCAPE}[0m {RLO}sdrawkcab \u05e9\u05dc\u05d5\u05dd \x00 end")
@@ -46,13 +46,13 @@ def new_store(path: Path, rows: list[dict[str, Any]]) -> Path:
     with open_store(path) as store:
         for kind in scale.KINDS:
             store.add_guidelines(kind, (GUIDELINES / f"{kind}.md").read_text(encoding="utf-8"))
-        exchange.add_pairs(store, rows, seed=3)
+        add_pairs(store, rows, seed=3)
     return path
 
 
 def labels(path: Path) -> dict[str, dict[str, Any]]:
     with open_store(path) as store:
-        return {label["item_id"]: label for label in exchange.labels(store)}
+        return {label["item_id"]: label for label in store.labels()}
 
 
 def count(path: Path, table: sa.Table = t.labels) -> int:
@@ -414,8 +414,8 @@ def side_of_road(form: real.Form) -> str:
 def served(tmp_path: Path, location: str, settings: app.Settings) -> tuple[Path, dict[str, str]]:
     """The folder and environment of `llama2lab annotate`, apart from this person's own settings of Jupyter."""
     folder = tmp_path / "voila"
-    wanted = app.environment(location, settings, folder)
-    return app.prepare(folder), real.environment(tmp_path, **{
+    wanted = serving.environment(location, settings, folder)
+    return serving.prepare(folder), real.environment(tmp_path, **{
         key: wanted[key] for key in (app.URL_VARIABLE, app.SETTINGS_VARIABLE, "JUPYTER_PATH")})
 
 
@@ -434,7 +434,7 @@ def voila(tmp_path: Path, location: str, settings: app.Settings, **more: Any) ->
     port = real.free_port()
     folder, env = served(tmp_path, location, settings)
     url = f"http://127.0.0.1:{port}/"
-    command = app.command("127.0.0.1", port, "/", **more)
+    command = serving.command("127.0.0.1", port, "/", **more)
     with real.running(command, env, folder, tmp_path / "voila.log", url + "voila/static/") as process:
         yield url, psutil.Process(process.pid)
 
@@ -452,7 +452,7 @@ def test_voila_from_the_name_to_the_thanks(browser: Any, tmp_path: Path) -> None
     folder, env = served(tmp_path, str(path), settings)
     url = f"http://127.0.0.1:{port}/"
     expected: dict[str, Any] = {}
-    with (real.running(app.command("127.0.0.1", port, "/"), env, folder, log, url + "voila/static/"),
+    with (real.running(serving.command("127.0.0.1", port, "/"), env, folder, log, url + "voila/static/"),
           real.page_of(browser) as page):
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
@@ -546,7 +546,7 @@ def test_the_password_stays_in_the_kernel(browser: Any, tmp_path: Path) -> None:
     port, log = real.free_port(), tmp_path / "voila.log"
     url, dead = f"http://127.0.0.1:{port}/", f"postgresql://ada:geheim42@127.0.0.1:{real.free_port()}/labels"
     folder, env = served(tmp_path, dead, app.Settings())
-    with (real.running(app.command("127.0.0.1", port, "/"), env, folder, log, url + "voila/static/"),
+    with (real.running(serving.command("127.0.0.1", port, "/"), env, folder, log, url + "voila/static/"),
           real.page_of(browser, color_scheme="dark") as page):
         frames: list[str] = []
         page.on("websocket", lambda ws: ws.on("framereceived", lambda data: frames.append(str(data))))

@@ -13,11 +13,14 @@ from sqlalchemy.engine.default import DefaultDialect
 from test_annotation_queue import answer
 from test_annotation_store import pairs
 
-from llama2lab.annotation.files import exchange
+from llama2lab.annotation.files.adding import add_pairs
+from llama2lab.annotation.files.merging import merge
 from llama2lab.annotation.store import queue
-from llama2lab.annotation.store.classroom import TEACHER, create_class, read_roster
+from llama2lab.annotation.store.classroom import TEACHER, create_class
+from llama2lab.annotation.store.engines import parse_url
 from llama2lab.annotation.store.faults import StoreError
-from llama2lab.annotation.store.labels import open_store, parse_url
+from llama2lab.annotation.store.roster import read_roster
+from llama2lab.annotation.store.store import open_store
 from llama2lab.engine.errors import LabError
 
 ROSTER = ["Anna", "Zoë Müller", "Robert'); DROP TABLE labels;--", "quo\"ted $$ %s \\ name", "李雷", "Bert, the second"]
@@ -33,8 +36,8 @@ class Class:
         self.roster.write_text("\n".join(ROSTER) + "\n", encoding="utf-8")
         self.admin = open_store(self.admin_url)
         self.admin.add_guidelines("helpfulness", "be fair")
-        exchange.add_pairs(self.admin, pairs(8, models=["secret-model", "other-model"]), overlap=2)
-        exchange.add_pairs(self.admin, pairs(3, start=20, gold={"choice": 1}))
+        add_pairs(self.admin, pairs(8, models=["secret-model", "other-model"]), overlap=2)
+        add_pairs(self.admin, pairs(3, start=20, gold={"choice": 1}))
         self.report = create_class(self.admin_url, self.roster, self.file)
         self.urls = dict(list(csv.reader(self.file.open(newline="", encoding="utf-8")))[1:])
 
@@ -74,11 +77,11 @@ def test_everybody_of_the_roster_can_label_with_the_ordinary_code(room):
             assert queue.progress(store, me, "helpfulness") == after  # as with `annotate --kind`
             assert queue.qualify(store, me, "helpfulness") == found
             assert queue.next_task(store, me, kind="helpfulness").item_id == queue.next_task(store, me).item_id
-    assert {label["annotator"] for label in exchange.labels(room.admin)} == set(ROSTER[:3])
+    assert {label["annotator"] for label in room.admin.labels()} == set(ROSTER[:3])
 
 
 def test_a_class_that_labels_at_once_under_its_own_logins(room):
-    exchange.add_pairs(room.admin, pairs(20, start=100), overlap=3)
+    add_pairs(room.admin, pairs(20, start=100), overlap=3)
     made, failures = [], []
 
     def label(name):
@@ -95,7 +98,7 @@ def test_a_class_that_labels_at_once_under_its_own_logins(room):
         thread.start()
     for thread in threads:
         thread.join()
-    labels = exchange.labels(room.admin)
+    labels = room.admin.labels()
     assert failures == [] and sorted(made) == sorted(label["label_id"] for label in labels)
     assert len(labels) == 8 * 2 + 3 * len(ROSTER) + 20 * 3  # as wanted, and gold by everybody
     assert len({(label["item_id"], label["annotator"]) for label in labels}) == len(labels)
@@ -163,7 +166,7 @@ def test_a_login_sees_its_own_rows_only(spied, spied_room):
     assert conn.execute("SELECT DISTINCT annotator_id FROM slots").fetchall() == [(anna,)]
     assert conn.execute("SELECT name FROM annotators").fetchall() == [("Anna",)]
     assert conn.execute("SELECT count(*) FROM items").fetchone() == (3,)
-    assert len(exchange.labels(spied_room.admin)) == 6
+    assert len(spied_room.admin.labels()) == 6
 
 
 REFUSED = [
@@ -192,10 +195,10 @@ REFUSED = [
 @pytest.mark.parametrize("statement", REFUSED)
 def test_the_database_refuses_a_login_what_is_not_its_own(spied, spied_room, statement):
     conn, anna, zoe = spied
-    before = exchange.labels(spied_room.admin)
+    before = spied_room.admin.labels()
     with pytest.raises((psycopg.errors.InsufficientPrivilege, psycopg.errors.ObjectNotInPrerequisiteState)):
         conn.execute(statement.format(anna=anna, zoe=zoe))
-    assert exchange.labels(spied_room.admin) == before
+    assert spied_room.admin.labels() == before
 
 
 def insert(conn, label_id, item_id, who, **more):
@@ -207,8 +210,8 @@ def insert(conn, label_id, item_id, who, **more):
 
 def test_a_login_can_label_only_what_it_was_given_and_supersede_only_its_own(spied, spied_room):
     conn, anna, _ = spied
-    theirs = next(x for x in exchange.labels(spied_room.admin) if x["annotator"] == "Zoë Müller")
-    mine = next(x for x in exchange.labels(spied_room.admin) if x["annotator"] == "Anna")
+    theirs = next(x for x in spied_room.admin.labels() if x["annotator"] == "Zoë Müller")
+    mine = next(x for x in spied_room.admin.labels() if x["annotator"] == "Anna")
     with spied_room.admin.begin() as admin:
         never_given = admin.execute(sa.text(
             "SELECT id FROM items WHERE id NOT IN (SELECT item_id FROM slots WHERE annotator_id = :who)"),
@@ -224,14 +227,14 @@ def test_a_login_can_label_only_what_it_was_given_and_supersede_only_its_own(spi
             insert(conn, wrong.pop("label_id", "odd"), mine["item_id"], anna, **wrong)
     side = 3 - mine["left"]
     insert(conn, "honest", mine["item_id"], anna, supersedes=mine["label_id"], left=side)
-    stored = next(x for x in exchange.labels(spied_room.admin) if x["label_id"] == "honest")
+    stored = next(x for x in spied_room.admin.labels() if x["label_id"] == "honest")
     assert stored["left"] == mine["left"] != side  # side and time are the server's, whatever was sent
     assert stored["created_at"].year > 2000
-    assert theirs in exchange.labels(spied_room.admin)
+    assert theirs in spied_room.admin.labels()
 
 
 def test_a_login_cannot_break_the_reports_rule_on_safety(room):
-    exchange.add_pairs(room.admin, pairs(1, kind="safety", start=60))
+    add_pairs(room.admin, pairs(1, kind="safety", start=60))
     with room.open("Anna") as store:
         me = store.annotator("Anna")
         item = queue.next_task(store, me, kind="safety").item_id
@@ -255,7 +258,7 @@ def test_a_login_cannot_pose_as_another(room):
             queue.qualify(store, other)
         assert queue.history(store, other) == []
         with pytest.raises(StoreError, match="may not do that"):
-            exchange.labels(store)
+            store.labels()
         with pytest.raises(StoreError, match="may not do that"):
             store.add_guidelines("helpfulness", "mine")
 
@@ -265,13 +268,13 @@ def test_the_teachers_login_reads_everything_and_changes_no_label(room):
         answer(store, store.annotator("Anna"), 2)
     with room.open(TEACHER) as store:
         assert store.login() is None
-        assert exchange.labels(store) == exchange.labels(room.admin) and exchange.labels(store)[0]["models"]
-        assert exchange.add_pairs(store, pairs(2, start=50)) == 2
+        assert store.labels() == room.admin.labels() and store.labels()[0]["models"]
+        assert add_pairs(store, pairs(2, start=50)) == 2
         store.add_guidelines("helpfulness", "newer")
         with open_store(room.file.with_name("other.db")) as other:
-            exchange.add_pairs(other, pairs(3))
+            add_pairs(other, pairs(3))
             answer(other, other.annotator("At Home"), 3)
-        assert exchange.merge(store, [room.file.with_name("other.db")]).labels == 3
+        assert merge(store, [room.file.with_name("other.db")]).labels == 3
         for statement in ("UPDATE labels SET grade = 'slightly'", "DELETE FROM labels", "DELETE FROM items"):
             with pytest.raises(StoreError, match="may not do that"), store.begin() as conn:
                 conn.exec_driver_sql(statement)

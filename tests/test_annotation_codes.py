@@ -12,7 +12,7 @@ from test_annotation_store import labelled
 
 from llama2lab.annotation.store import codes
 from llama2lab.annotation.store import tables as t
-from llama2lab.annotation.store.labels import open_store
+from llama2lab.annotation.store.store import open_store
 from llama2lab.engine.errors import LabError
 
 
@@ -155,7 +155,7 @@ def test_a_damaged_hash_is_nobodys_code(store: Any, damaged: str) -> None:
 def test_an_older_class_keeps_its_teacher_and_its_students_out(postgres: Any, tmp_path: Any) -> None:
     """A class made before there were codes: after the upgrade the teacher's login may use them, a student's may not."""
     from llama2lab.annotation.store import classroom, migrations
-    from llama2lab.annotation.store.labels import parse_url
+    from llama2lab.annotation.store.engines import parse_url
 
     url = postgres.create("older_class")
     engine = sa.create_engine(parse_url(url))
@@ -177,7 +177,7 @@ def test_an_older_class_keeps_its_teacher_and_its_students_out(postgres: Any, tm
     roster = tmp_path / "names.txt"
     roster.write_text("Ada\n")
     classroom.create_class(url, roster, tmp_path / "urls.csv")
-    urls = classroom._read_urls(tmp_path / "urls.csv")
+    urls = classroom.read_urls(tmp_path / "urls.csv")
     with open_store(urls[classroom.TEACHER]) as store:
         assert codes.enter(store, "Bert", "geheim42")[1]
         codes.forget(store, "Bert")

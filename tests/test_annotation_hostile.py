@@ -13,13 +13,15 @@ from test_annotation_classroom import ROSTER, Class, insert
 from test_annotation_queue import answer
 from test_annotation_store import pairs
 
-from llama2lab.annotation.files import exchange
+from llama2lab.annotation.files.adding import add_pairs
+from llama2lab.annotation.files.merging import merge
 from llama2lab.annotation.store import migrations, queue, server
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.checks import MAX_COMMENT, MAX_EDITS, MAX_LEASE
 from llama2lab.annotation.store.classroom import TEACHER, create_class
+from llama2lab.annotation.store.engines import parse_url
 from llama2lab.annotation.store.faults import StoreError
-from llama2lab.annotation.store.labels import open_store, parse_url
+from llama2lab.annotation.store.store import open_store
 from llama2lab.engine.errors import LabError
 
 SIGNATURES = {"me": [], "allow": ["text"], "free": ["text"] * 2, "waiting": ["text"] * 2, "gold": ["text"] * 2,
@@ -104,9 +106,9 @@ def everyday(store, name=None):
     """All that the library asks of a server, under an annotator's login or the teacher's."""
     if name is None:
         name = "Guest of the teacher"
-        exchange.add_pairs(store, pairs(3, start=300), overlap=2)
+        add_pairs(store, pairs(3, start=300), overlap=2)
         store.add_guidelines("helpfulness", "fairer")
-        exchange.labels(store)
+        store.labels()
     assert store.login() in (name, None)
     me = store.annotator(name)
     store.guidelines("helpfulness")
@@ -135,18 +137,18 @@ def test_what_one_login_makes_is_run_by_nobody_else(room, tmp_path):
             anna.execute(sql.SQL("GRANT ALL ON SCHEMA {} TO PUBLIC").format(sql.Identifier(schema)))
     everyday(room.admin)  # was open before
     with open_store(tmp_path / "other.db") as other:
-        exchange.add_pairs(other, pairs(3))
+        add_pairs(other, pairs(3))
         answer(other, other.annotator("At Home"), 3)
     for name in (*ROSTER[1:3], TEACHER):
         with room.open(name) as store:
             if name == TEACHER:
-                exchange.add_pairs(store, pairs(6, start=400))
-                assert len(exchange.labels(store)) == 4 * 3
-                assert exchange.merge(store, [tmp_path / "other.db"]).labels == 3
+                add_pairs(store, pairs(6, start=400))
+                assert len(store.labels()) == 4 * 3
+                assert merge(store, [tmp_path / "other.db"]).labels == 3
             else:
                 everyday(store, name)
     with open_store(room.admin_url) as admin:
-        exchange.labels(admin)
+        admin.labels()
     with connect(room, ROSTER[1]) as conn:  # who types SQL under a login is safe as well
         conn.execute("SELECT llama2lab_waiting(llama2lab_me(), NULL), llama2lab_gold(llama2lab_me()::varchar, NULL)")
         conn.execute("SELECT * FROM labels WHERE annotator_id = llama2lab_me()")
@@ -203,7 +205,7 @@ def test_who_may_make_no_schema_may_keep_a_store_but_no_class(postgres, tmp_path
     mine = parse_url(url).set(drivername="postgresql", username="guest", password="x").render_as_string(False)
     (tmp_path / "roster.txt").write_text("Anna\n")
     with open_store(mine) as store:
-        exchange.add_pairs(store, pairs(3))
+        add_pairs(store, pairs(3))
         answer(store, store.annotator("Anna"), 2)
     with pytest.raises(StoreError, match='CREATE SCHEMA llama2lab AUTHORIZATION "guest"'):
         create_class(mine, tmp_path / "roster.txt", tmp_path / "urls.csv")
@@ -213,7 +215,7 @@ def test_who_may_make_no_schema_may_keep_a_store_but_no_class(postgres, tmp_path
         answer(store, store.annotator("Anna"), 1)
     assert create_class(mine, tmp_path / "roster.txt", tmp_path / "urls.csv").created == ["Anna"]
     with open_store(mine) as store:
-        assert len(exchange.labels(store)) == 3
+        assert len(store.labels()) == 3
 
 
 def test_a_schema_of_the_stores_name_that_is_another_s_is_not_used(postgres):
@@ -262,8 +264,8 @@ def test_a_class_that_an_older_version_made_is_repaired_and_loses_nothing(postgr
         for name, config in conn.execute("SELECT proname, proconfig FROM pg_proc WHERE proname LIKE 'llama2lab%'"):
             assert 'search_path=llama2lab, pg_temp' in [c.replace('"', "") for c in config], name
     with open_store(url) as store:
-        assert [x["label_id"] for x in exchange.labels(store)] == ["l"]
-        exchange.add_pairs(store, pairs(8))
+        assert [x["label_id"] for x in store.labels()] == ["l"]
+        add_pairs(store, pairs(8))
         with open_store(dict(line.split(",") for line in (tmp_path / "urls.csv").read_text().split())["Anna"]) as anna:
             assert queue.history(anna, "a")[0].label.side == "right"
             answer(anna, "a", 2)
@@ -354,10 +356,10 @@ def test_an_open_transaction_on_a_claim_stops_nobody(room, tmp_path):
             seconds, done = timed(work)
             assert done == 4 and seconds < 5
         with open_store(tmp_path / "other.db") as other:
-            exchange.add_pairs(other, pairs(8))
+            add_pairs(other, pairs(8))
             answer(other, other.annotator("At Home"), 8)
         with room.open(TEACHER) as store:
-            seconds, counts = timed(lambda: exchange.merge(store, [tmp_path / "other.db"]))
+            seconds, counts = timed(lambda: merge(store, [tmp_path / "other.db"]))
             assert counts.labels == 8 and seconds < 5
         seconds, report = timed(lambda: create_class(room.admin_url, room.roster, room.file))
         assert report.known == ROSTER and seconds < 10
@@ -406,7 +408,7 @@ def test_open_transactions_of_students_end_by_themselves_and_who_is_in_the_way_i
                               "search_path")}
         assert shown == {"statement_timeout": "1min", "idle_in_transaction_session_timeout": "1min",
                          "lock_timeout": "30s", "search_path": "llama2lab, pg_temp"}
-        monkeypatch.setattr("llama2lab.annotation.store.labels.BUSY_SECONDS", 1)
+        monkeypatch.setattr("llama2lab.annotation.store.engines.BUSY_SECONDS", 1)
         with room.admin.begin() as admin:
             admin.exec_driver_sql("COMMENT ON POLICY llama2lab_select ON labels IS 'of another version'")
         conn.execute("BEGIN")
@@ -431,7 +433,7 @@ def test_a_lease_has_bounds(room, lease):
 @pytest.mark.parametrize("lease", [1e9, -1e9, float("nan"), float("inf"), MAX_LEASE + 1])
 def test_a_lease_has_bounds_in_python(store_url, lease):
     with open_store(store_url) as store:
-        exchange.add_pairs(store, pairs(1))
+        add_pairs(store, pairs(1))
         me = store.annotator("Anna")
         with pytest.raises(LabError, match="at most 86,400 seconds"):
             queue.next_task(store, me, lease_seconds=lease)
@@ -457,7 +459,7 @@ def test_what_a_login_may_write_has_bounds(room, values):
                                     {"seconds": 1e10}, {"seconds": float("inf")}], ids=lambda v: str(v)[:20])
 def test_what_python_saves_has_bounds(store_url, values):
     with open_store(store_url) as store:
-        exchange.add_pairs(store, pairs(2))
+        add_pairs(store, pairs(2))
         me = store.annotator("Anna")
         item = queue.next_task(store, me).item_id
         with pytest.raises(LabError, match=r"at most|from 0 to"):
@@ -493,7 +495,7 @@ def test_a_login_cannot_choose_the_guidelines_or_the_time_of_its_labels(room):
         other = store.guidelines("safety")[0]
     with connect(room, "Anna") as conn:
         insert(conn, "mine", item, me, guidelines=other, created_at="9999-01-01T00:00:00Z")
-    (label,) = exchange.labels(room.admin)
+    (label,) = room.admin.labels()
     assert label["guidelines"] == wanted and abs((label["created_at"] - t.now()).total_seconds()) < 60
 
 

@@ -12,11 +12,10 @@ import pytest
 from test_annotation_store import pairs
 from typer.testing import CliRunner
 
-from llama2lab.annotation.files import exchange
-from llama2lab.annotation.files.exchange import labels
+from llama2lab.annotation.files.adding import add_pairs, read_pairs
 from llama2lab.annotation.files.importing import import_preferences
 from llama2lab.annotation.rows import resolve
-from llama2lab.annotation.store.labels import open_store
+from llama2lab.annotation.store.store import open_store
 from llama2lab.cli.main import app
 from llama2lab.engine.errors import LabError
 
@@ -36,7 +35,7 @@ def store(tmp_path):
 
 
 def won(store) -> list[str]:
-    return [x["answers"][x["choice"] - 1] for x in labels(store)]
+    return [x["answers"][x["choice"] - 1] for x in store.labels()]
 
 
 # ---- margins and grades ------------------------------------------------------------------------------------------
@@ -54,7 +53,7 @@ def by_margin(*margins: Any) -> list[dict]:
 ])
 def test_a_margin_means_what_the_stated_table_says(store, tmp_path, margins, table, grades):
     import_preferences(store, lines(tmp_path / "x.jsonl", *by_margin(*margins)), margins=table)
-    assert [x["grade"] for x in labels(store)] == list(grades)
+    assert [x["grade"] for x in store.labels()] == list(grades)
 
 
 @pytest.mark.parametrize("margin, table, says", [
@@ -67,7 +66,7 @@ def test_a_margin_that_could_mean_two_grades_or_none_is_refused(store, tmp_path,
     file = lines(tmp_path / "x.jsonl", *by_margin(2 / 3 if table == "small" else 3, margin))
     with pytest.raises(LabError, match=f"1 of 2 rows are malformed.*x.jsonl line 2: .*{says}"):
         import_preferences(store, file, margins=table)
-    assert labels(store) == []
+    assert store.labels() == []
 
 
 @pytest.mark.parametrize("table", ["none", "medium", "1,2,3", "1,1,2,3", "nan,1,2,3", ""])
@@ -79,13 +78,13 @@ def test_a_table_that_is_none_is_refused(store, tmp_path, table):
 def test_a_stated_table_counts_for_rows_with_ids_of_their_own(store, tmp_path):
     rows = [row | {"label_id": f"r{n}", "annotator": "Ada"} for n, row in enumerate(by_margin(1, 0))]
     import_preferences(store, lines(tmp_path / "x.jsonl", *rows), margins="large")
-    assert [x["grade"] for x in labels(store)] == ["slightly", "negligibly"]
+    assert [x["grade"] for x in store.labels()] == ["slightly", "negligibly"]
 
 
 def test_a_grade_may_be_written_anyhow_and_a_margin_must_not_contradict_it(store, tmp_path):
     import_preferences(store, lines(tmp_path / "x.jsonl", A_OVER_B | {
         "grade": " Better ", "margin": 7, "kind": "Safety", "safety": "Chosen_Safe"}))
-    (label,) = labels(store)
+    (label,) = store.labels()
     assert (label["grade"], label["kind"], {label["safe_1"], label["safe_2"]}) == ("better", "safety", {True, False})
     with pytest.raises(LabError, match="the grade is better, and the margin 3 says otherwise"):
         import_preferences(store, lines(tmp_path / "y.jsonl", B_OVER_A | {"margin": 3}), margins="large")
@@ -100,15 +99,15 @@ def test_rows_without_an_annotator_are_votes(store_url, tmp_path):
         counts = import_preferences(store, file)
         assert (counts.items, counts.labels, counts.votes) == (1, 3, 2) and "2 rows without an annotator" in str(counts)
         assert sorted(won(store)) == ["a", "a", "b"]
-        assert sorted(x["annotator"] for x in labels(store)) == ["imported", "imported (2)", "imported (3)"]
-        (row,) = resolve(labels(store), "helpfulness").rows
+        assert sorted(x["annotator"] for x in store.labels()) == ["imported", "imported (2)", "imported (3)"]
+        (row,) = resolve(store.labels(), "helpfulness").rows
         assert row["chosen"][0]["content"] == "a"
         again = import_preferences(store, lines(tmp_path / "y.jsonl", B_OVER_A, A_OVER_B, A_OVER_B))
-        assert (again.labels, again.known) == (0, 3) and len(labels(store)) == 3
+        assert (again.labels, again.known) == (0, 3) and len(store.labels()) == 3
         other = import_preferences(store, lines(tmp_path / "z.jsonl", B_OVER_A))  # another file: it is there already
         assert (other.labels, other.known) == (0, 1)
         import_preferences(store, lines(tmp_path / "z.jsonl", B_OVER_A, B_OVER_A))
-        assert resolve(labels(store), "helpfulness").ties == 1 and len(labels(store)) == 4
+        assert resolve(store.labels(), "helpfulness").ties == 1 and len(store.labels()) == 4
 
 
 def test_a_later_file_without_annotators_overrules_nothing(store, tmp_path):
@@ -128,7 +127,7 @@ def test_a_named_annotator_has_one_opinion_or_a_history(store, tmp_path):
     bob = [row | {"annotator": "Bob", "created_at": day}
            for row, day in zip((A_OVER_B, A_OVER_B, B_OVER_A), days, strict=True)]
     assert import_preferences(store, lines(tmp_path / "z.jsonl", *bob)).labels == 3
-    assert {x["annotator"]: x["answers"][x["choice"] - 1] for x in labels(store)} == {"Ada": "a", "Bob": "a"}
+    assert {x["annotator"]: x["answers"][x["choice"] - 1] for x in store.labels()} == {"Ada": "a", "Bob": "a"}
     assert import_preferences(store, tmp_path / "z.jsonl").labels == 0
 
 
@@ -188,7 +187,7 @@ def test_one_function_decides_on_shapes_for_labels_and_for_training(store, tmp_p
         import_preferences(store, file)
     with pytest.raises(Malformed):
         parse_pair(bad, {"prompt": "prompt", "grade": "grade"})
-    assert labels(store) == []
+    assert store.labels() == []
 
 
 @pytest.mark.parametrize("prompt, chosen, rejected", [
@@ -202,7 +201,7 @@ def test_pairs_of_every_shape_mean_the_same_to_labels_and_to_training(store, tmp
 
     row = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "grade": "better"}
     import_preferences(store, lines(tmp_path / "x.jsonl", row))
-    (label,) = resolve(labels(store), "helpfulness").rows
+    (label,) = resolve(store.labels(), "helpfulness").rows
     trained = parse_pair(row, {"prompt": "prompt"} if prompt else {})
     expected = {"prompt": ASKED, "chosen": [said("a")], "rejected": [said("b")], "grade": "better"}
     assert {k: label[k] for k in expected} == {k: trained[k] for k in expected} == expected
@@ -235,7 +234,7 @@ def test_what_is_wrong_with_a_row_is_named_with_its_line(store, tmp_path, row, s
     bad = row if isinstance(row, str) else B_OVER_A | row
     with pytest.raises(LabError, match=f"1 of 3 rows are malformed.*x.jsonl line 2: .*{says}") as e:
         import_preferences(store, lines(tmp_path / "x.jsonl", A_OVER_B, bad, A_OVER_B | {"prompt": "R"}))
-    assert "\n" not in str(e.value) and labels(store) == []
+    assert "\n" not in str(e.value) and store.labels() == []
 
 
 @pytest.mark.parametrize("line, says", [
@@ -257,11 +256,11 @@ def test_a_damaged_rest_is_named(store, tmp_path, line, says):
 def test_a_label_cannot_supersede_anothers(store_url, tmp_path):
     with open_store(store_url) as store:
         import_preferences(store, lines(tmp_path / "x.jsonl", A_OVER_B | {"annotator": "Ada"}))
-        (label,) = labels(store)
+        (label,) = store.labels()
         forged = B_OVER_A | {"annotator": "Eve", "label_id": "forged", "supersedes": label["label_id"]}
         with pytest.raises(LabError, match=r"contradicts what is in the store|supersedes another"):
             import_preferences(store, lines(tmp_path / "y.jsonl", forged))
-        assert labels(store) == [label]
+        assert store.labels() == [label]
 
 
 def test_a_file_of_any_kind_and_an_array_give_the_same_labels(tmp_path):
@@ -276,7 +275,7 @@ def test_a_file_of_any_kind_and_an_array_give_the_same_labels(tmp_path):
     for file in sorted(tmp_path.iterdir()):
         with open_store(tmp_path / f"{file.stem}.db") as store:
             import_preferences(store, file)
-            found.append([{k: v for k, v in x.items() if k != "created_at"} for x in labels(store)])
+            found.append([{k: v for k, v in x.items() if k != "created_at"} for x in store.labels()])
     assert found[0][0]["flag"] is True and found[0][0]["seconds"] == 1.5 and found[0][1]["annotator"] == "imported"
     assert all(one == found[0] for one in found[1:]) and len(found) == 4
 
@@ -284,7 +283,7 @@ def test_a_file_of_any_kind_and_an_array_give_the_same_labels(tmp_path):
 def test_margins_and_numbers_of_a_csv_file_are_numbers(store, tmp_path):
     (tmp_path / "x.csv").write_text("prompt,chosen,rejected,margin,left\nQ,a,b,1,2\nR,a,b,0,\n")
     import_preferences(store, tmp_path / "x.csv", margins="small")
-    assert [(x["grade"], x["left"]) for x in labels(store)] == [("significantly", 2), ("negligibly", None)]
+    assert [(x["grade"], x["left"]) for x in store.labels()] == [("significantly", 2), ("negligibly", None)]
     (tmp_path / "y.csv").write_text("prompt,chosen,rejected,margin,left\nQ,a,b,one,2\n")
     with pytest.raises(LabError, match=r"y.csv line 2: there is no grade, and the margin 'one'"):
         import_preferences(store, tmp_path / "y.csv", margins="small")
@@ -310,11 +309,11 @@ def test_added_pairs_are_checked_and_named_by_line(store, tmp_path, row, says):
     one, two = pairs(2)
     file = lines(tmp_path / "x.jsonl", one, row if isinstance(row, str) else two | row)
     if says is None:
-        assert exchange.add_pairs(store, exchange.read_pairs(file)) == 2
+        assert add_pairs(store, read_pairs(file)) == 2
         return
     with pytest.raises(LabError, match=f"1 of 2 rows are malformed, so nothing was added: .*x.jsonl:2: .*{says}"):
-        exchange.read_pairs(file)
-    assert exchange.add_pairs(store, [one, two]) == 2  # nothing was there
+        read_pairs(file)
+    assert add_pairs(store, [one, two]) == 2  # nothing was there
 
 
 def test_the_command_adds_and_imports_and_says_mistakes_in_one_line(tmp_path):
@@ -335,7 +334,7 @@ def test_the_command_adds_and_imports_and_says_mistakes_in_one_line(tmp_path):
 
 def test_as_many_judgements_as_a_store_can_hold_and_no_more(store):
     with pytest.raises(LabError, match="2000000000 annotators for one pair are more than 1,000"):
-        exchange.add_pairs(store, pairs(1), overlap=2_000_000_000)
+        add_pairs(store, pairs(1), overlap=2_000_000_000)
     with pytest.raises(LabError, match="2,001,000 judgements would be wanted, more than 2,000,000"):
-        exchange.add_pairs(store, pairs(2001), overlap=1000)
-    assert exchange.add_pairs(store, pairs(2), overlap=1000) == 2
+        add_pairs(store, pairs(2001), overlap=1000)
+    assert add_pairs(store, pairs(2), overlap=1000) == 2

@@ -13,15 +13,18 @@ from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
-from test_annotation_exchange import busy_store, everything
+from test_annotation_files import busy_store, everything
 from test_annotation_queue import answer
 from test_annotation_store import pairs
 
-from llama2lab.annotation.files import exchange
+from llama2lab.annotation.files.adding import add_pairs
+from llama2lab.annotation.files.exporting import export_preferences
+from llama2lab.annotation.files.importing import import_preferences
+from llama2lab.annotation.files.merging import merge
 from llama2lab.annotation.store import queue
 from llama2lab.annotation.store import tables as t
-from llama2lab.annotation.store.checks import MAX_COMMENT
-from llama2lab.annotation.store.labels import guidelines_version, open_store
+from llama2lab.annotation.store.checks import MAX_COMMENT, guidelines_version
+from llama2lab.annotation.store.store import open_store
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.scale import MAX_OVERLAP
 
@@ -47,7 +50,7 @@ def a_desk(url, tmp_path):
         def hand_out(self, name):
             file = tmp_path / f"{name.lower()}.db"
             with open_store(file) as student:
-                exchange.add_pairs(student, pairs(6) + pairs(2, start=30, gold=GOLD), seed=1)
+                add_pairs(student, pairs(6) + pairs(2, start=30, gold=GOLD), seed=1)
                 student.add_guidelines("helpfulness", "be fair")
                 answer(student, student.annotator(name), 1, gold_first=True)
                 answer(student, student.annotator(name), 3)
@@ -62,7 +65,7 @@ def a_desk(url, tmp_path):
             return file
 
     made = Desk()
-    exchange.add_pairs(made.store, pairs(6) + pairs(2, start=30, gold=GOLD), overlap=2)
+    add_pairs(made.store, pairs(6) + pairs(2, start=30, gold=GOLD), overlap=2)
     made.store.add_guidelines("helpfulness", "be fair")
     yield made
     made.store.close()
@@ -78,7 +81,7 @@ def change(file, *statements):
 def refused(store, files, words, **more):
     before = everything(store)
     with pytest.raises(LabError, match=words):
-        exchange.merge(store, files, **more)
+        merge(store, files, **more)
     assert everything(store) == before
 
 
@@ -91,17 +94,17 @@ def edit_as(file, name, grade="negligibly", count=1):
 
 def test_honest_files_need_no_word_and_it_is_said_whose_labels_came(desk):
     files = [desk.hand_out(name) for name in ("Anna", "Bert")]
-    counts = exchange.merge(desk.store, files)
+    counts = merge(desk.store, files)
     assert (counts.labels, counts.items) == (8, 0)
     assert f"{files[0]}: 4 labels of Anna" in counts.notes and f"{files[1]}: 4 labels of Bert" in str(counts)
     assert not any("shown to nobody" in note or "in force" in note for note in counts.notes)
     before = everything(desk.store)
-    again = exchange.merge(desk.store, files)
+    again = merge(desk.store, files)
     assert (again.labels, again.known) == (0, 8) and again.notes == [] and everything(desk.store) == before
     edit_as(files[0], "Anna")
-    assert exchange.merge(desk.store, files).notes == [f"{files[0]}: 1 labels of Anna, 1 of them in place of what was "
-                                                       "in force"]
-    gold = [x for x in exchange.labels(desk.store) if x["gold"]]
+    assert merge(desk.store, files).notes == [f"{files[0]}: 1 labels of Anna, 1 of them in place of what was "
+                                              "in force"]
+    gold = [x for x in desk.store.labels() if x["gold"]]
     assert gold and all(x["gold"] == GOLD for x in gold)
 
 
@@ -118,16 +121,16 @@ def test_guidelines_of_a_file_do_not_come_into_force(desk, year):
     if year == 9999:
         refused(desk.store, [file], "1 rows lie in the future .9999-01-01.*--trust")
     else:
-        assert "not in force here" in str(exchange.merge(desk.store, [file]))
-        assert {x["guidelines"] for x in exchange.labels(desk.store)} == {version}  # what she labelled by is kept
+        assert "not in force here" in str(merge(desk.store, [file]))
+        assert {x["guidelines"] for x in desk.store.labels()} == {version}  # what she labelled by is kept
     assert desk.store.guidelines("helpfulness")[1] == "be fair"
     assert desk.store.guidelines("safety") == ("", "")
     me = desk.store.annotator("Anna")
     answer(desk.store, me, 1)
     assert queue.history(desk.store, me)
-    mine = next(x for x in exchange.labels(desk.store) if x["annotator"] == "Anna")
+    mine = next(x for x in desk.store.labels() if x["annotator"] == "Anna")
     assert mine["guidelines"] == desk.store.guidelines("helpfulness")[0]
-    said = str(exchange.merge(desk.store, [file], trust=True))
+    said = str(merge(desk.store, [file], trust=True))
     if year == 9999:  # as of now, and so they can be replaced
         assert "1 rows lay in the future and are dated now" in said
         assert desk.store.guidelines("helpfulness")[1] == text
@@ -140,9 +143,9 @@ def test_guidelines_of_a_file_do_not_come_into_force(desk, year):
 def test_guidelines_of_a_store_that_has_none_stay_out_of_force(tmp_path):
     busy_store(tmp_path / "eve.db", ["Eve"]).close()
     with open_store(tmp_path / "class.db") as store:
-        exchange.merge(store, [tmp_path / "eve.db"])
+        merge(store, [tmp_path / "eve.db"])
         assert store.guidelines("helpfulness") == ("", "")
-        exchange.merge(store, [tmp_path / "eve.db"], trust=True)
+        merge(store, [tmp_path / "eve.db"], trust=True)
         assert store.guidelines("helpfulness")[1] == "second"
 
 
@@ -157,12 +160,12 @@ def test_times_in_the_future_are_refused_and_a_clock_a_little_ahead_is_not(small
     file = small.hand_out("Eve")
     late = t.now() + timedelta(hours=20)
     change(file, f"UPDATE {table} SET created_at = '{late:%Y-%m-%d %H:%M:%S.%f}'")
-    assert exchange.merge(small.store, [file]).labels == 4
+    assert merge(small.store, [file]).labels == 4
     file = small.hand_out("Fay")
     change(file, f"UPDATE {table} SET created_at = '2300-01-01 00:00:00.000000'")
     refused(small.store, [file], "lie in the future .2300")
-    assert exchange.merge(small.store, [file], trust=True).labels == 4
-    assert all(x["created_at"] < t.now() + timedelta(days=1) for x in exchange.labels(small.store))
+    assert merge(small.store, [file], trust=True).labels == 4
+    assert all(x["created_at"] < t.now() + timedelta(days=1) for x in small.store.labels())
     file = small.hand_out("Gil")
     change(file, f"UPDATE {table} SET created_at = '0001-01-01 00:00:00.000000'")
     refused(small.store, [file], "before 1970", trust=True)
@@ -172,44 +175,44 @@ def test_times_in_the_future_are_refused_and_a_clock_a_little_ahead_is_not(small
 
 def test_a_copy_of_anothers_file_cannot_speak_in_her_name(desk):
     anna = desk.hand_out("Anna")
-    exchange.merge(desk.store, [anna])
+    merge(desk.store, [anna])
     bert = desk.copy("Bert", anna)
     with open_store(bert) as store:
         answer(store, store.annotator("Bert"), 2)
     edit_as(bert, "Anna", count=3)
     with open_store(bert) as store:
         answer(store, store.annotator("Anna"), 1)
-    before = [x for x in exchange.labels(desk.store) if x["annotator"] == "Anna"]
+    before = [x for x in desk.store.labels() if x["annotator"] == "Anna"]
     refused(desk.store, [bert], r"bert.db adds labels of Anna, whom this store knows, and of Bert.*--only NAME.*--tru")
-    counts = exchange.merge(desk.store, [bert], only="Bert")
+    counts = merge(desk.store, [bert], only="Bert")
     assert counts.labels == 2 and counts.notes == [f"{bert}: 2 labels of Bert"]
-    assert [x for x in exchange.labels(desk.store) if x["annotator"] == "Anna"] == before
-    said = exchange.merge(desk.store, [bert], trust=True).notes
+    assert [x for x in desk.store.labels() if x["annotator"] == "Anna"] == before
+    said = merge(desk.store, [bert], trust=True).notes
     assert said == [f"{bert}: 4 labels of Anna, 3 of them in place of what was in force"]
 
 
 def test_of_a_file_with_one_name_only_it_is_said_whose_labels_it_replaces(desk):
     anna = desk.hand_out("Anna")
-    exchange.merge(desk.store, [anna])
+    merge(desk.store, [anna])
     bert = desk.copy("Bert", anna)
     edit_as(bert, "Anna", count=2)
     assert f"{bert}: 2 labels of Anna, 2 of them in place of what was in force" in str(
-        exchange.merge(desk.store, [bert]))
+        merge(desk.store, [bert]))
 
 
 def test_a_shared_machines_file_may_hold_several_who_are_new(small, tmp_path):
     file = small.hand_out("Anna")
     with open_store(file) as store:
         answer(store, store.annotator("Bert"), 2)
-    assert exchange.merge(small.store, [file]).labels == 6
+    assert merge(small.store, [file]).labels == 6
     with pytest.raises(LabError, match="nobody is called 'Cyd' there; the names are Anna, Bert"):
-        exchange.merge(small.store, [file], only="Cyd")
+        merge(small.store, [file], only="Cyd")
 
 
 def test_a_label_cannot_supersede_anothers_that_is_only_here(desk):
     anna, eve = desk.hand_out("Anna"), desk.hand_out("Eve")
-    exchange.merge(desk.store, [anna])
-    theirs = exchange.labels(desk.store)[0]
+    merge(desk.store, [anna])
+    theirs = desk.store.labels()[0]
     change(eve, f"UPDATE labels SET supersedes = '{theirs['label_id']}'")
     for trust in (False, True):
         refused(desk.store, [eve], "supersedes another annotator's or another item's", trust=trust)
@@ -219,9 +222,9 @@ def test_a_label_that_is_another_one_here_is_said(desk):
     anna = desk.hand_out("Anna")
     forged = desk.copy("Eve", anna)
     change(forged, "UPDATE labels SET grade = 'negligibly'")
-    exchange.merge(desk.store, [forged])  # before hers came in
+    merge(desk.store, [forged])  # before hers came in
     refused(desk.store, [anna], "is another one here .4 such labels")
-    assert "4 labels differ from those here, which stay" in str(exchange.merge(desk.store, [anna], trust=True))
+    assert "4 labels differ from those here, which stay" in str(merge(desk.store, [anna], trust=True))
 
 
 def test_names_with_a_login_label_there_and_not_in_files(postgres, tmp_path):
@@ -235,12 +238,12 @@ def test_names_with_a_login_label_there_and_not_in_files(postgres, tmp_path):
         created = conn.execute(sa.select(t.annotators.c.created_at).where(t.annotators.c.id == me)).scalar()
     file = tmp_path / "eve.db"
     with open_store(file) as store:
-        exchange.add_pairs(store, pairs(8))
+        add_pairs(store, pairs(8))
         with store.begin() as conn:
             conn.execute(t.annotators.insert().values(id=me, name="Anna", kind="person", created_at=created))
         answer(store, me, 8)
     refused(room.admin, [file], "in the name of Anna, who has a login in this class")
-    assert exchange.merge(room.admin, [file], trust=True).labels == 8
+    assert merge(room.admin, [file], trust=True).labels == 8
     room.admin.close()
 
 
@@ -249,14 +252,14 @@ def test_names_with_a_login_label_there_and_not_in_files(postgres, tmp_path):
 def test_gold_of_a_file_goes_to_nobody(desk):
     file = desk.hand_out("Eve")
     with open_store(file) as store:
-        exchange.add_pairs(store, pairs(1, start=90, gold={"choice": 2}), seed=2)
-        exchange.add_pairs(store, pairs(1, start=95), overlap=MAX_OVERLAP)
+        add_pairs(store, pairs(1, start=90, gold={"choice": 2}), seed=2)
+        add_pairs(store, pairs(1, start=95), overlap=MAX_OVERLAP)
         eve = store.annotator("Eve")
         while task := queue.next_task(store, eve):
             queue.submit(store, eve, task.item_id, "left", "better")
-        mine = {x["item_id"] for x in exchange.labels(store) if x["prompt"][0]["content"] in ("Question 90?",
+        mine = {x["item_id"] for x in store.labels() if x["prompt"][0]["content"] in ("Question 90?",
                                                                                               "Question 95?")}
-    said = str(exchange.merge(desk.store, [file]))
+    said = str(merge(desk.store, [file]))
     assert "2 pairs are new here, 1 of them gold as the file says; they are shown to nobody else" in said
     bert, seen = desk.store.annotator("Bert"), set()
     for gold_first in (True, False):
@@ -265,13 +268,13 @@ def test_gold_of_a_file_goes_to_nobody(desk):
             seen.add(task.item_id)
     assert len(seen) == 8 and not seen & mine
     assert queue.qualify(desk.store, bert).wanted == 2
-    claimed = [x for x in exchange.labels(desk.store) if x["item_id"] in mine and x["gold"]]
+    claimed = [x for x in desk.store.labels() if x["item_id"] in mine and x["gold"]]
     # No figure, and no training row.
     assert [x["gold"] for x in claimed] == [{"choice": None, "claimed": {"choice": 2}}]
     from llama2lab.annotation.agreement.quality import quality
-    eve = next(q for q in quality(exchange.labels(desk.store)) if q.name == "Eve")
+    eve = next(q for q in quality(desk.store.labels()) if q.name == "Eve")
     assert eve.gold["n"] == 2
-    exchange.merge(desk.store, [file], trust=True)
+    merge(desk.store, [file], trust=True)
     assert queue.qualify(desk.store, bert).wanted == 3
     cyd, seen = desk.store.annotator("Cyd"), set()
     while task := queue.next_task(desk.store, cyd):
@@ -279,21 +282,21 @@ def test_gold_of_a_file_goes_to_nobody(desk):
         seen.add(task.item_id)
     assert mine <= seen
     before = everything(desk.store)
-    assert exchange.merge(desk.store, [file], trust=True).labels == 0 and everything(desk.store) == before
+    assert merge(desk.store, [file], trust=True).labels == 0 and everything(desk.store) == before
 
 
 def test_gold_that_only_files_know_stays_so_through_export_and_import(tmp_path):
     busy_store(tmp_path / "anna.db", ["Anna"]).close()
     with open_store(tmp_path / "class.db") as store, open_store(tmp_path / "next.db") as following:
-        said = exchange.merge(store, [tmp_path / "anna.db"])
+        said = merge(store, [tmp_path / "anna.db"])
         assert "2 of them gold as the file says" in str(said)
         me = store.annotator("New")
         assert queue.next_task(store, me) is None and queue.next_task(store, me, gold_first=True) is None
-        assert sum(bool(x["gold"] and x["gold"]["choice"]) for x in exchange.labels(store)) >= 1  # but figures know it
-        exchange.export_preferences(store, tmp_path / "labels.jsonl")
-        exchange.import_preferences(following, tmp_path / "labels.jsonl")
+        assert sum(bool(x["gold"] and x["gold"]["choice"]) for x in store.labels()) >= 1  # but figures know it
+        export_preferences(store, tmp_path / "labels.jsonl")
+        import_preferences(following, tmp_path / "labels.jsonl")
         assert queue.qualify(following, following.annotator("New")).wanted == 0
-        assert any(x["gold"] for x in exchange.labels(following))
+        assert any(x["gold"] for x in following.labels())
 
 
 @pytest.mark.parametrize("values, words", [
@@ -311,7 +314,7 @@ def test_overlap_has_a_bound_for_all_who_take_rows_in(tmp_path):
     row = {"prompt": "Q", "chosen": "good", "rejected": "bad", "grade": "better", "overlap": 2_000_000_000}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
     with open_store(tmp_path / "labels.db") as store, pytest.raises(LabError, match="overlap is a whole number"):
-        exchange.import_preferences(store, tmp_path / "rows.jsonl")
+        import_preferences(store, tmp_path / "rows.jsonl")
 
 
 # Tables that are none
@@ -358,7 +361,7 @@ def test_what_a_file_would_run_is_not_run(small):
            "CREATE VIEW endless AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n",
            "CREATE TRIGGER wait AFTER UPDATE ON llama2lab_version BEGIN DELETE FROM items WHERE (SELECT max(x) FROM "
            "endless); END")
-    assert exchange.merge(small.store, [file]).labels == 4  # an old store, which is upgraded in a copy
+    assert merge(small.store, [file]).labels == 4  # an old store, which is upgraded in a copy
 
 
 def test_too_much_is_said(small, monkeypatch):
@@ -366,12 +369,12 @@ def test_too_much_is_said(small, monkeypatch):
     for name, value, words in (("MAX_BYTES", 100, "larger than"), ("MAX_ROWS", 5, "more than the 5"),
                                ("SECONDS", -1, "longer to look through")):
         with monkeypatch.context() as patch:
-            patch.setattr(f"llama2lab.annotation.files.others.{name}", value)
+            patch.setattr(f"llama2lab.annotation.files.merging.{name}", value)
             if name == "SECONDS":
                 change(file, "CREATE TABLE more AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n "
                        "WHERE x < 200000) SELECT x FROM n")
             refused(small.store, [file], words)
-    assert exchange.merge(small.store, [file]).labels == 4
+    assert merge(small.store, [file]).labels == 4
 
 
 def test_a_store_whose_labels_are_a_view_is_not_opened(tmp_path):
@@ -392,5 +395,5 @@ def test_a_file_whose_writer_died_is_read_as_it_was_before(small, tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(file)], check=False)
     assert done.returncode == -signal.SIGKILL and os.path.exists(f"{file}-journal")
     before = file.read_bytes()
-    assert exchange.merge(small.store, [file]).labels == 4
+    assert merge(small.store, [file]).labels == 4
     assert file.read_bytes() == before and os.path.exists(f"{file}-journal")

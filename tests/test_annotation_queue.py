@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from test_annotation_store import pairs
 
-from llama2lab.annotation.files import exchange
+from llama2lab.annotation.files.adding import add_pairs
 from llama2lab.annotation.store import queue
 from llama2lab.annotation.store import tables as t
-from llama2lab.annotation.store.labels import open_store
+from llama2lab.annotation.store.store import open_store
 from llama2lab.engine.errors import LabError
 
 
@@ -35,7 +35,7 @@ def answer(store, who, count=1, side="left", **more):
 
 
 def test_overlap_is_exact_and_nobody_gets_an_item_twice(store):
-    exchange.add_pairs(store, pairs(5), overlap=2)
+    add_pairs(store, pairs(5), overlap=2)
     given = Counter()
     for name in ("Anna", "Bert", "Cyd"):
         who, mine = store.annotator(name), []
@@ -45,12 +45,12 @@ def test_overlap_is_exact_and_nobody_gets_an_item_twice(store):
         assert len(mine) == len(set(mine))
         given.update(mine)
     assert set(given.values()) == {2} and len(given) == 5
-    assert len(exchange.labels(store)) == 10
+    assert len(store.labels()) == 10
 
 
 def test_a_task_shows_nothing_that_an_annotator_must_not_see(store):
-    exchange.add_pairs(store, pairs(1, models=["secret-sft", "secret-base"], gold={"choice": 1},
-                                    meta={"secret": "x"}))
+    add_pairs(store, pairs(1, models=["secret-sft", "secret-base"], gold={"choice": 1},
+                           meta={"secret": "x"}))
     me, other = store.annotator("Anna"), store.annotator("Bert")
     answer(store, other)
     task = queue.next_task(store, me)
@@ -61,7 +61,7 @@ def test_a_task_shows_nothing_that_an_annotator_must_not_see(store):
 
 def test_the_unfinished_item_comes_again_with_the_same_sides(store_url):
     with open_store(store_url) as store:
-        exchange.add_pairs(store, pairs(10))
+        add_pairs(store, pairs(10))
         me = store.annotator("Anna")
         answer(store, me, 3)
         task = queue.next_task(store, me, seed=1)
@@ -74,7 +74,7 @@ def test_the_unfinished_item_comes_again_with_the_same_sides(store_url):
 def test_order_and_sides_follow_the_seed(tmp_path, postgres):
     def shown(url, seed):
         with open_store(url) as store:
-            exchange.add_pairs(store, pairs(40), seed=seed)
+            add_pairs(store, pairs(40), seed=seed)
             me, seen = store.annotator("Anna"), []
             for _ in range(40):
                 task = queue.next_task(store, me, seed=seed)
@@ -92,7 +92,7 @@ def test_order_and_sides_follow_the_seed(tmp_path, postgres):
 
 
 def test_an_expired_lease_goes_to_the_next_and_comes_back_to_nobody(store):
-    exchange.add_pairs(store, pairs(1))
+    add_pairs(store, pairs(1))
     anna, bert = store.annotator("Anna"), store.annotator("Bert")
     task = queue.next_task(store, anna, lease_seconds=0.05)
     assert queue.progress(store, anna).open == 1
@@ -103,11 +103,11 @@ def test_an_expired_lease_goes_to_the_next_and_comes_back_to_nobody(store):
     assert not queue.renew(store, anna, task.item_id)
     queue.submit(store, bert, task.item_id, "right", "better")
     assert queue.next_task(store, anna) is None
-    assert [label["annotator"] for label in exchange.labels(store)] == ["Bert"]
+    assert [label["annotator"] for label in store.labels()] == ["Bert"]
 
 
 def test_a_late_answer_counts_while_nobody_else_has_the_item(store):
-    exchange.add_pairs(store, pairs(1))
+    add_pairs(store, pairs(1))
     anna, bert = store.annotator("Anna"), store.annotator("Bert")
     task = queue.next_task(store, anna, lease_seconds=0.01)
     time.sleep(0.05)
@@ -116,7 +116,7 @@ def test_a_late_answer_counts_while_nobody_else_has_the_item(store):
 
 
 def test_a_renewed_lease_is_kept(store):
-    exchange.add_pairs(store, pairs(1))
+    add_pairs(store, pairs(1))
     anna, bert = store.annotator("Anna"), store.annotator("Bert")
     task = queue.next_task(store, anna, lease_seconds=0.05)
     assert queue.renew(store, anna, task.item_id, 60)
@@ -126,12 +126,12 @@ def test_a_renewed_lease_is_kept(store):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_labels_are_of_the_items_answers_and_history_is_of_the_sides(store, seed):
-    exchange.add_pairs(store, pairs(1, kind="safety"))
+    add_pairs(store, pairs(1, kind="safety"))
     me = store.annotator("Anna")
     task = queue.next_task(store, me, seed=seed)
     queue.submit(store, me, task.item_id, "right", "slightly", safe_left=False, safe_right=True, comment="c",
                  flag=True, seconds=2.5, label_id="mine")
-    (label,) = exchange.labels(store)
+    (label,) = store.labels()
     chosen = label["answers"][label["choice"] - 1]
     assert chosen == task.right_text and label["answers"][label["left"] - 1] == task.left_text
     assert (label["safe_1"], label["safe_2"]) == ((True, False) if label["choice"] == 1 else (False, True))
@@ -144,7 +144,7 @@ def test_labels_are_of_the_items_answers_and_history_is_of_the_sides(store, seed
 
 
 def test_an_edit_is_a_new_row_and_the_old_one_stays(store):
-    exchange.add_pairs(store, pairs(3))
+    add_pairs(store, pairs(3))
     me = store.annotator("Anna")
     first = answer(store, me, 3)
     queue.submit(store, me, first[0], "right", "slightly", label_id="edit1")
@@ -153,7 +153,7 @@ def test_an_edit_is_a_new_row_and_the_old_one_stays(store):
     past = queue.history(store, me)
     assert [p.task.item_id for p in past] == first and [p.task.number for p in past] == [1, 2, 3]
     assert (past[0].label.label_id, past[0].label.grade) == ("edit3", "negligibly")
-    assert len(exchange.labels(store)) == 3 and queue.progress(store, me) == queue.Progress(3, 0, 0)
+    assert len(store.labels()) == 3 and queue.progress(store, me) == queue.Progress(3, 0, 0)
     with store.begin() as conn:
         rows = conn.execute(sa.select(t.labels.c.id, t.labels.c.supersedes)
                             .where(t.labels.c.item_id == first[0])).all()
@@ -162,12 +162,12 @@ def test_an_edit_is_a_new_row_and_the_old_one_stays(store):
 
 
 def test_saving_again_makes_no_second_label(store):
-    exchange.add_pairs(store, pairs(2))
+    add_pairs(store, pairs(2))
     me, other = store.annotator("Anna"), store.annotator("Bert")
     task = queue.next_task(store, me)
     for _ in range(3):
         assert queue.submit(store, me, task.item_id, "left", "better", label_id="one") == "one"
-    assert len(exchange.labels(store)) == 1
+    assert len(store.labels()) == 1
     with pytest.raises(LabError, match="another label's"):
         queue.submit(store, me, queue.next_task(store, me).item_id, "left", "better", label_id="one")
     for odd in ("a\x00b", "\ud800", "x" * 100):
@@ -180,13 +180,13 @@ def test_saving_again_makes_no_second_label(store):
 
 
 def test_a_skip_counts_as_given_and_keeps_its_reason_flag_and_comment(store):
-    exchange.add_pairs(store, pairs(1))
+    add_pairs(store, pairs(1))
     me, other = store.annotator("Anna"), store.annotator("Bert")
     task = queue.next_task(store, me)
     with pytest.raises(LabError, match="reason"):
         queue.skip(store, me, task.item_id, " ")
     queue.skip(store, me, task.item_id, "upsetting", comment="c", flag=True, seconds=1.5)
-    (label,) = exchange.labels(store)
+    (label,) = store.labels()
     assert (label["choice"], label["grade"], label["skip_reason"], label["flag"]) == (None, None, "upsetting", True)
     assert queue.progress(store, me) == queue.Progress(0, 1, 0)
     assert queue.next_task(store, other) is None
@@ -194,7 +194,7 @@ def test_a_skip_counts_as_given_and_keeps_its_reason_flag_and_comment(store):
 
 
 def test_the_reports_rule_on_safety_labels(store):
-    exchange.add_pairs(store, pairs(1, kind="safety"))
+    add_pairs(store, pairs(1, kind="safety"))
     me = store.annotator("Anna")
     task = queue.next_task(store, me)
     with pytest.raises(LabError, match="mark both"):
@@ -202,23 +202,23 @@ def test_the_reports_rule_on_safety_labels(store):
     for side, left, right in (("left", False, True), ("right", True, False)):
         with pytest.raises(LabError, match="never kept"):
             queue.submit(store, me, task.item_id, side, "better", left, right)
-    assert exchange.labels(store) == []
+    assert store.labels() == []
     queue.submit(store, me, task.item_id, "left", "better", False, False)
-    assert len(exchange.labels(store)) == 1
+    assert len(store.labels()) == 1
 
 
 def test_a_helpfulness_label_may_choose_the_unsafe_answer_and_leave_marks_out(store):
-    exchange.add_pairs(store, pairs(2))
+    add_pairs(store, pairs(2))
     me = store.annotator("Anna")
     queue.submit(store, me, queue.next_task(store, me).item_id, "left", "better", False, True)
     queue.submit(store, me, queue.next_task(store, me).item_id, "left", "better")
-    assert len(exchange.labels(store)) == 2
+    assert len(store.labels()) == 2
 
 
 @pytest.mark.parametrize("wrong", [{"side": "middle"}, {"grade": "best"}, {"seconds": -1.0},
                                    {"seconds": float("nan")}])
 def test_labels_that_are_none(store, wrong):
-    exchange.add_pairs(store, pairs(1))
+    add_pairs(store, pairs(1))
     me = store.annotator("Anna")
     task = queue.next_task(store, me)
     with pytest.raises(LabError):
@@ -228,7 +228,7 @@ def test_labels_that_are_none(store, wrong):
 
 
 def test_gold_goes_to_everybody_and_its_outcomes_follow_the_labels_in_force(store):
-    exchange.add_pairs(store, pairs(4, gold={"choice": 1}) + pairs(6, start=10))
+    add_pairs(store, pairs(4, gold={"choice": 1}) + pairs(6, start=10))
     for name in ("Anna", "Bert"):
         me = store.annotator(name)
         assert queue.progress(store, me).open == (10 if name == "Anna" else 4)
@@ -253,7 +253,7 @@ def test_gold_goes_to_everybody_and_its_outcomes_follow_the_labels_in_force(stor
 
 def test_gold_may_ask_for_grades_and_safety_marks(store):
     gold = {"choice": 1, "grades": ["better", "significantly"], "safe_1": True, "safe_2": False}
-    exchange.add_pairs(store, pairs(1, kind="safety", gold=gold))
+    add_pairs(store, pairs(1, kind="safety", gold=gold))
     outcomes = []
     for name, grade, safe_2 in (("A", "better", False), ("B", "slightly", False), ("C", "better", True)):
         me = store.annotator(name)
@@ -267,7 +267,7 @@ def test_gold_may_ask_for_grades_and_safety_marks(store):
 
 
 def test_gold_is_spread_among_the_other_items_and_numbered_without_gaps(store):
-    exchange.add_pairs(store, pairs(10, gold={"choice": 2}) + pairs(30, start=10))
+    add_pairs(store, pairs(10, gold={"choice": 2}) + pairs(30, start=10))
     me = store.annotator("Anna")
     kinds = []
     for number in range(1, 41):
@@ -279,7 +279,7 @@ def test_gold_is_spread_among_the_other_items_and_numbered_without_gaps(store):
 
 
 def test_one_kind_only(store):
-    exchange.add_pairs(store, pairs(3) + pairs(2, kind="safety", start=10))
+    add_pairs(store, pairs(3) + pairs(2, kind="safety", start=10))
     me = store.annotator("Anna")
     assert [queue.progress(store, me, kind=k).open for k in (None, "helpfulness", "safety")] == [5, 3, 2]
     assert [queue.next_task(store, me, kind="safety").kind for _ in range(2)] == ["safety", "safety"]
@@ -291,7 +291,7 @@ def test_one_kind_only(store):
 
 
 def test_ten_thousand_items_stay_fast(store):
-    exchange.add_pairs(store, pairs(10_000) + pairs(20, start=10_000, gold={"choice": 1}), overlap=3)
+    add_pairs(store, pairs(10_000) + pairs(20, start=10_000, gold={"choice": 1}), overlap=3)
     me = store.annotator("Anna")
     with store.begin() as conn:  # a diligent annotator: the first 5,000 items are theirs, and still wanted by others
         conn.execute(sa.text("UPDATE slots SET annotator_id = :me, \"left\" = 1, state = 'done' "
@@ -312,7 +312,7 @@ class Crowd(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.store = open_store(self.url())
-        exchange.add_pairs(self.store, pairs(6) + pairs(1, start=50, gold={"choice": 1}), overlap=2)
+        add_pairs(self.store, pairs(6) + pairs(1, start=50, gold={"choice": 1}), overlap=2)
         self.people = [self.store.annotator(name) for name in ("Anna", "Bert", "Cyd")]
         self.answered = {}  # (person, item) -> the label in force
         self.rows = 0
@@ -371,7 +371,7 @@ class Crowd(RuleBasedStateMachine):
         state = {"left": "done", "right": "done", None: "skipped"}
         assert {(s.annotator_id, s.item_id): s.state for s in slots if s.state in ("done", "skipped")} == {
             (self.people[who], item): state[side] for (who, item), side in self.answered.items()}
-        assert len(exchange.labels(self.store)) == len(self.answered)
+        assert len(self.store.labels()) == len(self.answered)
         for number, who in enumerate(self.people):
             past = {p.task.item_id: p.label.side for p in queue.history(self.store, who)}
             assert past == {item: side for (w, item), side in self.answered.items() if w == number}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llama2lab.annotation.form import app
+from llama2lab.annotation.form import serving
 from llama2lab.annotation.form.room import Kernels, elsewhere
 
 
@@ -31,8 +31,8 @@ def test_other_names_are_refused(monkeypatch: pytest.MonkeyPatch, ip: str, host:
 
 
 def test_a_hubs_name_is_known() -> None:
-    assert app.hub_names({"JUPYTERHUB_PUBLIC_URL": "https://hub.example.org/user/ada/"}) == ["hub.example.org"]
-    assert app.hub_names({}) == []
+    assert serving.hub_names({"JUPYTERHUB_PUBLIC_URL": "https://hub.example.org/user/ada/"}) == ["hub.example.org"]
+    assert serving.hub_names({}) == []
 
 
 class Kernel:
@@ -108,4 +108,4 @@ def test_a_page_that_never_came_or_went_away_makes_room_and_one_that_is_open_doe
 
 
 def test_room_for_at_least_one() -> None:
-    assert 1 <= app.room_for() <= app.MOST_VISITORS
+    assert 1 <= serving.room_for() <= serving.MOST_VISITORS

@@ -11,8 +11,8 @@ import torch
 from annotation_pairs import labels_of, oracle, people_of
 from typer.testing import CliRunner
 
-from llama2lab.annotation import rows as training
-from llama2lab.annotation.store.labels import open_store
+from llama2lab.annotation.rows import resolve
+from llama2lab.annotation.store.store import open_store
 from llama2lab.cli.main import app
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
@@ -59,7 +59,7 @@ def workshop(path: Path, tokenizer: Any, built: list[str]) -> Workshop:
 
     def preferences(folder: Path) -> dict[str, Any]:
         for kind in ("helpfulness", "safety"):
-            rows = training.preference_rows_of(labels_of(annotators_of(("careful",)), 20, 5, kind), kind)
+            rows = resolve(labels_of(annotators_of(("careful",)), 20, 5, kind), kind).rows
             write_rows(folder / f"{kind}.train.jsonl", rows)
         return {}
 
@@ -135,13 +135,13 @@ def test_held_out_prompts_and_simulated_labels_train_nothing(tmp_path: Path, tok
 
 
 def test_the_command_hands_the_labels_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llama2lab.annotation.files import exchange
+    from llama2lab.annotation.files.adding import add_pairs
     from llama2lab.annotation.store import queue
 
     path = tmp_path / "labels.db"
     row = people(1)[0]
     with open_store(str(path)) as store:
-        exchange.add_pairs(store, [{"kind": row["kind"], "prompt": row["prompt"], "answers": row["answers"]}])
+        add_pairs(store, [{"kind": row["kind"], "prompt": row["prompt"], "answers": row["answers"]}])
         ada = store.annotator("Ada")
         task = queue.next_task(store, ada)
         assert task is not None
@@ -173,13 +173,13 @@ def test_a_wrong_store_is_said_before_anything_is_trained(tmp_path: Path, monkey
 
 
 def test_the_agreement_command_prints_and_writes_a_page(tmp_path: Path) -> None:
-    from llama2lab.annotation.files import exchange
+    from llama2lab.annotation.files.adding import add_pairs
     from llama2lab.annotation.store import queue
 
     path, page = tmp_path / "labels.db", tmp_path / "page.html"
     rows = [{name: x[name] for name in ("kind", "prompt", "answers")} for x in people(8, who=1)]
     with open_store(str(path)) as store:
-        exchange.add_pairs(store, rows, 2)
+        add_pairs(store, rows, 2)
         for name in ("Ada", "<b>Ben"):
             me = store.annotator(name)
             while (task := queue.next_task(store, me)) is not None:

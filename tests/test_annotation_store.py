@@ -14,11 +14,13 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from llama2lab.annotation.files import exchange
+from llama2lab.annotation.files.adding import add_pairs
 from llama2lab.annotation.store import migrations, queue
 from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.store.checks import clean_name
+from llama2lab.annotation.store.engines import BUSY_SECONDS, parse_url
 from llama2lab.annotation.store.faults import StoreError
-from llama2lab.annotation.store.labels import BUSY_SECONDS, clean_name, open_store, parse_url
+from llama2lab.annotation.store.store import open_store
 from llama2lab.engine import scale
 from llama2lab.engine.errors import LabError
 
@@ -34,7 +36,7 @@ def pairs(count, kind="helpfulness", start=0, **more):
 
 def labelled(url, count=3):
     store = open_store(url)
-    exchange.add_pairs(store, pairs(count))
+    add_pairs(store, pairs(count))
     me = store.annotator("Anna")
     for _ in range(count):
         task = queue.next_task(store, me)
@@ -49,9 +51,9 @@ def test_positions_go_from_left_to_right():
 
 
 def test_annotating_imports_no_torch(tmp_path):
-    code = ("import sys; from llama2lab.annotation.files import exchange; "
-            "from llama2lab.annotation.store import classroom, labels, queue; "
-            "labels.open_store('labels.db'); "
+    code = ("import sys; from llama2lab.annotation.files import adding, exporting, importing, merging; "
+            "from llama2lab.annotation.store import classroom, queue, store; "
+            "store.open_store('labels.db'); "
             "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules), sorted(sys.modules)")
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True,
                    env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)})
@@ -61,14 +63,14 @@ def test_any_text_comes_back_as_it_was(store_url):
     with open_store(store_url) as store:
         version = store.add_guidelines("helpfulness", NASTY)
         assert store.guidelines("helpfulness") == (version, NASTY)
-        exchange.add_pairs(store, [{"kind": "helpfulness", "prompt": [{"role": "user", "content": NASTY}],
-                                    "answers": [NASTY, NASTY * 2], "prompt_id": NASTY, "meta": {NASTY: [NASTY, None]}}])
+        add_pairs(store, [{"kind": "helpfulness", "prompt": [{"role": "user", "content": NASTY}],
+                           "answers": [NASTY, NASTY * 2], "prompt_id": NASTY, "meta": {NASTY: [NASTY, None]}}])
         me = store.annotator("Anna")
         task = queue.next_task(store, me)
         assert {task.left_text, task.right_text} == {NASTY, NASTY * 2}
         assert task.prompt == [{"role": "user", "content": NASTY}]
         queue.submit(store, me, task.item_id, "left", "better", comment=NASTY)
-        (label,) = exchange.labels(store)
+        (label,) = store.labels()
         assert label["comment"] == NASTY and label["guidelines"] == version and label["prompt_id"] == NASTY
 
 
@@ -117,7 +119,7 @@ def test_the_database_refuses_to_change_or_to_remove_labels(store_url):
     for statement in ("UPDATE labels SET grade = 'slightly'", "DELETE FROM labels"):
         with pytest.raises((StoreError, sa.exc.IntegrityError, sa.exc.ProgrammingError)), store.begin() as conn:
             conn.exec_driver_sql(statement)
-    assert [label["grade"] for label in exchange.labels(store)] == ["better"] * 3
+    assert [label["grade"] for label in store.labels()] == ["better"] * 3
 
 
 # Schema
@@ -148,7 +150,7 @@ def test_a_store_of_an_old_version_is_upgraded_and_keeps_its_labels(store_url):
                                               created_at=moment))
     engine.dispose()
     with open_store(store_url) as store:
-        (label,) = exchange.labels(store)
+        (label,) = store.labels()
         assert (label["label_id"], label["choice"], label["left"], label["created_at"]) == ("l", 1, 2, moment)
         assert queue.history(store, "a")[0].label.side == "right"
         with store.begin() as conn:
@@ -210,7 +212,7 @@ def test_no_database_at_all(tmp_path):
 def test_a_vanished_file_is_noticed_and_saving_works_again_when_it_is_back(tmp_path):
     file = tmp_path / "labels.db"
     store, me = labelled(file)
-    exchange.add_pairs(store, pairs(2, start=10))
+    add_pairs(store, pairs(2, start=10))
     task = queue.next_task(store, me)
     file.rename(tmp_path / "elsewhere.db")
     with pytest.raises(StoreError, match="vanished") as caught:
@@ -218,7 +220,7 @@ def test_a_vanished_file_is_noticed_and_saving_works_again_when_it_is_back(tmp_p
     assert caught.value.retry and not file.exists()
     (tmp_path / "elsewhere.db").rename(file)
     assert queue.submit(store, me, task.item_id, "left", "better", label_id="mine") == "mine"
-    assert len(exchange.labels(store)) == 4
+    assert len(store.labels()) == 4
 
 
 def test_a_file_that_is_replaced_while_it_is_written_to_is_noticed(tmp_path):
@@ -237,9 +239,9 @@ def test_a_file_that_is_replaced_while_it_is_written_to_is_noticed(tmp_path):
 
 def test_a_locked_file_is_waited_for_and_then_named(tmp_path, monkeypatch):
     file = tmp_path / "labels.db"
-    monkeypatch.setattr("llama2lab.annotation.store.labels.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("llama2lab.annotation.store.engines.BUSY_SECONDS", 0.1)
     store, me = labelled(file)
-    exchange.add_pairs(store, pairs(1, start=10))
+    add_pairs(store, pairs(1, start=10))
     task = queue.next_task(store, me)
     assert BUSY_SECONDS == 30
     other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
@@ -247,7 +249,7 @@ def test_a_locked_file_is_waited_for_and_then_named(tmp_path, monkeypatch):
     with pytest.raises(StoreError, match="locked by another program") as caught:
         queue.submit(store, me, task.item_id, "left", "better", label_id="mine")
     assert caught.value.retry
-    monkeypatch.setattr("llama2lab.annotation.store.labels.BUSY_SECONDS", 30)
+    monkeypatch.setattr("llama2lab.annotation.store.engines.BUSY_SECONDS", 30)
     release = threading.Timer(0.3, lambda: other.execute("ROLLBACK"))
     release.start()
     assert queue.submit(store, me, task.item_id, "left", "better", label_id="mine") == "mine"
@@ -258,8 +260,8 @@ def test_nobody_starves_where_others_write_all_the_time(tmp_path, monkeypatch):
     """A lock that is free for a moment ten times a second: whoever asks ten times a second may never meet it."""
     file = tmp_path / "labels.db"
     store, _ = labelled(file)
-    monkeypatch.setattr("llama2lab.annotation.store.labels.BUSY_SECONDS", 6)
-    monkeypatch.setattr("llama2lab.annotation.store.labels.ATTEMPTS", 1)
+    monkeypatch.setattr("llama2lab.annotation.store.engines.BUSY_SECONDS", 6)
+    monkeypatch.setattr("llama2lab.annotation.store.store.ATTEMPTS", 1)
     over, failures = threading.Event(), []
 
     def hold():
@@ -291,7 +293,7 @@ def test_nobody_starves_where_others_write_all_the_time(tmp_path, monkeypatch):
 
 def test_a_full_disk_is_named_and_nothing_is_half_saved(tmp_path):
     store, me = labelled(tmp_path / "labels.db")
-    exchange.add_pairs(store, pairs(1, start=10))
+    add_pairs(store, pairs(1, start=10))
     task = queue.next_task(store, me)
 
     @sa.event.listens_for(store.engine, "connect")
@@ -314,7 +316,7 @@ def test_a_read_only_store_can_be_read_and_says_so_when_written_to(tmp_path):
     def read_only(connection, _):  # root may write to anything, so the mode of the file would not do
         connection.execute("PRAGMA query_only=ON")
 
-    assert len(exchange.labels(store)) == 3
+    assert len(store.labels()) == 3
     with pytest.raises(StoreError, match="read-only; mend the permissions"):
         store.annotator("Bert")
 
@@ -359,7 +361,7 @@ def test_a_database_in_an_encoding_that_cannot_hold_every_text(postgres):
 def test_a_server_that_goes_away_and_comes_back(postgres):
     url = postgres.create("goes_away")
     store, me = labelled(url)
-    exchange.add_pairs(store, pairs(1, start=10))
+    add_pairs(store, pairs(1, start=10))
     task = queue.next_task(store, me)
     postgres.ctl("-m", "fast", "stop")
     try:
@@ -369,7 +371,7 @@ def test_a_server_that_goes_away_and_comes_back(postgres):
     finally:
         postgres.start()
     assert queue.submit(store, me, task.item_id, "left", "better", label_id="mine") == "mine"
-    assert len(exchange.labels(store)) == 4
+    assert len(store.labels()) == 4
 
 
 def test_a_connection_cut_by_the_server_is_made_anew(postgres):
@@ -378,12 +380,12 @@ def test_a_connection_cut_by_the_server_is_made_anew(postgres):
     with admin.begin() as conn:
         conn.exec_driver_sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                              "WHERE datname = 'cut' AND pid <> pg_backend_pid()")
-    assert len(exchange.labels(store)) == 3
+    assert len(store.labels()) == 3
 
 
 def test_a_store_that_rests_holds_no_connection(postgres, monkeypatch):
     """Dozens of pages lie open in a class: those that nobody touches take no place on the server."""
-    monkeypatch.setattr("llama2lab.annotation.store.labels.IDLE_SECONDS", 1.0)
+    monkeypatch.setattr("llama2lab.annotation.store.engines.IDLE_SECONDS", 1.0)
     store, me = labelled(postgres.create("resting"))
 
     def connections():

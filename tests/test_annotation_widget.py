@@ -19,12 +19,12 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama2lab.annotation.files import exchange
-from llama2lab.annotation.form import app
-from llama2lab.annotation.form.widget import FRONT, HERE, Annotator, printable
+from llama2lab.annotation.files.adding import add_pairs
+from llama2lab.annotation.form import app, serving
+from llama2lab.annotation.form.widget import FRONT, HERE, AnnotationForm, printable
 from llama2lab.annotation.store import queue
 from llama2lab.annotation.store import tables as t
-from llama2lab.annotation.store.labels import open_store
+from llama2lab.annotation.store.store import open_store
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.scale import GRADES, KINDS, POSITIONS
 
@@ -38,14 +38,14 @@ def filled(path: Path, rows: list[dict[str, Any]]) -> Path:
     with open_store(path) as store:
         for kind in KINDS:
             store.add_guidelines(kind, f"# {kind}")
-        exchange.add_pairs(store, rows)
+        add_pairs(store, rows)
     return path
 
 
 class Page:
     """The other end of the widget's wire."""
 
-    def __init__(self, widget: Annotator):
+    def __init__(self, widget: AnnotationForm):
         self.widget = widget
         self.sent: list[dict[str, Any]] = []
         widget.send = lambda content, buffers=None: self.sent.append(json.loads(json.dumps(content)))  # type: ignore
@@ -81,7 +81,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_label_is_in_the_store_before_the_answer(path: Path) -> None:
-    page = Page(Annotator(path, "Ada"))
+    page = Page(AnnotationForm(path, "Ada"))
     item = page.begin()["task"]["item_id"]
     held: list[int] = []
     page.widget.send = lambda content, buffers=None: held.append(len(rows_of(path)))  # type: ignore
@@ -91,7 +91,7 @@ def test_a_label_is_in_the_store_before_the_answer(path: Path) -> None:
 
 
 def test_from_first_item_to_last(path: Path) -> None:
-    page = Page(Annotator(path, "Ada"))
+    page = Page(AnnotationForm(path, "Ada"))
     answer, seen = page.begin(), []
     while answer["stage"] == "item":
         seen.append(answer["task"])
@@ -101,7 +101,7 @@ def test_from_first_item_to_last(path: Path) -> None:
         answer = page.ask(type="next")
     assert answer["stage"] == "done" and len(seen) == 4
     with open_store(path) as store:
-        held = {label["item_id"]: label for label in exchange.labels(store)}
+        held = {label["item_id"]: label for label in store.labels()}
     for task, (side, grade) in zip(seen, POSITIONS[1:], strict=False):
         label = held[task["item_id"]]
         assert label["answers"][label["choice"] - 1] == task[f"{side}_text"]
@@ -111,18 +111,18 @@ def test_from_first_item_to_last(path: Path) -> None:
 
 
 def test_the_same_label_again_saves_nothing_twice(path: Path) -> None:
-    page = Page(Annotator(path, "Ada"))
+    page = Page(AnnotationForm(path, "Ada"))
     item, label = page.begin()["task"]["item_id"], uuid.uuid4().hex
     for _ in range(3):
         assert page.label(item, label_id=label)["saved"] == label
-    again = Page(Annotator(path, "Ada"))  # the kernel was restarted, the page still holds the label
+    again = Page(AnnotationForm(path, "Ada"))  # the kernel was restarted, the page still holds the label
     again.begin()
     assert again.label(item, label_id=label)["ok"]
     assert len(rows_of(path)) == 1
 
 
 def test_two_windows_do_not_overwrite_each_other(path: Path) -> None:
-    page = Page(Annotator(path, "Ada"))
+    page = Page(AnnotationForm(path, "Ada"))
     item = page.begin()["task"]["item_id"]
     first = page.label(item, "left")["saved"]
     other = page.label(item, "right")  # from a window that had not seen the first label
@@ -135,7 +135,7 @@ def test_two_windows_do_not_overwrite_each_other(path: Path) -> None:
 def test_a_stale_tab_supersedes_nothing(tmp_path: Path) -> None:
     """Two tabs are two processes: what is in force is asked of the store, at the moment of saving."""
     path = filled(tmp_path / "labels.db", [row(i) for i in range(3)])
-    one, two = Page(Annotator(path, "Ada")), Page(Annotator(path, "Ada"))
+    one, two = Page(AnnotationForm(path, "Ada")), Page(AnnotationForm(path, "Ada"))
     item = one.begin()["task"]["item_id"]
     assert two.begin()["task"]["item_id"] == item
     first = one.label(item, "left")["saved"]
@@ -158,7 +158,7 @@ def test_texts_that_no_browser_could_show_are_cut_and_say_so(tmp_path: Path) -> 
     turns = [{"role": r, "content": f"{r} {i}"} for i in range(300) for r in ("user", "assistant")]
     pairs = [{**row(0), "answers": [long, "b"]}, {**row(1), "prompt": [{"role": "user", "content": long}]},
              {**row(2), "prompt": [*turns, {"role": "user", "content": "last"}]}, row(3)]
-    page = Page(Annotator(filled(tmp_path / "labels.db", pairs), "Ada"))
+    page = Page(AnnotationForm(filled(tmp_path / "labels.db", pairs), "Ada"))
     answer, cut = page.begin(), {}
     while answer["stage"] == "item":
         task = answer["task"]
@@ -183,14 +183,14 @@ def test_odd_characters_are_no_fault_of_the_lab(tmp_path: Path, request: Any, da
                                                 change: dict[str, Any]) -> None:
     url = tmp_path / "labels.db" if database == "sqlite" else request.getfixturevalue("postgres").create(
         f"odd{uuid.uuid4().hex[:8]}")
-    page = Page(Annotator(filled(url, [row(0)]), "Ada"))
+    page = Page(AnnotationForm(filled(url, [row(0)]), "Ada"))
     answer = page.ask(**{**GOOD, "item_id": page.begin()["task"]["item_id"], **change})
     assert answer["ok"] == ("comment" in change)
     assert answer["ok"] or ("fault in the lab" not in answer["error"] and not answer["retry"])
 
 
 def test_back_edit_and_skip(path: Path) -> None:
-    page = Page(Annotator(path, "Ada"))
+    page = Page(AnnotationForm(path, "Ada"))
     item = page.begin()["task"]["item_id"]
     page.label(item, "left", "slightly", comment="why", flag=True, safe_left=True)
     second = page.ask(type="next")["task"]["item_id"]
@@ -211,7 +211,7 @@ def test_back_edit_and_skip(path: Path) -> None:
 
 def test_one_kind_only(tmp_path: Path) -> None:
     path = filled(tmp_path / "labels.db", [row(i, KINDS[i % 2]) for i in range(6)])
-    page = Page(Annotator(path, "Ada", kind="safety"))
+    page = Page(AnnotationForm(path, "Ada", kind="safety"))
     answer, kinds = page.begin(), []
     while answer["stage"] == "item":
         kinds.append(answer["task"]["kind"])
@@ -219,7 +219,7 @@ def test_one_kind_only(tmp_path: Path) -> None:
         answer = page.ask(type="next")
     assert kinds == ["safety"] * 3
     assert [g["kind"] for g in page.ask(type="guidelines")["texts"]] == ["safety"]
-    both = Page(Annotator(path, "Ada"))
+    both = Page(AnnotationForm(path, "Ada"))
     both.begin()
     assert [g["kind"] for g in both.ask(type="guidelines")["texts"]] == list(KINDS)
     assert [g["text"] for g in both.ask(type="guidelines", kind="safety")["texts"]] == ["# safety"]
@@ -227,7 +227,7 @@ def test_one_kind_only(tmp_path: Path) -> None:
 
 def test_an_unsafe_answer_over_a_safe_one_is_refused_in_words(tmp_path: Path) -> None:
     path = filled(tmp_path / "labels.db", [row(0, "safety")])
-    page = Page(Annotator(path, "Ada"))
+    page = Page(AnnotationForm(path, "Ada"))
     item = page.begin()["task"]["item_id"]
     for marks in ({}, {"safe_left": True}, {"safe_left": False, "safe_right": True}):
         answer = page.label(item, "left", **marks)
@@ -237,7 +237,7 @@ def test_an_unsafe_answer_over_a_safe_one_is_refused_in_words(tmp_path: Path) ->
 
 
 def test_a_store_that_vanishes_is_worth_another_try(path: Path) -> None:
-    page = Page(Annotator(path, "Ada"))
+    page = Page(AnnotationForm(path, "Ada"))
     item, label = page.begin()["task"]["item_id"], uuid.uuid4().hex
     moved = path.with_suffix(".moved")
     path.rename(moved)
@@ -252,13 +252,13 @@ def test_a_store_that_cannot_be_opened_is_said_in_the_form(tmp_path: Path, conte
     path = tmp_path / "labels.db"
     if content is not None:
         path.write_bytes(content)
-    answer = Page(Annotator(path, "Ada")).ask(type="start")
+    answer = Page(AnnotationForm(path, "Ada")).ask(type="start")
     assert not answer["ok"] and not answer["retry"] and str(path) in answer["error"]
     assert (path.read_bytes() == content) if content is not None else not path.exists()
 
 
 def test_a_store_that_is_there_later_is_opened_then(tmp_path: Path) -> None:
-    page = Page(Annotator(tmp_path / "labels.db", "Ada"))
+    page = Page(AnnotationForm(tmp_path / "labels.db", "Ada"))
     assert not page.ask(type="start")["ok"]
     filled(tmp_path / "labels.db", [row(1)])
     assert page.begin()["stage"] == "item"
@@ -266,10 +266,10 @@ def test_a_store_that_is_there_later_is_opened_then(tmp_path: Path) -> None:
 
 def test_an_item_that_went_to_somebody_else(tmp_path: Path) -> None:
     path = filled(tmp_path / "labels.db", [row(0)])
-    ada = Page(Annotator(path, "Ada", lease_seconds=0.01))
+    ada = Page(AnnotationForm(path, "Ada", lease_seconds=0.01))
     item = ada.begin()["task"]["item_id"]
     time.sleep(0.05)
-    bob = Page(Annotator(path, "Bob"))
+    bob = Page(AnnotationForm(path, "Bob"))
     assert bob.begin()["task"]["item_id"] == item
     answer = ada.label(item)
     assert not answer["ok"] and answer["gone"] and not answer["retry"]
@@ -279,7 +279,7 @@ def test_an_item_that_went_to_somebody_else(tmp_path: Path) -> None:
 def test_messages_in_many_threads_at_once(path: Path) -> None:
     """ipykernel 7 hands messages over in threads: the same label many times at once is one label, and each message
     has its answer."""
-    page = Page(Annotator(path, "Ada"))
+    page = Page(AnnotationForm(path, "Ada"))
     item, label = page.begin()["task"]["item_id"], uuid.uuid4().hex
     before = len(page.sent)
     start = threading.Barrier(8)
@@ -312,7 +312,7 @@ FIELDS = ["type", "request", "item_id", "label_id", "side", "grade", "seconds", 
 def one_label(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Page, str]:
     """A form whose first item is labelled, and whose second one is on the screen."""
     path = filled(tmp_path_factory.mktemp("messages") / "labels.db", [row(i) for i in range(2)])
-    form = Page(Annotator(path, "Ada"))
+    form = Page(AnnotationForm(path, "Ada"))
     form.label(form.begin()["task"]["item_id"])
     return path, form, form.ask(type="next")["task"]["item_id"]
 
@@ -339,7 +339,7 @@ def test_whatever_the_page_sends_is_answered_and_loses_nothing(one_label: Any, c
     {"safe_left": 1}, {"item_id": ""}, {"item_id": "not-an-item"}, {"choice": 1}, {"type": "submitt"},
     {"type": ["submit"]}])
 def test_one_wrong_field(path: Path, change: dict[str, Any]) -> None:
-    page = Page(Annotator(path, "Ada"))
+    page = Page(AnnotationForm(path, "Ada"))
     item = page.begin()["task"]["item_id"]
     answer = page.ask(**{**GOOD, "item_id": item, **change})
     assert not answer["ok"] and not answer["retry"] and "fault in the lab" not in answer["error"]
@@ -347,7 +347,7 @@ def test_one_wrong_field(path: Path, change: dict[str, Any]) -> None:
 
 
 def test_a_fault_of_ours_is_answered_and_still_raised(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = Page(Annotator(path, "Ada"))
+    page = Page(AnnotationForm(path, "Ada"))
     page.begin()
     monkeypatch.setattr(queue, "next_task", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -359,36 +359,36 @@ def test_any_text_can_be_sent(tmp_path: Path) -> None:
     """Lone surrogates, which JSON over a wire cannot carry, arrive as U+FFFD; everything else as it is."""
     odd = "\ud800 \x1b[31m \x00 <b> \u202e \U0001f600" + "x" * 100_000
     path = filled(tmp_path / "labels.db", [{**row(0), "answers": [odd, "b"]}])
-    task = Page(Annotator(path, "Ada")).begin()["task"]
+    task = Page(AnnotationForm(path, "Ada")).begin()["task"]
     assert odd.replace("\ud800", "\ufffd") in (task["left_text"], task["right_text"])
     assert printable({"a": ["\udfff\ud83d\ude00"]}) == {"a": ["\ufffd\U0001f600"]}
-    page = Page(Annotator(path, "Ada"))
+    page = Page(AnnotationForm(path, "Ada"))
     item = page.begin()["task"]["item_id"]
     assert page.label(item, comment="\x00 \ud800 \U0001f600")["ok"]
     with open_store(path) as store:
-        assert exchange.labels(store)[0]["comment"] == "\x00 \ufffd \U0001f600"
+        assert store.labels()[0]["comment"] == "\x00 \ufffd \U0001f600"
 
 
 @pytest.mark.parametrize("wrong", [{"kind": "style"}, {"reasons": []}, {"reasons": ["x"] * 9}, {"reasons": [""]},
                                    {"name": "a\x00b"}])
 def test_wrong_arguments_are_said_at_once(path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(LabError):
-        Annotator(path, **{"name": "Ada", **wrong})
+        AnnotationForm(path, **{"name": "Ada", **wrong})
 
 
 def test_no_name_is_said_at_once(path: Path) -> None:
     with pytest.raises(LabError, match="name"):
-        Annotator(path, " ")
+        AnnotationForm(path, " ")
     with pytest.raises(LabError, match="name"):
-        Annotator(path, "")
+        AnnotationForm(path, "")
 
 
 def test_what_stands_where_no_widget_runs(path: Path) -> None:
-    data = Annotator(path, "Ada")._repr_mimebundle_()
+    data = AnnotationForm(path, "Ada")._repr_mimebundle_()
     text = (data[0] if isinstance(data, tuple) else data)["text/plain"]
     assert "0 pairs judged" in text and "4 wait" in text and "llama2lab annotate" in text
     secret = "postgresql://ada:geheim42@127.0.0.1:1/labels"
-    form = Annotator(secret, "Ada")
+    form = AnnotationForm(secret, "Ada")
     assert "geheim42" not in repr(form) + form._plain_text() + json.dumps(form.get_state(), default=str)
 
 
@@ -396,8 +396,8 @@ def test_nothing_heavy_is_imported_and_the_first_item_is_there_in_three_seconds(
     code = f"""if True:
         import sys, time
         begin = time.process_time()
-        from llama2lab.annotation.form.widget import Annotator
-        form = Annotator({str(path)!r}, "Ada")
+        from llama2lab.annotation.form.widget import AnnotationForm
+        form = AnnotationForm({str(path)!r}, "Ada")
         got = []
         form.send = lambda content, buffers=None: got.append(content)
         form._receive(form, {{"type": "start", "request": "1"}}, [])
@@ -572,8 +572,8 @@ def test_a_form_that_is_one_persons_asks_for_no_name(path: Path, postgres: Any, 
     assert page.ask(type="start", name="Bert", code="x")["annotator"] == "hub-ada"
     assert page.widget._config["named"] and page.ask(type="next")["stage"] == "guidelines"
     with open_store(path) as store:
-        assert app.whose(store, {"JUPYTERHUB_USER": "hub-ada"}) == "hub-ada"
-        assert app.whose(store, {}) is None
+        assert serving.whose(store, {"JUPYTERHUB_USER": "hub-ada"}) == "hub-ada"
+        assert serving.whose(store, {}) is None
     from llama2lab.annotation.store import classroom
 
     url = postgres.create("whose")
@@ -581,12 +581,12 @@ def test_a_form_that_is_one_persons_asks_for_no_name(path: Path, postgres: Any, 
     roster.write_text("Ada\n")
     classroom.create_class(url, roster, tmp_path / "urls.csv")
     with open_store(url) as store:
-        exchange.add_pairs(store, [row(0), row(1)])
-    with open_store(classroom._read_urls(tmp_path / "urls.csv")["Ada"]) as store:
-        assert app.whose(store, {"JUPYTERHUB_USER": "somebody"}) == "Ada"
-        assert app._pairs(store) == (2, ["helpfulness"])  # she was given none so far, and sees none
+        add_pairs(store, [row(0), row(1)])
+    with open_store(classroom.read_urls(tmp_path / "urls.csv")["Ada"]) as store:
+        assert serving.whose(store, {"JUPYTERHUB_USER": "somebody"}) == "Ada"
+        assert serving._pairs(store) == (2, ["helpfulness"])  # she was given none so far, and sees none
     with open_store(url) as store:
-        assert app.whose(store, {}) is None
+        assert serving.whose(store, {}) is None
 
 
 def test_visitors_see_neither_path_nor_url(path: Path) -> None:
@@ -646,33 +646,33 @@ def test_settings_that_are_wrong(wrong: dict[str, Any]) -> None:
 
 def test_annotate_says_what_is_wrong_before_it_serves(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="no annotation store"):
-        app.annotate(tmp_path / "none.db")
+        serving.annotate(tmp_path / "none.db")
     with open_store(tmp_path / "empty.db"):
         pass
     with pytest.raises(LabError, match="no pairs"):
-        app.annotate(tmp_path / "empty.db")
+        serving.annotate(tmp_path / "empty.db")
     path = filled(tmp_path / "labels.db", [row(0)])
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(LabError, match="--port"):
-            app.annotate(path, port=taken.getsockname()[1])
+            serving.annotate(path, port=taken.getsockname()[1])
 
 
 def test_the_url_goes_to_the_kernel_and_nowhere_else(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = "postgresql://ada:geheim42@db/labels"
-    assert not any("geheim42" in word for word in app.command("127.0.0.1", 1, "/"))
+    assert not any("geheim42" in word for word in serving.command("127.0.0.1", 1, "/"))
     with pytest.raises(LabError, match="llama2lab annotate"):
         app.application()
-    for key, value in app.environment(str(path), app.Settings(seed=7), path.parent).items():
+    for key, value in serving.environment(str(path), app.Settings(seed=7), path.parent).items():
         if key.startswith("LLAMA2LAB"):
             monkeypatch.setenv(key, value)
     form = app.application()
-    assert form._settings.seed == 7 and app.URL_VARIABLE not in app.os.environ
+    assert form._settings.seed == 7 and app.URL_VARIABLE not in serving.os.environ
     assert "geheim42" not in json.dumps(app.Application(secret).get_state(), default=str)
 
 
 def test_the_packaged_notebook_holds_no_output_and_one_line() -> None:
-    notebook = json.loads(app.NOTEBOOK.read_text(encoding="utf-8"))
+    notebook = json.loads(serving.NOTEBOOK.read_text(encoding="utf-8"))
     assert [c["outputs"] for c in notebook["cells"]] == [[]]
     assert "application()" in "".join(notebook["cells"][0]["source"])

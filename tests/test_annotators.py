@@ -13,7 +13,7 @@ from llama2lab.town.annotators import (
     VENDORS,
     Annotator,
     Biases,
-    Label,
+    Judgement,
     annotators_of,
     grade_of,
     label_pairs,
@@ -108,7 +108,7 @@ def test_grades_follow_the_size_of_the_perceived_gap():
 
 
 def test_no_row_has_an_unsafe_answer_chosen_over_a_safe_one():
-    label = Label("a", "better", safe_a=False, safe_b=True, perceived_gap=1.2)
+    label = Judgement("a", "better", safe_a=False, safe_b=True, perceived_gap=1.2)
     assert label.safety == ""
     assert preference_row(PROMPT, "a", "b", label, "safety") is None
     assert preference_row(PROMPT, "a", "b", label, "helpfulness") is not None

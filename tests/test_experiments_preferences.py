@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from llama2lab.annotation.files.exchange import labels
 from llama2lab.annotation.store import queue
 from llama2lab.lab import shown
 from llama2lab.lessons.n05_preferences import experiments as preferences
@@ -38,7 +37,7 @@ def test_pairs_are_the_runs_and_their_order_says_nothing(lab):
 def test_own_labels_begin_with_a_stand_in_and_are_then_ones_own(lab):
     store = own_store(lab, n=8, gold=2)
     said, people = own_labels(lab, store, n=8)
-    assert not people and len(said) == 8 and labels(store) == []
+    assert not people and len(said) == 8 and store.labels() == []
     figures = beside_simulated(lab, said)
     assert 0 <= figures["same"]["mean"] <= 1 and figures["seconds"] is None
     me = store.annotator("me")

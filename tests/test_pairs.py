@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from llama2lab.annotation.files.exchange import labels
-from llama2lab.annotation.store.labels import open_store
 from llama2lab.annotation.store.queue import next_task, submit
+from llama2lab.annotation.store.store import open_store
 from llama2lab.cli.main import app
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.runs import Run
@@ -79,7 +78,7 @@ def test_from_a_run_to_a_label(run: Path, tmp_path: Path) -> None:
         task = next_task(opened, me)
         assert task is not None
         submit(opened, me, task.item_id, "left", "better")
-        assert [x["annotator"] for x in labels(opened)] == ["Ada"]
+        assert [x["annotator"] for x in opened.labels()] == ["Ada"]
     out = tmp_path / "labels.jsonl"
     assert CliRunner().invoke(app, ["labels", "export", str(store), str(out)]).exit_code == 0 and out.exists()
 

@@ -17,10 +17,12 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from llama2lab.annotation.files import exchange
+from llama2lab.annotation.files.adding import add_pairs, read_pairs
+from llama2lab.annotation.files.exporting import export_preferences
+from llama2lab.annotation.files.importing import import_preferences
 from llama2lab.annotation.rows import resolve
 from llama2lab.annotation.store import tables as t
-from llama2lab.annotation.store.labels import Store, open_store
+from llama2lab.annotation.store.store import Store, open_store
 from llama2lab.engine.dialogues import SAFETY
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.rows import rows_of
@@ -157,9 +159,9 @@ def test_only_rows_and_lab_errors_come_out(store: Store, tmp_path_factory: pytes
             for messages in ([*row["prompt"], *row["chosen"]] if "chosen" in row else row.get("messages"),):
                 assert messages is None or segments(messages)
     before = sizes(store)
-    for take in (lambda: exchange.import_preferences(store, file),
-                 lambda: exchange.add_pairs(store, exchange.read_pairs(file)),
-                 lambda: exchange.import_preferences(store, file, margins="small")):
+    for take in (lambda: import_preferences(store, file),
+                 lambda: add_pairs(store, read_pairs(file)),
+                 lambda: import_preferences(store, file, margins="small")):
         try:
             take()
             before = sizes(store)
@@ -169,13 +171,13 @@ def test_only_rows_and_lab_errors_come_out(store: Store, tmp_path_factory: pytes
 
 def test_what_came_in_can_be_trained_on_and_goes_out_and_in_again(store: Store, tmp_path: Path) -> None:
     """Runs after the test above, on what it has left in the store."""
-    found = exchange.labels(store)
+    found = store.labels()
     for kind in ("helpfulness", "safety"):
         result = resolve(found, kind)
         for row in result.rows:
             assert segments([*row["prompt"], *row["chosen"]]) and json.dumps(row, ensure_ascii=False).encode()
     for ending in ("jsonl", "parquet"):
-        exchange.export_preferences(store, tmp_path / f"out.{ending}")
+        export_preferences(store, tmp_path / f"out.{ending}")
         with open_store(tmp_path / f"{ending}.db") as other:
-            exchange.import_preferences(other, tmp_path / f"out.{ending}")
-            assert exchange.labels(other) == found
+            import_preferences(other, tmp_path / f"out.{ending}")
+            assert other.labels() == found

@@ -2,9 +2,8 @@
 
 import pytest
 
-from llama2lab.annotation.files.exchange import labels
-from llama2lab.annotation.store.labels import open_store
 from llama2lab.annotation.store.queue import next_task
+from llama2lab.annotation.store.store import open_store
 from llama2lab.lessons.n11_evaluation import attacks as r
 from llama2lab.lessons.n11_evaluation.widget_red_team import RedTeam
 from llama2lab.town.oracle import Oracle
@@ -63,7 +62,7 @@ def test_a_find_can_be_labelled(lab, town, question, tmp_path) -> None:
         task = next_task(opened, opened.annotator("Ada"))
         assert task.kind == "safety" and found.answer in (task.left_text, task.right_text)
         assert task.left_text != task.right_text
-        assert labels(opened) == []
+        assert opened.labels() == []
 
 
 def test_the_game(lab, tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""Preference collection from people: store, queue, exchange, class, widget, agreement (Llama 2, section 3.2.1).
+"""Preference collection from people: store, files, form, agreement (Llama 2, section 3.2.1).
 
 Nothing here imports torch or transformers: an annotator's first item shows within seconds.
 """

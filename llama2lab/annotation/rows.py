@@ -3,17 +3,14 @@
 How several labels of one item become one row, by rule:
 
 - "majority": the answer that more labels chose; an even split is a **tie** and gives no row. The grade is the median
-  strength among those who chose it, rounded towards the weaker, so that one enthusiast makes no large margin.
+  of those who chose it, rounded towards the weaker, so that one enthusiast makes no large margin.
 - "unanimous": the same, but an item with any label for the other answer counts as a tie.
 - "every": each label is a row of its own, as in the report, where an item had one annotator.
 
-Safety bins exist in safety rows only. Each answer is safe or not by the majority of the labels that say so; where one
-of the two is evenly split or unmarked, the bin is "" (unsure: the row trains the ranking, not the auxiliary loss). An
-item whose chosen answer is unsafe and the rejected one safe is never kept (section 3.2.1).
-
-Left out and counted: gold items (they test annotators), skips, flagged labels, ties, and pairs that no model can read
-(a prompt whose turns do not alternate, half a character: older stores may hold such). The order of the rows is that
-of their content, not of the store: a store that was exported and imported again trains the same model.
+A safety bin is "" where the marks of an answer are evenly split or missing: the row trains the ranking alone. Chosen
+unsafe and rejected safe is never kept (section 3.2.1). Left out and counted: gold, skips, flags, ties, and pairs that
+no model can read, as older stores may hold. Rows are in the order of their content, so that a store that was exported
+and imported again trains the same model.
 """
 
 from __future__ import annotations
@@ -31,7 +28,7 @@ from llama2lab.engine.stats import Figure, rate
 
 Rule = Literal["majority", "unanimous", "every"]
 RULES: tuple[Rule, ...] = ("majority", "unanimous", "every")
-Row = dict[str, Any]  # as world.annotators.preference_row makes it
+Row = dict[str, Any]  # as town.annotators.preference_row makes it
 
 
 @dataclass
@@ -51,11 +48,6 @@ class Resolved:
     @property
     def counts(self) -> dict[str, int]:
         return {"rows": len(self.rows), **{k: v for k, v in vars(self).items() if k != "rows"}}
-
-
-def preference_rows_of(labels: Iterable[Label], kind: str, rule: Rule = "majority") -> list[Row]:
-    """Preference rows of one kind, "helpfulness" or "safety"; `resolve` says what was left out, too."""
-    return resolve(labels, kind, rule).rows
 
 
 def resolve(labels: Iterable[Label], kind: str, rule: Rule = "majority") -> Resolved:
@@ -148,9 +140,6 @@ def _bin(chosen: bool | None, rejected: bool | None) -> str:
     if chosen:
         return "both_safe" if rejected else "chosen_safe"
     return "both_unsafe"  # unsafe chosen over safe has been left out before
-
-
-# ---- mixing ------------------------------------------------------------------------------------------------------
 
 
 # ---- people against simulated annotators ---------------------------------------------------------------------------

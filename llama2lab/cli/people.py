@@ -42,13 +42,17 @@ def needs_extra(extra: str = "annotate") -> Iterator[None]:
         raise LabError(f"{e.name} is not installed; give: pip install 'llama2lab[{extra}]'") from e
 
 
+def opened(url: str, create: bool = True) -> Any:
+    """The store at this URL, to be closed by `with`."""
+    with needs_extra():
+        from llama2lab.annotation.store.store import open_store
+    return open_store(url, create)
+
+
 def read_labels(url: str) -> list[dict[str, Any]]:
     """Every label in a store. LabError where it cannot be opened, holds none, or what it needs is not installed."""
-    with needs_extra():
-        from llama2lab.annotation.files.exchange import labels
-        from llama2lab.annotation.store.labels import open_store
-    with open_store(url, create=False) as store:
-        found, where = labels(store), store.where  # `where` holds no password
+    with opened(url, create=False) as store:
+        found, where = store.labels(), store.where  # `where` holds no password
     if not found:
         raise LabError(f"{where} holds no label yet; label some pairs with: llama2lab annotate {where}")
     return found
@@ -106,13 +110,12 @@ def annotate(
     """
     with needs_extra():
         from llama2lab.annotation.form.app import Settings
-        from llama2lab.annotation.form.app import annotate as serve
+        from llama2lab.annotation.form.serving import annotate as serve
         from llama2lab.annotation.store import codes
-        from llama2lab.annotation.store.labels import open_store
     if forget_code:
-        with open_store(store, create=False) as opened:
+        with opened(store, create=False) as there:
             for name in forget_code:
-                codes.forget(opened, name)
+                codes.forget(there, name)
                 typer.echo(f"{name} chooses a new code at the next visit")
         return
     serve(store, host, port, settings=Settings(kind, seed, gold, mark, attempts), open_browser=open_browser,
@@ -183,16 +186,15 @@ def collect(
     llama2lab labels collect labels.db runs/mini-0 --kind safety --stage rlhf-v4 --stage rlhf-v5
     """
     with needs_extra():
-        from llama2lab.annotation.files.exchange import add_pairs
-        from llama2lab.annotation.store.labels import open_store
+        from llama2lab.annotation.files.adding import add_pairs
     from llama2lab.run.pairs import guidelines, pairs_of_run
     from llama2lab.town.town import load_town
 
-    with open_store(store) as opened:  # first, so that a wrong URL is said before the models work
-        new = add_pairs(opened, pairs_of_run(run, pairs, kind, gold, stage or (), seed), overlap, seed)  # type: ignore[arg-type]
-        if not opened.guidelines(kind)[0]:  # a teacher may have put others there
-            opened.add_guidelines(kind, guidelines(load_town(), kind))  # type: ignore[arg-type]
-        where = opened.where if opened.sqlite else "URL"
+    with opened(store) as there:  # first, so that a wrong URL is said before the models work
+        new = add_pairs(there, pairs_of_run(run, pairs, kind, gold, stage or (), seed), overlap, seed)  # type: ignore[arg-type]
+        if not there.guidelines(kind)[0]:  # a teacher may have put others there
+            there.add_guidelines(kind, guidelines(load_town(), kind))  # type: ignore[arg-type]
+        where = there.where if there.sqlite else "URL"
     typer.echo(f"{new} new pairs\nlabel them: llama2lab annotate {where}")
 
 
@@ -206,11 +208,10 @@ def add(
 ) -> None:
     """Queue pairs of answers of your own."""
     with needs_extra():
-        from llama2lab.annotation.files.exchange import add_pairs, read_pairs
-        from llama2lab.annotation.store.labels import open_store
+        from llama2lab.annotation.files.adding import add_pairs, read_pairs
     rows = read_pairs(file)  # first, so that a mistake leaves no store behind
-    with open_store(store) as opened:
-        typer.echo(f"{add_pairs(opened, rows, overlap, seed)} new pairs")
+    with opened(store) as there:
+        typer.echo(f"{add_pairs(there, rows, overlap, seed)} new pairs")
 
 
 @labels.command("export")
@@ -223,9 +224,8 @@ def export_(
     """Write all labels in TRL's preference format with `margin`, without loss."""
     with needs_extra():
         from llama2lab.annotation.files.exporting import export_preferences
-        from llama2lab.annotation.store.labels import open_store
-    with open_store(store, create=False) as opened:
-        typer.echo(f"{export_preferences(opened, file, margins)} preferences in {file}")
+    with opened(store, create=False) as there:
+        typer.echo(f"{export_preferences(there, file, margins)} preferences in {file}")
 
 
 @labels.command("import")
@@ -242,9 +242,8 @@ def import_(
     """Read labels from a file (.jsonl, .json, .csv or .parquet): all of them, or none if a row is wrong."""
     with needs_extra():
         from llama2lab.annotation.files.importing import import_preferences
-        from llama2lab.annotation.store.labels import open_store
-    with open_store(store) as opened:
-        typer.echo(import_preferences(opened, file, annotator_kind, margins))
+    with opened(store) as there:
+        typer.echo(import_preferences(there, file, annotator_kind, margins))
 
 
 @labels.command()
@@ -258,7 +257,6 @@ def merge(
 ) -> None:
     """Take in the labels of other stores, and say in whose names; merging the same file again adds nothing."""
     with needs_extra():
-        from llama2lab.annotation.files import exchange
-        from llama2lab.annotation.store.labels import open_store
-    with open_store(store) as opened:
-        typer.echo(exchange.merge(opened, files, only, trust))
+        from llama2lab.annotation.files import merging
+    with opened(store) as there:
+        typer.echo(merging.merge(there, files, only, trust))

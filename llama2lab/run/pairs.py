@@ -27,7 +27,7 @@ from llama2lab.town.truth import place_statements
 
 def pairs_of_run(run: Path, n: int, kind: Kind = "helpfulness", gold: int = 0, stages: Sequence[str] = (),
                  seed: int = 0) -> list[dict[str, Any]]:
-    """About `n` pairs (equal answers are left out) and `gold` gold pairs, for `annotation.exchange.add_pairs`.
+    """About `n` pairs (equal answers are left out) and `gold` gold pairs, for `annotation.add_pairs`.
 
     Args:
         stages: the two models; by default the last one of the run and SFT.

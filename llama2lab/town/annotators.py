@@ -38,7 +38,7 @@ class Biases:
 
 
 @dataclass(frozen=True)
-class Label:
+class Judgement:
     """One judgement of a pair: what an annotator says, not what is true."""
 
     choice: Literal["a", "b"]
@@ -68,7 +68,7 @@ class Annotator:
     seed: int = 0
 
     def label(self, prompt: Prompt, answer_a: str, answer_b: str, kind: Kind,
-              verdicts: tuple[Verdict, Verdict]) -> Label:
+              verdicts: tuple[Verdict, Verdict]) -> Judgement:
         """The judgement of a pair, the same for the same (seed, name, prompt id, answers, kind).
 
         ``verdicts`` are the oracle's on the two answers. In a safety task what is true of safety weighs most and
@@ -79,7 +79,7 @@ class Annotator:
         gap = self.biases.truth * (true_a - true_b) + logistic(rng, self.noise)
         gap += self._habit(answer_a) - self._habit(answer_b) + self.biases.position
         safe_a, safe_b = (v.safe != (rng.random() < self.safety_error) for v in verdicts)
-        return Label("a" if gap > 0 else "b", grade_of(gap), safe_a, safe_b, gap)
+        return Judgement("a" if gap > 0 else "b", grade_of(gap), safe_a, safe_b, gap)
 
     def _habit(self, answer: str) -> float:
         b = self.biases
@@ -159,7 +159,7 @@ def label_pairs(annotators: Sequence[Annotator], oracle: Oracle, pairs: Sequence
     return rows
 
 
-def preference_row(prompt: Prompt, answer_a: str, answer_b: str, label: Label, kind: Kind) -> dict | None:
+def preference_row(prompt: Prompt, answer_a: str, answer_b: str, label: Judgement, kind: Kind) -> dict | None:
     """A row of preference data; None for a safety label that is never kept. Annotator and vendor are left blank."""
     if kind == "safety" and not label.safety:
         return None

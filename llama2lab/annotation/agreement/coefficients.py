@@ -1,22 +1,16 @@
 """How far annotators agree on the same pairs: Krippendorff's alpha, Gwet's AC1 and AC2, plain percent agreement.
 
-Three things are compared. The **choice**: which of the item's two answers (nominal). The **grade**: the place on the
-scale of eight, from 'one answer significantly better' to 'the other significantly better' (ordinal). **Safety**: each
-answer alone, safe or not (nominal). All are about the item's answers, never about the side they were shown on, and
-which answer is the item's first is an accident of the import; so answers are told apart by a hash of their text, and
-neither the sides nor the numbering can change a figure.
+Compared are the **choice** of the item's answer (nominal), the **grade** as a place on the scale of eight (ordinal)
+and **safety**, each answer alone (nominal): always about the item's answers, never about the side. Which answer is the
+first is an accident of the import, so answers are told apart by a hash of their text. Categories are those of the
+scale, used or not (AC depends on how many there are). Skips and gold items, chosen to be clear, are left out; flagged
+labels count.
 
-The coefficients are computed here, in a few lines each, because neither library can be a dependency of the lab:
-`krippendorff` is under the GPL, and irrCAC 0.4.4 demands one old version of scipy that nothing else here can live with.
-The tests hold these figures to the published ones of both, and to `krippendorff` itself on random tables. Categories
-are those of the scale, used or not (AC depends on how many there are).
+Written out here because neither library can be a dependency: `krippendorff` is under the GPL, and irrCAC 0.4.4 demands
+one old scipy. The tests hold these figures to the published ones of both, and to `krippendorff` on random tables.
 
-Intervals are 95 % percentile intervals of a bootstrap over items, seeded: labels of one item, and the two answers of
-one pair, are resampled together. Where all agree, a bootstrap would be certain of it for ever; there the lower end is
-what Wilson's interval leaves of so many agreeing items.
-
-Skipped items carry no judgement and gold items are chosen to be clear: both are left out. A flag does not take a
-judgement back: flagged labels count here (they are not trained on).
+Intervals are 95 % percentile intervals of a seeded bootstrap over items, with all that belongs to an item. Where all
+agree, a bootstrap would be certain for ever; there the lower end is what Wilson's interval leaves.
 """
 
 from __future__ import annotations
@@ -32,7 +26,7 @@ from numpy.typing import NDArray
 from llama2lab.engine.scale import GRADES
 from llama2lab.engine.stats import Figure, wilson
 
-Label = dict[str, Any]  # what exchange.labels gives
+Label = dict[str, Any]  # what Store.labels gives
 What = Literal["choice", "grade", "safety"]
 Level = Literal["nominal", "ordinal"]
 Array = NDArray[np.float64]
@@ -56,8 +50,7 @@ def judged(labels: Iterable[Label], gold: bool = False) -> list[Label]:
 
 
 def first_answer(label: Label) -> int:
-    """1 or 2: which of the item's answers counts as its first here. A hash of the texts says it, so that the same pair
-    gives the same figures however it was numbered."""
+    """1 or 2: which of the item's answers counts as its first here, however the pair was numbered."""
     one, two = (hashlib.blake2b(a.encode("utf-8", "replace"), digest_size=8).digest() for a in label["answers"])
     return 1 if one <= two else 2
 

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
-import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from llama2lab import __version__
@@ -27,9 +26,6 @@ from llama2lab.engine.errors import LabError
 from llama2lab.engine.stats import Figure
 from llama2lab.report import look
 from llama2lab.report.look import Section, tame
-
-if TYPE_CHECKING:
-    from llama2lab.annotation.store.labels import Store
 
 
 @dataclass(frozen=True)
@@ -132,20 +128,6 @@ def sections_of(labels: Sequence[Label]) -> list[Section]:
     return [s for s in found if s.figure is not None or any(rows for _, rows in s.tables)]
 
 
-def dashboard(store: Store) -> list[go.Figure]:
-    """The dashboard's figures, for a notebook."""
-    from llama2lab.annotation.files.exchange import labels
-
-    return [s.figure for s in sections_of(labels(store)) if s.figure is not None]
-
-
-def write_dashboard(store: Store, path: Path) -> Path:
-    """Write the page of a store to `path`. LabError when it cannot be written."""
-    from llama2lab.annotation.files.exchange import labels
-
-    return write_page(labels(store), path)
-
-
 def write_page(labels: Sequence[Label], path: Path) -> Path:
     """Write the page of these labels to `path`. LabError when it cannot be written."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
@@ -158,8 +140,7 @@ def write_page(labels: Sequence[Label], path: Path) -> Path:
             odd.append((title, [a for a in tested if a.raised], bool(tested)))
     page = environment.from_string(source).render(
         version=__version__, css=look.css(), plotlyjs=get_plotlyjs(), facts=facts(labels), odd=odd, p_text=p_text,
-        tame=tame,
-        sections=sections_of(labels), limits=LIMITS)
+        tame=tame, sections=sections_of(labels), limits=LIMITS)
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,24 +1,18 @@
-"""Figures of single annotators, or of vendors, and the rule by which one is singled out.
-
-A vendor is judged as if it were one annotator: `by="vendor"` puts together all labels of its people.
+"""Figures of single annotators, or of vendors as if each were one annotator, and the rule by which one is singled out.
 
 Four habits are tested, each against what would be seen of somebody without it:
 
-- **left**: answers stand left or right by chance, so half of the choices fall left (exact binomial test, both ways);
-- **length**: what ten more words are worth. The share of longer answers chosen proves nothing alone: longer answers may
-  be better, and a careless annotator finds fewer of them. So the choice is explained by two things at once (a logistic
-  regression): by how many steps of the scale the others find an answer better, and how many words more it has. The
-  quotient of the weights says how many steps ten more words are worth, whatever the annotator's care, and is compared
-  with the median of the others (normal test, both ways). Where most of them like length too, nothing shows;
-- **others**: agreement with the majority of the others is no lower than theirs is (Fisher's exact test, one way);
-- **gold**: agreement with gold is no lower than the others' is (the same test).
+- **left**: half of the choices fall left, since the sides are drawn (exact binomial test, both ways);
+- **length**: what ten more words are worth, in steps of the scale. The share of longer answers proves nothing: these
+  may be better, and a careless annotator finds fewer of them. So a logistic regression explains the choice by how much
+  better the others find an answer and by its words; the quotient of the two weights is compared with the median of the
+  others (normal test, both ways). Where most of them like length too, nothing shows;
+- **others**, **gold**: agreement with the majority of the others, and with gold, is no lower than theirs (Fisher's
+  exact test, one way).
 
-With many annotators and four tests each, some would fall outside by luck. So the p values of one table are corrected
-together (Holm): if nobody has a habit, a table raises any alarm at all in about five of a hundred cases. The price
-is that a weak habit needs more labels to be seen. An alarm is a reason to look at the labels, not a verdict: who is
-more careful than all others agrees less with them, too. Because people do differ, and what the others find is itself
-uncertain, a difference must also matter: five points of agreement, or half a step of the scale for ten words. Where
-only two are left to compare, nobody can say which one is odd, so only the side and gold are tested.
+The p values of one table are corrected together (Holm): without habits, about five tables of a hundred raise any
+alarm. Because people do differ, a difference must also matter: five points of agreement, or half a step for ten words.
+Of two, nobody can say which is odd, so only the side and gold are tested. An alarm is a reason to look, not a verdict.
 """
 
 from __future__ import annotations
@@ -65,14 +59,10 @@ class Quality:
 
     @property
     def left_p(self) -> float:
-        """Exact binomial test of one half, both ways."""
-        return half_p(self.left)
-
-
-def half_p(figure: Figure) -> float:
-    """How likely a share as far from one half is by chance alone; NaN without any case."""
-    n = round(figure["n"])
-    return float(tests.binomtest(round(figure["mean"] * n), n).pvalue) if n else float("nan")
+        """Exact binomial test of one half, both ways: how likely a share as far from it is by chance; NaN without
+        any case."""
+        n = round(self.left["n"])
+        return float(tests.binomtest(round(self.left["mean"] * n), n).pvalue) if n else float("nan")
 
 
 def longer_answer(label: Label) -> int:

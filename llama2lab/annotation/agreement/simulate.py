@@ -1,4 +1,4 @@
-"""Simulated annotators at the store: vendors that label the same pairs as people do, to be compared with them.
+"""Simulated annotators: vendors that label the same pairs as people do, to be compared with them.
 
 What is true they learn from a `judge` that is handed in: nothing here knows the oracle, and nothing that trains a model
 imports this module.
@@ -9,15 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from llama2lab.annotation.agreement.coefficients import Label
 from llama2lab.engine.scale import Kind
 from llama2lab.town.annotators import Annotator
 from llama2lab.town.items import Prompt
-
-if TYPE_CHECKING:
-    from llama2lab.annotation.store.labels import Store
 
 
 class Judge(Protocol):
@@ -31,7 +28,7 @@ Items = Mapping[str, tuple[Prompt, str, str]]  # by item_id: the prompt and the 
 
 def simulated_labels(annotators: Sequence[Annotator], judge: Judge, items: Items, kind: Kind, seed: int = 0,
                      ) -> list[Label]:
-    """Every annotator's label of every item, as `exchange.labels` gives labels; nothing is stored.
+    """Every annotator's label of every item, as `Store.labels` gives labels; nothing is stored.
 
     The side is drawn by seed for each annotator and item. A safety label that chooses an unsafe answer over a safe one
     is never kept (section 3.2.1): it becomes a skip.
@@ -46,11 +43,11 @@ def simulated_labels(annotators: Sequence[Annotator], judge: Judge, items: Items
                 "prompt_id": prompt.id, "models": None, "gold": None, "annotator": annotator.name,
                 "annotator_kind": "simulated", "vendor": annotator.vendor, "comment": "", "flag": False, "seconds": 0.0,
                 "left": left, "created_at": "", "guidelines": "",
-                **_judgement(annotator, prompt, (one, two), verdicts, kind, left)})
+                **judged_by(annotator, prompt, (one, two), verdicts, kind, left)})
     return labels
 
 
-def _judgement(annotator: Annotator, prompt: Prompt, answers: tuple[str, str], verdicts: tuple[Any, Any], kind: Kind,
+def judged_by(annotator: Annotator, prompt: Prompt, answers: tuple[str, str], verdicts: tuple[Any, Any], kind: Kind,
                left: int) -> dict[str, Any]:
     order = (0, 1) if left == 1 else (1, 0)
     said = annotator.label(prompt, answers[order[0]], answers[order[1]], kind, (verdicts[order[0]], verdicts[order[1]]))
@@ -63,36 +60,6 @@ def _judgement(annotator: Annotator, prompt: Prompt, answers: tuple[str, str], v
 
 def _coin(*parts: str) -> int:
     return hashlib.blake2b("\x00".join(parts).encode("utf-8", "replace"), digest_size=1).digest()[0] % 2
-
-
-def label_store(store: Store, annotators: Iterable[Annotator], judge: Judge, prompts: Iterable[Prompt],
-                seed: int = 0) -> dict[str, int]:
-    """Let simulated annotators work through a store's queue as people would: {name: number of labels}.
-
-    `prompts` are those that the judge knows; items with any other prompt are skipped with that reason.
-    """
-    from llama2lab.annotation.store import queue
-
-    known, made = by_messages(prompts), dict[str, int]()
-    for annotator in annotators:
-        me = store.annotator(annotator.name, kind="simulated", vendor=annotator.vendor)
-        made[annotator.name] = 0
-        while (task := queue.next_task(store, me, seed=seed)) is not None:
-            prompt = known.get(messages_key(task.prompt))
-            if prompt is None:
-                queue.skip(store, me, task.item_id, "the judge does not know this prompt")
-                continue
-            answers = (task.left_text, task.right_text)
-            verdicts = (judge.judge(prompt, answers[0]), judge.judge(prompt, answers[1]))
-            kind: Kind = "safety" if task.kind == "safety" else "helpfulness"
-            said = _judgement(annotator, prompt, answers, verdicts, kind, 1)  # the left one counts as answer 1
-            if said["skip_reason"]:
-                queue.skip(store, me, task.item_id, said["skip_reason"])
-            else:
-                queue.submit(store, me, task.item_id, "left" if said["choice"] == 1 else "right", said["grade"],
-                             said["safe_1"], said["safe_2"])
-                made[annotator.name] += 1
-    return made
 
 
 def messages_key(messages: Iterable[Mapping[str, str]]) -> str:

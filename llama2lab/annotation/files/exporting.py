@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from llama2lab.annotation.files import records as r
 from llama2lab.annotation.store import tables as t
-from llama2lab.annotation.store.labels import Store
+from llama2lab.annotation.store.in_force import current_labels
+from llama2lab.annotation.store.store import Store
+from llama2lab.engine.dialogues import SAFETY
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.scale import MARGINS
 
@@ -29,12 +31,13 @@ COLUMNS = ("prompt", "chosen", "rejected", "margin", "grade", "safety", "kind", 
            "annotator_kind", "label_id", "item_id", "annotator_id", "choice", "left", "safe_1", "safe_2", "comment",
            "flag", "seconds", "guidelines", "supersedes", "created_at", "models", "gold", "meta", "overlap", "position",
            "item_created_at", "annotator_created_at")
+BINS = {safe: name for name, safe in SAFETY.items() if name}
 
 
 def export_preferences(store: Store, path: str | os.PathLike[str], margins: str = "small") -> int:
     """Write FILE (.jsonl or .parquet) and FILE.rest; how many preferences there are. Old files are replaced."""
     file = known_format(path)
-    pairs, rest = _split(_read(store), _table_of(margins))
+    pairs, rest = _split(*_read(store), _table_of(margins))
     try:
         if file.suffix == ".parquet":
             import pyarrow as pa
@@ -56,7 +59,7 @@ def to_dataset(store: Store, margins: str = "small") -> datasets.DatasetDict:
     import datasets
     import pyarrow as pa
 
-    pairs, rest = _split(_read(store), _table_of(margins))
+    pairs, rest = _split(*_read(store), _table_of(margins))
     rows = [{"table": row["table"], "row": json.dumps(row["row"])} for row in rest]
     return datasets.DatasetDict({
         "train": datasets.Dataset(pa.Table.from_pylist(pairs, schema=_schema())),
@@ -64,9 +67,10 @@ def to_dataset(store: Store, margins: str = "small") -> datasets.DatasetDict:
                                                                               "row": pa.string()})))})
 
 
-def _read(store: Store) -> r.Records:
+def _read(store: Store) -> tuple[r.Records, set[str]]:
+    """All rows, and the ids of the labels in force."""
     with store.begin(read=True) as conn:
-        return r.read(conn, store.where)
+        return r.read(conn, store.where), set(conn.execute(current_labels()).scalars())
 
 
 def _table_of(margins: str) -> dict[str, float]:
@@ -90,15 +94,10 @@ def _beside(file: Path) -> Path:
     return file.with_name(f".{file.name}.{os.getpid()}.new")
 
 
-def _split(found: r.Records, margins: dict[str, float]) -> tuple[list[dict], list[dict]]:
+def _split(found: r.Records, current: set[str], margins: dict[str, float]) -> tuple[list[dict], list[dict]]:
     """Rows for training, and everything else."""
-    superseded = {row["supersedes"] for row in found.labels.values()}
-    newest: dict[tuple[str, str], dict] = {}
     ordered = sorted(found.labels.values(), key=lambda row: (row["created_at"], row["id"]))
-    for row in ordered:
-        if row["id"] not in superseded:
-            newest[row["item_id"], row["annotator_id"]] = row
-    ids = {row["id"] for row in newest.values() if row["choice"] is not None}
+    ids = {key for key in current if found.labels[key]["choice"] is not None}
     pairs = sorted((row for row in ordered if row["id"] in ids),
                    key=lambda row: (found.items[row["item_id"]]["position"], row["item_id"]))
     items, people = {row["item_id"] for row in pairs}, {row["annotator_id"] for row in pairs}
@@ -116,20 +115,14 @@ def _split(found: r.Records, margins: dict[str, float]) -> tuple[list[dict], lis
 def _pair(label: dict, found: r.Records, margins: dict[str, float]) -> dict[str, Any]:
     item, person = found.items[label["item_id"]], found.annotators[label["annotator_id"]]
     chosen, rejected = ("1", "2") if label["choice"] == 1 else ("2", "1")
-    bins = {(True, False): "chosen_safe", (True, True): "both_safe", (False, False): "both_unsafe"}
-    row = {name: label[name] for name in ("choice", "left", "safe_1", "safe_2", "comment", "flag", "seconds", "grade",
-                                          "guidelines", "supersedes", "created_at", "item_id", "annotator_id")}
-    row |= {
-        "prompt": item["prompt"], "margin": margins[label["grade"]], "label_id": label["id"],
+    plain = _plain(item | label | _secrets(found.secrets.get(item["id"])) | {
+        "label_id": label["id"], "margin": margins[label["grade"]],
         "chosen": [{"role": "assistant", "content": item["answer_" + chosen]}],
         "rejected": [{"role": "assistant", "content": item["answer_" + rejected]}],
-        "safety": bins.get((label["safe_" + chosen], label["safe_" + rejected]), "") if item["kind"] == "safety"
+        "safety": BINS.get((label["safe_" + chosen], label["safe_" + rejected]), "") if item["kind"] == "safety"
         else "",
-        "kind": item["kind"], "prompt_id": item["prompt_id"], "overlap": item["overlap"],
-        "position": item["position"], "item_created_at": item["created_at"], "annotator": person["name"],
-        "vendor": person["vendor"], "annotator_kind": person["kind"], "annotator_created_at": person["created_at"],
-    } | _secrets(found.secrets.get(item["id"]))
-    plain = _plain(row)
+        "item_created_at": item["created_at"], "annotator": person["name"], "vendor": person["vendor"],
+        "annotator_kind": person["kind"], "annotator_created_at": person["created_at"]})
     return {name: plain[name] for name in COLUMNS}
 
 

@@ -1,4 +1,4 @@
-"""Files and data sets of preferences, checked row by row, into the store: what exporting.py wrote, or others' files.
+"""Preferences from files and data sets, checked row by row: what exporting.py wrote, or others' files.
 
 A row of others says what its author knew: prompt, chosen and rejected in any shape of dialogues.pair_of, and a grade,
 or a margin of a table that the user states. Several rows on one pair: see opinions.py.
@@ -16,34 +16,36 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo
 from sqlalchemy.exc import IntegrityError
 
 from llama2lab.annotation.files import opinions as op
-from llama2lab.annotation.files import records as r
 from llama2lab.annotation.files.exporting import rest_of
+from llama2lab.annotation.files.records import Records
+from llama2lab.annotation.files.taking_in import UNNAMED, Counts
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.checks import (
-    ID,
-    MAX_POSITION,
     MAX_SECONDS,
+    AnnotatorRow,
     Answer,
     Grade,
+    Id,
+    Moment,
+    Overlap,
+    PersonId,
+    Position,
     Row,
     check_label,
-    check_messages,
-    check_moment,
-    check_pair,
-    check_prompt_id,
     check_slots,
+    checked,
     tidy,
 )
-from llama2lab.annotation.store.labels import Store
+from llama2lab.annotation.store.store import Store
 from llama2lab.engine.dialogues import SAFETY, Malformed, is_dialogue, pair_of
 from llama2lab.engine.errors import LabError, first_line
 from llama2lab.engine.rows import Record, Unreadable, complaint, ending_of, json_lines, rows_of
-from llama2lab.engine.scale import GRADES, MARGINS, MAX_OVERLAP
-from llama2lab.engine.validation import fault, shown, strict_json
+from llama2lab.engine.scale import GRADES, MARGINS
+from llama2lab.engine.validation import shown, strict_json
 
 if TYPE_CHECKING:
     import datasets
@@ -54,16 +56,43 @@ CLOSE = 0.006  # margins are written with two decimals, too
 Where = tuple[str, Record | str]  # a place and the row there, or why there is none
 
 
-class Theirs(Row):
-    """What a row of preferences may hold besides prompt, chosen and rejected; times and texts are checked later."""
+def _json_text(text: Any, info: ValidationInfo) -> Any:
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise LabError(f"{info.field_name} is a JSON text, not {shown(text)}")
+    try:
+        return strict_json(text, halves=True)
+    except ValueError as e:
+        raise LabError(f"{info.field_name} is a JSON text ({e})") from e
+
+
+JsonText = Annotated[Any, BeforeValidator(_json_text)]
+
+
+class Known(Row):
+    """What a row may say of its item beside the pair."""
+
+    item_id: Any = None
+    prompt_id: Any = None
+    models: Any = None
+    gold: JsonText = None
+    meta: JsonText = None
+
+
+class Theirs(Known):
+    """What a row of preferences may hold besides prompt, chosen and rejected."""
 
     grade: Grade | None = None
     margin: Any = None
     safety: Annotated[Literal[tuple(SAFETY)], BeforeValidator(tidy)] = ""  # type: ignore[valid-type]
     kind: Annotated[Literal["helpfulness", "safety"], BeforeValidator(tidy)] = "helpfulness"
     annotator: str = ""
+    annotator_id: PersonId | None = None
     annotator_kind: Annotated[Literal["person", "simulated"], BeforeValidator(tidy)] | None = None
+    annotator_created_at: Moment | None = None
     vendor: str = ""
+    label_id: Id | None = None
     choice: Answer | None = None
     left: Answer | None = None
     safe_1: bool | None = None
@@ -71,8 +100,12 @@ class Theirs(Row):
     comment: str = ""
     flag: bool = False
     seconds: Annotated[float, Field(ge=0, le=MAX_SECONDS)] = 0.0
-    overlap: int = 1
-    position: int | None = None
+    guidelines: Id | None = None
+    supersedes: Id | None = None
+    created_at: Moment | None = None
+    overlap: Overlap = 1
+    position: Position | None = None
+    item_created_at: Moment | None = None
 
 
 class Cells(Theirs):
@@ -81,14 +114,11 @@ class Cells(Theirs):
     model_config = ConfigDict(strict=False, extra="ignore")
 
 
-THEIRS, CELLS = TypeAdapter(Theirs), TypeAdapter(Cells)
-
-
 @dataclass
 class Reading:
     """Everything that a source holds, checked, before anything is written."""
 
-    records: r.Records
+    records: Records
     margins: dict[str, float] | None
     annotator_kind: str
     now: datetime
@@ -96,7 +126,7 @@ class Reading:
 
 
 def import_preferences(store: Store, source: str | os.PathLike[str] | datasets.Dataset | datasets.DatasetDict,
-                       annotator_kind: str = "person", margins: str | None = None) -> op.Imported:
+                       annotator_kind: str = "person", margins: str | None = None) -> Counts:
     """Take in what was exported, or another file of preferences (prompt, chosen, rejected, and grade or margin).
 
     All rows or none: rows that are malformed are counted, and named by file and line. `annotator_kind` is for rows that
@@ -114,7 +144,7 @@ def import_preferences(store: Store, source: str | os.PathLike[str] | datasets.D
             rest = _placed(rest_of(file), json_lines(rest_of(file)))
     else:
         name, csv, (rows, rest) = "the data set", False, _rows_of_dataset(source)
-    reading = Reading(r.Records(name), table, annotator_kind, t.now())
+    reading = Reading(Records(name), table, annotator_kind, t.now())
     wrong: list[str] = []
     reasons: set[str] = set()
     total = 0
@@ -182,42 +212,28 @@ def _unplain(value: Any) -> Any:
     return t.unescape(value) if isinstance(value, str) else value
 
 
-def _json_text(text: Any, name: str, where: str) -> Any:
-    if text is None:
-        return None
-    if not isinstance(text, str):
-        raise LabError(f"{where}: {name} is a JSON text, not {shown(text)}")
-    try:
-        return strict_json(text, halves=True)
-    except ValueError as e:
-        raise LabError(f"{where}: {name} is a JSON text ({e})") from e
-
-
 def _take_rest(reading: Reading, line: Any, where: str) -> None:
-    row = _json_text(line["row"], "row", where) if isinstance(line.get("row"), str) else line.get("row")
+    row = line.get("row")
+    try:
+        row = strict_json(row, halves=True) if isinstance(row, str) else row
+    except ValueError as e:
+        raise LabError(f"{where}: row is a JSON text ({e})") from e
     if line.get("table") not in TABLES or not isinstance(row, dict):
         raise LabError(f"{where} is no row of {', '.join(TABLES)}")
     row, records = _unplain(row), reading.records
-    try:
-        if line["table"] == "annotators":
-            op.add_annotator(records, row["id"], row["name"], row["kind"], row["vendor"], row["created_at"], where)
-        elif line["table"] == "guidelines":
-            if not all(isinstance(row[key], str) for key in ("version", "kind", "text")) or not ID.fullmatch(
-                    row["version"]) or row["kind"] not in ("helpfulness", "safety"):
-                raise LabError(f"{where}: guidelines have version, kind and text")
-            moment = check_moment(row["created_at"], "created_at", where)
-            if (moment - reading.now).days >= 1:
-                raise LabError(f"{where}: these guidelines are dated {moment:%Y-%m-%d}, so they would be in force over "
-                               "all others; correct created_at")
-            records.guidelines[row["version"]] = {"version": row["version"], "kind": row["kind"], "text": row["text"],
-                                                  "created_at": moment}
-        elif line["table"] == "items":
-            _add_item(records, row | {"item_id": row["id"], "item_created_at": row["created_at"]},
-                      check_messages(row["prompt"], where), [row["answer_1"], row["answer_2"]], where)
-        else:
-            _add_label(records, row, "", where)
-    except KeyError as e:
-        raise LabError(f"{where}: {e} is missing") from e
+    if line["table"] == "annotators":
+        records.add_annotator(row, where)
+    elif line["table"] == "guidelines":
+        moment = records.add_guidelines(row, where)["created_at"]
+        if (moment - reading.now).days >= 1:
+            raise LabError(f"{where}: these guidelines are dated {moment:%Y-%m-%d}, so they would be in force over "
+                           "all others; correct created_at")
+    elif line["table"] == "items":
+        item = row | {"item_id": row.get("id"), "answers": [row.get("answer_1"), row.get("answer_2")],
+                      "item_created_at": row.get("created_at")}
+        records.add_item(item | checked(Known, item, where).model_dump(), where)
+    else:
+        records.add_label(row, "", where)
 
 
 def _take_pair(reading: Reading, row: Record, where: str, csv: bool) -> None:
@@ -233,50 +249,40 @@ def _take_pair(reading: Reading, row: Record, where: str, csv: bool) -> None:
             raise LabError(f"{where}: {name} cannot be read ({row[name].why})")
     try:
         prompt, *answers = pair_of(row.get("prompt"), row["chosen"], row["rejected"], strip=False, blank=exported)
-        given: Theirs = (CELLS if csv else THEIRS).validate_python(row)
     except Malformed as e:
         what = "both answers are the same; leave the pair out" if str(e) == "equal sides" else e
         raise LabError(f"{where}: {what}") from e
-    except ValidationError as e:
-        raise LabError(f"{where}: {fault(e)}") from e
+    given: Theirs = checked(Cells if csv else Theirs, row, where)
     # A file of others does not say which answer came first; to say "the chosen one" would make 1 always the better.
     first, second = (hashlib.sha256(a.encode("utf-8", "surrogatepass")).digest() for a in answers)
     choice = given.choice or (1 if first < second else 2)
     safe = SAFETY[given.safety][::1 if choice == 1 else -1]
-    label = given.model_dump(include={"left", "comment", "flag", "seconds"}) | {
-        "choice": choice, "skip_reason": None,
+    records, now = reading.records, reading.now
+    item = records.add_item(given.model_dump() | {
+        "prompt": prompt, "answers": answers[::1 if choice == 1 else -1],
+        "item_created_at": given.item_created_at or now,
+        "position": len(records.items) + 1 if given.position is None else given.position}, where)
+    label = given.model_dump(include={"left", "comment", "flag", "seconds", "guidelines", "supersedes"}) | {
+        "id": given.label_id or "none", "item_id": item["id"], "annotator_id": "none", "choice": choice,
+        "skip_reason": None, "created_at": given.created_at or now,
         "grade": _grade(given, None if exported and given.grade else reading.margins, csv, where),
         "safe_1": safe[0] if given.safe_1 is None else given.safe_1,
-        "safe_2": safe[1] if given.safe_2 is None else given.safe_2,
-        "guidelines": row.get("guidelines"), "supersedes": row.get("supersedes"),
-        "created_at": row.get("created_at", reading.now)}
+        "safe_2": safe[1] if given.safe_2 is None else given.safe_2}
     if given.safety and (label["safe_1"], label["safe_2"]) != safe:
         raise LabError(f"{where}: safety says {given.safety}, and safe_1 and safe_2 say otherwise")
-    records = reading.records
-    item = _add_item(records, row | {"kind": given.kind, "overlap": given.overlap, "position": given.position
-                                     if given.position is not None else len(records.items) + 1,
-                                     "item_created_at": row.get("item_created_at", reading.now)},
-                     prompt, answers[::1 if choice == 1 else -1], where)
-    label["item_id"] = item["id"]
-    name, kind = given.annotator.strip(), given.annotator_kind or reading.annotator_kind
-    since = row.get("annotator_created_at", reading.now)
-    label["id"] = row.get("label_id", "none")
-    _check_ids(label, ("id", "guidelines", "supersedes"), where)
-    if exported and "created_at" in row and (name or "annotator_id" in row):  # a label that we can tell from others
-        name = name or op.UNNAMED
-        person = row.get("annotator_id", op.short("annotator", name))
-        op.add_annotator(records, person, name, kind, given.vendor, since, where, by_name="annotator_id" not in row)
-        _add_label(records, label | {"annotator_id": person}, given.kind, where)
+    name, known = given.annotator.strip(), given.annotator_id is not None
+    person = {"id": given.annotator_id or op.short("annotator", name or UNNAMED), "name": name or UNNAMED,
+              "kind": given.annotator_kind or reading.annotator_kind, "vendor": given.vendor,
+              "created_at": given.annotator_created_at or now}
+    if exported and given.created_at and (name or known):  # a label that we can tell from others
+        records.add_annotator(person, where, by_name=not known)
+        records.add_label(label | {"annotator_id": person["id"]}, given.kind, where)
         return
-    check_label(label, given.kind, where)
-    label["created_at"] = check_moment(label["created_at"], "created_at", where)
-    person = row.get("annotator_id", "")
-    if "annotator_id" not in row and name == op.UNNAMED:
-        name = ""
-    op.add_annotator(r.Records(""), row.get("annotator_id", "x"), name or op.UNNAMED, kind, given.vendor, since, where)
-    known_as = op.clean(name, where) if name else op.UNNAMED if person else ""
-    reading.opinions.append(op.Opinion(where, item["id"], person, known_as, kind, given.vendor, since,
-                                       "created_at" in row, label))
+    person = checked(AnnotatorRow, person, where).model_dump()
+    if not known:
+        person |= {"id": "", "name": "" if name in ("", UNNAMED) else person["name"]}
+    reading.opinions.append(op.Opinion(where, person, given.created_at is not None,
+                                       check_label(label, given.kind, where)))
 
 
 def _grade(given: Theirs, table: dict[str, float] | None, csv: bool, where: str) -> str:
@@ -299,36 +305,3 @@ def _grade(given: Theirs, table: dict[str, float] | None, csv: bool, where: str)
         raise LabError(f"{where}: the margin {shown(margin)} means {' or '.join(g for g in GRADES if g in meant)}; say "
                        "by which table, with --margins small, large or four numbers, or give grades")
     return meant.pop()
-
-
-def _add_item(records: r.Records, row: dict, prompt: list, answers: list, where: str) -> dict[str, Any]:
-    """The row of `items`, after a look at it and its secrets."""
-    texts = {name: _json_text(row.get(name), name, where) for name in ("gold", "meta")}
-    item, secret = check_pair({"kind": row["kind"], "prompt": prompt, "answers": answers,
-                               "prompt_id": check_prompt_id(row.get("prompt_id"), where),
-                               "models": row.get("models"), **texts}, where)
-    if row.get("item_id", item["id"]) != item["id"]:
-        raise LabError(f"{where}: item_id is not that of this prompt and these answers; one of them was changed")
-    for name, most in (("overlap", MAX_OVERLAP), ("position", MAX_POSITION)):
-        if isinstance(row[name], bool) or not isinstance(row[name], int) or not 0 <= row[name] <= most:
-            raise LabError(f"{where}: {name} is a whole number from 0 to {most:,}, not {shown(row[name])}")
-    item |= {"overlap": row["overlap"], "position": row["position"],
-             "created_at": check_moment(row["item_created_at"], "item_created_at", where)}
-    records.secrets.setdefault(item["id"], secret)
-    return records.items.setdefault(item["id"], item)
-
-
-def _check_ids(label: dict[str, Any], names: tuple[str, ...], where: str) -> None:
-    for name in names:
-        value = label[name]
-        if not (isinstance(value, str) and ID.fullmatch(value)) and (value is not None or name.endswith("id")):
-            raise LabError(f"{where}: {name} has 1 to 64 letters, digits, - and _, not {shown(value)}")
-
-
-def _add_label(records: r.Records, row: dict, kind: str, where: str) -> None:
-    label: dict[str, Any] = {column.name: row.get(column.name) for column in t.labels.columns}
-    _check_ids(label, ("id", "item_id", "annotator_id", "guidelines", "supersedes"), where)
-    check_label(label, kind, where)
-    label["created_at"] = check_moment(label["created_at"], "created_at", where)
-    if records.labels.setdefault(label["id"], label) != label:
-        raise LabError(f"{where}: label {label['id']} is another one in another row")

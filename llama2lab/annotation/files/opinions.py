@@ -17,35 +17,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llama2lab.annotation.files import records as r
+from llama2lab.annotation.files.records import Records
+from llama2lab.annotation.files.taking_in import UNNAMED, Counts, take_in
 from llama2lab.annotation.store import tables as t
-from llama2lab.annotation.store.checks import ID, check_moment
-from llama2lab.annotation.store.labels import clean_name
-from llama2lab.annotation.store.queue import current_labels
-from llama2lab.engine.errors import LabError
-from llama2lab.engine.validation import shown
-
-UNNAMED = "imported"  # the annotator of rows that name none
-
-
-@dataclass
-class Imported(r.Counts):
-    """What came in, and what became of rows of others that judge one pair several times."""
-
-    repeated: int = 0  # rows that say again what another one says
-    votes: int = 0  # rows without an annotator on a pair that another such row judges
-    replaced: int = 0  # labels over an earlier one of the same annotator that was in the store
-
-    def __str__(self) -> str:
-        said = super().__str__()
-        if self.repeated:
-            said += f"; {self.repeated} rows repeat another row and count once"
-        if self.votes:
-            said += (f"; {self.votes} rows without an annotator judge a pair that another one judges, too: each is a "
-                     f"vote of its own, by '{UNNAMED} (2)' and so on")
-        if self.replaced:
-            said += f"; {self.replaced} labels take the place of an earlier one of the same annotator"
-        return said
+from llama2lab.annotation.store.in_force import current_labels
 
 
 @dataclass
@@ -53,19 +28,18 @@ class Opinion:
     """A label of others, before it is known whose it is."""
 
     where: str
-    item_id: str
-    person: str  # the annotator's id, "" where none is given
-    name: str  # "" where none is given
-    kind: str
-    vendor: str
-    since: Any  # when the annotator was first seen
+    person: dict[str, Any]  # the annotator; id and name are "" where none is given
     dated: bool
-    label: dict[str, Any]
+    label: dict[str, Any]  # without annotator
     edit: bool = False  # one of several different opinions, with times
 
     @property
     def who(self) -> str:
-        return self.person or self.name
+        return self.person["id"] or self.person["name"]
+
+    @property
+    def item_id(self) -> str:
+        return self.label["item_id"]
 
     @property
     def says(self) -> tuple[Any, ...]:
@@ -83,14 +57,14 @@ def find_edits(opinions: Sequence[Opinion]) -> list[str]:
     for mine in several.values():
         other = next((one for one in mine if one.says != mine[0].says), None)
         if other and len({one.label["created_at"] for one in mine if one.dated}) < len(mine):
-            wrong.append(f"{other.where}: {other.name!r} judges this pair otherwise than in {mine[0].where}; leave one "
-                         "of them out, or give both a created_at")
+            wrong.append(f"{other.where}: {other.person['name']!r} judges this pair otherwise than in {mine[0].where}; "
+                         "leave one of them out, or give both a created_at")
         for one in mine:
             one.edit = other is not None
     return wrong
 
 
-def find_ties(records: r.Records) -> list[str]:
+def find_ties(records: Records) -> list[str]:
     """Labels of one annotator that say different things of a pair at the same moment: neither could be in force."""
     superseded = {row["supersedes"] for row in records.labels.values()}
     newest: dict[tuple[str, str, Any], dict[str, Any]] = {}
@@ -104,11 +78,11 @@ def find_ties(records: r.Records) -> list[str]:
     return wrong
 
 
-def write(conn: sa.Connection, old: r.Records, opinions: Sequence[Opinion]) -> Imported:
+def write(conn: sa.Connection, old: Records, opinions: Sequence[Opinion]) -> Counts:
     """Records and opinions into the store of this transaction. Both stay as they are: a transaction that other writers
     undid is tried again."""
-    counts = Imported()
-    records = r.Records(old.source, dict(old.annotators), old.guidelines, old.items, old.secrets, dict(old.labels))
+    counts = Counts()
+    records = Records(old.source, dict(old.annotators), old.guidelines, old.items, old.secrets, dict(old.labels))
     in_force, ids = _labels_there(conn) if opinions else ({}, {})
     here: dict[tuple[str, str], set[str]] = defaultdict(set)  # ids of labels that this import gives somebody
     for one in sorted(opinions, key=lambda one: one.label["created_at"]):  # in the file's order, where undated
@@ -118,23 +92,21 @@ def write(conn: sa.Connection, old: r.Records, opinions: Sequence[Opinion]) -> I
             number += 1
             who = f"{UNNAMED} ({number})"
             there = in_force.get((who, one.item_id), {})
-        person = one.person or short("annotator", who)
+        person = one.person | {"id": one.person["id"] or short("annotator", who), "name": one.person["name"] or who}
         moment = (one.label["created_at"].isoformat(),) if one.edit else ()
-        key = there.get(one.says) or label_id(one.label, person, *moment)
+        key = there.get(one.says) or _label_id(one.label, person["id"], *moment)
         if key in ids and one.says not in there:  # the id was given to the same choice with other marks, or earlier
-            key = key if one.says == ids[key] else label_id(one.label, person, *moment, str(one.says[2:]))
+            key = key if one.says == ids[key] else _label_id(one.label, person["id"], *moment, str(one.says[2:]))
         if key in here[who, one.item_id]:
             counts.repeated += 1
             continue
         here[who, one.item_id].add(key)
         counts.votes += number > 1
         counts.replaced += bool(there) and one.says not in there and key not in ids
-        add_annotator(records, person, one.name or who, one.kind, one.vendor, one.since, one.where,
-                       by_name=not one.person)
-        records.labels[key] = one.label | {"id": key, "annotator_id": person}
-    r.check_whole(records)
-    for name, value in vars(r.take_in(conn, records)).items():
-        setattr(counts, name, value)
+        records.add_annotator(person, one.where, by_name=not one.person["id"])
+        records.labels[key] = one.label | {"id": key, "annotator_id": person["id"]}
+    records.check_whole()
+    take_in(conn, records, counts)
     return counts
 
 
@@ -158,25 +130,5 @@ def short(*parts: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def label_id(label: dict[str, Any], person: str, *more: str) -> str:
+def _label_id(label: dict[str, Any], person: str, *more: str) -> str:
     return short("label", label["item_id"], person, label["grade"], str(label["choice"]), *more)
-
-
-def clean(name: Any, where: str) -> str:
-    try:
-        return clean_name(name)
-    except LabError as e:
-        raise LabError(f"{where}: annotator: {e}") from e
-
-
-def add_annotator(records: r.Records, key: Any, name: Any, kind: Any, vendor: Any, created_at: Any, where: str,
-                   by_name: bool = False) -> None:
-    if not isinstance(key, str) or not ID.fullmatch(key) or len(key) > 32:
-        raise LabError(f"{where}: an annotator's id has up to 32 letters and digits, not {shown(key)}")
-    if not isinstance(name, str) or kind not in ("person", "simulated") or not isinstance(vendor, str):
-        raise LabError(f"{where}: an annotator has a name, a vendor, and is a person or simulated")
-    new = {"id": key, "name": clean(name, where), "kind": kind, "vendor": clean(vendor, where) if vendor else "",
-           "by_name": by_name, "created_at": check_moment(created_at, "annotator_created_at", where)}
-    known = records.annotators.setdefault(key, new)
-    if any(known[part] != new[part] for part in ("name", "kind", "vendor")):
-        raise LabError(f"{where}: annotator {key} is {known['name']!r} in another row")

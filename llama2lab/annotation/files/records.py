@@ -1,43 +1,26 @@
-"""The rows of a store outside of it, and how they come into another store: what merging and importing share.
-
-Rows are known by their ids (an item's is that of its content), so taking the same rows in twice changes nothing, and
-no row that is already there is changed.
-
-What a teacher imports is the teacher's own word. A file that others hand in is not: it may say anything in anybody's
-name. So of a file that is not trusted
-
-- labels are taken: of people who are new here, or of one person alone whom the store knows (it is said whose they are).
-  Not in the name of somebody who has a login in this class;
-- pairs that are new are kept with their labels, but queued for nobody, and no gold is handed out. What a pair claims to
-  be is kept beside (`claimed`): its labels count neither as training rows nor as agreement with gold. Only in a store
-  that has no pair of its own, and so no gold to go by, the figures go by the files';
-- guidelines are kept for the labels that name them, and are not in force;
-- times in the future are refused.
-"""
+"""The rows of a store outside of it, by their ids (an item's is that of its content), each checked when it is added."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from llama2lab.annotation.store import tables as t
-from llama2lab.annotation.store.checks import ID, MAX_POSITION, MAX_TEXT, check_label, check_pair, gold_columns
-from llama2lab.annotation.store.labels import clean_name, guidelines_version
-from llama2lab.annotation.store.queue import current
-from llama2lab.annotation.store.tables import LONG_AGO
+from llama2lab.annotation.store.checks import (
+    MAX_TEXT,
+    AnnotatorRow,
+    GuidelinesRow,
+    ItemRow,
+    check_label,
+    checked,
+    guidelines_version,
+)
 from llama2lab.engine.errors import LabError, first_line
-from llama2lab.engine.scale import KINDS, MAX_OVERLAP
 from llama2lab.engine.validation import shown
 
-CHUNK = 500
-SKEW = timedelta(days=1)  # that another machine's clock may be ahead
-NO_SECRETS = {"model_1": None, "model_2": None, "meta": None, **gold_columns(None)}
-SAME = ("choice", "grade", "safe_1", "safe_2", "comment", "flag", "skip_reason", "seconds")  # of one label, everywhere
 Row = dict[str, Any]
 
 
@@ -52,25 +35,44 @@ class Records:
     secrets: dict[str, Row] = field(default_factory=dict)
     labels: dict[str, Row] = field(default_factory=dict)
 
+    def add_annotator(self, row: Row, where: str, by_name: bool = False) -> None:
+        new = checked(AnnotatorRow, row, where).model_dump() | {"by_name": by_name}
+        known = self.annotators.setdefault(new["id"], new)
+        if any(known[part] != new[part] for part in ("name", "kind", "vendor")):
+            raise LabError(f"{where}: annotator {new['id']} is {known['name']!r} in another row")
 
-@dataclass
-class Counts:
-    """What came in: how many new rows; `known` labels were there already; `renamed` annotators by old and new name;
-    `notes`: in whose name each file added labels, and what of it was not taken as it says."""
+    def add_guidelines(self, row: Row, where: str) -> Row:
+        new = checked(GuidelinesRow, row, where).model_dump()
+        return self.guidelines.setdefault(new["version"], new)
 
-    items: int = 0
-    annotators: int = 0
-    guidelines: int = 0
-    labels: int = 0
-    known: int = 0
-    renamed: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    def add_item(self, row: Row, where: str) -> Row:
+        """The row of `items`; its secrets are kept beside it."""
+        given = checked(ItemRow, row, where)
+        item, secret = given.rows()
+        if given.item_id not in (None, item["id"]):
+            raise LabError(f"{where}: item_id: its id is not that of its content; one of them was changed")
+        item |= {"overlap": given.overlap, "position": given.position, "created_at": given.item_created_at}
+        self.secrets.setdefault(item["id"], secret)
+        return self.items.setdefault(item["id"], item)
 
-    def __str__(self) -> str:
-        text = (f"{self.labels} labels, {self.items} items and {self.annotators} annotators are new; "
-                f"{self.known} labels were there already")
-        return text + "".join(f"; another {old!r} is there, so this one is now {new!r}"
-                              for old, new in self.renamed.items()) + "".join(f"\n{note}" for note in self.notes)
+    def add_label(self, row: Row, kind: str, where: str) -> None:
+        new = check_label(row, kind, where)
+        if self.labels.setdefault(new["id"], new) != new:
+            raise LabError(f"{where}: label {new['id']} is another one in another row")
+
+    def check_whole(self) -> None:
+        """LabError for labels whose item or annotator is in no row, or that supersede what is not their annotator's."""
+        for key, label in self.labels.items():
+            if label["item_id"] not in self.items or label["annotator_id"] not in self.annotators:
+                raise LabError(f"{self.source}: label {key} belongs to an item or an annotator that is not there; "
+                               "import FILE and FILE.rest together")
+            parent = self.labels.get(label["supersedes"] or "")
+            if parent and whose(parent) != whose(label):
+                raise LabError(f"{self.source}: label {key} supersedes another annotator's or another item's")
+
+
+def whose(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["item_id"], row["annotator_id"]
 
 
 def read(conn: sa.Connection, source: str) -> Records:
@@ -81,351 +83,41 @@ def read(conn: sa.Connection, source: str) -> Records:
         getattr(found, name).update({row[key]: dict(row) for row in conn.execute(sa.select(table)).mappings()})
     for row in found.secrets.values():  # what is handed out to nobody is no gold elsewhere either
         if row["gold"] and row["gold"]["choice"] and not row["gold_choice"]:
-            row["gold"] = _claimed(row["gold"])
+            row["gold"] = claimed(row["gold"])
     return found
 
 
-def take_in(conn: sa.Connection, records: Records, trust: bool = True, only: str | None = None,
-            fresh: bool = False) -> Counts:
-    """Put the rows that are new into the store of this transaction.
-
-    `trust`: take pairs, gold, guidelines and everybody's labels as the rows say. `only`: labels of this annotator
-    alone. `fresh`: the store had no pair before the files that come together.
-
-    Raises:
-        LabError: labels in a name that the rows have no right to, times or overlaps that nobody means, a label that is
-            another one here. Nothing may be committed then.
-    """
-    counts = Counts()
-    if only is not None:
-        records = _of_one(records, only)
-    _moments(records, counts, trust)
-    _guidelines(conn, records, counts, trust)
-    before = set(conn.execute(sa.select(t.annotators.c.id)).scalars())
-    names = _annotators(conn, records, counts)
-    _items(conn, records, counts, trust, fresh)
-    _labels(conn, records, names, before, counts, trust)
-    return counts
-
-
-def insert(conn: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
-    for start in range(0, len(rows), CHUNK):
-        conn.execute(table.insert(), list(rows[start:start + CHUNK]))
-
-
-def _of_one(records: Records, name: str) -> Records:
-    """The records with the labels of one annotator, and no other annotators."""
-    names = sorted({row["name"] for row in records.annotators.values()})
-    people = {key: row for key, row in records.annotators.items() if row["name"] == name}
-    if not people:
-        raise LabError(f"{records.source}: nobody is called {name!r} there; the names are {', '.join(names) or 'none'}")
-    return Records(records.source, people, records.guidelines, records.items, records.secrets,
-                   {key: row for key, row in records.labels.items() if row["annotator_id"] in people})
-
-
-def _moments(records: Records, counts: Counts, trust: bool) -> None:
-    """No time in the future: what is dated 9999 would be the newest for ever."""
-    now = t.now()
-    late = [row for part in (records.annotators, records.guidelines, records.items, records.labels)
-            for row in part.values() if row["created_at"] > now + SKEW]
-    if late and not trust:
-        raise LabError(f"{records.source}: {len(late)} rows lie in the future ({late[0]['created_at']:%Y-%m-%d}); the "
-                       "clock of that machine was wrong, or somebody changed them; --trust takes them as of now")
-    for row in late:
-        row["created_at"] = now
-    if late:
-        counts.notes.append(f"{records.source}: {len(late)} rows lay in the future and are dated now")
-    if any(row["created_at"] < LONG_AGO for part in (records.annotators, records.guidelines, records.items,
-                                                     records.labels) for row in part.values()):
-        raise LabError(f"{records.source} holds rows from before 1970; correct their created_at")
-
-
-def _guidelines(conn: sa.Connection, records: Records, counts: Counts, trust: bool) -> None:
-    g = t.guidelines.c
-    wanted = {version: row if trust else row | {"created_at": LONG_AGO} for version, row in records.guidelines.items()}
-    for label in records.labels.values():  # a version that labels name and whose text did not come along
-        version = label["guidelines"]
-        if version and version not in wanted:
-            kind = (records.items.get(label["item_id"]) or {"kind": "helpfulness"})["kind"]
-            wanted[version] = {"version": version, "kind": kind, "text": "", "created_at": LONG_AGO}
-    known = {row.version: row for row in conn.execute(sa.select(t.guidelines))}
-    for version, row in wanted.items():
-        there = known.get(version)
-        if there and row["text"] and (there.text == "" or row["created_at"] > there.created_at == LONG_AGO):
-            conn.execute(t.guidelines.update().where(g.version == version)
-                         .values(text=row["text"], created_at=row["created_at"]))
-    new = [row for version, row in wanted.items() if version not in known]
-    insert(conn, t.guidelines, new)
-    counts.guidelines = len(new)
-    if not trust and any(row["text"] for row in new):
-        counts.notes.append(f"{records.source}: its guidelines are kept for its labels, and are not in force here")
-
-
-def _annotators(conn: sa.Connection, records: Records, counts: Counts) -> dict[str, str]:
-    """Ids of the records' annotators in this store. Two people of the same name stay two: the second is renamed."""
-    a = t.annotators.c
-    rows = conn.execute(sa.select(t.annotators)).all()
-    ids, names = {row.id for row in rows}, {row.name: row for row in rows}
-    mapped = {}
-    for key, row in sorted(records.annotators.items()):
-        same = names.get(row["name"])
-        if key in ids:
-            mapped[key] = key
-        elif same is not None and (row.get("by_name") or (same.kind, same.vendor) == ("simulated", row["vendor"])):
-            mapped[key] = same.id
-        else:
-            name = row["name"]
-            if same is not None:
-                name = next(n for n in (f"{name} ({number})" for number in range(2, 10**6)) if n not in names)
-                counts.renamed[row["name"]] = name
-            new = {k: v for k, v in row.items() if k in a} | {"name": name}
-            conn.execute(t.annotators.insert().values(**new))
-            names[name] = conn.execute(sa.select(t.annotators).where(a.id == key)).one()
-            mapped[key] = key
-            counts.annotators += 1
-    return mapped
-
-
-def _items(conn: sa.Connection, records: Records, counts: Counts, trust: bool, fresh: bool) -> None:
-    for row in records.items.values():
-        _check_numbers(row, f"{records.source} item {row['id']}")
-    known = {row.id: row for row in conn.execute(sa.select(t.items.c.id, t.items.c.position, t.items.c.overlap))}
-    new = sorted((row for key, row in records.items.items() if key not in known),
-                 key=lambda row: (row["position"], row["id"]))
-    if new and known:  # behind those that are there; into an empty store as they were
-        last = max(row.position for row in known.values())
-        new = [row | {"position": position} for position, row in enumerate(new, last + 1)]
-    insert(conn, t.items, new)
-    secrets = [records.secrets.get(row["id"]) or {"item_id": row["id"], **NO_SECRETS} for row in new]
-    gold = [row for row in secrets if row["gold_choice"]]
-    if not trust:
-        secrets = [row | gold_columns(_claimed(row["gold"])) | ({"gold": row["gold"]} if fresh else {})
-                   if row["gold_choice"] else row for row in secrets]
-    insert(conn, t.secrets, secrets)
-    counts.items = len(new)
-    if trust:
-        insert(conn, t.slots, [{"item_id": row["id"], "number": number, "position": row["position"], "state": "free"}
-                               for row in new for number in range(1, row["overlap"] + 1)])
-        _take_after_all(conn, records, known)
-    elif new:
-        said = f", {len(gold)} of them gold as the file says" if gold else ""
-        counts.notes.append(f"{records.source}: {len(new)} pairs are new here{said}; they are shown to nobody else "
-                            "unless you merge the file with --trust")
-
-
-def _claimed(gold: Any) -> Any:
+def claimed(gold: Any) -> Any:
     return {"choice": None, "claimed": gold}
 
 
-def _take_after_all(conn: sa.Connection, records: Records, known: dict[str, Any]) -> None:
-    """Queue what came in untrusted before, and let it be gold where it says so."""
-    again = sorted(set(records.items) & set(known))
-    for start in range(0, len(again), CHUNK):
-        part = again[start:start + CHUNK]
-        slots: dict[str, int] = dict(conn.execute(
-            sa.select(t.slots.c.item_id, sa.func.count()).where(t.slots.c.item_id.in_(part))
-            .group_by(t.slots.c.item_id)).tuples().all())
-        held = {row.item_id: row.gold for row in conn.execute(sa.select(t.secrets.c.item_id, t.secrets.c.gold).where(
-            t.secrets.c.item_id.in_(part), t.secrets.c.gold_choice.is_(None), t.secrets.c.gold.is_not(None)))}
-        for key in part:
-            gold = (records.secrets.get(key) or NO_SECRETS)["gold"]
-            if held.get(key) and gold and gold["choice"]:
-                conn.execute(t.secrets.update().where(t.secrets.c.item_id == key).values(**gold_columns(gold)))
-            missing = known[key].overlap - slots.get(key, 0)
-            if missing > 0:
-                last = conn.execute(sa.select(sa.func.coalesce(sa.func.max(t.slots.c.number), 0)).where(
-                    t.slots.c.item_id == key)).scalar_one()
-                insert(conn, t.slots, [{"item_id": key, "number": last + n, "position": known[key].position,
-                                        "state": "free"} for n in range(1, missing + 1)])
-
-
-def _labels(conn: sa.Connection, records: Records, names: dict[str, str], before: set[str], counts: Counts,
-            trust: bool) -> None:
-    mapped = {key: row | {"annotator_id": names[row["annotator_id"]]} for key, row in records.labels.items()}
-    there = _by_id(conn, {*mapped, *(row["supersedes"] for row in mapped.values() if row["supersedes"])})
-    new = {key: row for key, row in mapped.items() if key not in there}
-    counts.known = len(mapped) - len(new)
-    differ = [key for key in mapped if key in there and not _same(mapped[key], there[key])]
-    if differ and not trust:
-        raise LabError(f"{records.source}: label {differ[0]} is another one here ({len(differ)} such labels): one of "
-                       "the two was changed after it was made; --trust leaves those here and takes the rest")
-    if differ:
-        counts.notes.append(f"{records.source}: {len(differ)} labels differ from those here, which stay")
-    for row in new.values():
-        parent = new.get(row["supersedes"] or "") or there.get(row["supersedes"] or "")
-        if parent is None:  # an edit whose earlier version did not come along
-            row["supersedes"] = None
-        elif (parent["item_id"], parent["annotator_id"]) != (row["item_id"], row["annotator_id"]):
-            raise LabError(f"{records.source}: label {row['id']} supersedes another annotator's or another item's; "
-                           "the file was changed; nothing was taken")
-    whose = Counter(row["annotator_id"] for row in new.values())
-    called = dict(conn.execute(sa.select(t.annotators.c.id, t.annotators.c.name)).tuples().all())
-    if not trust:
-        _check_names(conn, records, sorted(whose, key=called.__getitem__), before, called)
-    ordered = _parents_first(new, records.source)
-    pairs = {(row["item_id"], row["annotator_id"]) for row in ordered}
-    was = {(item, who): current(conn, who, item) for item, who in pairs if who in before}
-    _slots(conn, ordered)
-    insert(conn, t.labels, ordered)
-    changed: Counter[str] = Counter()
-    for item_id, annotator_id in pairs:
-        # The slot is as the label in force says, which need not be the one that came in last.
-        lab = t.labels.c
-        key = current(conn, annotator_id, item_id)
-        skipped, left = conn.execute(sa.select(lab.skip_reason, lab.left).where(lab.id == key)).one()
-        conn.execute(t.slots.update().where(t.slots.c.item_id == item_id, t.slots.c.annotator_id == annotator_id)
-                     .values(state="done" if skipped is None else "skipped", left=left or 1))
-        changed[annotator_id] += was.get((item_id, annotator_id)) not in (None, key)
-    counts.labels = len(ordered)
-    for who, count in sorted(whose.items(), key=lambda pair: called[pair[0]]):
-        instead = f", {changed[who]} of them in place of what was in force" if changed[who] else ""
-        counts.notes.append(f"{records.source}: {count} labels of {called[who]}{instead}")
-
-
-def _by_id(conn: sa.Connection, ids: Iterable[str]) -> dict[str, Any]:
-    """Labels that are there."""
-    wanted, found = sorted(ids), {}
-    for start in range(0, len(wanted), CHUNK):
-        found.update({row["id"]: row for row in conn.execute(sa.select(t.labels).where(
-            t.labels.c.id.in_(wanted[start:start + CHUNK]))).mappings()})
-    return found
-
-
-def _same(row: Row, there: Any) -> bool:
-    return all(row[name] == there[name] for name in ("item_id", "annotator_id", *SAME))
-
-
-def _check_names(conn: sa.Connection, records: Records, whose: Sequence[str], before: set[str],
-                 called: dict[str, str]) -> None:
-    """Whether a file that anybody may have made adds labels in one name only, where the store knows that name."""
-    old = [who for who in whose if who in before]
-    logins = set(conn.execute(sa.select(t.members.c.annotator_id)).scalars()) if old else set()
-    mine = [called[who] for who in old if who in logins]
-    if mine:
-        raise LabError(f"{records.source} adds labels in the name of {mine[0]}, who has a login in this class and "
-                       "labels there; --trust takes them, if you know that they are from the person of that name")
-    if old and len(whose) > 1:
-        others = [called[who] for who in whose if who != old[0]]
-        raise LabError(f"{records.source} adds labels of {called[old[0]]}, whom this store knows, and of {others[0]}"
-                       f"{' and others' if len(others) > 1 else ''}: one person's file has labels of one. Take those "
-                       "of whoever made it with --only NAME, or all with --trust, if you know where it comes from")
-
-
-def _parents_first(rows: dict[str, Row], source: str) -> list[Row]:
-    """Oldest first, and each edit after what it supersedes, whatever the clocks said."""
-    ordered: list[Row] = []
-    placed: set[str] = set()
-    for row in sorted(rows.values(), key=lambda r: (r["created_at"], r["id"])):
-        chain: list[Row] = []
-        link: Row | None = row
-        while link is not None and link["id"] not in placed:
-            if link in chain:
-                raise LabError(f"{source}: label {link['id']} supersedes itself: the file is damaged; nothing was "
-                               "taken")
-            chain.append(link)
-            link = rows.get(link["supersedes"])
-        for link in reversed(chain):
-            placed.add(link["id"])
-            ordered.append(link)
-    return ordered
-
-
-def _slots(conn: sa.Connection, labels: Sequence[Row]) -> None:
-    """Each label's item counts as given to its annotator: free slots are used up first, then there is one more."""
-    s = t.slots.c
-    first = {(row["item_id"], row["annotator_id"]): row for row in reversed(labels)}
-    wanted = sorted({item_id for item_id, _ in first})
-    by_item: dict[str, list[Any]] = defaultdict(list)
-    for start in range(0, len(wanted), CHUNK):
-        for slot in conn.execute(sa.select(t.slots).where(s.item_id.in_(wanted[start:start + CHUNK]))
-                                 .order_by(s.item_id, s.number)):
-            by_item[slot.item_id].append(slot)
-    # A slot that somebody is being given at this moment is not waited for: there is one more instead.
-    open_: dict[str, list[int]] = defaultdict(list)
-    for start in range(0, len(wanted), CHUNK):
-        for item_id, number in conn.execute(
-                sa.select(s.item_id, s.number).where(s.item_id.in_(wanted[start:start + CHUNK]), s.state == "free")
-                .order_by(s.item_id, s.number).with_for_update(skip_locked=True)):
-            open_[item_id].append(number)
-    positions = dict(conn.execute(sa.select(t.items.c.id, t.items.c.position)).tuples().all())
-    held = {(slot.item_id, slot.annotator_id) for slots in by_item.values() for slot in slots}
-    last = {item_id: slots[-1].number for item_id, slots in by_item.items()}
-    for (item_id, annotator_id), row in sorted(first.items(), key=lambda pair: (pair[1]["created_at"], pair[1]["id"])):
-        if (item_id, annotator_id) in held:
-            continue
-        values = {"annotator_id": annotator_id, "left": row["left"] or 1, "state": "done"}
-        if open_.get(item_id):
-            conn.execute(t.slots.update().where(s.item_id == item_id, s.number == open_[item_id].pop(0))
-                         .values(**values))
-        else:
-            last[item_id] = last.get(item_id, 0) + 1
-            conn.execute(t.slots.insert().values(item_id=item_id, number=last[item_id], position=positions[item_id],
-                                                 **values))
-
-
-def check_whole(records: Records) -> None:
-    """Labels whose item or annotator is in no row, or that supersede what is not their annotator's."""
-    for key, label in records.labels.items():
-        if label["item_id"] not in records.items or label["annotator_id"] not in records.annotators:
-            raise LabError(f"{records.source}: label {key} belongs to an item or an annotator that is not there; "
-                           "import FILE and FILE.rest together")
-        parent = records.labels.get(label["supersedes"] or "")
-        if parent and (parent["item_id"], parent["annotator_id"]) != (label["item_id"], label["annotator_id"]):
-            raise LabError(f"{records.source}: label {key} supersedes another annotator's or another item's")
-
-
-def _check_numbers(item: Row, where: str) -> None:
-    """Of a row of `items`: so many slots are made, and so far back is it queued."""
-    for name, most in (("overlap", MAX_OVERLAP), ("position", MAX_POSITION)):
-        value = item[name]
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-            raise LabError(f"{where}: {name} is a whole number from 0 to {most:,}, not {shown(value)}")
-
-
-def check(records: Records) -> None:
-    """Rows of somebody else's file, whose database may have let anything pass."""
-    where = records.source
+def check(found: Records) -> Records:
+    """The rows of somebody else's file, whose database may have let anything pass; without what we do not know."""
+    records, where = Records(found.source), found.source
     try:
-        for item in records.items.values():
+        for item in found.items.values():
             place = f"{where} item {item['id']}"
-            secret = records.secrets.get(item["id"]) or NO_SECRETS
-            again, known = check_pair({
-                "kind": item["kind"], "prompt": item["prompt"], "prompt_id": item["prompt_id"],
-                "answers": [item["answer_1"], item["answer_2"]], "gold": secret["gold"], "meta": secret["meta"],
-                "models": [secret["model_1"], secret["model_2"]]}, place)
-            if again["id"] != item["id"]:
-                raise LabError(f"{place}: its id is not that of its content; it was changed")
-            texts = [item["prompt_id"], item["answer_1"], item["answer_2"], secret["model_1"] or "",
-                     secret["model_2"] or "", *(m["content"] for m in item["prompt"])]
+            secret = found.secrets.get(item["id"]) or {}
+            records.add_item(item | {
+                "item_id": item["id"], "item_created_at": item["created_at"],
+                "answers": [item["answer_1"], item["answer_2"]], "gold": secret.get("gold"),
+                "meta": secret.get("meta"), "models": [secret.get("model_1"), secret.get("model_2")]}, place)
+            texts = [item["prompt_id"], item["answer_1"], item["answer_2"], secret.get("model_1") or "",
+                     secret.get("model_2") or "", *(m["content"] for m in item["prompt"])]
             if max(map(len, texts)) > MAX_TEXT:
                 raise LabError(f"{place}: a text is longer than {MAX_TEXT:,} characters")
-            _check_numbers(item, place)
-            records.secrets[item["id"]] = known  # what SQL compares is what `gold` says
-        for person in records.annotators.values():
-            if clean_name(person["name"]) != person["name"] or (
-                    person["vendor"] and clean_name(person["vendor"]) != person["vendor"]):
+        for person in found.annotators.values():
+            records.add_annotator(person, where)
+            if any(records.annotators[person["id"]][part] != person[part] for part in ("name", "vendor")):
                 raise LabError(f"{where}: the annotator's name {person['name']!r} is not one line")
-            if person["kind"] not in ("person", "simulated"):
-                raise LabError(f"{where}: annotators are of kind 'person' or 'simulated', not {shown(person['kind'])}")
-            _check_id(person["id"], "an annotator's id", where, 32)
-        for row in records.guidelines.values():
-            _check_id(row["version"], "the version of guidelines", where)
-            if row["kind"] not in KINDS or len(row["text"]) > MAX_TEXT:
-                raise LabError(f"{where}: guidelines are for {' or '.join(KINDS)}, in at most {MAX_TEXT:,} characters")
+        for row in found.guidelines.values():
+            records.add_guidelines(row, where)
             if row["text"] and guidelines_version(row["kind"], row["text"]) != row["version"]:
                 raise LabError(f"{where}: the guidelines {row['version']} are not what they were; they were changed")
-        for label in records.labels.values():
-            item = records.items.get(label["item_id"]) or {"kind": ""}
-            check_label(label, item["kind"], f"{where} label {shown(label['id'])}")
-            _check_id(label["id"], "a label's id", where)
-            for name in ("supersedes", "guidelines"):
-                if label[name] is not None:
-                    _check_id(label[name], name, where)
-        check_whole(records)
+        for label in found.labels.values():
+            records.add_label(label, (records.items.get(label["item_id"]) or {"kind": ""})["kind"],
+                              f"{where} label {shown(label['id'])}")
+        records.check_whole()
     except (TypeError, KeyError, AttributeError) as e:
         raise LabError(f"{where} holds rows that are none of an annotation store's ({first_line(e)})") from e
-
-
-def _check_id(value: str, name: str, where: str, most: int = 64) -> None:
-    if not ID.fullmatch(value) or len(value) > most:
-        raise LabError(f"{where}: {name} has 1 to {most} letters, digits, - and _, not {shown(value)}")
+    return records

@@ -1,11 +1,9 @@
 """The server behind `llama2lab annotate`: Voila, with as many visitors as the machine holds and no kernel left behind.
 
-Each page has a kernel of its own. A page that is left or loaded anew ends its kernel (Voila's page asks for that, if it
-has the cookie against forged requests); a kernel whose page vanished without a word ends some time after its
-connection; and who comes when the room is full is told so by a page that tries again by itself.
-
-What is asked for under a name that is not this machine's is refused before anything is done: a page of somebody else's
-whose name is made to point here (DNS rebinding) is of another origin, but its requests look like our own.
+Each page has a kernel, which ends when the page is left (if it has the cookie against forged requests) or some time
+after its connection; who comes when the room is full gets a page that tries again by itself. What is asked for under a
+name that is not this machine's is refused: a page of somebody else's whose name is made to point here (DNS rebinding)
+is of another origin, but its requests look like our own.
 """
 
 from __future__ import annotations

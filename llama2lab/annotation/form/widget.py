@@ -1,12 +1,11 @@
 """The form in which a person compares two answers: a notebook cell, keys 1 to 8, and the label is in the store.
 
-    from llama2lab.annotation.form.widget import Annotator
-    Annotator("labels.db", "Ada")
+    from llama2lab.annotation.form.widget import AnnotationForm
+    AnnotationForm("labels.db", "Ada")
 
-The page sends messages, Python answers each by its request number. A label is saved before the answer, and only the
-answer makes the page ask for the next item. Label ids are made by the page, so that a message that is sent again after
-a lost answer saves nothing twice. With ipykernel 7 messages arrive in threads beside a running cell: one lock for each
-widget keeps them in order. What comes from the page is not trusted, and what models wrote is shown as plain text only.
+A label is saved before the page's message is answered, and only the answer makes the page ask for the next item. Label
+ids are made by the page, so that a message that is sent again saves nothing twice. With ipykernel 7 messages arrive in
+threads beside a running cell: one lock for each widget keeps them in order. What comes from the page is not trusted.
 """
 
 from __future__ import annotations
@@ -25,9 +24,10 @@ import traitlets
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llama2lab.annotation.store import queue
-from llama2lab.annotation.store.checks import ID
+from llama2lab.annotation.store.checks import ID, clean_name
+from llama2lab.annotation.store.engines import public_url
 from llama2lab.annotation.store.faults import StoreError
-from llama2lab.annotation.store.labels import Store, clean_name, open_store, public_url
+from llama2lab.annotation.store.store import Store, open_store
 from llama2lab.engine.errors import LabError, first_line
 from llama2lab.engine.scale import GRADES, KINDS, POSITIONS
 
@@ -69,7 +69,7 @@ class Guidelines(Message):
     kind: Literal["helpfulness", "safety"] | None = None
 
 
-class Label(Message):
+class Answered(Message):
     item_id: str = Field(pattern=rf"\A{ID.pattern}\z")
     label_id: str = Field(pattern=r"\A[0-9a-f]{32}\z")
     replaces: str | None = Field(default=None, pattern=rf"\A{ID.pattern}\z")  # the label that was shown; None: new
@@ -78,14 +78,14 @@ class Label(Message):
     seconds: float = Field(default=0.0, ge=0, le=10_000_000, allow_inf_nan=False)
 
 
-class Submit(Label):
+class Submit(Answered):
     side: Literal["left", "right"]
     grade: Literal[GRADES]  # type: ignore[valid-type]
     safe_left: bool | None = None
     safe_right: bool | None = None
 
 
-class Skip(Label):
+class Skip(Answered):
     reason: str = Field(min_length=1, max_length=1000)
 
 
@@ -109,7 +109,7 @@ def parse(content: Any) -> Message:
                        "saved or changed; reload the page and try again") from e
 
 
-class Annotator(anywidget.AnyWidget):
+class AnnotationForm(anywidget.AnyWidget):
     """The annotation form of one person.
 
     `store` is an open store, a file or a URL; one that cannot be opened is said in the form, which tries again.
@@ -245,7 +245,7 @@ class Annotator(anywidget.AnyWidget):
     # -- where no widget can run -------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        return f"Annotator({public_url(self._url)!r}, {self._name!r})"
+        return f"AnnotationForm({public_url(self._url)!r}, {self._name!r})"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         bundle = super()._repr_mimebundle_(**kwargs)

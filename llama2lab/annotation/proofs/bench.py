@@ -27,12 +27,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llama2lab.annotation.files import exchange
+from llama2lab.annotation.files.adding import add_pairs
 from llama2lab.annotation.proofs.trial_server import find_programs, trial_server
 from llama2lab.annotation.store import queue
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.faults import StoreError
-from llama2lab.annotation.store.labels import Store, open_store
+from llama2lab.annotation.store.store import Store, open_store
 from llama2lab.engine.errors import LabError
 
 
@@ -73,7 +73,7 @@ def crowd(url: str, annotators: int = 30, labels_each: int = 100, overlap: int =
     """
     items = math.ceil((annotators * labels_each + labels_each * (overlap - 1) + 1) / overlap)
     with open_store(url) as store:
-        exchange.add_pairs(store, some_pairs(items), overlap=overlap)
+        add_pairs(store, some_pairs(items), overlap=overlap)
     # "spawn": a process of its own, as each annotator's kernel is.
     context = multiprocessing.get_context("spawn")
     ready, finished, results = context.Barrier(annotators + 1), context.Barrier(annotators), context.Queue()
@@ -160,8 +160,8 @@ class KillReport:
 # Opens the store anew, as a restarted kernel does, and says each label's id once it is saved.
 WRITER = """
 import sys
-from llama2lab.annotation import queue
-from llama2lab.annotation.store.labels import Store, open_store
+from llama2lab.annotation.store import queue
+from llama2lab.annotation.store.store import open_store
 with open_store(sys.argv[1]) as store:
     me = store.annotator("Anna")
     print("ready", flush=True)
@@ -174,7 +174,7 @@ def kill(path: str, times: int = 200, seed: int = 0) -> KillReport:
     """A writing process on an SQLite file, killed with SIGKILL at random moments; is every acknowledged label there?"""
     rng = random.Random(seed)
     with open_store(path) as store:
-        exchange.add_pairs(store, some_pairs(20_000))
+        add_pairs(store, some_pairs(20_000))
         acknowledged: list[str] = []
         unsound = 0
         for _ in range(times):
@@ -212,8 +212,8 @@ def _stores(url: str | None, folder: str) -> Iterator[list[tuple[str, str]]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m llama2lab.annotation.proofs.bench", description=(__doc__ or "").split(
-        "\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m llama2lab.annotation.proofs.bench",
+                                     description=(__doc__ or "").split("\n")[0])
     parser.add_argument("what", nargs="?", choices=("crowd", "kill", "all"), default="all")
     parser.add_argument("--url", help="an empty store for the crowd")
     parser.add_argument("--annotators", type=int, default=30)

@@ -1,9 +1,8 @@
 """Addresses of annotation stores: what may be shown of them, and what was meant for one and is none.
 
-A database's address can hold secrets in many places (the password before the @, `?password=`, `?sslpassword=`, the
-name of a file of passwords), and one that is mistyped still holds them. So what was given is never repeated: messages
-show `public(address)`, and `hidden` is the net under texts that come from elsewhere. No SQLAlchemy here: the command
-line uses this for every error.
+A database's address can hold secrets in many places, also a mistyped one. So what was given is never repeated: messages
+show `public(address)`, and `hidden` is the net under texts that come from elsewhere. No SQLAlchemy: the command line
+uses this for every error.
 """
 
 from __future__ import annotations

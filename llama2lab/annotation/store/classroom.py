@@ -1,20 +1,16 @@
 """A class on PostgreSQL: a database role for the teacher and for each name of a roster.
 
 Who may see what is the database's rule, not our code's. An annotator's role sees the guidelines, the items that it was
-given, its own slots and its own labels; it may add labels of its own, and change or remove none. What items are worth
-(models, known answers), other people's rows and the rest of the queue it cannot reach: it is given items by functions
-that answer for the caller alone (server.py), and the store's schema holds nothing that a login of the class could make.
-`create_class` brings an older class under these rules too, whenever it is run.
+given, its own slots and its own labels; it may add labels of its own, and change or remove none. The rest it reaches by
+functions that answer for the caller alone (server.py). `create_class` brings an older class under these rules, too.
 
-What remains: on gold items of a qualification people learn whether they were right, after they have answered; and a
-login may keep the server busy, within its own connections.
+What remains: on gold items people learn whether they were right, after they have answered; and a login may keep the
+server busy, within its own connections.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import os
 import re
 import secrets
@@ -30,14 +26,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from llama2lab.annotation.store import server
 from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.store.checks import clean_name
+from llama2lab.annotation.store.engines import parse_url
 from llama2lab.annotation.store.faults import StoreError
-from llama2lab.annotation.store.labels import Store, clean_name, open_store, parse_url
+from llama2lab.annotation.store.roster import read_roster, read_urls, write_urls
+from llama2lab.annotation.store.store import Store, open_store
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.rows import has_end
 
-ROSTER_BYTES = 1 << 24
 TEACHER = "(teacher)"  # in the file of URLs; no name of a roster has brackets around it
-HEADER = ["name", "url"]
 FUNCTIONS = ("llama2lab_me()", "llama2lab_claim(text, text, double precision, text, boolean)",
              "llama2lab_waiting(text, text)", "llama2lab_gold(text, text)", "llama2lab_hold(text, text)",
              "llama2lab_renew(text, text, double precision)")
@@ -103,7 +99,7 @@ def create_class(url: str, roster: str | os.PathLike[str], out: str | os.PathLik
     names = read_roster(roster)
     again = [TEACHER if name == TEACHER else clean_name(name) for name in renew]
     file = Path(os.path.expanduser(out))
-    known_urls = _read_urls(file)
+    known_urls = read_urls(file)
     with open_store(url) as store:
         try:
             return _create(store, address, names, again, file, known_urls)
@@ -115,70 +111,6 @@ def create_class(url: str, roster: str | os.PathLike[str], out: str | os.PathLik
                 raise StoreError(f"{store.where}: to make a class, the URL's login must own the database's tables and "
                                  "have CREATEROLE; give the administrator's URL") from e
             raise
-
-
-def read_roster(path: str | os.PathLike[str]) -> list[str]:
-    """The names of a roster: one in each line, or the column `name` of a CSV file. Broken lines are named."""
-    file = Path(os.path.expanduser(path))
-    try:
-        has_end(file)
-        if file.stat().st_size > ROSTER_BYTES:
-            raise LabError(f"the roster {file} is larger than {ROSTER_BYTES:,} bytes; is this the right file?")
-        text = file.read_bytes().decode("utf-8-sig")
-    except OSError as e:
-        raise LabError(f"the roster {file} cannot be read ({e.strerror}); check the path") from e
-    except UnicodeDecodeError as e:
-        raise LabError(f"the roster {file} line {e.object[:e.start].count(10) + 1} is not UTF-8; save it as UTF-8"
-                       ) from e
-    found: dict[str, tuple[str, int]] = {}
-    wrong = []
-    for line, name in _names(text, file):
-        try:
-            name = clean_name(name)
-            if name[0] in "=+@(":
-                raise LabError(f"the name {name!r} begins with {name[0]!r}; leave that out")
-            first = found.get(name.casefold())
-            if first:
-                raise LabError(f"{name!r} is in line {first[1]} already; tell the two apart, or remove one")
-            found[name.casefold()] = (name, line)
-        except LabError as e:
-            wrong.append(f"line {line}: {e}")
-    if wrong:
-        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise LabError(f"the roster {file}: {'; '.join(wrong[:5])}{more}; nothing was made")
-    if not found:
-        raise LabError(f"the roster {file} holds no name; write one in each line")
-    return [name for name, _ in found.values()]
-
-
-def _names(text: str, file: Path) -> list[tuple[int, str]]:
-    lines = text.splitlines()
-    header = [cell.strip().casefold() for cell in next(csv.reader(lines[:1]), [])]
-    if "name" not in header:
-        names = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and line.strip()[0] != "#"]
-        _no_table([line for _, line in names], file)
-        return names
-    column, rows = header.index("name"), csv.reader(io.StringIO(text, newline=""), strict=True)
-    names, line = [], 1
-    try:
-        for number, row in enumerate(rows):
-            if number and any(cell.strip() for cell in row):
-                names.append((line, row[column] if column < len(row) else ""))
-            line = rows.line_num + 1
-    except csv.Error as e:
-        raise LabError(f"the roster {file} line {rows.line_num} is no CSV ({e}); mend the quotes") from e
-    return names
-
-
-def _no_table(names: Sequence[str], file: Path) -> None:
-    """LabError for the rows of a table whose column of names we cannot tell: each would be somebody's whole name."""
-    for divider, what in ((";", "semicolons"), ("\t", "tabs"), (r",(?=\S)", "commas"), (r'^".*"$', "")):
-        rows = [re.split(divider, name.strip()) for name in names]
-        if (len(rows) > 1 and all(len(row) > 1 for row in rows)) or (
-                rows and what and "name" in (cell.strip(' "').casefold() for cell in rows[0]) and len(rows[0]) > 1):
-            said = f"columns divided by {what}" if what else "quotes around each line"
-            raise LabError(f"the roster {file} is a table ({said}), and not a name in each line; give CSV with commas "
-                           "whose first line names the column 'name'")
 
 
 def _create(store: Store, address: URL, names: list[str], again: list[str], file: Path,
@@ -228,11 +160,11 @@ def _create(store: Store, address: URL, names: list[str], again: list[str], file
             notes += _close(conn, address, [*students, *group])
             # Before the commit: a password that is nowhere written down would be lost with a login that exists.
             if urls != before or not file.exists():
-                _write_urls(file, urls)
+                write_urls(file, urls)
                 wrote = True
     except BaseException:
         if wrote:
-            _write_urls(file, before)
+            write_urls(file, before)
         raise
     return ClassReport(created, known, renewed, file, tuple(notes))
 
@@ -336,8 +268,8 @@ def _close(conn: sa.Connection, address: URL, roles: Sequence[str]) -> list[str]
     quote = conn.dialect.identifier_preparer.quote_identifier
     database = quote(address.database or "")
     people = ", ".join(["PUBLIC", *map(quote, roles)])
-    wanted = (f"REVOKE CREATE ON SCHEMA public FROM {people}", f"REVOKE CREATE, TEMPORARY ON DATABASE {database} FROM "
-              f"{people}")
+    wanted = (f"REVOKE CREATE ON SCHEMA public FROM {people}",
+              f"REVOKE CREATE, TEMPORARY ON DATABASE {database} FROM {people}")
     for statement in wanted:
         _tried(conn, statement)
     may = conn.execute(sa.text(
@@ -346,8 +278,7 @@ def _close(conn: sa.Connection, address: URL, roles: Sequence[str]) -> list[str]
         "has_database_privilege(r.oid, current_database(), 'TEMPORARY')), false) AS database "
         "FROM pg_roles r LEFT JOIN pg_namespace n ON n.nspname = 'public' WHERE r.rolname = ANY(:roles)"),
         {"roles": list(roles)}).one()
-    return [f"this login could not take away that the class may make objects beside the store (nothing here uses "
-            "them); "
+    return ["this login could not take away that the class may make objects beside the store (nothing here uses them); "
             f"whoever owns the {what} gives: {statement.replace(people, 'PUBLIC')}"
             for what, statement, open_ in (("schema public", wanted[0], may.public),
                                            ("database", wanted[1], may.database)) if open_]
@@ -386,32 +317,3 @@ def _login(conn: sa.Connection, address: URL, role: str, group: str) -> str:
     conn.exec_driver_sql(f"GRANT {quote(group)} TO {quote(role)}")
     return address.difference_update_query(PRIVATE).set(
         drivername="postgresql", username=role, password=password).render_as_string(hide_password=False)
-
-
-def _read_urls(file: Path) -> dict[str, str]:
-    try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            rows = list(csv.reader(lines))
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise LabError(f"{file} cannot be read ({getattr(e, 'strerror', None) or e}); choose another file for the URLs"
-                       ) from e
-    if rows[:1] != [HEADER] or any(len(row) != 2 for row in rows):
-        raise LabError(f"{file} is there and is no file of a class's URLs; choose another one")
-    return {name: url for name, url in rows[1:]}
-
-
-def _write_urls(file: Path, urls: dict[str, str]) -> None:
-    """Readable for nobody else, at no moment."""
-    new = file.with_name(f".{file.name}.{os.getpid()}.new")
-    try:
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8",
-                       newline="") as out:
-            csv.writer(out).writerows([HEADER, *map(list, urls.items())])
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(new, file)
-    except OSError as e:
-        raise LabError(f"{file} cannot be written ({e.strerror}); choose another place for the URLs; no login was made"
-                       ) from e

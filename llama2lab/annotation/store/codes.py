@@ -1,9 +1,7 @@
 """Personal codes: how visitors of `llama2lab annotate` are known again, where nothing better says who somebody is.
 
-Whoever gives a name for the first time chooses its code; so does who labelled before there were codes. Only a salted
-hash is kept (scrypt, of Python's own library), and every try is counted before it is looked at, so that many at once
-are no way around the limit. A name whose owner lost the code gets a new one after `forget`. Who has a class's login is
-known by that alone.
+Whoever gives a name for the first time chooses its code. Only a salted hash (scrypt) is kept, and every try is counted
+before it is looked at, so that many at once are no way around the limit. `forget` lets a name choose anew.
 """
 
 from __future__ import annotations
@@ -20,7 +18,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from llama2lab.annotation.store import tables as t
-from llama2lab.annotation.store.labels import Store, clean_name
+from llama2lab.annotation.store.checks import clean_name
+from llama2lab.annotation.store.store import Store
 from llama2lab.engine.errors import LabError
 
 SHORTEST, LONGEST = 6, 200

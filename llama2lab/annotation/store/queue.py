@@ -1,15 +1,14 @@
 """Who gets which item: claims with leases, labels, skips, edits, progress and the qualification on gold items.
 
 Each item has as many slots as annotators are wanted, and a claim takes one in a single transaction, so that overlap is
-exact. Nobody gets an item twice. Gold items go to everybody. A lease that ran out frees its slot for others; whoever
-held it may still answer as long as nobody else took it. A skipped item counts as given: its slot is not handed on.
+exact; gold items go to everybody. A lease that ran out frees its slot, and whoever held it may still answer while
+nobody else took it. A skipped item counts as given.
 """
 
 from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,7 +18,8 @@ from sqlalchemy.exc import IntegrityError
 
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.checks import ID, MAX_COMMENT, MAX_LEASE, MAX_SECONDS
-from llama2lab.annotation.store.labels import Store, newest_guidelines
+from llama2lab.annotation.store.in_force import current, in_force
+from llama2lab.annotation.store.store import Store, newest_guidelines
 from llama2lab.engine.errors import LabError, first_line
 from llama2lab.engine.scale import GRADES, Side
 
@@ -329,36 +329,6 @@ def _check_safety(choice: int, safe_1: bool | None, safe_2: bool | None) -> None
     if rejected and not chosen:
         raise LabError("the answer that you chose is marked unsafe and the other one safe: such a label is never kept; "
                        "choose the safe one, or look at your marks again")
-
-
-def current_labels() -> sa.Select:
-    """The id of the label in force of each item and annotator: not superseded, and the newest of them."""
-    lab, later = t.labels.c, t.labels.alias("later")
-    alive = sa.select(
-        lab.id, lab.item_id, lab.annotator_id,
-        sa.func.row_number().over(partition_by=(lab.item_id, lab.annotator_id),
-                                  order_by=(lab.created_at.desc(), lab.id.desc())).label("rank"),
-    ).where(~sa.exists().where(later.c.supersedes == lab.id)).subquery("alive")
-    return sa.select(alive.c.id).where(alive.c.rank == 1)
-
-
-def current(conn: sa.Connection, annotator_id: str, item_id: str) -> str | None:
-    """The id of the annotator's label in force of this item."""
-    lab, later = t.labels.c, t.labels.alias("later")
-    return conn.execute(
-        sa.select(lab.id).where(lab.item_id == item_id, lab.annotator_id == annotator_id,
-                                ~sa.exists().where(later.c.supersedes == lab.id))
-        .order_by(lab.created_at.desc(), lab.id.desc()).limit(1)).scalar()
-
-
-def in_force(rows: Sequence[Any]) -> list[Any]:
-    """Of one annotator's labels, oldest first: those in force, in the order in which the items were first answered."""
-    superseded = {row.supersedes for row in rows}
-    newest: dict[str, Any] = {}
-    for row in rows:
-        if row.id not in superseded:
-            newest[row.item_id] = row
-    return [newest[item_id] for item_id in dict.fromkeys(row.item_id for row in rows)]
 
 
 def history(store: Store, annotator_id: str) -> list[Past]:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from llama2lab.annotation.agreement.coefficients import Label, alpha_of, gwet_of, judged
 from llama2lab.annotation.agreement.quality import quality
 from llama2lab.annotation.agreement.simulate import Items, simulated_labels
-from llama2lab.annotation.files.exchange import add_pairs, labels
+from llama2lab.annotation.files.adding import add_pairs
 from llama2lab.annotation.rows import people_against_simulated
-from llama2lab.annotation.store.labels import Store, open_store
+from llama2lab.annotation.store.store import Store, open_store
 from llama2lab.engine import stats
 from llama2lab.engine.files import digest
 from llama2lab.engine.scale import GRADES
@@ -94,7 +94,7 @@ def own_store(lab: Finished, n: int = 24, gold: int = 4) -> Store:
 def own_labels(lab: Finished, store: Store, n: int = 24) -> tuple[list[Label], bool]:
     """What people said in the store, and True; where they have said too little, what a simulated stand-in says of the
     same pairs, and False. Nothing of the stand-in is stored."""
-    mine = [x for x in labels(store) if x["annotator_kind"] == "person"]
+    mine = [x for x in store.labels() if x["annotator_kind"] == "person"]
     if len(judged(mine)) >= FEWEST:
         return mine, True
     return simulated_labels([STAND_IN], lab.oracle, items_of(own_pairs(lab, n)), "helpfulness"), False

@@ -15,8 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from llama2lab.annotation.files.exchange import add_pairs
-from llama2lab.annotation.store.labels import open_store
+from llama2lab.annotation.files.adding import add_pairs
+from llama2lab.annotation.store.store import open_store
 from llama2lab.lab.finished import Finished, live_folder
 from llama2lab.lessons.n06_rewards.experiments import THRESHOLD, sigmoid
 from llama2lab.model.sample import sample_answers

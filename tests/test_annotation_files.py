@@ -15,11 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_annotation_store import NASTY, pairs
 
-from llama2lab.annotation.files import exchange
+from llama2lab.annotation.files.adding import add_pairs
+from llama2lab.annotation.files.exporting import export_preferences, to_dataset
+from llama2lab.annotation.files.importing import import_preferences
+from llama2lab.annotation.files.merging import merge
 from llama2lab.annotation.store import migrations, queue
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.faults import StoreError
-from llama2lab.annotation.store.labels import open_store
+from llama2lab.annotation.store.store import open_store
 from llama2lab.engine.errors import LabError
 
 
@@ -34,7 +37,7 @@ def busy_store(url, names=("Anna", "Bert"), rows=None):
                         {"role": "system", "content": NASTY}, {"role": "user", "content": "a"},
                         {"role": "assistant", "content": "b"}, {"role": "user", "content": NASTY}],
                         "answers": [NASTY, ""], "prompt_id": NASTY, "models": [None, NASTY]}])
-    exchange.add_pairs(store, rows, overlap=2, seed=3)
+    add_pairs(store, rows, overlap=2, seed=3)
     for number, name in enumerate(names):
         me = store.annotator(name)
         for turn in range(9):
@@ -70,8 +73,8 @@ def everything(store):
 
 def test_adding_the_same_pairs_again_adds_nothing(store_url):
     with open_store(store_url) as store:
-        assert exchange.add_pairs(store, pairs(5), overlap=3) == 5
-        assert exchange.add_pairs(store, pairs(7), overlap=3) == 2
+        assert add_pairs(store, pairs(5), overlap=3) == 5
+        assert add_pairs(store, pairs(7), overlap=3) == 2
         assert queue.progress(store, store.annotator("Anna")).open == 7
 
 
@@ -85,11 +88,11 @@ def test_adding_the_same_pairs_again_adds_nothing(store_url):
 def test_a_wrong_pair_is_named_and_nothing_is_added(tmp_path, change, words):
     with open_store(tmp_path / "labels.db") as store:
         with pytest.raises(LabError, match=f"pair 3: .*{words}"):
-            exchange.add_pairs(store, [*pairs(2), pairs(1, start=5)[0] | change])
+            add_pairs(store, [*pairs(2), pairs(1, start=5)[0] | change])
         with pytest.raises(LabError, match="kind, prompt and answers"):
-            exchange.add_pairs(store, [{"prompt": []}])
+            add_pairs(store, [{"prompt": []}])
         with pytest.raises(LabError, match="at least one annotator"):
-            exchange.add_pairs(store, pairs(1), overlap=0)
+            add_pairs(store, pairs(1), overlap=0)
         assert queue.progress(store, store.annotator("Anna")).open == 0
 
 
@@ -99,17 +102,17 @@ def test_a_wrong_pair_is_named_and_nothing_is_added(tmp_path, change, words):
 def test_export_import_export_is_the_same_and_nothing_is_lost(store_url, tmp_path, ending):
     store = busy_store(str(tmp_path / "source.db"))
     one, two = tmp_path / f"one.{ending}", tmp_path / f"two.{ending}"
-    count = exchange.export_preferences(store, one)
-    assert 0 < count < len(exchange.labels(store))
+    count = export_preferences(store, one)
+    assert 0 < count < len(store.labels())
     with open_store(store_url) as other:
-        counts = exchange.import_preferences(other, one)
+        counts = import_preferences(other, one)
         assert counts.labels == len(everything(store)["labels"]) and counts.known == 0
-        exchange.export_preferences(other, two)
+        export_preferences(other, two)
         assert two.read_bytes() == one.read_bytes()
         assert two.with_name(two.name + ".rest").read_bytes() == one.with_name(one.name + ".rest").read_bytes()
         assert everything(other) == everything(store)
-        assert exchange.labels(other) == exchange.labels(store)
-        again = exchange.import_preferences(other, one)
+        assert other.labels() == store.labels()
+        again = import_preferences(other, one)
         assert (again.labels, again.items, again.annotators) == (0, 0, 0) and everything(other) == everything(store)
         me = other.annotator("Anna")
         assert queue.progress(other, me) == queue.progress(store, store.annotator("Anna"))
@@ -121,9 +124,9 @@ def test_export_import_export_is_the_same_and_nothing_is_lost(store_url, tmp_pat
 
 def test_datasets_there_and_back(tmp_path):
     store = busy_store(tmp_path / "source.db")
-    exchange.to_dataset(store).save_to_disk(str(tmp_path / "saved"))
+    to_dataset(store).save_to_disk(str(tmp_path / "saved"))
     with open_store(tmp_path / "other.db") as other:
-        exchange.import_preferences(other, datasets.load_from_disk(str(tmp_path / "saved")))
+        import_preferences(other, datasets.load_from_disk(str(tmp_path / "saved")))
         assert everything(other) == everything(store)
 
 
@@ -131,9 +134,9 @@ def test_datasets_there_and_back(tmp_path):
 def test_files_are_what_trl_reads(tmp_path, ending, builder):
     store = busy_store(tmp_path / "source.db")
     file = tmp_path / f"labels.{ending}"
-    exchange.export_preferences(store, file, margins="large")
+    export_preferences(store, file, margins="large")
     rows = datasets.load_dataset(builder, data_files=str(file), split="train", cache_dir=str(tmp_path / "cache"))
-    known = {label["label_id"]: label for label in exchange.labels(store)}
+    known = {label["label_id"]: label for label in store.labels()}
     assert {row["label_id"] for row in rows} == {key for key, label in known.items() if label["choice"]}
     for row in rows:
         label = known[row["label_id"]]
@@ -147,15 +150,15 @@ def test_files_are_what_trl_reads(tmp_path, ending, builder):
 
 def test_a_file_without_its_rest_still_holds_the_labels_in_force(tmp_path):
     store = busy_store(tmp_path / "source.db")
-    exchange.export_preferences(store, tmp_path / "labels.jsonl")
+    export_preferences(store, tmp_path / "labels.jsonl")
     (tmp_path / "labels.jsonl.rest").rename(tmp_path / "kept")
     with open_store(tmp_path / "other.db") as other:
-        exchange.import_preferences(other, tmp_path / "labels.jsonl")
-        assert exchange.labels(other) == [x for x in exchange.labels(store) if x["choice"]]
+        import_preferences(other, tmp_path / "labels.jsonl")
+        assert other.labels() == [x for x in store.labels() if x["choice"]]
         (tmp_path / "kept").rename(tmp_path / "labels.jsonl.rest")  # and the rest can come later
-        exchange.import_preferences(other, tmp_path / "labels.jsonl")
-        by_id = {x["label_id"]: x for x in exchange.labels(other)}  # new items stand behind in the queue
-        assert by_id == {x["label_id"]: x for x in exchange.labels(store)}
+        import_preferences(other, tmp_path / "labels.jsonl")
+        by_id = {x["label_id"]: x for x in other.labels()}  # new items stand behind in the queue
+        assert by_id == {x["label_id"]: x for x in store.labels()}
         assert other.guidelines("helpfulness") == store.guidelines("helpfulness")
 
 
@@ -167,9 +170,9 @@ def test_rows_of_the_preferences_stage_come_in(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(r) + "\n" for r in (row, margin)))
     with open_store(tmp_path / "labels.db") as store:
-        assert exchange.import_preferences(store, file, annotator_kind="simulated").labels == 2
-        assert exchange.import_preferences(store, file, annotator_kind="simulated").labels == 0
-        first, second = exchange.labels(store)
+        assert import_preferences(store, file, annotator_kind="simulated").labels == 2
+        assert import_preferences(store, file, annotator_kind="simulated").labels == 0
+        first, second = store.labels()
         assert (first["annotator"], first["vendor"], first["annotator_kind"]) == ("careful", "careful", "simulated")
         assert first["answers"][first["choice"] - 1] == "good" and first["left"] is None
         assert (first["safe_1"], first["safe_2"]) == ((True, False) if first["choice"] == 1 else (False, True))
@@ -198,8 +201,8 @@ def test_malformed_rows_are_counted_and_named_and_nothing_is_imported(tmp_path, 
     file.write_text("\n".join([json.dumps(GOOD), bad, "", json.dumps(GOOD | {"prompt": "Other?"})]) + "\n")
     with open_store(tmp_path / "labels.db") as store:
         with pytest.raises(LabError, match=f"1 of 3 rows are malformed.*labels.jsonl line 2.*{words}"):
-            exchange.import_preferences(store, file)
-        assert exchange.labels(store) == [] and queue.progress(store, store.annotator("Anna")).open == 0
+            import_preferences(store, file)
+        assert store.labels() == [] and queue.progress(store, store.annotator("Anna")).open == 0
 
 
 def test_files_that_are_none(tmp_path):
@@ -211,13 +214,13 @@ def test_files_that_are_none(tmp_path):
                             ("z.jsonl", "line 2: not UTF-8"), ("none.jsonl", "cannot be read"),
                             ("labels.xlsx", "jsonl or .json or .csv or .parquet")):
             with pytest.raises(LabError, match=words):
-                exchange.import_preferences(store, tmp_path / name)
+                import_preferences(store, tmp_path / name)
         with pytest.raises(LabError, match="cannot be written"):
-            exchange.export_preferences(store, tmp_path / "no" / "folder.jsonl")
+            export_preferences(store, tmp_path / "no" / "folder.jsonl")
         with pytest.raises(LabError, match="margins"):
-            exchange.export_preferences(store, tmp_path / "a.jsonl", margins="huge")
-        assert exchange.export_preferences(store, tmp_path / "empty.parquet") == 0
-        assert str(exchange.import_preferences(store, tmp_path / "empty.parquet")).startswith("0 labels")
+            export_preferences(store, tmp_path / "a.jsonl", margins="huge")
+        assert export_preferences(store, tmp_path / "empty.parquet") == 0
+        assert str(import_preferences(store, tmp_path / "empty.parquet")).startswith("0 labels")
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -227,15 +230,15 @@ def test_any_text_goes_there_and_back(tmp_path_factory, texts, seconds, ending):
     folder = tmp_path_factory.mktemp("texts")
     prompt, one, two, comment, reason = texts
     with open_store(folder / "a.db") as store, open_store(folder / "b.db") as other:
-        exchange.add_pairs(store, [{"kind": "helpfulness", "prompt": [{"role": "user", "content": prompt}],
-                                    "answers": [one, two + "."], "prompt_id": comment, "meta": {reason: two}},
-                                   *pairs(1)] if one != two + "." else pairs(2))
+        add_pairs(store, [{"kind": "helpfulness", "prompt": [{"role": "user", "content": prompt}],
+                           "answers": [one, two + "."], "prompt_id": comment, "meta": {reason: two}},
+                          *pairs(1)] if one != two + "." else pairs(2))
         me = store.annotator("Anna")
         queue.submit(store, me, queue.next_task(store, me).item_id, "left", "better", comment=comment,
                      seconds=seconds)
         queue.skip(store, me, queue.next_task(store, me).item_id, reason + "!", comment=comment)
-        exchange.export_preferences(store, folder / f"x.{ending}")
-        exchange.import_preferences(other, folder / f"x.{ending}")
+        export_preferences(store, folder / f"x.{ending}")
+        import_preferences(other, folder / f"x.{ending}")
         assert everything(other) == everything(store)
 
 
@@ -256,21 +259,21 @@ def test_students_files_become_one(store_url, tmp_path):
         busy_store(file, [name], rows).close()
         files.append(file)
     with open_store(store_url) as store:
-        exchange.add_pairs(store, rows, overlap=3, seed=9)
-        counts = exchange.merge(store, files)
+        add_pairs(store, rows, overlap=3, seed=9)
+        counts = merge(store, files)
         assert (counts.items, counts.known) == (0, 0)
         assert counts.labels == sum(len(everything(open_store(f))["labels"]) for f in files)
         before = everything(store)
-        assert exchange.merge(store, [*files, files[0]]).labels == 0 and everything(store) == before
+        assert merge(store, [*files, files[0]]).labels == 0 and everything(store) == before
         for file in files:
             name = file.stem
             with open_store(file) as one:
-                mine = [x for x in exchange.labels(store) if x["annotator"] == name]
-                assert {x["label_id"] for x in mine} == {x["label_id"] for x in exchange.labels(one)}
+                mine = [x for x in store.labels() if x["annotator"] == name]
+                assert {x["label_id"] for x in mine} == {x["label_id"] for x in one.labels()}
                 past = queue.history(store, store.annotator(name))
                 assert [p.label for p in past] == [p.label for p in queue.history(one, one.annotator(name))]
         given_to = {}
-        for x in exchange.labels(store):
+        for x in store.labels():
             given_to.setdefault(x["item_id"], []).append(x["annotator"])
         with store.begin(read=True) as conn:  # labels that came in use up the slots that were wanted
             for item_id, count in conn.execute(sa.select(t.slots.c.item_id, sa.func.count()).join(t.items).where(
@@ -281,13 +284,13 @@ def test_students_files_become_one(store_url, tmp_path):
 def test_merging_goes_on_where_a_student_goes_on(tmp_path):
     file = tmp_path / "anna.db"
     with busy_store(file, ["Anna"]) as anna, open_store(tmp_path / "all.db") as store:
-        exchange.merge(store, [file])
+        merge(store, [file])
         me = anna.annotator("Anna")
         queue.submit(anna, me, queue.history(anna, me)[0].task.item_id, "right", "negligibly", True, True)
         task = queue.next_task(anna, me)
         queue.submit(anna, me, task.item_id, "right", "negligibly", True, True)
-        assert exchange.merge(store, [file]).labels == 2
-        assert exchange.labels(store) == exchange.labels(anna)
+        assert merge(store, [file]).labels == 2
+        assert store.labels() == anna.labels()
 
 
 def test_two_people_of_one_name_stay_two(tmp_path):
@@ -296,10 +299,10 @@ def test_two_people_of_one_name_stay_two(tmp_path):
         busy_store(tmp_path / folder / "labels.db", ["Anna"]).close()
     files = [tmp_path / "a" / "labels.db", tmp_path / "b" / "labels.db"]
     with open_store(tmp_path / "all.db") as store:
-        counts = exchange.merge(store, files)
+        counts = merge(store, files)
         assert counts.renamed == {"Anna": "Anna (2)"} and "'Anna (2)'" in str(counts)
-        assert {x["annotator"] for x in exchange.labels(store)} == {"Anna", "Anna (2)"}
-        assert exchange.merge(store, files).renamed == {}
+        assert {x["annotator"] for x in store.labels()} == {"Anna", "Anna (2)"}
+        assert merge(store, files).renamed == {}
         with store.begin(read=True) as conn:  # but a simulated annotator of one vendor is the same everywhere
             assert conn.execute(sa.select(sa.func.count()).select_from(t.annotators)).scalar() == 3
 
@@ -313,10 +316,10 @@ def test_a_copy_that_went_its_own_way_loses_nothing(tmp_path):
             me = store.annotator("Anna")
             queue.submit(store, me, queue.history(store, me)[0].task.item_id, "left", grade, True, True)
     with open_store(tmp_path / "all.db") as store:
-        exchange.merge(store, [second, first])
+        merge(store, [second, first])
         (newest,) = [p for p in queue.history(store, store.annotator("Anna")) if p.task.number == 1]
         assert newest.label.grade == "significantly"  # the later of the two
-        labels = exchange.labels(store)
+        labels = store.labels()
         assert len({x["item_id"] for x in labels}) == len(labels)
         with store.begin(read=True) as conn:
             grades = conn.execute(sa.select(t.labels.c.grade)).scalars().all()
@@ -328,19 +331,19 @@ def test_a_label_of_unknown_side_can_be_edited_and_sides_mean_what_was_shown(sto
     file.write_text("".join(json.dumps(GOOD | {"prompt": f"Q{n}", "chosen": f"good {n}", "rejected": f"bad {n}"}) + "\n"
                             for n in range(6)))
     with open_store(store_url) as store:
-        exchange.import_preferences(store, file)
+        import_preferences(store, file)
         me = store.annotator("imported")
         for past in queue.history(store, me):
             texts = {"left": past.task.left_text, "right": past.task.right_text}
             assert texts[past.label.side].startswith("good")
             queue.submit(store, me, past.task.item_id, "right" if past.label.side == "left" else "left", "better")
-        assert all(x["answers"][x["choice"] - 1].startswith("bad") for x in exchange.labels(store))
+        assert all(x["answers"][x["choice"] - 1].startswith("bad") for x in store.labels())
 
 
 def test_a_copy_that_showed_other_sides_is_read_by_the_sides_it_showed(tmp_path):
     first, second = tmp_path / "first.db", tmp_path / "second.db"
     with open_store(first) as store:
-        exchange.add_pairs(store, pairs(6))
+        add_pairs(store, pairs(6))
         store.annotator("Anna")
     shutil.copy(first, second)
     for file, seed in ((first, 0), (second, 1)):
@@ -350,7 +353,7 @@ def test_a_copy_that_showed_other_sides_is_read_by_the_sides_it_showed(tmp_path)
                 queue.submit(store, me, task.item_id, "left" if task.left_text.startswith("Answer") else "right",
                              "better")
     with open_store(first) as store:
-        exchange.merge(store, [second])
+        merge(store, [second])
         me = store.annotator("Anna")
         for past in queue.history(store, me):
             shown = {"left": past.task.left_text, "right": past.task.right_text}
@@ -370,18 +373,18 @@ def test_files_are_only_read_and_all_or_none_is_merged(tmp_path):
     os.chmod(good, 0o400)
     before = good.read_bytes(), old.read_bytes()
     with open_store(tmp_path / "all.db") as store:
-        assert exchange.merge(store, [good, old]).labels > 0
+        assert merge(store, [good, old]).labels > 0
         assert (good.read_bytes(), old.read_bytes()) == before and stat.S_IMODE(good.stat().st_mode) == 0o400
     broken.write_bytes(good.read_bytes()[:4096] + b"\xff" * 4096 + good.read_bytes()[8192:])
     with open_store(tmp_path / "none.db") as store:
         for bad, words in ((broken, "damaged"), (tmp_path / "missing.db", "no file"),
                            (tmp_path / "none.db", "leave it out")):
             with pytest.raises(LabError, match=words):
-                exchange.merge(store, [good, bad])
+                merge(store, [good, bad])
         with pytest.raises(StoreError, match="no SQLite database"):
             (tmp_path / "text.db").write_text("text" * 1000)
-            exchange.merge(store, [tmp_path / "text.db"])
-        assert exchange.labels(store) == []
+            merge(store, [tmp_path / "text.db"])
+        assert store.labels() == []
 
 
 @pytest.mark.parametrize("statement, words", [
@@ -400,5 +403,5 @@ def test_a_file_that_was_tampered_with_is_refused(tmp_path, statement, words):
         conn.executescript("PRAGMA ignore_check_constraints=ON; DROP TRIGGER labels_no_update; " + statement)
     with open_store(tmp_path / "all.db") as store:
         with pytest.raises(LabError, match=words):
-            exchange.merge(store, [file])
+            merge(store, [file])
         assert everything(store)["items"] == []

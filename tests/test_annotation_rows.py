@@ -8,16 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from annotation_pairs import labels_of, oracle, people_of, town_items
+from annotation_pairs import label_store, labels_of, oracle, people_of, town_items
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama2lab.annotation import rows as tr
-from llama2lab.annotation.agreement.simulate import label_store
-from llama2lab.annotation.files import exchange
+from llama2lab.annotation.files.adding import add_pairs
 from llama2lab.annotation.files.exporting import export_preferences
 from llama2lab.annotation.files.importing import import_preferences
-from llama2lab.annotation.store.labels import Store, open_store
+from llama2lab.annotation.rows import (
+    RULES,
+    Rule,
+    fingerprint,
+    people_against_simulated,
+    resolve,
+)
+from llama2lab.annotation.store.store import Store, open_store
 from llama2lab.engine import scale
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
@@ -41,7 +46,7 @@ def label(who: str, choice: int | None, grade: str | None = "better", safe: tupl
 
 
 def test_a_row_has_the_schema_of_simulated_annotators() -> None:
-    (row,) = tr.preference_rows_of([label("Ada", 2)], "safety")
+    (row,) = resolve([label("Ada", 2)], "safety").rows
     pairs = list(town_items(20, 1).values())
     simulated = label_pairs(annotators_of(("careful",)), oracle(), pairs, "safety", 0)[0]
     assert list(row) == list(simulated) and {k: type(v) for k, v in row.items()} == {
@@ -61,19 +66,19 @@ def test_a_row_has_the_schema_of_simulated_annotators() -> None:
 ])
 def test_the_majority_rule(several: list[tuple[int, str]], expected: tuple[str, str] | None) -> None:
     labels = [label(f"p{i}", choice, grade) for i, (choice, grade) in enumerate(several)]
-    found = tr.resolve(labels, "safety")
+    found = resolve(labels, "safety")
     assert [(r["chosen"][0]["content"], r["grade"]) for r in found.rows] == ([expected] if expected else [])
     assert found.ties == (expected is None) and found.used == (len(several) if expected else 0)
 
 
 def test_the_other_rules() -> None:
     labels = [label("a", 1), label("b", 1), label("c", 2, "slightly")]
-    assert tr.resolve(labels, "safety", "unanimous").counts["ties"] == 1
-    every = tr.preference_rows_of(labels, "safety", "every")
+    assert resolve(labels, "safety", "unanimous").counts["ties"] == 1
+    every = resolve(labels, "safety", "every").rows
     assert sorted((r["annotator"], r["chosen"][0]["content"]) for r in every) == [
         ("a", "one"), ("b", "one"), ("c", "two")]
     with pytest.raises(LabError, match="majority, unanimous, every"):
-        tr.resolve(labels, "safety", "loudest")  # type: ignore[arg-type]
+        resolve(labels, "safety", "loudest")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("several, expected", [
@@ -85,10 +90,10 @@ def test_the_other_rules() -> None:
 ])
 def test_safety_bins(several: list[tuple[Any, Any]], expected: str | None) -> None:
     labels = [label(f"p{i}", 1, safe=safe) for i, safe in enumerate(several)]
-    found = tr.resolve(labels, "safety")
+    found = resolve(labels, "safety")
     assert [r["safety"] for r in found.rows] == ([] if expected is None else [expected])
     assert found.unsafe_chosen == (expected is None)
-    helpful = tr.resolve([{**x, "kind": "helpfulness"} for x in labels], "helpfulness")
+    helpful = resolve([{**x, "kind": "helpfulness"} for x in labels], "helpfulness")
     assert [r["safety"] for r in helpful.rows] == [""]
 
 
@@ -98,7 +103,7 @@ def test_what_is_left_out_is_counted() -> None:
               label("a", 1, kind="helpfulness", item="h"),
               label("a", 1, item="m", prompt=[{"role": "user", "content": "Which?"}] * 2),
               label("a", 1, item="n", answers=["\ud83d", "two"])]
-    assert tr.resolve(labels, "safety").counts == {
+    assert resolve(labels, "safety").counts == {
         "rows": 1, "labels": 8, "used": 1, "gold": 1, "skipped": 1, "flagged": 1, "malformed": 2, "ties": 1,
         "unsafe_chosen": 0}
 
@@ -108,17 +113,17 @@ ONE = st.tuples(st.integers(0, 5), st.sampled_from("abc"), st.sampled_from([1, 2
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.lists(ONE, max_size=18, unique_by=lambda x: x[:2]), st.sampled_from(tr.RULES), st.randoms())
-def test_every_label_is_accounted_for_in_any_order(drawn: list[tuple[Any, ...]], rule: tr.Rule, rng: Any) -> None:
+@given(st.lists(ONE, max_size=18, unique_by=lambda x: x[:2]), st.sampled_from(RULES), st.randoms())
+def test_every_label_is_accounted_for_in_any_order(drawn: list[tuple[Any, ...]], rule: Rule, rng: Any) -> None:
     labels = [label(w, c, g if c else None, (s1, s2), item=f"i{i}", flag=f, answers=[f"one {i}", f"two {i}"])
               for i, w, c, g, s1, s2, f in drawn]
-    found = tr.resolve(labels, "safety", rule)
+    found = resolve(labels, "safety", rule)
     left = found.labels - found.used - found.gold - found.skipped - found.flagged
     assert left >= found.ties + found.unsafe_chosen >= (left > 0)
     shuffled = list(labels)
     rng.shuffle(shuffled)
-    assert tr.resolve(shuffled, "safety", rule) == found
-    assert tr.fingerprint(shuffled) == tr.fingerprint(labels)
+    assert resolve(shuffled, "safety", rule) == found
+    assert fingerprint(shuffled) == fingerprint(labels)
 
 
 # ---- mixing and comparing ---------------------------------------------------------------------------------------
@@ -142,13 +147,13 @@ def test_impossible_shares() -> None:
 
 def test_people_against_simulated_annotators() -> None:
     people, simulated = labels_of(people_of("typical", 3), 80, 1), labels_of(annotators_of(("careful",)), 80, 1)
-    found = tr.people_against_simulated(people, simulated)
+    found = people_against_simulated(people, simulated)
     assert 0.7 < found["choice"]["percent"]["mean"] < 1 and found["choice"]["percent"]["n"] == 80
     assert found["choice"]["ac"]["low"] > 0.2 and found["as_often"]["n"] == 240
     assert found["as_often"]["mean"] < found["choice"]["percent"]["mean"]  # three heads are better than one
     against = [{**x, "choice": 3 - x["choice"]} for x in simulated]
-    assert tr.people_against_simulated(people, against)["choice"]["ac"]["high"] < 0
-    nothing = tr.people_against_simulated(people, [])
+    assert people_against_simulated(people, against)["choice"]["ac"]["high"] < 0
+    nothing = people_against_simulated(people, [])
     assert nothing["choice"]["ac"]["n"] == 0 and nothing["as_often"]["n"] == 0
 
 
@@ -163,16 +168,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
         for kind in ("helpfulness", "safety"):
             items = town_items(30, 2, kind).values()
             known += [prompt for prompt, *_ in items]
-            exchange.add_pairs(opened, [{"kind": kind, "prompt": [dict(m) for m in prompt.messages],
-                                         "answers": list(answers), "prompt_id": prompt.id}
-                                        for prompt, *answers in items], overlap=3)
+            add_pairs(opened, [{"kind": kind, "prompt": [dict(m) for m in prompt.messages],
+                                "answers": list(answers), "prompt_id": prompt.id}
+                               for prompt, *answers in items], overlap=3)
         label_store(opened, people_of("typical", 3), oracle(), known)
         yield opened
 
 
 def weights(opened: Store, kind: str, settings: RewardSettings) -> dict[str, torch.Tensor]:
     """A reward model of nano size, trained on what the store holds."""
-    rows = tr.preference_rows_of(exchange.labels(opened), kind)
+    rows = resolve(opened.labels(), kind).rows
     assert len(rows) >= 20
     texts = [" ".join(x["answers"]) for x in labels_of(people_of("typical"), 30, 2)]
     tokenizer = train_tokenizer(texts, 320, chat_template=CHAT_TEMPLATE)
@@ -198,7 +203,7 @@ def test_reward_models_from_an_exported_and_imported_store_are_equal_bit_for_bit
                 "safety": RewardSettings(head="linear", safety_loss=1.0, batch_pairs=8)}
     with open_store(str(tmp_path / "again.db")) as again:
         copy(store, again, tmp_path)
-        assert tr.fingerprint(exchange.labels(again)) == tr.fingerprint(exchange.labels(store))
+        assert fingerprint(again.labels()) == fingerprint(store.labels())
         for kind, chosen in settings.items():
             direct, back = weights(store, kind, chosen), weights(again, kind, chosen)
             assert direct.keys() == back.keys()

@@ -1,4 +1,4 @@
-"""Stores that other people hand in, read without trusting them: as a copy, without anything in it that runs."""
+"""Stores that other people hand in, into one: read as a copy, without anything in it that runs."""
 
 from __future__ import annotations
 
@@ -7,21 +7,51 @@ import shutil
 import sqlite3
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from llama2lab.annotation.files.records import Records, check, read
+from llama2lab.annotation.files.taking_in import Counts, take_in
 from llama2lab.annotation.store import tables as t
+from llama2lab.annotation.store.engines import parse_url
 from llama2lab.annotation.store.faults import StoreError, explain
-from llama2lab.annotation.store.labels import open_store, parse_url
+from llama2lab.annotation.store.store import Store, open_store
 from llama2lab.engine.errors import LabError, first_line
 
 MAX_BYTES = 2**30  # of a file
 MAX_ROWS = 1_000_000  # of all its tables
 MAX_VALUE = 2**26  # bytes of one value
 SECONDS = 120  # that looking through one file may take
+
+
+def merge(store: Store, paths: Sequence[str | os.PathLike[str]], only: str | None = None,
+          trust: bool = False) -> Counts:
+    """Take the labels of other stores (students' files, usually) into this one: of all of them or of none.
+
+    Nothing that is here changes, and merging the same file again adds nothing. The other files are only read. What a
+    file is not believed is in taking_in.py; `trust` believes it (who makes copies of the class's own store), and `only`
+    takes the labels of the annotator of this name alone.
+
+    Raises:
+        LabError: a file that is no store, that was tampered with, or that adds labels in names it has no right to.
+    """
+    for path in paths:
+        if store.path and os.path.exists(path) and os.path.samefile(path, store.path):
+            raise LabError(f"{path} is the store that it should be merged into; leave it out")
+    sources = [read_other(path) for path in paths]
+
+    def work(conn: sa.Connection) -> Counts:
+        counts = Counts()
+        fresh = conn.execute(sa.select(t.items.c.id).limit(1)).scalar() is None
+        for records in sources:
+            take_in(conn, records, counts, trust, only, fresh)
+        return counts
+
+    return store.write(work)
 
 
 def read_other(path: str | os.PathLike[str]) -> Records:
@@ -33,9 +63,7 @@ def read_other(path: str | os.PathLike[str]) -> Records:
     url = parse_url(path)
     if url.get_backend_name() != "sqlite":
         with open_store(path, create=False) as other, other.begin(read=True) as conn:
-            records = read(conn, other.where)
-        check(records)
-        return records
+            return check(read(conn, other.where))
     file = Path(url.database or "")
     if not file.is_file():
         raise StoreError(f"there is no file {file} to merge; check the path")
@@ -53,9 +81,7 @@ def read_other(path: str | os.PathLike[str]) -> Records:
             raise explain(e, str(file)) or _none(file, e) from e
         try:
             with open_store(copy, create=False) as other, other.begin(read=True) as conn:
-                records = read(conn, str(file))
-            check(records)
-            return records
+                return check(read(conn, str(file)))
         except StoreError as e:
             raise StoreError(str(e).replace(str(copy), str(file)), e.retry) from e
         except (ValueError, TypeError, RecursionError, SQLAlchemyError) as e:  # a text where a time or JSON should be
