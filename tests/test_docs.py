@@ -10,6 +10,7 @@ import pytest
 import typer
 
 from llama2lab.cli.main import app
+from llama2lab.cli.notebooks import NAMES
 from llama2lab.lab.predictions import Form, Prediction
 from llama2lab.lessons.catalogue import all_exercises
 from llama2lab.report import summary
@@ -109,6 +110,11 @@ def test_every_page_of_docs_is_reached_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for page in PAGES[1:]:
         assert f"]({page.relative_to(ROOT)}" in readme, page.name
+
+
+def test_the_readme_lists_the_notebooks_in_their_order() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert tuple(re.findall(r"^\| \d\d \| `(\w+)` \|", readme, re.MULTILINE)) == NAMES
 
 
 def test_exercises_are_counted() -> None:
