@@ -106,11 +106,11 @@ def test_a_disk_that_is_full_from_a_call_on_loses_nothing_finished(tmp_path, lr,
         check(path, built, whole(path), lr)
 
 
-@pytest.mark.parametrize("lr", [1.0, 2.0])
-@pytest.mark.parametrize("back", [True, False])
-def test_a_disk_that_is_full_at_the_last_rename_of_a_stage_costs_nothing(tmp_path, monkeypatch, lr, back):
-    """The stage is whole, stage.json and all, and only cannot take its place: neither in one step nor in two, `back`
-    says whether the one that stood there can at least have its place again."""
+@pytest.mark.parametrize("lr, back, then", [(1.0, True, 1.0), (2.0, True, 2.0), (2.0, False, 2.0), (2.0, True, 1.0),
+                                            (2.0, False, 1.0)])
+def test_a_disk_that_is_full_at_the_last_rename_of_a_stage_costs_nothing(tmp_path, monkeypatch, lr, back, then):
+    """The stage is whole, stage.json and all, and only cannot take its place: neither in one step nor in two; `back`
+    says whether the one that stood there can at least have its place again, `then` which settings come next."""
     path, built = tmp_path / "run", tmp_path / "built"
     if lr != 1.0:
         work(path, built)
@@ -131,6 +131,7 @@ def test_a_disk_that_is_full_at_the_last_rename_of_a_stage_costs_nothing(tmp_pat
     assert json.loads((path / "sft.partial" / "stage.json").read_text())["metrics"] == {"lr": lr}
     assert place.exists() == (lr != 1.0 and back)
     made = built.read_text()
+    work(path, built, then)
     check(path, built, whole(path), lr)
     assert built.read_text() == made  # nothing was built again
 
