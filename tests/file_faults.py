@@ -35,15 +35,16 @@ class File:
 
 
 @contextlib.contextmanager
-def at_call(folder: Path, number: int, act: Callable[[str], None], exchange: bool = True) -> Iterator[list[str]]:
-    """Call `act(name)` before the call of this number (from 1) that changes the file system; gives the names of the
-    calls so far. Opens and renames count within `folder` only; `exchange` False: two paths cannot change their names
-    in one step, as on other systems."""
+def at_call(folder: Path, number: int, act: Callable[[str], None], exchange: bool = True, on: bool = False,
+            ) -> Iterator[list[str]]:
+    """Call `act(name)` before the call of this number (from 1) that changes the file system, with `on` before all later
+    ones, too; gives the names of the calls so far. Opens and renames count within `folder` only; `exchange` False: two
+    paths cannot change their names in one step, as on other systems."""
     seen: list[str] = []
 
     def step(name: str) -> None:
         seen.append(name)
-        if len(seen) == number:
+        if len(seen) == number or (on and len(seen) > number > 0):
             act(name)
 
     def counted(name: str, real: Callable) -> Callable:

@@ -346,22 +346,6 @@ def test_conda_environment_has_the_bounds_of_the_package() -> None:
     assert {"pip": ["-e .[lab]"]} in yaml.safe_load((root / "environment.yml").read_text())["dependencies"]
 
 
-def test_what_the_readme_says_about_starting_is_so() -> None:
-    """Its make targets, notebooks, and environment variables are there; Binder and JupyterHub need no more."""
-    import re
-
-    root = Path(__file__).parent.parent
-    readme, makefile = (root / "README.md").read_text(), (root / "Makefile").read_text()
-    library = "".join(p.read_text(encoding="utf-8") for p in (root / "llama2lab").rglob("*.py"))
-    for target in set(re.findall(r"\bmake ([a-z]+(?:-[a-z]+)*)\b(?=[ `)\n])", "\n".join(
-            re.findall(r"`[^`\n]+`|^make .*$", readme, re.MULTILINE)))):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    for notebook in re.findall(r"lab/tree/([\w/]+\.ipynb)", readme):
-        assert (root / notebook).is_file(), notebook
-    for variable in set(re.findall(r"LLAMA2LAB_[A-Z]+", readme)):
-        assert f'"{variable}"' in library + (root / "tests" / "conftest.py").read_text(), variable
-
-
 def test_on_a_jupyterhub_everything_lands_in_the_students_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from llama2lab.lab.finished import live_folder
     from llama2lab.lab.progress import Progress

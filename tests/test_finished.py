@@ -1,7 +1,6 @@
 """The finished run that notebooks look at, what they measure themselves, and what is shipped with the project."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.checkpoint import save_model
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import train_tokenizer
-from llama2lab.report import promises, summary
+from llama2lab.report import summary
 
 
 @pytest.fixture
@@ -268,23 +267,6 @@ def test_of_other_seeds_only_what_pools_is_shipped(run, tmp_path, monkeypatch):
     assert gap["mean"] == pytest.approx(0.5)
     with pytest.raises(LabError, match="not a finished run"):
         ship.ship_figures(tmp_path, tmp_path / "other")
-
-
-def test_the_readme_says_what_the_runs_of_three_seeds_say():
-    """Its table has every promised figure that has a mark, in the report's order, and what became of it."""
-    text = (finished.ROOT / "README.md").read_text(encoding="utf-8")
-    rows = [[cell.strip() for cell in line.strip("|").split("|")]
-            for line in text[text.index("| promised |"):].split("\n\n")[0].splitlines()[2:]]
-    seeds = sorted(p for p in (finished.ROOT / "data" / "seeds").iterdir() if p.is_dir())  # not the report beside them
-    promised = [p for p in promises.promises(seeds, [summary.load_run(seed) for seed in seeds]) if p.mark]
-    assert len(seeds) == 3 and len(rows) == len(promised)
-    for (what, _, measured, verdict), p in zip(rows, promised, strict=True):
-        assert verdict.split(" ")[0] == ("met" if p.met else "missed"), (what, p)
-        if p.figure["low"] < p.figure["high"]:
-            mean, low, high = (re.sub(r"^(-?)0", r"\1", f"{p.figure[k]:.3f}") for k in ("mean", "low", "high"))
-            assert measured == f"{mean} [{low}, {high}]", (what, p)
-            assert ("†" in verdict) == p.verdict.endswith("unsure"), (what, p)
-    assert f"**{sum(bool(p.met) for p in promised)} of {len(promised)} marks are met**" in text
 
 
 def test_where_experiments_cannot_be_kept_is_said_before_they_are_measured(run, monkeypatch):

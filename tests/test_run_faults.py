@@ -89,6 +89,54 @@ def test_a_disk_that_fails_at_any_call_loses_nothing_finished(tmp_path, lr, exch
         check(path, built, whole(path), lr)
 
 
+@pytest.mark.parametrize("lr, exchange", [(1.0, True), (2.0, True), (2.0, False)])
+def test_a_disk_that_is_full_from_a_call_on_loses_nothing_finished(tmp_path, lr, exchange):
+    """What would make up for the first failure fails, too; the next start, with room again, makes up for it."""
+    names = calls(tmp_path, lr, exchange)
+    for number in range(1, len(names) + 1):
+        path, built = tmp_path / f"run{number}", tmp_path / f"built{number}"
+        if lr != 1.0:
+            work(path, built)
+        with at_call(path, number, disk_full, exchange, on=True):
+            try:
+                work(path, built, lr)
+            except LabError as e:
+                assert "No space left" in str(e) and "nothing already made is lost" in str(e)
+        if lr != 1.0 and exchange:
+            assert set(finished_stages(path)) == {"base", "sft"}, names[number - 1]
+        check(path, built, whole(path), lr)
+
+
+@pytest.mark.parametrize("lr, back, then", [(1.0, True, 1.0), (2.0, True, 2.0), (2.0, False, 2.0), (2.0, True, 1.0),
+                                            (2.0, False, 1.0)])
+def test_a_disk_that_is_full_at_the_last_rename_of_a_stage_costs_nothing(tmp_path, monkeypatch, lr, back, then):
+    """The stage is whole, stage.json and all, and only cannot take its place: neither in one step nor in two; `back`
+    says whether the one that stood there can at least have its place again, `then` which settings come next."""
+    path, built = tmp_path / "run", tmp_path / "built"
+    if lr != 1.0:
+        work(path, built)
+    place, real, failed = path / "sft", os.replace, []
+
+    def replace(source: str | Path, target: str | Path) -> None:
+        if Path(target) == place and (Path(source) == path / "sft.partial" or not back):
+            failed.append(Path(source).name)
+            disk_full("replace")
+        real(source, target)
+
+    with monkeypatch.context() as full:
+        full.setattr(folders, "exchange", lambda a, b: False)
+        full.setattr(os, "replace", replace)
+        with pytest.raises(LabError, match=r"^cannot write .*sft\.partial: No space.*nothing already made is lost"):
+            work(path, built, lr)
+    assert failed == ["sft.partial", *(["sft.old"] if lr != 1.0 and not back else [])]
+    assert json.loads((path / "sft.partial" / "stage.json").read_text())["metrics"] == {"lr": lr}
+    assert place.exists() == (lr != 1.0 and back)
+    made = built.read_text()
+    work(path, built, then)
+    check(path, built, whole(path), lr)
+    assert built.read_text() == made  # nothing was built again
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.parametrize("lr, exchange", [(1.0, True), (2.0, True), (2.0, False)])
 def test_a_process_that_dies_at_any_call_loses_nothing_finished(tmp_path, lr, exchange):

@@ -4,7 +4,6 @@ import torch
 
 from llama2lab.lessons.n02_transformer.attention import attention_weights, grown_cache, visible
 from llama2lab.lessons.n02_transformer.widget_attention import LONGEST, AttentionExplorer
-from llama2lab.model.attention import KVCache
 from llama2lab.model.network import SIZES, Llama
 
 IDS = [1, 9, 30, 31, 7, 100, 2, 5, 64]
@@ -24,7 +23,7 @@ def test_weights_are_those_of_the_model():
         hook.remove()
     weights = attention_weights(model, IDS)
     c, seq = model.config, len(IDS)
-    cache = KVCache(c, 1, seq)
+    cache = model.new_cache(1, seq)
     model(torch.tensor([IDS]), cache=cache)
     assert weights.shape == (c.n_layers, c.n_heads, seq, seq)
     assert torch.allclose(weights.sum(-1), torch.ones(()), atol=1e-5) and (weights.triu(1) == 0).all()

@@ -40,7 +40,7 @@ def _shape(name: str, **changes: Any) -> Sizes:
     return cast(Sizes, {k: v for k, v in asdict(SIZES[name]).items() if v is not None} | changes)
 
 
-SFT_OPTIM = Optim(lr=3e-4, warmup=0.05)  # see sft.py
+SFT_OPTIM = Optim(lr=3e-4, warmup=0.05)  # see stages/sft.py
 
 # Tokens of a turn of a dialogue, on average (48 dialogues of RLHF-V3, a vocabulary of 1,536: 641 for 20 turns), and the
 # turns of the evaluation's dialogues.

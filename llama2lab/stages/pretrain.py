@@ -39,7 +39,7 @@ SeqLen = Annotated[int, Field(ge=8, le=10**6)]  # tokens in a packed row
 
 
 class RopeScaling(TypedDict, total=False):
-    """See rope.py."""
+    """See model/rope.py."""
 
     rope_type: Literal["default", "linear", "dynamic", "llama3", "yarn"]
     type: Literal["default", "linear", "dynamic", "llama3", "yarn"]

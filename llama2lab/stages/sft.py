@@ -60,7 +60,7 @@ def sft(model: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], 
     A row may say `"loss": "last"`: then only its last answer is learnt (Ghost Attention, section 3.3).
     `documents` are pretraining texts, of which so many are replayed as `settings.replay` asks and as there are.
     The packed rows have `seq_len` tokens, or as many as the longest conversation, so that none is cut; a step takes as
-    many rows of either, so that long ones keep both threads of `parallel.py` at work too.
+    many rows of either, so that long ones keep both threads of `engine/parallel.py` at work too.
 
     Raises:
         LabError: a conversation is longer than the model's context, or a row's "loss" is none of `TURNS`.
