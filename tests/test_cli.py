@@ -39,7 +39,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny untrained model with a tokenizer."""
     folder = tmp_path_factory.mktemp("run") / "sft"
     folder.mkdir()
-    tokenizer = train_tokenizer(["Mira lives on Mill Lane.", "Tom bakes bread."] * 5, SIZES["nano"].vocab_size, chat_template=CHAT_TEMPLATE)
+    tokenizer = train_tokenizer(["Mira lives on Mill Lane.", "Tom bakes bread."] * 5, SIZES["nano"].vocab_size,
+                                chat_template=CHAT_TEMPLATE)
     save_model(folder, Llama(SIZES["nano"]), tokenizer)
     return folder
 

@@ -147,7 +147,8 @@ def test_a_measurement_is_kept_by_all_code_that_measured_it(run, monkeypatch):
     from llama2lab.lessons.n08_ppo import experiments as x
 
     known = identity.code_digest(x.three_betas)
-    for module in ("llama2lab.lessons.n08_ppo.experiments", "llama2lab.stages.ppo", "llama2lab.engine.parallel", "llama2lab.town.truth"):
+    for module in ("llama2lab.lessons.n08_ppo.experiments", "llama2lab.stages.ppo", "llama2lab.engine.parallel",
+                   "llama2lab.town.truth"):
         with monkeypatch.context() as m:
             m.setitem(identity.SOURCES, module, identity.SOURCES[module] + "\nX = 1\n")
             identity._closure_digest.cache_clear()

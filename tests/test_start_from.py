@@ -40,7 +40,8 @@ from llama2lab.stages.rounds import Workshop
 RECIPE = Path(__file__).parents[1] / "data" / "recipes" / "real.yaml"
 CPU = Machine(torch.device("cpu"), "fp32")
 NANO = SIZES["nano"]
-TOKENIZER = train_tokenizer(["the mill on the hill, and a cat that sees a red ball"] * 9, 300, chat_template=CHAT_TEMPLATE)
+TOKENIZER = train_tokenizer(["the mill on the hill, and a cat that sees a red ball"] * 9, 300,
+                            chat_template=CHAT_TEMPLATE)
 
 OWN = """
 data:

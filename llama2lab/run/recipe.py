@@ -33,7 +33,7 @@ def run_town(recipe: Recipe, out: str | Path, seed: int = 0, device: str = "auto
              labels: Sequence[dict] = (), people_share: float | None = None) -> dict[str, Any]:
     """Run the recipe on the town in folder `out`, or go on with it; returns what RUN/results.json holds.
 
-    With `labels`, as `annotation.exchange.labels` gives them, the reward models of every round also train on people's
+    With `labels`, as a store gives them (`Store.labels`), the reward models of every round also train on people's
     preferences: on all of them, or on so many rows that `people_share` of them are people's.
     """
     if people_share is not None and not 0 <= people_share <= 1:
