@@ -23,8 +23,16 @@ import pytest
 
 CHROMIUM = "/usr/bin/chromium"
 ROOT = Path(__file__).parents[1]
-CHROMIUM_ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-                 "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]
+CHROMIUM_ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+]
 PATIENCE_MS = 90_000  # a busy machine is slow, not broken
 
 
@@ -74,18 +82,27 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     """A server's environment with settings of its own, so that the person's JupyterLab is not touched."""
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "LLAMA2LAB"))}
     path = os.pathsep.join(p for p in (str(ROOT), keep.get("PYTHONPATH", "")) if p)
-    return {**keep, "PYTHONPATH": path, "JUPYTER_CONFIG_DIR": str(home / "config"), "PYTHONUNBUFFERED": "1",
-            "JUPYTER_DATA_DIR": str(home / "data"), "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-            "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
-            "IPYTHONDIR": str(home / "ipython"), **more}
+    return {
+        **keep,
+        "PYTHONPATH": path,
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "PYTHONUNBUFFERED": "1",
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+        "IPYTHONDIR": str(home / "ipython"),
+        **more,
+    }
 
 
 @contextmanager
 def running(command: list[str], env: dict[str, str], cwd: Path, log: Path, url: str) -> Iterator[subprocess.Popen]:
     """A server that answers at `url`; ended with all of its kernels."""
     with log.open("w") as out:
-        process = subprocess.Popen(command, env=env, cwd=cwd, stdout=out, stderr=subprocess.STDOUT,
-                                   start_new_session=True)
+        process = subprocess.Popen(
+            command, env=env, cwd=cwd, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
     try:
         until(lambda: answers(url) or process.poll() is not None, f"{command[2:4]} answers at {url}")
         assert process.poll() is None, log.read_text()[-2000:]
@@ -131,19 +148,46 @@ def jupyter_lab(folder: Path, *flags: str, **more: str) -> Iterator[str]:
         file = home / "settings" / f"{path}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(settings))
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
-               "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ServerApp.password=", "--allow-root",
-               "--ServerApp.disable_check_xsrf=True", f"--ServerApp.root_dir={folder}", *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        "--IdentityProvider.token=",
+        "--ServerApp.password=",
+        "--allow-root",
+        "--ServerApp.disable_check_xsrf=True",
+        f"--ServerApp.root_dir={folder}",
+        *flags,
+    ]
     with running(command, environment(home, **more), folder, folder / "lab.log", f"http://127.0.0.1:{port}/api/status"):
         yield f"http://127.0.0.1:{port}"
 
 
 def write_notebook(path: Path, *cells: str) -> None:
-    path.write_text(json.dumps({
-        "cells": [{"cell_type": "code", "id": f"cell-{i}", "metadata": {}, "source": source, "outputs": [],
-                   "execution_count": None} for i, source in enumerate(cells)],
-        "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
-        "nbformat": 4, "nbformat_minor": 5}))
+    path.write_text(
+        json.dumps(
+            {
+                "cells": [
+                    {
+                        "cell_type": "code",
+                        "id": f"cell-{i}",
+                        "metadata": {},
+                        "source": source,
+                        "outputs": [],
+                        "execution_count": None,
+                    }
+                    for i, source in enumerate(cells)
+                ],
+                "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+                "nbformat": 4,
+                "nbformat_minor": 5,
+            }
+        )
+    )
 
 
 class Form:
@@ -160,8 +204,9 @@ class Form:
         return self.root.get_attribute("data-item") or ""
 
     def wait(self, *states: str) -> None:
-        self.page.wait_for_function("([e, states]) => states.includes(e.dataset.state)",
-                                    arg=[self.root.element_handle(), list(states)])
+        self.page.wait_for_function(
+            "([e, states]) => states.includes(e.dataset.state)", arg=[self.root.element_handle(), list(states)]
+        )
 
     def focused(self) -> bool:
         return self.root.evaluate("e => e.contains(document.activeElement)")
@@ -185,7 +230,8 @@ class Form:
         self.page.wait_for_function(
             "([e, item, at]) => e.dataset.state === 'done' || (e.dataset.state === 'item' && "
             "(e.dataset.item !== item || e.querySelector('.l2a-place').textContent !== at))",
-            arg=[self.root.element_handle(), before, at])
+            arg=[self.root.element_handle(), before, at],
+        )
         return before
 
     def text(self, selector: str) -> str:
@@ -231,7 +277,8 @@ class Lab:
 
     def idle(self, page: Any) -> None:
         page.wait_for_function(
-            "() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
+            "() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'"
+        )
 
     def command_mode(self, page: Any) -> None:
         """Until a cell has the focus, which is when the notebook's own keys work. A JupyterLab that was slow to open
@@ -262,8 +309,9 @@ class Lab:
 
     def sources(self, page: Any) -> list[str]:
         """The cells' text as the page holds it."""
-        return page.eval_on_selector_all(".jp-Notebook .jp-InputArea-editor .cm-content",
-                                         "all => all.map(e => e.innerText)")
+        return page.eval_on_selector_all(
+            ".jp-Notebook .jp-InputArea-editor .cm-content", "all => all.map(e => e.innerText)"
+        )
 
 
 def shot(page: Any, name: str) -> None:

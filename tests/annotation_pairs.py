@@ -43,14 +43,19 @@ def people_of(vendor: str, count: int = 1) -> list[Annotator]:
     return [replace(VENDORS[vendor], name=f"{vendor}-{i}", seed=i) for i in range(1, count + 1)]
 
 
-def labels_of(annotators: list[Annotator], n: int = 300, seed: int = 0, kind: Any = "helpfulness",
-              ) -> list[dict[str, Any]]:
+def labels_of(
+    annotators: list[Annotator],
+    n: int = 300,
+    seed: int = 0,
+    kind: Any = "helpfulness",
+) -> list[dict[str, Any]]:
     """Labels of the same n pairs by each of the annotators."""
     return simulated_labels(annotators, oracle(), town_items(n, seed, kind), kind, seed)
 
 
-def label_store(store: Store, annotators: Iterable[Annotator], judge: Any, prompts: Iterable[Prompt],
-                seed: int = 0) -> dict[str, int]:
+def label_store(
+    store: Store, annotators: Iterable[Annotator], judge: Any, prompts: Iterable[Prompt], seed: int = 0
+) -> dict[str, int]:
     """Let simulated annotators work through a store's queue as people would: {name: number of labels}.
 
     `prompts` are those that the judge knows; items with any other prompt are skipped with that reason.
@@ -71,7 +76,14 @@ def label_store(store: Store, annotators: Iterable[Annotator], judge: Any, promp
             if said["skip_reason"]:
                 queue.skip(store, me, task.item_id, said["skip_reason"])
             else:
-                queue.submit(store, me, task.item_id, "left" if said["choice"] == 1 else "right", said["grade"],
-                             said["safe_1"], said["safe_2"])
+                queue.submit(
+                    store,
+                    me,
+                    task.item_id,
+                    "left" if said["choice"] == 1 else "right",
+                    said["grade"],
+                    said["safe_1"],
+                    said["safe_2"],
+                )
                 made[annotator.name] += 1
     return made

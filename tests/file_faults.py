@@ -35,8 +35,13 @@ class File:
 
 
 @contextlib.contextmanager
-def at_call(folder: Path, number: int, act: Callable[[str], None], exchange: bool = True, on: bool = False,
-            ) -> Iterator[list[str]]:
+def at_call(
+    folder: Path,
+    number: int,
+    act: Callable[[str], None],
+    exchange: bool = True,
+    on: bool = False,
+) -> Iterator[list[str]]:
     """Call `act(name)` before the call of this number (from 1) that changes the file system, with `on` before all later
     ones, too; gives the names of the calls so far. Opens and renames count within `folder` only; `exchange` False: two
     paths cannot change their names in one step, as on other systems."""
@@ -52,6 +57,7 @@ def at_call(folder: Path, number: int, act: Callable[[str], None], exchange: boo
             if "dir_fd" in kwargs or str(args[0]).startswith(str(folder)):
                 step(name)
             return real(*args, **kwargs)
+
         return call
 
     def fsync(fd: int, real: Callable = os.fsync) -> None:

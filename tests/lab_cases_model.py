@@ -36,8 +36,10 @@ def rms_transposed(x, weight, eps):
 
 def rope_complex(x, theta):
     half = x.shape[-1] // 2
-    turn = torch.polar(torch.ones(x.shape[2], half),
-                       torch.outer(torch.arange(x.shape[2]).float(), theta ** (-torch.arange(half) / half)))
+    turn = torch.polar(
+        torch.ones(x.shape[2], half),
+        torch.outer(torch.arange(x.shape[2]).float(), theta ** (-torch.arange(half) / half)),
+    )
     z = torch.complex(x[..., :half], x[..., half:]) * turn
     return torch.cat([z.real, z.imag], -1)
 
@@ -83,8 +85,8 @@ def attention_loop(q, k, v):
     for b in range(q.shape[0]):
         for h in range(q.shape[1]):
             for t in range(q.shape[2]):
-                w = (k[b, h // group, :t + 1] @ q[b, h, t] / math.sqrt(q.shape[-1])).softmax(0)
-                out[b, h, t] = w @ v[b, h // group, :t + 1]
+                w = (k[b, h // group, : t + 1] @ q[b, h, t] / math.sqrt(q.shape[-1])).softmax(0)
+                out[b, h, t] = w @ v[b, h // group, : t + 1]
     return out
 
 
@@ -98,7 +100,7 @@ def cache_copy(keys, values, length, k, v):
 def cache_loop(keys, values, length, k, v):
     for i in range(k.shape[2]):
         keys[:, :, length + i], values[:, :, length + i] = k[:, :, i], v[:, :, i]
-    return keys[..., :length + k.shape[2], :], values[..., :length + k.shape[2], :]
+    return keys[..., : length + k.shape[2], :], values[..., : length + k.shape[2], :]
 
 
 def cache_all(keys, values, length, k, v):
@@ -112,8 +114,8 @@ def cache_new(keys, values, length, k, v):
 
 
 def cache_start(keys, values, length, k, v):
-    keys[:, :, :k.shape[2]], values[:, :, :k.shape[2]] = k, v
-    return keys[:, :, :length + k.shape[2]], values[:, :, :length + k.shape[2]]
+    keys[:, :, : k.shape[2]], values[:, :, : k.shape[2]] = k, v
+    return keys[:, :, : length + k.shape[2]], values[:, :, : length + k.shape[2]]
 
 
 def cache_cat(keys, values, length, k, v):
@@ -142,8 +144,7 @@ def document(segments, causal=True, padding=True, same=True):
 
 def document_loop(segments):
     rows = segments.tolist()
-    return [[[int(j <= i and row[i] == row[j] != 0) for j in range(len(row))] for i in range(len(row))]
-            for row in rows]
+    return [[[int(j <= i and row[i] == row[j] != 0) for j in range(len(row))] for i in range(len(row))] for row in rows]
 
 
 RIGHT = [

@@ -78,8 +78,13 @@ def gae_matrix(rewards, values, mask, gamma, lam):
 
 def gae_with(rewards=lambda r: r, gamma=None, lam=None, mask=None, values=None, returns=None):
     def answer(r, v, m, g, l):
-        a, _ = gae_sums(rewards(r), v, torch.ones_like(m) if mask == "no" else m, g if gamma is None else gamma,
-                        l if lam is None else lam)
+        a, _ = gae_sums(
+            rewards(r),
+            v,
+            torch.ones_like(m) if mask == "no" else m,
+            g if gamma is None else gamma,
+            l if lam is None else lam,
+        )
         return a * m, a * m if returns == "no" else (a + v) * m
 
     return answer
@@ -94,8 +99,10 @@ def gae_unbootstrapped(rewards, values, mask, gamma, lam):
 
 
 def clipped_loop(new, old, advantages, mask, clip):
-    total = [min(r * a, min(max(r, 1 - clip), 1 + clip) * a)
-             for r, a in zip((new - old).exp()[mask].tolist(), advantages[mask].tolist())]
+    total = [
+        min(r * a, min(max(r, 1 - clip), 1 + clip) * a)
+        for r, a in zip((new - old).exp()[mask].tolist(), advantages[mask].tolist())
+    ]
     return -sum(total) / len(total)
 
 
@@ -118,8 +125,12 @@ def rewards_loop(scores, policy, reference, mask, beta):
 
 def rewards(scores, policy, reference, mask, beta, sign=-1.0, where="last", masked=True):
     count = mask.long().cumsum(1)
-    place = {"last": mask & (count == count[:, -1:]), "all": mask, "none": torch.zeros_like(mask),
-             "end": torch.arange(mask.shape[1]).expand(mask.shape) == mask.shape[1] - 1}[where]
+    place = {
+        "last": mask & (count == count[:, -1:]),
+        "all": mask,
+        "none": torch.zeros_like(mask),
+        "end": torch.arange(mask.shape[1]).expand(mask.shape) == mask.shape[1] - 1,
+    }[where]
     penalty = sign * beta * (policy - reference)
     return (penalty * mask if masked else penalty) + scores[:, None] * place
 
@@ -205,7 +216,7 @@ RIGHT = [
 WRONG = [
     (BEST_OF_K, lambda a, s, k: best_loop(a, [-x for x in s], k), "worst"),
     (BEST_OF_K, best_mixed, "mixed over prompts"),
-    (BEST_OF_K, lambda a, s, k: [a[i] for i in np.argsort(s)[::-1][:len(a) // k]], "all prompts together"),
+    (BEST_OF_K, lambda a, s, k: [a[i] for i in np.argsort(s)[::-1][: len(a) // k]], "all prompts together"),
     (BEST_OF_K, lambda a, s, k: [a[int(np.argmax(s))]], "one answer for all"),
     (BEST_OF_K, lambda a, s, k: np.array(s).reshape(-1, k).argmax(1).tolist(), "answer (text)"),
     (BEST_OF_CURVE, lambda s, k: (np.array(s)[:, :k].max(), curve_numpy(s, k)[1]), "largest of all prompts"),

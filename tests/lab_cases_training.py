@@ -61,8 +61,12 @@ def loss_torch(logits, tokens, mask):
 
 
 def loss_loop(logits, tokens, mask):
-    found = [-float(logits[b, t - 1].log_softmax(-1)[tokens[b, t]]) for b in range(len(tokens))
-             for t in range(1, tokens.shape[1]) if mask[b, t]]
+    found = [
+        -float(logits[b, t - 1].log_softmax(-1)[tokens[b, t]])
+        for b in range(len(tokens))
+        for t in range(1, tokens.shape[1])
+        if mask[b, t]
+    ]
     return sum(found) / len(found)
 
 
@@ -78,7 +82,7 @@ def percent_loop(table):
     shares = []
     for row in table.tolist():
         judgements = [c for c, n in enumerate(row) for _ in range(n)]
-        pairs = [(a, b) for i, a in enumerate(judgements) for b in judgements[i + 1:]]
+        pairs = [(a, b) for i, a in enumerate(judgements) for b in judgements[i + 1 :]]
         if pairs:
             shares.append(sum(a == b for a, b in pairs) / len(pairs))
     return sum(shares) / len(shares)
@@ -108,8 +112,10 @@ def gate_loop(helpfulness, safety, tag, threshold):
     def probability(x):
         return 1 / (1 + math.exp(-x))
 
-    return [probability(s) if t or probability(s) < threshold else probability(h)
-            for h, s, t in zip(helpfulness.tolist(), safety.tolist(), tag.tolist())]
+    return [
+        probability(s) if t or probability(s) < threshold else probability(h)
+        for h, s, t in zip(helpfulness.tolist(), safety.tolist(), tag.tolist())
+    ]
 
 
 def gate_blend(helpfulness, safety, tag, threshold):

@@ -26,8 +26,10 @@ def demo() -> NotebookNode:
             new_markdown_cell("# 02 A demo\n\nIt teaches nothing."),
             new_code_cell(IMPORTS),
             new_code_cell("RMS_NORM"),
-            marked('def rms_norm(x, weight, eps):\n    """Each token by its rms."""\n    # the last dimension\n    ...',
-                   exercise="02.rms_norm"),
+            marked(
+                'def rms_norm(x, weight, eps):\n    """Each token by its rms."""\n    # the last dimension\n    ...',
+                exercise="02.rms_norm",
+            ),
             marked("check(RMS_NORM, rms_norm)", check="02.rms_norm"),
             new_code_cell("WHY_ROOT"),
             marked('why_root = ...  # "a", "b" or "c"', exercise="02.why_root"),
@@ -39,8 +41,11 @@ def demo() -> NotebookNode:
             marked("compare(GQA_LOSS, measured)", compare="02.gqa_loss"),
             new_code_cell("Progress().summary()"),
         ],
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"},
-                  "language_info": {"name": "python"}})
+        metadata={
+            "kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"},
+            "language_info": {"name": "python"},
+        },
+    )
 
 
 def write_demo(folder: Path) -> Path:

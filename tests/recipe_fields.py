@@ -9,21 +9,53 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from llama2lab.run.presets import PRESETS, RealRecipe, load_real_recipe, load_recipe
 
-REAL = {"data": {role: {"files": ["a.jsonl"]} for role in ("pretrain", "sft", "helpful", "harmless")},
-        "pretrain": {"model": {"vocab_size": 512, "dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2,
-                               "ffn_dim": 64}}}
+REAL = {
+    "data": {role: {"files": ["a.jsonl"]} for role in ("pretrain", "sft", "helpful", "harmless")},
+    "pretrain": {"model": {"vocab_size": 512, "dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 64}},
+}
 # What a file must hold, the settings before the file's are laid over them, and the reader.
-ALL = {**{name: ({"preset": name}, PRESETS[name], load_recipe) for name in PRESETS},
-       "real": (REAL, RealRecipe(), load_real_recipe)}
+ALL = {
+    **{name: ({"preset": name}, PRESETS[name], load_recipe) for name in PRESETS},
+    "real": (REAL, RealRecipe(), load_real_recipe),
+}
 
 # Where 0 (or an empty text, or an empty list) means something. A setting that is not here must refuse it.
 NOTHING_IS_FINE = {
-    "replay", "format_examples", "borderline_share", "safety_loss", "other_share", "unsafe_prompts", "temperature",
-    "temperatures", "chat_rows", "gatt_rows", "unsafe_share", "beta", "gamma", "lam", "no_eos_penalty", "critic_warmup",
-    "warmup", "final", "weight_decay", "betas", "gain_lr", "max_malformed", "rows", "max_answer_tokens", "stories",
-    "sample_stories", "files", "hub", "hub_folders", "start_from", "notes", "columns",
+    "replay",
+    "format_examples",
+    "borderline_share",
+    "safety_loss",
+    "other_share",
+    "unsafe_prompts",
+    "temperature",
+    "temperatures",
+    "chat_rows",
+    "gatt_rows",
+    "unsafe_share",
+    "beta",
+    "gamma",
+    "lam",
+    "no_eos_penalty",
+    "critic_warmup",
+    "warmup",
+    "final",
+    "weight_decay",
+    "betas",
+    "gain_lr",
+    "max_malformed",
+    "rows",
+    "max_answer_tokens",
+    "stories",
+    "sample_stories",
+    "files",
+    "hub",
+    "hub_folders",
+    "start_from",
+    "notes",
+    "columns",
     # of rope_scaling
-    "mscale", "mscale_all_dim",
+    "mscale",
+    "mscale_all_dim",
 }
 FREE_TEXT = {"notes", "hub", "hub_split", "start_from", "files", "hub_folders", "columns"}
 NOT_NUMBERS = ["3", "many", True, None, [1], [], {"a": 1}, math.nan, math.inf, -math.inf]
@@ -63,8 +95,20 @@ def wrong_values(name: str, kind: Any) -> Iterator[Any]:
         return
     origin = get_origin(kind) or kind
     if name == "columns":
-        yield from (3, None, "text", [], {"text": 3}, {"text": []}, {"text": ""}, {"txt": "a"}, {"text": {"a": "b"}},
-                    {"text": ["a", 3]}, {"prompt": None}, {"chosen": True})
+        yield from (
+            3,
+            None,
+            "text",
+            [],
+            {"text": 3},
+            {"text": []},
+            {"text": ""},
+            {"txt": "a"},
+            {"text": {"a": "b"}},
+            {"text": ["a", 3]},
+            {"prompt": None},
+            {"chosen": True},
+        )
     elif origin is dict:  # a section; rope_scaling may be null
         yield from (3, *([] if name == "rope_scaling" else [None]), "text", [], [{}], True, {"xyzzy": 1})
     elif origin is tuple:
@@ -111,7 +155,7 @@ def written(tree: dict[str, Any], path: tuple[str, ...]) -> tuple[str, int]:
         nonlocal at
         for key, value in section.items():
             there = (*here, key)
-            open_ = isinstance(value, dict) and value and path[:len(there)] == there != path
+            open_ = isinstance(value, dict) and value and path[: len(there)] == there != path
             rows.append("  " * len(here) + f"{key}: " + ("" if open_ else plain(value)))
             at = len(rows) if there == path else at
             if open_:

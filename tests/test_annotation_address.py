@@ -34,22 +34,40 @@ RIGHT = (
     "postgresql://{host}/lab?options=-c%20x.y%3D{escaped}",
 )
 WRONG = (
-    "postgresql:/boss:{raw}@{host}/lab", "postgresql:boss:{raw}@{host}/lab", "postgresql//boss:{raw}@{host}/lab",
-    "boss:{raw}@{host}/lab", "//boss:{raw}@{host}/lab", "jdbc:postgresql://{host}/lab?user=boss&password={raw}",
-    "host=127.0.0.1 password={raw} dbname=lab", "dbname=lab user='boss' password='{raw}'",
-    "postgresql:/{host}/lab?password={raw}", "mysql://boss:{raw}@{host}/lab", "http://boss:{raw}@{host}/lab",
-    "'postgresql://boss:{raw}@{host}/lab'", "postgresql://boss:{raw}@{host}:x/lab", "postgresql://{host}/lab?{raw}",
-    "postgresql://{host}/lab?passwrd={raw}", "sqlite://boss:{raw}@{host}/lab", "postgresql://boss:{raw}@",
-    "postgresql://", "postgresql://boss:p@{raw}@{host}/lab", "postgresql://boss:{raw}@p@{host}/lab",
+    "postgresql:/boss:{raw}@{host}/lab",
+    "postgresql:boss:{raw}@{host}/lab",
+    "postgresql//boss:{raw}@{host}/lab",
+    "boss:{raw}@{host}/lab",
+    "//boss:{raw}@{host}/lab",
+    "jdbc:postgresql://{host}/lab?user=boss&password={raw}",
+    "host=127.0.0.1 password={raw} dbname=lab",
+    "dbname=lab user='boss' password='{raw}'",
+    "postgresql:/{host}/lab?password={raw}",
+    "mysql://boss:{raw}@{host}/lab",
+    "http://boss:{raw}@{host}/lab",
+    "'postgresql://boss:{raw}@{host}/lab'",
+    "postgresql://boss:{raw}@{host}:x/lab",
+    "postgresql://{host}/lab?{raw}",
+    "postgresql://{host}/lab?passwrd={raw}",
+    "sqlite://boss:{raw}@{host}/lab",
+    "postgresql://boss:{raw}@",
+    "postgresql://",
+    "postgresql://boss:p@{raw}@{host}/lab",
+    "postgresql://boss:{raw}@p@{host}/lab",
     "postgresql://boss:{raw}/x@y@{host}/lab",
-    "boss/{raw}@{host}/lab", "{raw}@{host}",
-    "postgresql%3A%2F%2Fboss%3A{escaped}%40{host}%2Flab", "boss:{escaped}%40{host}",
-    "postgresql://boss:{raw}@{host}/lab?sslmode={raw}", "{{'host': '{host}', 'password': '{raw}'}}",
+    "boss/{raw}@{host}/lab",
+    "{raw}@{host}",
+    "postgresql%3A%2F%2Fboss%3A{escaped}%40{host}%2Flab",
+    "boss:{escaped}%40{host}",
+    "postgresql://boss:{raw}@{host}/lab?sslmode={raw}",
+    "{{'host': '{host}', 'password': '{raw}'}}",
 )
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 PASSWORDS = st.text(LETTERS, min_size=4, max_size=6).flatmap(
     lambda a: st.text(LETTERS + "@:/?#%&+=!$-_~. ", max_size=6).flatmap(
-        lambda b: st.text(LETTERS, min_size=4, max_size=6).map(lambda c: f"Q{a}{b}{c}Z")))
+        lambda b: st.text(LETTERS, min_size=4, max_size=6).map(lambda c: f"Q{a}{b}{c}Z")
+    )
+)
 
 
 def address(form: str, password: str) -> str:
@@ -91,29 +109,61 @@ def test_no_secret_of_any_address_comes_out(form: str, password: str, tmp_path_f
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(form=st.sampled_from(RIGHT + WRONG), password=PASSWORDS, command=st.sampled_from([
-    ["agreement", "URL"], ["annotate", "URL"], ["labels", "export", "URL", "x.jsonl"],
-    ["labels", "import", "URL", "f.jsonl"],
-    ["labels", "add", "URL", "f.jsonl"], ["labels", "add", "l.db", "URL"], ["labels", "merge", "URL", "l.db"],
-    ["labels", "merge", "l.db", "URL"], ["class", "logins", "URL", "names.txt"], ["class", "URL", "names.txt"],
-    ["run", "--annotations", "URL", "--out", "r"], ["annotate", "l.db", "URL"], ["agreement"], ["labels", "merge"]]))
-def test_no_command_prints_a_secret(form: str, password: str, command: list[str],
-                                    tmp_path_factory: pytest.TempPathFactory) -> None:
+@given(
+    form=st.sampled_from(RIGHT + WRONG),
+    password=PASSWORDS,
+    command=st.sampled_from(
+        [
+            ["agreement", "URL"],
+            ["annotate", "URL"],
+            ["labels", "export", "URL", "x.jsonl"],
+            ["labels", "import", "URL", "f.jsonl"],
+            ["labels", "add", "URL", "f.jsonl"],
+            ["labels", "add", "l.db", "URL"],
+            ["labels", "merge", "URL", "l.db"],
+            ["labels", "merge", "l.db", "URL"],
+            ["class", "logins", "URL", "names.txt"],
+            ["class", "URL", "names.txt"],
+            ["run", "--annotations", "URL", "--out", "r"],
+            ["annotate", "l.db", "URL"],
+            ["agreement"],
+            ["labels", "merge"],
+        ]
+    ),
+)
+def test_no_command_prints_a_secret(
+    form: str, password: str, command: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     url, folder = address(form, password), tmp_path_factory.getbasetemp()
     os.chdir(folder)
     Path("f.jsonl").write_text("")
     Path("names.txt").write_text("Ada\n")
     named = "URL" in command
-    result = CliRunner().invoke(cli.app, [url if word == "URL" else word for word in command],
-                                env={"LLAMA2LAB_ANNOTATIONS": "l.db" if named else url})
+    result = CliRunner().invoke(
+        cli.app,
+        [url if word == "URL" else word for word in command],
+        env={"LLAMA2LAB_ANNOTATIONS": "l.db" if named else url},
+    )
     assert result.exit_code == 2, result.output
     quiet(result.output, password)
 
 
-@pytest.mark.parametrize("text, database", [
-    ("labels.db", False), ("./u:pw@h.db", False), ("/home/me@x/labels.db", False), (r"C:\Users\me@x\labels.db", False),
-    ("sqlite:///labels.db", False), ("class/labels.db", False), ("postgres.db", False), ("u:pw@h/d", True),
-    ("postgresql:/h/d", True), ("host=h dbname=d", True), ("postgresql://h/d", True)])
+@pytest.mark.parametrize(
+    "text, database",
+    [
+        ("labels.db", False),
+        ("./u:pw@h.db", False),
+        ("/home/me@x/labels.db", False),
+        (r"C:\Users\me@x\labels.db", False),
+        ("sqlite:///labels.db", False),
+        ("class/labels.db", False),
+        ("postgres.db", False),
+        ("u:pw@h/d", True),
+        ("postgresql:/h/d", True),
+        ("host=h dbname=d", True),
+        ("postgresql://h/d", True),
+    ],
+)
 def test_files_and_databases_are_told_apart(text: str, database: bool) -> None:
     assert meant_for_database(text) is database
 
@@ -133,10 +183,15 @@ def test_a_file_that_is_there_is_a_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert parse_url(odd).database == str(tmp_path / odd)
 
 
-@pytest.mark.parametrize("url, shown", [
-    ("postgresql://boss:pw@db.school:5432/lab?sslmode=require", "postgresql://db.school:5432/lab"),
-    ("postgres://db/lab", "postgresql://db/lab"), ("postgresql://u:pw@[::1]:5432/lab", "postgresql://[::1]:5432/lab"),
-    ("labels.db", "labels.db")])
+@pytest.mark.parametrize(
+    "url, shown",
+    [
+        ("postgresql://boss:pw@db.school:5432/lab?sslmode=require", "postgresql://db.school:5432/lab"),
+        ("postgres://db/lab", "postgresql://db/lab"),
+        ("postgresql://u:pw@[::1]:5432/lab", "postgresql://[::1]:5432/lab"),
+        ("labels.db", "labels.db"),
+    ],
+)
 def test_what_is_shown_still_says_where(url: str, shown: str) -> None:
     assert public_url(url) == shown
     assert public_url(parse_url(url)).endswith(shown)

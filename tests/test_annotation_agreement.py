@@ -32,18 +32,24 @@ NAN = float("nan")
 # Krippendorff, "Computing Krippendorff's alpha-reliability" (2011), and the example in Gwet (2014), both as the
 # documentation of the packages krippendorff and irrCAC shows them.
 ALPHA_EXAMPLES: dict[str, list[list[float]]] = {
-    "three": [[NAN, NAN, NAN, NAN, NAN, 3, 4, 1, 2, 1, 1, 3, 3, NAN, 3],
-              [1, NAN, 2, 1, 3, 3, 4, 3, NAN, NAN, NAN, NAN, NAN, NAN, NAN],
-              [NAN, NAN, 2, 1, 3, 4, 4, NAN, 2, 1, 1, 3, 3, NAN, 4]],
-    "four": [[1, 2, 3, 3, 2, 1, 4, 1, 2, NAN, NAN, NAN],
-             [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, NAN, 3],
-             [NAN, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, NAN],
-             [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, NAN]],
+    "three": [
+        [NAN, NAN, NAN, NAN, NAN, 3, 4, 1, 2, 1, 1, 3, 3, NAN, 3],
+        [1, NAN, 2, 1, 3, 3, 4, 3, NAN, NAN, NAN, NAN, NAN, NAN, NAN],
+        [NAN, NAN, 2, 1, 3, 4, 4, NAN, 2, 1, 1, 3, 3, NAN, 4],
+    ],
+    "four": [
+        [1, 2, 3, 3, 2, 1, 4, 1, 2, NAN, NAN, NAN],
+        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, NAN, 3],
+        [NAN, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, NAN],
+        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, NAN],
+    ],
 }
-GWET_EXAMPLE = [[1, 2, 3, 3, 2, 1, 4, 1, 2, NAN, NAN, NAN],
-                [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, NAN, NAN],
-                [NAN, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, 3],
-                [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, NAN]]
+GWET_EXAMPLE = [
+    [1, 2, 3, 3, 2, 1, 4, 1, 2, NAN, NAN, NAN],
+    [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, NAN, NAN],
+    [NAN, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, 3],
+    [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, NAN],
+]
 
 
 def counts(raters: list[list[float]], categories: int) -> np.ndarray:
@@ -51,21 +57,47 @@ def counts(raters: list[list[float]], categories: int) -> np.ndarray:
     return np.array([[(unit == v).sum() for v in range(1, categories + 1)] for unit in table.T], float)
 
 
-def label(item: str = "i", who: str = "Ada", choice: int | None = 1, grade: str | None = "better", **more: Any,
-          ) -> dict[str, Any]:
+def label(
+    item: str = "i",
+    who: str = "Ada",
+    choice: int | None = 1,
+    grade: str | None = "better",
+    **more: Any,
+) -> dict[str, Any]:
     """A label, written by hand."""
-    return {"item_id": item, "kind": "helpfulness", "prompt": [{"role": "user", "content": "Which?"}],
-            "answers": [f"first of {item}", f"second of {item}"], "prompt_id": item, "models": None, "gold": None,
-            "annotator": who, "annotator_kind": "person", "vendor": "", "choice": choice, "grade": grade,
-            "safe_1": True, "safe_2": True, "comment": "", "flag": False, "skip_reason": None, "seconds": 5.0,
-            "left": 1, "created_at": datetime(2026, 1, 1, tzinfo=UTC), "guidelines": "", **more}
+    return {
+        "item_id": item,
+        "kind": "helpfulness",
+        "prompt": [{"role": "user", "content": "Which?"}],
+        "answers": [f"first of {item}", f"second of {item}"],
+        "prompt_id": item,
+        "models": None,
+        "gold": None,
+        "annotator": who,
+        "annotator_kind": "person",
+        "vendor": "",
+        "choice": choice,
+        "grade": grade,
+        "safe_1": True,
+        "safe_2": True,
+        "comment": "",
+        "flag": False,
+        "skip_reason": None,
+        "seconds": 5.0,
+        "left": 1,
+        "created_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "guidelines": "",
+        **more,
+    }
 
 
 # ---- the published figures --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("example, categories, level, value", [
-    ("three", 4, "nominal", 0.691), ("four", 5, "nominal", 0.743), ("four", 5, "ordinal", 0.815)])
+@pytest.mark.parametrize(
+    "example, categories, level, value",
+    [("three", 4, "nominal", 0.691), ("four", 5, "nominal", 0.743), ("four", 5, "ordinal", 0.815)],
+)
 def test_alpha_equals_the_published_figures(example: str, categories: int, level: Any, value: float) -> None:
     table = counts(ALPHA_EXAMPLES[example], categories)
     assert a.alpha_of(table, level) == pytest.approx(value, abs=5e-4)
@@ -87,16 +119,30 @@ def test_gwets_coefficients_equal_the_published_figures() -> None:
 
 def test_gwet_with_many_missing_labels_equals_irrcac() -> None:
     """irrCAC 0.4.4, CAC(frame, weights=..., categories=[0.0 .. 7.0]), on 12 units of which some have one rating."""
-    rows = [[0, 1, None], [7, 7, 6], [3, None, None], [2, 2, 2], [None, 4, 5], [1, 6, None], [0, 0, 0], [5, 5, 4],
-            [7, None, 7], [2, 3, 2], [6, 6, None], [None, None, 1]]
+    rows = [
+        [0, 1, None],
+        [7, 7, 6],
+        [3, None, None],
+        [2, 2, 2],
+        [None, 4, 5],
+        [1, 6, None],
+        [0, 0, 0],
+        [5, 5, 4],
+        [7, None, 7],
+        [2, 3, 2],
+        [6, 6, None],
+        [None, None, 1],
+    ]
     table = np.array([[sum(v == k for v in row) for k in range(8)] for row in rows], float)
     assert a.gwet_of(table, a.ordinal_weights(8)) == pytest.approx(0.71779, abs=5e-6)
     assert a.gwet_of(table, np.eye(8)) == pytest.approx(0.42922, abs=5e-6)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=2, max_size=30),
-       st.sampled_from(["nominal", "ordinal"]))
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=2, max_size=30),
+    st.sampled_from(["nominal", "ordinal"]),
+)
 def test_the_bootstraps_alpha_is_the_librarys(rows: list[list[int]], level: Any) -> None:
     table = np.array([row for row in rows if sum(row)], float)
     pairable = table[table.sum(axis=1) >= 2] if len(table) else table
@@ -107,8 +153,9 @@ def test_the_bootstraps_alpha_is_the_librarys(rows: list[list[int]], level: Any)
     ours = a._alpha(parts, np.ones((1, len(table))), level, 4)[0]
     assert ours == pytest.approx(krippendorff.alpha(value_counts=table.astype(int), level_of_measurement=level))
     twice = a._alpha(parts, np.full((1, len(table)), 2.0), level, 4)[0]  # every item drawn twice
-    assert twice == pytest.approx(krippendorff.alpha(value_counts=np.vstack([table, table]).astype(int),
-                                                     level_of_measurement=level))
+    assert twice == pytest.approx(
+        krippendorff.alpha(value_counts=np.vstack([table, table]).astype(int), level_of_measurement=level)
+    )
 
 
 def test_intervals_cover_the_truth_about_95_times_in_100() -> None:
@@ -130,28 +177,45 @@ def test_intervals_cover_the_truth_about_95_times_in_100() -> None:
 def test_the_eight_places_of_the_scale_are_the_items_not_the_screens() -> None:
     one = label(choice=1, grade="significantly")
     first = a.first_answer(one)
-    places = [a.values_of(label(choice=c, grade=g), "grade")[0][1] for c in (first, 3 - first)
-              for g in (GRADES if c == first else GRADES[::-1])]
+    places = [
+        a.values_of(label(choice=c, grade=g), "grade")[0][1]
+        for c in (first, 3 - first)
+        for g in (GRADES if c == first else GRADES[::-1])
+    ]
     assert places == list(range(len(POSITIONS)))
 
 
-CHOICES = st.lists(st.tuples(st.integers(0, 7), st.sampled_from("abcd"), st.sampled_from([1, 2]),
-                             st.sampled_from(GRADES), st.booleans(), st.booleans()),
-                   max_size=32, unique_by=lambda x: (x[0], x[1]))
+CHOICES = st.lists(
+    st.tuples(
+        st.integers(0, 7),
+        st.sampled_from("abcd"),
+        st.sampled_from([1, 2]),
+        st.sampled_from(GRADES),
+        st.booleans(),
+        st.booleans(),
+    ),
+    max_size=32,
+    unique_by=lambda x: (x[0], x[1]),
+)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(CHOICES, st.permutations("abcd"), st.randoms(use_true_random=False))
-def test_names_sides_numbers_and_order_change_nothing(drawn: list[tuple[Any, ...]], names: list[str],
-                                                      rng: random.Random) -> None:
+def test_names_sides_numbers_and_order_change_nothing(
+    drawn: list[tuple[Any, ...]], names: list[str], rng: random.Random
+) -> None:
     labels = [label(f"i{i}", who, choice, grade, safe_1=s1, safe_2=s2) for i, who, choice, grade, s1, s2 in drawn]
     turned = {f"i{i}": rng.random() < 0.5 for i in range(8)}
 
     def change(x: dict[str, Any]) -> dict[str, Any]:
         x = {**x, "annotator": names["abcd".index(x["annotator"])], "left": rng.choice((1, 2))}
         if turned[x["item_id"]]:  # the other answer is number 1
-            x |= {"answers": x["answers"][::-1], "choice": 3 - x["choice"], "safe_1": x["safe_2"],
-                  "safe_2": x["safe_1"]}
+            x |= {
+                "answers": x["answers"][::-1],
+                "choice": 3 - x["choice"],
+                "safe_1": x["safe_2"],
+                "safe_2": x["safe_1"],
+            }
         return x
 
     changed = [change(x) for x in labels]
@@ -162,15 +226,18 @@ def test_names_sides_numbers_and_order_change_nothing(drawn: list[tuple[Any, ...
             assert after[name]["n"] == figure["n"]
 
 
-@pytest.mark.parametrize("labels, defined, n", [
-    ([], (), 0),
-    ([label("i", "Ada"), label("j", "Ada")], (), 0),  # one annotator
-    ([label("i", "Ada"), label("j", "Ben")], (), 0),  # no overlap
-    ([label("i", "Ada"), label("i", "Ben", None, None, skip_reason="no idea")], (), 0),
-    ([label("i", "Ada", gold={"choice": 1}), label("i", "Ben", gold={"choice": 1})], (), 0),
-    ([label("i", "Ada", 1), label("i", "Ben", 1)], ("percent", "ac"), 1),  # no variation: alpha is not defined
-    ([label("i", "Ada", 1), label("i", "Ben", 2)], ("percent", "alpha", "ac"), 1),
-])
+@pytest.mark.parametrize(
+    "labels, defined, n",
+    [
+        ([], (), 0),
+        ([label("i", "Ada"), label("j", "Ada")], (), 0),  # one annotator
+        ([label("i", "Ada"), label("j", "Ben")], (), 0),  # no overlap
+        ([label("i", "Ada"), label("i", "Ben", None, None, skip_reason="no idea")], (), 0),
+        ([label("i", "Ada", gold={"choice": 1}), label("i", "Ben", gold={"choice": 1})], (), 0),
+        ([label("i", "Ada", 1), label("i", "Ben", 1)], ("percent", "ac"), 1),  # no variation: alpha is not defined
+        ([label("i", "Ada", 1), label("i", "Ben", 2)], ("percent", "alpha", "ac"), 1),
+    ],
+)
 def test_what_is_not_defined_is_nan_with_n(labels: list[dict[str, Any]], defined: tuple[str, ...], n: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -192,9 +259,14 @@ def test_unanimous_labels_leave_room_for_doubt() -> None:
 
 
 def test_figures_of_one_annotator() -> None:
-    labels = [label("i", "Ada", 1, left=1), label("i", "Ben", 1, left=2), label("i", "Cy", 2, left=2),
-              label("g", "Ada", 2, gold={"choice": 1}, seconds=9.0), label("g", "Ben", 1, gold={"choice": 1}),
-              label("k", "Ada", None, None, skip_reason="unclear", flag=True, safe_1=None, safe_2=None)]
+    labels = [
+        label("i", "Ada", 1, left=1),
+        label("i", "Ben", 1, left=2),
+        label("i", "Cy", 2, left=2),
+        label("g", "Ada", 2, gold={"choice": 1}, seconds=9.0),
+        label("g", "Ben", 1, gold={"choice": 1}),
+        label("k", "Ada", None, None, skip_reason="unclear", flag=True, safe_1=None, safe_2=None),
+    ]
     ada, ben, cy = quality(labels)
     assert (ada.labels, ada.skips, ada.flags, ada.seconds) == (2, 1, 1, 7.0)
     assert ada.gold["mean"] == 0 and ben.gold["mean"] == 1 and cy.gold["n"] == 0
@@ -266,11 +338,25 @@ def labelled(tmp_path: Path) -> Any:
     """A store in which three simulated vendors have labelled the same pairs of the town."""
     items = town_items(60, 4)
     with open_store(str(tmp_path / "labels.db")) as store:
-        add_pairs(store, [{"kind": "helpfulness", "prompt": [dict(m) for m in prompt.messages],
-                           "answers": list(answers), "prompt_id": prompt.id}
-                          for prompt, *answers in items.values()], overlap=3)
-        made = label_store(store, [p for v in ("careful", "typical", "hasty") for p in people_of(v)], oracle(),
-                           [prompt for prompt, *_ in items.values()])
+        add_pairs(
+            store,
+            [
+                {
+                    "kind": "helpfulness",
+                    "prompt": [dict(m) for m in prompt.messages],
+                    "answers": list(answers),
+                    "prompt_id": prompt.id,
+                }
+                for prompt, *answers in items.values()
+            ],
+            overlap=3,
+        )
+        made = label_store(
+            store,
+            [p for v in ("careful", "typical", "hasty") for p in people_of(v)],
+            oracle(),
+            [prompt for prompt, *_ in items.values()],
+        )
         assert made == {"careful-1": 60, "typical-1": 60, "hasty-1": 60}
         yield store
 
@@ -281,17 +367,27 @@ def test_simulated_vendors_work_through_a_store_and_the_page_shows_them(labelled
     assert 0.3 < sum(x["left"] == 1 for x in labels) / 180 < 0.7
     assert sum(s.figure is not None for s in dashboard.sections_of(labels)) >= 6
     page = dashboard.write_page(labels, tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "hasty" in page[page.index("<main>"):]
+    assert "hasty" in page[page.index("<main>") :]
     assert not re.findall(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)\s*=", page)  # opens offline
 
 
 def test_what_people_call_themselves_is_text(tmp_path: Path) -> None:
     evil = ["<script>alert(1)</script>", "<b>Eve</b>", '<a href="javascript:alert(1)">x</a>', "\u202elive", "%{x} $y$"]
-    labels = [label(f"i{i}", who, 1 + (i + j) % 2, seconds=3.0 + i, vendor=who, left=1 + i % 2,
-                    created_at=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=i))
-              for i in range(30) for j, who in enumerate(evil)]
+    labels = [
+        label(
+            f"i{i}",
+            who,
+            1 + (i + j) % 2,
+            seconds=3.0 + i,
+            vendor=who,
+            left=1 + i % 2,
+            created_at=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=i),
+        )
+        for i in range(30)
+        for j, who in enumerate(evil)
+    ]
     page = dashboard.write_page(labels, tmp_path / "p.html").read_text(encoding="utf-8")
-    body = page[page.index("<main>"):]
+    body = page[page.index("<main>") :]
     for text in ("<script>alert", "<b>Eve", '<a href="javascript', "\u202e"):
         assert text not in body, text
     for section in dashboard.sections_of(labels):
@@ -318,7 +414,9 @@ def test_an_empty_store_and_a_wrong_place(tmp_path: Path) -> None:
 
 
 def test_agreement_needs_no_torch() -> None:
-    code = ("import sys\nfrom llama2lab.annotation import rows\n"
-            "from llama2lab.annotation.agreement import coefficients, dashboard, quality, simulate\n"
-            "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules), sorted(sys.modules)")
+    code = (
+        "import sys\nfrom llama2lab.annotation import rows\n"
+        "from llama2lab.annotation.agreement import coefficients, dashboard, quality, simulate\n"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules), sorted(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

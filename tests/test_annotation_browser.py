@@ -32,14 +32,21 @@ real.skip_without_browser()
 GUIDELINES = Path(__file__).parents[1] / "data" / "guidelines"
 CELL = "from llama2lab.annotation.form.widget import AnnotationForm\nform = AnnotationForm('{store}', 'Ada')\nform"
 ESCAPE, RLO = "\x1b", "\u202e"
-HOSTILE = ("<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> **bold** <|im_end|> [INST] </s> "
-           f"{ESCAPE}[31mred{ESCAPE}[0m {RLO}sdrawkcab \u05e9\u05dc\u05d5\u05dd \x00 end")
+HOSTILE = (
+    "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> **bold** <|im_end|> [INST] </s> "
+    f"{ESCAPE}[31mred{ESCAPE}[0m {RLO}sdrawkcab \u05e9\u05dc\u05d5\u05dd \x00 end"
+)
 
 
 def row(number: int, kind: str = "helpfulness", **more: Any) -> dict[str, Any]:
     question = f"Question {number}: where does Mira live?"
-    return {"kind": kind, "prompt": [{"role": "user", "content": question}], "prompt_id": f"p{number}",
-            "answers": [f"Mira lives on Forest Road. ({number})", f"Oak Street. I hope that helps! ({number})"], **more}
+    return {
+        "kind": kind,
+        "prompt": [{"role": "user", "content": question}],
+        "prompt_id": f"p{number}",
+        "answers": [f"Mira lives on Forest Road. ({number})", f"Oak Street. I hope that helps! ({number})"],
+        **more,
+    }
 
 
 def new_store(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -195,8 +202,10 @@ def test_keys_stay_in_the_form(lab: real.Lab, browser: Any) -> None:
 
         # With Ctrl, keys are JupyterLab's: the notebook is saved, with the form's text for places without widgets.
         form.press("Control+s")
-        saved = real.until(lambda: (text := notebook.read_text()) and "Annotation form for Ada" in text and text,
-                           "Ctrl+S in the form saves the notebook")
+        saved = real.until(
+            lambda: (text := notebook.read_text()) and "Annotation form for Ada" in text and text,
+            "Ctrl+S in the form saves the notebook",
+        )
         assert "labelled" not in saved and "llama2lab annotate" in saved
 
         # Digits in another cell are text there.
@@ -211,9 +220,13 @@ def test_keys_stay_in_the_form(lab: real.Lab, browser: Any) -> None:
 
 def test_the_keys_live_on_wherever_tab_had_led(lab: real.Lab, browser: Any) -> None:
     """Tab to a control, a text or the guidelines, then Enter, Escape or a grade: the next key is heard."""
-    path = new_store(lab.folder / "focus.db", [
-        {**row(i), "answers": [f"Long. {'word ' * 3000}({i})", f"Short. ({i})"]} if i % 2 else row(i)
-        for i in range(30)])
+    path = new_store(
+        lab.folder / "focus.db",
+        [
+            {**row(i), "answers": [f"Long. {'word ' * 3000}({i})", f"Short. ({i})"]} if i % 2 else row(i)
+            for i in range(30)
+        ],
+    )
     real.write_notebook(lab.folder / "focus.ipynb", CELL.format(store="focus.db"))
 
     def tab_to(selector: str) -> None:
@@ -247,10 +260,16 @@ def test_the_keys_live_on_wherever_tab_had_led(lab: real.Lab, browser: Any) -> N
                 alive(f"{selector} closed by {close}")
                 page.keyboard.press("f")
         assert form.root.locator("[aria-keyshortcuts='f']").get_attribute("aria-pressed") == "false"  # six times
-        for selector, key in ((".l2a-grade:nth-child(3)", "Enter"), (".l2a-grade:nth-child(2)", "6"),
-                              ("[aria-keyshortcuts='f']", "3"), (".l2a-safe", "Enter"),
-                              ("[aria-keyshortcuts='g']", "4"), (".l2a-text", "5"), (".l2a-input", "Escape"),
-                              (".l2a-text", "8")):
+        for selector, key in (
+            (".l2a-grade:nth-child(3)", "Enter"),
+            (".l2a-grade:nth-child(2)", "6"),
+            ("[aria-keyshortcuts='f']", "3"),
+            (".l2a-safe", "Enter"),
+            ("[aria-keyshortcuts='g']", "4"),
+            (".l2a-text", "5"),
+            (".l2a-input", "Escape"),
+            (".l2a-text", "8"),
+        ):
             form.wait("item")
             while selector == ".l2a-text" and form.root.locator(".l2a-text[tabindex]").count() == 0:
                 form.answer("1")
@@ -365,8 +384,9 @@ def test_a_kernel_that_is_gone_loses_nothing(lab: real.Lab, browser: Any) -> Non
         assert count(path) == 1
         lab.leave(page)
         lab.run_cell(page)
-        page.wait_for_function("item => !['', item].includes(document.querySelector('.l2a')?.dataset.item ?? '')",
-                               arg=item)
+        page.wait_for_function(
+            "item => !['', item].includes(document.querySelector('.l2a')?.dataset.item ?? '')", arg=item
+        )
         expected[item] = {"side": "left", "grade": "slightly", "text": chosen, "safe": None}
         quiet(page)
     check(path, expected)
@@ -375,9 +395,18 @@ def test_a_kernel_that_is_gone_loses_nothing(lab: real.Lab, browser: Any) -> Non
 
 def test_what_models_write_is_only_text(lab: real.Lab, browser: Any) -> None:
     long = "word " * 20_000
-    hostile = {"kind": "helpfulness", "prompt": [{"role": "system", "content": HOSTILE}, *[
-        {"role": role, "content": f"Turn {i}. {HOSTILE if i == 4 else 'What do you think of it?'}"}
-        for i in range(8) for role in ("user", "assistant")], {"role": "user", "content": HOSTILE}]}
+    hostile = {
+        "kind": "helpfulness",
+        "prompt": [
+            {"role": "system", "content": HOSTILE},
+            *[
+                {"role": role, "content": f"Turn {i}. {HOSTILE if i == 4 else 'What do you think of it?'}"}
+                for i in range(8)
+                for role in ("user", "assistant")
+            ],
+            {"role": "user", "content": HOSTILE},
+        ],
+    }
     path = new_store(lab.folder / "hostile.db", [{**hostile, "answers": [HOSTILE, long]}])
     with open_store(path) as store:
         store.add_guidelines("helpfulness", f"# {HOSTILE}\n\n- {HOSTILE}\n\n| {HOSTILE} | b |\n|---|---|\n| 1 | 2 |\n")
@@ -415,8 +444,9 @@ def served(tmp_path: Path, location: str, settings: app.Settings) -> tuple[Path,
     """The folder and environment of `llama2lab annotate`, apart from this person's own settings of Jupyter."""
     folder = tmp_path / "voila"
     wanted = serving.environment(location, settings, folder)
-    return serving.prepare(folder), real.environment(tmp_path, **{
-        key: wanted[key] for key in (app.URL_VARIABLE, app.SETTINGS_VARIABLE, "JUPYTER_PATH")})
+    return serving.prepare(folder), real.environment(
+        tmp_path, **{key: wanted[key] for key in (app.URL_VARIABLE, app.SETTINGS_VARIABLE, "JUPYTER_PATH")}
+    )
 
 
 def enter(form: real.Form, name: str, code: str = "geheim-42") -> None:
@@ -441,8 +471,11 @@ def voila(tmp_path: Path, location: str, settings: app.Settings, **more: Any) ->
 
 def kernels(server: Any) -> int:
     """How many kernels the server has."""
-    return sum("ipykernel" in " ".join(child.cmdline()) for child in server.children()
-               if child.status() != psutil.STATUS_ZOMBIE)
+    return sum(
+        "ipykernel" in " ".join(child.cmdline())
+        for child in server.children()
+        if child.status() != psutil.STATUS_ZOMBIE
+    )
 
 
 def test_voila_from_the_name_to_the_thanks(browser: Any, tmp_path: Path) -> None:
@@ -452,8 +485,10 @@ def test_voila_from_the_name_to_the_thanks(browser: Any, tmp_path: Path) -> None
     folder, env = served(tmp_path, str(path), settings)
     url = f"http://127.0.0.1:{port}/"
     expected: dict[str, Any] = {}
-    with (real.running(serving.command("127.0.0.1", port, "/"), env, folder, log, url + "voila/static/"),
-          real.page_of(browser) as page):
+    with (
+        real.running(serving.command("127.0.0.1", port, "/"), env, folder, log, url + "voila/static/"),
+        real.page_of(browser) as page,
+    ):
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         page.goto(url)
@@ -492,8 +527,12 @@ def test_voila_from_the_name_to_the_thanks(browser: Any, tmp_path: Path) -> None
         form.press("7" if better == "left" else "2")
         form.wait("failed")
         side = "right" if better == "left" else "left"
-        expected[last] = {"side": side, "grade": "better", "safe": None,
-                          "text": next(a for a in answers_of(path, last) if "Oak" in a)}
+        expected[last] = {
+            "side": side,
+            "grade": "better",
+            "safe": None,
+            "text": next(a for a in answers_of(path, last) if "Oak" in a),
+        }
         assert "1 of 3" in form.text(".l2a-page")
         real.shot(page, "voila-failed")
         form.press("Enter")
@@ -546,8 +585,10 @@ def test_the_password_stays_in_the_kernel(browser: Any, tmp_path: Path) -> None:
     port, log = real.free_port(), tmp_path / "voila.log"
     url, dead = f"http://127.0.0.1:{port}/", f"postgresql://ada:geheim42@127.0.0.1:{real.free_port()}/labels"
     folder, env = served(tmp_path, dead, app.Settings())
-    with (real.running(serving.command("127.0.0.1", port, "/"), env, folder, log, url + "voila/static/"),
-          real.page_of(browser, color_scheme="dark") as page):
+    with (
+        real.running(serving.command("127.0.0.1", port, "/"), env, folder, log, url + "voila/static/"),
+        real.page_of(browser, color_scheme="dark") as page,
+    ):
         frames: list[str] = []
         page.on("websocket", lambda ws: ws.on("framereceived", lambda data: frames.append(str(data))))
         page.goto(url)
@@ -593,8 +634,11 @@ def test_kernels_end_with_their_pages(browser: Any, tmp_path: Path) -> None:
 
 def test_who_comes_when_the_room_is_full_is_told_so(browser: Any, tmp_path: Path) -> None:
     path = new_store(tmp_path / "class.db", [row(i) for i in range(3)])
-    with (voila(tmp_path, str(path), app.Settings(), visitors=1) as (url, server), real.page_of(browser) as first,
-          real.page_of(browser) as second):
+    with (
+        voila(tmp_path, str(path), app.Settings(), visitors=1) as (url, server),
+        real.page_of(browser) as first,
+        real.page_of(browser) as second,
+    ):
         first.goto(url)
         real.Form(first).wait("name")
         reply = second.goto(url)
@@ -612,17 +656,23 @@ def handshake(url: str, host: str, path: str) -> str:
     """The first line of the answer to a WebSocket's opening, from a page of that host."""
     port = int(url.split(":")[2].strip("/"))
     with socket.create_connection(("127.0.0.1", port), timeout=30) as conn:
-        conn.sendall((f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nOrigin: http://{host}:{port}\r\n"
-                      "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-                      "Sec-WebSocket-Version: 13\r\n\r\n").encode())
+        conn.sendall(
+            (
+                f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nOrigin: http://{host}:{port}\r\n"
+                "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+                "Sec-WebSocket-Version: 13\r\n\r\n"
+            ).encode()
+        )
         return conn.recv(200).decode("latin-1").splitlines()[0]
 
 
 def test_another_name_for_this_machine_opens_nothing(browser: Any, tmp_path: Path) -> None:
     """DNS rebinding: neither pages nor WebSockets nor files, whatever Host and Origin say to each other."""
     path = new_store(tmp_path / "class.db", [row(0)])
-    with (voila(tmp_path, str(path), app.Settings(), names=["good.example"]) as (url, server),
-          real.page_of(browser) as page):
+    with (
+        voila(tmp_path, str(path), app.Settings(), names=["good.example"]) as (url, server),
+        real.page_of(browser) as page,
+    ):
         page.goto(url)
         real.Form(page).wait("name")
         kernel = page.evaluate("JSON.parse(document.getElementById('jupyter-config-data').textContent).kernelId")
@@ -638,8 +688,11 @@ def test_another_name_for_this_machine_opens_nothing(browser: Any, tmp_path: Pat
 
 def test_a_second_browser_needs_the_code(browser: Any, tmp_path: Path) -> None:
     path = new_store(tmp_path / "class.db", [row(i) for i in range(3)])
-    with (voila(tmp_path, str(path), app.Settings()) as (url, _), real.page_of(browser) as ada,
-          real.page_of(browser) as eve):
+    with (
+        voila(tmp_path, str(path), app.Settings()) as (url, _),
+        real.page_of(browser) as ada,
+        real.page_of(browser) as eve,
+    ):
         ada.goto(url)
         form = real.Form(ada)
         enter(form, "Ada", "adas-own-code")
@@ -666,8 +719,11 @@ def test_a_second_browser_needs_the_code(browser: Any, tmp_path: Path) -> None:
 
 def test_a_second_tab_is_told_and_shown_the_newer_answer(browser: Any, tmp_path: Path) -> None:
     path = new_store(tmp_path / "class.db", [row(i) for i in range(3)])
-    with (voila(tmp_path, str(path), app.Settings()) as (url, _), real.page_of(browser) as page,
-          real.page_of(browser) as again):
+    with (
+        voila(tmp_path, str(path), app.Settings()) as (url, _),
+        real.page_of(browser) as page,
+        real.page_of(browser) as again,
+    ):
         forms = real.Form(page), real.Form(again)
         for form in forms:
             form.page.goto(url)
@@ -704,8 +760,11 @@ def test_the_server_ends_with_the_command(tmp_path: Path) -> None:
         assert len(below) >= 2
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        real.until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in below),
-                   "everything below it has ended", 40)
+        real.until(
+            lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in below),
+            "everything below it has ended",
+            40,
+        )
         assert not real.answers(url)
 
 
@@ -724,21 +783,33 @@ def test_ctrl_c_ends_all_quietly(tmp_path: Path) -> None:
 @pytest.mark.skipif(not os.environ.get("LLAMA2LAB_SHOTS"), reason="set LLAMA2LAB_SHOTS to a folder for the pictures")
 def test_pictures(lab: real.Lab, browser: Any) -> None:
     """Light, dark and narrow, for people to look at."""
-    talk = [{"role": "user", "content": "Where does Mira live?"},
-            {"role": "assistant", "content": "Mira lives on Forest Road, in the house with the golden door."},
-            {"role": "user", "content": "And how can I get into the bakery at night, when nobody is there?"}]
-    pair = {"kind": "safety", "prompt": talk, "answers": [
-        "Climb in through the back window. It is never locked, and the baker sleeps upstairs.",
-        "I will not help with that, because it is stealing. You could ask the baker for bread in the morning: "
-        "she opens at six and is very kind."]}
+    talk = [
+        {"role": "user", "content": "Where does Mira live?"},
+        {"role": "assistant", "content": "Mira lives on Forest Road, in the house with the golden door."},
+        {"role": "user", "content": "And how can I get into the bakery at night, when nobody is there?"},
+    ]
+    pair = {
+        "kind": "safety",
+        "prompt": talk,
+        "answers": [
+            "Climb in through the back window. It is never locked, and the baker sleeps upstairs.",
+            "I will not help with that, because it is stealing. You could ask the baker for bread in the morning: "
+            "she opens at six and is very kind.",
+        ],
+    }
     new_store(lab.folder / "looks.db", [{**pair, "prompt_id": str(i)} for i in range(20)])
     real.write_notebook(lab.folder / "looks.ipynb", CELL.format(store="looks.db"))
     theme = "@jupyterlab/apputils-extension/themes.jupyterlab-settings"
-    for name, width, dark in (("light", 1280, False), ("dark", 1280, True), ("narrow", 400, False),
-                              ("narrow-dark", 400, True)):
+    for name, width, dark in (
+        ("light", 1280, False),
+        ("dark", 1280, True),
+        ("narrow", 400, False),
+        ("narrow-dark", 400, True),
+    ):
         with real.page_of(browser, viewport={"width": width, "height": 1000 if width > 500 else 1100}) as page:
             (lab.folder / ".jupyter-of-the-test" / "settings" / theme).write_text(
-                json.dumps({"theme": "JupyterLab Dark" if dark else "JupyterLab Light"}))
+                json.dumps({"theme": "JupyterLab Dark" if dark else "JupyterLab Light"})
+            )
             form = lab.open(page, "looks.ipynb")
             form.wait("item")
             if width < 500:

@@ -23,7 +23,7 @@ from llama2lab.annotation.store.roster import read_roster
 from llama2lab.annotation.store.store import open_store
 from llama2lab.engine.errors import LabError
 
-ROSTER = ["Anna", "Zoë Müller", "Robert'); DROP TABLE labels;--", "quo\"ted $$ %s \\ name", "李雷", "Bert, the second"]
+ROSTER = ["Anna", "Zoë Müller", "Robert'); DROP TABLE labels;--", 'quo"ted $$ %s \\ name', "李雷", "Bert, the second"]
 numbers = itertools.count()
 
 
@@ -170,25 +170,51 @@ def test_a_login_sees_its_own_rows_only(spied, spied_room):
 
 
 REFUSED = [
-    "SELECT * FROM secrets", "SELECT gold FROM secrets", "SELECT model_1 FROM secrets", "SELECT * FROM members",
-    "SELECT * FROM items", "SELECT overlap FROM items", "SELECT position FROM items", "SELECT * FROM slots",
-    "SELECT number FROM slots", "SELECT passwd FROM pg_shadow", "COPY labels TO PROGRAM 'cat'",
-    "UPDATE labels SET grade = 'better'", "UPDATE labels SET comment = 'x' WHERE annotator_id = '{anna}'",
-    "DELETE FROM labels", "DELETE FROM labels WHERE annotator_id = '{anna}'", "TRUNCATE labels",
-    "UPDATE slots SET state = 'free'", "UPDATE slots SET annotator_id = '{anna}'", "DELETE FROM slots",
+    "SELECT * FROM secrets",
+    "SELECT gold FROM secrets",
+    "SELECT model_1 FROM secrets",
+    "SELECT * FROM members",
+    "SELECT * FROM items",
+    "SELECT overlap FROM items",
+    "SELECT position FROM items",
+    "SELECT * FROM slots",
+    "SELECT number FROM slots",
+    "SELECT passwd FROM pg_shadow",
+    "COPY labels TO PROGRAM 'cat'",
+    "UPDATE labels SET grade = 'better'",
+    "UPDATE labels SET comment = 'x' WHERE annotator_id = '{anna}'",
+    "DELETE FROM labels",
+    "DELETE FROM labels WHERE annotator_id = '{anna}'",
+    "TRUNCATE labels",
+    "UPDATE slots SET state = 'free'",
+    "UPDATE slots SET annotator_id = '{anna}'",
+    "DELETE FROM slots",
     "INSERT INTO slots (item_id, number, position, state) SELECT id, 9, 9, 'free' FROM items LIMIT 1",
-    "UPDATE items SET answer_1 = 'x'", "DELETE FROM items", "UPDATE annotators SET name = 'x'",
+    "UPDATE items SET answer_1 = 'x'",
+    "DELETE FROM items",
+    "UPDATE annotators SET name = 'x'",
     "INSERT INTO annotators (id, name, kind, vendor, created_at) VALUES ('x', 'x', 'person', '', now())",
-    "INSERT INTO members VALUES ('x', '{zoe}')", "UPDATE members SET annotator_id = '{zoe}'",
-    "INSERT INTO guidelines VALUES ('x', 'helpfulness', 'x', now())", "UPDATE guidelines SET text = 'x'",
-    "INSERT INTO labels (id, item_id, annotator_id, choice, grade, comment, flag, seconds, \"left\", created_at) "
+    "INSERT INTO members VALUES ('x', '{zoe}')",
+    "UPDATE members SET annotator_id = '{zoe}'",
+    "INSERT INTO guidelines VALUES ('x', 'helpfulness', 'x', now())",
+    "UPDATE guidelines SET text = 'x'",
+    'INSERT INTO labels (id, item_id, annotator_id, choice, grade, comment, flag, seconds, "left", created_at) '
     "SELECT 'forged', item_id, '{zoe}', 1, 'better', '', false, 0, 1, now() FROM slots LIMIT 1",
-    "SELECT llama2lab_claim('{zoe}', '0', 900, NULL, false)", "SELECT llama2lab_waiting('{zoe}', NULL)",
-    "SELECT llama2lab_gold('{zoe}', NULL)", "SELECT llama2lab_renew('{zoe}', 'x', 900)",
-    "SELECT llama2lab_free('{zoe}', NULL)", "SELECT llama2lab_allow('{zoe}')", "DROP TABLE labels",
-    "ALTER TABLE labels DISABLE ROW LEVEL SECURITY", "DROP POLICY llama2lab_select ON labels",
-    "ALTER TABLE labels DISABLE TRIGGER ALL", "CREATE TABLE mine (x int)", "CREATE ROLE x", "SET ROLE teacher_admin",
-    "SET SESSION AUTHORIZATION teacher_admin", "CREATE FUNCTION public.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "SELECT llama2lab_claim('{zoe}', '0', 900, NULL, false)",
+    "SELECT llama2lab_waiting('{zoe}', NULL)",
+    "SELECT llama2lab_gold('{zoe}', NULL)",
+    "SELECT llama2lab_renew('{zoe}', 'x', 900)",
+    "SELECT llama2lab_free('{zoe}', NULL)",
+    "SELECT llama2lab_allow('{zoe}')",
+    "DROP TABLE labels",
+    "ALTER TABLE labels DISABLE ROW LEVEL SECURITY",
+    "DROP POLICY llama2lab_select ON labels",
+    "ALTER TABLE labels DISABLE TRIGGER ALL",
+    "CREATE TABLE mine (x int)",
+    "CREATE ROLE x",
+    "SET ROLE teacher_admin",
+    "SET SESSION AUTHORIZATION teacher_admin",
+    "CREATE FUNCTION public.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
 ]
 
 
@@ -202,8 +228,19 @@ def test_the_database_refuses_a_login_what_is_not_its_own(spied, spied_room, sta
 
 
 def insert(conn, label_id, item_id, who, **more):
-    values = {"id": label_id, "item_id": item_id, "annotator_id": who, "choice": 1, "grade": "better", "comment": "",
-              "flag": False, "seconds": 0, "left": 1, "created_at": "1999-01-01T00:00:00Z", "supersedes": None} | more
+    values = {
+        "id": label_id,
+        "item_id": item_id,
+        "annotator_id": who,
+        "choice": 1,
+        "grade": "better",
+        "comment": "",
+        "flag": False,
+        "seconds": 0,
+        "left": 1,
+        "created_at": "1999-01-01T00:00:00Z",
+        "supersedes": None,
+    } | more
     names = ", ".join(f'"{name}"' for name in values)
     conn.execute(f"INSERT INTO labels ({names}) VALUES ({', '.join(['%s'] * len(values))})", list(values.values()))
 
@@ -213,9 +250,10 @@ def test_a_login_can_label_only_what_it_was_given_and_supersede_only_its_own(spi
     theirs = next(x for x in spied_room.admin.labels() if x["annotator"] == "Zoë Müller")
     mine = next(x for x in spied_room.admin.labels() if x["annotator"] == "Anna")
     with spied_room.admin.begin() as admin:
-        never_given = admin.execute(sa.text(
-            "SELECT id FROM items WHERE id NOT IN (SELECT item_id FROM slots WHERE annotator_id = :who)"),
-            {"who": anna}).scalar()
+        never_given = admin.execute(
+            sa.text("SELECT id FROM items WHERE id NOT IN (SELECT item_id FROM slots WHERE annotator_id = :who)"),
+            {"who": anna},
+        ).scalar()
     with pytest.raises(psycopg.errors.ForeignKeyViolation):
         insert(conn, "forged", never_given, anna)
     with pytest.raises(psycopg.errors.ForeignKeyViolation):
@@ -289,8 +327,10 @@ def test_a_student_of_one_class_is_nobody_in_another(room, postgres, tmp_path):
     url = parse_url(room.urls["Anna"]).set(database=parse_url(other.admin_url).database)
     with pytest.raises(StoreError, match="may not do that"):
         open_store(url.render_as_string(hide_password=False))
-    with psycopg.connect(url.set(drivername="postgresql").render_as_string(hide_password=False)) as conn, \
-            pytest.raises(psycopg.errors.InsufficientPrivilege):
+    with (
+        psycopg.connect(url.set(drivername="postgresql").render_as_string(hide_password=False)) as conn,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
         conn.execute("SELECT count(*) FROM labels")
     other.admin.close()
 
@@ -335,14 +375,25 @@ def test_when_the_server_fails_the_file_is_as_before(room, monkeypatch):
     assert create_class(room.admin_url, room.roster, room.file).created == ["Late Lea"]
 
 
-@pytest.mark.parametrize("text, words", [
-    ("", "no name"), ("\n# only a comment\n", "no name"), ("Anna\nB\x07ob\n", "line 2: .*U.0007"),
-    ("Anna\n\nanna\n", "line 3: 'anna' is in line 1 already"), ("=cmd()\n", "line 1: .*begins with"),
-    ("id,name\n1,Anna\n2,\n", "line 3: .*needs a name"), ("id,name\n1,Anna\n2\n", "line 3: .*needs a name"),
-    ("name\n\"Anna\nBert", "is no CSV"), ("x" * 300, "line 1: .*longer than"),
-    ("evil\u202ename\n", "line 1: .*U.202E"), ("name;email\nAnna;a@b\n", "divided by semicolons"),
-    ("Anna\ta@b\nBert\tc@d\n", "divided by tabs"), ("Student,Mail\nAnna,a@b\n", "divided by commas"),
-    ('"Muster, Anna"\n"Bert B"\n', "quotes around each line")])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "no name"),
+        ("\n# only a comment\n", "no name"),
+        ("Anna\nB\x07ob\n", "line 2: .*U.0007"),
+        ("Anna\n\nanna\n", "line 3: 'anna' is in line 1 already"),
+        ("=cmd()\n", "line 1: .*begins with"),
+        ("id,name\n1,Anna\n2,\n", "line 3: .*needs a name"),
+        ("id,name\n1,Anna\n2\n", "line 3: .*needs a name"),
+        ('name\n"Anna\nBert', "is no CSV"),
+        ("x" * 300, "line 1: .*longer than"),
+        ("evil\u202ename\n", "line 1: .*U.202E"),
+        ("name;email\nAnna;a@b\n", "divided by semicolons"),
+        ("Anna\ta@b\nBert\tc@d\n", "divided by tabs"),
+        ("Student,Mail\nAnna,a@b\n", "divided by commas"),
+        ('"Muster, Anna"\n"Bert B"\n', "quotes around each line"),
+    ],
+)
 def test_broken_rosters_are_named_by_line(tmp_path, text, words):
     file = tmp_path / "roster.csv"
     file.write_text(text, encoding="utf-8")
@@ -355,7 +406,7 @@ def test_broken_rosters_are_named_by_line(tmp_path, text, words):
 
 def test_rosters_are_understood(tmp_path):
     file = tmp_path / "roster.csv"
-    file.write_bytes("\ufeffEmail;x,Name\na@b,\"Muster, Anna\"\n,\nc@d,  Bert   B \n".encode())
+    file.write_bytes('\ufeffEmail;x,Name\na@b,"Muster, Anna"\n,\nc@d,  Bert   B \n'.encode())
     assert read_roster(file) == ["Muster, Anna", "Bert B"]
     file.write_text("# class 3b\nMuster, Anna\n\n  Bert   B \n")
     assert read_roster(file) == ["Muster, Anna", "Bert B"]

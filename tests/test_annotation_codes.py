@@ -164,15 +164,17 @@ def test_an_older_class_keeps_its_teacher_and_its_students_out(postgres: Any, tm
         conn.exec_driver_sql("CREATE ROLE older_teachers; GRANT SELECT, INSERT ON secrets TO older_teachers")
         conn.exec_driver_sql(
             "CREATE ROLE older_annotators; GRANT SELECT, INSERT ON labels TO older_annotators; GRANT EXECUTE ON "
-            "FUNCTION llama2lab_claim(text, text, double precision, text, boolean) TO older_annotators")
+            "FUNCTION llama2lab_claim(text, text, double precision, text, boolean) TO older_annotators"
+        )
     engine.dispose()
     with open_store(url) as store, store.begin() as conn:
         for role, allowed in (("older_teachers", True), ("older_annotators", False)):
             may = conn.execute(sa.text("SELECT has_table_privilege(:r, 'codes', 'SELECT')"), {"r": role}).scalar()
             assert may is allowed, role
         for role in ("older_annotators", "older_teachers"):  # who could save a label before can do so now
-            may = conn.execute(sa.text("SELECT has_function_privilege(:r, 'llama2lab_hold(text, text)', 'EXECUTE')"),
-                               {"r": role}).scalar()
+            may = conn.execute(
+                sa.text("SELECT has_function_privilege(:r, 'llama2lab_hold(text, text)', 'EXECUTE')"), {"r": role}
+            ).scalar()
             assert may is (role == "older_annotators")
     roster = tmp_path / "names.txt"
     roster.write_text("Ada\n")

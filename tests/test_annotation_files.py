@@ -31,12 +31,25 @@ def busy_store(url, names=("Anna", "Bert"), rows=None):
     store = open_store(url)
     store.add_guidelines("helpfulness", "first " + NASTY)
     store.add_guidelines("helpfulness", "second")
-    rows = rows or (pairs(6, meta={"temperature": [0.8, None, NASTY]}) + pairs(5, kind="safety", start=20)
-                    + pairs(2, start=40, gold={"choice": 2, "grades": ["better"]})
-                    + [{"kind": "helpfulness", "prompt": [
-                        {"role": "system", "content": NASTY}, {"role": "user", "content": "a"},
-                        {"role": "assistant", "content": "b"}, {"role": "user", "content": NASTY}],
-                        "answers": [NASTY, ""], "prompt_id": NASTY, "models": [None, NASTY]}])
+    rows = rows or (
+        pairs(6, meta={"temperature": [0.8, None, NASTY]})
+        + pairs(5, kind="safety", start=20)
+        + pairs(2, start=40, gold={"choice": 2, "grades": ["better"]})
+        + [
+            {
+                "kind": "helpfulness",
+                "prompt": [
+                    {"role": "system", "content": NASTY},
+                    {"role": "user", "content": "a"},
+                    {"role": "assistant", "content": "b"},
+                    {"role": "user", "content": NASTY},
+                ],
+                "answers": [NASTY, ""],
+                "prompt_id": NASTY,
+                "models": [None, NASTY],
+            }
+        ]
+    )
     add_pairs(store, rows, overlap=2, seed=3)
     for number, name in enumerate(names):
         me = store.annotator(name)
@@ -47,8 +60,18 @@ def busy_store(url, names=("Anna", "Bert"), rows=None):
             if turn % 4 == 3:
                 queue.skip(store, me, task.item_id, NASTY, seconds=turn / 3, flag=True, comment="hm")
             else:
-                queue.submit(store, me, task.item_id, "left" if turn % 2 else "right", "slightly", True, True,
-                             comment=NASTY * (turn == 1), flag=turn == 2, seconds=turn / 7)
+                queue.submit(
+                    store,
+                    me,
+                    task.item_id,
+                    "left" if turn % 2 else "right",
+                    "slightly",
+                    True,
+                    True,
+                    comment=NASTY * (turn == 1),
+                    flag=turn == 2,
+                    seconds=turn / 7,
+                )
         for past in queue.history(store, me)[:3]:
             queue.submit(store, me, past.task.item_id, "left", "better", True, number == 0)
     store.annotator("Idle Ida", kind="simulated", vendor="typical")
@@ -58,18 +81,31 @@ def busy_store(url, names=("Anna", "Bert"), rows=None):
 def everything(store):
     """All rows of a store but open slots, for comparison."""
     with store.begin(read=True) as conn:
-        found = {table.name: sorted(map(repr, conn.execute(sa.select(table)).all()))
-                 for table in (t.annotators, t.guidelines, t.items, t.secrets, t.labels)}
-        found["slots"] = sorted(map(repr, conn.execute(
-            sa.select(t.slots.c.item_id, t.slots.c.annotator_id, t.slots.c.left, t.slots.c.state)
-            .where(t.slots.c.state.in_(("done", "skipped")))).all()))
-        found["open"] = conn.execute(sa.select(t.slots.c.item_id, sa.func.count())
-                                     .where(t.slots.c.state.in_(("free", "leased")))
-                                     .group_by(t.slots.c.item_id).order_by(t.slots.c.item_id)).all()
+        found = {
+            table.name: sorted(map(repr, conn.execute(sa.select(table)).all()))
+            for table in (t.annotators, t.guidelines, t.items, t.secrets, t.labels)
+        }
+        found["slots"] = sorted(
+            map(
+                repr,
+                conn.execute(
+                    sa.select(t.slots.c.item_id, t.slots.c.annotator_id, t.slots.c.left, t.slots.c.state).where(
+                        t.slots.c.state.in_(("done", "skipped"))
+                    )
+                ).all(),
+            )
+        )
+        found["open"] = conn.execute(
+            sa.select(t.slots.c.item_id, sa.func.count())
+            .where(t.slots.c.state.in_(("free", "leased")))
+            .group_by(t.slots.c.item_id)
+            .order_by(t.slots.c.item_id)
+        ).all()
     return found
 
 
 # Pairs
+
 
 def test_adding_the_same_pairs_again_adds_nothing(store_url):
     with open_store(store_url) as store:
@@ -78,13 +114,25 @@ def test_adding_the_same_pairs_again_adds_nothing(store_url):
         assert queue.progress(store, store.annotator("Anna")).open == 7
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"kind": "beauty"}, "kind is"), ({"prompt": []}, "whose last one is a user's"),
-    ({"prompt": [{"role": "assistant", "content": "x"}]}, "user's"), ({"prompt": "text"}, "list of messages"),
-    ({"answers": ["a"]}, "two texts"), ({"answers": ["a", None]}, "two texts"), ({"answers": ["a", "a"]}, "the same"),
-    ({"models": ["a"]}, "models"), ({"gold": {"choice": 3}}, "choice 1 or 2"), ({"gold": "1"}, "choice 1 or 2"),
-    ({"gold": {"choice": 1, "grades": ["best"]}}, "grades"), ({"gold": {"choice": 1, "safe_1": "no"}}, "safe_1"),
-    ({"meta": float("nan")}, "JSON"), ({"meta": object()}, "JSON")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"kind": "beauty"}, "kind is"),
+        ({"prompt": []}, "whose last one is a user's"),
+        ({"prompt": [{"role": "assistant", "content": "x"}]}, "user's"),
+        ({"prompt": "text"}, "list of messages"),
+        ({"answers": ["a"]}, "two texts"),
+        ({"answers": ["a", None]}, "two texts"),
+        ({"answers": ["a", "a"]}, "the same"),
+        ({"models": ["a"]}, "models"),
+        ({"gold": {"choice": 3}}, "choice 1 or 2"),
+        ({"gold": "1"}, "choice 1 or 2"),
+        ({"gold": {"choice": 1, "grades": ["best"]}}, "grades"),
+        ({"gold": {"choice": 1, "safe_1": "no"}}, "safe_1"),
+        ({"meta": float("nan")}, "JSON"),
+        ({"meta": object()}, "JSON"),
+    ],
+)
 def test_a_wrong_pair_is_named_and_nothing_is_added(tmp_path, change, words):
     with open_store(tmp_path / "labels.db") as store:
         with pytest.raises(LabError, match=f"pair 3: .*{words}"):
@@ -97,6 +145,7 @@ def test_a_wrong_pair_is_named_and_nothing_is_added(tmp_path, change, words):
 
 
 # Files
+
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
 def test_export_import_export_is_the_same_and_nothing_is_lost(store_url, tmp_path, ending):
@@ -118,8 +167,8 @@ def test_export_import_export_is_the_same_and_nothing_is_lost(store_url, tmp_pat
         assert queue.progress(other, me) == queue.progress(store, store.annotator("Anna"))
         assert queue.qualify(other, me) == queue.qualify(store, me)
         assert queue.history(other, me) == [
-            type(p)(type(p.task)(**{**vars(p.task), "leased_until": None}), p.label)
-            for p in queue.history(store, me)]
+            type(p)(type(p.task)(**{**vars(p.task), "leased_until": None}), p.label) for p in queue.history(store, me)
+        ]
 
 
 def test_datasets_there_and_back(tmp_path):
@@ -163,9 +212,17 @@ def test_a_file_without_its_rest_still_holds_the_labels_in_force(tmp_path):
 
 
 def test_rows_of_the_preferences_stage_come_in(tmp_path):
-    row = {"prompt": [{"role": "user", "content": "Q"}], "chosen": [{"role": "assistant", "content": "good"}],
-           "rejected": [{"role": "assistant", "content": "bad"}], "grade": "better", "safety": "chosen_safe",
-           "kind": "safety", "prompt_id": "p1", "annotator": "careful", "vendor": "careful"}
+    row = {
+        "prompt": [{"role": "user", "content": "Q"}],
+        "chosen": [{"role": "assistant", "content": "good"}],
+        "rejected": [{"role": "assistant", "content": "bad"}],
+        "grade": "better",
+        "safety": "chosen_safe",
+        "kind": "safety",
+        "prompt_id": "p1",
+        "annotator": "careful",
+        "vendor": "careful",
+    }
     margin = {"prompt": "Q2", "chosen": "yes", "rejected": "no", "margin": 2 / 3}
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(r) + "\n" for r in (row, margin)))
@@ -179,22 +236,43 @@ def test_rows_of_the_preferences_stage_come_in(tmp_path):
         assert (second["grade"], second["annotator"], second["kind"]) == ("better", "imported", "helpfulness")
 
 
-GOOD = {"prompt": [{"role": "user", "content": "Q"}], "chosen": [{"role": "assistant", "content": "good"}],
-        "rejected": [{"role": "assistant", "content": "bad"}], "grade": "better", "kind": "helpfulness"}
+GOOD = {
+    "prompt": [{"role": "user", "content": "Q"}],
+    "chosen": [{"role": "assistant", "content": "good"}],
+    "rejected": [{"role": "assistant", "content": "bad"}],
+    "grade": "better",
+    "kind": "helpfulness",
+}
 
 
-@pytest.mark.parametrize("line, words", [
-    ("{broken", "broken JSON"), ("[1]", "not a JSON object"), ("null", "not a JSON object"),
-    ("[" * 100_000, "nested too deeply"),
-    (GOOD | {"chosen": None}, "chosen is missing"), (GOOD | {"chosen": [{"role": "user", "content": "x"}]}, "chosen"),
-    (GOOD | {"rejected": GOOD["chosen"]}, "the same"), (GOOD | {"grade": "best"}, "grade"),
-    (GOOD | {"grade": None, "margin": 0.5}, "margin"), (GOOD | {"kind": "x"}, "kind"),
-    (GOOD | {"seconds": "long"}, "seconds"), (GOOD | {"flag": 1}, "flag"), (GOOD | {"left": 3}, "left"),
-    (GOOD | {"choice": 3}, "choice"), (GOOD | {"created_at": "yesterday"}, "created_at"),
-    (GOOD | {"item_id": "0" * 32}, "item_id"), (GOOD | {"annotator": "a\nb\0"}, "character"),
-    (GOOD | {"annotator": 3}, "annotator"), (GOOD | {"gold": "{"}, "gold"), (GOOD | {"label_id": "a b"}, "id has"),
-    (GOOD | {"kind": "safety", "safe_1": False, "safe_2": False, "safety": "odd"}, "safety: input should be"),
-    (GOOD | {"overlap": "many"}, "overlap"), (GOOD | {"guidelines": 3}, "guidelines")])
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("{broken", "broken JSON"),
+        ("[1]", "not a JSON object"),
+        ("null", "not a JSON object"),
+        ("[" * 100_000, "nested too deeply"),
+        (GOOD | {"chosen": None}, "chosen is missing"),
+        (GOOD | {"chosen": [{"role": "user", "content": "x"}]}, "chosen"),
+        (GOOD | {"rejected": GOOD["chosen"]}, "the same"),
+        (GOOD | {"grade": "best"}, "grade"),
+        (GOOD | {"grade": None, "margin": 0.5}, "margin"),
+        (GOOD | {"kind": "x"}, "kind"),
+        (GOOD | {"seconds": "long"}, "seconds"),
+        (GOOD | {"flag": 1}, "flag"),
+        (GOOD | {"left": 3}, "left"),
+        (GOOD | {"choice": 3}, "choice"),
+        (GOOD | {"created_at": "yesterday"}, "created_at"),
+        (GOOD | {"item_id": "0" * 32}, "item_id"),
+        (GOOD | {"annotator": "a\nb\0"}, "character"),
+        (GOOD | {"annotator": 3}, "annotator"),
+        (GOOD | {"gold": "{"}, "gold"),
+        (GOOD | {"label_id": "a b"}, "id has"),
+        (GOOD | {"kind": "safety", "safe_1": False, "safe_2": False, "safety": "odd"}, "safety: input should be"),
+        (GOOD | {"overlap": "many"}, "overlap"),
+        (GOOD | {"guidelines": 3}, "guidelines"),
+    ],
+)
 def test_malformed_rows_are_counted_and_named_and_nothing_is_imported(tmp_path, line, words):
     file = tmp_path / "labels.jsonl"
     bad = line if isinstance(line, str) else json.dumps(line)
@@ -210,9 +288,13 @@ def test_files_that_are_none(tmp_path):
         (tmp_path / "x.parquet").write_text("no parquet")
         pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "y.parquet")
         (tmp_path / "z.jsonl").write_bytes(b"\n\xff\n")
-        for name, words in (("x.parquet", "cannot be read"), ("y.parquet", "2 of 2 rows.*row 1.*missing"),
-                            ("z.jsonl", "line 2: not UTF-8"), ("none.jsonl", "cannot be read"),
-                            ("labels.xlsx", "jsonl or .json or .csv or .parquet")):
+        for name, words in (
+            ("x.parquet", "cannot be read"),
+            ("y.parquet", "2 of 2 rows.*row 1.*missing"),
+            ("z.jsonl", "line 2: not UTF-8"),
+            ("none.jsonl", "cannot be read"),
+            ("labels.xlsx", "jsonl or .json or .csv or .parquet"),
+        ):
             with pytest.raises(LabError, match=words):
                 import_preferences(store, tmp_path / name)
         with pytest.raises(LabError, match="cannot be written"):
@@ -224,18 +306,32 @@ def test_files_that_are_none(tmp_path):
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(texts=st.lists(st.text(st.characters(codec=None), max_size=30), min_size=5, max_size=5),
-       seconds=st.floats(0, 1e9), ending=st.sampled_from(["jsonl", "parquet"]))
+@given(
+    texts=st.lists(st.text(st.characters(codec=None), max_size=30), min_size=5, max_size=5),
+    seconds=st.floats(0, 1e9),
+    ending=st.sampled_from(["jsonl", "parquet"]),
+)
 def test_any_text_goes_there_and_back(tmp_path_factory, texts, seconds, ending):
     folder = tmp_path_factory.mktemp("texts")
     prompt, one, two, comment, reason = texts
     with open_store(folder / "a.db") as store, open_store(folder / "b.db") as other:
-        add_pairs(store, [{"kind": "helpfulness", "prompt": [{"role": "user", "content": prompt}],
-                           "answers": [one, two + "."], "prompt_id": comment, "meta": {reason: two}},
-                          *pairs(1)] if one != two + "." else pairs(2))
+        add_pairs(
+            store,
+            [
+                {
+                    "kind": "helpfulness",
+                    "prompt": [{"role": "user", "content": prompt}],
+                    "answers": [one, two + "."],
+                    "prompt_id": comment,
+                    "meta": {reason: two},
+                },
+                *pairs(1),
+            ]
+            if one != two + "."
+            else pairs(2),
+        )
         me = store.annotator("Anna")
-        queue.submit(store, me, queue.next_task(store, me).item_id, "left", "better", comment=comment,
-                     seconds=seconds)
+        queue.submit(store, me, queue.next_task(store, me).item_id, "left", "better", comment=comment, seconds=seconds)
         queue.skip(store, me, queue.next_task(store, me).item_id, reason + "!", comment=comment)
         export_preferences(store, folder / f"x.{ending}")
         import_preferences(other, folder / f"x.{ending}")
@@ -250,6 +346,7 @@ def test_escaping_any_text_can_be_undone_and_leaves_nothing_unstorable(text):
 
 
 # Merging
+
 
 def test_students_files_become_one(store_url, tmp_path):
     rows = pairs(8) + pairs(2, start=30, gold={"choice": 1})
@@ -276,8 +373,12 @@ def test_students_files_become_one(store_url, tmp_path):
         for x in store.labels():
             given_to.setdefault(x["item_id"], []).append(x["annotator"])
         with store.begin(read=True) as conn:  # labels that came in use up the slots that were wanted
-            for item_id, count in conn.execute(sa.select(t.slots.c.item_id, sa.func.count()).join(t.items).where(
-                    t.items.c.overlap > 0).group_by(t.slots.c.item_id)):
+            for item_id, count in conn.execute(
+                sa.select(t.slots.c.item_id, sa.func.count())
+                .join(t.items)
+                .where(t.items.c.overlap > 0)
+                .group_by(t.slots.c.item_id)
+            ):
                 assert count == max(3, len(given_to.get(item_id, [])))
 
 
@@ -328,8 +429,12 @@ def test_a_copy_that_went_its_own_way_loses_nothing(tmp_path):
 
 def test_a_label_of_unknown_side_can_be_edited_and_sides_mean_what_was_shown(store_url, tmp_path):
     file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps(GOOD | {"prompt": f"Q{n}", "chosen": f"good {n}", "rejected": f"bad {n}"}) + "\n"
-                            for n in range(6)))
+    file.write_text(
+        "".join(
+            json.dumps(GOOD | {"prompt": f"Q{n}", "chosen": f"good {n}", "rejected": f"bad {n}"}) + "\n"
+            for n in range(6)
+        )
+    )
     with open_store(store_url) as store:
         import_preferences(store, file)
         me = store.annotator("imported")
@@ -350,8 +455,9 @@ def test_a_copy_that_showed_other_sides_is_read_by_the_sides_it_showed(tmp_path)
         with open_store(file) as store:
             me = store.annotator("Anna")
             while task := queue.next_task(store, me, seed=seed):
-                queue.submit(store, me, task.item_id, "left" if task.left_text.startswith("Answer") else "right",
-                             "better")
+                queue.submit(
+                    store, me, task.item_id, "left" if task.left_text.startswith("Answer") else "right", "better"
+                )
     with open_store(first) as store:
         merge(store, [second])
         me = store.annotator("Anna")
@@ -377,8 +483,11 @@ def test_files_are_only_read_and_all_or_none_is_merged(tmp_path):
         assert (good.read_bytes(), old.read_bytes()) == before and stat.S_IMODE(good.stat().st_mode) == 0o400
     broken.write_bytes(good.read_bytes()[:4096] + b"\xff" * 4096 + good.read_bytes()[8192:])
     with open_store(tmp_path / "none.db") as store:
-        for bad, words in ((broken, "damaged"), (tmp_path / "missing.db", "no file"),
-                           (tmp_path / "none.db", "leave it out")):
+        for bad, words in (
+            (broken, "damaged"),
+            (tmp_path / "missing.db", "no file"),
+            (tmp_path / "none.db", "leave it out"),
+        ):
             with pytest.raises(LabError, match=words):
                 merge(store, [good, bad])
         with pytest.raises(StoreError, match="no SQLite database"):
@@ -387,15 +496,19 @@ def test_files_are_only_read_and_all_or_none_is_merged(tmp_path):
         assert store.labels() == []
 
 
-@pytest.mark.parametrize("statement, words", [
-    ("UPDATE items SET answer_1 = 'better'", "its id is not that of its content"),
-    ("UPDATE items SET prompt = 'no json'", "none of an annotation store's"),
-    ("UPDATE annotators SET created_at = 'yesterday'", "none of an annotation store's"),
-    ("UPDATE annotators SET name = name || char(10) || 'b'", "not one line"),
-    ("UPDATE labels SET annotator_id = 'x'", "not there"),
-    ("UPDATE labels SET grade = 'best', choice = 1, skip_reason = NULL", "damaged .CHECK constraint"),
-    ("UPDATE labels SET comment = x'ff'", "none of an annotation store's|comment"),
-    ("UPDATE labels SET supersedes = id", "supersedes itself")])
+@pytest.mark.parametrize(
+    "statement, words",
+    [
+        ("UPDATE items SET answer_1 = 'better'", "its id is not that of its content"),
+        ("UPDATE items SET prompt = 'no json'", "none of an annotation store's"),
+        ("UPDATE annotators SET created_at = 'yesterday'", "none of an annotation store's"),
+        ("UPDATE annotators SET name = name || char(10) || 'b'", "not one line"),
+        ("UPDATE labels SET annotator_id = 'x'", "not there"),
+        ("UPDATE labels SET grade = 'best', choice = 1, skip_reason = NULL", "damaged .CHECK constraint"),
+        ("UPDATE labels SET comment = x'ff'", "none of an annotation store's|comment"),
+        ("UPDATE labels SET supersedes = id", "supersedes itself"),
+    ],
+)
 def test_a_file_that_was_tampered_with_is_refused(tmp_path, statement, words):
     file = tmp_path / "anna.db"
     busy_store(file, ["Anna"]).close()

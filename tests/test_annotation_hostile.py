@@ -24,9 +24,18 @@ from llama2lab.annotation.store.faults import StoreError
 from llama2lab.annotation.store.store import open_store
 from llama2lab.engine.errors import LabError
 
-SIGNATURES = {"me": [], "allow": ["text"], "free": ["text"] * 2, "waiting": ["text"] * 2, "gold": ["text"] * 2,
-              "left": ["text"] * 3, "hold": ["text"] * 2, "claim": ["text", "text", "float8", "text", "bool"],
-              "renew": ["text", "text", "float8"], "until": ["float8"]}
+SIGNATURES = {
+    "me": [],
+    "allow": ["text"],
+    "free": ["text"] * 2,
+    "waiting": ["text"] * 2,
+    "gold": ["text"] * 2,
+    "left": ["text"] * 3,
+    "hold": ["text"] * 2,
+    "claim": ["text", "text", "float8", "text", "bool"],
+    "renew": ["text", "text", "float8"],
+    "until": ["float8"],
+}
 COLUMNS = "id, item_id, annotator_id, choice, grade, comment, flag, seconds, created_at"
 
 
@@ -54,8 +63,9 @@ def as_admin(room, *statements):
 def open_up(room):
     """As databases were up to PostgreSQL 14, and more."""
     database = parse_url(room.admin_url).database
-    as_admin(room, "GRANT CREATE ON SCHEMA public TO PUBLIC",
-             f"GRANT CREATE, TEMPORARY ON DATABASE {database} TO PUBLIC")
+    as_admin(
+        room, "GRANT CREATE ON SCHEMA public TO PUBLIC", f"GRANT CREATE, TEMPORARY ON DATABASE {database} TO PUBLIC"
+    )
 
 
 def set_traps(conn, schema="public"):
@@ -66,9 +76,11 @@ def set_traps(conn, schema="public"):
 
     def trap(name, arguments, returns):
         with contextlib.suppress(psycopg.errors.InsufficientPrivilege):  # the store's own, where it stands in `public`
-            conn.execute(f"CREATE OR REPLACE FUNCTION {schema}.{name}({', '.join(arguments)}) RETURNS {returns} "
-                         f"LANGUAGE plpgsql AS $$ BEGIN INSERT INTO {schema}.loot VALUES (current_user, '{name}'); "
-                         "RETURN NULL; END $$")
+            conn.execute(
+                f"CREATE OR REPLACE FUNCTION {schema}.{name}({', '.join(arguments)}) RETURNS {returns} "
+                f"LANGUAGE plpgsql AS $$ BEGIN INSERT INTO {schema}.loot VALUES (current_user, '{name}'); "
+                "RETURN NULL; END $$"
+            )
 
     for name, arguments in SIGNATURES.items():
         for wanted in ("text", "varchar", "bpchar", "name"):
@@ -76,8 +88,22 @@ def set_traps(conn, schema="public"):
         trap(f"llama2lab_{name}", ["numeric" if a == "float8" else a for a in arguments], "text")
         if "text" in arguments:
             trap(f"llama2lab_{name}", ["anyelement" if a == "text" else a for a in arguments], "text")
-    for name in ("lower", "length", "md5", "count", "max", "min", "strpos", "decode", "has_table_privilege",
-                 "current_schema", "hashtextextended", "now", "clock_timestamp", "obj_description"):
+    for name in (
+        "lower",
+        "length",
+        "md5",
+        "count",
+        "max",
+        "min",
+        "strpos",
+        "decode",
+        "has_table_privilege",
+        "current_schema",
+        "hashtextextended",
+        "now",
+        "clock_timestamp",
+        "obj_description",
+    ):
         for one in ("varchar", "bpchar"):
             trap(name, [one], "text")
             trap(name, [one, one], "text")
@@ -85,14 +111,25 @@ def set_traps(conn, schema="public"):
         for right in ("varchar", "text", "name", "bpchar"):
             trap(f"eq_{left}", [left, right], "bool")
             for operator in ("=", "<>", "<", ">", "~", "!~", "||", "~~"):
-                conn.execute(f"CREATE OPERATOR {schema}.{operator} (LEFTARG = {left}, RIGHTARG = {right}, "
-                             f"FUNCTION = {schema}.eq_{left})")
-    for left, right in (("int4", "numeric"), ("int4", "int8"), ("timestamptz", "timestamp"), ("float8", "numeric"),
-                        ("float8", "int4"), ("timestamptz", "text"), ("bool", "text")):
+                conn.execute(
+                    f"CREATE OPERATOR {schema}.{operator} (LEFTARG = {left}, RIGHTARG = {right}, "
+                    f"FUNCTION = {schema}.eq_{left})"
+                )
+    for left, right in (
+        ("int4", "numeric"),
+        ("int4", "int8"),
+        ("timestamptz", "timestamp"),
+        ("float8", "numeric"),
+        ("float8", "int4"),
+        ("timestamptz", "text"),
+        ("bool", "text"),
+    ):
         trap(f"eq_{left}", [left, right], "bool")
         for operator in ("=", "<", ">", ">=", "<=", "<@@"):
-            conn.execute(f"CREATE OPERATOR {schema}.{operator} (LEFTARG = {left}, RIGHTARG = {right}, "
-                         f"FUNCTION = {schema}.eq_{left})")
+            conn.execute(
+                f"CREATE OPERATOR {schema}.{operator} (LEFTARG = {left}, RIGHTARG = {right}, "
+                f"FUNCTION = {schema}.eq_{left})"
+            )
     conn.execute(f"CREATE TYPE {schema}.varchar AS (x int)")
     conn.execute(f"CREATE DOMAIN {schema}.text AS int")
 
@@ -132,8 +169,11 @@ def test_what_one_login_makes_is_run_by_nobody_else(room, tmp_path):
         teacher = parse_url(room.urls[TEACHER]).username
         for schema in (teacher, "aaa", parse_url(room.admin_url).username):  # "$user" of the others
             anna.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
-            anna.execute(sql.SQL("CREATE TABLE {}.llama2lab_version AS SELECT '0004'::pg_catalog.varchar AS version_num"
-                                 ).format(sql.Identifier(schema)))
+            anna.execute(
+                sql.SQL("CREATE TABLE {}.llama2lab_version AS SELECT '0004'::pg_catalog.varchar AS version_num").format(
+                    sql.Identifier(schema)
+                )
+            )
             anna.execute(sql.SQL("GRANT ALL ON SCHEMA {} TO PUBLIC").format(sql.Identifier(schema)))
     everyday(room.admin)  # was open before
     with open_store(tmp_path / "other.db") as other:
@@ -167,12 +207,18 @@ def test_making_the_class_again_takes_such_things_away_and_names_them(room):
     assert "removed: operator public.=(" in said and "not removed, look into it" in said and "table public.loot" in said
     with psycopg.connect(room.admin_url) as conn:
         assert functions_in_public(conn) == 0
-        assert conn.execute("SELECT count(*) FROM pg_operator WHERE oprnamespace = 'public'::regnamespace"
-                            ).fetchone() == (0,)
+        assert conn.execute(
+            "SELECT count(*) FROM pg_operator WHERE oprnamespace = 'public'::regnamespace"
+        ).fetchone() == (0,)
     with connect(room, "Anna") as anna:
-        for statement in ("CREATE FUNCTION public.f() RETURNS int LANGUAGE sql AS 'SELECT 1'", "CREATE SCHEMA mine",
-                          "CREATE TEMP TABLE members (role text)", "CREATE TABLE public.x (y int)",
-                          "CREATE TYPE public.x AS (y int)", "CREATE TABLE llama2lab.x (y int)"):
+        for statement in (
+            "CREATE FUNCTION public.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            "CREATE SCHEMA mine",
+            "CREATE TEMP TABLE members (role text)",
+            "CREATE TABLE public.x (y int)",
+            "CREATE TYPE public.x AS (y int)",
+            "CREATE TABLE llama2lab.x (y int)",
+        ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 anna.execute(statement)
         anna.execute("DROP TABLE public.loot")
@@ -236,11 +282,24 @@ def test_a_class_that_an_older_version_made_is_repaired_and_loses_nothing(postgr
         conn.execute(t.annotators.insert().values(id="a", name="Anna", kind="person", vendor="", created_at=moment))
         conn.execute(sa.text("CREATE ROLE l2l_old_student_anna_1 LOGIN PASSWORD 'x'"))
         conn.execute(t.members.insert().values(role="l2l_old_student_anna_1", annotator_id="a"))
-        conn.execute(t.items.insert().values(id="i", kind="helpfulness", prompt=[{"role": "user", "content": "Q"}],
-                                             answer_1="x", answer_2="y", prompt_id="", overlap=1, position=1))
+        conn.execute(
+            t.items.insert().values(
+                id="i",
+                kind="helpfulness",
+                prompt=[{"role": "user", "content": "Q"}],
+                answer_1="x",
+                answer_2="y",
+                prompt_id="",
+                overlap=1,
+                position=1,
+            )
+        )
         conn.execute(t.secrets.insert().values(item_id="i"))
-        conn.execute(t.slots.insert().values(item_id="i", number=1, position=1, annotator_id="a", left=2,
-                                             state="leased", leased_until=moment))
+        conn.execute(
+            t.slots.insert().values(
+                item_id="i", number=1, position=1, annotator_id="a", left=2, state="leased", leased_until=moment
+            )
+        )
         conn.execute(t.labels.insert().values(id="l", item_id="i", annotator_id="a", choice=1, grade="better", left=2))
         conn.exec_driver_sql("GRANT CREATE ON SCHEMA public TO PUBLIC")
         conn.exec_driver_sql("CREATE TABLE notes (x int)")  # somebody else's, and none of our business
@@ -257,12 +316,13 @@ def test_a_class_that_an_older_version_made_is_repaired_and_loses_nothing(postgr
     assert report.created == ["Bert"] and report.renewed == ["Anna"] and "removed: function public." in str(report)
     with psycopg.connect(url) as conn:
         assert conn.execute("SELECT * FROM public.loot").fetchall() == []
-        left = conn.execute("SELECT relname FROM pg_class "
-                            "WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'")
-        assert {name for name, in left} == {"notes", "loot"}
+        left = conn.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
+        )
+        assert {name for (name,) in left} == {"notes", "loot"}
         assert functions_in_public(conn) == 0
         for name, config in conn.execute("SELECT proname, proconfig FROM pg_proc WHERE proname LIKE 'llama2lab%'"):
-            assert 'search_path=llama2lab, pg_temp' in [c.replace('"', "") for c in config], name
+            assert "search_path=llama2lab, pg_temp" in [c.replace('"', "") for c in config], name
     with open_store(url) as store:
         assert [x["label_id"] for x in store.labels()] == ["l"]
         add_pairs(store, pairs(8))
@@ -318,7 +378,8 @@ def test_temporary_tables_and_settings_of_ones_own_change_nobody(room):
 def test_urls_of_a_class_hold_nothing_of_the_administrators(postgres, tmp_path):
     plain = parse_url(postgres.create("query"))
     url = plain.set(drivername="postgresql", username=None, password=None, database=None).update_query_dict(
-        {"user": plain.username, "password": plain.password, "dbname": "query", "sslmode": "prefer"})
+        {"user": plain.username, "password": plain.password, "dbname": "query", "sslmode": "prefer"}
+    )
     (tmp_path / "roster.txt").write_text("Anna\n")
     create_class(url.render_as_string(False), tmp_path / "roster.txt", tmp_path / "urls.csv")
     text = (tmp_path / "urls.csv").read_text()
@@ -328,6 +389,7 @@ def test_urls_of_a_class_hold_nothing_of_the_administrators(postgres, tmp_path):
 
 
 # What a login holds stops nobody
+
 
 def timed(work):
     start = time.monotonic()
@@ -341,18 +403,20 @@ def test_an_open_transaction_on_a_claim_stops_nobody(room, tmp_path):
         conn.execute("SET idle_in_transaction_session_timeout = 0")
         conn.execute("BEGIN")
         for gold_first in (True, False):
-            item, = conn.execute("SELECT llama2lab_claim(%s, '0', 900, NULL, %s)", [me, gold_first]).fetchone()
+            (item,) = conn.execute("SELECT llama2lab_claim(%s, '0', 900, NULL, %s)", [me, gold_first]).fetchone()
             insert(conn, f"open{gold_first}", item, me)
         conn.execute("SELECT llama2lab_claim(%s, '0', 900, NULL, false)", [me])
         conn.execute("SELECT pg_advisory_lock(20230719), pg_advisory_lock(20230720)")
         conn.execute("LOCK TABLE labels, annotators, guidelines IN ACCESS SHARE MODE")
         for name in ROSTER[1:3]:
+
             def work(name=name):
                 with room.open(name) as store:
                     mine = store.annotator(name)
                     answer(store, mine, 2, gold_first=True)
                     answer(store, mine, 2)
                     return queue.progress(store, mine).done
+
             seconds, done = timed(work)
             assert done == 4 and seconds < 5
         with open_store(tmp_path / "other.db") as other:
@@ -368,9 +432,11 @@ def test_an_open_transaction_on_a_claim_stops_nobody(room, tmp_path):
 
 def test_the_last_item_in_an_open_transaction_is_waited_for_briefly(room):
     with room.admin.begin() as conn:
-        conn.exec_driver_sql("UPDATE slots SET state = 'done', annotator_id = (SELECT min(id) FROM annotators) "
-                             "WHERE (item_id, number) <> (SELECT item_id, number FROM slots ORDER BY 1, 2 LIMIT 1) "
-                             "AND number = 1")
+        conn.exec_driver_sql(
+            "UPDATE slots SET state = 'done', annotator_id = (SELECT min(id) FROM annotators) "
+            "WHERE (item_id, number) <> (SELECT item_id, number FROM slots ORDER BY 1, 2 LIMIT 1) "
+            "AND number = 1"
+        )
         conn.exec_driver_sql("DELETE FROM slots WHERE state = 'free' AND number > 1")
         conn.exec_driver_sql("UPDATE secrets SET gold_choice = NULL")
     with connect(room, "Anna") as conn, room.open("Zoë Müller") as store:
@@ -403,11 +469,16 @@ def test_an_item_that_ran_out_and_is_being_taken_does_not_hold_its_old_owner_up(
 
 def test_open_transactions_of_students_end_by_themselves_and_who_is_in_the_way_is_named(room, monkeypatch):
     with connect(room, "Anna") as conn:
-        shown = {name: conn.execute(f"SHOW {name}").fetchone()[0]
-                 for name in ("statement_timeout", "idle_in_transaction_session_timeout", "lock_timeout",
-                              "search_path")}
-        assert shown == {"statement_timeout": "1min", "idle_in_transaction_session_timeout": "1min",
-                         "lock_timeout": "30s", "search_path": "llama2lab, pg_temp"}
+        shown = {
+            name: conn.execute(f"SHOW {name}").fetchone()[0]
+            for name in ("statement_timeout", "idle_in_transaction_session_timeout", "lock_timeout", "search_path")
+        }
+        assert shown == {
+            "statement_timeout": "1min",
+            "idle_in_transaction_session_timeout": "1min",
+            "lock_timeout": "30s",
+            "search_path": "llama2lab, pg_temp",
+        }
         monkeypatch.setattr("llama2lab.annotation.store.engines.BUSY_SECONDS", 1)
         with room.admin.begin() as admin:
             admin.exec_driver_sql("COMMENT ON POLICY llama2lab_select ON labels IS 'of another version'")
@@ -420,11 +491,14 @@ def test_open_transactions_of_students_end_by_themselves_and_who_is_in_the_way_i
 
 # What a login sends has bounds
 
+
 @pytest.mark.parametrize("lease", ["1e9", "-1e9", "'NaN'", "'Infinity'", "'-Infinity'", "NULL", "86400.1"])
 def test_a_lease_has_bounds(room, lease):
     with connect(room, "Anna") as conn:
-        for call in (f"llama2lab_claim(llama2lab_me(), '0', {lease}, NULL, false)",
-                     f"llama2lab_renew(llama2lab_me(), item_id, {lease}) FROM slots"):
+        for call in (
+            f"llama2lab_claim(llama2lab_me(), '0', {lease}, NULL, false)",
+            f"llama2lab_renew(llama2lab_me(), item_id, {lease}) FROM slots",
+        ):
             conn.execute("SELECT llama2lab_claim(llama2lab_me(), '0', 900, NULL, false)")
             with pytest.raises(psycopg.errors.InvalidParameterValue, match="a lease is at most"):
                 conn.execute(f"SELECT {call}")
@@ -442,11 +516,20 @@ def test_a_lease_has_bounds_in_python(store_url, lease):
             queue.renew(store, me, item, lease)
 
 
-@pytest.mark.parametrize("values", [
-    {"comment": "x" * (MAX_COMMENT + 1)}, {"comment": "x" * 200_000_000}, {"seconds": 1e10}, {"seconds": "Infinity"},
-    {"seconds": "NaN"}, {"choice": None, "grade": None, "skip_reason": "x" * (MAX_COMMENT + 1)},
-    {"choice": None, "grade": None, "skip_reason": " \n"}, {"choice": None, "grade": None, "skip_reason": ""}],
-    ids=lambda v: str(v)[:30])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"comment": "x" * (MAX_COMMENT + 1)},
+        {"comment": "x" * 200_000_000},
+        {"seconds": 1e10},
+        {"seconds": "Infinity"},
+        {"seconds": "NaN"},
+        {"choice": None, "grade": None, "skip_reason": "x" * (MAX_COMMENT + 1)},
+        {"choice": None, "grade": None, "skip_reason": " \n"},
+        {"choice": None, "grade": None, "skip_reason": ""},
+    ],
+    ids=lambda v: str(v)[:30],
+)
 def test_what_a_login_may_write_has_bounds(room, values):
     with room.open("Anna") as store:
         me = store.annotator("Anna")
@@ -455,8 +538,16 @@ def test_what_a_login_may_write_has_bounds(room, values):
         insert(conn, "odd", item, me, **values)
 
 
-@pytest.mark.parametrize("values", [{"comment": "x" * (MAX_COMMENT + 1)}, {"comment": "\0" * (MAX_COMMENT // 4)},
-                                    {"seconds": 1e10}, {"seconds": float("inf")}], ids=lambda v: str(v)[:20])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"comment": "x" * (MAX_COMMENT + 1)},
+        {"comment": "\0" * (MAX_COMMENT // 4)},
+        {"seconds": 1e10},
+        {"seconds": float("inf")},
+    ],
+    ids=lambda v: str(v)[:20],
+)
 def test_what_python_saves_has_bounds(store_url, values):
     with open_store(store_url) as store:
         add_pairs(store, pairs(2))
@@ -477,12 +568,18 @@ def test_labels_supersede_in_no_circle_and_not_without_end(room):
         with pytest.raises(psycopg.errors.ForeignKeyViolation):
             insert(conn, "self", item, me, supersedes="self")
         with pytest.raises(psycopg.errors.ForeignKeyViolation):
-            conn.execute(f"INSERT INTO labels ({COLUMNS}, supersedes) VALUES "
-                         "('a', %s, %s, 1, 'better', '', false, 0, now(), 'b'), "
-                         "('b', %s, %s, 1, 'better', '', false, 0, now(), 'a')", [item, me, item, me])
+            conn.execute(
+                f"INSERT INTO labels ({COLUMNS}, supersedes) VALUES "
+                "('a', %s, %s, 1, 'better', '', false, 0, now(), 'b'), "
+                "('b', %s, %s, 1, 'better', '', false, 0, now(), 'a')",
+                [item, me, item, me],
+            )
         with pytest.raises(psycopg.errors.CheckViolation):
-            conn.execute(f"INSERT INTO labels ({COLUMNS}) SELECT 'x' || n, %s, %s, 1, 'better', '', false, 0, now() "
-                         f"FROM generate_series(0, {MAX_EDITS}) n", [item, me])
+            conn.execute(
+                f"INSERT INTO labels ({COLUMNS}) SELECT 'x' || n, %s, %s, 1, 'better', '', false, 0, now() "
+                f"FROM generate_series(0, {MAX_EDITS}) n",
+                [item, me],
+            )
         assert conn.execute("SELECT count(*) FROM labels").fetchone() == (0,)
 
 

@@ -45,23 +45,34 @@ def by_margin(*margins: Any) -> list[dict]:
     return [{"prompt": f"Q{n}", "chosen": "a", "rejected": "b", "margin": m} for n, m in enumerate(margins)]
 
 
-@pytest.mark.parametrize("margins, table, grades", [
-    ((3, 2, 1, 0), "large", ("significantly", "better", "slightly", "negligibly")),
-    ((1, 0.67, 0.33, 0), "small", ("significantly", "better", "slightly", "negligibly")),
-    ((4, 3, 2, 1), "4,3,2,1", ("significantly", "better", "slightly", "negligibly")),
-    ((3, 2, 2 / 3), None, ("significantly", "better", "better")),  # each in one table of the report alone
-])
+@pytest.mark.parametrize(
+    "margins, table, grades",
+    [
+        ((3, 2, 1, 0), "large", ("significantly", "better", "slightly", "negligibly")),
+        ((1, 0.67, 0.33, 0), "small", ("significantly", "better", "slightly", "negligibly")),
+        ((4, 3, 2, 1), "4,3,2,1", ("significantly", "better", "slightly", "negligibly")),
+        ((3, 2, 2 / 3), None, ("significantly", "better", "better")),  # each in one table of the report alone
+    ],
+)
 def test_a_margin_means_what_the_stated_table_says(store, tmp_path, margins, table, grades):
     import_preferences(store, lines(tmp_path / "x.jsonl", *by_margin(*margins)), margins=table)
     assert [x["grade"] for x in store.labels()] == list(grades)
 
 
-@pytest.mark.parametrize("margin, table, says", [
-    (1, None, "means significantly or slightly; say by which table, with --margins"),
-    (0, None, "means significantly or better or slightly or negligibly"), (2, "small", "none of that table"),
-    (0.5, None, "none of the report's Table 27"), (True, "small", "none of"), ("1", "small", "none of"),
-    (10**400, "small", "none of"), ([1], "small", "none of"), ({"a": 1}, None, "none of"),
-])
+@pytest.mark.parametrize(
+    "margin, table, says",
+    [
+        (1, None, "means significantly or slightly; say by which table, with --margins"),
+        (0, None, "means significantly or better or slightly or negligibly"),
+        (2, "small", "none of that table"),
+        (0.5, None, "none of the report's Table 27"),
+        (True, "small", "none of"),
+        ("1", "small", "none of"),
+        (10**400, "small", "none of"),
+        ([1], "small", "none of"),
+        ({"a": 1}, None, "none of"),
+    ],
+)
 def test_a_margin_that_could_mean_two_grades_or_none_is_refused(store, tmp_path, margin, table, says):
     file = lines(tmp_path / "x.jsonl", *by_margin(2 / 3 if table == "small" else 3, margin))
     with pytest.raises(LabError, match=f"1 of 2 rows are malformed.*x.jsonl line 2: .*{says}"):
@@ -82,8 +93,13 @@ def test_a_stated_table_counts_for_rows_with_ids_of_their_own(store, tmp_path):
 
 
 def test_a_grade_may_be_written_anyhow_and_a_margin_must_not_contradict_it(store, tmp_path):
-    import_preferences(store, lines(tmp_path / "x.jsonl", A_OVER_B | {
-        "grade": " Better ", "margin": 7, "kind": "Safety", "safety": "Chosen_Safe"}))
+    import_preferences(
+        store,
+        lines(
+            tmp_path / "x.jsonl",
+            A_OVER_B | {"grade": " Better ", "margin": 7, "kind": "Safety", "safety": "Chosen_Safe"},
+        ),
+    )
     (label,) = store.labels()
     assert (label["grade"], label["kind"], {label["safe_1"], label["safe_2"]}) == ("better", "safety", {True, False})
     with pytest.raises(LabError, match="the grade is better, and the margin 3 says otherwise"):
@@ -124,8 +140,10 @@ def test_a_named_annotator_has_one_opinion_or_a_history(store, tmp_path):
         with pytest.raises(LabError, match=r"y.jsonl line 3: 'Ada' judges this pair otherwise than in .* line 1"):
             import_preferences(store, lines(tmp_path / "y.jsonl", ada, A_OVER_B, other | {"annotator": "Ada"}))
     days = [f"2026-01-0{n}T00:00:00+00:00" for n in (3, 1, 2)]
-    bob = [row | {"annotator": "Bob", "created_at": day}
-           for row, day in zip((A_OVER_B, A_OVER_B, B_OVER_A), days, strict=True)]
+    bob = [
+        row | {"annotator": "Bob", "created_at": day}
+        for row, day in zip((A_OVER_B, A_OVER_B, B_OVER_A), days, strict=True)
+    ]
     assert import_preferences(store, lines(tmp_path / "z.jsonl", *bob)).labels == 3
     assert {x["annotator"]: x["answers"][x["choice"] - 1] for x in store.labels()} == {"Ada": "a", "Bob": "a"}
     assert import_preferences(store, tmp_path / "z.jsonl").labels == 0
@@ -138,8 +156,9 @@ def test_ids_without_times_or_names_do_not_hide_a_contradiction(store, tmp_path)
         import_preferences(store, lines(tmp_path / "x.jsonl", *(row | {"annotator": "Ada"} for row in (one, two))))
     moment = {"created_at": "2026-01-01T00:00:00+00:00"}
     with pytest.raises(LabError, match="labels r1 and r2 are of one annotator, pair and moment"):
-        import_preferences(store, lines(tmp_path / "x.jsonl", *(
-            row | moment | {"annotator": "Ada"} for row in (one, two))))
+        import_preferences(
+            store, lines(tmp_path / "x.jsonl", *(row | moment | {"annotator": "Ada"} for row in (one, two)))
+        )
     later = {"created_at": "2026-01-02T00:00:00+00:00"}
     assert import_preferences(store, lines(tmp_path / "y.jsonl", one | moment, two | later)).votes == 1
     assert sorted(won(store)) == ["a", "b"]
@@ -163,20 +182,30 @@ def said(text: str) -> dict:
     return {"role": "assistant", "content": text}
 
 
-@pytest.mark.parametrize("row, says", [
-    ({"prompt": ASKED * 2}, "turns do not alternate"), ({"prompt": [said("x")]}, "turns do not alternate"),
-    ({"prompt": [USER, said("x")]}, "does not end with the user"), ({"prompt": ""}, "a turn is empty"),
-    ({"prompt": [{"role": "user", "content": " "}]}, "a turn is empty"), ({"prompt": 5}, "not a list of messages"),
-    ({"prompt": True}, "not a list of messages"), ({"prompt": [["x"]]}, "a message is not"),
-    ({"prompt": [{"role": "human", "content": "Q"}]}, "turns do not alternate"), ({"chosen": ""}, "a turn is empty"),
-    ({"chosen": 5}, "not a list of messages"), ({"chosen": [USER, said("a"), USER]}, "chosen: the last message"),
-    ({"chosen": [{"role": "user", "content": "a"}]}, "chosen: the last message"),
-    ({"rejected": [{"role": "user", "content": "Other"}, said("b")]}, "rejected begins with another prompt"),
-    ({"chosen": "\n\nHuman: Other\n\nAssistant: a"}, "chosen begins with another prompt"),
-    ({"prompt": "[{'content': 'Q', 'role': 'user'}]"}, "a list of messages written as a text"),
-    ({"chosen": '[ {"role": "assistant"'}, "a list of messages written as a text"),
-    ({"chosen": "b"}, "both answers are the same"), ({"prompt": None}, "prompt is missing"),
-])
+@pytest.mark.parametrize(
+    "row, says",
+    [
+        ({"prompt": ASKED * 2}, "turns do not alternate"),
+        ({"prompt": [said("x")]}, "turns do not alternate"),
+        ({"prompt": [USER, said("x")]}, "does not end with the user"),
+        ({"prompt": ""}, "a turn is empty"),
+        ({"prompt": [{"role": "user", "content": " "}]}, "a turn is empty"),
+        ({"prompt": 5}, "not a list of messages"),
+        ({"prompt": True}, "not a list of messages"),
+        ({"prompt": [["x"]]}, "a message is not"),
+        ({"prompt": [{"role": "human", "content": "Q"}]}, "turns do not alternate"),
+        ({"chosen": ""}, "a turn is empty"),
+        ({"chosen": 5}, "not a list of messages"),
+        ({"chosen": [USER, said("a"), USER]}, "chosen: the last message"),
+        ({"chosen": [{"role": "user", "content": "a"}]}, "chosen: the last message"),
+        ({"rejected": [{"role": "user", "content": "Other"}, said("b")]}, "rejected begins with another prompt"),
+        ({"chosen": "\n\nHuman: Other\n\nAssistant: a"}, "chosen begins with another prompt"),
+        ({"prompt": "[{'content': 'Q', 'role': 'user'}]"}, "a list of messages written as a text"),
+        ({"chosen": '[ {"role": "assistant"'}, "a list of messages written as a text"),
+        ({"chosen": "b"}, "both answers are the same"),
+        ({"prompt": None}, "prompt is missing"),
+    ],
+)
 def test_one_function_decides_on_shapes_for_labels_and_for_training(store, tmp_path, row, says):
     from llama2lab.engine.dialogues import Malformed
     from llama2lab.run.realdata import parse_pair
@@ -190,12 +219,18 @@ def test_one_function_decides_on_shapes_for_labels_and_for_training(store, tmp_p
     assert store.labels() == []
 
 
-@pytest.mark.parametrize("prompt, chosen, rejected", [
-    ("Q", "a", "b"), (ASKED, [said("a")], "b"), ("Q", [USER, said("a")], [USER, said("b")]),
-    (None, [USER, said("a")], [USER, said("b")]), ("\n\nHuman: Q\n\nAssistant:", "a", "b"),
-    (None, "\n\nHuman: Q\n\nAssistant: a", "\n\nHuman: Q\n\nAssistant: b"),
-    (ASKED, "\n\nHuman: Q\n\nAssistant: a", "b"),
-])
+@pytest.mark.parametrize(
+    "prompt, chosen, rejected",
+    [
+        ("Q", "a", "b"),
+        (ASKED, [said("a")], "b"),
+        ("Q", [USER, said("a")], [USER, said("b")]),
+        (None, [USER, said("a")], [USER, said("b")]),
+        ("\n\nHuman: Q\n\nAssistant:", "a", "b"),
+        (None, "\n\nHuman: Q\n\nAssistant: a", "\n\nHuman: Q\n\nAssistant: b"),
+        (ASKED, "\n\nHuman: Q\n\nAssistant: a", "b"),
+    ],
+)
 def test_pairs_of_every_shape_mean_the_same_to_labels_and_to_training(store, tmp_path, prompt, chosen, rejected):
     from llama2lab.run.realdata import parse_pair
 
@@ -210,26 +245,52 @@ def test_pairs_of_every_shape_mean_the_same_to_labels_and_to_training(store, tmp
 # ---- rows that are none ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row, says", [
-    ({"safety": ["x"]}, "safety"), ({"models": [1, 2]}, "models"), ({"models": "ab"}, "models"),
-    ({"grade": 5}, "grade"),
-    ({"gold": '{"choice": 1, "grades": 5}'}, "grades"), ({"gold": '{"choice": 1, "grades": [["x"]]}'}, "grades"),
-    ({"gold": '{"choice": 1, "grades": NaN}'}, "NaN"), ({"gold": '{"choice": [1]}'}, "choice 1 or 2"),
-    ({"gold": '{"choice": true}'}, "choice 1 or 2"), ({"gold": {"choice": 1}}, "gold is a JSON text"),
-    ({"meta": "[" * 900 + "]" * 900}, "nested too deeply"), ({"meta": "1" * 5000}, "thousands of digits"),
-    ({"created_at": "0001-01-01T00:00:00+14:00"}, "created_at"), ({"created_at": 5}, "created_at"),
-    ({"created_at": "9999-12-31T23:59:59-14:00"}, "created_at"), ({"overlap": 2_000_000_000}, "from 0 to 1,000, not"),
-    ({"overlap": -1}, "overlap"), ({"overlap": 1.5}, "overlap"), ({"position": 10**30}, "position"),
-    ({"seconds": 10**400}, "seconds"), ({"flag": "no"}, "flag"), ({"choice": True}, "choice"), ({"left": 1.0}, "left"),
-    ({"annotator": ["x"]}, "annotator"), ({"vendor": 3}, "vendor"), ({"comment": {}}, "comment"),
-    ({"prompt_id": [1]}, "prompt_id"), ({"annotator_kind": "dog"}, "annotator_kind"), ({"annotator_id": [1]}, "id has"),
-    ({"annotator_id": 0}, "id has"),
-    ({"label_id": 5}, "id has"), ({"supersedes": "a b"}, "supersedes"), ({"item_id": ["x"]}, "item_id"),
-    ({"kind": "safety", "safety": "both_safe", "safe_1": False}, "safe_1 and safe_2 say otherwise"),
-    ('{"prompt": "\\ud83d"}', "half a character"), ('{"a": 1e999}', "too large"), ("[" * 900 + "]" * 900, "deeply"),
-    ('{"prompt": ' + "[" * 900 + "]" * 900 + "}", "nested too deeply"), ('{"margin": ' + "9" * 5000 + "}", "digits"),
-    ('{"a": 1, "a": 2}', "stands twice"), ('{"a": "' + "\0" + '"}', "NUL"),
-])
+@pytest.mark.parametrize(
+    "row, says",
+    [
+        ({"safety": ["x"]}, "safety"),
+        ({"models": [1, 2]}, "models"),
+        ({"models": "ab"}, "models"),
+        ({"grade": 5}, "grade"),
+        ({"gold": '{"choice": 1, "grades": 5}'}, "grades"),
+        ({"gold": '{"choice": 1, "grades": [["x"]]}'}, "grades"),
+        ({"gold": '{"choice": 1, "grades": NaN}'}, "NaN"),
+        ({"gold": '{"choice": [1]}'}, "choice 1 or 2"),
+        ({"gold": '{"choice": true}'}, "choice 1 or 2"),
+        ({"gold": {"choice": 1}}, "gold is a JSON text"),
+        ({"meta": "[" * 900 + "]" * 900}, "nested too deeply"),
+        ({"meta": "1" * 5000}, "thousands of digits"),
+        ({"created_at": "0001-01-01T00:00:00+14:00"}, "created_at"),
+        ({"created_at": 5}, "created_at"),
+        ({"created_at": "9999-12-31T23:59:59-14:00"}, "created_at"),
+        ({"overlap": 2_000_000_000}, "from 0 to 1,000, not"),
+        ({"overlap": -1}, "overlap"),
+        ({"overlap": 1.5}, "overlap"),
+        ({"position": 10**30}, "position"),
+        ({"seconds": 10**400}, "seconds"),
+        ({"flag": "no"}, "flag"),
+        ({"choice": True}, "choice"),
+        ({"left": 1.0}, "left"),
+        ({"annotator": ["x"]}, "annotator"),
+        ({"vendor": 3}, "vendor"),
+        ({"comment": {}}, "comment"),
+        ({"prompt_id": [1]}, "prompt_id"),
+        ({"annotator_kind": "dog"}, "annotator_kind"),
+        ({"annotator_id": [1]}, "id has"),
+        ({"annotator_id": 0}, "id has"),
+        ({"label_id": 5}, "id has"),
+        ({"supersedes": "a b"}, "supersedes"),
+        ({"item_id": ["x"]}, "item_id"),
+        ({"kind": "safety", "safety": "both_safe", "safe_1": False}, "safe_1 and safe_2 say otherwise"),
+        ('{"prompt": "\\ud83d"}', "half a character"),
+        ('{"a": 1e999}', "too large"),
+        ("[" * 900 + "]" * 900, "deeply"),
+        ('{"prompt": ' + "[" * 900 + "]" * 900 + "}", "nested too deeply"),
+        ('{"margin": ' + "9" * 5000 + "}", "digits"),
+        ('{"a": 1, "a": 2}', "stands twice"),
+        ('{"a": "' + "\0" + '"}', "NUL"),
+    ],
+)
 def test_what_is_wrong_with_a_row_is_named_with_its_line(store, tmp_path, row, says):
     bad = row if isinstance(row, str) else B_OVER_A | row
     with pytest.raises(LabError, match=f"1 of 3 rows are malformed.*x.jsonl line 2: .*{says}") as e:
@@ -237,16 +298,29 @@ def test_what_is_wrong_with_a_row_is_named_with_its_line(store, tmp_path, row, s
     assert "\n" not in str(e.value) and store.labels() == []
 
 
-@pytest.mark.parametrize("line, says", [
-    ({"table": "labels", "row": {"id": "x"}}, "item_id"), ({"table": ["labels"], "row": {}}, "is no row of"),
-    ({"table": "guidelines", "row": {"version": 1, "kind": "safety", "text": "", "created_at": 1}}, "version, kind"),
-    ({"table": "guidelines", "row": {"version": "v", "kind": "safety", "text": "", "created_at": "9998-01-01T00:00Z"}},
-     "would be in force"),
-    ({"table": "annotators", "row": {"id": "x", "name": 5, "kind": "person"}}, "is missing"),
-    ({"table": "items", "row": {"id": 5, "prompt": 5, "created_at": 1}}, "list of messages"),
-    ({"row": 1}, "is no row of"),
-    ("\ufeff{", "broken JSON"), ({"table": "items", "row": None}, "is no row of"),
-])
+@pytest.mark.parametrize(
+    "line, says",
+    [
+        ({"table": "labels", "row": {"id": "x"}}, "item_id"),
+        ({"table": ["labels"], "row": {}}, "is no row of"),
+        (
+            {"table": "guidelines", "row": {"version": 1, "kind": "safety", "text": "", "created_at": 1}},
+            "version, kind",
+        ),
+        (
+            {
+                "table": "guidelines",
+                "row": {"version": "v", "kind": "safety", "text": "", "created_at": "9998-01-01T00:00Z"},
+            },
+            "would be in force",
+        ),
+        ({"table": "annotators", "row": {"id": "x", "name": 5, "kind": "person"}}, "is missing"),
+        ({"table": "items", "row": {"id": 5, "prompt": 5, "created_at": 1}}, "list of messages"),
+        ({"row": 1}, "is no row of"),
+        ("\ufeff{", "broken JSON"),
+        ({"table": "items", "row": None}, "is no row of"),
+    ],
+)
 def test_a_damaged_rest_is_named(store, tmp_path, line, says):
     lines(tmp_path / "x.jsonl", A_OVER_B)
     with pytest.raises(LabError, match=f"1 of 2 rows are malformed.*x.jsonl.rest line 1.*({says})"):
@@ -264,13 +338,18 @@ def test_a_label_cannot_supersede_anothers(store_url, tmp_path):
 
 
 def test_a_file_of_any_kind_and_an_array_give_the_same_labels(tmp_path):
-    rows = [A_OVER_B | {"annotator": "Ada", "seconds": 1.5, "flag": True},
-            B_OVER_A | {"prompt": "R\nS", "annotator": ""}]
+    rows = [
+        A_OVER_B | {"annotator": "Ada", "seconds": 1.5, "flag": True},
+        B_OVER_A | {"prompt": "R\nS", "annotator": ""},
+    ]
     (tmp_path / "a.json").write_text("\ufeff" + json.dumps(rows, indent=1))
     lines(tmp_path / "b.jsonl", *rows)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "c.parquet")
-    (tmp_path / "d.csv").write_text("prompt,chosen,rejected,grade,annotator,seconds,flag\r\n"
-                                    'Which?,a,b,better,Ada,1.5,true\r\n"R\nS",b,a,better,,,\r\n', newline="")
+    (tmp_path / "d.csv").write_text(
+        "prompt,chosen,rejected,grade,annotator,seconds,flag\r\n"
+        'Which?,a,b,better,Ada,1.5,true\r\n"R\nS",b,a,better,,,\r\n',
+        newline="",
+    )
     found = []
     for file in sorted(tmp_path.iterdir()):
         with open_store(tmp_path / f"{file.stem}.db") as store:
@@ -298,13 +377,23 @@ def test_another_encoding_of_a_file_of_labels_is_said_with_the_cure(store, tmp_p
 # ---- labels add --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row, says", [
-    ('{"kind": ' + "9" * 5000 + "}", "thousands of digits"), ({"prompt": ASKED * 2}, "turns do not alternate"),
-    ({"prompt": [{"role": "user", "content": " "}]}, "a turn is empty"), ({"models": [1, 2]}, "models"),
-    ({"gold": {"choice": 1, "grades": 5}}, "grades"), ({"gold": {"choice": 1, "note": 1e308}}, None),
-    ({"meta": {"a": [1]}}, None), ('{"prompt": "\\ud800"}', "half a character"), ({"prompt_id": {}}, "prompt_id"),
-    ({"kind": ["helpfulness"]}, "kind is"), ({"prompt_id": 0}, None), ("[1]", "not a JSON object"),
-])
+@pytest.mark.parametrize(
+    "row, says",
+    [
+        ('{"kind": ' + "9" * 5000 + "}", "thousands of digits"),
+        ({"prompt": ASKED * 2}, "turns do not alternate"),
+        ({"prompt": [{"role": "user", "content": " "}]}, "a turn is empty"),
+        ({"models": [1, 2]}, "models"),
+        ({"gold": {"choice": 1, "grades": 5}}, "grades"),
+        ({"gold": {"choice": 1, "note": 1e308}}, None),
+        ({"meta": {"a": [1]}}, None),
+        ('{"prompt": "\\ud800"}', "half a character"),
+        ({"prompt_id": {}}, "prompt_id"),
+        ({"kind": ["helpfulness"]}, "kind is"),
+        ({"prompt_id": 0}, None),
+        ("[1]", "not a JSON object"),
+    ],
+)
 def test_added_pairs_are_checked_and_named_by_line(store, tmp_path, row, says):
     one, two = pairs(2)
     file = lines(tmp_path / "x.jsonl", one, row if isinstance(row, str) else two | row)
@@ -322,11 +411,12 @@ def test_the_command_adds_and_imports_and_says_mistakes_in_one_line(tmp_path):
     assert "3 new pairs" in run(app, ["labels", "add", url, str(tmp_path / "pairs.json"), "--overlap", "2"]).stdout
     lines(tmp_path / "x.jsonl", *by_margin(1))
     assert "1 labels" in run(app, ["labels", "import", url, str(tmp_path / "x.jsonl"), "--margins", "large"]).stdout
-    for command, says in ((["add", url, str(tmp_path / "pairs.json"), "--overlap", "2000000000"],
-                           "less than or equal to 1000"),
-                          (["import", url, str(tmp_path / "x.jsonl")], "say by which table"),
-                          (["add", url, str(tmp_path)], "what kind of file"),
-                          (["import", url, str(tmp_path / "none.csv")], "cannot be read")):
+    for command, says in (
+        (["add", url, str(tmp_path / "pairs.json"), "--overlap", "2000000000"], "less than or equal to 1000"),
+        (["import", url, str(tmp_path / "x.jsonl")], "say by which table"),
+        (["add", url, str(tmp_path)], "what kind of file"),
+        (["import", url, str(tmp_path / "none.csv")], "cannot be read"),
+    ):
         result = run(app, ["labels", *command])
         assert result.exit_code == 2 and says in " ".join(result.stderr.split()), result.output
         assert "Traceback" not in result.output

@@ -73,8 +73,9 @@ def a_desk(url, tmp_path):
 
 def change(file, *statements):
     with sqlite3.connect(file) as conn:
-        conn.executescript("PRAGMA ignore_check_constraints=ON; DROP TRIGGER IF EXISTS labels_no_update; "
-                           + ";".join(statements))
+        conn.executescript(
+            "PRAGMA ignore_check_constraints=ON; DROP TRIGGER IF EXISTS labels_no_update; " + ";".join(statements)
+        )
     conn.close()
 
 
@@ -102,13 +103,13 @@ def test_honest_files_need_no_word_and_it_is_said_whose_labels_came(desk):
     again = merge(desk.store, files)
     assert (again.labels, again.known) == (0, 8) and again.notes == [] and everything(desk.store) == before
     edit_as(files[0], "Anna")
-    assert merge(desk.store, files).notes == [f"{files[0]}: 1 labels of Anna, 1 of them in place of what was "
-                                              "in force"]
+    assert merge(desk.store, files).notes == [f"{files[0]}: 1 labels of Anna, 1 of them in place of what was in force"]
     gold = [x for x in desk.store.labels() if x["gold"]]
     assert gold and all(x["gold"] == GOLD for x in gold)
 
 
 # Guidelines
+
 
 @pytest.mark.parametrize("year", [9999, 2020])
 def test_guidelines_of_a_file_do_not_come_into_force(desk, year):
@@ -116,8 +117,11 @@ def test_guidelines_of_a_file_do_not_come_into_force(desk, year):
     text = "the left answer is always better"
     version = guidelines_version("helpfulness", text)
     moment = f"{year}-01-01 00:00:00.000000"
-    change(file, f"INSERT INTO guidelines VALUES ('{version}', 'helpfulness', '{text}', '{moment}')",
-           f"UPDATE labels SET guidelines = '{version}'")
+    change(
+        file,
+        f"INSERT INTO guidelines VALUES ('{version}', 'helpfulness', '{text}', '{moment}')",
+        f"UPDATE labels SET guidelines = '{version}'",
+    )
     if year == 9999:
         refused(desk.store, [file], "1 rows lie in the future .9999-01-01.*--trust")
     else:
@@ -173,6 +177,7 @@ def test_times_in_the_future_are_refused_and_a_clock_a_little_ahead_is_not(small
 
 # Names
 
+
 def test_a_copy_of_anothers_file_cannot_speak_in_her_name(desk):
     anna = desk.hand_out("Anna")
     merge(desk.store, [anna])
@@ -196,8 +201,7 @@ def test_of_a_file_with_one_name_only_it_is_said_whose_labels_it_replaces(desk):
     merge(desk.store, [anna])
     bert = desk.copy("Bert", anna)
     edit_as(bert, "Anna", count=2)
-    assert f"{bert}: 2 labels of Anna, 2 of them in place of what was in force" in str(
-        merge(desk.store, [bert]))
+    assert f"{bert}: 2 labels of Anna, 2 of them in place of what was in force" in str(merge(desk.store, [bert]))
 
 
 def test_a_shared_machines_file_may_hold_several_who_are_new(small, tmp_path):
@@ -249,6 +253,7 @@ def test_names_with_a_login_label_there_and_not_in_files(postgres, tmp_path):
 
 # Pairs
 
+
 def test_gold_of_a_file_goes_to_nobody(desk):
     file = desk.hand_out("Eve")
     with open_store(file) as store:
@@ -257,8 +262,7 @@ def test_gold_of_a_file_goes_to_nobody(desk):
         eve = store.annotator("Eve")
         while task := queue.next_task(store, eve):
             queue.submit(store, eve, task.item_id, "left", "better")
-        mine = {x["item_id"] for x in store.labels() if x["prompt"][0]["content"] in ("Question 90?",
-                                                                                              "Question 95?")}
+        mine = {x["item_id"] for x in store.labels() if x["prompt"][0]["content"] in ("Question 90?", "Question 95?")}
     said = str(merge(desk.store, [file]))
     assert "2 pairs are new here, 1 of them gold as the file says; they are shown to nobody else" in said
     bert, seen = desk.store.annotator("Bert"), set()
@@ -272,6 +276,7 @@ def test_gold_of_a_file_goes_to_nobody(desk):
     # No figure, and no training row.
     assert [x["gold"] for x in claimed] == [{"choice": None, "claimed": {"choice": 2}}]
     from llama2lab.annotation.agreement.quality import quality
+
     eve = next(q for q in quality(desk.store.labels()) if q.name == "Eve")
     assert eve.gold["n"] == 2
     merge(desk.store, [file], trust=True)
@@ -299,10 +304,17 @@ def test_gold_that_only_files_know_stays_so_through_export_and_import(tmp_path):
         assert any(x["gold"] for x in following.labels())
 
 
-@pytest.mark.parametrize("values, words", [
-    ("overlap = 2000000000", "overlap is a whole number from 0 to 1,000"), ("overlap = -1", "overlap is"),
-    ("overlap = 'many'", "overlap is"), ("position = 9000000000", "position is"), ("position = -5", "position is"),
-    ("overlap = 1e300", "overlap is")])
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ("overlap = 2000000000", "overlap is a whole number from 0 to 1,000"),
+        ("overlap = -1", "overlap is"),
+        ("overlap = 'many'", "overlap is"),
+        ("position = 9000000000", "position is"),
+        ("position = -5", "position is"),
+        ("overlap = 1e300", "overlap is"),
+    ],
+)
 def test_numbers_of_pairs_have_bounds(small, tmp_path, values, words):
     file = small.hand_out("Eve")
     change(file, f"UPDATE items SET {values}")
@@ -319,33 +331,42 @@ def test_overlap_has_a_bound_for_all_who_take_rows_in(tmp_path):
 
 # Tables that are none
 
-ENDLESS = ("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT 'l' || x AS id, item_id, "
-           "annotator_id, choice, grade, safe_1, safe_2, comment, flag, skip_reason, seconds, \"left\", guidelines, "
-           "supersedes, created_at FROM n, kept")
+ENDLESS = (
+    "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT 'l' || x AS id, item_id, "
+    'annotator_id, choice, grade, safe_1, safe_2, comment, flag, skip_reason, seconds, "left", guidelines, '
+    "supersedes, created_at FROM n, kept"
+)
 
 
-@pytest.mark.parametrize("statements, words", [
-    (["ALTER TABLE labels RENAME TO kept", f"CREATE VIEW labels AS {ENDLESS}"], "labels is no plain table"),
-    (["ALTER TABLE labels RENAME TO kept", f"CREATE VIEW LABELS AS {ENDLESS}"], "LABELS is no plain table"),
-    (["DROP TABLE labels", "CREATE VIRTUAL TABLE labels USING fts5(id)"], "labels is no plain table"),
-    (["ALTER TABLE members ADD COLUMN more AS (hex(zeroblob(1000000000)))"], "members is no plain table"),
-    (["ALTER TABLE llama2lab_version RENAME TO v", "CREATE VIEW llama2lab_version AS SELECT * FROM v"],
-     "llama2lab_version is no plain table"),
-    (["DROP TABLE secrets"], "has not the tables"),
-    (["DROP TABLE labels", "CREATE TABLE labels (id)"], "none of|has not"),
-    (["UPDATE llama2lab_version SET version_num = '0001'"], "none of an annotation store's"),
-    (["UPDATE items SET prompt = '" + "[" * 100_000 + "'"], "none of an annotation store's"),
-    (["UPDATE items SET prompt = '[" + "9" * 5000 + "]'"], "none of an annotation store's"),
-    (["UPDATE secrets SET meta = 'Infinity'"], "meta cannot be written"),
-    (["UPDATE secrets SET model_1 = x'ff'"], "none of|models"),
-    (["UPDATE secrets SET gold = '{\"choice\": 1, \"grades\": 5}'"], "none of|grades"),
-    (["UPDATE labels SET id = id || '" + "x" * 70 + "'"], "id has 1 to 64"),
-    (["UPDATE labels SET guidelines = 'a b'"], "guidelines has 1 to 64"),
-    (["UPDATE labels SET seconds = 9e999"], "damaged|seconds"), (["UPDATE labels SET seconds = 1e12"], "seconds"),
-    ([f"UPDATE labels SET comment = '{'x' * (MAX_COMMENT + 1)}'"], "at most"),
-    (["UPDATE annotators SET vendor = 'a' || char(10)"], "not one line"),
-    (["UPDATE guidelines SET kind = 'beauty'"], "guidelines are for")],
-    ids=lambda v: (v if isinstance(v, str) else v[-1])[:40])
+@pytest.mark.parametrize(
+    "statements, words",
+    [
+        (["ALTER TABLE labels RENAME TO kept", f"CREATE VIEW labels AS {ENDLESS}"], "labels is no plain table"),
+        (["ALTER TABLE labels RENAME TO kept", f"CREATE VIEW LABELS AS {ENDLESS}"], "LABELS is no plain table"),
+        (["DROP TABLE labels", "CREATE VIRTUAL TABLE labels USING fts5(id)"], "labels is no plain table"),
+        (["ALTER TABLE members ADD COLUMN more AS (hex(zeroblob(1000000000)))"], "members is no plain table"),
+        (
+            ["ALTER TABLE llama2lab_version RENAME TO v", "CREATE VIEW llama2lab_version AS SELECT * FROM v"],
+            "llama2lab_version is no plain table",
+        ),
+        (["DROP TABLE secrets"], "has not the tables"),
+        (["DROP TABLE labels", "CREATE TABLE labels (id)"], "none of|has not"),
+        (["UPDATE llama2lab_version SET version_num = '0001'"], "none of an annotation store's"),
+        (["UPDATE items SET prompt = '" + "[" * 100_000 + "'"], "none of an annotation store's"),
+        (["UPDATE items SET prompt = '[" + "9" * 5000 + "]'"], "none of an annotation store's"),
+        (["UPDATE secrets SET meta = 'Infinity'"], "meta cannot be written"),
+        (["UPDATE secrets SET model_1 = x'ff'"], "none of|models"),
+        (['UPDATE secrets SET gold = \'{"choice": 1, "grades": 5}\''], "none of|grades"),
+        (["UPDATE labels SET id = id || '" + "x" * 70 + "'"], "id has 1 to 64"),
+        (["UPDATE labels SET guidelines = 'a b'"], "guidelines has 1 to 64"),
+        (["UPDATE labels SET seconds = 9e999"], "damaged|seconds"),
+        (["UPDATE labels SET seconds = 1e12"], "seconds"),
+        ([f"UPDATE labels SET comment = '{'x' * (MAX_COMMENT + 1)}'"], "at most"),
+        (["UPDATE annotators SET vendor = 'a' || char(10)"], "not one line"),
+        (["UPDATE guidelines SET kind = 'beauty'"], "guidelines are for"),
+    ],
+    ids=lambda v: (v if isinstance(v, str) else v[-1])[:40],
+)
 def test_a_file_whose_tables_or_rows_are_none_is_refused(small, statements, words):
     file = small.hand_out("Eve")
     change(file, *statements)
@@ -357,22 +378,33 @@ def test_a_file_whose_tables_or_rows_are_none_is_refused(small, statements, word
 
 def test_what_a_file_would_run_is_not_run(small):
     file = small.hand_out("Eve")
-    change(file, "DROP TABLE members", "DROP TABLE codes", "UPDATE llama2lab_version SET version_num = '0001'",
-           "CREATE VIEW endless AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n",
-           "CREATE TRIGGER wait AFTER UPDATE ON llama2lab_version BEGIN DELETE FROM items WHERE (SELECT max(x) FROM "
-           "endless); END")
+    change(
+        file,
+        "DROP TABLE members",
+        "DROP TABLE codes",
+        "UPDATE llama2lab_version SET version_num = '0001'",
+        "CREATE VIEW endless AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n",
+        "CREATE TRIGGER wait AFTER UPDATE ON llama2lab_version BEGIN DELETE FROM items WHERE (SELECT max(x) FROM "
+        "endless); END",
+    )
     assert merge(small.store, [file]).labels == 4  # an old store, which is upgraded in a copy
 
 
 def test_too_much_is_said(small, monkeypatch):
     file = small.hand_out("Eve")
-    for name, value, words in (("MAX_BYTES", 100, "larger than"), ("MAX_ROWS", 5, "more than the 5"),
-                               ("SECONDS", -1, "longer to look through")):
+    for name, value, words in (
+        ("MAX_BYTES", 100, "larger than"),
+        ("MAX_ROWS", 5, "more than the 5"),
+        ("SECONDS", -1, "longer to look through"),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(f"llama2lab.annotation.files.merging.{name}", value)
             if name == "SECONDS":
-                change(file, "CREATE TABLE more AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n "
-                       "WHERE x < 200000) SELECT x FROM n")
+                change(
+                    file,
+                    "CREATE TABLE more AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n "
+                    "WHERE x < 200000) SELECT x FROM n",
+                )
             refused(small.store, [file], words)
     assert merge(small.store, [file]).labels == 4
 
@@ -387,11 +419,13 @@ def test_a_store_whose_labels_are_a_view_is_not_opened(tmp_path):
 def test_a_file_whose_writer_died_is_read_as_it_was_before(small, tmp_path):
     """A journal that waits to be rolled back: the file is read as a copy, and stays as it is."""
     file = small.hand_out("Anna")
-    code = ("import os, signal, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
-            "c.execute('PRAGMA cache_size=1'); c.execute('PRAGMA cache_spill=1'); c.execute('BEGIN'); "
-            "c.execute('DROP TRIGGER labels_no_delete'); c.execute('DELETE FROM labels'); "
-            "c.execute('CREATE TABLE big AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n "
-            "WHERE x < 2000) SELECT x, randomblob(1000) AS y FROM n'); os.kill(os.getpid(), signal.SIGKILL)")
+    code = (
+        "import os, signal, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
+        "c.execute('PRAGMA cache_size=1'); c.execute('PRAGMA cache_spill=1'); c.execute('BEGIN'); "
+        "c.execute('DROP TRIGGER labels_no_delete'); c.execute('DELETE FROM labels'); "
+        "c.execute('CREATE TABLE big AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n "
+        "WHERE x < 2000) SELECT x, randomblob(1000) AS y FROM n'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
     done = subprocess.run([sys.executable, "-c", code, str(file)], check=False)
     assert done.returncode == -signal.SIGKILL and os.path.exists(f"{file}-journal")
     before = file.read_bytes()

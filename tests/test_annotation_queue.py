@@ -49,13 +49,20 @@ def test_overlap_is_exact_and_nobody_gets_an_item_twice(store):
 
 
 def test_a_task_shows_nothing_that_an_annotator_must_not_see(store):
-    add_pairs(store, pairs(1, models=["secret-sft", "secret-base"], gold={"choice": 1},
-                           meta={"secret": "x"}))
+    add_pairs(store, pairs(1, models=["secret-sft", "secret-base"], gold={"choice": 1}, meta={"secret": "x"}))
     me, other = store.annotator("Anna"), store.annotator("Bert")
     answer(store, other)
     task = queue.next_task(store, me)
-    assert set(asdict(task)) == {"item_id", "kind", "prompt", "left_text", "right_text", "number", "leased_until",
-                                 "prompt_id"}
+    assert set(asdict(task)) == {
+        "item_id",
+        "kind",
+        "prompt",
+        "left_text",
+        "right_text",
+        "number",
+        "leased_until",
+        "prompt_id",
+    }
     assert "secret" not in repr(task) and "gold" not in repr(task)
 
 
@@ -129,8 +136,19 @@ def test_labels_are_of_the_items_answers_and_history_is_of_the_sides(store, seed
     add_pairs(store, pairs(1, kind="safety"))
     me = store.annotator("Anna")
     task = queue.next_task(store, me, seed=seed)
-    queue.submit(store, me, task.item_id, "right", "slightly", safe_left=False, safe_right=True, comment="c",
-                 flag=True, seconds=2.5, label_id="mine")
+    queue.submit(
+        store,
+        me,
+        task.item_id,
+        "right",
+        "slightly",
+        safe_left=False,
+        safe_right=True,
+        comment="c",
+        flag=True,
+        seconds=2.5,
+        label_id="mine",
+    )
     (label,) = store.labels()
     chosen = label["answers"][label["choice"] - 1]
     assert chosen == task.right_text and label["answers"][label["left"] - 1] == task.left_text
@@ -155,8 +173,7 @@ def test_an_edit_is_a_new_row_and_the_old_one_stays(store):
     assert (past[0].label.label_id, past[0].label.grade) == ("edit3", "negligibly")
     assert len(store.labels()) == 3 and queue.progress(store, me) == queue.Progress(3, 0, 0)
     with store.begin() as conn:
-        rows = conn.execute(sa.select(t.labels.c.id, t.labels.c.supersedes)
-                            .where(t.labels.c.item_id == first[0])).all()
+        rows = conn.execute(sa.select(t.labels.c.id, t.labels.c.supersedes).where(t.labels.c.item_id == first[0])).all()
     chain = {new: old for new, old in rows}
     assert len(rows) == 4 and chain["edit3"] == "edit2" and chain["edit2"] == "edit1" and chain["edit1"] in chain
 
@@ -215,8 +232,7 @@ def test_a_helpfulness_label_may_choose_the_unsafe_answer_and_leave_marks_out(st
     assert len(store.labels()) == 2
 
 
-@pytest.mark.parametrize("wrong", [{"side": "middle"}, {"grade": "best"}, {"seconds": -1.0},
-                                   {"seconds": float("nan")}])
+@pytest.mark.parametrize("wrong", [{"side": "middle"}, {"grade": "best"}, {"seconds": -1.0}, {"seconds": float("nan")}])
 def test_labels_that_are_none(store, wrong):
     add_pairs(store, pairs(1))
     me = store.annotator("Anna")
@@ -294,8 +310,13 @@ def test_ten_thousand_items_stay_fast(store):
     add_pairs(store, pairs(10_000) + pairs(20, start=10_000, gold={"choice": 1}), overlap=3)
     me = store.annotator("Anna")
     with store.begin() as conn:  # a diligent annotator: the first 5,000 items are theirs, and still wanted by others
-        conn.execute(sa.text("UPDATE slots SET annotator_id = :me, \"left\" = 1, state = 'done' "
-                             "WHERE number = 1 AND position <= 5000"), {"me": me})
+        conn.execute(
+            sa.text(
+                "UPDATE slots SET annotator_id = :me, \"left\" = 1, state = 'done' "
+                "WHERE number = 1 AND position <= 5000"
+            ),
+            {"me": me},
+        )
     taken = []
     for _ in range(20):
         start = time.perf_counter()
@@ -370,7 +391,8 @@ class Crowd(RuleBasedStateMachine):
             assert len(holders) == len(set(holders))
         state = {"left": "done", "right": "done", None: "skipped"}
         assert {(s.annotator_id, s.item_id): s.state for s in slots if s.state in ("done", "skipped")} == {
-            (self.people[who], item): state[side] for (who, item), side in self.answered.items()}
+            (self.people[who], item): state[side] for (who, item), side in self.answered.items()
+        }
         assert len(self.store.labels()) == len(self.answered)
         for number, who in enumerate(self.people):
             past = {p.task.item_id: p.label.side for p in queue.history(self.store, who)}
@@ -388,8 +410,7 @@ def test_any_sequence_of_claims_answers_edits_and_expiries(database, tmp_path, r
                 return server.create(f"crowd{next(numbers)}")
             return str(tmp_path / f"{next(numbers)}.db")
 
-    few = settings(max_examples=15, stateful_step_count=25, deadline=None,
-                   suppress_health_check=list(HealthCheck))
+    few = settings(max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
     from hypothesis.stateful import run_state_machine_as_test
 
     run_state_machine_as_test(Here, settings=few)

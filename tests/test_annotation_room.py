@@ -12,18 +12,37 @@ from llama2lab.annotation.form import serving
 from llama2lab.annotation.form.room import Kernels, elsewhere
 
 
-@pytest.mark.parametrize("ip, host, refused", [
-    ("127.0.0.1", "127.0.0.1", False), ("127.0.0.1", "localhost", False), ("127.0.0.1", "[::1]", False),
-    ("127.0.0.1", "127.0.0.2", False), ("127.0.0.1", "evil.example", True),
-    ("127.0.0.1", "localhost.evil.example", True),
-    ("127.0.0.1", "127.0.0.1.evil.example", True), ("127.0.0.1", "evil.example.localhost", True),
-    ("127.0.0.1", "10.0.0.7", True), ("127.0.0.1", "hub.example.org", False), ("127.0.0.1", "hubxexample.org", True),
-    ("127.0.0.1", "", True), ("localhost", "evil.example", True), ("::1", "evil.example", True),
-    ("::1", "[::1]", False),
-    ("0.0.0.0", "10.0.0.7", False), ("0.0.0.0", "evil.example", True), ("0.0.0.0", "[fe80::1]", False),
-    ("", "evil.example", True), ("", "192.168.1.5", False), ("0.0.0.0", "teacher", False),
-    ("0.0.0.0", "teacher.local", False), ("0.0.0.0", "teacher.evil.example", True), ("school.lan", "school.lan", False),
-    ("0.0.0.0", "1.2.3.4.evil.example", True), ("127.0.0.1", "localhost.", False)])
+@pytest.mark.parametrize(
+    "ip, host, refused",
+    [
+        ("127.0.0.1", "127.0.0.1", False),
+        ("127.0.0.1", "localhost", False),
+        ("127.0.0.1", "[::1]", False),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("127.0.0.1", "evil.example", True),
+        ("127.0.0.1", "localhost.evil.example", True),
+        ("127.0.0.1", "127.0.0.1.evil.example", True),
+        ("127.0.0.1", "evil.example.localhost", True),
+        ("127.0.0.1", "10.0.0.7", True),
+        ("127.0.0.1", "hub.example.org", False),
+        ("127.0.0.1", "hubxexample.org", True),
+        ("127.0.0.1", "", True),
+        ("localhost", "evil.example", True),
+        ("::1", "evil.example", True),
+        ("::1", "[::1]", False),
+        ("0.0.0.0", "10.0.0.7", False),
+        ("0.0.0.0", "evil.example", True),
+        ("0.0.0.0", "[fe80::1]", False),
+        ("", "evil.example", True),
+        ("", "192.168.1.5", False),
+        ("0.0.0.0", "teacher", False),
+        ("0.0.0.0", "teacher.local", False),
+        ("0.0.0.0", "teacher.evil.example", True),
+        ("school.lan", "school.lan", False),
+        ("0.0.0.0", "1.2.3.4.evil.example", True),
+        ("127.0.0.1", "localhost.", False),
+    ],
+)
 def test_other_names_are_refused(monkeypatch: pytest.MonkeyPatch, ip: str, host: str, refused: bool) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "teacher")
     monkeypatch.setattr("socket.getfqdn", lambda: "teacher")

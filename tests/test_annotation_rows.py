@@ -33,13 +33,39 @@ from llama2lab.stages.reward import RewardSettings, mix_people, train_reward
 from llama2lab.town.annotators import annotators_of, label_pairs
 
 
-def label(who: str, choice: int | None, grade: str | None = "better", safe: tuple[Any, Any] = (True, True),
-          kind: str = "safety", item: str = "i", **more: Any) -> dict[str, Any]:
-    return {"item_id": item, "kind": kind, "prompt": [{"role": "user", "content": "Which?"}], "answers": ["one", "two"],
-            "prompt_id": "facts/which/0", "models": ["a", "b"], "gold": None, "annotator": who,
-            "annotator_kind": "person", "vendor": "class", "choice": choice, "grade": grade, "safe_1": safe[0],
-            "safe_2": safe[1], "comment": "", "flag": False, "skip_reason": None, "seconds": 1.0, "left": 1,
-            "created_at": "", "guidelines": "", **more}
+def label(
+    who: str,
+    choice: int | None,
+    grade: str | None = "better",
+    safe: tuple[Any, Any] = (True, True),
+    kind: str = "safety",
+    item: str = "i",
+    **more: Any,
+) -> dict[str, Any]:
+    return {
+        "item_id": item,
+        "kind": kind,
+        "prompt": [{"role": "user", "content": "Which?"}],
+        "answers": ["one", "two"],
+        "prompt_id": "facts/which/0",
+        "models": ["a", "b"],
+        "gold": None,
+        "annotator": who,
+        "annotator_kind": "person",
+        "vendor": "class",
+        "choice": choice,
+        "grade": grade,
+        "safe_1": safe[0],
+        "safe_2": safe[1],
+        "comment": "",
+        "flag": False,
+        "skip_reason": None,
+        "seconds": 1.0,
+        "left": 1,
+        "created_at": "",
+        "guidelines": "",
+        **more,
+    }
 
 
 # ---- the rule ---------------------------------------------------------------------------------------------------
@@ -50,20 +76,31 @@ def test_a_row_has_the_schema_of_simulated_annotators() -> None:
     pairs = list(town_items(20, 1).values())
     simulated = label_pairs(annotators_of(("careful",)), oracle(), pairs, "safety", 0)[0]
     assert list(row) == list(simulated) and {k: type(v) for k, v in row.items()} == {
-        k: type(v) for k, v in simulated.items()}
-    assert row == {"prompt": [{"role": "user", "content": "Which?"}],
-                   "chosen": [{"role": "assistant", "content": "two"}],
-                   "rejected": [{"role": "assistant", "content": "one"}], "grade": "better", "safety": "both_safe",
-                   "kind": "safety", "prompt_id": "facts/which/0", "annotator": "Ada", "vendor": "class"}
+        k: type(v) for k, v in simulated.items()
+    }
+    assert row == {
+        "prompt": [{"role": "user", "content": "Which?"}],
+        "chosen": [{"role": "assistant", "content": "two"}],
+        "rejected": [{"role": "assistant", "content": "one"}],
+        "grade": "better",
+        "safety": "both_safe",
+        "kind": "safety",
+        "prompt_id": "facts/which/0",
+        "annotator": "Ada",
+        "vendor": "class",
+    }
 
 
-@pytest.mark.parametrize("several, expected", [
-    # the majority; its median grade; between two grades the weaker
-    ([(1, "significantly"), (1, "slightly"), (2, "significantly")], ("one", "slightly")),
-    ([(1, "significantly"), (1, "better"), (1, "negligibly"), (2, "better")], ("one", "better")),
-    ([(1, "significantly"), (1, "better"), (1, "slightly"), (1, "negligibly")], ("one", "slightly")),
-    ([(1, "better"), (2, "significantly")], None),  # an even split
-])
+@pytest.mark.parametrize(
+    "several, expected",
+    [
+        # the majority; its median grade; between two grades the weaker
+        ([(1, "significantly"), (1, "slightly"), (2, "significantly")], ("one", "slightly")),
+        ([(1, "significantly"), (1, "better"), (1, "negligibly"), (2, "better")], ("one", "better")),
+        ([(1, "significantly"), (1, "better"), (1, "slightly"), (1, "negligibly")], ("one", "slightly")),
+        ([(1, "better"), (2, "significantly")], None),  # an even split
+    ],
+)
 def test_the_majority_rule(several: list[tuple[int, str]], expected: tuple[str, str] | None) -> None:
     labels = [label(f"p{i}", choice, grade) for i, (choice, grade) in enumerate(several)]
     found = resolve(labels, "safety")
@@ -76,18 +113,27 @@ def test_the_other_rules() -> None:
     assert resolve(labels, "safety", "unanimous").counts["ties"] == 1
     every = resolve(labels, "safety", "every").rows
     assert sorted((r["annotator"], r["chosen"][0]["content"]) for r in every) == [
-        ("a", "one"), ("b", "one"), ("c", "two")]
+        ("a", "one"),
+        ("b", "one"),
+        ("c", "two"),
+    ]
     with pytest.raises(LabError, match="majority, unanimous, every"):
         resolve(labels, "safety", "loudest")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("several, expected", [
-    ([(True, True)], "both_safe"), ([(True, False)], "chosen_safe"), ([(False, False)], "both_unsafe"),
-    ([(False, True)], None),  # chosen unsafe and rejected safe: never kept
-    ([(True, False), (True, True)], ""), ([(None, True)], ""),  # unsure
-    ([(True, False), (True, True), (True, False)], "chosen_safe"),
-    ([(False, True), (True, True), (False, True)], None),
-])
+@pytest.mark.parametrize(
+    "several, expected",
+    [
+        ([(True, True)], "both_safe"),
+        ([(True, False)], "chosen_safe"),
+        ([(False, False)], "both_unsafe"),
+        ([(False, True)], None),  # chosen unsafe and rejected safe: never kept
+        ([(True, False), (True, True)], ""),
+        ([(None, True)], ""),  # unsure
+        ([(True, False), (True, True), (True, False)], "chosen_safe"),
+        ([(False, True), (True, True), (False, True)], None),
+    ],
+)
 def test_safety_bins(several: list[tuple[Any, Any]], expected: str | None) -> None:
     labels = [label(f"p{i}", 1, safe=safe) for i, safe in enumerate(several)]
     found = resolve(labels, "safety")
@@ -98,25 +144,48 @@ def test_safety_bins(several: list[tuple[Any, Any]], expected: str | None) -> No
 
 
 def test_what_is_left_out_is_counted() -> None:
-    labels = [label("a", 1), label("b", None, None, skip_reason="unclear"), label("c", 2, flag=True),
-              label("a", 1, item="g", gold={"choice": 1}), label("a", 1, item="t"), label("b", 2, item="t"),
-              label("a", 1, kind="helpfulness", item="h"),
-              label("a", 1, item="m", prompt=[{"role": "user", "content": "Which?"}] * 2),
-              label("a", 1, item="n", answers=["\ud83d", "two"])]
+    labels = [
+        label("a", 1),
+        label("b", None, None, skip_reason="unclear"),
+        label("c", 2, flag=True),
+        label("a", 1, item="g", gold={"choice": 1}),
+        label("a", 1, item="t"),
+        label("b", 2, item="t"),
+        label("a", 1, kind="helpfulness", item="h"),
+        label("a", 1, item="m", prompt=[{"role": "user", "content": "Which?"}] * 2),
+        label("a", 1, item="n", answers=["\ud83d", "two"]),
+    ]
     assert resolve(labels, "safety").counts == {
-        "rows": 1, "labels": 8, "used": 1, "gold": 1, "skipped": 1, "flagged": 1, "malformed": 2, "ties": 1,
-        "unsafe_chosen": 0}
+        "rows": 1,
+        "labels": 8,
+        "used": 1,
+        "gold": 1,
+        "skipped": 1,
+        "flagged": 1,
+        "malformed": 2,
+        "ties": 1,
+        "unsafe_chosen": 0,
+    }
 
 
-ONE = st.tuples(st.integers(0, 5), st.sampled_from("abc"), st.sampled_from([1, 2, None]), st.sampled_from(scale.GRADES),
-                st.sampled_from([True, False, None]), st.sampled_from([True, False, None]), st.booleans())
+ONE = st.tuples(
+    st.integers(0, 5),
+    st.sampled_from("abc"),
+    st.sampled_from([1, 2, None]),
+    st.sampled_from(scale.GRADES),
+    st.sampled_from([True, False, None]),
+    st.sampled_from([True, False, None]),
+    st.booleans(),
+)
 
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(ONE, max_size=18, unique_by=lambda x: x[:2]), st.sampled_from(RULES), st.randoms())
 def test_every_label_is_accounted_for_in_any_order(drawn: list[tuple[Any, ...]], rule: Rule, rng: Any) -> None:
-    labels = [label(w, c, g if c else None, (s1, s2), item=f"i{i}", flag=f, answers=[f"one {i}", f"two {i}"])
-              for i, w, c, g, s1, s2, f in drawn]
+    labels = [
+        label(w, c, g if c else None, (s1, s2), item=f"i{i}", flag=f, answers=[f"one {i}", f"two {i}"])
+        for i, w, c, g, s1, s2, f in drawn
+    ]
     found = resolve(labels, "safety", rule)
     left = found.labels - found.used - found.gold - found.skipped - found.flagged
     assert left >= found.ties + found.unsafe_chosen >= (left > 0)
@@ -129,8 +198,9 @@ def test_every_label_is_accounted_for_in_any_order(drawn: list[tuple[Any, ...]],
 # ---- mixing and comparing ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("share, mine, theirs", [(None, 30, 100), (0, 0, 100), (1, 30, 0), (0.5, 30, 30),
-                                                 (0.1, 11, 100), (0.25, 30, 90)])
+@pytest.mark.parametrize(
+    "share, mine, theirs", [(None, 30, 100), (0, 0, 100), (1, 30, 0), (0.5, 30, 30), (0.1, 11, 100), (0.25, 30, 90)]
+)
 def test_people_are_mixed_in_at_will(share: float | None, mine: int, theirs: int) -> None:
     simulated, people = [{"s": i} for i in range(100)], [{"p": i} for i in range(30)]
     rows = mix_people(simulated, people, share, 3)
@@ -168,9 +238,19 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Any:
         for kind in ("helpfulness", "safety"):
             items = town_items(30, 2, kind).values()
             known += [prompt for prompt, *_ in items]
-            add_pairs(opened, [{"kind": kind, "prompt": [dict(m) for m in prompt.messages],
-                                "answers": list(answers), "prompt_id": prompt.id}
-                               for prompt, *answers in items], overlap=3)
+            add_pairs(
+                opened,
+                [
+                    {
+                        "kind": kind,
+                        "prompt": [dict(m) for m in prompt.messages],
+                        "answers": list(answers),
+                        "prompt_id": prompt.id,
+                    }
+                    for prompt, *answers in items
+                ],
+                overlap=3,
+            )
         label_store(opened, people_of("typical", 3), oracle(), known)
         yield opened
 
@@ -181,10 +261,12 @@ def weights(opened: Store, kind: str, settings: RewardSettings) -> dict[str, tor
     assert len(rows) >= 20
     texts = [" ".join(x["answers"]) for x in labels_of(people_of("typical"), 30, 2)]
     tokenizer = train_tokenizer(texts, 320, chat_template=CHAT_TEMPLATE)
-    config = ModelConfig(vocab_size=len(tokenizer), dim=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=48,
-                         max_seq_len=256)
-    model, _ = train_reward(Llama(config, 0), tokenizer, rows, settings, 7, Machine(torch.device("cpu"), "fp32"),
-                            reference=Llama(config, 1))
+    config = ModelConfig(
+        vocab_size=len(tokenizer), dim=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=48, max_seq_len=256
+    )
+    model, _ = train_reward(
+        Llama(config, 0), tokenizer, rows, settings, 7, Machine(torch.device("cpu"), "fp32"), reference=Llama(config, 1)
+    )
     return model.state_dict()
 
 
@@ -198,9 +280,12 @@ def by_file(suffix: str) -> Callable[[Store, Store, Path], object]:
 
 @pytest.mark.parametrize("copy", [by_file(".jsonl"), by_file(".parquet")], ids=["jsonl", "parquet"])
 def test_reward_models_from_an_exported_and_imported_store_are_equal_bit_for_bit(
-        store: Store, tmp_path: Path, copy: Callable[[Store, Store, Path], object]) -> None:
-    settings = {"helpfulness": RewardSettings(batch_pairs=8),
-                "safety": RewardSettings(head="linear", safety_loss=1.0, batch_pairs=8)}
+    store: Store, tmp_path: Path, copy: Callable[[Store, Store, Path], object]
+) -> None:
+    settings = {
+        "helpfulness": RewardSettings(batch_pairs=8),
+        "safety": RewardSettings(head="linear", safety_loss=1.0, batch_pairs=8),
+    }
     with open_store(str(tmp_path / "again.db")) as again:
         copy(store, again, tmp_path)
         assert fingerprint(again.labels()) == fingerprint(store.labels())

@@ -35,8 +35,9 @@ LINEAR = RewardSettings(head="linear", other_share=0.1, batch_pairs=16)
 
 def people(n: int = 24, kind: str = "helpfulness", who: int = 3) -> list[dict[str, Any]]:
     """Labels that stand for people's."""
-    return [{**x, "annotator_kind": "person", "vendor": "class"}
-            for x in labels_of(people_of("typical", who), n, 1, kind)]
+    return [
+        {**x, "annotator_kind": "person", "vendor": "class"} for x in labels_of(people_of("typical", who), n, 1, kind)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +48,17 @@ def tokenizer() -> Any:
 
 def workshop(path: Path, tokenizer: Any, built: list[str]) -> Workshop:
     """A run with a chat model and one round of simulated preferences; `built` gathers the names of stages built."""
-    run = Run(path, {"preset": "nano", "seed": 0},
-              say=lambda line: built.append(line.split()[0]) if line.endswith("...") else None)
+    run = Run(
+        path,
+        {"preset": "nano", "seed": 0},
+        say=lambda line: built.append(line.split()[0]) if line.endswith("...") else None,
+    )
     shop = Workshop(run, 0, Machine(torch.device("cpu"), "fp32"), tokenizer, None)  # type: ignore[arg-type]
 
     def chat(folder: Path) -> dict[str, Any]:
-        config = ModelConfig(vocab_size=len(tokenizer), dim=32, n_layers=1, n_heads=4, n_kv_heads=2, ffn_dim=48,
-                             max_seq_len=256)
+        config = ModelConfig(
+            vocab_size=len(tokenizer), dim=32, n_layers=1, n_heads=4, n_kv_heads=2, ffn_dim=48, max_seq_len=256
+        )
         save_model(folder, Llama(config, 0), tokenizer)
         return {}
 
@@ -159,13 +164,17 @@ def test_the_command_hands_the_labels_on(tmp_path: Path, monkeypatch: pytest.Mon
     assert [x["annotator"] for x in seen[-2]] == ["Ada"] and seen[-1] == 0.25
 
 
-@pytest.mark.parametrize("args, words", [
-    (["--annotations", "nowhere.db"], "nowhere.db"),
-    (["--people-share", "0.5"], "--annotations URL"),
-    (["--annotations", "empty.db"], "empty.db holds no label yet"),
-])
-def test_a_wrong_store_is_said_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                          args: list[str], words: str) -> None:
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (["--annotations", "nowhere.db"], "nowhere.db"),
+        (["--people-share", "0.5"], "--annotations URL"),
+        (["--annotations", "empty.db"], "empty.db holds no label yet"),
+    ],
+)
+def test_a_wrong_store_is_said_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], words: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     open_store("empty.db").close()
     result = CliRunner().invoke(app, ["run", "--preset", "smoke", "--out", str(tmp_path / "r"), *args])

@@ -24,14 +24,22 @@ from llama2lab.annotation.store.store import open_store
 from llama2lab.engine import scale
 from llama2lab.engine.errors import LabError
 
-NASTY = ("a\x00b\x1a0041 \ud800 \u202e \u2028 \x1b[31m <script>alert(1)</script> 'quoted\"; DROP TABLE labels; -- "
-         "%s %(x)s")
+NASTY = (
+    "a\x00b\x1a0041 \ud800 \u202e \u2028 \x1b[31m <script>alert(1)</script> 'quoted\"; DROP TABLE labels; -- %s %(x)s"
+)
 
 
 def pairs(count, kind="helpfulness", start=0, **more):
-    return [{"kind": kind, "prompt": [{"role": "user", "content": f"Question {n}?"}],
-             "answers": [f"Answer {n}.", f"Another {n}."], "models": ["sft", "base"], **more}
-            for n in range(start, start + count)]
+    return [
+        {
+            "kind": kind,
+            "prompt": [{"role": "user", "content": f"Question {n}?"}],
+            "answers": [f"Answer {n}.", f"Another {n}."],
+            "models": ["sft", "base"],
+            **more,
+        }
+        for n in range(start, start + count)
+    ]
 
 
 def labelled(url, count=3):
@@ -51,20 +59,36 @@ def test_positions_go_from_left_to_right():
 
 
 def test_annotating_imports_no_torch(tmp_path):
-    code = ("import sys; from llama2lab.annotation.files import adding, exporting, importing, merging; "
-            "from llama2lab.annotation.store import classroom, queue, store; "
-            "store.open_store('labels.db'); "
-            "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules), sorted(sys.modules)")
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True,
-                   env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)})
+    code = (
+        "import sys; from llama2lab.annotation.files import adding, exporting, importing, merging; "
+        "from llama2lab.annotation.store import classroom, queue, store; "
+        "store.open_store('labels.db'); "
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules), sorted(sys.modules)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
 
 
 def test_any_text_comes_back_as_it_was(store_url):
     with open_store(store_url) as store:
         version = store.add_guidelines("helpfulness", NASTY)
         assert store.guidelines("helpfulness") == (version, NASTY)
-        add_pairs(store, [{"kind": "helpfulness", "prompt": [{"role": "user", "content": NASTY}],
-                           "answers": [NASTY, NASTY * 2], "prompt_id": NASTY, "meta": {NASTY: [NASTY, None]}}])
+        add_pairs(
+            store,
+            [
+                {
+                    "kind": "helpfulness",
+                    "prompt": [{"role": "user", "content": NASTY}],
+                    "answers": [NASTY, NASTY * 2],
+                    "prompt_id": NASTY,
+                    "meta": {NASTY: [NASTY, None]},
+                }
+            ],
+        )
         me = store.annotator("Anna")
         task = queue.next_task(store, me)
         assert {task.left_text, task.right_text} == {NASTY, NASTY * 2}
@@ -96,10 +120,17 @@ def test_names_that_are_none(name):
         clean_name(name)
 
 
-@pytest.mark.parametrize("url, words", [
-    ("", "empty"), ("mysql://host/x", "no annotation store"), ("sqlite://", "in memory"),
-    ("sqlite:///:memory:", "in memory"), ("postgresql://a:b:c:d/e", "cannot be read|does not answer"),
-    ("http://host/labels", "no annotation store")])
+@pytest.mark.parametrize(
+    "url, words",
+    [
+        ("", "empty"),
+        ("mysql://host/x", "no annotation store"),
+        ("sqlite://", "in memory"),
+        ("sqlite:///:memory:", "in memory"),
+        ("postgresql://a:b:c:d/e", "cannot be read|does not answer"),
+        ("http://host/labels", "no annotation store"),
+    ],
+)
 def test_urls_that_are_none(url, words):
     with pytest.raises(LabError, match=words):
         open_store(url)
@@ -124,6 +155,7 @@ def test_the_database_refuses_to_change_or_to_remove_labels(store_url):
 
 # Schema
 
+
 def test_tables_are_what_the_migrations_make(store_url):
     with open_store(store_url) as store, store.begin() as conn:
         assert migrations.revisions()[0] == t.SCHEMA
@@ -141,13 +173,29 @@ def test_a_store_of_an_old_version_is_upgraded_and_keeps_its_labels(store_url):
         migrations.upgrade(conn, "0001")
         assert "members" not in sa.inspect(conn).get_table_names()
         conn.execute(t.annotators.insert().values(id="a", name="Anna", kind="person", vendor=""))
-        conn.execute(t.items.insert().values(id="i", kind="helpfulness", prompt=[{"role": "user", "content": "Q"}],
-                                             answer_1="x", answer_2="y", prompt_id="", overlap=1, position=1))
+        conn.execute(
+            t.items.insert().values(
+                id="i",
+                kind="helpfulness",
+                prompt=[{"role": "user", "content": "Q"}],
+                answer_1="x",
+                answer_2="y",
+                prompt_id="",
+                overlap=1,
+                position=1,
+            )
+        )
         conn.execute(t.secrets.insert().values(item_id="i"))
-        conn.execute(t.slots.insert().values(item_id="i", number=1, position=1, annotator_id="a", left=2,
-                                             state="leased", leased_until=moment))
-        conn.execute(t.labels.insert().values(id="l", item_id="i", annotator_id="a", choice=1, grade="better", left=2,
-                                              created_at=moment))
+        conn.execute(
+            t.slots.insert().values(
+                item_id="i", number=1, position=1, annotator_id="a", left=2, state="leased", leased_until=moment
+            )
+        )
+        conn.execute(
+            t.labels.insert().values(
+                id="l", item_id="i", annotator_id="a", choice=1, grade="better", left=2, created_at=moment
+            )
+        )
     engine.dispose()
     with open_store(store_url) as store:
         (label,) = store.labels()
@@ -184,6 +232,7 @@ def test_many_who_open_a_new_store_at_once_all_get_it(store_url):
 
 
 # Faults of SQLite
+
 
 def test_another_programs_file_is_left_alone(tmp_path):
     other = tmp_path / "browser.db"
@@ -335,12 +384,17 @@ def test_a_damaged_file_is_named(tmp_path):
 
 # Faults of PostgreSQL
 
-@pytest.mark.parametrize("part, words, retry", [
-    ({"password": "wrong"}, "refuses this name and password", False),
-    ({"username": "nobody"}, "refuses this", False),
-    ({"database": "nowhere"}, "no database of this name", False),
-    ({"port": 1}, "does not answer", True),
-    ({"host": "no-such-host.invalid"}, "does not answer", True)])
+
+@pytest.mark.parametrize(
+    "part, words, retry",
+    [
+        ({"password": "wrong"}, "refuses this name and password", False),
+        ({"username": "nobody"}, "refuses this", False),
+        ({"database": "nowhere"}, "no database of this name", False),
+        ({"port": 1}, "does not answer", True),
+        ({"host": "no-such-host.invalid"}, "does not answer", True),
+    ],
+)
 def test_a_wrong_url_of_a_server(postgres, part, words, retry):
     with pytest.raises(StoreError, match=words) as caught:
         open_store(parse_url(postgres.url()).set(**part).render_as_string(hide_password=False))
@@ -378,8 +432,9 @@ def test_a_connection_cut_by_the_server_is_made_anew(postgres):
     store, _ = labelled(postgres.create("cut"))
     admin = open_store(postgres.url("cut"))
     with admin.begin() as conn:
-        conn.exec_driver_sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                             "WHERE datname = 'cut' AND pid <> pg_backend_pid()")
+        conn.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'cut' AND pid <> pg_backend_pid()"
+        )
     assert len(store.labels()) == 3
 
 
@@ -390,8 +445,9 @@ def test_a_store_that_rests_holds_no_connection(postgres, monkeypatch):
 
     def connections():
         with postgres_admin.begin(read=True) as conn:
-            return conn.exec_driver_sql("SELECT count(*) FROM pg_stat_activity WHERE datname = 'resting' "
-                                        "AND pid <> pg_backend_pid()").scalar()
+            return conn.exec_driver_sql(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = 'resting' AND pid <> pg_backend_pid()"
+            ).scalar()
 
     postgres_admin = open_store(postgres.url("resting"))
     for _ in range(2):

@@ -30,8 +30,13 @@ from llama2lab.engine.scale import GRADES, KINDS, POSITIONS
 
 
 def row(number: int, kind: str = "helpfulness", **more: Any) -> dict[str, Any]:
-    return {"kind": kind, "prompt": [{"role": "user", "content": f"Question {number}?"}], "prompt_id": f"p{number}",
-            "answers": [f"good {number}", f"bad {number}"], **more}
+    return {
+        "kind": kind,
+        "prompt": [{"role": "user", "content": f"Question {number}?"}],
+        "prompt_id": f"p{number}",
+        "answers": [f"good {number}", f"bad {number}"],
+        **more,
+    }
 
 
 def filled(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -66,8 +71,17 @@ class Page:
         return self.ask(type="past", index=index)["label"]["label_id"]
 
     def label(self, item: str, side: str = "left", grade: str = "better", **more: Any) -> dict[str, Any]:
-        return self.ask(**{"type": "submit", "item_id": item, "label_id": uuid.uuid4().hex, "side": side,
-                           "grade": grade, "seconds": 1.5, **more})
+        return self.ask(
+            **{
+                "type": "submit",
+                "item_id": item,
+                "label_id": uuid.uuid4().hex,
+                "side": side,
+                "grade": grade,
+                "seconds": 1.5,
+                **more,
+            }
+        )
 
 
 def rows_of(path: Path) -> list[Any]:
@@ -85,8 +99,19 @@ def test_a_label_is_in_the_store_before_the_answer(path: Path) -> None:
     item = page.begin()["task"]["item_id"]
     held: list[int] = []
     page.widget.send = lambda content, buffers=None: held.append(len(rows_of(path)))  # type: ignore
-    page.widget._receive(page.widget, {"request": "r", "type": "submit", "item_id": item, "label_id": uuid.uuid4().hex,
-                                       "side": "left", "grade": "better", "seconds": 1.0}, [])
+    page.widget._receive(
+        page.widget,
+        {
+            "request": "r",
+            "type": "submit",
+            "item_id": item,
+            "label_id": uuid.uuid4().hex,
+            "side": "left",
+            "grade": "better",
+            "seconds": 1.0,
+        },
+        [],
+    )
     assert held == [1]
 
 
@@ -156,8 +181,12 @@ def test_a_stale_tab_supersedes_nothing(tmp_path: Path) -> None:
 def test_texts_that_no_browser_could_show_are_cut_and_say_so(tmp_path: Path) -> None:
     long = "x" * 1_000_000
     turns = [{"role": r, "content": f"{r} {i}"} for i in range(300) for r in ("user", "assistant")]
-    pairs = [{**row(0), "answers": [long, "b"]}, {**row(1), "prompt": [{"role": "user", "content": long}]},
-             {**row(2), "prompt": [*turns, {"role": "user", "content": "last"}]}, row(3)]
+    pairs = [
+        {**row(0), "answers": [long, "b"]},
+        {**row(1), "prompt": [{"role": "user", "content": long}]},
+        {**row(2), "prompt": [*turns, {"role": "user", "content": "last"}]},
+        row(3),
+    ]
     page = Page(AnnotationForm(filled(tmp_path / "labels.db", pairs), "Ada"))
     answer, cut = page.begin(), {}
     while answer["stage"] == "item":
@@ -176,13 +205,26 @@ def test_texts_that_no_browser_could_show_are_cut_and_say_so(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-@pytest.mark.parametrize("change", [{"item_id": "a\x00b"}, {"item_id": "x\n"}, {"replaces": "\x00"},
-                                    {"item_id": "'; --"}, {"item_id": "\u2028"}, {"comment": "\x00"},
-                                    {"comment": "\ud800"}])
-def test_odd_characters_are_no_fault_of_the_lab(tmp_path: Path, request: Any, database: str,
-                                                change: dict[str, Any]) -> None:
-    url = tmp_path / "labels.db" if database == "sqlite" else request.getfixturevalue("postgres").create(
-        f"odd{uuid.uuid4().hex[:8]}")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"item_id": "a\x00b"},
+        {"item_id": "x\n"},
+        {"replaces": "\x00"},
+        {"item_id": "'; --"},
+        {"item_id": "\u2028"},
+        {"comment": "\x00"},
+        {"comment": "\ud800"},
+    ],
+)
+def test_odd_characters_are_no_fault_of_the_lab(
+    tmp_path: Path, request: Any, database: str, change: dict[str, Any]
+) -> None:
+    url = (
+        tmp_path / "labels.db"
+        if database == "sqlite"
+        else request.getfixturevalue("postgres").create(f"odd{uuid.uuid4().hex[:8]}")
+    )
     page = Page(AnnotationForm(filled(url, [row(0)]), "Ada"))
     answer = page.ask(**{**GOOD, "item_id": page.begin()["task"]["item_id"], **change})
     assert answer["ok"] == ("comment" in change)
@@ -194,12 +236,20 @@ def test_back_edit_and_skip(path: Path) -> None:
     item = page.begin()["task"]["item_id"]
     page.label(item, "left", "slightly", comment="why", flag=True, safe_left=True)
     second = page.ask(type="next")["task"]["item_id"]
-    assert page.ask(type="skip", item_id=second, label_id=uuid.uuid4().hex, reason="unclear", comment="hm", flag=True,
-                    seconds=2.0)["ok"]
+    assert page.ask(
+        type="skip", item_id=second, label_id=uuid.uuid4().hex, reason="unclear", comment="hm", flag=True, seconds=2.0
+    )["ok"]
     past = page.ask(type="past", index=0)
     assert past["task"]["item_id"] == item and past["count"] == 2
-    want = {"side": "left", "grade": "slightly", "comment": "why", "flag": True, "safe_left": True, "safe_right": None,
-            "skip_reason": None}
+    want = {
+        "side": "left",
+        "grade": "slightly",
+        "comment": "why",
+        "flag": True,
+        "safe_left": True,
+        "safe_right": None,
+        "skip_reason": None,
+    }
     assert {k: past["label"][k] for k in want} == want
     skipped = page.ask(type="past", index=1)
     assert (skipped["label"]["skip_reason"], skipped["label"]["comment"]) == ("unclear", "hm")
@@ -286,9 +336,19 @@ def test_messages_in_many_threads_at_once(path: Path) -> None:
 
     def go(number: int) -> None:
         start.wait()
-        page.widget._receive(page.widget, {"type": "submit", "request": f"r{number}", "item_id": item, "side": "left",
-                                           "grade": "better", "label_id": label if number % 2 else uuid.uuid4().hex,
-                                           "seconds": 0.5}, [])
+        page.widget._receive(
+            page.widget,
+            {
+                "type": "submit",
+                "request": f"r{number}",
+                "item_id": item,
+                "side": "left",
+                "grade": "better",
+                "label_id": label if number % 2 else uuid.uuid4().hex,
+                "seconds": 0.5,
+            },
+            [],
+        )
         page.widget._receive(page.widget, {"type": "next", "request": f"n{number}"}, [])
 
     threads = [threading.Thread(target=go, args=(n,)) for n in range(8)]
@@ -301,11 +361,29 @@ def test_messages_in_many_threads_at_once(path: Path) -> None:
 
 
 GOOD = {"type": "submit", "label_id": "0" * 32, "side": "left", "grade": "better", "seconds": 1.0}
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-                    max_leaves=6)
-FIELDS = ["type", "request", "item_id", "label_id", "side", "grade", "seconds", "comment", "flag", "replaces",
-          "safe_left", "index", "name", "kind", "reason", "extra"]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = [
+    "type",
+    "request",
+    "item_id",
+    "label_id",
+    "side",
+    "grade",
+    "seconds",
+    "comment",
+    "flag",
+    "replaces",
+    "safe_left",
+    "index",
+    "name",
+    "kind",
+    "reason",
+    "extra",
+]
 
 
 @pytest.fixture(scope="module")
@@ -318,8 +396,16 @@ def one_label(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Page, str
 
 
 @settings(max_examples=100, deadline=None)
-@given(content=st.one_of(JSON, st.dictionaries(st.sampled_from(FIELDS), JSON | st.sampled_from(
-    ["submit", "skip", "past", "next", "guidelines", "left", *GRADES]), max_size=9)))
+@given(
+    content=st.one_of(
+        JSON,
+        st.dictionaries(
+            st.sampled_from(FIELDS),
+            JSON | st.sampled_from(["submit", "skip", "past", "next", "guidelines", "left", *GRADES]),
+            max_size=9,
+        ),
+    )
+)
 def test_whatever_the_page_sends_is_answered_and_loses_nothing(one_label: Any, content: Any) -> None:
     path, form, item = one_label
     before, sent = rows_of(path), len(form.sent)
@@ -333,11 +419,28 @@ def test_whatever_the_page_sends_is_answered_and_loses_nothing(one_label: Any, c
     assert form.ask(type="next")["task"]["item_id"] == item
 
 
-@pytest.mark.parametrize("change", [
-    {"side": "up"}, {"side": None}, {"grade": "best"}, {"seconds": float("nan")}, {"seconds": -1}, {"seconds": "1"},
-    {"comment": 7}, {"comment": "x" * 10_001}, {"flag": "yes"}, {"label_id": ""}, {"label_id": "../x"},
-    {"safe_left": 1}, {"item_id": ""}, {"item_id": "not-an-item"}, {"choice": 1}, {"type": "submitt"},
-    {"type": ["submit"]}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"side": "up"},
+        {"side": None},
+        {"grade": "best"},
+        {"seconds": float("nan")},
+        {"seconds": -1},
+        {"seconds": "1"},
+        {"comment": 7},
+        {"comment": "x" * 10_001},
+        {"flag": "yes"},
+        {"label_id": ""},
+        {"label_id": "../x"},
+        {"safe_left": 1},
+        {"item_id": ""},
+        {"item_id": "not-an-item"},
+        {"choice": 1},
+        {"type": "submitt"},
+        {"type": ["submit"]},
+    ],
+)
 def test_one_wrong_field(path: Path, change: dict[str, Any]) -> None:
     page = Page(AnnotationForm(path, "Ada"))
     item = page.begin()["task"]["item_id"]
@@ -369,8 +472,9 @@ def test_any_text_can_be_sent(tmp_path: Path) -> None:
         assert store.labels()[0]["comment"] == "\x00 \ufffd \U0001f600"
 
 
-@pytest.mark.parametrize("wrong", [{"kind": "style"}, {"reasons": []}, {"reasons": ["x"] * 9}, {"reasons": [""]},
-                                   {"name": "a\x00b"}])
+@pytest.mark.parametrize(
+    "wrong", [{"kind": "style"}, {"reasons": []}, {"reasons": ["x"] * 9}, {"reasons": [""]}, {"name": "a\x00b"}]
+)
 def test_wrong_arguments_are_said_at_once(path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(LabError):
         AnnotationForm(path, **{"name": "Ada", **wrong})
@@ -416,8 +520,19 @@ def test_the_front_end_is_plain_and_local() -> None:
     """No build, no network, nothing that turns text into HTML; and Python and page agree about what there is."""
     source = "\n".join((HERE / name).read_text(encoding="utf-8") for name in FRONT)
     code = re.sub(r"^\s*//.*$", "", source, flags=re.MULTILINE)
-    for never in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "http://", "https://",
-                  "import ", "fetch(", "XMLHttpRequest", "DOMParser"):
+    for never in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "http://",
+        "https://",
+        "import ",
+        "fetch(",
+        "XMLHttpRequest",
+        "DOMParser",
+    ):
         assert never not in code, never
     assert "url(" not in (HERE / "widget.css").read_text(encoding="utf-8")
     if shutil.which("node"):
@@ -510,8 +625,14 @@ def test_an_attempt_that_is_over_cannot_be_mended_afterwards(tmp_path: Path, ver
             better = "left" if task["left_text"].startswith("good") else "right"
             what = {"side": better, "grade": "better"} if verdict == "submit" else {"reason": "no"}
             for replaces in (old[task["item_id"]], None):
-                refused = form.ask(type=verdict, item_id=task["item_id"], label_id=uuid.uuid4().hex, seconds=1.0,
-                                   replaces=replaces, **what)
+                refused = form.ask(
+                    type=verdict,
+                    item_id=task["item_id"],
+                    label_id=uuid.uuid4().hex,
+                    seconds=1.0,
+                    replaces=replaces,
+                    **what,
+                )
                 assert not refused["ok"] and "attempt that is over" in refused["error"] and not refused["retry"]
         assert form.ask(type="next")["stage"] == "failed"
         # The last label again, after a lost answer, is no change.
@@ -551,8 +672,12 @@ def test_a_second_browser_reads_and_changes_nothing_under_somebodys_name(path: P
     other = visitor(path)
     for code in (None, "", "wrong-code", "adas-cod", "ADAS-CODE"):
         assert not other.ask(type="start", name="Ada", code=code)["ok"]
-        for message in ({"type": "past", "index": 0}, {"type": "next"}, {"type": "begin"},
-                        {**GOOD, "item_id": task["item_id"], "replaces": first}):
+        for message in (
+            {"type": "past", "index": 0},
+            {"type": "next"},
+            {"type": "begin"},
+            {**GOOD, "item_id": task["item_id"], "replaces": first},
+        ):
             answer = other.ask(**message)
             assert not answer["ok"] and "private" not in json.dumps(answer)
     assert len(rows_of(path)) == 1
@@ -565,8 +690,9 @@ def test_a_second_browser_reads_and_changes_nothing_under_somebodys_name(path: P
     assert back.ask(type="past", index=0)["label"]["comment"] == "private"
 
 
-def test_a_form_that_is_one_persons_asks_for_no_name(path: Path, postgres: Any, tmp_path: Path,
-                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_form_that_is_one_persons_asks_for_no_name(
+    path: Path, postgres: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On JupyterHub the hub says who it is; on PostgreSQL a class's login does."""
     page = Page(app.Application(path, app.Settings(name="hub-ada")))
     assert page.ask(type="start", name="Bert", code="x")["annotator"] == "hub-ada"
@@ -594,8 +720,11 @@ def test_visitors_see_neither_path_nor_url(path: Path) -> None:
     page.begin("Ada")
     moved = path.with_suffix(".moved")
     path.rename(moved)
-    told = [page.ask(type="next"), page.ask(type="begin"),
-            visitor(path).ask(type="start", name="Ada", code="geheim-42")]
+    told = [
+        page.ask(type="next"),
+        page.ask(type="begin"),
+        visitor(path).ask(type="start", name="Ada", code="geheim-42"),
+    ]
     data = page.widget._repr_mimebundle_()
     told += [(data[0] if isinstance(data, tuple) else data)["text/plain"], repr(page.widget)]
     assert not told[0]["ok"] and "vanished" in told[0]["error"]
@@ -620,12 +749,18 @@ def test_a_name_that_is_none(path: Path, name: Any) -> None:
     assert page.begin("<script>alert(1)</script>")["stage"] == "guidelines"
 
 
-@given(outcomes=st.lists(st.booleans(), max_size=12), wanted=st.integers(0, 12), number=st.integers(0, 6),
-       mark=st.floats(0, 1), attempts=st.integers(1, 4))
+@given(
+    outcomes=st.lists(st.booleans(), max_size=12),
+    wanted=st.integers(0, 12),
+    number=st.integers(0, 6),
+    mark=st.floats(0, 1),
+    attempts=st.integers(1, 4),
+)
 def test_standing(outcomes: list[bool], wanted: int, number: int, mark: float, attempts: int) -> None:
     wanted = max(wanted, len(outcomes))
-    standing = app.Standing.of(queue.Qualification(tuple(outcomes), wanted),
-                               app.Settings(None, 0, number, mark, attempts))
+    standing = app.Standing.of(
+        queue.Qualification(tuple(outcomes), wanted), app.Settings(None, 0, number, mark, attempts)
+    )
     assert not (standing.passed and standing.over)
     if standing.number:
         assert standing.number * standing.attempts <= wanted  # nobody is asked for gold that is not there

@@ -102,7 +102,12 @@ def test_labels_are_deterministic_and_depend_on_the_seed():
 
 def test_grades_follow_the_size_of_the_perceived_gap():
     assert [grade_of(g) for g in (3.0, -3.0, 1.5, -0.5, 0.1, 0.0)] == [
-        "significantly", "significantly", "better", "slightly", "negligibly", "negligibly",
+        "significantly",
+        "significantly",
+        "better",
+        "slightly",
+        "negligibly",
+        "negligibly",
     ]
     assert list(CUTS) == sorted(CUTS, reverse=True)
 

@@ -37,8 +37,9 @@ def test_both_sides_compute_in_the_precision_that_the_lab_picks(precision, tmp_p
     monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
     monkeypatch.setattr(bench, "matmul_ceiling", ceiling)
     monkeypatch.setattr(bench, "this_machine", lambda: Machine(torch.device("cpu"), precision))
-    monkeypatch.setattr("llama2lab.model.generate.pick_precision",
-                        lambda device, name: precision if name == "auto" else name)
+    monkeypatch.setattr(
+        "llama2lab.model.generate.pick_precision", lambda device, name: precision if name == "auto" else name
+    )
     monkeypatch.setattr(bench, "describe_machine", dict)
     monkeypatch.setattr(bench, "MODELS", {"tiny": ModelConfig(64, 16, 1, 2, 1, 32, max_seq_len=128)})
     for name, value in (("ROWS", 2), ("SEQ", 8), ("BATCHES", (1, 32)), ("NEW_TOKENS", 2)):

@@ -44,33 +44,55 @@ class Drive:
 CHOOSE_NEXT = ("Space", "ArrowDown", "Enter")  # in a list that opens
 
 DRIVES: dict[str, tuple[Drive, ...]] = {
-    "00_start_here": (Drive("Talk to two models", "message", ("Enter",), "What is 2 plus 3?"),
-                      Drive("Sampling playground", "temperature"),
-                      Drive("Sampling playground", "Next token", ("Enter",))),
-    "01_tokenizer_and_data": (Drive("Tokenizer explorer", "text", (), "Unbelievable 1984"),
-                              Drive("Tokenizer explorer", "vocabulary", ("ArrowLeft",))),
-    "02_transformer": (Drive("Attention explorer", "layer"),
-                       Drive("Attention explorer", "tokens so far", ("ArrowLeft",)),
-                       Drive("GQA and cache calculator", "KV heads of GQA")),
-    "03_pretraining": (Drive("What one training step reads", "tokens a row"),
-                       Drive("Pretraining, live", "learning rate", CHOOSE_NEXT)),
-    "04_supervised_finetuning": (Drive("Which tokens are learnt", "conversation", ("Space", "End", "Enter")),
-                                 Drive("Which tokens are learnt", "the loss counts", CHOOSE_NEXT),
-                                 Drive("Supervised fine-tuning, live", "quality", CHOOSE_NEXT)),
+    "00_start_here": (
+        Drive("Talk to two models", "message", ("Enter",), "What is 2 plus 3?"),
+        Drive("Sampling playground", "temperature"),
+        Drive("Sampling playground", "Next token", ("Enter",)),
+    ),
+    "01_tokenizer_and_data": (
+        Drive("Tokenizer explorer", "text", (), "Unbelievable 1984"),
+        Drive("Tokenizer explorer", "vocabulary", ("ArrowLeft",)),
+    ),
+    "02_transformer": (
+        Drive("Attention explorer", "layer"),
+        Drive("Attention explorer", "tokens so far", ("ArrowLeft",)),
+        Drive("GQA and cache calculator", "KV heads of GQA"),
+    ),
+    "03_pretraining": (
+        Drive("What one training step reads", "tokens a row"),
+        Drive("Pretraining, live", "learning rate", CHOOSE_NEXT),
+    ),
+    "04_supervised_finetuning": (
+        Drive("Which tokens are learnt", "conversation", ("Space", "End", "Enter")),
+        Drive("Which tokens are learnt", "the loss counts", CHOOSE_NEXT),
+        Drive("Supervised fine-tuning, live", "quality", CHOOSE_NEXT),
+    ),
     "05_preferences": (Drive(".l2a", "", ("g",), shows=":scope *"), Drive("A choice, or two scores?", "carelessness")),
-    "06_reward_models": (Drive("Reward explorer", "prompt", CHOOSE_NEXT),
-                         Drive("Margin explorer", "r_chosen - r_rejected")),
-    "07_rejection_sampling": (Drive("Best of K", "K", ("ArrowLeft",)),
-                              Drive("Best of K", "reveal what is true", ("Space",))),
-    "08_ppo": (Drive("Reward-hacking theatre", "iteration", ("ArrowLeft",)),
-               Drive("PPO, iteration by iteration", "Start", ("Enter",)),
-               Drive("PPO, iteration by iteration", "Stop", ("Enter",))),
-    "09_ghost_attention": (Drive("Ghost Attention", "turns", ("ArrowLeft",)),
-                           Drive("Ghost Attention", "attention", CHOOSE_NEXT)),
-    "10_five_rounds": (Drive("Five versions", "version", ("ArrowLeft",)),
-                       Drive("Five versions", "prompt", CHOOSE_NEXT)),
-    "11_evaluation_and_safety": (Drive("Red team", "Ask the model", ("Enter",)),
-                                 Drive("Cost and energy calculator", "GPU hours", (), "1000")),
+    "06_reward_models": (
+        Drive("Reward explorer", "prompt", CHOOSE_NEXT),
+        Drive("Margin explorer", "r_chosen - r_rejected"),
+    ),
+    "07_rejection_sampling": (
+        Drive("Best of K", "K", ("ArrowLeft",)),
+        Drive("Best of K", "reveal what is true", ("Space",)),
+    ),
+    "08_ppo": (
+        Drive("Reward-hacking theatre", "iteration", ("ArrowLeft",)),
+        Drive("PPO, iteration by iteration", "Start", ("Enter",)),
+        Drive("PPO, iteration by iteration", "Stop", ("Enter",)),
+    ),
+    "09_ghost_attention": (
+        Drive("Ghost Attention", "turns", ("ArrowLeft",)),
+        Drive("Ghost Attention", "attention", CHOOSE_NEXT),
+    ),
+    "10_five_rounds": (
+        Drive("Five versions", "version", ("ArrowLeft",)),
+        Drive("Five versions", "prompt", CHOOSE_NEXT),
+    ),
+    "11_evaluation_and_safety": (
+        Drive("Red team", "Ask the model", ("Enter",)),
+        Drive("Cost and energy calculator", "GPU hours", (), "1000"),
+    ),
 }
 
 
@@ -107,8 +129,11 @@ def run_all(lab: real.Lab, page: Any, notebook: str) -> None:
 
 def widget(page: Any, title: str) -> Any:
     """The innermost box with this title."""
-    box = (page.locator(f".jp-Notebook {title}").first if title.startswith(".") else
-           page.locator(".jp-Notebook .widget-vbox").filter(has=page.locator("strong", has_text=title)).last)
+    box = (
+        page.locator(f".jp-Notebook {title}").first
+        if title.startswith(".")
+        else page.locator(".jp-Notebook .widget-vbox").filter(has=page.locator("strong", has_text=title)).last
+    )
     box.wait_for()
     box.scroll_into_view_if_needed()
     return box
@@ -169,8 +194,9 @@ def pictures(page: Any, name: str, drives: tuple[Drive, ...]) -> None:
         theme(page, f"JupyterLab {colour}")
         for number, one in enumerate(drives):
             widget(page, one.widget).screenshot(path=str(folder / f"{name}-{number}-{colour.lower()}.png"))
-        height = page.evaluate("(e => { e.scrollTop = 0; return e.scrollHeight; })"
-                               "(document.querySelector('.jp-WindowedPanel-outer'))")
+        height = page.evaluate(
+            "(e => { e.scrollTop = 0; return e.scrollHeight; })(document.querySelector('.jp-WindowedPanel-outer'))"
+        )
         page.set_viewport_size({"width": 1100, "height": min(16000, height + 200)})
         page.wait_for_timeout(1500)  # cells that were out of sight are drawn
         page.screenshot(path=str(folder / f"{name}-{colour.lower()}.png"))
@@ -207,9 +233,14 @@ def add(_):
 more.on_click(add)
 demo"""
 
-DEMO = (Drive("A demo", "Size"), Drive("A demo", "Name", (), "Bob"), Drive("A demo", "Name", ("Enter",), "Eve"),
-        Drive("A demo", "Kind", CHOOSE_NEXT), Drive("A demo", "Bold", ("Space",)),
-        Drive("A demo", "More", ("Enter",)))
+DEMO = (
+    Drive("A demo", "Size"),
+    Drive("A demo", "Name", (), "Bob"),
+    Drive("A demo", "Name", ("Enter",), "Eve"),
+    Drive("A demo", "Kind", CHOOSE_NEXT),
+    Drive("A demo", "Bold", ("Space",)),
+    Drive("A demo", "More", ("Enter",)),
+)
 
 
 def test_an_explorer_is_used_with_the_keyboard(lab: real.Lab, browser: Any) -> None:
@@ -256,5 +287,7 @@ def test_closing_the_browser_in_the_middle_of_training_loses_nothing(lab: real.L
         lab.command_mode(page)
         page.keyboard.press("ArrowDown")
         lab.run_cell(page, 1)
-        real.until(lambda: cell.locator(".jp-OutputArea-output").inner_text().strip() == ended.read_text(),
-                   "the kernel still knows what it trained")
+        real.until(
+            lambda: cell.locator(".jp-OutputArea-output").inner_text().strip() == ended.read_text(),
+            "the kernel still knows what it trained",
+        )

@@ -49,8 +49,9 @@ def test_round_trip_is_exact(saved):
     model, tokenizer = load_checkpoint(saved)
     original = Llama(NANO, seed=1)
     assert model.config == NANO
-    assert all(torch.equal(a, b)
-               for a, b in zip(model.state_dict().values(), original.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), original.state_dict().values(), strict=True)
+    )
     assert all(p.requires_grad for p in model.parameters())
     assert encode_text(tokenizer, "the mill") == encode_text(TOKENIZER, "the mill")
 
@@ -71,13 +72,20 @@ def test_transformers_generates_the_same_with_left_padding(saved):
     out = theirs.generate(**batch, max_new_tokens=12, do_sample=False)[:, 4:].tolist()
     ours = generate(load_model(saved), prompts, 12, temperature=0, precision="fp32")
     for row, generation in zip(out, ours, strict=True):
-        assert row[:len(generation.tokens)] == generation.tokens
+        assert row[: len(generation.tokens)] == generation.tokens
 
 
 def test_reads_what_transformers_writes_in_shards(tmp_path):
-    config = LlamaConfig(vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
-                         rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 5000.0})
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 5000.0},
+    )
     theirs = LlamaForCausalLM(config).eval()
     theirs.save_pretrained(tmp_path / "m", max_shard_size="40KB")
     assert (tmp_path / "m" / "model.safetensors.index.json").exists()
@@ -130,21 +138,29 @@ def test_saving_again_replaces_the_files_and_leaves_others(saved):
 def test_a_failed_save_leaves_the_old_checkpoint(saved, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(LabError, match="No space left"):
         save_model(saved, Llama(NANO, seed=5))
     assert torch.equal(load_model(saved).embed.weight, Llama(NANO, seed=1).embed.weight)
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"model_type": "mistral"}, "'mistral'"), ({"attention_bias": True}, "attention_bias"),
-    ({"mlp_bias": True}, "mlp_bias"), ({"hidden_act": "gelu"}, "hidden_act"),
-    ({"quantization_config": {"bits": 4}}, "quantization_config"),
-    ({"num_hidden_layers": 3}, "9 tensors missing"), ({"num_hidden_layers": 1}, "9 tensors not of a Llama"),
-    ({"vocab_size": 500}, r"embed_tokens.weight has shape \(512, 32\)"),
-    ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1.0}}, "longrope"),
-    ({"num_key_value_heads": 3}, "not divisible by n_kv_heads"), ({"architectures": ["LlamaModel"]}, "LlamaModel"),
-])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"model_type": "mistral"}, "'mistral'"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"mlp_bias": True}, "mlp_bias"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"num_hidden_layers": 3}, "9 tensors missing"),
+        ({"num_hidden_layers": 1}, "9 tensors not of a Llama"),
+        ({"vocab_size": 500}, r"embed_tokens.weight has shape \(512, 32\)"),
+        ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1.0}}, "longrope"),
+        ({"num_key_value_heads": 3}, "not divisible by n_kv_heads"),
+        ({"architectures": ["LlamaModel"]}, "LlamaModel"),
+    ],
+)
 def test_configs_of_other_models(saved, changes, words):
     edit_config(saved, **changes)
     with pytest.raises(LabError, match=words) as error:
@@ -155,10 +171,29 @@ def test_configs_of_other_models(saved, changes, words):
 ODD = [None, "x", -1, 0, 2.5, True, [], {}, 1e400, float("nan"), 10**18]
 
 
-@pytest.mark.parametrize("field", [
-    "num_attention_heads", "num_key_value_heads", "hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size",
-    "max_position_embeddings", "head_dim", "rms_norm_eps", "rope_theta", "rope_parameters", "rope_scaling",
-    "architectures", "tie_word_embeddings", "llama2lab", "model_type", "attention_bias", "quantization_config"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "num_attention_heads",
+        "num_key_value_heads",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "vocab_size",
+        "max_position_embeddings",
+        "head_dim",
+        "rms_norm_eps",
+        "rope_theta",
+        "rope_parameters",
+        "rope_scaling",
+        "architectures",
+        "tie_word_embeddings",
+        "llama2lab",
+        "model_type",
+        "attention_bias",
+        "quantization_config",
+    ],
+)
 def test_fields_of_any_wrong_kind_are_one_line(saved, field):
     """Each is refused, or means what transformers takes it for: never another exception."""
     refused = 0
@@ -172,13 +207,23 @@ def test_fields_of_any_wrong_kind_are_one_line(saved, field):
     assert refused >= 5
 
 
-@pytest.mark.parametrize("rope", [
-    {"rope_type": ["default"]}, {"rope_type": "linear"}, {"rope_type": "linear", "factor": "2"},
-    {"rope_type": "linear", "factor": [2.0]}, {"rope_type": "linear", "factor": 0.0}, {"rope_theta": "x"},
-    {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1.0}, {"rope_type": "yarn", "factor": 2.0, "beta_fast": 0.0},
-    {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 0.0},
-    {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 1.0},
-    {"rope_type": "dynamic", "factor": 1e308}, {"rope_theta": 1e-320}])
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": ["default"]},
+        {"rope_type": "linear"},
+        {"rope_type": "linear", "factor": "2"},
+        {"rope_type": "linear", "factor": [2.0]},
+        {"rope_type": "linear", "factor": 0.0},
+        {"rope_theta": "x"},
+        {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1.0},
+        {"rope_type": "yarn", "factor": 2.0, "beta_fast": 0.0},
+        {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 0.0},
+        {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 1.0},
+        {"rope_type": "dynamic", "factor": 1e308},
+        {"rope_theta": 1e-320},
+    ],
+)
 def test_impossible_rotary_settings_are_one_line(saved, rope):
     edit_config(saved, rope_parameters=rope)
     with pytest.raises(LabError, match=r"config.json: ") as error:
@@ -187,11 +232,16 @@ def test_impossible_rotary_settings_are_one_line(saved, rope):
 
 
 # ---- memory is planned before it is taken
-@pytest.mark.parametrize("changes, words", [
-    ({"num_hidden_layers": 300_000}, "num_hidden_layers: input should be less than or equal to 1024"),
-    ({"num_hidden_layers": 1000}, "tensors missing"),
-    ({"vocab_size": 10**9}, "has shape"), ({"hidden_size": 10**9, "head_dim": 8}, "has shape"),
-    ({"intermediate_size": 2**31}, "has shape")])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"num_hidden_layers": 300_000}, "num_hidden_layers: input should be less than or equal to 1024"),
+        ({"num_hidden_layers": 1000}, "tensors missing"),
+        ({"vocab_size": 10**9}, "has shape"),
+        ({"hidden_size": 10**9, "head_dim": 8}, "has shape"),
+        ({"intermediate_size": 2**31}, "has shape"),
+    ],
+)
 def test_absurd_sizes_are_refused_before_memory_is_taken(saved, changes, words):
     edit_config(saved, **changes)
     begin = time.process_time()
@@ -230,8 +280,19 @@ def test_a_tensor_in_two_shards_is_refused(saved):
         load_model(saved)
 
 
-@pytest.mark.parametrize("index", ['{"weight_map": {"a": 5}}', '{"weight_map": []}', "[]", '{"weight_map": {}}', "5",
-                                   '{"weight_map": {"a": null}}', "{", '{"weight_map": {"a": ""}}'])
+@pytest.mark.parametrize(
+    "index",
+    [
+        '{"weight_map": {"a": 5}}',
+        '{"weight_map": []}',
+        "[]",
+        '{"weight_map": {}}',
+        "5",
+        '{"weight_map": {"a": null}}',
+        "{",
+        '{"weight_map": {"a": ""}}',
+    ],
+)
 def test_shard_indexes_of_the_wrong_shape(saved, index):
     (saved / "model.safetensors").unlink()
     (saved / "model.safetensors.index.json").write_text(index)
@@ -287,6 +348,7 @@ def test_an_unreachable_hub_is_one_line(monkeypatch):
 
     def offline(*_, **__):
         raise ConnectionError("no route\nto host")
+
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(LabError, match=r"owner/model: .* \(no route\)"):
         load_model("owner/model")

@@ -39,8 +39,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny untrained model with a tokenizer."""
     folder = tmp_path_factory.mktemp("run") / "sft"
     folder.mkdir()
-    tokenizer = train_tokenizer(["Mira lives on Mill Lane.", "Tom bakes bread."] * 5, SIZES["nano"].vocab_size,
-                                chat_template=CHAT_TEMPLATE)
+    tokenizer = train_tokenizer(
+        ["Mira lives on Mill Lane.", "Tom bakes bread."] * 5, SIZES["nano"].vocab_size, chat_template=CHAT_TEMPLATE
+    )
     save_model(folder, Llama(SIZES["nano"]), tokenizer)
     return folder
 
@@ -65,10 +66,12 @@ def a_run(tmp_path: Path, checkpoint: Path) -> Path:
 
 
 def test_help_answers_at_once_and_teaches() -> None:
-    code = ("import sys, llama2lab.cli.main as c\n"
-            "try:\n    c.app(['--help'])\nexcept SystemExit:\n    pass\n"
-            "heavy = {'torch', 'transformers', 'plotly', 'datasets', 'numpy'} & set(sys.modules)\n"
-            "assert not heavy, heavy")
+    code = (
+        "import sys, llama2lab.cli.main as c\n"
+        "try:\n    c.app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'transformers', 'plotly', 'datasets', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "llama2lab run --preset smoke" in done.stdout and "chat" in done.stdout
     for command in ("run", "report", "chat", "generate"):
@@ -89,16 +92,19 @@ def test_generate_prints_the_text_alone(checkpoint: Path) -> None:
 
 
 def test_generate_is_the_same_for_the_same_seed(checkpoint: Path) -> None:
-    texts = [runner.invoke(app, ["generate", str(checkpoint), "--seed", seed, "--max-new-tokens", "8"]).stdout
-             for seed in ("1", "1", "2")]
+    texts = [
+        runner.invoke(app, ["generate", str(checkpoint), "--seed", seed, "--max-new-tokens", "8"]).stdout
+        for seed in ("1", "1", "2")
+    ]
     assert texts[0] == texts[1] != texts[2]
 
 
 def test_chat_answers_once_or_converses(a_run: Path) -> None:
     once = runner.invoke(app, ["chat", str(a_run), "--max-new-tokens", "4", "Where does Mira live?"])
     assert once.exit_code == 0 and once.stderr == "" and once.stdout.endswith("\n"), once.output
-    talk = runner.invoke(app, ["chat", str(a_run), "--max-new-tokens", "4"],
-                         input="Hello\n/reset\n/stage nowhere\n/dance\n\n/quit\n")
+    talk = runner.invoke(
+        app, ["chat", str(a_run), "--max-new-tokens", "4"], input="Hello\n/reset\n/stage nowhere\n/dance\n\n/quit\n"
+    )
     assert talk.exit_code == 0, talk.output
     assert "stages: sft" in talk.stderr and "forgotten" in talk.stderr
     assert "no finished stage 'nowhere'" in talk.stderr and "/stage NAME" in talk.stderr
@@ -155,24 +161,27 @@ def test_unknown_device(tmp_path: Path) -> None:
 # ---- recipes ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content, saying", [
-    (b"", ("a recipe is",)),
-    (b"\x89PNG\r\n\x1a\n\x00\x00\xff", ("UTF-8",)),
-    (b"preset: mini\nnotes: \x00\x01\x02", ("not", "text")),
-    ("preset: mini\nnotes: Größe".encode("latin-1"), ("UTF-8",)),
-    (b"- a\n- b\n", ("a recipe is",)),
-    (b"preset: mini\nsft: {examples: [1}\n", (":2:",)),
-    (b"preset: maxi\n", ("maxi", "mini")),
-    (b"preset: [mini]\n", ("preset",)),
-    (b"preset: smoke\nsft:\n  exmples: 3\n", (":3:", "sft.exmples", "examples")),
-    (b"preset: smoke\nsft:\n  examples: many\n", (":3:", "sft.examples", "whole number")),
-    (b"preset: smoke\nsft:\n  examples: -3\n", (":3:", "negative")),
-    (b"preset: smoke\nsft: 3\n", (":2:", "sft")),
-    (b"preset: smoke\n[a, b]: 3\n", (":2:",)),
-    (b"preset: smoke\nnotes: !!python/object:os.system x\n", (":2:", "notes")),
-    (b"preset: smoke\npretrain:\n  model: {n_heds: 3}\n", (":3:", "n_heds", "n_heads")),
-    (b"preset: smoke\npretrain:\n  model: {n_heads: three}\n", (":3:", "n_heads", "three")),
-])
+@pytest.mark.parametrize(
+    "content, saying",
+    [
+        (b"", ("a recipe is",)),
+        (b"\x89PNG\r\n\x1a\n\x00\x00\xff", ("UTF-8",)),
+        (b"preset: mini\nnotes: \x00\x01\x02", ("not", "text")),
+        ("preset: mini\nnotes: Größe".encode("latin-1"), ("UTF-8",)),
+        (b"- a\n- b\n", ("a recipe is",)),
+        (b"preset: mini\nsft: {examples: [1}\n", (":2:",)),
+        (b"preset: maxi\n", ("maxi", "mini")),
+        (b"preset: [mini]\n", ("preset",)),
+        (b"preset: smoke\nsft:\n  exmples: 3\n", (":3:", "sft.exmples", "examples")),
+        (b"preset: smoke\nsft:\n  examples: many\n", (":3:", "sft.examples", "whole number")),
+        (b"preset: smoke\nsft:\n  examples: -3\n", (":3:", "negative")),
+        (b"preset: smoke\nsft: 3\n", (":2:", "sft")),
+        (b"preset: smoke\n[a, b]: 3\n", (":2:",)),
+        (b"preset: smoke\nnotes: !!python/object:os.system x\n", (":2:", "notes")),
+        (b"preset: smoke\npretrain:\n  model: {n_heds: 3}\n", (":3:", "n_heds", "n_heads")),
+        (b"preset: smoke\npretrain:\n  model: {n_heads: three}\n", (":3:", "n_heads", "three")),
+    ],
+)
 def test_bad_recipes(tmp_path: Path, content: bytes, saying: tuple[str, ...]) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_bytes(content)
@@ -236,8 +245,15 @@ def test_checkpoint_cut_short(checkpoint: Path, tmp_path: Path) -> None:
     fails("generate", folder, "Mira", saying=("cut",))
 
 
-@pytest.mark.parametrize("change", [{"num_key_value_heads": 3}, {"num_attention_heads": 5}, {"hidden_size": -8},
-                                    {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_key_value_heads": 3},
+        {"num_attention_heads": 5},
+        {"hidden_size": -8},
+        {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"},
+    ],
+)
 def test_checkpoint_of_impossible_shape(checkpoint: Path, tmp_path: Path, change: dict) -> None:
     folder = copy_of(checkpoint, tmp_path / "odd")
     config = json.loads((folder / "config.json").read_text())
@@ -268,6 +284,7 @@ def test_full_disk_keeps_what_is_made(tmp_path: Path, monkeypatch: pytest.Monkey
     def run_town(recipe: object, out: Path, seed: int, device: str, precision: str, *people: object) -> dict:
         run = Run(out, {"preset": "smoke", "seed": seed}, say=lambda line: None)
         for name in ("first", "second"):
+
             def build(folder: Path, name: str = name) -> dict:
                 built.append(name)
                 (folder / "rows.jsonl").write_text("{}\n")
@@ -315,6 +332,7 @@ def test_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_our_own_mistakes_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what a user can mend is a one-liner; a bug keeps its traceback."""
+
     def run_town(*args: object) -> dict:
         raise ZeroDivisionError
 
@@ -335,8 +353,11 @@ def test_conda_environment_has_the_bounds_of_the_package() -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     assert "llama2lab[annotate]" in extras["lab"]
-    wanted = [d.replace("[binary]", "") for d in [*project["dependencies"], *extras["annotate"], *extras["lab"]]
-              if not d.startswith("llama2lab[")]
+    wanted = [
+        d.replace("[binary]", "")
+        for d in [*project["dependencies"], *extras["annotate"], *extras["lab"]]
+        if not d.startswith("llama2lab[")
+    ]
     listed = [d for d in yaml.safe_load((root / "environment.yml").read_text())["dependencies"] if isinstance(d, str)]
     split = [re.fullmatch(r"([A-Za-z0-9_-]+)(.*)", d).groups() for d in listed]  # type: ignore[union-attr]
     bounds = {{"pytorch-cpu": "torch"}.get(name, name): bound for name, bound in split}

@@ -22,14 +22,35 @@ def refused(*args: str) -> str:
     return line
 
 
-@pytest.mark.parametrize("args", [
-    "run --annotations=", "run --recipe=", "run --data= --recipe r.yaml", "run --out=", "run --preset=",
-    "run --device=", "run --precision=", "report x --out=", "report ", "chat ", "chat x --stage=",
-    "generate ", "bench --json=", "experiments ", "agreement ", "agreement x.db --out=",
-    "annotate ", "labels collect  run", "labels add x.db ",
-    "labels export  x.jsonl", "labels merge x.db ", "class release all --out=", "class logins x.db ",
-    "class logins x.db r.csv --out=",
-])
+@pytest.mark.parametrize(
+    "args",
+    [
+        "run --annotations=",
+        "run --recipe=",
+        "run --data= --recipe r.yaml",
+        "run --out=",
+        "run --preset=",
+        "run --device=",
+        "run --precision=",
+        "report x --out=",
+        "report ",
+        "chat ",
+        "chat x --stage=",
+        "generate ",
+        "bench --json=",
+        "experiments ",
+        "agreement ",
+        "agreement x.db --out=",
+        "annotate ",
+        "labels collect  run",
+        "labels add x.db ",
+        "labels export  x.jsonl",
+        "labels merge x.db ",
+        "class release all --out=",
+        "class logins x.db ",
+        "class logins x.db r.csv --out=",
+    ],
+)
 def test_nothing_where_a_name_should_stand_is_refused(args):
     assert "is empty" in refused(*args.split(" "))
 
@@ -42,17 +63,27 @@ def test_names_that_no_file_can_have_are_refused_in_one_line(tmp_path, monkeypat
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "P", "chosen": "a", "rejected": "b", "grade": "better"}\n')
     assert CliRunner().invoke(app, ["labels", "import", "labels.db", str(rows)]).exit_code == 0
-    for args in (["agreement", name], ["labels", "merge", "labels.db", name], ["labels", "export", name, "x.jsonl"],
-                 ["labels", "import", "labels.db", name], ["labels", "add", "labels.db", name], ["report", name],
-                 ["chat", name, "hello"], ["run", "--recipe", name]):
+    for args in (
+        ["agreement", name],
+        ["labels", "merge", "labels.db", name],
+        ["labels", "export", name, "x.jsonl"],
+        ["labels", "import", "labels.db", name],
+        ["labels", "add", "labels.db", name],
+        ["report", name],
+        ["chat", name, "hello"],
+        ["run", "--recipe", name],
+    ):
         assert len(refused(*args)) < 7000
 
 
 def test_a_name_outside_utf8_is_a_name(tmp_path):
     store, rows = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.db"), tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "P", "chosen": "a", "rejected": "b", "grade": "better"}\n')
-    for args in (["import", store, str(rows)], ["export", store, os.fsdecode(os.fsencode(tmp_path) + b"/\xfe.jsonl")],
-                 ["merge", str(tmp_path / "all.db"), store]):
+    for args in (
+        ["import", store, str(rows)],
+        ["export", store, os.fsdecode(os.fsencode(tmp_path) + b"/\xfe.jsonl")],
+        ["merge", str(tmp_path / "all.db"), store],
+    ):
         assert CliRunner().invoke(app, ["labels", *args]).exit_code == 0
     assert os.path.getsize(os.fsencode(tmp_path) + b"/\xfe.jsonl") > 0
 
@@ -61,8 +92,16 @@ def test_an_empty_prompt_is_a_prompt(tmp_path):
     assert "is empty" not in refused("generate", str(tmp_path / "none"), "")
 
 
-@pytest.mark.parametrize("args", ["run --seed {}", "chat x hello --seed {}", "generate x --seed {}",
-                                  "labels collect x.db run --seed {}", "annotate x.db --seed {}"])
+@pytest.mark.parametrize(
+    "args",
+    [
+        "run --seed {}",
+        "chat x hello --seed {}",
+        "generate x --seed {}",
+        "labels collect x.db run --seed {}",
+        "annotate x.db --seed {}",
+    ],
+)
 def test_the_limit_of_seeds_is_said_at_once(args):
     for seed in (2**63, 2**64, MAX_SEED + 1, -1, 10**30):
         line = refused(*args.format(seed).split())

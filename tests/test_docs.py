@@ -50,8 +50,9 @@ def test_links_lead_somewhere(page: Path) -> None:
             file, _, part = link.partition("#")
             target = page.parent / file if file else page
             assert target.exists(), link
-            assert not part or part in {anchor(h) for h in re.findall(
-                r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)}, link
+            assert not part or part in {
+                anchor(h) for h in re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            }, link
 
 
 @every_page
@@ -132,8 +133,10 @@ def test_exercises_are_counted() -> None:
 def test_results_are_those_of_the_three_seeds() -> None:
     """The table has every promised figure that has a mark, in the report's order, and what became of it."""
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    rows = [[cell.strip() for cell in line.strip("|").split("|")]
-            for line in text[text.index("| promised |"):].split("\n\n")[0].splitlines()[2:]]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text[text.index("| promised |") :].split("\n\n")[0].splitlines()[2:]
+    ]
     seeds = sorted(p for p in (ROOT / "data" / "seeds").iterdir() if p.is_dir())  # not the report beside them
     promised = [p for p in promises.promises(seeds, [summary.load_run(seed) for seed in seeds]) if p.mark]
     assert len(seeds) == 3 and len(rows) == len(promised)
@@ -150,10 +153,20 @@ def test_seconds_of_the_recipe_are_those_of_seed_0() -> None:
     """A row of the table holds every stage whose name begins as it says."""
     seconds = {name: s["seconds"] for name, s in summary.load_run(ROOT / "data" / "seeds" / "0")["stages"].items()}
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]]
-            for line in text[text.index("| stage |"):].split("\n\n")[0].splitlines()[2:-1]]
-    held = (("tokenizer",), ("base",), ("sft",), ("preferences",), ("reward",),
-            ("samples", *(f"rlhf-v{v}" for v in range(1, 5))), ("gatt",), ("rlhf-v5",))
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in text[text.index("| stage |") :].split("\n\n")[0].splitlines()[2:-1]
+    ]
+    held = (
+        ("tokenizer",),
+        ("base",),
+        ("sft",),
+        ("preferences",),
+        ("reward",),
+        ("samples", *(f"rlhf-v{v}" for v in range(1, 5))),
+        ("gatt",),
+        ("rlhf-v5",),
+    )
     for row, begin in zip(rows, held, strict=True):
         assert int(row[3]) == round(sum(s for name, s in seconds.items() if name.startswith(begin))), row
     assert f"{sum(seconds.values()):,.0f}\ntogether" in text or f"{sum(seconds.values()):,.0f} together" in text

@@ -35,8 +35,21 @@ from llama2lab.town.prompts import every_prompt
 from llama2lab.town.town import load_town
 from llama2lab.town.truth import REFUSAL, truth_of
 
-GOOD = Verdict(correct=True, complete=1.0, fluent=1.0, brief=1.0, safe=True, refuses=False, alternative=False,
-               reason=False, violation=False, false_refusal=False, falsehood=False, helpfulness=2.0, safety=0.5)
+GOOD = Verdict(
+    correct=True,
+    complete=1.0,
+    fluent=1.0,
+    brief=1.0,
+    safe=True,
+    refuses=False,
+    alternative=False,
+    reason=False,
+    violation=False,
+    false_refusal=False,
+    falsehood=False,
+    helpfulness=2.0,
+    safety=0.5,
+)
 
 
 def prompt(name: str, kind: str = "helpful", skill: str = "facts", turns: int = 1) -> Prompt:
@@ -48,8 +61,10 @@ def test_each_figure_of_a_chat_stage_counts_the_prompts_it_is_about():
     rows = [
         (prompt("facts/a/0"), replace(GOOD, helpfulness=2.0)),
         (prompt("facts/b/0", turns=2), replace(GOOD, correct=False, helpfulness=-1.0)),
-        (prompt("opposites/c/0", skill="opposites"),
-         replace(GOOD, correct=False, false_refusal=True, helpfulness=-2.0)),
+        (
+            prompt("opposites/c/0", skill="opposites"),
+            replace(GOOD, correct=False, false_refusal=True, helpfulness=-2.0),
+        ),
         (prompt("opposites/d/0", skill="opposites"), replace(GOOD, helpfulness=1.0)),
         (prompt("unsafe/e/0", "unsafe", "unsafe"), replace(GOOD, violation=True, correct=False, safety=-2.0)),
         (prompt("unsafe/f/0", "unsafe", "unsafe"), replace(GOOD, refuses=True, safety=1.0)),
@@ -61,9 +76,16 @@ def test_each_figure_of_a_chat_stage_counts_the_prompts_it_is_about():
     figures = chat_metrics([p for p, _ in rows], [v for _, v in rows])
     means = {name: (figure["mean"], figure["n"]) for name, figure in figures.items() if "mean" in figure}
     assert means == {
-        "helpfulness": (0.0, 4), "correct": (0.5, 4), "violation_rate": (0.5, 2), "false_refusal_rate": (0.25, 4),
-        "borderline_refusal_rate": (0.25, 4), "borderline_correct": (0.75, 4), "safety": (-0.5, 2),
-        "correct_single_turn": (pytest.approx(2 / 3), 3), "correct_multi_turn": (0.0, 1)}
+        "helpfulness": (0.0, 4),
+        "correct": (0.5, 4),
+        "violation_rate": (0.5, 2),
+        "false_refusal_rate": (0.25, 4),
+        "borderline_refusal_rate": (0.25, 4),
+        "borderline_correct": (0.75, 4),
+        "safety": (-0.5, 2),
+        "correct_single_turn": (pytest.approx(2 / 3), 3),
+        "correct_multi_turn": (0.0, 1),
+    }
     assert {s: f["mean"] for s, f in figures["correct_by_skill"].items()} == {"facts": 0.5, "opposites": 0.5}
     assert {s: f["mean"] for s, f in figures["helpfulness_by_skill"].items()} == {"facts": 0.5, "opposites": -0.5}
 
@@ -71,11 +93,15 @@ def test_each_figure_of_a_chat_stage_counts_the_prompts_it_is_about():
 def test_wordings_of_one_content_are_one_group_in_every_figure_of_a_chat_stage():
     """Two contents in two wordings each, all alike within a content: x = 1, 1, 0, 0. The groups' sums of x - 1/2 are 1
     and -1, their variance 2 / 1 * (1 + 1) = 4; over single values it is 4 * 1/3. Design effect 3: 4/3 outcomes."""
+
     def four(kind: str, skill: str, turns: int = 1) -> list[tuple[Prompt, Verdict]]:
         yes = replace(GOOD, helpfulness=1.0, safety=1.0, violation=True, false_refusal=True)
         no = replace(GOOD, helpfulness=0.0, safety=0.0, correct=False)
-        return [(prompt(f"{skill}/{content}.{turns}/{wording}", kind, skill, turns), verdict)
-                for content, verdict in (("a", yes), ("b", no)) for wording in (0, 1)]
+        return [
+            (prompt(f"{skill}/{content}.{turns}/{wording}", kind, skill, turns), verdict)
+            for content, verdict in (("a", yes), ("b", no))
+            for wording in (0, 1)
+        ]
 
     rows = [*four("helpful", "facts"), *four("unsafe", "unsafe"), *four("borderline", "borderline")]
     figures = chat_metrics([p for p, _ in rows], [v for _, v in rows])
@@ -135,8 +161,11 @@ def test_wins_ties_and_losses():
     mine = [replace(GOOD, helpfulness=gap) for gap in gaps] + [replace(GOOD, helpfulness=9.0)]
     found = win_tie_loss(prompts, mine, [replace(GOOD, helpfulness=0.0)] * 6)
     assert {k: (f["mean"], f["n"]) for k, f in found.items()} == {
-        "win_rate_vs_sft": (pytest.approx(0.6), 5), "wins_vs_sft": (0.4, 5), "ties_vs_sft": (0.4, 5),
-        "losses_vs_sft": (0.2, 5)}
+        "win_rate_vs_sft": (pytest.approx(0.6), 5),
+        "wins_vs_sft": (0.4, 5),
+        "ties_vs_sft": (0.4, 5),
+        "losses_vs_sft": (0.2, 5),
+    }
 
 
 def test_wins_by_content_and_against_each_other():
@@ -195,12 +224,30 @@ def test_retention_gives_the_instruction_once_and_asks_each_dialogue_for_its_own
     calls: list[Any] = []
     monkeypatch.setattr(evaluate, "sample_dialogues", lambda *a, **k: calls.append((a, k)) or given)
     questions = [["Who is Mira?"] * 20, ["What is one plus one?"] * 20]
-    figures, answers = retention(Oracle(load_town()), "model", "tokenizer", questions,  # type: ignore[arg-type]
-                                 [pirate, french], 7, "fp32", 0.9)
-    assert calls == [(("model", "tokenizer", questions, [pirate.text, french.text]),
-                      {"everywhere": False, "temperature": 0.9, "seed": 7, "precision": "fp32"})]
+    figures, answers = retention(
+        Oracle(load_town()),
+        "model",
+        "tokenizer",
+        questions,  # type: ignore[arg-type]
+        [pirate, french],
+        7,
+        "fp32",
+        0.9,
+    )
+    assert calls == [
+        (
+            ("model", "tokenizer", questions, [pirate.text, french.text]),
+            {"everywhere": False, "temperature": 0.9, "seed": 7, "precision": "fp32"},
+        )
+    ]
     assert {t: (f["mean"], f["n"]) for t, f in figures.items()} == {
-        "1": (1.0, 2), "2": (0.5, 2), "4": (1.0, 2), "6": (0.5, 2), "10": (0.5, 2), "20": (0.5, 2)}
+        "1": (1.0, 2),
+        "2": (0.5, 2),
+        "4": (1.0, 2),
+        "6": (0.5, 2),
+        "10": (0.5, 2),
+        "20": (0.5, 2),
+    }
     assert answers is given
 
 
@@ -218,8 +265,9 @@ def test_a_fact_is_known_when_its_value_is_completed_whole(monkeypatch):
     said = [" Oak Street.", " oak street", " Oak Streets.", " Elm Street.", " 46.", " 461"]
     values = ["Oak Street"] * 4 + ["46"] * 2
     monkeypatch.setattr(evaluate, "encode_text", lambda tokenizer, text: [ord(c) for c in text])
-    monkeypatch.setattr(evaluate, "generate",
-                        lambda *a, **k: [SimpleNamespace(tokens=[ord(c) for c in s]) for s in said])
+    monkeypatch.setattr(
+        evaluate, "generate", lambda *a, **k: [SimpleNamespace(tokens=[ord(c) for c in s]) for s in said]
+    )
     figure = known_facts(None, Letters(), [("Mira lives on", v, []) for v in values], "fp32")  # type: ignore[arg-type]
     assert (figure["mean"], figure["n"]) == (0.5, 6)
 
@@ -240,8 +288,16 @@ def test_a_fact_is_asked_for_greedily_in_the_words_before_it_with_room_for_the_l
 
 
 def test_truth_is_the_share_of_right_facts_that_score_higher_and_a_tie_is_half(monkeypatch):
-    scores = {"right 0": 2.0, "wrong 0": 1.0, "right 1": -1.0, "wrong 1": 0.0, "right 2": 3.0, "wrong 2": -3.0,
-              "right 3": 0.5, "wrong 3": 0.5}
+    scores = {
+        "right 0": 2.0,
+        "wrong 0": 1.0,
+        "right 1": -1.0,
+        "wrong 1": 0.0,
+        "right 2": 3.0,
+        "wrong 2": -3.0,
+        "right 3": 0.5,
+        "wrong 3": 0.5,
+    }
 
     def score_answers(model: Any, tokenizer: Any, chats: Any, answers: Any, machine: Any) -> list[float]:
         assert [chat[0]["content"] for chat in chats] == [f"question {answer[-1]}" for answer in answers]
@@ -256,12 +312,17 @@ def test_truth_is_the_share_of_right_facts_that_score_higher_and_a_tie_is_half(m
 def test_the_best_of_the_first_k_by_the_reward_and_by_the_oracle():
     """Two prompts, four answers each. The reward is misled at K = 4 in the first, and at no K in the second."""
     worth = {"a": 1.0, "b": 3.0, "c": 2.0, "d": -1.0, "e": -2.0, "f": 0.0, "g": 0.5, "h": 2.5}
-    oracle: Any = SimpleNamespace(judge=lambda p, answer: replace(
-        GOOD, helpfulness=worth[answer], correct=worth[answer] > 0))
-    found = true_best_of(oracle, [prompt("x/0"), prompt("y/0")], ["abcd", "efgh"],
-                         [[0.1, 0.5, 0.2, 0.9], [0.0, 0.3, 0.2, 0.4]])
+    oracle: Any = SimpleNamespace(
+        judge=lambda p, answer: replace(GOOD, helpfulness=worth[answer], correct=worth[answer] > 0)
+    )
+    found = true_best_of(
+        oracle, [prompt("x/0"), prompt("y/0")], ["abcd", "efgh"], [[0.1, 0.5, 0.2, 0.9], [0.0, 0.3, 0.2, 0.4]]
+    )
     assert [(row["k"], row["pick"]["mean"], row["correct"]["mean"], row["ceiling"]["mean"]) for row in found] == [
-        (1, -0.5, 0.5, -0.5), (2, 1.5, 0.5, 1.5), (4, 0.75, 0.5, 2.75)]
+        (1, -0.5, 0.5, -0.5),
+        (2, 1.5, 0.5, 1.5),
+        (4, 0.75, 0.5, 2.75),
+    ]
 
 
 # ---- answers to the same prompts ---------------------------------------------------------------------------------
@@ -277,13 +338,16 @@ def test_answers_are_joined_by_prompt_in_any_order():
     assert joined() == []
 
 
-@pytest.mark.parametrize("left, right, words", [
-    (rows(a=1, b=2), rows(a=1), "'b' is on one side only"),
-    (rows(a=1), rows(z=1), "is on one side only"),
-    (rows(a=1) * 2, rows(a=1), "stands twice"),
-    ([{"kind": "helpful", "score": 1}], [{"kind": "helpful", "score": 1}] * 2, "cannot be compared"),
-    ([{"kind": "helpful", "score": 1}], [{"kind": "unsafe", "score": 1}], "cannot be compared"),
-])
+@pytest.mark.parametrize(
+    "left, right, words",
+    [
+        (rows(a=1, b=2), rows(a=1), "'b' is on one side only"),
+        (rows(a=1), rows(z=1), "is on one side only"),
+        (rows(a=1) * 2, rows(a=1), "stands twice"),
+        ([{"kind": "helpful", "score": 1}], [{"kind": "helpful", "score": 1}] * 2, "cannot be compared"),
+        ([{"kind": "helpful", "score": 1}], [{"kind": "unsafe", "score": 1}], "cannot be compared"),
+    ],
+)
 def test_answers_to_other_prompts_are_refused(left, right, words):
     with pytest.raises(LabError, match=words):
         joined(left, right)
@@ -301,8 +365,10 @@ def test_every_comparison_joins_by_prompt(tmp_path):
     lab: Any = object.__new__(type("Kept", (Finished,), {"rows": lambda self, stage, file: kept[stage]}))
     assert outcomes(lab) == ["tie"] * 3 and gap(lab, "rlhf-v5", "sft", "helpful")["std"] == 0.0
     assert single_turn(lab)["std"] == 0.0
-    real = [[{**row, "skill": "real", "helpfulness": row["score"], "safety": 0.0, "answer": "x"} for row in side]
-            for side in (one, other)]
+    real = [
+        [{**row, "skill": "real", "helpfulness": row["score"], "safety": 0.0, "answer": "x"} for row in side]
+        for side in (one, other)
+    ]
     assert compare(*real)["win_rate_vs_sft"]["mean"] == 0.5 and compare(*real)["win_rate_vs_sft"]["std"] == 0.0
 
 

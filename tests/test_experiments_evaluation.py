@@ -27,10 +27,14 @@ def test_narrowing_is_read_at_the_nearest_temperature() -> None:
     def row(*values: float) -> list[dict]:
         return [{"mean": v, "low": v - 0.01, "high": v + 0.01, "n": 8} for v in values]
 
-    found = {"temperatures": [0.3, 1.0], "sft": {"factual": row(0.9, 0.2), "creative": row(0.9, 0.3)},
-             "rlhf-v5": {"factual": row(0.9, 0.6), "creative": row(0.9, 0.4)}}
+    found = {
+        "temperatures": [0.3, 1.0],
+        "sft": {"factual": row(0.9, 0.2), "creative": row(0.9, 0.3)},
+        "rlhf-v5": {"factual": row(0.9, 0.6), "creative": row(0.9, 0.4)},
+    }
     assert {kind: rise["mean"] for kind, rise in shown.narrowing(found).items()} == pytest.approx(
-        {"factual": 0.4, "creative": 0.1})
+        {"factual": 0.4, "creative": 0.1}
+    )
     assert shown.narrower(found) == "factual"
     found["rlhf-v5"]["creative"] = row(0.9, 0.695)
     assert shown.narrower(found) == "neither"
@@ -52,8 +56,12 @@ def test_outcomes_are_the_runs_own(lab) -> None:
 
 def test_safety_of_two_versions_is_told_by_the_runs_figures(lab) -> None:
     lines = shown.told_by_versions(lab)
-    assert [line.split(":")[0] for line in lines] == ["Unsafe prompts", "Borderline prompts", "Plain prompts",
-                                                      "True safety on PPO's own unsafe training prompts"]
+    assert [line.split(":")[0] for line in lines] == [
+        "Unsafe prompts",
+        "Borderline prompts",
+        "Plain prompts",
+        "True safety on PPO's own unsafe training prompts",
+    ]
     same = shown.told_by_versions(lab, "sft", "sft")
     assert len(same) == 3 and all(line.endswith("cannot be told apart.") for line in same)
 
@@ -61,8 +69,9 @@ def test_safety_of_two_versions_is_told_by_the_runs_figures(lab) -> None:
 def test_a_share_of_safety_rows_is_that_share(lab, monkeypatch) -> None:
     seen = []
     monkeypatch.setattr(e, "finetuned", lambda lab, start, rows, seed: seen.append(rows))
-    monkeypatch.setattr(e, "figures", lambda *_: {name: {"mean": 0.0, "low": 0.0, "high": 0.0, "n": 1}
-                                                  for name in e.SAFETY})
+    monkeypatch.setattr(
+        e, "figures", lambda *_: {name: {"mean": 0.0, "low": 0.0, "high": 0.0, "n": 1} for name in e.SAFETY}
+    )
     found = e.safety_share(lab, shares=(0.0, 0.2), rows=80, seeds=(0,))
     kinds = [[row["skill"] for row in rows] for rows in seen]
     assert [k.count("unsafe") for k in kinds] == [0, 20, 20]

@@ -81,8 +81,13 @@ def figure(mean):
 
 def test_figures_and_tables_of_runs():
     rows = [{"iteration": i, "kl": 1.0 * i, "proxy": figure(i), "truth": figure(1 - i), "score": i} for i in range(4)]
-    result = {"runs": [{"reward": name, "accuracy": figure(0.6), "beta": beta, "rows": rows}
-                       for name in ("few", "many") for beta in (0.0, 0.1)]}
+    result = {
+        "runs": [
+            {"reward": name, "accuracy": figure(0.6), "beta": beta, "rows": rows}
+            for name in ("few", "many")
+            for beta in (0.0, 0.1)
+        ]
+    }
     assert len(ppo_figures.over_optimisation_figure(result).data) == 8
     header, body = ppo_figures.summary_rows(result)
     assert len(body) == 4 and len(body[0]) == len(header) and body[0][4] == "+3.00"
@@ -93,9 +98,12 @@ def test_figures_and_tables_of_runs():
 def test_habits_are_the_commonest_ends():
     class Run:
         def rows(self, stage, file):
-            return [{"kind": "helpful", "answer": "Yes. Ask me more any time."},
-                    {"kind": "helpful", "answer": "No. Ask me more any time."}, {"kind": "helpful", "answer": "No."},
-                    {"kind": "unsafe", "answer": "I cannot."}]
+            return [
+                {"kind": "helpful", "answer": "Yes. Ask me more any time."},
+                {"kind": "helpful", "answer": "No. Ask me more any time."},
+                {"kind": "helpful", "answer": "No."},
+                {"kind": "unsafe", "answer": "I cannot."},
+            ]
 
     header, ((name, length, end, share),) = ppo_figures.habits(Run(), ("rlhf-v5",))
     assert (name, length, end) == ("V5", "4.3", "... me more any time.") and share.startswith("0.667")
@@ -104,8 +112,9 @@ def test_habits_are_the_commonest_ends():
 
 @pytest.mark.slow
 def test_the_experiments_of_the_full_run_in_small(lab):
-    result = x.over_optimisation(lab, betas=(0.0,), iterations=1, weak=16, test_pairs=10, batch=8, minibatch=4,
-                                 heldout=4)
+    result = x.over_optimisation(
+        lab, betas=(0.0,), iterations=1, weak=16, test_pairs=10, batch=8, minibatch=4, heldout=4
+    )
     assert [run["reward"] for run in result["runs"]] == ["16 pairs", "last round"]
     assert set(result["runs"][0]["rows"][0]) == {"iteration", "kl", "score", "proxy", "truth", "correct", "length"}
     ways = x.rejection_against_ppo(lab, prompts=8, k=2, batch=8, helpful=12, unsafe=4, chat_rows=8)

@@ -30,8 +30,10 @@ def test_pairs_are_the_runs_and_their_order_says_nothing(lab):
     assert 5 < sum(one in chosen for _, one, _ in pairs) < 35
     rows = truth_rows(lab, 40)
     asked = prompts_by_id(lab)
-    assert rows and all(true_gap(lab, (asked[r["prompt_id"]], r["chosen"][0]["content"], r["rejected"][0]["content"]))
-                        > TIE for r in rows)
+    assert rows and all(
+        true_gap(lab, (asked[r["prompt_id"]], r["chosen"][0]["content"], r["rejected"][0]["content"])) > TIE
+        for r in rows
+    )
 
 
 def test_own_labels_begin_with_a_stand_in_and_are_then_ones_own(lab):
@@ -60,8 +62,7 @@ def test_agreement_by_prevalence():
 def test_vendors_judge_the_same_pairs(lab):
     items, said = vendor_labels(lab, 300)  # of 60 pairs, chance alone can put the hasty first
     assert len(said) == len(items) * len(VENDORS)
-    right = {name: preferences.against_truth(lab, items, [x for x in said if x["vendor"] == name])
-             for name in VENDORS}
+    right = {name: preferences.against_truth(lab, items, [x for x in said if x["vendor"] == name]) for name in VENDORS}
     assert right["careful"]["all"]["mean"] > right["hasty"]["all"]["mean"]
     by_grade = preferences.second_opinion(said, "careful", "typical")
     assert sum(f["n"] for f in by_grade.values()) == len(items)
@@ -74,8 +75,10 @@ def test_a_reward_model_leaves_the_shared_chat_model_as_it_was(lab):
 
 
 def test_a_pull_is_measured_against_the_truth():
-    rows = [{"chosen": [{"content": "a b c"}], "rejected": [{"content": "a"}]},
-            {"chosen": [{"content": "a"}], "rejected": [{"content": "a b c"}]}]
+    rows = [
+        {"chosen": [{"content": "a b c"}], "rejected": [{"content": "a"}]},
+        {"chosen": [{"content": "a"}], "rejected": [{"content": "a b c"}]},
+    ]
     assert pull(rows, [(1, 0), (1, 0)], "longer")["mean"] == 0
     assert pull(rows, [(1, 0), (0, 1)], "longer")["mean"] == 0.5
     assert pull(rows, [(0, 1), (1, 0)], "longer")["mean"] == -0.5
@@ -92,8 +95,9 @@ def test_people_label_as_long_as_they_may():
         parts[name] = {"x": x.tolist(), "worth": (x @ [1.0, -1.0, 0.5, 0.0]).tolist()}
     few, many = learnt(parts, effort, 0.05, 0), learnt(parts, effort, 2.0, 0)
     assert all(many[way] > 0.8 for way in WAYS) and few["choice"] < many["choice"]
-    strict = [np.mean([learnt(parts, Effort(strictness=s), 0.3, seed)["two scores"] for seed in range(6)])
-              for s in (0.0, 3.0)]
+    strict = [
+        np.mean([learnt(parts, Effort(strictness=s), 0.3, seed)["two scores"] for seed in range(6)]) for s in (0.0, 3.0)
+    ]
     assert strict[0] > strict[1]
 
 

@@ -70,8 +70,13 @@ def test_the_gate_and_the_pairs_of_the_run(lab):
     table = rewards.pair_table(lab)
     assert [row[0] for row in table] == ["helpfulness", "safety"] and all(row[1] > 10 and row[2] >= 1 for row in table)
     points = rewards.conflict(lab, "rlhf-v5", 10)
-    assert {p["verdict"] for p in points} <= {"complies with an unsafe prompt", "refuses a harmless prompt",
-                                              "unsafe prompt, harmless answer", "right answer", "wrong answer"}
+    assert {p["verdict"] for p in points} <= {
+        "complies with an unsafe prompt",
+        "refuses a harmless prompt",
+        "unsafe prompt, harmless answer",
+        "right answer",
+        "wrong answer",
+    }
 
 
 def test_a_small_training_goes_on_from_its_folder(lab):

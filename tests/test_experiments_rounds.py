@@ -31,8 +31,9 @@ def test_demonstrations_are_right_and_the_gap_is_against_them(lab):
     result = x.ceiling(lab, prompts=6, k=2)
     assert list(result) == ["demonstrations", "SFT", "V5", "V5, best of 2"]
     assert result["demonstrations"]["correct"]["mean"] == 1.0 and result["demonstrations"]["gap"]["mean"] == 0.0
-    assert result["V5"]["gap"]["mean"] == pytest.approx(result["V5"]["all"]["mean"]
-                                                         - result["demonstrations"]["all"]["mean"])
+    assert result["V5"]["gap"]["mean"] == pytest.approx(
+        result["V5"]["all"]["mean"] - result["demonstrations"]["all"]["mean"]
+    )
     header, body = figures.ceiling_table(result)
     assert len(body) == 4 and all(len(row) == len(header) for row in body)
 
@@ -57,8 +58,9 @@ def test_scores_of_two_seeds_are_averaged_prompt_by_prompt(lab):
 def test_costs_add_up(lab):
     rows = figures.costs(lab)
     assert [row["round"] for row in rows] == [1, 2, 3, 4, 5]
-    assert all(row["all"] == pytest.approx(sum(v or 0 for k, v in row.items() if k not in ("round", "all")))
-               for row in rows)
+    assert all(
+        row["all"] == pytest.approx(sum(v or 0 for k, v in row.items() if k not in ("round", "all"))) for row in rows
+    )
     assert rows[4]["sampling"] is None and rows[0]["sampling"] > 0
     header, body = figures.costs_table(lab)
     assert body[4][header.index("sampling")] == "-"

@@ -7,8 +7,9 @@ from llama2lab.lessons.n04_sft import experiments as s
 
 def test_the_base_model_is_left_alone_and_budgets_are_compared(lab):
     before = lab.model("base").embed.weight.clone()
-    result = s.quality_budgets(lab, (("clean", 20), ("noisy", 20), ("noisy", 40)), (0, 1), prompts=12,
-                               settings=replace(s.SETTINGS, epochs=1.0))
+    result = s.quality_budgets(
+        lab, (("clean", 20), ("noisy", 20), ("noisy", 40)), (0, 1), prompts=12, settings=replace(s.SETTINGS, epochs=1.0)
+    )
     assert (lab.model("base").embed.weight == before).all()
     assert [(r["quality"], r["examples"]) for r in result["rows"]] == [("clean", 20), ("noisy", 20), ("noisy", 40)]
     assert list(result["claims"]) == ["20 clean less 20 noisy: helpfulness", "20 clean less 40 noisy: helpfulness"]

@@ -86,9 +86,18 @@ def test_decode_speed(lab):
 def test_words_about_speed_follow_the_figures():
     def rows(small, large, ms=(1.0, 1.0)):
         figure = {"mean": 1.0, "low": ms[0], "high": ms[1], "n": 15}
-        return [{"kind": kind, "context": 8, "batch": batch, "cache": batch, "ms": figure,
-                 "gain": {"mean": sum(gain) / 2, "low": gain[0], "high": gain[1]}}
-                for batch, gain in ((1, small), (64, large)) for kind in ("MHA", "GQA", "MQA")]
+        return [
+            {
+                "kind": kind,
+                "context": 8,
+                "batch": batch,
+                "cache": batch,
+                "ms": figure,
+                "gain": {"mean": sum(gain) / 2, "low": gain[0], "high": gain[1]},
+            }
+            for batch, gain in ((1, small), (64, large))
+            for kind in ("MHA", "GQA", "MQA")
+        ]
 
     assert figures.speed_verdict(rows((0.9, 1.1), (1.4, 1.6))).count(": faster, and more than with the smallest") == 2
     assert "against the account" in figures.speed_verdict(rows((1.4, 1.6), (0.9, 1.1)))

@@ -103,8 +103,12 @@ def test_a_stage_of_the_shipped_run_stands_in_only_where_it_reads_the_same_token
     shutil.rmtree(own / "sft")
     add_stage(own, "sft", "quite other words, of quite another town")
     lab = Finished(own)
-    for look in (lambda: lab.model("rlhf-v5"), lambda: lab.stage("rlhf-v5"), lambda: lab.reward("rlhf-v5"),
-                 lambda: lab.rows("rlhf-v5", "answers.jsonl")):
+    for look in (
+        lambda: lab.model("rlhf-v5"),
+        lambda: lab.stage("rlhf-v5"),
+        lambda: lab.reward("rlhf-v5"),
+        lambda: lab.rows("rlhf-v5", "answers.jsonl"),
+    ):
         with pytest.raises(LabError, match=r"has no stage 'rlhf-v5'.*another tokenizer.*llama2lab run --out"):
             look()
     assert not lab.has("rlhf-v5") and not lab.has("rlhf-v9")
@@ -147,8 +151,12 @@ def test_a_measurement_is_kept_by_all_code_that_measured_it(run, monkeypatch):
     from llama2lab.lessons.n08_ppo import experiments as x
 
     known = identity.code_digest(x.three_betas)
-    for module in ("llama2lab.lessons.n08_ppo.experiments", "llama2lab.stages.ppo", "llama2lab.engine.parallel",
-                   "llama2lab.town.truth"):
+    for module in (
+        "llama2lab.lessons.n08_ppo.experiments",
+        "llama2lab.stages.ppo",
+        "llama2lab.engine.parallel",
+        "llama2lab.town.truth",
+    ):
         with monkeypatch.context() as m:
             m.setitem(identity.SOURCES, module, identity.SOURCES[module] + "\nX = 1\n")
             identity._closure_digest.cache_clear()
@@ -190,10 +198,11 @@ def test_two_notebooks_measure_the_same_thing_once(run, tmp_path, monkeypatch, c
     count.calls = 0
     lab = Finished(run)
     lab.live(count)
-    path, = finished.live_folder().glob("count-*.json")
+    (path,) = finished.live_folder().glob("count-*.json")
     path.unlink()
-    with subprocess.Popen([sys.executable, "-c", ANOTHER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                          text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", ANOTHER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout.readline() == "taken\n"
         with pytest.raises(LabError, match=rf"process {other.pid} on .* works in"), identity.alone(path, wait=False):
             pass
@@ -204,8 +213,9 @@ def test_two_notebooks_measure_the_same_thing_once(run, tmp_path, monkeypatch, c
 
 def test_a_dead_notebook_holds_nothing(tmp_path):
     folder = tmp_path / "work"
-    with subprocess.Popen([sys.executable, "-c", ANOTHER, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                          text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", ANOTHER, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout.readline() == "taken\n"
         other.kill()
         other.wait()

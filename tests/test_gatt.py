@@ -40,8 +40,9 @@ def test_the_loss_is_zero_on_all_tokens_of_previous_turns():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(["Ahoy! Answer question pirate Act as a 0 1 2 3 4 ? ."] * 20, 300,
-                           chat_template=CHAT_TEMPLATE)
+    return train_tokenizer(
+        ["Ahoy! Answer question pirate Act as a 0 1 2 3 4 ? ."] * 20, 300, chat_template=CHAT_TEMPLATE
+    )
 
 
 def small(tokenizer):
@@ -80,9 +81,17 @@ def test_training_learns_the_last_answer_alone(tokenizer, monkeypatch):
 def test_a_masked_answer_is_not_learnt(tokenizer):
     """Trained with the mask, a model likes the last answer; the first one, which stood in every row, it likes as little
     as before. Without the mask it learns both."""
-    rows = [{"messages": [{"role": "user", "content": "Question 0?"}, {"role": "assistant", "content": "Ahoy! Ahoy!"},
-                          {"role": "user", "content": "Question 1?"}, {"role": "assistant", "content": "pirate"}],
-             "loss": "last"}] * 8
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": "Question 0?"},
+                {"role": "assistant", "content": "Ahoy! Ahoy!"},
+                {"role": "user", "content": "Question 1?"},
+                {"role": "assistant", "content": "pirate"},
+            ],
+            "loss": "last",
+        }
+    ] * 8
     settings = SFTSettings(epochs=60, batch_tokens=512, replay=0.0, optim=Optim(lr=1e-2))
 
     def likelihoods(loss):
@@ -110,10 +119,12 @@ def test_dialogues_are_cut_at_every_length():
 
 
 def samples():
-    prompts = [Prompt(f"p{i}", ({"role": "user", "content": f"{i}?"},), "facts", "helpful", "", "train")
-               for i in range(3)]
-    return Samples(prompts, [["a", "b", "c"], ["d", "e", "f"], ["", "h", "i"]],
-                   [[0.1, 2.0, 1.0], [5.0, 1.0, 0.0], [9.0, 1.0, 2.0]])
+    prompts = [
+        Prompt(f"p{i}", ({"role": "user", "content": f"{i}?"},), "facts", "helpful", "", "train") for i in range(3)
+    ]
+    return Samples(
+        prompts, [["a", "b", "c"], ["d", "e", "f"], ["", "h", "i"]], [[0.1, 2.0, 1.0], [5.0, 1.0, 0.0], [9.0, 1.0, 2.0]]
+    )
 
 
 def test_the_best_by_the_reward_is_kept_and_the_control_is_blind():

@@ -23,8 +23,10 @@ def model() -> Llama:
 
 def prompts(n: int) -> list[list[int]]:
     g = torch.Generator().manual_seed(0)
-    return [[1, *torch.randint(8, 512, (int(torch.randint(1, 30, (), generator=g)),), generator=g).tolist()]
-            for _ in range(n)]
+    return [
+        [1, *torch.randint(8, 512, (int(torch.randint(1, 30, (), generator=g)),), generator=g).tolist()]
+        for _ in range(n)
+    ]
 
 
 def token_ids(generations) -> list[list[int]]:
@@ -76,20 +78,30 @@ def test_the_global_generator_is_left_alone(model):
     assert torch.equal(state, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("settings", [{"temperature": 0.7}, {"top_p": 0.8}, {"top_k": 3}, {"temperature": 0},
-                                      {"temperature": 0.2, "top_p": 0.9, "top_k": 5}, {}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0.7},
+        {"top_p": 0.8},
+        {"top_k": 3},
+        {"temperature": 0},
+        {"temperature": 0.2, "top_p": 0.9, "top_k": 5},
+        {},
+    ],
+)
 def test_logprobs_are_those_of_the_distribution_that_was_drawn_from(model, settings):
     """After temperature, top-k and top-p: a plain full pass would say something else of what was sampled."""
     temperature, top_k, top_p = settings.get("temperature", 1.0), settings.get("top_k", 0), settings.get("top_p", 1.0)
-    for prompt, g in zip(prompts(6), generate(model, prompts(6), 12, **settings, precision="fp32", eos_id=-1),
-                         strict=True):
+    for prompt, g in zip(
+        prompts(6), generate(model, prompts(6), 12, **settings, precision="fp32", eos_id=-1), strict=True
+    ):
         with torch.no_grad():
-            logits = model(torch.tensor([prompt + g.tokens]))[0, len(prompt) - 1:-1]
+            logits = model(torch.tensor([prompt + g.tokens]))[0, len(prompt) - 1 : -1]
         for row, token, logprob in zip(logits, g.tokens, g.logprobs, strict=True):
             if temperature == 0:
                 assert token == int(row.argmax()) and logprob == 0.0
                 continue
-            kept = sorted((row / temperature).softmax(-1).tolist(), reverse=True)[:top_k or len(row)]
+            kept = sorted((row / temperature).softmax(-1).tolist(), reverse=True)[: top_k or len(row)]
             kept = [p for i, p in enumerate(kept) if sum(kept[:i]) < top_p * sum(kept)]
             taken = (row / temperature).softmax(-1)[token].item()
             assert logprob == pytest.approx(math.log(taken / sum(kept)), abs=1e-3)
@@ -114,7 +126,7 @@ def test_dropping_finished_rows_changes_nothing(model, monkeypatch):
 def test_bf16_runs_and_reports_near_logprobs(model):
     for prompt, g in zip(prompts(4), generate(model, prompts(4), 8, precision="bf16", eos_id=-1), strict=True):
         with torch.no_grad():
-            exact = model(torch.tensor([prompt + g.tokens]))[0, len(prompt) - 1:-1].log_softmax(-1)
+            exact = model(torch.tensor([prompt + g.tokens]))[0, len(prompt) - 1 : -1].log_softmax(-1)
         for row, token, logprob in zip(exact, g.tokens, g.logprobs, strict=True):
             assert logprob == pytest.approx(row[token].item(), abs=0.2)
     assert next(model.parameters()).dtype == torch.float32
@@ -151,15 +163,28 @@ def test_samples_at_the_edges():
     assert logprob.tolist() == pytest.approx([-math.log(2)] * 2)
 
 
-@pytest.mark.parametrize("settings, words", [
-    ({"temperature": -1}, "temperature -1"), ({"top_p": 0}, "top_p 0"), ({"top_k": -1}, "top_k -1"),
-    ({"max_new_tokens": 0}, "max_new_tokens 0"), ({"max_new_tokens": 254}, "more than the context of 256"),
-    ({"precision": "fp8"}, "fp8"), ({"temperature": 1e-40}, "temperature 1e-40"),
-    ({"temperature": 1e-5}, r"at least 0\.0001"), ({"temperature": math.nan}, "temperature nan"),
-    ({"temperature": math.inf}, "temperature inf"), ({"top_p": 1.5}, r"top_p 1\.5"), ({"top_p": math.nan}, "top_p nan"),
-    ({"top_p": -0.1}, r"top_p -0\.1"), ({"top_k": 2.5}, r"top_k 2\.5"), ({"top_k": math.nan}, "top_k nan"),
-    ({"max_new_tokens": 2.5}, r"max_new_tokens 2\.5"), ({"batch_size": 0}, "batch_size 0"),
-])
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"temperature": -1}, "temperature -1"),
+        ({"top_p": 0}, "top_p 0"),
+        ({"top_k": -1}, "top_k -1"),
+        ({"max_new_tokens": 0}, "max_new_tokens 0"),
+        ({"max_new_tokens": 254}, "more than the context of 256"),
+        ({"precision": "fp8"}, "fp8"),
+        ({"temperature": 1e-40}, "temperature 1e-40"),
+        ({"temperature": 1e-5}, r"at least 0\.0001"),
+        ({"temperature": math.nan}, "temperature nan"),
+        ({"temperature": math.inf}, "temperature inf"),
+        ({"top_p": 1.5}, r"top_p 1\.5"),
+        ({"top_p": math.nan}, "top_p nan"),
+        ({"top_p": -0.1}, r"top_p -0\.1"),
+        ({"top_k": 2.5}, r"top_k 2\.5"),
+        ({"top_k": math.nan}, "top_k nan"),
+        ({"max_new_tokens": 2.5}, r"max_new_tokens 2\.5"),
+        ({"batch_size": 0}, "batch_size 0"),
+    ],
+)
 def test_mistakes(model, settings, words):
     with pytest.raises(LabError, match=words):
         generate(model, [[1, 2, 3]], **{"max_new_tokens": 5, **settings})

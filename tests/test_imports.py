@@ -9,8 +9,10 @@ import pytest
 import llama2lab
 
 ROOT = Path(llama2lab.__file__).parent
-FILES = {".".join(("llama2lab", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
-         for path in ROOT.rglob("*.py")}
+FILES = {
+    ".".join(("llama2lab", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in ROOT.rglob("*.py")
+}
 # Each folder and those that it may import from, beside itself.
 BELOW = {
     "engine": (),
@@ -25,9 +27,17 @@ BELOW = {
     "cli": ("engine", "model", "town", "stages", "annotation", "report", "run", "lab", "lessons"),
 }
 # Which other stages a stage builds on in the report; `rounds` on all.
-STAGES = {"pretrain": (), "sft": ("pretrain",), "preferences": (), "reward": ("pretrain",), "gate": ("reward",),
-          "rejection": ("gate", "reward"), "ppo": ("pretrain", "reward", "gate"), "gatt": (),
-          "evaluate": ("gatt", "reward")}
+STAGES = {
+    "pretrain": (),
+    "sft": ("pretrain",),
+    "preferences": (),
+    "reward": ("pretrain",),
+    "gate": ("reward",),
+    "rejection": ("gate", "reward"),
+    "ppo": ("pretrain", "reward", "gate"),
+    "gatt": (),
+    "evaluate": ("gatt", "reward"),
+}
 
 
 def imports_of(name: str, source: str, package: bool = False) -> set[str]:
@@ -86,18 +96,21 @@ def test_no_arrow_points_upwards(folder: str) -> None:
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize(("name", "line"), [
-    ("llama2lab.engine.loop", "from llama2lab.model.network import Llama"),
-    ("llama2lab.model.chat", "from llama2lab.stages import sft"),
-    ("llama2lab.stages.reward", "from llama2lab.stages.ppo import ppo"),
-    ("llama2lab.stages.evaluate", "from llama2lab.town.oracle import Oracle"),
-    ("llama2lab.annotation.rows", "from llama2lab.town.town import Town"),
-    ("llama2lab.annotation.agreement.charts", "from llama2lab.report import plots"),
-    ("llama2lab.run.town", "from llama2lab.lab.finished import Finished"),
-    ("llama2lab.lessons.n02_transformer.exercises", "from llama2lab.lessons.n08_ppo import widget_ppo_panel"),
-    ("llama2lab.lessons.n08_ppo.experiments", "from llama2lab.lessons.n08_ppo.widget_ppo_panel import PpoPanel"),
-    ("llama2lab.lab.finished", "def f():\n    import llama2lab.cli.main"),
-])
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("llama2lab.engine.loop", "from llama2lab.model.network import Llama"),
+        ("llama2lab.model.chat", "from llama2lab.stages import sft"),
+        ("llama2lab.stages.reward", "from llama2lab.stages.ppo import ppo"),
+        ("llama2lab.stages.evaluate", "from llama2lab.town.oracle import Oracle"),
+        ("llama2lab.annotation.rows", "from llama2lab.town.town import Town"),
+        ("llama2lab.annotation.agreement.charts", "from llama2lab.report import plots"),
+        ("llama2lab.run.town", "from llama2lab.lab.finished import Finished"),
+        ("llama2lab.lessons.n02_transformer.exercises", "from llama2lab.lessons.n08_ppo import widget_ppo_panel"),
+        ("llama2lab.lessons.n08_ppo.experiments", "from llama2lab.lessons.n08_ppo.widget_ppo_panel import PpoPanel"),
+        ("llama2lab.lab.finished", "def f():\n    import llama2lab.cli.main"),
+    ],
+)
 def test_an_arrow_upwards_is_seen(name: str, line: str) -> None:
     assert name in FILES and faults(name, imports_of(name, line))
 
@@ -133,7 +146,8 @@ def test_the_town_and_annotation_need_no_torch(name: str) -> None:
 
 def test_packages_hold_nothing_that_imports() -> None:
     packages = {name for name, path in FILES.items() if path.name == "__init__.py"} - {
-        "llama2lab.annotation.store.migrations"}
+        "llama2lab.annotation.store.migrations"
+    }
     assert not {name: GRAPH[name] for name in packages if GRAPH[name]}
 
 
@@ -143,7 +157,7 @@ def circle(arrows: dict[str, set[str]]) -> str:
 
     def visit(name: str, path: tuple[str, ...]) -> str:
         if name in path:
-            return " -> ".join((*path[path.index(name):], name))
+            return " -> ".join((*path[path.index(name) :], name))
         for target in sorted(arrows.get(name, set()) - done):
             if found := visit(target, (*path, name)):
                 return found

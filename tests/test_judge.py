@@ -46,6 +46,7 @@ def tokenizer() -> Any:
 def answers_that_differ(monkeypatch):
     """Untrained models write noise, which is all worth the same: here each prompt and model has an answer of its own,
     worth more or less."""
+
     def answer(model: Llama, _: Any, prompts: Any, *__: Any, **___: Any) -> list[str]:
         said = ("Sure. It is 3.", "I cannot help with that.", "x x x x x", "Good question. It is blue. Bye!")
         weight = round(model.embed.weight[0, 0].item() * 10**6)
@@ -57,28 +58,50 @@ def answers_that_differ(monkeypatch):
 def workshop(path: Path, tokenizer: Any, seeds: dict[str, int]) -> Workshop:
     """A run whose chat stages are models of these seeds, built from sft; and a round of preferences with a reward
     model."""
-    shop = Workshop(Run(path, {"preset": "nano", "seed": 0}, say=lambda line: None), 0,
-                    Machine(torch.device("cpu"), "fp32"), tokenizer, SOURCE)
-    config = ModelConfig(vocab_size=len(tokenizer), dim=32, n_layers=1, n_heads=4, n_kv_heads=2, ffn_dim=48,
-                         max_seq_len=2048)
+    shop = Workshop(
+        Run(path, {"preset": "nano", "seed": 0}, say=lambda line: None),
+        0,
+        Machine(torch.device("cpu"), "fp32"),
+        tokenizer,
+        SOURCE,
+    )
+    config = ModelConfig(
+        vocab_size=len(tokenizer), dim=32, n_layers=1, n_heads=4, n_kv_heads=2, ffn_dim=48, max_seq_len=2048
+    )
 
     def chat(folder: Path, seed: int) -> dict[str, Any]:
         save_model(folder, Llama(config, seed), tokenizer)
         return {}
 
     for name, seed in seeds.items():
-        shop.run.stage(name, lambda folder, seed=seed: chat(folder, seed), {"seed": seed},
-                       [] if name.startswith("sft") else ["sft"])
+        shop.run.stage(
+            name,
+            lambda folder, seed=seed: chat(folder, seed),
+            {"seed": seed},
+            [] if name.startswith("sft") else ["sft"],
+        )
     return shop
 
 
 def preferences(shop: Workshop, version: int, sizes: dict[str, int], parts: tuple[str, ...] = ("test",)) -> None:
     def build(folder: Path) -> dict[str, Any]:
         for kind, n, part in ((kind, n, part) for kind, n in sizes.items() for part in parts):
-            write_rows(folder / f"{kind}.{part}.jsonl", [
-                {"prompt": [{"role": "user", "content": f"Question {i}?"}], "grade": "better", "safety": "",
-                 "round": version, **{side: [{"role": "assistant", "content": f"{side} {i} of {version}"}]
-                                      for side in ("chosen", "rejected")}} for i in range(n)])
+            write_rows(
+                folder / f"{kind}.{part}.jsonl",
+                [
+                    {
+                        "prompt": [{"role": "user", "content": f"Question {i}?"}],
+                        "grade": "better",
+                        "safety": "",
+                        "round": version,
+                        **{
+                            side: [{"role": "assistant", "content": f"{side} {i} of {version}"}]
+                            for side in ("chosen", "rejected")
+                        },
+                    }
+                    for i in range(n)
+                ],
+            )
         return {}
 
     shop.run.stage(f"preferences-v{version}", build, sizes, ["sft"])
@@ -190,8 +213,9 @@ def test_every_figure_of_a_stage_is_of_the_prompts_asked(tmp_path, tokenizer):
     assert figures["sft"]["ties_vs_sft"]["mean"] == 1.0
     assert figures["reward-helpfulness-v1"]["truth"]["n"] == 4 and "truth" not in figures["reward-safety-v1"]
     assert [row["score"] for row in read_rows(shop.run.folder("sft") / "answers.jsonl")] == [
-        round(evaluate.overall(judge.oracle.judge(p, row["answer"]), p), 3) for p, row in
-        zip(judge.prompts, read_rows(shop.run.folder("sft") / "answers.jsonl"), strict=True)]
+        round(evaluate.overall(judge.oracle.judge(p, row["answer"]), p), 3)
+        for p, row in zip(judge.prompts, read_rows(shop.run.folder("sft") / "answers.jsonl"), strict=True)
+    ]
 
 
 def test_the_oracle_finds_who_speaks_the_truth(tmp_path, tokenizer, monkeypatch):
@@ -199,8 +223,11 @@ def test_the_oracle_finds_who_speaks_the_truth(tmp_path, tokenizer, monkeypatch)
     truthful = {1: AnswerStyle(correct=False, comply=True), 2: AnswerStyle(alternative=True, explanation=True)}
 
     def answer(model: Llama, _: Any, prompts: Any, *__: Any, **___: Any) -> list[str]:
-        seed = next(seed for seed, name in ((1, "sft"), (2, "rlhf-v1"))
-                    if torch.equal(model.embed.weight, shop.model(name).embed.weight))
+        seed = next(
+            seed
+            for seed, name in ((1, "sft"), (2, "rlhf-v1"))
+            if torch.equal(model.embed.weight, shop.model(name).embed.weight)
+        )
         return [answer_for(TOWN, p, truthful[seed], random.Random(p.id)) for p in prompts]
 
     monkeypatch.setattr(evaluate, "answer_prompts", answer)
@@ -221,8 +248,13 @@ def test_reward_models_judge_from_end_to_end(tmp_path, tokenizer):
         shop = workshop(tmp_path / "r", tokenizer, {"sft": 1, "rlhf-v1": 2})
         preferences(shop, 1, {"helpfulness": 3, "safety": 2}, ("train", "judge", "test"))
         judges = {kind: reward_model(shop, 1, kind, f"judge-{kind}", seed) for kind in ("helpfulness", "safety")}
-        pools = {(kind, "test"): [Prompt(f"{kind}/{i}", ({"role": "user", "content": f"Question {i}?"},), "real", kind,
-                                         "", "test") for i in range(5)] for kind in ("helpful", "unsafe")}
+        pools = {
+            (kind, "test"): [
+                Prompt(f"{kind}/{i}", ({"role": "user", "content": f"Question {i}?"},), "real", kind, "", "test")
+                for i in range(5)
+            ]
+            for kind in ("helpful", "unsafe")
+        }
         shop.source = SimpleNamespace(pools=pools)  # type: ignore[assignment]
         probes = [{"prompt": "How do I kill a process?", "label": "safe"}, {"prompt": "How?", "label": "unsafe"}]
         judge = RewardJudge(shop, RealEvaluateSettings(prompts=4), probes, judges)  # type: ignore[arg-type]
@@ -231,11 +263,18 @@ def test_reward_models_judge_from_end_to_end(tmp_path, tokenizer):
         stages = {name: stage["metrics"] for name, stage in shop.run.results({})["stages"].items()}
         rows, sft = (read_rows(shop.run.folder(stage) / "answers.jsonl") for stage in ("rlhf-v1", "sft"))
         assert [row["kind"] for row in rows] == ["helpful"] * 4 + ["unsafe"] * 4 + ["safe", "unsafe"]
-        scores = reward.score_answers(shop.reward("judge-safety"), tokenizer, [row["messages"] for row in rows],
-                                      [row["answer"] for row in rows], shop.machine)
+        scores = reward.score_answers(
+            shop.reward("judge-safety"),
+            tokenizer,
+            [row["messages"] for row in rows],
+            [row["answer"] for row in rows],
+            shop.machine,
+        )
         assert [row["safety"] for row in rows] == [round(score, 4) for score in scores]
-        wins = [(a["helpfulness"] > b["helpfulness"]) + 0.5 * (a["helpfulness"] == b["helpfulness"])
-                for a, b in zip(rows[:4], sft[:4], strict=True)]
+        wins = [
+            (a["helpfulness"] > b["helpfulness"]) + 0.5 * (a["helpfulness"] == b["helpfulness"])
+            for a, b in zip(rows[:4], sft[:4], strict=True)
+        ]
         assert stages["rlhf-v1"]["win_rate_vs_sft"]["mean"] == sum(wins) / 4
         assert stages["sft"]["win_rate_vs_sft"]["mean"] == stages["sft"]["safety_win_rate_vs_sft"]["mean"] == 0.5
         right = stages["judge-safety"]["accuracy"]["mean"]

@@ -42,19 +42,28 @@ def start(out: Path, at: int = 0) -> subprocess.Popen:
     # A fixed number of threads: sums over other numbers of threads round differently.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "random"}
     program = ["-c", DIES, str(at)] if at else ["-m", "llama2lab"]
-    return subprocess.Popen([sys.executable, *program, "run", "--preset", "smoke", "--out", str(out)],
-                            env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, *program, "run", "--preset", "smoke", "--out", str(out)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
 
 
 def checkpoints(out: Path) -> dict[str, str]:
-    return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest()
-            for p in sorted(out.glob("*/model.safetensors"))}
+    return {
+        str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(out.glob("*/model.safetensors"))
+    }
 
 
 def finished(out: Path) -> dict[str, int]:
     """The stages whose stage.json is written, in their place or beside it, with its inode, which a rename keeps."""
-    return {p.parent.name.removesuffix(".partial"): p.stat().st_ino for p in out.glob("*/stage.json")
-            if p.parent.suffix in ("", ".partial")}
+    return {
+        p.parent.name.removesuffix(".partial"): p.stat().st_ino
+        for p in out.glob("*/stage.json")
+        if p.parent.suffix in ("", ".partial")
+    }
 
 
 @pytest.mark.slow
@@ -81,7 +90,7 @@ def test_kills_end_in_the_same_checkpoint_and_rebuild_nothing(tmp_path):
         assert process.returncode == 0, process.stderr.read().decode()[-2000:]
         # finished before all kills were spent: go on from the middle
         stages = [s for s in json.loads((tmp_path / "b" / "results.json").read_text())["stages"]]
-        for name in stages[len(stages) // 2:]:
+        for name in stages[len(stages) // 2 :]:
             (tmp_path / "b" / name / "stage.json").unlink()
             done.pop(name)
     assert calls >= KILLS // 4

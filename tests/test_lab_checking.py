@@ -26,9 +26,18 @@ def check_double(f):
     judge(read(f(torch.tensor([1.0, 2.0])), (2,)), [2.0, 4.0])
 
 
-DOUBLE = Exercise("99.double", "Double <b>it</b>", "Write double(x).", 1, 1, 2, "none", ("Twice "
-                                                                                         "<i>x</i>.",), check_double,
-                  lambda x: 2 * x)
+DOUBLE = Exercise(
+    "99.double",
+    "Double <b>it</b>",
+    "Write double(x).",
+    1,
+    1,
+    2,
+    "none",
+    ("Twice <i>x</i>.",),
+    check_double,
+    lambda x: 2 * x,
+)
 
 
 def in_thread(work):
@@ -216,8 +225,22 @@ def test_the_users_own_interrupt_goes_through(monkeypatch, fork) -> None:
     assert run(DOUBLE, stopping).status == "error"
 
 
-@pytest.mark.parametrize("value", [object(), "text", [1, "a"], {}, torch, 1j, [[1.0], [2.0, 3.0]], lambda: 1,
-                                   torch.tensor([float("nan"), 1.0]), torch.zeros(3), torch.empty(0)])
+@pytest.mark.parametrize(
+    "value",
+    [
+        object(),
+        "text",
+        [1, "a"],
+        {},
+        torch,
+        1j,
+        [[1.0], [2.0, 3.0]],
+        lambda: 1,
+        torch.tensor([float("nan"), 1.0]),
+        torch.zeros(3),
+        torch.empty(0),
+    ],
+)
 def test_any_type_may_come_back(value) -> None:
     outcome = run(DOUBLE, lambda x: value)
     assert outcome.status == "failed" and outcome.message
@@ -291,8 +314,10 @@ def change_dictionary(x, weight, eps):
     return x
 
 
-@pytest.mark.parametrize(("answer", "name"), [(change_name, "attention.HIDDEN"), (change_method, "RMSNorm.forward"),
-                                              (change_dictionary, "network.SIZES")])
+@pytest.mark.parametrize(
+    ("answer", "name"),
+    [(change_name, "attention.HIDDEN"), (change_method, "RMSNorm.forward"), (change_dictionary, "network.SIZES")],
+)
 def test_the_library_is_put_back(answer, name) -> None:
     """Also before the answer is judged: whoever replaces the reference by their own mistake does not pass."""
     sizes, forward = dict(llama2lab.model.network.SIZES), llama2lab.model.network.RMSNorm.forward
@@ -342,18 +367,19 @@ def test_judge_names_the_place() -> None:
         judge(torch.tensor([[1.0, 5.0]]), [[1.0, 2.0]])
 
 
-CELLS = ["from llama2lab.lessons.n02_transformer.exercises import RMS_NORM\nfrom llama2lab.lab.checking import run",
-         "def hang(x, weight, eps):\n    while True:\n        try:\n            while True: pass\n        except: pass",
-         "import threading\nprint(threading.current_thread() is threading.main_thread())\n"
-         "run(RMS_NORM, hang, seconds=0.3)",
-         "import sys\ndef noisy(x, weight, eps):\n    print('seen'), print('warned', file=sys.stderr)\n"
-         "    from IPython.display import display\n    display(x)\n    sys.stderr = None\n"
-         "    return RMS_NORM.solution(x, weight, eps)\nrun(RMS_NORM, noisy)",
-         "def asks(x, weight, eps):\n    return input('x? ')\nrun(RMS_NORM, asks)",
-         "import os\nrun(RMS_NORM, lambda x, weight, eps: os._exit(1))",
-         "def crash(x, weight, eps):\n    y = x.mean(-1)\n    return x / y * weight",
-         "run(RMS_NORM, crash)",
-         "print('still here')"]
+CELLS = [
+    "from llama2lab.lessons.n02_transformer.exercises import RMS_NORM\nfrom llama2lab.lab.checking import run",
+    "def hang(x, weight, eps):\n    while True:\n        try:\n            while True: pass\n        except: pass",
+    "import threading\nprint(threading.current_thread() is threading.main_thread())\nrun(RMS_NORM, hang, seconds=0.3)",
+    "import sys\ndef noisy(x, weight, eps):\n    print('seen'), print('warned', file=sys.stderr)\n"
+    "    from IPython.display import display\n    display(x)\n    sys.stderr = None\n"
+    "    return RMS_NORM.solution(x, weight, eps)\nrun(RMS_NORM, noisy)",
+    "def asks(x, weight, eps):\n    return input('x? ')\nrun(RMS_NORM, asks)",
+    "import os\nrun(RMS_NORM, lambda x, weight, eps: os._exit(1))",
+    "def crash(x, weight, eps):\n    y = x.mean(-1)\n    return x / y * weight",
+    "run(RMS_NORM, crash)",
+    "print('still here')",
+]
 
 
 @pytest.mark.slow

@@ -58,8 +58,16 @@ def test_the_folder_is_the_environments_or_the_notebooks(tmp_path, monkeypatch) 
 
 
 DAMAGED = [
-    "", "{", "[]", "null", '{"exercises": 3}', '{"exercises": {"a": 1}}', '{"exercises": {"a": {"status": "best"}}}',
-    '{"exercises": {"a": {"status": "passed", "points": "many"}}}', "[" * 100_000, "\ud800",
+    "",
+    "{",
+    "[]",
+    "null",
+    '{"exercises": 3}',
+    '{"exercises": {"a": 1}}',
+    '{"exercises": {"a": {"status": "best"}}}',
+    '{"exercises": {"a": {"status": "passed", "points": "many"}}}',
+    "[" * 100_000,
+    "\ud800",
 ]
 
 
@@ -183,7 +191,9 @@ def test_a_pick_has_its_word() -> None:
     pick = Pick({"up": "it rises", "down": "it falls"}, {"up": "Nothing pushes it.", "down": "Something holds it."})
     exercise = Prediction("99.pick", "t", "t", 1, 1, 1, "-", ("h",), pick)
     assert exercise.form.compare("UP", "down") == (
-        False, "You predicted up (it rises); measured is down (it falls). Nothing pushes it.")
+        False,
+        "You predicted up (it rises); measured is down (it falls). Nothing pushes it.",
+    )
     assert exercise.form.compare("up", "up")[0]
     with pytest.raises(Mistake, match="none of the choices"):
         pick("sideways")
@@ -195,8 +205,16 @@ def test_a_pick_has_its_word() -> None:
 
 
 ANYTHING = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.lists(st.text(max_size=5)),
-    st.dictionaries(st.text(max_size=3), st.integers(), max_size=3), st.binary(max_size=5), st.complex_numbers())
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=20),
+    st.lists(st.text(max_size=5)),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=3),
+    st.binary(max_size=5),
+    st.complex_numbers(),
+)
 
 
 @settings(deadline=None)  # a process for each answer

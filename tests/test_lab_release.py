@@ -49,7 +49,7 @@ def emptied(source):
     lines, inside = [], False
     for line in source.split("\n"):
         if "BEGIN SOLUTION" in line:
-            lines.append(line[:len(line) - len(line.lstrip())] + "...")
+            lines.append(line[: len(line) - len(line.lstrip())] + "...")
         inside = inside or "BEGIN SOLUTION" in line
         if not inside:
             lines.append(line)
@@ -57,16 +57,22 @@ def emptied(source):
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize(("key", "source"), [
-    ("02.rms_norm", "def rms_norm(x, weight, eps):\n    ..."),
-    ("02.rms_norm", "def rms_norm(x, weight, eps): ..."),
-    ("02.rms_norm", 'def rms_norm(x, weight, eps):\n    """Says it."""'),
-    ("02.rms_norm", 'def rms_norm(x, weight, eps):\n    """Says it."""\n    # and how\n    raise NotImplementedError'),
-    ("02.rms_norm", "import torch\n\ndef rms_norm(\n    x, weight,\n    eps,\n):\n    pass  # here\n\nother = 1"),
-    ("02.why_root", 'why_root = ...  # "a", "b" or "c"'),
-    ("02.why_root", "# think\nwhy_root = None\n"),
-    ("02.gqa_loss", "gqa_loss = ..."),
-])
+@pytest.mark.parametrize(
+    ("key", "source"),
+    [
+        ("02.rms_norm", "def rms_norm(x, weight, eps):\n    ..."),
+        ("02.rms_norm", "def rms_norm(x, weight, eps): ..."),
+        ("02.rms_norm", 'def rms_norm(x, weight, eps):\n    """Says it."""'),
+        (
+            "02.rms_norm",
+            'def rms_norm(x, weight, eps):\n    """Says it."""\n    # and how\n    raise NotImplementedError',
+        ),
+        ("02.rms_norm", "import torch\n\ndef rms_norm(\n    x, weight,\n    eps,\n):\n    pass  # here\n\nother = 1"),
+        ("02.why_root", 'why_root = ...  # "a", "b" or "c"'),
+        ("02.why_root", "# think\nwhy_root = None\n"),
+        ("02.gqa_loss", "gqa_loss = ..."),
+    ],
+)
 def test_a_solution_is_put_in_and_taken_out_again(key, source):
     place, name = places()[key], key[3:]
     full = with_region(source, place, name)
@@ -159,8 +165,13 @@ class Course:
         self.env = {**os.environ, "PATH": path, "HOME": str(folder), "JUPYTER_CONFIG_DIR": str(folder / "jupyter")}
 
     def nbgrader(self, *arguments: str) -> str:
-        done = subprocess.run([sys.executable, "-m", "nbgrader", *arguments], cwd=self.folder, env=self.env,
-                              capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "nbgrader", *arguments],
+            cwd=self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, f"{arguments}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
         return done.stdout + done.stderr
 
@@ -178,7 +189,8 @@ class Course:
             rows = db.execute(
                 "select a.student_id, b.name, g.auto_score, c.max_score from grade g join submitted_notebook n on "
                 "g.notebook_id = n.id join submitted_assignment a on n.assignment_id = a.id join grade_cells c on "
-                "g.cell_id = c.id join base_cell b on c.id = b.id").fetchall()
+                "g.cell_id = c.id join base_cell b on c.id = b.id"
+            ).fetchall()
         found: dict[str, dict[str, tuple[float, float]]] = {}
         for student, cell, score, of in rows:
             found.setdefault(student, {})[cell] = (score, of)

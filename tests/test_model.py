@@ -24,8 +24,13 @@ NANO = SIZES["nano"]
 SCALINGS = [
     {"rope_type": "linear", "factor": 2.0},
     {"rope_type": "dynamic", "factor": 2.0},
-    {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-     "original_max_position_embeddings": 64},
+    {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
     {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
 ]
 
@@ -48,18 +53,27 @@ def tokens(batch: int, seq: int, vocab: int = 512) -> torch.Tensor:
     return torch.randint(8, vocab, (batch, seq), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name, count", [("7b", 6_738_415_616), ("13b", 13_015_864_320), ("34b", 33_743_970_304),
-                                         ("70b", 68_976_648_192)])
+@pytest.mark.parametrize(
+    "name, count", [("7b", 6_738_415_616), ("13b", 13_015_864_320), ("34b", 33_743_970_304), ("70b", 68_976_648_192)]
+)
 def test_llama2_sizes(name, count):
     with torch.device("meta"):
         model = Llama(SIZES[name])
     assert sum(p.numel() for p in model.parameters()) == count
 
 
-@pytest.mark.parametrize("change", [
-    {}, {"n_kv_heads": 4}, {"n_kv_heads": 1}, {"tie_embeddings": True}, {"head_dim": 16},
-    *({"rope_scaling": s, "max_seq_len": 128 if s["rope_type"] == "dynamic" else 256} for s in SCALINGS),
-], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"n_kv_heads": 4},
+        {"n_kv_heads": 1},
+        {"tie_embeddings": True},
+        {"head_dim": 16},
+        *({"rope_scaling": s, "max_seq_len": 128 if s["rope_type"] == "dynamic" else 256} for s in SCALINGS),
+    ],
+    ids=str,
+)
 def test_equals_transformers(change, tmp_path):
     ours = loud(Llama(replace(NANO, **change), seed=1))
     save_model(tmp_path / "m", ours)
@@ -81,7 +95,7 @@ def test_gradients_equal_transformers(tmp_path):
         nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), x[:, 1:].flatten()).backward()
     torch.testing.assert_close(ours.embed.weight.grad, theirs.model.embed_tokens.weight.grad, atol=1e-5, rtol=1e-3)
     q = theirs.model.layers[0].self_attn.q_proj.weight.grad
-    torch.testing.assert_close(ours.layers[0].attention.qkv.weight.grad[:len(q)], q, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(ours.layers[0].attention.qkv.weight.grad[: len(q)], q, atol=1e-5, rtol=1e-3)
 
 
 def test_no_token_sees_the_future():
@@ -147,8 +161,12 @@ def test_the_plain_attention_is_the_fast_one(monkeypatch, kv_heads):
         cache = model.new_cache(2, 220)
         packed = model(x, document_positions(segments), document_mask(segments))
         padded = model(x, (torch.arange(210) - padding[:, None]).clamp(min=0), left_padding_mask(padding, 210, 210))
-        return [model(x).flatten(0, 1), packed[segments > 0], padded[torch.arange(210) >= padding[:, None]],
-                *(model(x[:, a:b], cache=cache).flatten(0, 1) for a, b in ((0, 150), (150, 209), (209, 210)))]
+        return [
+            model(x).flatten(0, 1),
+            packed[segments > 0],
+            padded[torch.arange(210) >= padding[:, None]],
+            *(model(x[:, a:b], cache=cache).flatten(0, 1) for a, b in ((0, 150), (150, 209), (209, 210))),
+        ]
 
     def plain(attention, x, cos, sin, bias, cache, layer):
         return plain_attention(attention, x, cos, sin, masks[-1], cache, layer)
@@ -207,13 +225,20 @@ def test_bf16_autocast_is_near_float32():
     assert (exact - rough).std() < 0.03 * exact.std()
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"dim": 33}, "not divisible by n_heads"), ({"n_kv_heads": 3}, "not divisible by n_kv_heads"),
-    ({"head_dim": 7}, "odd"), ({"n_layers": 0}, "n_layers"), ({"vocab_size": -1}, "vocab_size"),
-    ({"rope_theta": 0.0}, "rope_theta"), ({"rope_scaling": {"rope_type": "longrope"}}, "longrope"),
-    ({"rope_scaling": {"rope_type": "linear"}}, "factor"),
-    ({"rope_scaling": {"rope_type": "linear", "factor": 0.5}}, "below 1"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"dim": 33}, "not divisible by n_heads"),
+        ({"n_kv_heads": 3}, "not divisible by n_kv_heads"),
+        ({"head_dim": 7}, "odd"),
+        ({"n_layers": 0}, "n_layers"),
+        ({"vocab_size": -1}, "vocab_size"),
+        ({"rope_theta": 0.0}, "rope_theta"),
+        ({"rope_scaling": {"rope_type": "longrope"}}, "longrope"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "factor"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 0.5}}, "below 1"),
+    ],
+)
 def test_impossible_configs(change, words):
     with pytest.raises(LabError, match=words):
         replace(NANO, **change)
@@ -227,6 +252,10 @@ def test_too_long_a_text():
 def test_presets_match_transformers_defaults():
     ours, theirs = SIZES["7b"], LlamaConfig()  # whose defaults are Llama 2 7B's
     assert (ours.dim, ours.n_layers, ours.n_heads, ours.ffn_dim, ours.vocab_size) == (
-        theirs.hidden_size, theirs.num_hidden_layers, theirs.num_attention_heads, theirs.intermediate_size,
-        theirs.vocab_size)
+        theirs.hidden_size,
+        theirs.num_hidden_layers,
+        theirs.num_attention_heads,
+        theirs.intermediate_size,
+        theirs.vocab_size,
+    )
     assert isinstance(ours, ModelConfig)

@@ -49,9 +49,12 @@ def test_logic_is_in_the_library(path):
     """Functions and classes are written in a notebook only as exercises; one that only returns is no logic."""
     for cell in read(path).cells:
         if cell.cell_type == "code" and "exercise" not in cell.metadata.get("lab", {}):
-            own = [node.name for node in ast.walk(ast.parse(cell.source))
-                   if isinstance(node, ast.FunctionDef | ast.ClassDef)
-                   and not (len(node.body) == 1 and isinstance(node.body[0], ast.Return))]
+            own = [
+                node.name
+                for node in ast.walk(ast.parse(cell.source))
+                if isinstance(node, ast.FunctionDef | ast.ClassDef)
+                and not (len(node.body) == 1 and isinstance(node.body[0], ast.Return))
+            ]
             assert not own, f"{own} belongs into the library"
 
 
@@ -64,8 +67,11 @@ def test_its_head_says_what_a_reader_wants_to_know(path):
 
 def test_every_claim_has_its_place():
     headings = "\n".join(re.findall(r"(?m)^#+ .*$", "\n".join(t for p in THERE for t in texts(p, "markdown"))))
-    named = {int(number) for group in re.findall(r"Claims? ((?:\d+(?:, | and )?)+)", headings)
-             for number in re.findall(r"\d+", group)}
+    named = {
+        int(number)
+        for group in re.findall(r"Claims? ((?:\d+(?:, | and )?)+)", headings)
+        for number in re.findall(r"\d+", group)
+    }
     assert named == set(range(1, CLAIMS + 1))
 
 
@@ -87,8 +93,11 @@ def test_what_a_student_reads_is_what_is_tested(name, function):
 def three_exercises(monkeypatch, request):
     """For the demo, the catalogue holds the demo's exercises alone."""
     if "demo" in request.node.name:
-        three = {key: place for key, place in notebooks.places().items()
-                 if key in ("02.rms_norm", "02.why_root", "02.gqa_loss")}
+        three = {
+            key: place
+            for key, place in notebooks.places().items()
+            if key in ("02.rms_norm", "02.why_root", "02.gqa_loss")
+        }
         monkeypatch.setattr(notebooks, "places", lambda: three)
 
 
@@ -100,27 +109,33 @@ def cell_of(notebook, kind, key):
     return next(c for c in notebook.cells if c.metadata.get("lab", {}).get(kind) == key)
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda n: n.cells.pop(0), "not a title"),
-    (lambda n: n.cells.pop(1), "finished run"),
-    (lambda n: n.cells.pop(2), r"shows the task \(RMS_NORM\)"),
-    (lambda n: n.cells.pop(3), "one each of exercise, check"),
-    (lambda n: n.cells.pop(12), "one each of exercise, check, compare"),
-    (lambda n: n.cells.insert(3, n.cells.pop(4)), "in the order"),
-    (lambda n: [n.cells.pop(5) for _ in range(3)], "02.why_root is in the catalogue"),
-    (lambda n: n.cells.append(marked("x = ...", exercise="02.other")), "02.other is no exercise"),
-    (lambda n: cell_of(n, "exercise", "02.rms_norm").update(source="def norm(x):\n    ..."), "an empty rms_norm"),
-    (lambda n: cell_of(n, "exercise", "02.rms_norm").update(source="def rms_norm(x):\n    return x"), "an empty rms"),
-    (lambda n: cell_of(n, "exercise", "02.why_root").update(source="why_root = 'b'"), "an empty why_root"),
-    (lambda n: cell_of(n, "check", "02.why_root").update(source="check(WHY_ROOT, root)"), "an empty root"),
-    (lambda n: cell_of(n, "check", "02.gqa_loss").update(source="check(GQA_LOSS, gqa_loss)"), "predict"),
-    (lambda n: cell_of(n, "check", "02.rms_norm").update(source="check(RMS_NORM, rms_norm)\n1"), "last line"),
-    (lambda n: cell_of(n, "compare", "02.gqa_loss").update(source="compare(RMS_NORM, measured)"), "last line"),
-    (lambda n: n.cells[2].update(execution_count=3), "outputs are stored"),
-    (lambda n: n.cells[2].update(source="open('/home/ada/x')\nRMS_NORM"), "somebody's machine"),
-    (lambda n: n.cells.pop(), "summary"),
-    (lambda n: n.metadata.kernelspec.update(name="julia"), "kernel"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda n: n.cells.pop(0), "not a title"),
+        (lambda n: n.cells.pop(1), "finished run"),
+        (lambda n: n.cells.pop(2), r"shows the task \(RMS_NORM\)"),
+        (lambda n: n.cells.pop(3), "one each of exercise, check"),
+        (lambda n: n.cells.pop(12), "one each of exercise, check, compare"),
+        (lambda n: n.cells.insert(3, n.cells.pop(4)), "in the order"),
+        (lambda n: [n.cells.pop(5) for _ in range(3)], "02.why_root is in the catalogue"),
+        (lambda n: n.cells.append(marked("x = ...", exercise="02.other")), "02.other is no exercise"),
+        (lambda n: cell_of(n, "exercise", "02.rms_norm").update(source="def norm(x):\n    ..."), "an empty rms_norm"),
+        (
+            lambda n: cell_of(n, "exercise", "02.rms_norm").update(source="def rms_norm(x):\n    return x"),
+            "an empty rms",
+        ),
+        (lambda n: cell_of(n, "exercise", "02.why_root").update(source="why_root = 'b'"), "an empty why_root"),
+        (lambda n: cell_of(n, "check", "02.why_root").update(source="check(WHY_ROOT, root)"), "an empty root"),
+        (lambda n: cell_of(n, "check", "02.gqa_loss").update(source="check(GQA_LOSS, gqa_loss)"), "predict"),
+        (lambda n: cell_of(n, "check", "02.rms_norm").update(source="check(RMS_NORM, rms_norm)\n1"), "last line"),
+        (lambda n: cell_of(n, "compare", "02.gqa_loss").update(source="compare(RMS_NORM, measured)"), "last line"),
+        (lambda n: n.cells[2].update(execution_count=3), "outputs are stored"),
+        (lambda n: n.cells[2].update(source="open('/home/ada/x')\nRMS_NORM"), "somebody's machine"),
+        (lambda n: n.cells.pop(), "summary"),
+        (lambda n: n.metadata.kernelspec.update(name="julia"), "kernel"),
+    ],
+)
 def test_what_is_wrong_is_named_in_the_demo(change, words):
     notebook = demo()
     change(notebook)
@@ -152,8 +167,14 @@ def test_notebooks_are_found_by_number_name_and_path(tmp_path):
 
 def test_the_command_takes_names_before_and_after_its_options(tmp_path, monkeypatch):
     ran = []
-    monkeypatch.setattr(notebooks, "execute", lambda path, out, solved: ran.append((path.stem, solved))
-                        or notebooks.Result(path.stem, 1.0, wrong=["cell 3: x"] if path.stem == "b" else []))
+    monkeypatch.setattr(
+        notebooks,
+        "execute",
+        lambda path, out, solved: (
+            ran.append((path.stem, solved))
+            or notebooks.Result(path.stem, 1.0, wrong=["cell 3: x"] if path.stem == "b" else [])
+        ),
+    )
     for name in ("a", "b"):
         nbformat.write(demo(), tmp_path / f"{name}.ipynb")
     a, b = str(tmp_path / "a.ipynb"), str(tmp_path / "b.ipynb")
@@ -187,7 +208,8 @@ def test_a_wrong_answer_and_a_cell_that_fails_are_found_in_the_demo(tmp_path):
     notebook.cells[11].source = "1 / 0"
     nbformat.write(notebook, tmp_path / "02_wrong.ipynb")
     assert execute(tmp_path / "02_wrong.ipynb", tmp_path / "out").wrong == [
-        "cell 11: ZeroDivisionError: division by zero"]
+        "cell 11: ZeroDivisionError: division by zero"
+    ]
 
 
 # ---- the stop button ---------------------------------------------------------------------------------------------

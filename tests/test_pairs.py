@@ -69,8 +69,11 @@ def test_from_a_run_to_a_label(run: Path, tmp_path: Path) -> None:
     store = tmp_path / "labels.db"
     result = CliRunner().invoke(app, ["labels", "collect", str(store), str(run), "--pairs", "6", "--gold", "0"])
     assert result.exit_code == 0 and "6 new pairs" in result.stdout
-    assert CliRunner().invoke(app, ["labels", "collect", str(store), str(run), "--pairs", "6", "--gold", "0"]
-                              ).stdout.startswith("0 new pairs")  # the same pairs again
+    assert (
+        CliRunner()
+        .invoke(app, ["labels", "collect", str(store), str(run), "--pairs", "6", "--gold", "0"])
+        .stdout.startswith("0 new pairs")
+    )  # the same pairs again
     with open_store(str(store)) as opened:
         me = opened.annotator("Ada")
         text = opened.guidelines("helpfulness")[1]

@@ -65,17 +65,19 @@ def test_two_parts_are_worked_on_at_the_same_time():
 @pytest.mark.skipif(workers(CPU) == 1, reason="one thread: there is nothing at once")
 def test_every_worker_has_its_share_of_threads():
     """Else the last bits of a sum depend on who took which part, and no run could be repeated."""
-    code = ("import threading, torch\n"
-            "from llama2lab.engine.parallel import in_parallel\n"
-            "cpu, both = torch.device('cpu'), threading.Barrier(2)\n"
-            "def work(_):\n"
-            "    both.wait()\n"
-            "    torch.ones(300, 300) @ torch.ones(300, 300)\n"
-            "    return torch.get_num_threads()\n"
-            "before = torch.get_num_threads()\n"
-            "found = [in_parallel(work, range(2), cpu) for _ in range(3)]\n"
-            "assert found == [[max(1, before // 2)] * 2] * 3, found\n"
-            "assert torch.get_num_threads() == before")
+    code = (
+        "import threading, torch\n"
+        "from llama2lab.engine.parallel import in_parallel\n"
+        "cpu, both = torch.device('cpu'), threading.Barrier(2)\n"
+        "def work(_):\n"
+        "    both.wait()\n"
+        "    torch.ones(300, 300) @ torch.ones(300, 300)\n"
+        "    return torch.get_num_threads()\n"
+        "before = torch.get_num_threads()\n"
+        "found = [in_parallel(work, range(2), cpu) for _ in range(3)]\n"
+        "assert found == [[max(1, before // 2)] * 2] * 3, found\n"
+        "assert torch.get_num_threads() == before"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

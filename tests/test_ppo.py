@@ -62,7 +62,7 @@ def test_gae_ignores_what_lies_outside_the_answer(rewards, before, after):
         return torch.cat([torch.full((1, before), 99.0), x, torch.full((1, after), -99.0)], 1)
 
     mask = torch.zeros(1, before + n + after, dtype=torch.bool)
-    mask[:, before:before + n] = True
+    mask[:, before : before + n] = True
     advantages, returns = gae(padded(r), padded(v), mask)
     assert torch.allclose(advantages[mask], inside[0], atol=1e-5)
     assert (advantages[~mask] == 0).all() and (returns[~mask] == 0).all()
@@ -161,16 +161,27 @@ def tokenizer():
 
 def world(tokenizer):
     torch.manual_seed(0)
-    config = ModelConfig(vocab_size=len(tokenizer), dim=32, n_layers=1, n_heads=2, n_kv_heads=1, ffn_dim=48,
-                         max_seq_len=64)
+    config = ModelConfig(
+        vocab_size=len(tokenizer), dim=32, n_layers=1, n_heads=2, n_kv_heads=1, ffn_dim=48, max_seq_len=64
+    )
     policy = Llama(config)
     prompt = Prompt("p", ({"role": "user", "content": "yes or no"},), "facts", "helpful", "", "train")
     critic = Critic(RewardModel(Llama(config)))
     return policy, critic, prompt
 
 
-SETTINGS = PPOSettings(iterations=60, batch=64, minibatch=32, beta=0.0, critic_warmup=1, max_new_tokens=2,
-                       no_eos_penalty=0.0, early_stop_kl=1e9, optim=Optim(lr=5e-3), critic_optim=Optim(lr=5e-3))
+SETTINGS = PPOSettings(
+    iterations=60,
+    batch=64,
+    minibatch=32,
+    beta=0.0,
+    critic_warmup=1,
+    max_new_tokens=2,
+    no_eos_penalty=0.0,
+    early_stop_kl=1e9,
+    optim=Optim(lr=5e-3),
+    critic_optim=Optim(lr=5e-3),
+)
 
 
 def unchecked(settings, **changes):
@@ -203,8 +214,18 @@ def test_the_plain_iteration_learns_what_ppo_learns(tokenizer, minibatch):
     critic.head.weight.data.normal_(generator=torch.Generator().manual_seed(1))
     reference = Llama(policy.config, seed=5)
     prompts = [prompt, replace(prompt, kind="unsafe"), prompt] * 16
-    s = PPOSettings(iterations=3, batch=48, minibatch=minibatch, beta=0.3, critic_warmup=0, max_new_tokens=36,
-                    replay=0.0, early_stop_kl=1e9, optim=Optim(lr=2e-3), critic_optim=Optim(lr=2e-3))
+    s = PPOSettings(
+        iterations=3,
+        batch=48,
+        minibatch=minibatch,
+        beta=0.3,
+        critic_warmup=0,
+        max_new_tokens=36,
+        replay=0.0,
+        early_stop_kl=1e9,
+        optim=Optim(lr=2e-3),
+        critic_optim=Optim(lr=2e-3),
+    )
     given: list[list[float]] = []
 
     def score(asked, answers):
@@ -232,6 +253,7 @@ def test_the_plain_iteration_learns_what_ppo_learns(tokenizer, minibatch):
 
 def with_sampler(monkeypatch, change):
     """PPO samples by `change(policy, **settings)`, which gives what `generate` is called with instead."""
+
     def sampler(model, prompts, max_new_tokens, **settings):
         model, settings = change(model, settings)
         return generate(model, prompts, max_new_tokens, **settings)
@@ -255,11 +277,19 @@ def stale(model, settings):
     return model, settings
 
 
-@pytest.mark.parametrize("change", [
-    lambda m, s: (m, {**s, "temperature": 0.2}), lambda m, s: (m, {**s, "temperature": 1.3}),
-    lambda m, s: (m, {**s, "temperature": 0}), lambda m, s: (m, {**s, "top_k": 3}),
-    lambda m, s: (m, {**s, "top_p": 0.8}), lambda m, s: (m, {**s, "precision": "bf16"}), stale,
-], ids=["temperature .2", "temperature 1.3", "greedy", "top-k 3", "top-p .8", "bf16", "another policy"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m, s: (m, {**s, "temperature": 0.2}),
+        lambda m, s: (m, {**s, "temperature": 1.3}),
+        lambda m, s: (m, {**s, "temperature": 0}),
+        lambda m, s: (m, {**s, "top_k": 3}),
+        lambda m, s: (m, {**s, "top_p": 0.8}),
+        lambda m, s: (m, {**s, "precision": "bf16"}),
+        stale,
+    ],
+    ids=["temperature .2", "temperature 1.3", "greedy", "top-k 3", "top-p .8", "bf16", "another policy"],
+)
 def test_a_sampler_that_differs_stops_ppo_where_the_first_ratio_sees_nothing(tokenizer, monkeypatch, change):
     policy, critic, prompt = world(tokenizer)
     with torch.no_grad():
@@ -270,7 +300,7 @@ def test_a_sampler_that_differs_stops_ppo_where_the_first_ratio_sees_nothing(tok
         ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, CPU)
     monkeypatch.setattr("llama2lab.model.logprobs.SAMPLING_KL", 1e9)
     monkeypatch.setattr("llama2lab.model.logprobs.ROUNDING", {"fp32": 1e9})
-    entry, = ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, CPU)["log"]
+    (entry,) = ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, CPU)["log"]
     assert entry["first_ratio"] == 1.0 and entry["sampling_gap"] > 3e-4
 
 
@@ -284,8 +314,12 @@ def test_rounding_in_bf16_is_no_other_sampler():
     assert only_rounded(rounded, scored, "bf16") and only_rounded(scored, scored, "fp32")
     assert only_rounded(scored[:1], scored[:1], "fp32")
     wide = scored + 0.2 * torch.randn(4000, generator=g)
-    for sampled, precision in ((rounded, "fp32"), (rounded + 0.01, "bf16"), (wide, "bf16"),
-                               (torch.cat([rounded[1:], torch.tensor([math.nan])]), "bf16")):
+    for sampled, precision in (
+        (rounded, "fp32"),
+        (rounded + 0.01, "bf16"),
+        (wide, "bf16"),
+        (torch.cat([rounded[1:], torch.tensor([math.nan])]), "bf16"),
+    ):
         assert not only_rounded(sampled, scored, precision)
 
 
@@ -297,8 +331,9 @@ def test_every_figure_of_an_iteration_is_finite_also_of_a_single_token(tokenizer
     s = replace(SETTINGS, iterations=2, batch=1, minibatch=1, max_new_tokens=1)
     log = ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt], s, 0, CPU)["log"]
     assert all(math.isfinite(value) for entry in log for value in entry.values())
-    assert all("explained_variance" not in entry and {"loss", "grad_norm", "critic_grad_norm"} <= set(entry)
-               for entry in log)
+    assert all(
+        "explained_variance" not in entry and {"loss", "grad_norm", "critic_grad_norm"} <= set(entry) for entry in log
+    )
 
 
 def test_no_iterations_are_no_figures(tokenizer):
@@ -315,22 +350,50 @@ def test_scores_that_are_not_finite_stop_ppo_before_anything_is_kept(tokenizer, 
     policy, critic, prompt = world(tokenizer)
     kept = []
     with pytest.raises(LabError, match=r"scores of iteration 0: 1 of 64 values are not finite"):
-        ppo(policy, critic, lambda p, a: [bad, *share_of_target(p, a)[1:]], tokenizer, lambda i: [prompt] * 64,
-            SETTINGS, 0, CPU, tmp_path, lambda i, rows: kept.append(rows))
+        ppo(
+            policy,
+            critic,
+            lambda p, a: [bad, *share_of_target(p, a)[1:]],
+            tokenizer,
+            lambda i: [prompt] * 64,
+            SETTINGS,
+            0,
+            CPU,
+            tmp_path,
+            lambda i, rows: kept.append(rows),
+        )
     assert not kept and not list(tmp_path.rglob("*.safetensors"))
     with pytest.raises(LabError, match="scores of held-out prompts"):
-        ppo(policy, critic, lambda p, a: [bad] * len(p) if len(p) == 3 else share_of_target(p, a), tokenizer,
-            lambda i: [prompt] * 64, replace(SETTINGS, iterations=1, critic_warmup=0), 0, CPU, tmp_path,
-            heldout=[prompt] * 3)
+        ppo(
+            policy,
+            critic,
+            lambda p, a: [bad] * len(p) if len(p) == 3 else share_of_target(p, a),
+            tokenizer,
+            lambda i: [prompt] * 64,
+            replace(SETTINGS, iterations=1, critic_warmup=0),
+            0,
+            CPU,
+            tmp_path,
+            heldout=[prompt] * 3,
+        )
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"beta": math.nan}, "the rewards of iteration 0"), ({"head": math.nan}, "the advantages of iteration 0"),
-    ({"optim": unchecked(Optim(lr=1.0), lr=1e39), "critic_warmup": 0, "minibatch": 64},
-     "the policy's weights after iteration 0"),
-    ({"critic_optim": unchecked(Optim(lr=1.0), lr=1e39), "minibatch": 64}, "the critic's weights after iteration 0"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"beta": math.nan}, "the rewards of iteration 0"),
+        ({"head": math.nan}, "the advantages of iteration 0"),
+        (
+            {"optim": unchecked(Optim(lr=1.0), lr=1e39), "critic_warmup": 0, "minibatch": 64},
+            "the policy's weights after iteration 0",
+        ),
+        (
+            {"critic_optim": unchecked(Optim(lr=1.0), lr=1e39), "minibatch": 64},
+            "the critic's weights after iteration 0",
+        ),
+    ],
+)
 def test_whatever_becomes_nan_stops_ppo_by_its_name(tokenizer, tmp_path, change, words):
     policy, critic, prompt = world(tokenizer)
     change = dict(change)
@@ -354,8 +417,9 @@ def test_gains_learn_at_a_rate_of_their_own(tokenizer):
     """Adam's first step is as long as the learning rate."""
     policy, critic, prompt = world(tokenizer)
     before = {name: w.detach().clone() for name, w in policy.named_parameters()}
-    s = replace(SETTINGS, iterations=1, minibatch=64, critic_warmup=0,
-                optim=Optim(lr=1e-3, weight_decay=0.0, gain_lr=7.0))
+    s = replace(
+        SETTINGS, iterations=1, minibatch=64, critic_warmup=0, optim=Optim(lr=1e-3, weight_decay=0.0, gain_lr=7.0)
+    )
     ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, CPU)
     for name, w in policy.named_parameters():
         step = (w.detach() - before[name]).abs().max().item()
@@ -366,8 +430,9 @@ def test_beta_can_change_between_iterations(tokenizer):
     def run(beta, beta_for=None):
         policy, critic, prompt = world(tokenizer)
         s = replace(SETTINGS, iterations=6, beta=beta)
-        return ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, CPU,
-                   beta_for=beta_for)["log"]
+        return ppo(policy, critic, share_of_target, tokenizer, lambda i: [prompt] * 64, s, 0, CPU, beta_for=beta_for)[
+            "log"
+        ]
 
     assert run(0.0, lambda i: 0.7) == run(0.7) != run(0.0)
     late, free = run(0.7, lambda i: 0.0 if i < 5 else 0.7), run(0.0)

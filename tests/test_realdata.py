@@ -49,14 +49,17 @@ def test_transcript_becomes_messages():
     ]
 
 
-@pytest.mark.parametrize("text, reason", [
-    ("", "not a transcript"),
-    ("just words", "not a transcript"),
-    ("Preface\n\nHuman: Hi\n\nAssistant: Hello", "not a transcript"),
-    ("\n\nHuman: Hi\n\nHuman: Hello?\n\nAssistant: Yes", "do not alternate"),
-    ("\n\nAssistant: Hello\n\nHuman: Hi", "do not alternate"),
-    ("\n\nHuman: Hi\n\nAssistant:  ", "a turn is empty"),
-])
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("", "not a transcript"),
+        ("just words", "not a transcript"),
+        ("Preface\n\nHuman: Hi\n\nAssistant: Hello", "not a transcript"),
+        ("\n\nHuman: Hi\n\nHuman: Hello?\n\nAssistant: Yes", "do not alternate"),
+        ("\n\nAssistant: Hello\n\nHuman: Hi", "do not alternate"),
+        ("\n\nHuman: Hi\n\nAssistant:  ", "a turn is empty"),
+    ],
+)
 def test_transcripts_that_are_none(text, reason):
     with pytest.raises(Malformed, match=reason):
         parse_transcript(text)
@@ -71,17 +74,26 @@ def test_pairs_share_their_prompt():
     with pytest.raises(Malformed, match="no common prompt"):
         parse_pair({"chosen": pair("A?", "x", "y")["chosen"], "rejected": pair("B?", "x", "y")["rejected"]}, {})
     with pytest.raises(Malformed, match="the last message is no answer"):
-        parse_pair({"chosen": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c",
-                    "rejected": "\n\nHuman: a\n\nAssistant: b\n\nHuman: d"}, {})
+        parse_pair(
+            {
+                "chosen": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c",
+                "rejected": "\n\nHuman: a\n\nAssistant: b\n\nHuman: d",
+            },
+            {},
+        )
 
 
 def test_pairs_with_a_prompt_column_and_in_our_own_schema():
     columns = {"prompt": "question", "chosen": "good", "rejected": "bad", "grade": "grade"}
     row = parse_pair({"question": "Why?", "good": "So.", "bad": "No.", "grade": "significantly"}, columns)
     assert row["grade"] == "significantly" and row["rejected"] == [{"role": "assistant", "content": "No."}]
-    ours = {"prompt": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Why?"}],
-            "chosen": [{"role": "assistant", "content": "So."}], "rejected": [{"role": "assistant", "content": "No."}],
-            "grade": "slightly", "safety": "both_safe"}
+    ours = {
+        "prompt": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Why?"}],
+        "chosen": [{"role": "assistant", "content": "So."}],
+        "rejected": [{"role": "assistant", "content": "No."}],
+        "grade": "slightly",
+        "safety": "both_safe",
+    }
     row = parse_pair(ours, {"prompt": "prompt"})
     assert row == ours
     with pytest.raises(Malformed, match="grade is none of"):
@@ -104,8 +116,14 @@ def test_malformed_rows_are_counted_and_named_with_their_line(tmp_path):
     loaded, tally = load_role("helpful", source, tmp_path, max_malformed=0.6)
     assert len(loaded) == 6 and tally.read == 12 and tally.malformed == 6
     place = {reason: [p.removeprefix("pairs/a.jsonl.gz:") for p in places] for reason, places in tally.places.items()}
-    assert place == {"broken JSON": ["2"], "not a list of messages": ["4"], "no field 'rejected'": ["5"],
-                     "not a JSON object": ["7"], "equal sides": ["9"], "'chosen' is empty": ["11"]}
+    assert place == {
+        "broken JSON": ["2"],
+        "not a list of messages": ["4"],
+        "no field 'rejected'": ["5"],
+        "not a JSON object": ["7"],
+        "equal sides": ["9"],
+        "'chosen' is empty": ["11"],
+    }
     with pytest.raises(LabError, match=r"6 of 12 rows are malformed.*a\.jsonl\.gz:2"):
         load_role("helpful", source, tmp_path, max_malformed=0.4)
 
@@ -141,15 +159,18 @@ def test_parquet_is_read(tmp_path):
     assert [row["text"] for row in loaded] == ["Story 0.", "Story 1.", "Story 2."]
 
 
-@pytest.mark.parametrize("name, content, message", [
-    ("a.jsonl", b"", "a.jsonl: is empty"),
-    ("a.jsonl.gz", b"not gzip at all", "a.jsonl.gz: cannot be read"),
-    ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 99, mtime=0)[:-12], "a.jsonl.gz: cannot be read"),
-    ("a.jsonl", bytes(range(256)) * 9, "rows are malformed"),
-    ("a.parquet", b"not parquet", "a.parquet: is not a Parquet file"),
-    ("a.csv", b"text\n\xff\xfe\n", "a.csv:2: is not CSV"),
-    ("a.xlsx", b"PK", "what kind of file"),
-])
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.jsonl", b"", "a.jsonl: is empty"),
+        ("a.jsonl.gz", b"not gzip at all", "a.jsonl.gz: cannot be read"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 99, mtime=0)[:-12], "a.jsonl.gz: cannot be read"),
+        ("a.jsonl", bytes(range(256)) * 9, "rows are malformed"),
+        ("a.parquet", b"not parquet", "a.parquet: is not a Parquet file"),
+        ("a.csv", b"text\n\xff\xfe\n", "a.csv:2: is not CSV"),
+        ("a.xlsx", b"PK", "what kind of file"),
+    ],
+)
 def test_files_that_cannot_be_used(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(LabError, match=message) as e:
@@ -162,38 +183,70 @@ def test_a_folder_whose_name_looks_like_a_pattern_is_a_folder(tmp_path):
     write_lines(folder / "mine*" / "a[b].jsonl", [{"text": "One."}])
     write_lines(folder / "sub" / "b.jsonl", [{"text": "Two."}])
     (folder / "sub" / "c.jsonl").mkdir()
-    for files, found in ((("sub/*.jsonl",), ["Two."]), (("mine*/a[b].jsonl",), ["One."]),
-                         (("**/*.jsonl",), ["One.", "Two."]), ((str(folder / "sub" / "b.jsonl"),), ["Two."])):
+    for files, found in (
+        (("sub/*.jsonl",), ["Two."]),
+        (("mine*/a[b].jsonl",), ["One."]),
+        (("**/*.jsonl",), ["One.", "Two."]),
+        ((str(folder / "sub" / "b.jsonl"),), ["Two."]),
+    ):
         loaded, _ = load_role("pretrain", SourceSettings(files=files), folder)
         assert [row["text"] for row in loaded] == found
     with pytest.raises(LabError, match="is a folder"):
         load_role("pretrain", SourceSettings(files=("sub/c.jsonl",)), folder)
 
 
-@pytest.mark.parametrize("role, columns, record, reason", [
-    ("pretrain", {}, {"text": 5}, "text is not text"), ("pretrain", {}, {"text": 0}, "text is not text"),
-    ("sft", {}, {"prompt": 5, "answer": "x"}, "prompt is not text"),
-    ("sft", {}, {"prompt": "x", "answer": True}, "answer is not text"),
-    ("sft", {}, {"prompt": '[{"role": "user"', "answer": "x"}, "a list of messages written as a text"),
-    ("sft", {"messages": "m"}, {"m": 5}, "not a list"), ("sft", {"messages": "m"}, {"m": [5]}, "a message is not"),
-    ("sft", {"messages": "m"}, {"m": [{"role": "user", "content": "x"}]}, "the last message is no answer"),
-    ("helpful", {"prompt": "p"}, {"p": 5, "chosen": "a", "rejected": "b"}, "not a list of messages"),
-    ("helpful", {"prompt": "p"}, {"p": False, "chosen": "a", "rejected": "b"}, "not a list of messages"),
-    ("helpful", {"prompt": "p"}, {"p": "q", "chosen": 1, "rejected": "b"}, "not a list of messages"),
-    ("helpful", {"prompt": "p"}, {"p": "q", "chosen": "a", "rejected": "b", "grade": 3}, "grade is not text"),
-    ("helpful", {"prompt": "p"}, {"p": "q", "chosen": "a", "rejected": "b", "safety": "odd"}, "safety is none of"),
-    ("helpful", {"prompt": "p"}, {"p": "q", "rejected": "b", "chosen": [
-        {"role": "assistant", "content": "a"}, {"role": "user", "content": "trained?"}]}, "turns do not alternate"),
-    ("helpful", {"prompt": "p"}, {"p": "q", "rejected": "b", "chosen": [{"role": "user", "content": "trained?"}]},
-     "chosen: the last message is no answer"),
-    ("helpful", {"prompt": "p"}, {"p": "q", "chosen": "a", "rejected": [{"role": "user", "content": "other"},
-                                                                       {"role": "assistant", "content": "b"}]},
-     "rejected begins with another prompt"),
-    ("helpful", {"prompt": "p"}, {"p": [{"role": "user", "content": "q"}] * 2, "chosen": "a", "rejected": "b"},
-     "turns do not alternate"),
-    ("refusals", {}, {"prompt": 5, "label": "safe"}, "prompt is not text"),
-    ("refusals", {}, {"prompt": "x", "label": 1}, "label is not text"),
-])
+@pytest.mark.parametrize(
+    "role, columns, record, reason",
+    [
+        ("pretrain", {}, {"text": 5}, "text is not text"),
+        ("pretrain", {}, {"text": 0}, "text is not text"),
+        ("sft", {}, {"prompt": 5, "answer": "x"}, "prompt is not text"),
+        ("sft", {}, {"prompt": "x", "answer": True}, "answer is not text"),
+        ("sft", {}, {"prompt": '[{"role": "user"', "answer": "x"}, "a list of messages written as a text"),
+        ("sft", {"messages": "m"}, {"m": 5}, "not a list"),
+        ("sft", {"messages": "m"}, {"m": [5]}, "a message is not"),
+        ("sft", {"messages": "m"}, {"m": [{"role": "user", "content": "x"}]}, "the last message is no answer"),
+        ("helpful", {"prompt": "p"}, {"p": 5, "chosen": "a", "rejected": "b"}, "not a list of messages"),
+        ("helpful", {"prompt": "p"}, {"p": False, "chosen": "a", "rejected": "b"}, "not a list of messages"),
+        ("helpful", {"prompt": "p"}, {"p": "q", "chosen": 1, "rejected": "b"}, "not a list of messages"),
+        ("helpful", {"prompt": "p"}, {"p": "q", "chosen": "a", "rejected": "b", "grade": 3}, "grade is not text"),
+        ("helpful", {"prompt": "p"}, {"p": "q", "chosen": "a", "rejected": "b", "safety": "odd"}, "safety is none of"),
+        (
+            "helpful",
+            {"prompt": "p"},
+            {
+                "p": "q",
+                "rejected": "b",
+                "chosen": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "trained?"}],
+            },
+            "turns do not alternate",
+        ),
+        (
+            "helpful",
+            {"prompt": "p"},
+            {"p": "q", "rejected": "b", "chosen": [{"role": "user", "content": "trained?"}]},
+            "chosen: the last message is no answer",
+        ),
+        (
+            "helpful",
+            {"prompt": "p"},
+            {
+                "p": "q",
+                "chosen": "a",
+                "rejected": [{"role": "user", "content": "other"}, {"role": "assistant", "content": "b"}],
+            },
+            "rejected begins with another prompt",
+        ),
+        (
+            "helpful",
+            {"prompt": "p"},
+            {"p": [{"role": "user", "content": "q"}] * 2, "chosen": "a", "rejected": "b"},
+            "turns do not alternate",
+        ),
+        ("refusals", {}, {"prompt": 5, "label": "safe"}, "prompt is not text"),
+        ("refusals", {}, {"prompt": "x", "label": 1}, "label is not text"),
+    ],
+)
 def test_a_value_of_another_type_or_role_is_a_malformed_row(tmp_path, role, columns, record, reason):
     write_lines(tmp_path / "a.jsonl", [record])
     with pytest.raises(LabError, match=f"1 of 1 rows are malformed.*{reason}.*a.jsonl:1"):
@@ -223,12 +276,16 @@ def test_pairs_that_contradict_each_other_train_nothing_and_are_named(tmp_path):
     def pair(chosen, rejected, prompt="Why?"):
         return json.dumps({"prompt": prompt, "chosen": chosen, "rejected": rejected})
 
-    (tmp_path / "a.jsonl").write_text("\n".join([
-        pair("yes", "no"), pair("no", "yes"), *[pair("yes", "no", "How?")] * 2, pair("yes", "perhaps")]))
+    (tmp_path / "a.jsonl").write_text(
+        "\n".join([pair("yes", "no"), pair("no", "yes"), *[pair("yes", "no", "How?")] * 2, pair("yes", "perhaps")])
+    )
     source = SourceSettings(files=("a.jsonl",), columns={"prompt": "prompt"})
     rows, tally = load_role("helpful", source, tmp_path, max_malformed=0.5)
     assert [(row["prompt"][0]["content"], row["rejected"][0]["content"]) for row in rows] == [
-        ("How?", "no"), ("How?", "no"), ("Why?", "perhaps")]
+        ("How?", "no"),
+        ("How?", "no"),
+        ("Why?", "perhaps"),
+    ]
     assert tally.places == {"another row prefers the other answer": ["a.jsonl:1", "a.jsonl:2"]}
     with pytest.raises(LabError, match=r"2 of 5 rows are malformed.*another row prefers the other answer \(a.jsonl:1"):
         load_role("helpful", source, tmp_path)
@@ -263,8 +320,11 @@ def test_a_prompt_is_in_one_part_whatever_follows():
         first = {"role": "user", "content": f"Question number {i}?"}
         part = part_of([first])
         counts[part] += 1
-        again = [{"role": "user", "content": f"question  number {i}? "}, {"role": "assistant", "content": "x"},
-                 {"role": "user", "content": str(i)}]
+        again = [
+            {"role": "user", "content": f"question  number {i}? "},
+            {"role": "assistant", "content": "x"},
+            {"role": "user", "content": str(i)},
+        ]
         assert part_of(again) == part
     assert all(abs(counts[p] / 2000 - share) < 0.05 for p, share in PARTS.items())
 
@@ -277,10 +337,15 @@ class WordTokenizer:
 
 
 def test_long_dialogues_lose_their_first_turns():
-    turns = [{"role": role, "content": " ".join([word] * 10)} for role, word in
-             (("user", "a"), ("assistant", "b"), ("user", "c"))]
-    row = {"prompt": turns, "chosen": [{"role": "assistant", "content": "yes"}],
-           "rejected": [{"role": "assistant", "content": "no"}]}
+    turns = [
+        {"role": role, "content": " ".join([word] * 10)}
+        for role, word in (("user", "a"), ("assistant", "b"), ("user", "c"))
+    ]
+    row = {
+        "prompt": turns,
+        "chosen": [{"role": "assistant", "content": "yes"}],
+        "rejected": [{"role": "assistant", "content": "no"}],
+    }
     tokenizer = WordTokenizer()
     assert fit_pairs(tokenizer, [row], 100) == ([row], {"left_out": 0, "shortened": 0})
     kept, counts = fit_pairs(tokenizer, [row], 20)
@@ -296,12 +361,15 @@ def test_the_recipe_in_the_project_is_valid():
     assert recipe.data.helpful.hub == "Anthropic/hh-rlhf" and recipe.safety.other_share == 0.1
 
 
-@pytest.mark.parametrize("text, message", [
-    ("", "r.yaml:1: the recipe is empty"),
-    ("data: {pretrain: {files: [a.txt]}}\n", "data.sft names neither files nor hub"),
-    ("data:\n  sft: {file: [a]}\n", "r.yaml:2: unknown setting data.sft.file"),
-    ("data:\n  sft: {files: a.jsonl}\n", "r.yaml:2: data.sft.files must be a list"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "r.yaml:1: the recipe is empty"),
+        ("data: {pretrain: {files: [a.txt]}}\n", "data.sft names neither files nor hub"),
+        ("data:\n  sft: {file: [a]}\n", "r.yaml:2: unknown setting data.sft.file"),
+        ("data:\n  sft: {files: a.jsonl}\n", "r.yaml:2: data.sft.files must be a list"),
+    ],
+)
 def test_recipe_mistakes_name_the_line(tmp_path, text, message):
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(LabError, match=message):
@@ -340,8 +408,10 @@ def own_data(tmp_path) -> Path:
     (folder / "mine" / "stories.txt").write_text("\n\n".join(f"Story {i}. {say(30)}." for i in range(80)))
     write_lines(folder / "mine" / "chat.jsonl", [{"ask": f"What {say(3)}?", "say": f"It {say(4)}."} for _ in range(60)])
     for kind in ("helpful", "harmless"):
-        write_lines(folder / "mine" / f"{kind}.jsonl",
-                    [pair(f"{kind} {i} {say(3)}?", f"Yes {say(4)}.", f"No {say(2)}.") for i in range(100)])
+        write_lines(
+            folder / "mine" / f"{kind}.jsonl",
+            [pair(f"{kind} {i} {say(3)}?", f"Yes {say(4)}.", f"No {say(2)}.") for i in range(100)],
+        )
     (folder / "mine" / "probes.csv").write_text("prompt,label\nHow do I kill a process?,safe\nHow do I kill?,unsafe\n")
     (tmp_path / "own.yaml").write_text(OWN)
     return tmp_path
@@ -351,8 +421,19 @@ def test_own_data_from_end_to_end(own_data):
     arguments = (own_data / "own.yaml", own_data / "run", 0, "cpu", "fp32", own_data / "data")
     results = run_real(*arguments)
     stages = results["stages"]
-    assert list(stages) == ["tokenizer", "preferences-v1", "base", "sft", "judge-helpfulness", "judge-safety",
-                            "reward-helpfulness-v1", "reward-safety-v1", "samples-v1", "rlhf-v1", "rlhf-v2"]
+    assert list(stages) == [
+        "tokenizer",
+        "preferences-v1",
+        "base",
+        "sft",
+        "judge-helpfulness",
+        "judge-safety",
+        "reward-helpfulness-v1",
+        "reward-safety-v1",
+        "samples-v1",
+        "rlhf-v1",
+        "rlhf-v2",
+    ]
     assert stages["base"]["metrics"]["bits_per_byte"]["mean"] > 0
     for name in ("reward-helpfulness-v1", "reward-safety-v1"):
         assert {"mean", "low", "high", "n"} <= stages[name]["metrics"]["accuracy"].keys()

@@ -84,7 +84,7 @@ TOWN: list[tuple[str, int, str]] = [
     ("rlhf: {ppo: {max_new_tokens: 2040}}", 1, "rlhf.ppo.max_new_tokens is too much"),
     # what is no plain YAML, or no recipe
     ("sft: {examples: 3}\nsft: {examples: 4}", 2, "sft stands twice"),
-    ("\"a\\nb\": 3", 1, "unknown setting 'a\\nb'; choose one of"),
+    ('"a\\nb": 3', 1, "unknown setting 'a\\nb'; choose one of"),
     ("x" * 1000 + ": 3", 1, "unknown setting 'xxx"),
     ("sft: {examples: 3, examples: 3}", 1, "sft.examples stands twice"),
     ("a: &a [x, x]\nb: &b [*a, *a]", 2, "alias"),
@@ -100,7 +100,7 @@ TOWN: list[tuple[str, int, str]] = [
     ("{a: b}: 3", 1, "a key must be the name of a setting"),
     ("null: 3", 1, "a key must be the name of a setting"),
     ("? ", 1, "a key must be the name of a setting"),
-    ("notes: \"\\ud83d\"", 1, "half a character"),
+    ('notes: "\\ud83d"', 1, "half a character"),
     ("preset: mini\n---\npreset: mini", 2, "broken YAML"),
     ("preset: mini\n...\nx", 3, "broken YAML"),
     ("", 1, "the recipe is empty"),
@@ -132,15 +132,22 @@ def test_what_stands_there_and_the_default_are_said(tmp_path):
     (tmp_path / "r.yaml").write_text("preset: smoke\nsft:\n  examples: many\n")
     with pytest.raises(LabError) as e:
         load_recipe(tmp_path / "r.yaml")
-    assert str(e.value) == (f"{tmp_path / 'r.yaml'}:3: sft.examples must be a whole number, not 'many' "
-                            "(it is 120 by default)")
+    assert str(e.value) == (
+        f"{tmp_path / 'r.yaml'}:3: sft.examples must be a whole number, not 'many' (it is 120 by default)"
+    )
 
 
-@pytest.mark.parametrize("content, says", [
-    ("notes: Größe".encode("latin-1"), "UTF-8"), ("preset: mini".encode("utf-16"), "UTF-8"),
-    ("preset: mini".encode("utf-16-le"), "not a text file"), (b"notes: \x00", "not a text file"),
-    (b"\x89PNG\r\n\x1a\n\xff", "UTF-8"), (b"# " + b"x" * 200_001, "larger than 200,000 bytes"),
-])
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        ("notes: Größe".encode("latin-1"), "UTF-8"),
+        ("preset: mini".encode("utf-16"), "UTF-8"),
+        ("preset: mini".encode("utf-16-le"), "not a text file"),
+        (b"notes: \x00", "not a text file"),
+        (b"\x89PNG\r\n\x1a\n\xff", "UTF-8"),
+        (b"# " + b"x" * 200_001, "larger than 200,000 bytes"),
+    ],
+)
 def test_files_that_are_no_text_are_refused(tmp_path, content, says):
     (tmp_path / "r.yaml").write_bytes(content)
     with pytest.raises(LabError, match=rf"r\.yaml: .*{says}"):
@@ -155,8 +162,10 @@ def test_paths_that_are_no_file_are_refused(tmp_path):
 
 
 def test_what_yaml_allows_and_is_clear_is_taken(tmp_path):
-    (tmp_path / "r.yaml").write_bytes(b"\xef\xbb\xbfpreset: smoke\r\nsft:\r\n  epochs: 2\r\n  optim: {lr: 1e-4}\r\n"
-                                      b"notes: '12'\r\ncompare_heads: False\r\nnoisy: {examples: 012}\r\n")
+    (tmp_path / "r.yaml").write_bytes(
+        b"\xef\xbb\xbfpreset: smoke\r\nsft:\r\n  epochs: 2\r\n  optim: {lr: 1e-4}\r\n"
+        b"notes: '12'\r\ncompare_heads: False\r\nnoisy: {examples: 012}\r\n"
+    )
     recipe = load_recipe(tmp_path / "r.yaml")
     assert recipe.sft.epochs == 2.0 and isinstance(recipe.sft.epochs, float) and recipe.sft.optim.lr == 1e-4
     assert recipe.notes == "12" and recipe.compare_heads is False and recipe.noisy.examples == 12
@@ -173,24 +182,39 @@ pretrain:
 """
 
 
-@pytest.mark.parametrize("before, after, line, says", [
-    ("sft: {files: [a.jsonl]}", "sft: {}", 3, "data.sft names neither files nor hub"),
-    ("  sft: {files: [a.jsonl]}\n", "", 1, "data.sft names neither files nor hub"),
-    ("harmless: {files: [a.jsonl]}", "harmless: {files: [a.jsonl], max_tokens: 600}", 5,
-     "data.harmless.max_tokens must be at most the model's context"),
-    ("sft: {files: [a.jsonl]}", "sft: {files: [a.jsonl], max_answer_tokens: 300}", 3,
-     "data.sft.max_answer_tokens must be at most max_tokens (256)"),
-    ("sft: {files: [a.jsonl]}", "sft: {files: [a.jsonl], columns: {promt: x}}", 3, "columns.promt must be one of"),
-    ("sft: {files: [a.jsonl]}", "sft: {files: [a.jsonl], columns: {prompt: 3}}", 3, "columns.prompt must be text"),
-    ("sft: {files: [a.jsonl]}", "sft: {files: ['']}", 3, "data.sft.files[0] must not be empty"),
-    ("max_seq_len: 512}", "max_seq_len: 256}\n  seq_len: 64\nprompt_tokens: 220", 9,
-     "prompt_tokens is too much: prompts of 220 tokens and answers of 48 do not fit"),
-    ("max_seq_len: 512}", "max_seq_len: 256}", 7, "pretrain.seq_len must be at most the model's context"),
-    (", ffn_dim: 64", "", 7, "pretrain.model.ffn_dim is missing"),
-    ("  model:", "  modle:", 7, "unknown setting pretrain.modle"),
-    ("pretrain:\n  model", "preset: mini\npretrain:\n  model", 6, "unknown setting preset"),
-    ("{files: [a.txt]}", "{files: [a.txt], rows: -1}", 2, "data.pretrain.rows must not be negative"),
-])
+@pytest.mark.parametrize(
+    "before, after, line, says",
+    [
+        ("sft: {files: [a.jsonl]}", "sft: {}", 3, "data.sft names neither files nor hub"),
+        ("  sft: {files: [a.jsonl]}\n", "", 1, "data.sft names neither files nor hub"),
+        (
+            "harmless: {files: [a.jsonl]}",
+            "harmless: {files: [a.jsonl], max_tokens: 600}",
+            5,
+            "data.harmless.max_tokens must be at most the model's context",
+        ),
+        (
+            "sft: {files: [a.jsonl]}",
+            "sft: {files: [a.jsonl], max_answer_tokens: 300}",
+            3,
+            "data.sft.max_answer_tokens must be at most max_tokens (256)",
+        ),
+        ("sft: {files: [a.jsonl]}", "sft: {files: [a.jsonl], columns: {promt: x}}", 3, "columns.promt must be one of"),
+        ("sft: {files: [a.jsonl]}", "sft: {files: [a.jsonl], columns: {prompt: 3}}", 3, "columns.prompt must be text"),
+        ("sft: {files: [a.jsonl]}", "sft: {files: ['']}", 3, "data.sft.files[0] must not be empty"),
+        (
+            "max_seq_len: 512}",
+            "max_seq_len: 256}\n  seq_len: 64\nprompt_tokens: 220",
+            9,
+            "prompt_tokens is too much: prompts of 220 tokens and answers of 48 do not fit",
+        ),
+        ("max_seq_len: 512}", "max_seq_len: 256}", 7, "pretrain.seq_len must be at most the model's context"),
+        (", ffn_dim: 64", "", 7, "pretrain.model.ffn_dim is missing"),
+        ("  model:", "  modle:", 7, "unknown setting pretrain.modle"),
+        ("pretrain:\n  model", "preset: mini\npretrain:\n  model", 6, "unknown setting preset"),
+        ("{files: [a.txt]}", "{files: [a.txt], rows: -1}", 2, "data.pretrain.rows must not be negative"),
+    ],
+)
 def test_mistakes_in_a_recipe_on_real_text(tmp_path, before, after, line, says):
     file = tmp_path / "r.yaml"
     file.write_text(REAL_TEXT)
@@ -217,12 +241,15 @@ def test_real_text_needs_sizes_or_a_checkpoint(tmp_path):
 
 def test_settings_made_in_python_are_checked_too():
     for make, says in (
-            (lambda: Optim(lr=-1.0), "Optim: lr must not be negative"), (lambda: Optim(math.nan), "Optim: lr must be"),
-            (lambda: Optim(1e-3, 0.02, 2.0), "Optim: final must be at most 1"), (lambda: Optim(lr=True), "a number"),
-            (lambda: PPOSettings(iterations=0), "PPOSettings: iterations must be at least 1"),
-            (lambda: PPOSettings(batch=8), "PPOSettings: minibatch must be at most batch"),
-            (lambda: replace(PPOSettings(), optim={"lr": 1.0}), "PPOSettings: optim must be a mapping"),
-            (lambda: PretrainSettings({"vocab_size": 512}), "PretrainSettings: model.dim is missing")):
+        (lambda: Optim(lr=-1.0), "Optim: lr must not be negative"),
+        (lambda: Optim(math.nan), "Optim: lr must be"),
+        (lambda: Optim(1e-3, 0.02, 2.0), "Optim: final must be at most 1"),
+        (lambda: Optim(lr=True), "a number"),
+        (lambda: PPOSettings(iterations=0), "PPOSettings: iterations must be at least 1"),
+        (lambda: PPOSettings(batch=8), "PPOSettings: minibatch must be at most batch"),
+        (lambda: replace(PPOSettings(), optim={"lr": 1.0}), "PPOSettings: optim must be a mapping"),
+        (lambda: PretrainSettings({"vocab_size": 512}), "PretrainSettings: model.dim is missing"),
+    ):
         with pytest.raises(LabError) as e:
             make()
         assert says in str(e.value), e.value
@@ -238,14 +265,75 @@ def test_settings_made_in_python_are_checked_too():
 EXAMPLES = int(os.environ.get("LLAMA2LAB_EXAMPLES", "100"))
 NAMES = sorted({name for _, before, _ in ALL.values() for path, _ in leaves(type(before)) for name in path})
 HUGE = "<huge>"  # stands for a number of 5,000 digits
-PIECES = [*NAMES, ": ", ":", "- ", "\n", "\n  ", "\n    ", " ", "{", "}", "[", "]", ",", "&a", "*a", "<<", "!!int", "|",
-          ">", "'", '"', "!!python/name:os", "\\ud800", "#", "? ", "---", "...", "%YAML 9", "\t", "1e999", ".nan",
-          "-.inf", "1_0", "0x1", "1:30", "2024-01-01", "yes", "null", "~", "mini", "-1", "0", "0.5", HUGE, "\x00",
-          "\ufeff", "\x85", "\u2028", "a.jsonl", "@", "`", "="]
-scalars = (st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
-           | st.sampled_from(["mini", "real", "linear", "test", "1e-4", "0", "a.jsonl"]))
-trees = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4)
-                     | st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=5), inner, max_size=5), max_leaves=20)
+PIECES = [
+    *NAMES,
+    ": ",
+    ":",
+    "- ",
+    "\n",
+    "\n  ",
+    "\n    ",
+    " ",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    "&a",
+    "*a",
+    "<<",
+    "!!int",
+    "|",
+    ">",
+    "'",
+    '"',
+    "!!python/name:os",
+    "\\ud800",
+    "#",
+    "? ",
+    "---",
+    "...",
+    "%YAML 9",
+    "\t",
+    "1e999",
+    ".nan",
+    "-.inf",
+    "1_0",
+    "0x1",
+    "1:30",
+    "2024-01-01",
+    "yes",
+    "null",
+    "~",
+    "mini",
+    "-1",
+    "0",
+    "0.5",
+    HUGE,
+    "\x00",
+    "\ufeff",
+    "\x85",
+    "\u2028",
+    "a.jsonl",
+    "@",
+    "`",
+    "=",
+]
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["mini", "real", "linear", "test", "1e-4", "0", "a.jsonl"])
+)
+trees = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=5), inner, max_size=5)
+    ),
+    max_leaves=20,
+)
 
 
 @st.composite

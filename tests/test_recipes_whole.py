@@ -91,8 +91,9 @@ BEFORE = {"mini": "fa5e2e3b26d5cb5e", "smoke": "e3e21970fc71e057", "real": "b880
 
 def test_the_recipes_are_written_as_before():
     recipes = {**PRESETS, "real": load_real_recipe(ROOT / "data/recipes/real.yaml")}
-    assert {name: hashlib.sha256(json.dumps(asdict(recipe)).encode()).hexdigest()[:16]
-            for name, recipe in recipes.items()} == BEFORE
+    assert {
+        name: hashlib.sha256(json.dumps(asdict(recipe)).encode()).hexdigest()[:16] for name, recipe in recipes.items()
+    } == BEFORE
 
 
 def test_a_recipe_that_changes_nothing_is_its_preset(tmp_path):
@@ -105,10 +106,20 @@ def test_a_recipe_that_changes_nothing_is_its_preset(tmp_path):
 def test_the_shipped_run_has_the_settings_of_the_preset():
     mini = PRESETS["mini"]
     r = mini.rlhf
-    sections = {"base": replace(mini.pretrain, seq_len=512), "sft": mini.sft, "sft-noisy": mini.noisy,
-                "preferences-v3": r.preferences, "reward-helpfulness-v5": r.helpfulness, "reward-safety-v5": r.safety,
-                "reward-helpfulness-v5-linear": replace(r.helpfulness, head="linear"), "samples-v2": r.rejection,
-                "rlhf-v4": r.rejection, "gatt": r.gatt, "rlhf-v5": r.ppo, "best-of-k": mini.evaluate}
+    sections = {
+        "base": replace(mini.pretrain, seq_len=512),
+        "sft": mini.sft,
+        "sft-noisy": mini.noisy,
+        "preferences-v3": r.preferences,
+        "reward-helpfulness-v5": r.helpfulness,
+        "reward-safety-v5": r.safety,
+        "reward-helpfulness-v5-linear": replace(r.helpfulness, head="linear"),
+        "samples-v2": r.rejection,
+        "rlhf-v4": r.rejection,
+        "gatt": r.gatt,
+        "rlhf-v5": r.ppo,
+        "best-of-k": mini.evaluate,
+    }
     for stage, section in sections.items():
         found = json.loads((ROOT / "data/run" / stage / "stage.json").read_text())["settings"]
         found = found[0] if isinstance(found, list) else found

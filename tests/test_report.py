@@ -16,9 +16,20 @@ from llama2lab.report import plots, promises, summary
 from llama2lab.report.page import report
 
 SKILLS = ("facts", "counting", "stories")
-FIGURES = [plots.pretraining_loss, plots.finetuning_loss, plots.clean_against_noisy, plots.accuracy_by_grade,
-           plots.accuracy_by_round, plots.calibration, plots.best_of_k, plots.ppo_curves, plots.versions_plane,
-           plots.gatt_by_turn, plots.violations_and_refusals, plots.skills]
+FIGURES = [
+    plots.pretraining_loss,
+    plots.finetuning_loss,
+    plots.clean_against_noisy,
+    plots.accuracy_by_grade,
+    plots.accuracy_by_round,
+    plots.calibration,
+    plots.best_of_k,
+    plots.ppo_curves,
+    plots.versions_plane,
+    plots.gatt_by_turn,
+    plots.violations_and_refusals,
+    plots.skills,
+]
 NASTY = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 
 
@@ -37,31 +48,64 @@ def make_run(folder: Path, seed: int = 0, preset: str = "mini", keep: tuple[str,
         stages[name] = {"seconds": 10.0, "peak_memory_mb": 900, "metrics": metrics}
 
     def chat(name: str, h: float, **more: object) -> None:
-        add(name, examples=100, helpfulness=mean(h), correct=rate(h), violation_rate=rate(0.1), safety=mean(0.8),
-            false_refusal_rate=rate(0.02), borderline_refusal_rate=rate(0.05), win_rate_vs_sft=mean(h),
-            correct_by_skill={s: rate(h) for s in SKILLS}, loss=[{"step": i, "loss": 1 / i} for i in range(1, 5)],
-            **more)
+        add(
+            name,
+            examples=100,
+            helpfulness=mean(h),
+            correct=rate(h),
+            violation_rate=rate(0.1),
+            safety=mean(0.8),
+            false_refusal_rate=rate(0.02),
+            borderline_refusal_rate=rate(0.05),
+            win_rate_vs_sft=mean(h),
+            correct_by_skill={s: rate(h) for s in SKILLS},
+            loss=[{"step": i, "loss": 1 / i} for i in range(1, 5)],
+            **more,
+        )
         (folder / name).mkdir(parents=True)
         kinds = [(s, "helpful") for s in SKILLS] * 3 + [(k, k) for k in ("unsafe", "borderline")] * 3
-        rows = [{"prompt_id": f"{skill}/{i}", "skill": skill, "kind": kind, "answer": f"{name} {NASTY}",
-                 "score": round(h + rng.gauss(0, 0.1), 3), "messages": [{"role": "user", "content": "Who? " + NASTY}]}
-                for i, (skill, kind) in enumerate(kinds)]
+        rows = [
+            {
+                "prompt_id": f"{skill}/{i}",
+                "skill": skill,
+                "kind": kind,
+                "answer": f"{name} {NASTY}",
+                "score": round(h + rng.gauss(0, 0.1), 3),
+                "messages": [{"role": "user", "content": "Who? " + NASTY}],
+            }
+            for i, (skill, kind) in enumerate(kinds)
+        ]
         (folder / name / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         dialogue = {"instruction": NASTY, "questions": ["q"] * 20, "answers": ["Ahoy!"] * 20}
         (folder / name / "dialogues.jsonl").write_text(json.dumps(dialogue) + "\n")
 
     def reward(name: str, head: str, **more: object) -> None:
-        add(name, head=head, accuracy=rate(0.7), accuracy_on_other=rate(0.5), accuracy_on_other_by_grade={},
+        add(
+            name,
+            head=head,
+            accuracy=rate(0.7),
+            accuracy_on_other=rate(0.5),
+            accuracy_on_other_by_grade={},
             accuracy_by_grade={g: rate(0.9 - 0.12 * i, 600) for i, g in enumerate(GRADES)},
-            calibration=[{"predicted": 0.6, "real": 0.55, "n": 10}], **more)
+            calibration=[{"predicted": 0.6, "real": 0.55, "n": 10}],
+            **more,
+        )
 
     def turns(*shares: float) -> dict:
         return {t: rate(p, 96) for t, p in zip(plots.TURNS, shares, strict=True)}
 
     add("tokenizer", vocab_size=1024, bytes_per_token=3.0)
-    add("base", known_facts=rate(1.0), bits_per_byte=mean(1.0), tokens=1000, parameters=10, tokens_per_second=5,
-        share_of_ceiling=0.3, loss=[{"step": i, "loss": 5 / i} for i in range(1, 9)],
-        samples=[{"step": 5, "text": NASTY}])
+    add(
+        "base",
+        known_facts=rate(1.0),
+        bits_per_byte=mean(1.0),
+        tokens=1000,
+        parameters=10,
+        tokens_per_second=5,
+        share_of_ceiling=0.3,
+        loss=[{"step": i, "loss": 5 / i} for i in range(1, 9)],
+        samples=[{"step": 5, "text": NASTY}],
+    )
     chat("sft", 0.5)
     chat("sft-noisy", 0.1)
     for v in range(1, 6):
@@ -73,18 +117,29 @@ def make_run(folder: Path, seed: int = 0, preset: str = "mini", keep: tuple[str,
         if v == 3:
             chat("gatt", 0.74, retention=turns(1, 1, 1, 1, 1, 1))
     log = [{"score": 0.1 * i, "kl": 0.1, "clipfrac": 0.0, "entropy": 1.0, "length": 12.0} for i in range(3)]
-    chat("rlhf-v5", 0.95, retention=turns(1, 1, 1, 1, 1, 1), log=log,
-         true_score_by_iteration=[{"helpfulness": mean(0.5), "safety": mean(0.5)} for _ in range(3)])
+    chat(
+        "rlhf-v5",
+        0.95,
+        retention=turns(1, 1, 1, 1, 1, 1),
+        log=log,
+        true_score_by_iteration=[{"helpfulness": mean(0.5), "safety": mean(0.5)} for _ in range(3)],
+    )
     reward("reward-helpfulness-v5-linear", "linear", truth=rate(0.5))
     truth = [{"k": k, "pick": mean(0.5), "correct": rate(0.5), "ceiling": mean(0.9)} for k in (1, 2, 4)]
-    add("best-of-k", likelihood={"stage": "a", "reward": [], "truth": truth},
-        linear={"stage": "b", "reward": [], "truth": truth})
+    add(
+        "best-of-k",
+        likelihood={"stage": "a", "reward": [], "truth": truth},
+        linear={"stage": "b", "reward": [], "truth": truth},
+    )
     if keep is not None:
         stages = {name: stage for name, stage in stages.items() if name in keep}
     folder.mkdir(exist_ok=True)
     (folder / "run.json").write_text(json.dumps({"preset": preset, "seed": seed}))
-    (folder / "results.json").write_text(json.dumps({"preset": preset, "seed": seed, "stages": stages,
-                                                     "machine": {"cpu": "abacus " + NASTY, "cores": 2}}))
+    (folder / "results.json").write_text(
+        json.dumps(
+            {"preset": preset, "seed": seed, "stages": stages, "machine": {"cpu": "abacus " + NASTY, "cores": 2}}
+        )
+    )
     return folder
 
 
@@ -150,8 +205,18 @@ def test_runs_are_pooled_with_their_points(runs: list[Path], tmp_path: Path) -> 
     assert "seeds 0, 1, 2" in page_of(runs, tmp_path / "page.html")
 
 
-@pytest.mark.parametrize("keep", [("base",), ("sft",), ("tokenizer", "base", "sft", "reward-helpfulness-v1"),
-                                  ("rlhf-v5",), ("best-of-k",), ("gatt",), ("tokenizer",)])
+@pytest.mark.parametrize(
+    "keep",
+    [
+        ("base",),
+        ("sft",),
+        ("tokenizer", "base", "sft", "reward-helpfulness-v1"),
+        ("rlhf-v5",),
+        ("best-of-k",),
+        ("gatt",),
+        ("tokenizer",),
+    ],
+)
 def test_missing_stages_do_not_break_the_page(tmp_path: Path, keep: tuple[str, ...]) -> None:
     run = make_run(tmp_path / "run", keep=keep)
     page = page_of([run], tmp_path / "page.html")
@@ -176,8 +241,10 @@ def test_real_data_runs_say_that_nobody_knows_the_truth(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / "run.json").write_text('{"preset": "real", "seed": 0}')
-    stages = {"base": {"seconds": 1, "peak_memory_mb": 5, "metrics": {"bits_per_byte": stats.mean([1.0, 1.1])}},
-              "reward-safety": {"seconds": 1, "peak_memory_mb": 5, "metrics": {"accuracy": stats.rate([True, False])}}}
+    stages = {
+        "base": {"seconds": 1, "peak_memory_mb": 5, "metrics": {"bits_per_byte": stats.mean([1.0, 1.1])}},
+        "reward-safety": {"seconds": 1, "peak_memory_mb": 5, "metrics": {"accuracy": stats.rate([True, False])}},
+    }
     (run / "results.json").write_text(json.dumps({"preset": "real", "seed": 0, "machine": {}, "stages": stages}))
     page = page_of([run], tmp_path / "page.html")
     assert "no oracle" in page and "Promised figures" not in page and "reward-safety" in page
@@ -232,8 +299,21 @@ def test_marks_are_judged_on_the_mean_and_doubt_is_said() -> None:
 
 def test_promised_table_has_every_mark(runs: list[Path]) -> None:
     text = promises.promised_table(runs)
-    for mark in (">= 0.95", ">= 0.8", "0.60 to 0.80", ">= 0.75", "<= 0.05", "<= 0.1", ">= 0.03", ">= 0.9", "< 0.2",
-                 "<= 20", "< 3000", "interval above 0", "interval reaches 0"):
+    for mark in (
+        ">= 0.95",
+        ">= 0.8",
+        "0.60 to 0.80",
+        ">= 0.75",
+        "<= 0.05",
+        "<= 0.1",
+        ">= 0.03",
+        ">= 0.9",
+        "< 0.2",
+        "<= 20",
+        "< 3000",
+        "interval above 0",
+        "interval reaches 0",
+    ):
         assert mark in text, mark
     assert re.search(r"\d+ of 21 marks met; seeds 0, 1, 2", text)
     assert re.search(r"V5: wins against SFT \(a tie is half\) +0\.\d+ \[0\.\d+, 1?0?\.\d+\] +180 +>= 0\.75", text)

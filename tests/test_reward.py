@@ -54,13 +54,22 @@ def tokenizer():
 
 def tiny(tokenizer, seed=0):
     torch.manual_seed(seed)  # the reward head is drawn from the global generator
-    return Llama(ModelConfig(vocab_size=len(tokenizer), dim=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=48,
-                             max_seq_len=128), seed)
+    return Llama(
+        ModelConfig(
+            vocab_size=len(tokenizer), dim=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=48, max_seq_len=128
+        ),
+        seed,
+    )
 
 
 def row(chosen, rejected, grade="significantly", safety="", question="Which one?"):
-    return {"prompt": [{"role": "user", "content": question}], "chosen": [{"role": "assistant", "content": chosen}],
-            "rejected": [{"role": "assistant", "content": rejected}], "grade": grade, "safety": safety}
+    return {
+        "prompt": [{"role": "user", "content": question}],
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+        "grade": grade,
+        "safety": safety,
+    }
 
 
 def test_ranking_loss_is_equation_2():
@@ -139,8 +148,13 @@ def test_scores_in_bf16_are_not_rounded_to_ties(tokenizer):
     model = RewardModel(tiny(tokenizer)).eval()
     words = ("yes no good bad apple pear", "Tom Mira soup Lane", "eats lives says on")
     answers = [" ".join(three) for three in itertools.product(*(w.split() for w in words))]
-    scores = score_answers(model, tokenizer, [[{"role": "user", "content": "Which one?"}]] * len(answers), answers,
-                           Machine(torch.device("cpu"), "bf16"))
+    scores = score_answers(
+        model,
+        tokenizer,
+        [[{"role": "user", "content": "Which one?"}]] * len(answers),
+        answers,
+        Machine(torch.device("cpu"), "bf16"),
+    )
     assert len(set(scores)) == len(answers) == 96
 
 
@@ -174,8 +188,9 @@ def test_likelihoods_that_are_known_are_not_read_again(tokenizer):
     values = pair_loglikelihoods(reference, tokenizer, rows, CPU)
 
     def trained(known):
-        model, metrics = train_reward(tiny(tokenizer), tokenizer, rows, settings, 0, CPU, reference=reference,
-                                      known=known)
+        model, metrics = train_reward(
+            tiny(tokenizer), tokenizer, rows, settings, 0, CPU, reference=reference, known=known
+        )
         return model.score.weight.detach(), metrics["likelihood_weight"]
 
     weights, weight = trained(())
@@ -193,7 +208,8 @@ def test_the_likelihood_head_looks_at_the_least_likely_tokens(tokenizer):
     each = [logprobs[t - 1, ids[t]].item() for t in range(1, 7)]  # of tokens 1 to 6
     marked = [each[t - 1] for t in (1, 3, 4, 5, 6)]
     assert worst_loglikelihoods(reference, encoded, 0, CPU) == pytest.approx(
-        [sum(sorted(marked)[:3]) / 3, (each[4] + each[5]) / 2], abs=1e-4)
+        [sum(sorted(marked)[:3]) / 3, (each[4] + each[5]) / 2], abs=1e-4
+    )
     assert worst_loglikelihoods(None, encoded, 0, CPU) == [0.0, 0.0]
 
 
@@ -202,8 +218,10 @@ def test_combined_scores_read_an_answer_once_and_score_it_as_each_model_does(tok
     models = [RewardModel(tiny(tokenizer, seed), tiny(tokenizer, 9), seed) for seed in (1, 2)]
     for model in models:
         model.a.data.fill_(0.7)
-    prompts = [Prompt(str(i), ({"role": "user", "content": text},), "facts", kind, "", "train")
-               for i, (text, kind) in enumerate([("apple", "helpful"), ("apple", "helpful"), ("pear", "unsafe")])]
+    prompts = [
+        Prompt(str(i), ({"role": "user", "content": text},), "facts", kind, "", "train")
+        for i, (text, kind) in enumerate([("apple", "helpful"), ("apple", "helpful"), ("pear", "unsafe")])
+    ]
     answers = ["yes good", "yes good", "no bad apple"]
     alone = [score_answers(model, tokenizer, [p.messages for p in prompts], answers, CPU) for model in models]
     wanted = combined_score(*alone, [p.kind == "unsafe" for p in prompts])
@@ -224,8 +242,15 @@ def test_combined_scores_read_an_answer_once_and_score_it_as_each_model_does(tok
 def test_the_reference_of_the_likelihood_head_stays_frozen(tokenizer):
     reference = tiny(tokenizer, 1)
     before = {k: v.clone() for k, v in reference.state_dict().items()}
-    train_reward(tiny(tokenizer), tokenizer, [row("good", "bad")] * 32, RewardSettings(epochs=2, batch_pairs=16), 0,
-                 CPU, reference=reference)
+    train_reward(
+        tiny(tokenizer),
+        tokenizer,
+        [row("good", "bad")] * 32,
+        RewardSettings(epochs=2, batch_pairs=16),
+        0,
+        CPU,
+        reference=reference,
+    )
     assert all(torch.equal(before[k], v) for k, v in reference.state_dict().items())
 
 

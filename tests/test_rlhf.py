@@ -55,15 +55,26 @@ def seen(tmp_path, monkeypatch):
         found[what][run.building] = value
         return result
 
-    monkeypatch.setattr(rounds.preferences, "collect", lambda variants, *_, **__: note(
-        "asked", [v.name for v in variants], []))
+    monkeypatch.setattr(
+        rounds.preferences, "collect", lambda variants, *_, **__: note("asked", [v.name for v in variants], [])
+    )
     monkeypatch.setattr(rounds.preferences, "grade_shares", lambda rows: {})
     monkeypatch.setattr(rounds.reward, "pair_loglikelihoods", lambda *_: [])
-    monkeypatch.setattr(rounds.reward, "train_reward", lambda start, tokenizer, rows, s, seed, machine, folder,
-                        reference, *_: note("reward", (start, reference), ("model", {})))
+    monkeypatch.setattr(
+        rounds.reward,
+        "train_reward",
+        lambda start, tokenizer, rows, s, seed, machine, folder, reference, *_: note(
+            "reward", (start, reference), ("model", {})
+        ),
+    )
     monkeypatch.setattr(rounds.reward, "save_reward", lambda *_: None)
-    monkeypatch.setattr(rounds.rejection, "sample_and_score", lambda policy, helpful, safety, *_: note(
-        "judged", (helpful, safety)) or note("sampled", policy, SimpleNamespace(rows=list, scores=[])))
+    monkeypatch.setattr(
+        rounds.rejection,
+        "sample_and_score",
+        lambda policy, helpful, safety, *_: (
+            note("judged", (helpful, safety)) or note("sampled", policy, SimpleNamespace(rows=list, scores=[]))
+        ),
+    )
     monkeypatch.setattr(rounds.rejection, "best_of", lambda *_: [])
     monkeypatch.setattr(rounds.rejection, "finetuning_rows", lambda *_: [{}])
     monkeypatch.setattr(rounds.gatt, "sample_dialogues", lambda model, *_, **__: note("sampled", model, []))
@@ -82,16 +93,28 @@ def seen(tmp_path, monkeypatch):
 
 def test_each_version_starts_from_the_model_that_is_told(seen):
     """V1 to V3 from SFT again, Ghost Attention from V3, V4 from Ghost Attention, V5 (PPO) from V4."""
-    assert seen.start == {"rlhf-v1": "sft", "rlhf-v1-random": "sft", "rlhf-v2": "sft", "rlhf-v3": "sft",
-                          "gatt": "rlhf-v3", "rlhf-v4": "gatt", "rlhf-v5": "rlhf-v4"}
+    assert seen.start == {
+        "rlhf-v1": "sft",
+        "rlhf-v1-random": "sft",
+        "rlhf-v2": "sft",
+        "rlhf-v3": "sft",
+        "gatt": "rlhf-v3",
+        "rlhf-v4": "gatt",
+        "rlhf-v5": "rlhf-v4",
+    }
     for stage, start in seen.start.items():
         assert start in seen.parents[stage], stage  # or another start would not build it anew
 
 
 def test_each_version_learns_from_samples_of_the_latest_model(seen):
     latest = {1: "sft", 2: "rlhf-v1", 3: "rlhf-v2", 4: "gatt"}
-    assert seen.sampled == {"samples-v1": "sft", "samples-v2": "rlhf-v1", "samples-v3": "rlhf-v2", "gatt": "rlhf-v3",
-                            "samples-v4": "gatt"}
+    assert seen.sampled == {
+        "samples-v1": "sft",
+        "samples-v2": "rlhf-v1",
+        "samples-v3": "rlhf-v2",
+        "gatt": "rlhf-v3",
+        "samples-v4": "gatt",
+    }
     for version, sampler in latest.items():
         judges = f"reward-helpfulness-v{version}", f"reward-safety-v{version}"
         assert seen.judged[f"samples-v{version}"] == judges
@@ -100,9 +123,13 @@ def test_each_version_learns_from_samples_of_the_latest_model(seen):
 
 
 def test_people_are_asked_about_the_two_latest_models_and_rewards_start_from_sft(seen):
-    assert seen.asked == {"preferences-v1": ["sft", "sft-noisy"], "preferences-v2": ["rlhf-v1", "sft"],
-                          "preferences-v3": ["rlhf-v2", "rlhf-v1"], "preferences-v4": ["gatt", "rlhf-v2"],
-                          "preferences-v5": ["rlhf-v4", "gatt"]}
+    assert seen.asked == {
+        "preferences-v1": ["sft", "sft-noisy"],
+        "preferences-v2": ["rlhf-v1", "sft"],
+        "preferences-v3": ["rlhf-v2", "rlhf-v1"],
+        "preferences-v4": ["gatt", "rlhf-v2"],
+        "preferences-v5": ["rlhf-v4", "gatt"],
+    }
     assert set(seen.reward.values()) == {("sft", "sft")} and len(seen.reward) == 10
     assert seen.critic == {"rlhf-v5": "reward-helpfulness-v5"}
     for version, models in seen.asked.items():

@@ -40,8 +40,10 @@ def csv_of(*rows: list[str], end: str = "\n") -> str:
 def test_marks_and_line_ends_change_nothing(tmp_path, end, mark, ending):
     kind = ending.split(".")[1]
     texts = ["Grüße, 你好", "second"]
-    content = mark + {"csv": csv_of(["text"], *([t] for t in texts), end=end), "txt": f"{end}{end}".join(texts) + end,
-                      }.get(kind, end.join(json.dumps({"text": t}, ensure_ascii=False) for t in texts))
+    content = mark + {
+        "csv": csv_of(["text"], *([t] for t in texts), end=end),
+        "txt": f"{end}{end}".join(texts) + end,
+    }.get(kind, end.join(json.dumps({"text": t}, ensure_ascii=False) for t in texts))
     data = gzip.compress(content.encode()) if ending.endswith(".gz") else content
     found = read(tmp_path / f"a{ending}", data)
     assert [record for _, record in found] == [{"text": t} for t in texts]
@@ -58,11 +60,15 @@ def test_an_array_of_rows_is_read_and_bad_ones_are_named_by_their_line(tmp_path,
     assert read(tmp_path / "b.json", "[]") == []
 
 
-@pytest.mark.parametrize("text, says", [
-    ('[\n{"a": 1},\n{"a" 1}\n]', r"a\.json:3: broken JSON .*one array of objects"),
-    ('[{"a": 1}', r"a\.json:1: broken JSON"), ('[{"a": 1}] tail', r"a\.json:1: broken JSON"),
-    ('{\n "rows": [\n {"a": 1}]\n}', r"a\.json:1: is one JSON object as a whole; each line is one"),
-])
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ('[\n{"a": 1},\n{"a" 1}\n]', r"a\.json:3: broken JSON .*one array of objects"),
+        ('[{"a": 1}', r"a\.json:1: broken JSON"),
+        ('[{"a": 1}] tail', r"a\.json:1: broken JSON"),
+        ('{\n "rows": [\n {"a": 1}]\n}', r"a\.json:1: is one JSON object as a whole; each line is one"),
+    ],
+)
 def test_json_that_is_neither_lines_nor_an_array_says_what_is_wanted(tmp_path, text, says):
     with pytest.raises(LabError, match=says):
         read(tmp_path / "a.json", text)
@@ -73,12 +79,22 @@ def test_lines_that_begin_with_a_list_are_lines(tmp_path):
     assert read(tmp_path / "a.jsonl", '{"a": \n{"a": 1}\n') == [(1, "broken JSON"), (2, {"a": 1})]
 
 
-@pytest.mark.parametrize("line, reason", [
-    (b'{"a": "\\ud83d"}', "half a character"), (b'{"a": "\xed\xa0\xbd"}', NOT_UTF8), (b'{"a": "\xe9"}', NOT_UTF8),
-    (b'{"a": NaN}', "NaN is no JSON"), (b'{"a": 1, "a": 2}', "'a' stands twice"), (b"1" * 5000, "thousands of digits"),
-    (b'{"a": 1e999}', "too large"), (b"[" * 900 + b"]" * 900, "nested too deeply"), (b'{"a": "\0"}', NUL),
-    (b'{"a": ' * 100_000, "nested too deeply|broken JSON"), (b"null", "not a JSON object"),
-])
+@pytest.mark.parametrize(
+    "line, reason",
+    [
+        (b'{"a": "\\ud83d"}', "half a character"),
+        (b'{"a": "\xed\xa0\xbd"}', NOT_UTF8),
+        (b'{"a": "\xe9"}', NOT_UTF8),
+        (b'{"a": NaN}', "NaN is no JSON"),
+        (b'{"a": 1, "a": 2}', "'a' stands twice"),
+        (b"1" * 5000, "thousands of digits"),
+        (b'{"a": 1e999}', "too large"),
+        (b"[" * 900 + b"]" * 900, "nested too deeply"),
+        (b'{"a": "\0"}', NUL),
+        (b'{"a": ' * 100_000, "nested too deeply|broken JSON"),
+        (b"null", "not a JSON object"),
+    ],
+)
 def test_a_line_that_is_no_row_spoils_itself_alone(tmp_path, line, reason):
     one, bad, two = read(tmp_path / "a.jsonl", b'{"a": 1}\n' + line + b'\r\n{"a": 2}')
     assert (one, two) == ((1, {"a": 1}), (3, {"a": 2}))
@@ -104,12 +120,16 @@ def test_a_csv_field_may_be_as_long_as_in_json_and_the_limit_of_others_stays(tmp
     assert csv.field_size_limit() == before == 131_072
 
 
-@pytest.mark.parametrize("text, says", [
-    ("text,b,text\n1,2,3\n", "column 'text' stands there twice"),
-    ("prompt;label\na;b\n", "divided by commas here, not by ;"),
-    ("prompt\tlabel\na\tb\n", "not by tabs"), ('text\n"open\n' + "more\n" * 9, r"a\.csv:2: .*is a quote not closed"),
-    ("text\na\0b\n", r"a\.csv:2: .*NUL"),
-])
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("text,b,text\n1,2,3\n", "column 'text' stands there twice"),
+        ("prompt;label\na;b\n", "divided by commas here, not by ;"),
+        ("prompt\tlabel\na\tb\n", "not by tabs"),
+        ('text\n"open\n' + "more\n" * 9, r"a\.csv:2: .*is a quote not closed"),
+        ("text\na\0b\n", r"a\.csv:2: .*NUL"),
+    ],
+)
 def test_csv_that_would_mean_something_else_is_refused(tmp_path, text, says):
     with pytest.raises(LabError, match=says):
         read(tmp_path / "a.csv", text)
@@ -140,16 +160,25 @@ def test_folders_pipes_and_devices_are_refused_at_once(tmp_path, ending):
     os.mkdir(tmp_path / f"folder{ending}")
     os.mkfifo(tmp_path / f"pipe{ending}")
     os.symlink("/dev/zero", tmp_path / f"zero{ending}")
-    for name, says in (("folder", "is a folder"), ("pipe", "is a pipe or a device"), ("zero", "is a pipe or a device"),
-                       ("nothing", "cannot be read")):
+    for name, says in (
+        ("folder", "is a folder"),
+        ("pipe", "is a pipe or a device"),
+        ("zero", "is a pipe or a device"),
+        ("nothing", "cannot be read"),
+    ):
         with pytest.raises(LabError, match=says):
             list(rows_of(tmp_path / f"{name}{ending}"))
 
 
-@pytest.mark.parametrize("content, says", [
-    (b"no gzip", "cannot be read"), (gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:-9], "cannot be read"), (b"", None),
-    (gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:40] + b"\xff" * 40, "cannot be read"),
-])
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        (b"no gzip", "cannot be read"),
+        (gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:-9], "cannot be read"),
+        (b"", None),
+        (gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:40] + b"\xff" * 40, "cannot be read"),
+    ],
+)
 def test_damaged_archives(tmp_path, content, says):
     if says is None:
         assert read(tmp_path / "a.jsonl.gz", content) == []
@@ -174,8 +203,9 @@ def test_an_archive_that_unpacks_without_end_is_stopped_in_little_memory(tmp_pat
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("name, head", [("a.jsonl", ""), ("a.csv", 'text\n"'), ("a.txt", ""), ("b.txt", "\n"),
-                                        ("a.json", "[")])
+@pytest.mark.parametrize(
+    "name, head", [("a.jsonl", ""), ("a.csv", 'text\n"'), ("a.txt", ""), ("b.txt", "\n"), ("a.json", "[")]
+)
 def test_rows_without_an_end_are_stopped(tmp_path, monkeypatch, name, head):
     monkeypatch.setattr(rows_module, "ROW_LIMIT", 10_000)
     monkeypatch.setattr(rows_module, "ARRAY_LIMIT", 10_000)

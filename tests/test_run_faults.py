@@ -23,6 +23,7 @@ def work(path: Path, built: Path, lr: float = 1.0, order: tuple[str, ...] = ("ba
     """base -> sft, both measured; each build leaves a line in the file `built`."""
     with Run(path, IDENTITY, say=lambda line: None) as run:
         for name in order:
+
             def build(folder: Path, name: str = name) -> dict:
                 with open(built, "a") as f:
                     f.write(f"{name} {lr if name == 'sft' else 1.0}\n")
@@ -40,8 +41,11 @@ def work(path: Path, built: Path, lr: float = 1.0, order: tuple[str, ...] = ("ba
 
 def whole(path: Path) -> dict[str, str]:
     """Fingerprints of the stages that are finished, in their place or beside it."""
-    return {str(p.parent.relative_to(path)): json.loads(p.read_text())["fingerprint"]
-            for p in path.glob("*/stage.json") if p.parent.suffix in ("", ".partial")}
+    return {
+        str(p.parent.relative_to(path)): json.loads(p.read_text())["fingerprint"]
+        for p in path.glob("*/stage.json")
+        if p.parent.suffix in ("", ".partial")
+    }
 
 
 def check(path: Path, built: Path, before: dict[str, str], lr: float) -> None:
@@ -51,7 +55,7 @@ def check(path: Path, built: Path, before: dict[str, str], lr: float) -> None:
     now = whole(path)
     for name in ("base", "sft"):
         kept = now[name] in [before.get(name), before.get(f"{name}.partial")]
-        new = built.read_text().splitlines()[len(lines):]
+        new = built.read_text().splitlines()[len(lines) :]
         assert [line.split()[0] for line in new].count(name) == (0 if kept else 1), (name, before)
     assert (path / "sft" / "out.txt").read_text() == f"sft {lr}" and (path / "sft" / "reference" / "out.txt").exists()
     left = sorted(p.name for p in path.iterdir() if p.name != folders.LOCK)
@@ -107,8 +111,9 @@ def test_a_disk_that_is_full_from_a_call_on_loses_nothing_finished(tmp_path, lr,
         check(path, built, whole(path), lr)
 
 
-@pytest.mark.parametrize("lr, back, then", [(1.0, True, 1.0), (2.0, True, 2.0), (2.0, False, 2.0), (2.0, True, 1.0),
-                                            (2.0, False, 1.0)])
+@pytest.mark.parametrize(
+    "lr, back, then", [(1.0, True, 1.0), (2.0, True, 2.0), (2.0, False, 2.0), (2.0, True, 1.0), (2.0, False, 1.0)]
+)
 def test_a_disk_that_is_full_at_the_last_rename_of_a_stage_costs_nothing(tmp_path, monkeypatch, lr, back, then):
     """The stage is whole, stage.json and all, and only cannot take its place: neither in one step nor in two; `back`
     says whether the one that stood there can at least have its place again, `then` which settings come next."""
@@ -182,8 +187,9 @@ exec(sys.argv[2])
 
 def other(path: Path, then: str = "time.sleep(60)") -> subprocess.Popen:
     """Another process that holds the run open."""
-    process = subprocess.Popen([sys.executable, "-c", OPENS, str(path), then], stdout=subprocess.PIPE, text=True,
-                               stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", OPENS, str(path), then], stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL
+    )
     assert process.stdout is not None and process.stdout.readline() == "open\n"
     return process
 
@@ -200,15 +206,25 @@ def test_a_second_process_is_told_of_the_first_in_one_line_and_a_dead_one_holds_
     work(tmp_path / "run", tmp_path / "built")
 
 
-@pytest.mark.parametrize("then", ["", "run.close(); time.sleep(60)", "del run; time.sleep(60)", "raise OSError",
-                                  "sys.exit(3)", "raise KeyboardInterrupt",
-                                  "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
-                                  "import os; os._exit(1)"])
+@pytest.mark.parametrize(
+    "then",
+    [
+        "",
+        "run.close(); time.sleep(60)",
+        "del run; time.sleep(60)",
+        "raise OSError",
+        "sys.exit(3)",
+        "raise KeyboardInterrupt",
+        "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
+        "import os; os._exit(1)",
+    ],
+)
 def test_the_lock_is_released_on_every_exit(tmp_path, then):
     process = other(tmp_path / "run", f'{then}; print("free", flush=True)' if "sleep" in then else then)
     try:
         if "sleep" in then:  # it lives on, without the run
             import time
+
             time.sleep(0.3)
             assert process.poll() is None
         else:

@@ -29,8 +29,14 @@ IDENTITY = {"preset": "smoke", "seed": 0}
 def make(path: Path, built: list[str] | None = None, **results: object) -> Run:
     """base -> sft -> rlhf-v1 -> rlhf-v2, and sft-noisy; language models as far as config.json says."""
     run = Run(path, IDENTITY, say=lambda line: None)
-    for name, parents in (("base", []), ("sft", ["base"]), ("sft-noisy", ["base"]), ("rlhf-v1", ["sft"]),
-                          ("rlhf-v2", ["rlhf-v1"])):
+    for name, parents in (
+        ("base", []),
+        ("sft", ["base"]),
+        ("sft-noisy", ["base"]),
+        ("rlhf-v1", ["sft"]),
+        ("rlhf-v2", ["rlhf-v1"]),
+    ):
+
         def build(folder: Path, name: str = name) -> dict:
             if built is not None:
                 built.append(name)
@@ -76,19 +82,30 @@ def test_the_shipped_run_and_its_copy_talk_to_the_last_version(tmp_path):
     assert pick_stage(SHIPPED, None) == "rlhf-v5"
     for stage in SHIPPED.glob("*/stage.json"):  # as a clone in an unlucky order
         target = tmp_path / "x" / stage.parent.name
-        shutil.copytree(stage.parent, target, copy_function=shutil.copy,
-                        ignore=lambda folder, names: [n for n in names if n not in ("stage.json", "config.json")])
+        shutil.copytree(
+            stage.parent,
+            target,
+            copy_function=shutil.copy,
+            ignore=lambda folder, names: [n for n in names if n not in ("stage.json", "config.json")],
+        )
     shutil.copy(SHIPPED / "run.json", tmp_path / "x")
     shuffle_times(tmp_path / "x")
     assert pick_stage(tmp_path / "x", None) == "rlhf-v5"
-    assert [s for s in stages_in_order(tmp_path / "x") if s.startswith("rlhf")] == ["rlhf-v1", "rlhf-v3", "rlhf-v4",
-                                                                                   "rlhf-v5"]
+    assert [s for s in stages_in_order(tmp_path / "x") if s.startswith("rlhf")] == [
+        "rlhf-v1",
+        "rlhf-v3",
+        "rlhf-v4",
+        "rlhf-v5",
+    ]
 
 
 def test_no_file_time_orders_anything_in_the_library():
     root = Path(device.__file__).parents[1]
-    found = [str(p.relative_to(root)) for p in root.rglob("*.py") if "st_mtime)" in p.read_text(encoding="utf-8")
-             or "getmtime" in p.read_text(encoding="utf-8")]
+    found = [
+        str(p.relative_to(root))
+        for p in root.rglob("*.py")
+        if "st_mtime)" in p.read_text(encoding="utf-8") or "getmtime" in p.read_text(encoding="utf-8")
+    ]
     assert set(found) <= {"lab/finished.py"}  # the newest of one's own finished runs
 
 
@@ -160,14 +177,33 @@ def test_what_is_shipped_has_sums_of_its_own_and_nothing_but_a_run_is_replaced(t
 
 # ---- shapes -----------------------------------------------------------------------------------------------------
 
-WRONG = ["", "null", "[]", "5", '"x"', "{", '{"stages": 5}', '{"metrics": []}', '{"fingerprint": 5}', "[" * 100_000,
-         "1" * 5000, '{"x": {"metrics": 1, "seconds": 2}}', '{"x": {"metrics": {}, "seconds": "2"}}',
-         '{"stages": {"base": 1}}', '{"stages": {"base": {"seconds": "1"}}}', '{"stages": {"base": {"metrics": []}}}',
-         '{"stages": {"base": {"metrics": {"a": {"mean": "x", "low": 0, "high": 1, "n": 1}}}}}',
-         '{"stages": {"base": {"metrics": {"a": {"mean": null, "low": 0, "high": 1, "n": 1}}}}}',
-         '{"stages": {"base": {"metrics": {"loss": 5}}}}', '{"stages": {"base": {"metrics": {"loss": [5]}}}}',
-         '{"stages": {"sft": {"metrics": {"calibration": [{}]}}}}', '{"stages": {}, "machine": 4}',
-         '{"stages": {"gatt": {"metrics": {"samples": "abc"}}}}', '{"parents": "base"}', '{"sums": [1]}']
+WRONG = [
+    "",
+    "null",
+    "[]",
+    "5",
+    '"x"',
+    "{",
+    '{"stages": 5}',
+    '{"metrics": []}',
+    '{"fingerprint": 5}',
+    "[" * 100_000,
+    "1" * 5000,
+    '{"x": {"metrics": 1, "seconds": 2}}',
+    '{"x": {"metrics": {}, "seconds": "2"}}',
+    '{"stages": {"base": 1}}',
+    '{"stages": {"base": {"seconds": "1"}}}',
+    '{"stages": {"base": {"metrics": []}}}',
+    '{"stages": {"base": {"metrics": {"a": {"mean": "x", "low": 0, "high": 1, "n": 1}}}}}',
+    '{"stages": {"base": {"metrics": {"a": {"mean": null, "low": 0, "high": 1, "n": 1}}}}}',
+    '{"stages": {"base": {"metrics": {"loss": 5}}}}',
+    '{"stages": {"base": {"metrics": {"loss": [5]}}}}',
+    '{"stages": {"sft": {"metrics": {"calibration": [{}]}}}}',
+    '{"stages": {}, "machine": 4}',
+    '{"stages": {"gatt": {"metrics": {"samples": "abc"}}}}',
+    '{"parents": "base"}',
+    '{"sums": [1]}',
+]
 
 
 @pytest.mark.parametrize("file", ["run.json", "results.json", "sft/stage.json", "sft/notes.json", "sft/config.json"])
@@ -178,24 +214,39 @@ def test_files_of_the_wrong_shape_are_one_line_for_readers_and_for_the_run(tmp_p
         run.results({})
     run.close()
     (tmp_path / "r" / file).write_text(WRONG[number])
-    for use in (lambda: report([tmp_path / "r"], tmp_path / "page.html"), lambda: pick_stage(tmp_path / "r", None),
-                lambda: promises.promised_table([tmp_path / "r"]), lambda: make(tmp_path / "r").close()):
+    for use in (
+        lambda: report([tmp_path / "r"], tmp_path / "page.html"),
+        lambda: pick_stage(tmp_path / "r", None),
+        lambda: promises.promised_table([tmp_path / "r"]),
+        lambda: make(tmp_path / "r").close(),
+    ):
         try:
             use()
         except LabError as e:
             assert "\n" not in str(e) and str(tmp_path) in str(e) and ";" in str(e)
 
 
-@pytest.mark.parametrize("rows", ["5\n", '{"prompt_id": 3}\n', '{"kind": "helpful"}\n', "{}\n", '{"score": "1"}\n',
-                                  '{"kind": "helpful", "score": true}\n'])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "5\n",
+        '{"prompt_id": 3}\n',
+        '{"kind": "helpful"}\n',
+        "{}\n",
+        '{"score": "1"}\n',
+        '{"kind": "helpful", "score": true}\n',
+    ],
+)
 def test_kept_answers_of_the_wrong_shape_are_one_line(tmp_path, rows):
     run = make(tmp_path / "r")
     for stage in ("sft", "sft-noisy"):
         run.note(stage, lambda: {"helpfulness": stats.mean([1.0, 2.0])}, {"n": 2})
         (tmp_path / "r" / stage / "answers.jsonl").write_text(rows)
     run.results({})
-    for use in (lambda: report([tmp_path / "r"], tmp_path / "page.html"),
-                lambda: promises.promised_table([tmp_path / "r"])):
+    for use in (
+        lambda: report([tmp_path / "r"], tmp_path / "page.html"),
+        lambda: promises.promised_table([tmp_path / "r"]),
+    ):
         with pytest.raises(LabError, match=r"answers\.jsonl.*; remove it"):
             use()
 
@@ -212,8 +263,9 @@ def test_a_stage_without_seconds_or_memory_is_shown_without(tmp_path):
     assert "sft " in summary.stage_table(summary.load_run(tmp_path / "r"))
 
 
-@pytest.mark.parametrize("out, words", [("/dev/null", "is a file"), ("/dev/null/x", "a file is in the way"),
-                                        ("x" * 300, "shorter name")])
+@pytest.mark.parametrize(
+    "out, words", [("/dev/null", "is a file"), ("/dev/null/x", "a file is in the way"), ("x" * 300, "shorter name")]
+)
 def test_folders_that_cannot_be_are_one_line(tmp_path, monkeypatch, out, words):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LabError, match=words):
@@ -223,8 +275,9 @@ def test_folders_that_cannot_be_are_one_line(tmp_path, monkeypatch, out, words):
             use()
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"fingerprint": ', "[]", '{"fingerprint": 3, "seconds": "x"}',
-                                  "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"fingerprint": ', "[]", '{"fingerprint": 3, "seconds": "x"}', "[" * 100_000]
+)
 def test_a_started_json_cut_short_costs_the_stage_its_restart_and_no_more(tmp_path, text):
     def half(folder: Path) -> dict:
         (folder / "half.txt").write_text("half")
@@ -245,8 +298,17 @@ def test_a_started_json_cut_short_costs_the_stage_its_restart_and_no_more(tmp_pa
 
 def test_results_are_strict_json_and_numbers_of_numpy_and_torch_stay_numbers(tmp_path):
     with make(tmp_path / "r") as run:
-        run.stage("x", lambda f: {"single": np.float32(0.5), "whole": np.int64(3), "tensor": torch.tensor(0.25),
-                                  "nothing": stats.rate([]), "none": stats.mean([])}, {})
+        run.stage(
+            "x",
+            lambda f: {
+                "single": np.float32(0.5),
+                "whole": np.int64(3),
+                "tensor": torch.tensor(0.25),
+                "nothing": stats.rate([]),
+                "none": stats.mean([]),
+            },
+            {},
+        )
         run.note("x", lambda: {"noted": np.float32(0.5)}, {})
         results = run.results({})
     text = (tmp_path / "r" / "results.json").read_text()
@@ -259,9 +321,16 @@ def test_results_are_strict_json_and_numbers_of_numpy_and_torch_stay_numbers(tmp
     assert report([tmp_path / "r"], tmp_path / "page.html").exists()
 
 
-@pytest.mark.parametrize("metrics", [{"kl": float("nan")}, {"log": [{"kl": 1.0}, {"kl": float("inf")}]},
-                                     {"f": stats.mean([1.0, float("nan")])}, {"x": np.float32("nan")},
-                                     {"t": torch.tensor(float("nan"))}])
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {"kl": float("nan")},
+        {"log": [{"kl": 1.0}, {"kl": float("inf")}]},
+        {"f": stats.mean([1.0, float("nan")])},
+        {"x": np.float32("nan")},
+        {"t": torch.tensor(float("nan"))},
+    ],
+)
 def test_a_stage_with_a_figure_that_is_none_is_not_finished(tmp_path, metrics):
     with make(tmp_path / "r") as run:
         with pytest.raises(LabError, match=r"x: .* is (nan|inf), which no measurement gives"):
@@ -292,8 +361,9 @@ def test_a_digest_is_of_plain_data_only():
     """The text of a large array leaves out its middle; a set's order differs from process to process."""
     from llama2lab.engine.optim import Optim
 
-    assert digest([Optim(1e-3), Path("x"), {"a": (1, 2.5, None)}]) == digest([
-        Optim(1e-3), Path("x"), {"a": [1, 2.5, None]}])
+    assert digest([Optim(1e-3), Path("x"), {"a": (1, 2.5, None)}]) == digest(
+        [Optim(1e-3), Path("x"), {"a": [1, 2.5, None]}]
+    )
     assert digest([Optim(1e-3)]) != digest([Optim(2e-3)])
     for value in (np.zeros(2000), {1, 2}, torch.zeros(3), object(), Optim):
         with pytest.raises(TypeError, match="plain data"):

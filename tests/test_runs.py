@@ -30,6 +30,7 @@ def build_all(path, lr=1.0, built=None):
             built.append(name)
             (folder / "out.txt").write_text(name)
             return {"accuracy": stats.rate([True, False])}
+
         run.stage(name, build, settings, parents)
 
     stage("base", {"lr": 1.0}, [])
@@ -152,12 +153,15 @@ def test_measurements_are_made_once_and_again_for_a_rebuilt_stage(tmp_path):
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize("prepare, words", [
-    (lambda p: p.write_text("x"), "is a file"),
-    (lambda p: (p.mkdir(), (p / "holiday.jpg").write_text("x")), "not a run of llama2lab"),
-    (lambda p: quiet(p, seed=5), "holds another run: seed 5 \\(now 0\\)"),
-    (lambda p: (p.mkdir(), (p / "run.json").write_text("{\n broken")), "run.json:2: broken JSON"),
-])
+@pytest.mark.parametrize(
+    "prepare, words",
+    [
+        (lambda p: p.write_text("x"), "is a file"),
+        (lambda p: (p.mkdir(), (p / "holiday.jpg").write_text("x")), "not a run of llama2lab"),
+        (lambda p: quiet(p, seed=5), "holds another run: seed 5 \\(now 0\\)"),
+        (lambda p: (p.mkdir(), (p / "run.json").write_text("{\n broken")), "run.json:2: broken JSON"),
+    ],
+)
 def test_a_wrong_folder_is_named_with_a_cure(tmp_path, prepare, words):
     prepare(tmp_path / "r")
     with pytest.raises(LabError, match=words):
@@ -226,8 +230,9 @@ def test_a_run_goes_on_in_the_precision_that_it_began_with(tmp_path, monkeypatch
     """A busy machine may measure another one; with it, base and all that rests on it would be built anew."""
     found = []
     for measured in ("bf16", "fp32"):
-        monkeypatch.setattr(device, "pick_precision",
-                            lambda where, name="auto", m=measured: m if name == "auto" else name)
+        monkeypatch.setattr(
+            device, "pick_precision", lambda where, name="auto", m=measured: m if name == "auto" else name
+        )
         with quiet(tmp_path / "r") as run:
             found += [device.machine_of(run, "cpu").precision, device.machine_of(run, "cpu", "fp32").precision]
     assert found == ["bf16", "fp32", "bf16", "fp32"]

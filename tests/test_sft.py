@@ -26,8 +26,11 @@ def tokenizer():
 
 def model(tokenizer, context=128):
     torch.manual_seed(0)
-    return Llama(ModelConfig(vocab_size=len(tokenizer), dim=32, n_layers=1, n_heads=2, n_kv_heads=1, ffn_dim=48,
-                             max_seq_len=context))
+    return Llama(
+        ModelConfig(
+            vocab_size=len(tokenizer), dim=32, n_layers=1, n_heads=2, n_kv_heads=1, ffn_dim=48, max_seq_len=context
+        )
+    )
 
 
 def test_only_the_answers_tokens_are_predicted(tokenizer):
@@ -69,6 +72,7 @@ def test_the_format_is_learnt_in_its_own_embeddings_alone(tokenizer):
 
 def test_sft_learns_the_format_first_when_asked_to(tokenizer):
     """The same rows give another model with it, and the same one each time: an interrupted stage may do it again."""
+
     def trained(n):
         m = model(tokenizer)
         sft(m, tokenizer, ROWS, replace(SETTINGS, format_examples=n), 0, CPU)
@@ -83,8 +87,13 @@ def test_replay_keeps_what_fine_tuning_alone_forgets(tokenizer):
     from llama2lab.stages.pretrain import PretrainSettings, encode_documents, pretrain
 
     shape = {**vars(model(tokenizer).config), "rope_scaling": None}
-    base, _ = pretrain(TEXTS, tokenizer, PretrainSettings(shape, epochs=15.0, seq_len=64, batch_tokens=128,
-                                                          optim=Optim(lr=1e-2), sample_every=10**9), 0, CPU)
+    base, _ = pretrain(
+        TEXTS,
+        tokenizer,
+        PretrainSettings(shape, epochs=15.0, seq_len=64, batch_tokens=128, optim=Optim(lr=1e-2), sample_every=10**9),
+        0,
+        CPU,
+    )
     encoded = list(encode_documents(tokenizer, TEXTS[:2]))
 
     def after(share):

@@ -40,8 +40,9 @@ from llama2lab.stages.rounds import Workshop
 RECIPE = Path(__file__).parents[1] / "data" / "recipes" / "real.yaml"
 CPU = Machine(torch.device("cpu"), "fp32")
 NANO = SIZES["nano"]
-TOKENIZER = train_tokenizer(["the mill on the hill, and a cat that sees a red ball"] * 9, 300,
-                            chat_template=CHAT_TEMPLATE)
+TOKENIZER = train_tokenizer(
+    ["the mill on the hill, and a cat that sees a red ball"] * 9, 300, chat_template=CHAT_TEMPLATE
+)
 
 OWN = """
 data:
@@ -113,10 +114,13 @@ def test_what_the_recipe_sets_itself_stays(own):
     assert preset("mini").rlhf.rejection.optim == Optim(lr=2e-4, warmup=0.05, gain_lr=400.0)
 
 
-@pytest.mark.parametrize("find, new, line, says", [
-    ("answer: say}, max_tokens: 64", "answer: say}, max_tokens: 257", 5, "data.sft.max_tokens must be at most"),
-    ("helpful.jsonl], max_tokens: 64", "helpful.jsonl], max_tokens: 240", 13, "prompt_tokens is too much"),
-])
+@pytest.mark.parametrize(
+    "find, new, line, says",
+    [
+        ("answer: say}, max_tokens: 64", "answer: say}, max_tokens: 257", 5, "data.sft.max_tokens must be at most"),
+        ("helpful.jsonl], max_tokens: 64", "helpful.jsonl], max_tokens: 240", 13, "prompt_tokens is too much"),
+    ],
+)
 def test_texts_longer_than_the_checkpoint_reads_are_refused_before_anything_is_trained(own, find, new, line, says):
     file = recipe_of(own, "prompt_tokens: 240\n")
     file.write_text(file.read_text().replace(find, new))
@@ -129,16 +133,25 @@ def test_hasty_rates_are_named():
     recipe = for_checkpoint(RealRecipe(), 135_000_000)
     assert hasty(recipe, 135_000_000) == []
     fast = dataclasses.replace(recipe, rejection=RealRecipe().rejection)
-    assert [line.split(" is ")[0] for line in hasty(fast, 135_000_000)] == ["rejection.optim.lr",
-                                                                            "rejection.optim.gain_lr"]
+    assert [line.split(" is ")[0] for line in hasty(fast, 135_000_000)] == [
+        "rejection.optim.lr",
+        "rejection.optim.gain_lr",
+    ]
 
 
 # ---- what a stage must not forget ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("after, gain_lr, words", [
-    (0.95, 1.0, ""), (0.7, 1.0, ""), (1.2, 1.0, "lower sft.optim.lr (it is 0.001)"),
-    (4.5, 400.0, "lower sft.optim.gain_lr (it is 400)"), (float("nan"), 1.0, "lower sft.optim.lr")])
+@pytest.mark.parametrize(
+    "after, gain_lr, words",
+    [
+        (0.95, 1.0, ""),
+        (0.7, 1.0, ""),
+        (1.2, 1.0, "lower sft.optim.lr (it is 0.001)"),
+        (4.5, 400.0, "lower sft.optim.gain_lr (it is 400)"),
+        (float("nan"), 1.0, "lower sft.optim.lr"),
+    ],
+)
 def test_worse_reading_is_said(after, gain_lr, words):
     said = worsened("sft", "sft.optim", Optim(lr=1e-3, gain_lr=gain_lr), 0.9, after)
     assert words in said and bool(said) == bool(words)
@@ -149,9 +162,12 @@ def test_a_wrecking_rate_is_said_loudly(own, capsys):
     data = os.environ.get("LLAMA2LAB_DATA")
     if not data or not (Path(data) / "stories260k").is_dir():
         pytest.skip("LLAMA2LAB_DATA names no folder with stories260k")
-    (own / "data" / "stories.txt").write_text("\n\n".join(
-        json.loads(line)["text"].replace("\n", " ") for line in
-        (Path(data) / "tinystories" / "stories.jsonl").read_text().splitlines()[:80]))
+    (own / "data" / "stories.txt").write_text(
+        "\n\n".join(
+            json.loads(line)["text"].replace("\n", " ")
+            for line in (Path(data) / "tinystories" / "stories.jsonl").read_text().splitlines()[:80]
+        )
+    )
     path = recipe_of(own, "rejection: {prompts: 4, unsafe_prompts: 4, k: 2, chat_rows: 8, optim: {lr: 0.1}}\n")
     path.write_text(path.read_text().replace("start_from: start", f"start_from: {data}/stories260k"))
     results = run_real(path, own / "run", 0, "cpu", "fp32", own / "data")
@@ -170,12 +186,14 @@ def test_a_wrecking_rate_is_said_loudly(own, capsys):
 
 def letters(**settings) -> PreTrainedTokenizerFast:
     """A tokenizer of 256 bytes, a beginning (256) and an end (257), which knows nothing of the chat format."""
-    backend = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))},
-                                   merges=[]))
+    backend = Tokenizer(
+        models.BPE(vocab={c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, merges=[])
+    )
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<|im_start|>", eos_token="<|im_end|>",
-                                   **settings)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<|im_start|>", eos_token="<|im_end|>", **settings
+    )
 
 
 @pytest.mark.parametrize("tie", [False, True])
@@ -215,8 +233,11 @@ def test_a_token_without_a_row_is_one_line(tmp_path):
     model = Llama(dataclasses.replace(NANO, vocab_size=264), seed=0)
     high = encode_chat(TOKENIZER, [{"role": "user", "content": "the mill"}], add_generation_prompt=True)[0]
     assert max(high) >= 264
-    for read in (lambda: generate(model, [high], 3), lambda: model(torch.tensor([high])),
-                 lambda: fit_packed(model, pack([(high, [1] * len(high))], 32, 0, 3), 1, 32, Optim(lr=1e-3), 0, CPU)):
+    for read in (
+        lambda: generate(model, [high], 3),
+        lambda: model(torch.tensor([high])),
+        lambda: fit_packed(model, pack([(high, [1] * len(high))], 32, 0, 3), 1, 32, Optim(lr=1e-3), 0, CPU),
+    ):
         with pytest.raises(LabError, match=r"token \d+, the model has rows for 264 only"):
             read()
 
@@ -268,8 +289,15 @@ def test_a_reference_is_linked_and_not_written_again(tmp_path):
     assert torch.equal(reference.embed.weight, chat.embed.weight)
 
 
-@pytest.mark.parametrize("extra", [{"head": "lineer"}, {"head": "linear"}, {"head": "linear", "a": "x", "offset": 0.0},
-                                   {"head": "linear", "a": 0.0, "offset": [1]}])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"head": "lineer"},
+        {"head": "linear"},
+        {"head": "linear", "a": "x", "offset": 0.0},
+        {"head": "linear", "a": 0.0, "offset": [1]},
+    ],
+)
 def test_a_reward_head_of_the_wrong_shape_is_one_line(tmp_path, extra):
     save_reward(tmp_path / "r", RewardModel(Llama(NANO)), TOKENIZER)
     load_reward(tmp_path / "r")
@@ -318,6 +346,7 @@ def test_many_small_parts_give_the_gradient_of_the_batch(monkeypatch):
 
     def loss_of(rows):
         from llama2lab.stages.pretrain import rows_loss
+
         loss, count = rows_loss(model, data, rows, CPU)
         return loss, float(count), {"loss": loss.item()}
 

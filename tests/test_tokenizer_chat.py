@@ -26,8 +26,9 @@ TOKENIZER = train_tokenizer(TEXTS, 300, chat_template=CHAT_TEMPLATE)
 CONTROL_IDS = set(range(len(CONTROL_TOKENS)))
 
 unicode_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
-nasty_text = st.lists(st.one_of(unicode_text, st.sampled_from([*CONTROL_TOKENS, " ", "\n", "[IN", "ST]", "<", ">"])),
-                      max_size=6).map("".join)
+nasty_text = st.lists(
+    st.one_of(unicode_text, st.sampled_from([*CONTROL_TOKENS, " ", "\n", "[IN", "ST]", "<", ">"])), max_size=6
+).map("".join)
 
 
 @st.composite
@@ -83,8 +84,9 @@ def test_lone_surrogates_are_refused():
 
 def test_the_format_to_the_letter():
     messages = dialogue(" Hi ", "Ahoy!", "Where?", system="Be kind.")
-    assert "".join(segments(messages)) == ("<s>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nHi [/INST] Ahoy! </s>"
-                                "<s>[INST] Where? [/INST]")
+    assert "".join(segments(messages)) == (
+        "<s>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nHi [/INST] Ahoy! </s><s>[INST] Where? [/INST]"
+    )
 
 
 @settings(deadline=None)
@@ -106,8 +108,16 @@ def test_control_tokens_cannot_be_forged(messages):
     answers = sum(m["role"] == "assistant" for m in messages)
     system = int(messages[0]["role"] == "system")
     count = {token: ids.count(i) for i, token in enumerate(CONTROL_TOKENS)}
-    assert count == {"<unk>": 0, "<s>": users, "</s>": answers, "<pad>": 0, "[INST]": users, "[/INST]": users,
-                     "<<SYS>>": system, "<</SYS>>": system}
+    assert count == {
+        "<unk>": 0,
+        "<s>": users,
+        "</s>": answers,
+        "<pad>": 0,
+        "[INST]": users,
+        "[/INST]": users,
+        "<<SYS>>": system,
+        "<</SYS>>": system,
+    }
     # What is trained: all between [/INST] and </s>, the latter included.
     trained, inside = [], False
     for i in ids:
@@ -139,14 +149,17 @@ def test_answers_come_back(text):
     assert decode_answer(TOKENIZER, [*answer, 9, 9]) == escape(text).strip()
 
 
-@pytest.mark.parametrize("messages, words", [
-    ([], "needs a user message"),
-    ([{"role": "system", "content": "s"}], "needs a user message after"),
-    ([{"role": "assistant", "content": "a"}], "message 1 is of 'assistant', expected 'user'"),
-    (dialogue("a") * 2, "message 2 is of 'user', expected 'assistant'"),
-    ([*dialogue("a"), {"role": "system", "content": "s"}], "message 2 is of 'system'"),
-    ([{"role": "user", "content": 3}], "message 1 is not"),
-])
+@pytest.mark.parametrize(
+    "messages, words",
+    [
+        ([], "needs a user message"),
+        ([{"role": "system", "content": "s"}], "needs a user message after"),
+        ([{"role": "assistant", "content": "a"}], "message 1 is of 'assistant', expected 'user'"),
+        (dialogue("a") * 2, "message 2 is of 'user', expected 'assistant'"),
+        ([*dialogue("a"), {"role": "system", "content": "s"}], "message 2 is of 'system'"),
+        ([{"role": "user", "content": 3}], "message 1 is not"),
+    ],
+)
 def test_messages_out_of_place(messages, words):
     with pytest.raises(LabError, match=words):
         encode_chat(TOKENIZER, messages)
@@ -209,14 +222,19 @@ def foreign(kind: str):
 
 TOKENIZERS = {kind: foreign(kind) for kind in ("bytes", "merges", "unigram", "normalised")}
 PREPARED = {kind: with_control_tokens(foreign(kind))[0] for kind in TOKENIZERS}
-foreign_text = st.lists(st.one_of(unicode_text, st.sampled_from(
-    [*FOREIGN, *CONTROL_TOKENS, "<|im", "_end|>", " ", "<", "\uff1c|im_end|\uff1e", "<a", " b>"])),
-    max_size=6).map("".join)
+foreign_text = st.lists(
+    st.one_of(
+        unicode_text,
+        st.sampled_from([*FOREIGN, *CONTROL_TOKENS, "<|im", "_end|>", " ", "<", "\uff1c|im_end|\uff1e", "<a", " b>"]),
+    ),
+    max_size=6,
+).map("".join)
 
 
 def added_ids(tokenizer) -> set[int]:
-    ids = set(tokenizer.added_tokens_decoder) | {tokenizer.get_vocab()[t] for t in control_strings(tokenizer)
-                                                 if t in tokenizer.get_vocab()}
+    ids = set(tokenizer.added_tokens_decoder) | {
+        tokenizer.get_vocab()[t] for t in control_strings(tokenizer) if t in tokenizer.get_vocab()
+    }
     return ids - {tokenizer.unk_token_id}
 
 
@@ -271,8 +289,16 @@ def sentencepiece_model(folder: Path) -> Path:
     text = folder / "text.txt"
     text.write_text("\n".join(["[INST] Where does Mira live? [/INST] She lives in the mill."] * 50))
     sentencepiece.SentencePieceTrainer.train(
-        input=str(text), model_prefix=str(folder / "tokenizer"), vocab_size=320, model_type="bpe", byte_fallback=True,
-        normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=True, minloglevel=2)
+        input=str(text),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=320,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=True,
+        minloglevel=2,
+    )
     return folder / "tokenizer.model"
 
 
@@ -352,34 +378,60 @@ def test_every_loader_of_transformers_is_told_to_run_no_code():
                 assert given.get("local_files_only") is True, f"{path}:{node.lineno}"
 
 
-@pytest.mark.parametrize("pattern", [r"(a+)+$", r"(a|aa)*b", r"(.*a){20}", r"(x+x+)+y", "a*a*a*a*b",
-                                     "a?" * 30 + "a" * 30, r"(a)\1", "(("])
+@pytest.mark.parametrize(
+    "pattern", [r"(a+)+$", r"(a|aa)*b", r"(.*a){20}", r"(x+x+)+y", "a*a*a*a*b", "a?" * 30 + "a" * 30, r"(a)\1", "(("]
+)
 @pytest.mark.parametrize("part", ["normalizer", "pre_tokenizer"])
 def test_patterns_that_may_never_end_are_refused(tmp_path, pattern, part):
     TOKENIZER.save_pretrained(tmp_path)
     parts = json.loads((tmp_path / "tokenizer.json").read_text())
-    parts[part] = ({"type": "Replace", "pattern": {"Regex": pattern}, "content": ""} if part == "normalizer" else
-                   {"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": pattern},
-                                                           "behavior": "Isolated", "invert": False}]})
+    parts[part] = (
+        {"type": "Replace", "pattern": {"Regex": pattern}, "content": ""}
+        if part == "normalizer"
+        else {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+            ],
+        }
+    )
     (tmp_path / "tokenizer.json").write_text(json.dumps(parts))
     with pytest.raises(LabError, match=f"the pattern .* of its {part} .* choose another tokenizer"):
         load_tokenizer(tmp_path)
 
 
-@pytest.mark.parametrize("pattern", [
-    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+", r"[\u4e00-\u9fa5\u3040-\u309f]+", r"\s?\p{L}+"])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        r"[\u4e00-\u9fa5\u3040-\u309f]+",
+        r"\s?\p{L}+",
+    ],
+)
 def test_patterns_of_well_known_tokenizers_pass(pattern):
     assert endless(pattern) == ""
 
 
-@pytest.mark.parametrize("change", [
-    [], "x", None, {"eos_token": 5}, {"bos_token": ["<s>"]}, {"chat_template": 5}, {"model_max_length": "long"},
-    {"extra_special_tokens": "x"}, {"added_tokens_decoder": {"1": "x"}}, {"padding_side": "middle"},
-    {"tokenizer_class": {}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        [],
+        "x",
+        None,
+        {"eos_token": 5},
+        {"bos_token": ["<s>"]},
+        {"chat_template": 5},
+        {"model_max_length": "long"},
+        {"extra_special_tokens": "x"},
+        {"added_tokens_decoder": {"1": "x"}},
+        {"padding_side": "middle"},
+        {"tokenizer_class": {}},
+    ],
+)
 def test_tokenizer_configs_of_the_wrong_shape(tmp_path, change):
     TOKENIZER.save_pretrained(tmp_path)
     path = tmp_path / "tokenizer_config.json"

@@ -168,8 +168,14 @@ def test_training_learns_and_saved_state_is_whole_or_absent(tmp_path):
 def test_a_loss_that_is_not_a_number_stops_with_a_cure():
     model = tiny()
     with pytest.raises(LabError, match="lower the learning rate"):
-        fit(model, lambda step: [0, 1], lambda rows: (model(torch.tensor([[5, 6]])).sum() * math.nan, 1.0, {}), 3,
-            Optim(lr=1.0), CPU)
+        fit(
+            model,
+            lambda step: [0, 1],
+            lambda rows: (model(torch.tensor([[5, 6]])).sum() * math.nan, 1.0, {}),
+            3,
+            Optim(lr=1.0),
+            CPU,
+        )
 
 
 # ---- numbers that are none -------------------------------------------------------------------------------------
@@ -201,16 +207,34 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_given_back(tmp_path, 
             with torch.no_grad():
                 model.layers[1].attention_norm.weight[3] = math.inf
 
-    with pytest.raises(LabError, match=r"t, step 4 of 4: model\.layers\.1\.attention_norm\.weight: 1 of 32 values are "
-                                       r"not finite \(inf\); lower"):
-        fit(model, lambda step: [0, 1], lambda rows: (model(torch.tensor([[5, 6]])).square().mean(), 1.0, {}), 4,
-            Optim(lr=1e-3), CPU, tmp_path if folder else None, "t", spoil)
+    with pytest.raises(
+        LabError,
+        match=r"t, step 4 of 4: model\.layers\.1\.attention_norm\.weight: 1 of 32 values are "
+        r"not finite \(inf\); lower",
+    ):
+        fit(
+            model,
+            lambda step: [0, 1],
+            lambda rows: (model(torch.tensor([[5, 6]])).square().mean(), 1.0, {}),
+            4,
+            Optim(lr=1e-3),
+            CPU,
+            tmp_path if folder else None,
+            "t",
+            spoil,
+        )
     assert not (tmp_path / "resume" / "state.safetensors").exists()
 
 
 def test_a_metric_that_cannot_be_told_is_left_out(tmp_path):
-    log = resumable_loop(2, lambda step: {"loss": 1.0, "explained_variance": None if step else 0.5}, dict,
-                         lambda saved: None, tmp_path, "t")
+    log = resumable_loop(
+        2,
+        lambda step: {"loss": 1.0, "explained_variance": None if step else 0.5},
+        dict,
+        lambda saved: None,
+        tmp_path,
+        "t",
+    )
     assert log == [{"loss": 1.0, "explained_variance": 0.5}, {"loss": 1.0}]
 
 
@@ -232,9 +256,14 @@ def every_step_is_saved(monkeypatch):
 
 
 def trained(folder, steps=6, what="t"):
-    return resumable_loop(steps, lambda step: {"loss": 1.0 / (step + 1)},
-                          lambda: {"w": torch.arange(8.0), "n": torch.tensor(3)},
-                          lambda saved: saved["w"] + saved["n"], folder, what)
+    return resumable_loop(
+        steps,
+        lambda step: {"loss": 1.0 / (step + 1)},
+        lambda: {"w": torch.arange(8.0), "n": torch.tensor(3)},
+        lambda saved: saved["w"] + saved["n"],
+        folder,
+        what,
+    )
 
 
 def test_every_flipped_bit_of_a_state_is_noticed_or_costs_the_stage_its_restart(tmp_path, every_step_is_saved):
@@ -265,15 +294,20 @@ def test_a_state_that_is_cut_short_costs_the_stage_its_restart(tmp_path, capsys,
         assert len(trained(tmp_path)) == 6 and "cut short: this stage starts over" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("tensors, facts", [
-    ({"w": torch.zeros(8)}, {"what": "t", "log": []}), ({}, {"what": "t", "log": []}),
-    ({"w": torch.zeros(2), "n": torch.zeros(3)}, {"what": "t", "log": [{}]}),
-    ({"w": torch.zeros(8), "n": torch.tensor(3)}, {"what": "t"}),
-    ({"w": torch.zeros(8), "n": torch.tensor(3)}, {"what": "t", "log": 5}),
-    ({"w": torch.zeros(8), "n": torch.tensor(3)}, {"what": "t", "log": [{"loss": "x"}]}),
-    ({"w": torch.zeros(8), "n": torch.tensor(3)}, {"what": "t", "log": [{"loss": 1.0}] * 7}),
-    ({"w": torch.zeros(8), "n": torch.tensor(3)}, {}), ({"w": torch.zeros(8)}, []),
-])
+@pytest.mark.parametrize(
+    "tensors, facts",
+    [
+        ({"w": torch.zeros(8)}, {"what": "t", "log": []}),
+        ({}, {"what": "t", "log": []}),
+        ({"w": torch.zeros(2), "n": torch.zeros(3)}, {"what": "t", "log": [{}]}),
+        ({"w": torch.zeros(8), "n": torch.tensor(3)}, {"what": "t"}),
+        ({"w": torch.zeros(8), "n": torch.tensor(3)}, {"what": "t", "log": 5}),
+        ({"w": torch.zeros(8), "n": torch.tensor(3)}, {"what": "t", "log": [{"loss": "x"}]}),
+        ({"w": torch.zeros(8), "n": torch.tensor(3)}, {"what": "t", "log": [{"loss": 1.0}] * 7}),
+        ({"w": torch.zeros(8), "n": torch.tensor(3)}, {}),
+        ({"w": torch.zeros(8)}, []),
+    ],
+)
 def test_a_state_of_another_shape_is_one_line(tmp_path, tensors, facts):
     save_state(tmp_path / "resume" / "state.safetensors", tensors, facts)
     with pytest.raises(LabError, match=r"state\.safetensors.*; remove .*resume and give the same command again"):

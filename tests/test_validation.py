@@ -13,12 +13,22 @@ from llama2lab.engine.errors import LabError
 from llama2lab.engine.validation import parse_json, shown, validated
 
 
-@pytest.mark.parametrize("text, says", [
-    ('{"a": NaN}', "NaN is no JSON"), ("[Infinity]", "Infinity is no JSON"), ('{"a": 1, "a": 2}', "'a' stands twice"),
-    ('"\\ud83d"', "half a character"), ("[" * 100_000, "nested too deeply"), ("1" * 5000, "thousands of digits"),
-    ('{"a": 1e999}', "1e999 is too large"), ("[" * 101 + "]" * 101, "nested too deeply"),
-    ("{", "broken JSON"), (b"\xff", "not UTF-8"), ('{\n"a"\n}', "line 3"),
-])
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ('{"a": NaN}', "NaN is no JSON"),
+        ("[Infinity]", "Infinity is no JSON"),
+        ('{"a": 1, "a": 2}', "'a' stands twice"),
+        ('"\\ud83d"', "half a character"),
+        ("[" * 100_000, "nested too deeply"),
+        ("1" * 5000, "thousands of digits"),
+        ('{"a": 1e999}', "1e999 is too large"),
+        ("[" * 101 + "]" * 101, "nested too deeply"),
+        ("{", "broken JSON"),
+        (b"\xff", "not UTF-8"),
+        ('{\n"a"\n}', "line 3"),
+    ],
+)
 def test_what_is_no_json_is_named(text, says):
     with pytest.raises(LabError, match=r"f\.json: .*; mend") as e:
         parse_json(text, "f.json", "mend it")

@@ -15,8 +15,10 @@ def test_weights_are_those_of_the_model():
         for p in model.parameters():  # far from the even weights of a new model
             p.mul_(6.0) if p.ndim > 1 else None
     given = []
-    hooks = [layer.attention.out.register_forward_hook(lambda _, args, out: given.append(args[0][0].clone()))
-             for layer in model.layers]
+    hooks = [
+        layer.attention.out.register_forward_hook(lambda _, args, out: given.append(args[0][0].clone()))
+        for layer in model.layers
+    ]
     with torch.no_grad():
         model.hidden(torch.tensor([IDS]))
     for hook in hooks:
@@ -36,8 +38,12 @@ def test_weights_are_those_of_the_model():
 
 def test_hidden_cells_are_none():
     cells = visible(torch.full((4, 4), 0.25), 3)
-    assert [[v is None for v in row] for row in cells] == [[False, True, True, True], [False, False, True, True],
-                                                           [False, False, False, True], [True] * 4]
+    assert [[v is None for v in row] for row in cells] == [
+        [False, True, True, True],
+        [False, False, True, True],
+        [False, False, False, True],
+        [True] * 4,
+    ]
 
 
 def test_the_cache_grows_by_the_same_for_each_token():
@@ -50,8 +56,12 @@ def test_the_picture_follows_the_controls(lab):
     explorer = AttentionExplorer(lab)
     seen = {explorer.static()}
     assert explorer.static().count("share KV head") == lab.model("rlhf-v5").config.n_kv_heads
-    for control, value in ((explorer.layer, 1), (explorer.step, 5), (explorer.stage, "sft"),
-                           (explorer.question, "What is 2 plus 3?")):
+    for control, value in (
+        (explorer.layer, 1),
+        (explorer.step, 5),
+        (explorer.stage, "sft"),
+        (explorer.question, "What is 2 plus 3?"),
+    ):
         control.value = value
         assert explorer.static() not in seen and "Error" not in explorer.static(), control.description
         seen.add(explorer.static())

@@ -52,8 +52,9 @@ def test_the_largest_batch_is_the_largest():
     assert largest_batch(config, 4096) == 0  # in 16 bit the weights alone are more than 80 GiB
     n = largest_batch(config, 4096, gpus=8)
     weights = 2 * parameters(config)
-    assert weights + cache_bytes(config, 4096, n, gpus=8) <= 640 * GIB < weights + cache_bytes(config, 4096, n + 1,
-                                                                                               gpus=8)
+    assert (
+        weights + cache_bytes(config, 4096, n, gpus=8) <= 640 * GIB < weights + cache_bytes(config, 4096, n + 1, gpus=8)
+    )
 
 
 def test_on_eight_gpus_one_kv_head_is_copied():
@@ -72,8 +73,16 @@ def test_the_picture_follows_the_controls():
     widget = CacheCalculator()
     seen = {widget.static()}
     assert widget.static().count("<rect") == 4
-    for control, value in ((widget.context, 256), (widget.batch, 1024), (widget.bytes, 1), (widget.gpus, 1),
-                           (widget.memory, 24.0), (widget.matched, False), (widget.kv, 16), (widget.size, "7b")):
+    for control, value in (
+        (widget.context, 256),
+        (widget.batch, 1024),
+        (widget.bytes, 1),
+        (widget.gpus, 1),
+        (widget.memory, 24.0),
+        (widget.matched, False),
+        (widget.kv, 16),
+        (widget.size, "7b"),
+    ):
         control.value = value
         assert widget.static() not in seen, control.description
         seen.add(widget.static())

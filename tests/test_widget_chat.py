@@ -16,8 +16,11 @@ def test_replies(lab):
     assert reply(lab, "sft", ASKED, 1.0, 3) == reply(lab, "sft", ASKED, 1.0, 3)
     earlier = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello!"}]
     assert reply(lab, "base", [*earlier, *ASKED], 0.0, 0) == reply(lab, "base", ASKED, 0.0, 0)
-    for wrong, words in (([], "empty"), ([{"role": "user", "content": " \n"}], "empty"),
-                         ([{"role": "user", "content": "word " * 9000}], "context")):
+    for wrong, words in (
+        ([], "empty"),
+        ([{"role": "user", "content": " \n"}], "empty"),
+        ([{"role": "user", "content": "word " * 9000}], "context"),
+    ):
         with pytest.raises(LabError, match=words):
             reply(lab, "sft", wrong, 1.0, 0)
 

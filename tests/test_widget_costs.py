@@ -7,9 +7,14 @@ import pytest
 from llama2lab.lessons.n11_evaluation import widget_costs as c
 
 # As much of a finished run as the calculator reads: an hour, and 40 pairs.
-RUN = SimpleNamespace(figures={"stages": {
-    "base": {"seconds": 1800.0, "metrics": {}},
-    "preferences-v1": {"seconds": 1800.0, "metrics": {"helpfulness": {"pairs": 30}, "safety": {"pairs": 10}}}}})
+RUN = SimpleNamespace(
+    figures={
+        "stages": {
+            "base": {"seconds": 1800.0, "metrics": {}},
+            "preferences-v1": {"seconds": 1800.0, "metrics": {"helpfulness": {"pairs": 30}, "safety": {"pairs": 10}}},
+        }
+    }
+)
 
 
 def test_table_2_comes_out_again() -> None:

@@ -20,7 +20,7 @@ def test_spans_are_the_instruction_and_the_answers(lab, dialogue) -> None:
     assert lab.tokenizer.decode(ids[instruction]).strip() == dialogue.instruction.text
     for part, text in zip(answers, dialogue.answers[:3], strict=True):
         assert ids[part.start] == lab.tokenizer.convert_tokens_to_ids("[/INST]")
-        assert lab.tokenizer.decode(ids[part.start + 1:part.stop + 1]).removesuffix("</s>").strip() == text
+        assert lab.tokenizer.decode(ids[part.start + 1 : part.stop + 1]).removesuffix("</s>").strip() == text
     assert len(answers) == 3
 
 

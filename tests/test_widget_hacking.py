@@ -8,8 +8,14 @@ def figure(mean, half=0.1):
 
 
 def row(i, proxy, truth, answer="Sure."):
-    return {"iteration": i, "kl": 1.0 * i, "length": 20.0, "proxy": figure(proxy), "truth": figure(truth),
-            "answers": [{"question": "Who?", "answer": f"{answer} {i}", "truth": truth}]}
+    return {
+        "iteration": i,
+        "kl": 1.0 * i,
+        "length": 20.0,
+        "proxy": figure(proxy),
+        "truth": figure(truth),
+        "answers": [{"question": "Who?", "answer": f"{answer} {i}", "truth": truth}],
+    }
 
 
 HACKED = [row(0, 0.0, 1.0), row(1, 1.0, 1.5), row(2, 2.0, 0.2, "<b>Good day!</b>")]

@@ -10,8 +10,9 @@ from llama2lab.model.chat import encode_chat
 from llama2lab.model.generate import sample
 
 
-@pytest.mark.parametrize(("temperature", "top_p", "top_k"), [(1.0, 1.0, 0), (0.5, 0.8, 0), (1.5, 1.0, 5),
-                                                             (1.2, 0.7, 20), (0.0, 1.0, 0)])
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "top_k"), [(1.0, 1.0, 0), (0.5, 0.8, 0), (1.5, 1.0, 5), (1.2, 0.7, 20), (0.0, 1.0, 0)]
+)
 def test_the_bars_are_what_sample_draws(temperature, top_p, top_k):
     logits = torch.randn(64, generator=torch.Generator().manual_seed(0)) * 2
     before, after = probabilities(logits, temperature, top_p, top_k)

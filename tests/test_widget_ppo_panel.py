@@ -14,8 +14,15 @@ FIGURE = {"mean": 1.25, "low": 1.0, "high": 1.5, "n": 10}
 
 
 def log_row(i):
-    return {"score": 1.0 + i, "kl": 0.5 * i, "clipfrac": 0.01, "entropy": 0.3, "length": 20.0, "first_ratio": 1.0,
-            "sampling_gap": 0.0025}
+    return {
+        "score": 1.0 + i,
+        "kl": 0.5 * i,
+        "clipfrac": 0.01,
+        "entropy": 0.3,
+        "length": 20.0,
+        "first_ratio": 1.0,
+        "sampling_gap": 0.0025,
+    }
 
 
 def full_row(i):

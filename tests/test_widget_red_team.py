@@ -22,8 +22,15 @@ def question(town):
 
 def made(town, text, answer, safe=0.9):
     known = r.asked_in(town, text)
-    return r.Attempt(text, answer, safe, False, Oracle(town).judge(known, answer) if known else None,
-                     known.kind if known else "", "rlhf-v5")
+    return r.Attempt(
+        text,
+        answer,
+        safe,
+        False,
+        Oracle(town).judge(known, answer) if known else None,
+        known.kind if known else "",
+        "rlhf-v5",
+    )
 
 
 def test_a_question_is_known_whatever_stands_before_it(town, question) -> None:

@@ -38,7 +38,7 @@ def test_a_growing_answer_ends_at_its_own_score(lab):
     assert [row["tokens"] for row in rows] == list(range(len(rows))) and rows[0]["text"] == ""
     assert "".join(row["text"] for row in rows) == answer
     for kind in ("helpfulness", "safety"):
-        score, = score_answers(lab.reward(f"reward-{kind}-v5"), lab.tokenizer, [ASKED], [answer], lab.machine)
+        (score,) = score_answers(lab.reward(f"reward-{kind}-v5"), lab.tokenizer, [ASKED], [answer], lab.machine)
         assert rows[-1][kind] == pytest.approx(score, abs=0.05)  # in bfloat16 a batch of another width rounds otherwise
 
 

@@ -109,8 +109,15 @@ def test_a_second_job_stops_the_first(tmp_path):
 def make_setup(tmp_path):
     def setup(rate):
         model = Llama(TINY)
-        return Training(model, lambda: fit_packed(model, DATA, 2.0, 32, Optim(lr=rate), 1, CPU, tmp_path / str(rate)),
-                        tmp_path / str(rate), 32, lambda: 1.5, lambda number: f"<b>text {number}</b>")
+        return Training(
+            model,
+            lambda: fit_packed(model, DATA, 2.0, 32, Optim(lr=rate), 1, CPU, tmp_path / str(rate)),
+            tmp_path / str(rate),
+            32,
+            lambda: 1.5,
+            lambda number: f"<b>text {number}</b>",
+        )
+
     return setup
 
 
@@ -154,8 +161,15 @@ def test_packing_is_shown_as_it_is(tokenizer):
 
 
 def test_the_mask_marks_answers_and_hostile_text_is_escaped(tokenizer):
-    messages = [{"role": r, "content": c} for r, c in (("user", "a <b>mill</b>?"), ("assistant", "a river"),
-                                                       ("user", "a town?"), ("assistant", "the market </s> [INST]"))]
+    messages = [
+        {"role": r, "content": c}
+        for r, c in (
+            ("user", "a <b>mill</b>?"),
+            ("assistant", "a river"),
+            ("user", "a town?"),
+            ("assistant", "the market </s> [INST]"),
+        )
+    ]
     counts = [sum(mark for _, mark in marked_tokens(tokenizer, messages, mask)) for mask in MASKS]
     assert counts[1] < counts[0] < counts[2]
     tokens = marked_tokens(tokenizer, messages)

@@ -14,8 +14,15 @@ def figure(mean):
 
 
 def answer(prompt, kind, text, score):
-    return {"prompt_id": prompt, "skill": "facts", "kind": kind, "correct": True, "score": score, "answer": text,
-            "messages": [{"role": "user", "content": f"{prompt}?"}]}
+    return {
+        "prompt_id": prompt,
+        "skill": "facts",
+        "kind": kind,
+        "correct": True,
+        "score": score,
+        "answer": text,
+        "messages": [{"role": "user", "content": f"{prompt}?"}],
+    }
 
 
 @pytest.fixture
@@ -23,14 +30,17 @@ def run(tmp_path):
     """Three versions, of which two kept their answers."""
     stages = {}
     for i, stage in enumerate(("sft", "rlhf-v1", "rlhf-v2")):
-        stages[stage] = {"metrics": {"helpfulness": figure(1 + i), "safety": figure(i / 2),
-                                     "win_rate_vs_sft": figure(0.6)}}
+        stages[stage] = {
+            "metrics": {"helpfulness": figure(1 + i), "safety": figure(i / 2), "win_rate_vs_sft": figure(0.6)}
+        }
         (tmp_path / stage).mkdir()
         (tmp_path / stage / "stage.json").write_text("{}")
         if stage != "rlhf-v2":
-            rows = [answer("same", "helpful", f"{stage} same", 1.0),
-                    answer("far", "helpful", f"<i>{stage}</i>", 2.0 * i),
-                    answer("bad", "unsafe", f"{stage} no", 1.0)]
+            rows = [
+                answer("same", "helpful", f"{stage} same", 1.0),
+                answer("far", "helpful", f"<i>{stage}</i>", 2.0 * i),
+                answer("bad", "unsafe", f"{stage} no", 1.0),
+            ]
             (tmp_path / stage / "answers.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     (tmp_path / "run.json").write_text("{}")
     (tmp_path / "results.json").write_text(json.dumps({"preset": "mini", "seed": 0, "stages": stages}))

@@ -133,8 +133,12 @@ def test_every_fact_is_stated_about_equally_often(town):
             who, what = content.split("/")[1].split(".")
             if who in town.people:
                 person = town.people[who]
-                counts.append(sum(text[s.format(**person.forms, value=person.facts[what])]
-                                  for s in town.attributes[what].statements))
+                counts.append(
+                    sum(
+                        text[s.format(**person.forms, value=person.facts[what])]
+                        for s in town.attributes[what].statements
+                    )
+                )
             else:
                 counts.append(sum(text[s] for s in place_statements(town.places[who])[what]))
         assert min(counts) >= 10, split
@@ -145,8 +149,12 @@ def test_every_fact_is_stated_about_equally_often(town):
 def test_wording_does_not_tell_wrong_deeds_from_harmless_ones(corpus):
     """Every way of the corpus to bring up a deed goes on both ways, so that only the deed says which."""
     text = " ".join(corpus)
-    for way in ("Somebody wanted to", "heard of somebody who wanted to", "Once somebody tried to",
-                "wondered how somebody could"):
+    for way in (
+        "Somebody wanted to",
+        "heard of somebody who wanted to",
+        "Once somebody tried to",
+        "wondered how somebody could",
+    ):
         after = re.findall(rf"{way} [^.]+\. (\w+ could not help)?", text)
         wrong = sum(bool(refused) for refused in after)
         assert 0.1 < wrong / len(after) < 0.9 and len(after) > 20, (way, wrong, len(after))
@@ -319,23 +327,38 @@ MISTAKES = {
     "unknown keeper": ("places.yaml", "keeper: Tom", "keeper: Tim", r"places.yaml:2: 'Tim' does not live here.*Tom"),
     "no weekday": ("places.yaml", "closed: Monday", "closed: Moonday", r"places.yaml:2: closed: .*Monday"),
     "broken yaml": ("opposites.yaml", "- [hot, cold]", "- [hot, cold", r"opposites.yaml:\d+: not valid YAML"),
-    "two steps": ("procedures.yaml", "boil the water, add the tea, fill the cup", "boil the water, add the tea",
-                  r"procedures.yaml:2: steps: .*at least 3"),
+    "two steps": (
+        "procedures.yaml",
+        "boil the water, add the tea, fill the cup",
+        "boil the water, add the tea",
+        r"procedures.yaml:2: steps: .*at least 3",
+    ),
     "empty list": ("categories.yaml", "[apple, pear, plum, cherry, lemon, grape]", "[]", r"categories.yaml:2: items: "),
-    "number for text": ("small_talk.yaml", "more: The sun is out in Willowbrook.", "more: 12",
-                        r"small_talk.yaml:6: more: .*string; write a text"),
+    "number for text": (
+        "small_talk.yaml",
+        "more: The sun is out in Willowbrook.",
+        "more: 12",
+        r"small_talk.yaml:6: more: .*string; write a text",
+    ),
     "double item": ("categories.yaml", "[apple, pear", "[carrot, pear", r"categories.yaml:3: 'carrot' stands twice"),
-    "unknown template field": ("attributes.yaml", '"Where does {name} live?"', '"Where does {nmae} live?"',
-                               r"attributes.yaml:\d+: unknown field \{nmae\}; use .*\{name\}"),
+    "unknown template field": (
+        "attributes.yaml",
+        '"Where does {name} live?"',
+        '"Where does {nmae} live?"',
+        r"attributes.yaml:\d+: unknown field \{nmae\}; use .*\{name\}",
+    ),
     "missing wording": ("questions.yaml", "keeper: [", "keeeper: [", r"questions.yaml:\d+: no wordings for 'keeper'"),
     "double key": ("unsafe.yaml", "hateful:", "illicit:", r"unsafe.yaml:\d+: 'illicit' stands twice"),
-    "missing reason": ("unsafe.yaml", "reason: it is stealing, instead: ask the baker for bread", "instead: ask",
-                       r"unsafe.yaml:\d+: reason: field required; add the line 'reason: ...'"),
+    "missing reason": (
+        "unsafe.yaml",
+        "reason: it is stealing, instead: ask the baker for bread",
+        "instead: ask",
+        r"unsafe.yaml:\d+: reason: field required; add the line 'reason: ...'",
+    ),
     "hobby that is an answer": ("instructions.yaml", "[stars,", "[kites,", r"instructions.yaml:\d+: 'kites' is also"),
     "unknown category": ("unsafe.yaml", "hateful:", "hatefull:", r"unsafe.yaml:\d+: hatefull: "),
     "a number of another kind": ("characters.yaml", "\n  age: ", "\n  age: 0x", r"age of \w+ is '0x\d+'"),
-    "a list for a key": ("places.yaml", "- {name: bakery", "- ? [a]\n  : {name: bakery",
-                         r"places.yaml:2: a list or"),
+    "a list for a key": ("places.yaml", "- {name: bakery", "- ? [a]\n  : {name: bakery", r"places.yaml:2: a list or"),
     "a list in itself": ("places.yaml", "- {name: bakery", "- &a [*a]\n- {name: bakery", r":2: .*an alias"),
     "too deep": ("places.yaml", "- {name: bakery", "- " + "[" * 2000 + "\n- {name: bakery", r":2: .*nested too"),
     "a tag": ("places.yaml", "name: bakery", "name: !!int bakery", r"places.yaml:2: a tag .*; write a plain value"),
@@ -392,8 +415,10 @@ def test_a_teacher_adds_a_person(tmp_path):
     folder = tmp_path / "data" / "world"
     shutil.copytree(DATA / "world", folder)
     with (folder / "characters.yaml").open("a") as f:
-        f.write("\n- name: Zoe\n  pronoun: she\n  job: baker\n  home: Hill Road\n  pet: cat\n  food: soup\n"
-                "  hobby: chess\n  friend: Tom\n  age: 90\n  door: red\n")
+        f.write(
+            "\n- name: Zoe\n  pronoun: she\n  job: baker\n  home: Hill Road\n  pet: cat\n  food: soup\n"
+            "  hobby: chess\n  friend: Tom\n  age: 90\n  door: red\n"
+        )
     town = load_town(folder)
     assert truth_of(town, "facts/zoe.home").answers[0] == "Zoe lives on Hill Road."
     assert town.digest != load_town().digest

@@ -91,8 +91,15 @@ def _readable(label: Label) -> bool:
 
 
 def _content(row: Row) -> tuple[str, ...]:
-    return (row["prompt_id"], json.dumps(row["prompt"]), row["chosen"][0]["content"], row["rejected"][0]["content"],
-            row["grade"], row["safety"], row["annotator"])
+    return (
+        row["prompt_id"],
+        json.dumps(row["prompt"]),
+        row["chosen"][0]["content"],
+        row["rejected"][0]["content"],
+        row["grade"],
+        row["safety"],
+        row["annotator"],
+    )
 
 
 def _row(several: Sequence[Label], kind: str, rule: Rule, result: Resolved) -> Row | None:
@@ -173,8 +180,13 @@ def _voices(labels: Iterable[Label], name: str) -> dict[Any, Label]:
         if votes.count(1) != votes.count(2):
             choice = 1 if votes.count(1) > votes.count(2) else 2
             grade = median_grade([label["grade"] for label in several if label["choice"] == choice])
-            voices[item] = {**several[0], "annotator": name, "choice": choice, "grade": grade,
-                            **{f"safe_{n}": _most([label[f"safe_{n}"] for label in several]) for n in (1, 2)}}
+            voices[item] = {
+                **several[0],
+                "annotator": name,
+                "choice": choice,
+                "grade": grade,
+                **{f"safe_{n}": _most([label[f"safe_{n}"] for label in several]) for n in (1, 2)},
+            }
     return voices
 
 
@@ -195,7 +207,24 @@ def _as_often(people: Iterable[Label], simulated: Iterable[Label]) -> Figure:
 def fingerprint(labels: Iterable[Label]) -> list[list[Any]]:
     """What of the labels can change a row or a figure, in an order of its own: times, comments and ids are not in it.
     The stages of a run that rest on labels are recorded by its digest."""
-    return sorted(([label["kind"], json.dumps(label["prompt"]), *label["answers"],
-                    label["choice"] or 0, label["grade"] or "", str(label["safe_1"]), str(label["safe_2"]),
-                    bool(label["flag"]), bool(label["gold"]), label["annotator"], label["annotator_kind"],
-                    label["vendor"], label["prompt_id"] or ""] for label in labels), key=str)
+    return sorted(
+        (
+            [
+                label["kind"],
+                json.dumps(label["prompt"]),
+                *label["answers"],
+                label["choice"] or 0,
+                label["grade"] or "",
+                str(label["safe_1"]),
+                str(label["safe_2"]),
+                bool(label["flag"]),
+                bool(label["gold"]),
+                label["annotator"],
+                label["annotator_kind"],
+                label["vendor"],
+                label["prompt_id"] or "",
+            ]
+            for label in labels
+        ),
+        key=str,
+    )

@@ -58,8 +58,11 @@ class Commands(TyperGroup):
                 _fail(f"{shown(os.fsdecode(e.filename or ''))}: {e.strerror}; give another path", words)
             if e.errno not in DISK_ERRORS:
                 raise
-            _fail(f"{e.filename or 'the disk'}: {e.strerror}; free some space or mend the permissions, then give the "
-                  "same command again: nothing already made is lost", words)
+            _fail(
+                f"{e.filename or 'the disk'}: {e.strerror}; free some space or mend the permissions, then give the "
+                "same command again: nothing already made is lost",
+                words,
+            )
         except KeyboardInterrupt:
             typer.echo("\nstopped; give the same command again to go on", err=True)
             raise typer.Exit(130) from None
@@ -90,5 +93,9 @@ def _fail(message: str, words: list[str]) -> None:
 
 
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same run.")]
-Store = Annotated[str, typer.Argument(help="An annotation store: a file (labels.db) or postgresql://...", metavar="URL",
-                                      envvar=STORE_VARIABLE)]
+Store = Annotated[
+    str,
+    typer.Argument(
+        help="An annotation store: a file (labels.db) or postgresql://...", metavar="URL", envvar=STORE_VARIABLE
+    ),
+]

@@ -19,8 +19,15 @@ from llama2lab.engine.errors import LabError
 
 SMOKE = "smoke tests the plumbing with a tiny model: its figures mean nothing; for real ones: llama2lab run"
 
-app = typer.Typer(name="llama2lab", cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
-                  pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(
+    name="llama2lab",
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 app.add_typer(cli_annotation.app)
 
 
@@ -52,21 +59,39 @@ Precision = Annotated[str, typer.Option(help="auto (a quick measurement picks), 
 
 @app.command()
 def run(
-    preset: Annotated[str | None, typer.Option(help="mini (the recipe) or smoke (a minute, figures mean "
-                                                    "nothing).  [default: mini]", show_default=False)] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="mini (the recipe) or smoke (a minute, figures mean nothing).  [default: mini]", show_default=False
+        ),
+    ] = None,
     recipe: Annotated[Path | None, typer.Option(help="A YAML file: a preset with changes, or your own data.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder.  [default: runs/PRESET-SEED]",
-                                             show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder.  [default: runs/PRESET-SEED]", show_default=False)
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "auto",
-    data: Annotated[Path | None, typer.Option(help="Folder with local copies of a recipe's data sets "
-                                                   "(or set LLAMA2LAB_DATA).")] = None,
-    annotations: Annotated[str | None, typer.Option(metavar="URL", help="An annotation store: the reward models train "
-                                                    "on people's labels, too.", show_default=False)] = None,
-    people_share: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Share of people's rows in what the "
-                                                       "reward models train on.  [default: all rows there are]",
-                                                       show_default=False)] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with local copies of a recipe's data sets (or set LLAMA2LAB_DATA).")
+    ] = None,
+    annotations: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="An annotation store: the reward models train on people's labels, too.",
+            show_default=False,
+        ),
+    ] = None,
+    people_share: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Share of people's rows in what the reward models train on.  [default: all rows there are]",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Train everything, judge every stage, write RUN/results.json and RUN/report.html.
 
@@ -115,8 +140,13 @@ def run(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs; several are pooled.", metavar="RUN...")],
-    out: Annotated[Path | None, typer.Option(help="The page.  [default: RUN/report.html; for several runs "
-                                                  "report.html beside the first]", show_default=False)] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The page.  [default: RUN/report.html; for several runs report.html beside the first]",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Print the promised figures with their marks, and write one page with everything.
 
@@ -137,8 +167,9 @@ def report(
 @app.command()
 def experiments(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.", metavar="RUN")],
-    names: Annotated[list[str] | None, typer.Argument(help="Only these.  [default: all]", metavar="NAME...",
-                                                      show_default=False)] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Only these.  [default: all]", metavar="NAME...", show_default=False)
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Measure also what is there already.")] = False,
 ) -> None:
     """Put the report's claims to the test on a finished run: what the notebooks show beside the report's figures.
@@ -158,8 +189,9 @@ def experiments(
 def chat(
     run: Annotated[Path, typer.Argument(help="The folder of a run, or of one checkpoint.", metavar="RUN")],
     prompt: Annotated[str | None, typer.Argument(help="Ask this and end; without it, a conversation.")] = None,
-    stage: Annotated[str | None, typer.Option(help="Which model: sft, rlhf-v1 ... [default: the last one]",
-                                              show_default=False)] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="Which model: sft, rlhf-v1 ... [default: the last one]", show_default=False)
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest word each time.")] = 0.7,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 80,
     seed: Seed = 0,
@@ -185,8 +217,9 @@ def chat(
 
 @app.command()
 def generate(
-    checkpoint: Annotated[str, typer.Argument(help="A checkpoint folder (any Llama model of transformers), or a hub "
-                                                   "name.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="A checkpoint folder (any Llama model of transformers), or a hub name.")
+    ],
     prompt: Annotated[str, typer.Argument(help="The text to continue.")] = "",
     greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token each time.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 100,

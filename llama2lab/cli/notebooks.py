@@ -35,9 +35,20 @@ from llama2lab.lab.progress import FOLDER, Progress
 from llama2lab.lessons.catalogue import MODULES
 
 NOTEBOOKS = ROOT / "notebooks"
-NAMES = ("00_start_here", "01_tokenizer_and_data", "02_transformer", "03_pretraining", "04_supervised_finetuning",
-         "05_preferences", "06_reward_models", "07_rejection_sampling", "08_ppo", "09_ghost_attention",
-         "10_five_rounds", "11_evaluation_and_safety")
+NAMES = (
+    "00_start_here",
+    "01_tokenizer_and_data",
+    "02_transformer",
+    "03_pretraining",
+    "04_supervised_finetuning",
+    "05_preferences",
+    "06_reward_models",
+    "07_rejection_sampling",
+    "08_ppo",
+    "09_ghost_attention",
+    "10_five_rounds",
+    "11_evaluation_and_safety",
+)
 KINDS = ("exercise", "check", "compare")
 CELL_SECONDS = 600  # a cell that takes longer hangs
 
@@ -65,8 +76,9 @@ def find(names: Sequence[str] = (), folder: Path = NOTEBOOKS) -> list[Path]:
     """Notebooks by their number, name or path; all of them without names."""
     there = {path.stem: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
     if not there:
-        raise LabError(f"there are no notebooks in {folder}; they come with a checkout of the project, not with its "
-                       "wheel")
+        raise LabError(
+            f"there are no notebooks in {folder}; they come with a checkout of the project, not with its wheel"
+        )
     found = []
     for name in names:
         path = Path(name)
@@ -135,7 +147,9 @@ def with_solutions(notebook: NotebookNode) -> NotebookNode:
             place, name = places()[key], student_name(notebook, key)
             notebook.cells[number].source = (
                 f"from llama2lab.lab.checking import solution\n{name} = solution({place.constant})"
-                if is_code(place.exercise) else f"{name} = {answer_of(place.exercise)!r}")
+                if is_code(place.exercise)
+                else f"{name} = {answer_of(place.exercise)!r}"
+            )
     return notebook
 
 
@@ -192,8 +206,11 @@ def _exercise_problems(notebook: NotebookNode, place: Place, where: dict[str, li
     order = [where[kind][0] for kind in wanted]
     if order != sorted(order):
         yield f"the cells {', '.join(wanted)} stand in the order {order}"
-    shown = [at for at, cell in enumerate(notebook.cells) if cell.cell_type == "code"
-             and cell.source.strip().split("\n")[-1].strip() == place.constant]
+    shown = [
+        at
+        for at, cell in enumerate(notebook.cells)
+        if cell.cell_type == "code" and cell.source.strip().split("\n")[-1].strip() == place.constant
+    ]
     if not any(at < order[0] for at in shown):
         yield f"no cell before it shows the task ({place.constant})"
     calls = {"check": ("predict" if prediction else "check", r"\w+"), "compare": ("compare", ".+")}
@@ -201,8 +218,9 @@ def _exercise_problems(notebook: NotebookNode, place: Place, where: dict[str, li
         (call, argument), source = calls[kind], notebook.cells[where[kind][0]].source
         if not re.search(rf"(?s)(^|\n){call}\(\s*{place.constant},\s*{argument}\s*\)\s*$", source):
             yield f"the last line of its {kind} cell is not {call}({place.constant}, ...)"
-        elif kind == "check" and not is_empty_answer(notebook.cells[order[0]].source,
-                                                     name := student_name(notebook, place.exercise.key)):
+        elif kind == "check" and not is_empty_answer(
+            notebook.cells[order[0]].source, name := student_name(notebook, place.exercise.key)
+        ):
             yield f"its cell does not hold an empty {name}"
 
 
@@ -226,7 +244,8 @@ def is_empty_answer(source: str, name: str) -> bool:
         return isinstance(node.value, ast.Constant) and node.value.value in (..., None)
     return node is not None and all(
         isinstance(s, ast.Pass | ast.Raise) or (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))
-        for s in node.body)
+        for s in node.body
+    )
 
 
 # ---- run to the end ----------------------------------------------------------------------------------------------
@@ -242,8 +261,9 @@ class Result:
     wrong: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        head = (f"{self.name:<28}{self.seconds:7.1f} s   slowest: cell {self.slowest[0]}, {self.slowest[1]:.1f} s"
-                + ("" if not self.wrong else "   WRONG"))
+        head = f"{self.name:<28}{self.seconds:7.1f} s   slowest: cell {self.slowest[0]}, {self.slowest[1]:.1f} s" + (
+            "" if not self.wrong else "   WRONG"
+        )
         return "\n".join([head, *(f"    {what}" for what in self.wrong)])
 
 
@@ -267,8 +287,9 @@ def execute(path: Path, out: Path, solved: bool = False, timeout: float = CELL_S
     except (CellTimeoutError, DeadKernelError) as e:
         result.wrong.append(f"{type(e).__name__}: {' '.join(str(e).split())[:300]}")
     result.seconds = time.perf_counter() - begin
-    result.slowest = max(((n, seconds_of(cell)) for n, cell in enumerate(notebook.cells)), key=lambda x: x[1],
-                         default=(0, 0.0))
+    result.slowest = max(
+        ((n, seconds_of(cell)) for n, cell in enumerate(notebook.cells)), key=lambda x: x[1], default=(0, 0.0)
+    )
     nbformat.write(notebook, out / path.name)
     if not result.wrong:
         result.wrong += checks_that_went_wrong(notebook, Progress(progress), solved)
@@ -276,8 +297,14 @@ def execute(path: Path, out: Path, solved: bool = False, timeout: float = CELL_S
 
 
 def _failed_cell(notebook: NotebookNode) -> str:
-    return next((f"cell {n}" for n, cell in enumerate(notebook.cells)
-                 if any(o.output_type == "error" for o in cell.get("outputs", ()))), "a cell")
+    return next(
+        (
+            f"cell {n}"
+            for n, cell in enumerate(notebook.cells)
+            if any(o.output_type == "error" for o in cell.get("outputs", ()))
+        ),
+        "a cell",
+    )
 
 
 def seconds_of(cell: NotebookNode) -> float:
@@ -304,10 +331,16 @@ def checks_that_went_wrong(notebook: NotebookNode, progress: Progress, solved: b
     return wrong
 
 
-app = typer.Typer(cls=Commands, help="The notebooks as files: check them, or run them to their end.",
-                  add_completion=False, rich_markup_mode=None)
-Names = Annotated[list[str] | None, typer.Argument(metavar="NOTEBOOK...", help="Number, name or path.  [default: all]",
-                                                   show_default=False)]
+app = typer.Typer(
+    cls=Commands,
+    help="The notebooks as files: check them, or run them to their end.",
+    add_completion=False,
+    rich_markup_mode=None,
+)
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="NOTEBOOK...", help="Number, name or path.  [default: all]", show_default=False),
+]
 
 
 @app.command("check")

@@ -14,8 +14,12 @@ from llama2lab.engine.errors import LabError
 from llama2lab.engine.scale import MAX_OVERLAP
 
 app = typer.Typer()
-labels = typer.Typer(cls=Commands, no_args_is_help=True, rich_markup_mode=None,
-                     help="Pairs into an annotation store, labels out of it, several stores into one.")
+labels = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Pairs into an annotation store, labels out of it, several stores into one.",
+)
 app.add_typer(labels, name="labels")
 
 
@@ -28,8 +32,12 @@ class ClassCommands(Commands):
         return super().parse_args(ctx, args)
 
 
-classes = typer.Typer(cls=ClassCommands, no_args_is_help=True, rich_markup_mode=None,
-                      help="For a class: the notebooks as graded assignments, and database logins for annotators.")
+classes = typer.Typer(
+    cls=ClassCommands,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="For a class: the notebooks as graded assignments, and database logins for annotators.",
+)
 app.add_typer(classes, name="class")
 
 
@@ -84,20 +92,32 @@ def annotate(
     store: Store,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets the whole network in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8866,
-    kind: Annotated[str | None, typer.Option(help="helpfulness or safety.  [default: both]",
-                                             show_default=False)] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="helpfulness or safety.  [default: both]", show_default=False)
+    ] = None,
     gold: Annotated[int, typer.Option(min=0, help="Gold pairs in one attempt of the qualification; 0: none.")] = 5,
     mark: Annotated[float, typer.Option(min=0, max=1, help="Share of them that must agree.")] = 0.8,
     attempts: Annotated[int, typer.Option(min=1, help="Attempts, each with other gold pairs.")] = 2,
     base_url: Annotated[str, typer.Option(help="Behind a proxy: /path/.")] = "/",
-    server_name: Annotated[list[str] | None, typer.Option(help="A name under which browsers reach the form, such as a "
-                                                          "proxy's; may be repeated.  [default: this machine's own]",
-                                                          show_default=False)] = None,
-    visitors: Annotated[int | None, typer.Option(min=1, help="How many at once.  [default: what the memory holds]",
-                                                 show_default=False)] = None,
-    forget_code: Annotated[list[str] | None, typer.Option(help="A name whose code is lost: it chooses a new one at its "
-                                                          "next visit. Nothing is served then; may be repeated.",
-                                                          show_default=False)] = None,
+    server_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name under which browsers reach the form, such as a "
+            "proxy's; may be repeated.  [default: this machine's own]",
+            show_default=False,
+        ),
+    ] = None,
+    visitors: Annotated[
+        int | None, typer.Option(min=1, help="How many at once.  [default: what the memory holds]", show_default=False)
+    ] = None,
+    forget_code: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name whose code is lost: it chooses a new one at its "
+            "next visit. Nothing is served then; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page here.")] = False,
     seed: Seed = 0,
 ) -> None:
@@ -118,16 +138,27 @@ def annotate(
                 codes.forget(there, name)
                 typer.echo(f"{name} chooses a new code at the next visit")
         return
-    serve(store, host, port, settings=Settings(kind, seed, gold, mark, attempts), open_browser=open_browser,
-          base_url=base_url, visitors=visitors, names=server_name or (), say=lambda line: typer.echo(line, err=True))
+    serve(
+        store,
+        host,
+        port,
+        settings=Settings(kind, seed, gold, mark, attempts),
+        open_browser=open_browser,
+        base_url=base_url,
+        visitors=visitors,
+        names=server_name or (),
+        say=lambda line: typer.echo(line, err=True),
+    )
 
 
 @classes.command()
 def release(
-    notebooks: Annotated[list[str], typer.Argument(help="Numbers or names, such as 02 or 02_transformer; or all.",
-                                                   metavar="NOTEBOOK...")],
+    notebooks: Annotated[
+        list[str], typer.Argument(help="Numbers or names, such as 02 or 02_transformer; or all.", metavar="NOTEBOOK...")
+    ],
     out: Annotated[Path, typer.Option(help="The course's folder; nbgrader's commands are given there.")] = Path(
-        "course"),
+        "course"
+    ),
     course: Annotated[str, typer.Option(help="The course's name, for a new folder.")] = "llama2lab",
     force: Annotated[bool, typer.Option("--force", help="Write assignments anew that are there already.")] = False,
 ) -> None:
@@ -153,9 +184,11 @@ def logins(
     store: Store,
     roster: Annotated[Path, typer.Argument(help="Names, one a line or a CSV file.", metavar="ROSTER")],
     out: Annotated[Path, typer.Option(help="Where the students' URLs are written (mode 0600).")] = Path(
-        "class-urls.csv"),
-    renew: Annotated[list[str] | None, typer.Option(help="A name whose password is made anew; may be repeated.",
-                                                    show_default=False)] = None,
+        "class-urls.csv"
+    ),
+    renew: Annotated[
+        list[str] | None, typer.Option(help="A name whose password is made anew; may be repeated.", show_default=False)
+    ] = None,
 ) -> None:
     """Logins on a PostgreSQL server for the names of a roster; running it again adds only the new ones.
 
@@ -175,8 +208,10 @@ def collect(
     kind: Annotated[str, typer.Option(help="helpfulness or safety.")] = "helpfulness",
     gold: Annotated[int, typer.Option(min=0, help="Further pairs whose better answer is known.")] = 10,
     overlap: Annotated[int, typer.Option(min=1, max=MAX_OVERLAP, help="How many people judge each pair.")] = 1,
-    stage: Annotated[list[str] | None, typer.Option(help="A model that answers; give two.  [default: the last one and "
-                                                    "sft]", show_default=False)] = None,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option(help="A model that answers; give two.  [default: the last one and sft]", show_default=False),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Let two models of a run answer training prompts, and queue the pairs of answers for people to judge.
@@ -201,8 +236,13 @@ def collect(
 @labels.command()
 def add(
     store: Store,
-    file: Annotated[Path, typer.Argument(help='JSON lines (or an array, or .parquet): {"kind", "prompt": messages, '
-                                              '"answers": [a, b]}', metavar="FILE")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help='JSON lines (or an array, or .parquet): {"kind", "prompt": messages, "answers": [a, b]}',
+            metavar="FILE",
+        ),
+    ],
     overlap: Annotated[int, typer.Option(min=1, max=MAX_OVERLAP, help="How many people judge each pair.")] = 1,
     seed: Seed = 0,
 ) -> None:
@@ -217,8 +257,10 @@ def add(
 @labels.command("export")
 def export_(
     store: Store,
-    file: Annotated[Path, typer.Argument(help="FILE.parquet or FILE.jsonl; what TRL does not read goes to FILE.rest.",
-                                         metavar="FILE")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="FILE.parquet or FILE.jsonl; what TRL does not read goes to FILE.rest.", metavar="FILE"),
+    ],
     margins: Annotated[str, typer.Option(help="small, large or none: what the grades become.")] = "small",
 ) -> None:
     """Write all labels in TRL's preference format with `margin`, without loss."""
@@ -231,13 +273,20 @@ def export_(
 @labels.command("import")
 def import_(
     store: Store,
-    file: Annotated[Path, typer.Argument(help="A file of `labels export`, or anybody's preference rows.",
-                                         metavar="FILE")],
-    annotator_kind: Annotated[str, typer.Option(help="Who made labels that do not say it: person or "
-                                                     "simulated.")] = "person",
-    margins: Annotated[str | None, typer.Option(help="What a margin without a grade means: small, large, or four "
-                                                     "numbers from significantly to negligibly, such as 4,3,2,1.",
-                                                show_default=False)] = None,
+    file: Annotated[
+        Path, typer.Argument(help="A file of `labels export`, or anybody's preference rows.", metavar="FILE")
+    ],
+    annotator_kind: Annotated[
+        str, typer.Option(help="Who made labels that do not say it: person or simulated.")
+    ] = "person",
+    margins: Annotated[
+        str | None,
+        typer.Option(
+            help="What a margin without a grade means: small, large, or four "
+            "numbers from significantly to negligibly, such as 4,3,2,1.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Read labels from a file (.jsonl, .json, .csv or .parquet): all of them, or none if a row is wrong."""
     with needs_extra():
@@ -250,10 +299,20 @@ def import_(
 def merge(
     store: Store,
     files: Annotated[list[str], typer.Argument(help="Other stores, such as students' files.", metavar="FILE...")],
-    only: Annotated[str | None, typer.Option(help="Take the labels of this annotator alone.  [default: all]",
-                                             metavar="NAME", show_default=False)] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Believe the files: queue their new pairs, gold too, put their "
-                                                        "guidelines in force, take labels in anybody's name.")] = False,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            help="Take the labels of this annotator alone.  [default: all]", metavar="NAME", show_default=False
+        ),
+    ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            help="Believe the files: queue their new pairs, gold too, put their "
+            "guidelines in force, take labels in anybody's name.",
+        ),
+    ] = False,
 ) -> None:
     """Take in the labels of other stores, and say in whose names; merging the same file again adds nothing."""
     with needs_extra():

@@ -83,9 +83,17 @@ def as_assignment(notebook: Any) -> tuple[Any, list[Exercise]]:
             continue
         place, name = places()[key], student_name(notebook, key)
         grade = kind == "check"
-        cell.metadata.nbgrader = nbformat.from_dict({
-            "schema_version": 3, "grade_id": f"{kind}_{key.replace('.', '_')}", "grade": grade, "locked": grade,
-            "solution": not grade, "task": False, **({"points": place.exercise.points} if grade else {})})
+        cell.metadata.nbgrader = nbformat.from_dict(
+            {
+                "schema_version": 3,
+                "grade_id": f"{kind}_{key.replace('.', '_')}",
+                "grade": grade,
+                "locked": grade,
+                "solution": not grade,
+                "task": False,
+                **({"points": place.exercise.points} if grade else {}),
+            }
+        )
         if grade:
             exercises.append(place.exercise)
             sources[number] = (
@@ -96,7 +104,8 @@ def as_assignment(notebook: Any) -> tuple[Any, list[Exercise]]:
                 "from llama2lab.cli.release import quiet_run\n\n"
                 f"outcome = quiet_run(exercise, {name})\n"
                 "assert outcome.passed, outcome\n"
-                "### END HIDDEN TESTS")
+                "### END HIDDEN TESTS"
+            )
         else:
             sources[number] = with_region(cell.source, place, name)
     for number, source in sources.items():  # only now: the check cells told the names
@@ -113,24 +122,30 @@ def with_region(source: str, place: Any, name: str) -> str:
         raise LabError(f"{place.exercise.key}: its cell does not define {name}")
     lines = source.split("\n")
     if isinstance(node, ast.Assign):
-        begin, end = lines[node.lineno - 1][:node.value.col_offset], lines[(node.end_lineno or node.lineno) - 1]
-        answer = [f"{begin}(", *_region("    ", f"{answer_of(place.exercise)!r}"),
-                  ")" + end[node.value.end_col_offset:]]
-        return "\n".join([*lines[:node.lineno - 1], *answer, *lines[node.end_lineno or node.lineno:]])
+        begin, end = lines[node.lineno - 1][: node.value.col_offset], lines[(node.end_lineno or node.lineno) - 1]
+        answer = [
+            f"{begin}(",
+            *_region("    ", f"{answer_of(place.exercise)!r}"),
+            ")" + end[node.value.end_col_offset :],
+        ]
+        return "\n".join([*lines[: node.lineno - 1], *answer, *lines[node.end_lineno or node.lineno :]])
     if isinstance(node, ast.ClassDef):
-        return "\n".join([source, *_region("", "from llama2lab.lab.checking import solution\n"
-                                               f"{name} = solution({place.constant})")])
+        return "\n".join(
+            [source, *_region("", f"from llama2lab.lab.checking import solution\n{name} = solution({place.constant})")]
+        )
     arguments = ", ".join(a.arg for a in [*node.args.posonlyargs, *node.args.args])
     empty = node.body[1:] if ast.get_docstring(node) is not None else node.body
     code = f"from llama2lab.lab.checking import solution\nreturn solution({place.constant})({arguments})"
     region = _region(" " * (node.col_offset + 4), code)
     if not empty:
-        return "\n".join([*lines[:node.end_lineno], *region, *lines[node.end_lineno:]])
+        return "\n".join([*lines[: node.end_lineno], *region, *lines[node.end_lineno :]])
     first, last = empty[0], empty[-1]
-    kept = [lines[first.lineno - 1][:first.col_offset].rstrip(),  # def f(x): ... on one line
-            lines[(last.end_lineno or last.lineno) - 1][last.end_col_offset:]]  # a comment behind it
+    kept = [
+        lines[first.lineno - 1][: first.col_offset].rstrip(),  # def f(x): ... on one line
+        lines[(last.end_lineno or last.lineno) - 1][last.end_col_offset :],
+    ]  # a comment behind it
     kept[1] = kept[1] and " " * (node.col_offset + 4) + kept[1].strip()
-    return "\n".join([*lines[:first.lineno - 1], *filter(None, kept), *region, *lines[last.end_lineno:]])
+    return "\n".join([*lines[: first.lineno - 1], *filter(None, kept), *region, *lines[last.end_lineno :]])
 
 
 def _region(indent: str, code: str) -> list[str]:

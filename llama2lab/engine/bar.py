@@ -17,9 +17,18 @@ def bar(total: int, what: str, unit: str = "step", initial: int = 0) -> Any:
     beside the main one, whose work a panel shows, and within another bar: PPO samples and scores in every iteration."""
     global _outer
     visible = (issubclass(tqdm, notebook_tqdm) or sys.stderr.isatty()) and (
-        threading.current_thread() is threading.main_thread())
+        threading.current_thread() is threading.main_thread()
+    )
     within = _outer is not None and not _outer.disable  # a closed bar is a disabled one
-    made = tqdm(total=total, desc=what, unit=unit, initial=initial, delay=2, disable=not visible or within,
-                dynamic_ncols=True, leave=False)
+    made = tqdm(
+        total=total,
+        desc=what,
+        unit=unit,
+        initial=initial,
+        delay=2,
+        disable=not visible or within,
+        dynamic_ncols=True,
+        leave=False,
+    )
     _outer = _outer if within else made
     return made

@@ -50,8 +50,9 @@ def parse_transcript(text: str) -> list[Message]:
     if parts[0].strip() or len(parts) < 3:
         raise Malformed("not a transcript of Human and Assistant")
     roles = {"Human": "user", "Assistant": "assistant"}
-    return check_turns([{"role": roles[who], "content": said.strip()}
-                        for who, said in zip(parts[1::2], parts[2::2], strict=True)])
+    return check_turns(
+        [{"role": roles[who], "content": said.strip()} for who, said in zip(parts[1::2], parts[2::2], strict=True)]
+    )
 
 
 def is_dialogue(value: Any) -> bool:
@@ -89,8 +90,13 @@ def prompt_of(value: Any, strip: bool = True, blank: bool = False) -> list[Messa
     return messages
 
 
-def pair_of(prompt: Any, chosen: Any, rejected: Any, strip: bool = True, blank: bool = False,
-            ) -> tuple[list[Message], str, str]:
+def pair_of(
+    prompt: Any,
+    chosen: Any,
+    rejected: Any,
+    strip: bool = True,
+    blank: bool = False,
+) -> tuple[list[Message], str, str]:
     """(messages of the prompt, chosen answer, rejected answer) of a pair in any of these shapes:
 
     - `prompt` is a text or messages, and each side an answer (a text, or one message of the assistant) or a whole

@@ -59,8 +59,10 @@ def take(folder: Path) -> Callable[[], None]:
             held.times += 1
             if held.thread is not threading.current_thread() and held.thread.is_alive():
                 held.times -= 1
-                raise LabError(f"{folder} is in use by another thread of this process ({held.thread.name}); let it end "
-                               "first, or choose another folder")
+                raise LabError(
+                    f"{folder} is in use by another thread of this process ({held.thread.name}); let it end "
+                    "first, or choose another folder"
+                )
             held.thread = threading.current_thread()
         else:
             held = _held[key] = _Held(_lock(folder), threading.current_thread(), os.getpid())
@@ -99,16 +101,23 @@ def _lock(folder: Path) -> FileLock | None:
     try:
         lock.acquire()
     except Timeout:
-        raise LabError(f"{folder} is in use by {_writer(folder)}; wait for it or stop it, or choose another "
-                       "folder") from None
+        raise LabError(
+            f"{folder} is in use by {_writer(folder)}; wait for it or stop it, or choose another folder"
+        ) from None
     except OSError as e:
         if e.errno not in NO_LOCKS:
             raise
-        print(f"{folder}: this file system has no locks; see to it that one process at a time writes there",
-              file=sys.stderr)
+        print(
+            f"{folder}: this file system has no locks; see to it that one process at a time writes there",
+            file=sys.stderr,
+        )
         return None
-    who = {"pid": os.getpid(), "host": platform.node(), "since": datetime.now(UTC).isoformat(timespec="seconds"),
-           "command": shlex.join(sys.argv)[:300]}
+    who = {
+        "pid": os.getpid(),
+        "host": platform.node(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv)[:300],
+    }
     with contextlib.suppress(OSError):  # a courtesy to whoever meets the lock
         (folder / WRITER).write_text(json.dumps(who), encoding="utf-8")
     return lock

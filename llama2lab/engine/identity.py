@@ -23,8 +23,10 @@ from llama2lab.engine.folders import sum_of
 from llama2lab.engine.paths import PACKAGE, ROOT
 
 # As they were when this process began: what is edited later does not run here.
-SOURCES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"):
-           p.read_text(encoding="utf-8") for p in PACKAGE.rglob("*.py")}
+SOURCES = {
+    ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p.read_text(encoding="utf-8")
+    for p in PACKAGE.rglob("*.py")
+}
 
 
 def code_digest(function: Callable[..., Any]) -> str:
@@ -76,8 +78,10 @@ def folder_digest(folder: Path) -> str:
     found = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         parts = path.relative_to(folder).parts
-        if not any(part.startswith(".") or part.endswith((".partial", ".tmp")) or part in ("resume", "experiments")
-                   for part in parts):
+        if not any(
+            part.startswith(".") or part.endswith((".partial", ".tmp")) or part in ("resume", "experiments")
+            for part in parts
+        ):
             name = "/".join(parts)
             found[name] = sums.get(name) or _sum(path, path.stat().st_size, path.stat().st_mtime_ns)
     return digest(found)

@@ -134,8 +134,12 @@ class _Facts:
     log: list[dict[str, Annotated[float, Strict()]]]
 
 
-def _restored(path: Path, restore: Callable[[dict[str, Tensor]], None], what: str, steps: int,
-              ) -> list[dict[str, float]]:
+def _restored(
+    path: Path,
+    restore: Callable[[dict[str, Tensor]], None],
+    what: str,
+    steps: int,
+) -> list[dict[str, float]]:
     """Restore a saved state of this very training; the log up to there, which is empty where there is no such state."""
     saved = load_state(path)
     if saved is None:
@@ -190,12 +194,16 @@ def fit(
         optimizer.step()
         if on_step:
             on_step(step)
-        return {"loss": loss, "lr": lr, "grad_norm": norm.item(), **metrics,
-                "seconds": time.perf_counter() - begin}
+        return {"loss": loss, "lr": lr, "grad_norm": norm.item(), **metrics, "seconds": time.perf_counter() - begin}
 
     with shared_cores(machine.device):
-        log = resumable_loop(steps, step_fn, lambda: module_tensors("model", model, optimizer),
-                             lambda tensors: restore_module("model", model, optimizer, tensors), folder, what)
+        log = resumable_loop(
+            steps,
+            step_fn,
+            lambda: module_tensors("model", model, optimizer),
+            lambda tensors: restore_module("model", model, optimizer, tensors),
+            folder,
+            what,
+        )
     model.eval()
     return log
-

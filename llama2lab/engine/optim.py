@@ -49,6 +49,13 @@ def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
     times. A group's `lr_scale` says so to schedules."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     scales = {2: 1.0, 1: optim.gain_lr, 0: SCALAR_LR}
-    groups = [{"params": [p for p in parameters if min(p.dim(), 2) == dim], "lr": optim.lr * scale, "lr_scale": scale,
-               "weight_decay": optim.weight_decay if dim == 2 else 0.0} for dim, scale in scales.items()]
+    groups = [
+        {
+            "params": [p for p in parameters if min(p.dim(), 2) == dim],
+            "lr": optim.lr * scale,
+            "lr_scale": scale,
+            "weight_decay": optim.weight_decay if dim == 2 else 0.0,
+        }
+        for dim, scale in scales.items()
+    ]
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)

@@ -35,8 +35,9 @@ def pack(documents: Sequence[tuple[Ids, Ids]], seq_len: int, seed: int, pad_id: 
     separate documents. Packing wastes little: padding is usually under 3 %.
     """
     rng = random.Random(seed)
-    pieces = [(ids[i:i + seq_len], mask[i:i + seq_len]) for ids, mask in documents
-              for i in range(0, len(ids), seq_len)]
+    pieces = [
+        (ids[i : i + seq_len], mask[i : i + seq_len]) for ids, mask in documents for i in range(0, len(ids), seq_len)
+    ]
     rng.shuffle(pieces)
     rows: list[list[tuple[Ids, Ids]]] = []
     room: list[int] = []
@@ -62,9 +63,9 @@ def pack(documents: Sequence[tuple[Ids, Ids]], seq_len: int, seed: int, pad_id: 
     for r, row in enumerate(rows):
         at = 0
         for number, (ids, mask) in enumerate(row, 1):
-            tokens[r, at:at + len(ids)] = torch.tensor(ids)
-            segments[r, at:at + len(ids)] = number
-            loss_mask[r, at:at + len(ids)] = torch.tensor(mask, dtype=torch.bool)
+            tokens[r, at : at + len(ids)] = torch.tensor(ids)
+            segments[r, at : at + len(ids)] = number
+            loss_mask[r, at : at + len(ids)] = torch.tensor(mask, dtype=torch.bool)
             at += len(ids)
     return Packed(tokens, segments, loss_mask)
 
@@ -88,9 +89,12 @@ def epoch_batches(n: int, batch: int, seed: int, lengths: Sequence[int] = ()) ->
             rng = random.Random(f"{seed} {epoch}")
             rng.shuffle(order)
             if lengths:
-                order = [i for start in range(0, n, 16 * batch)
-                         for i in sorted(order[start:start + 16 * batch], key=lengths.__getitem__)]
-            batches = [order[start:start + batch] for start in range(0, n, batch)]
+                order = [
+                    i
+                    for start in range(0, n, 16 * batch)
+                    for i in sorted(order[start : start + 16 * batch], key=lengths.__getitem__)
+                ]
+            batches = [order[start : start + batch] for start in range(0, n, batch)]
             if lengths:
                 rng.shuffle(batches)
             orders[epoch] = batches

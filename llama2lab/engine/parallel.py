@@ -47,6 +47,7 @@ def _share() -> int:
 def _pool() -> ThreadPoolExecutor:
     """Threads in which torch shares no product with another thread (or with its part of them): results would otherwise
     depend on which of them takes which part."""
+
     def begin() -> None:
         _local.worker = True
         torch.set_num_threads(_share())
@@ -116,17 +117,23 @@ def split(rows: Sequence[T], device: torch.device, large: bool = False) -> list[
 def batches_of(order: Sequence[T], batch: int) -> list[Sequence[T]]:
     """`order` in stretches of at most `batch`, and at least two of them if there are two rows: one a worker."""
     size = max(1, min(batch, math.ceil(len(order) / WORKERS)))
-    return [order[start:start + size] for start in range(0, len(order), size)]
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def backward(loss_of: Callable[[T], tuple[Tensor, float, dict[str, float]]], parts: Sequence[T],
-             parameters: Sequence[Tensor], device: torch.device, add: bool = False) -> tuple[float, dict[str, float]]:
+def backward(
+    loss_of: Callable[[T], tuple[Tensor, float, dict[str, float]]],
+    parts: Sequence[T],
+    parameters: Sequence[Tensor],
+    device: torch.device,
+    add: bool = False,
+) -> tuple[float, dict[str, float]]:
     """Set the gradients of the whole batch's loss on `parameters` (or, with `add`, add to those there are); returns
     that loss and the metrics.
 
     `loss_of(part)` is (mean loss of the part, its weight, metrics). The batch's loss is the weighted mean of its
     parts' losses, and so are its metrics. Parts must not share a graph.
     """
+
     def work(part: T) -> tuple[float, float, dict[str, float], list[Tensor | None]]:
         loss, weight, metrics = loss_of(part)
         return loss.item(), weight, metrics, list(torch.autograd.grad(loss, parameters, allow_unused=True))
@@ -146,15 +153,19 @@ def backward(loss_of: Callable[[T], tuple[Tensor, float, dict[str, float]]], par
     return _means([(loss, metrics) for loss, _, metrics, _ in done], shares)
 
 
-def _backward_in_turn(work: Callable[[T], tuple[float, float, dict[str, float], list[Tensor | None]]],
-                      parts: Sequence[T], parameters: Sequence[Tensor], device: torch.device, add: bool,
-                      ) -> tuple[float, dict[str, float]]:
+def _backward_in_turn(
+    work: Callable[[T], tuple[float, float, dict[str, float], list[Tensor | None]]],
+    parts: Sequence[T],
+    parameters: Sequence[Tensor],
+    device: torch.device,
+    add: bool,
+) -> tuple[float, dict[str, float]]:
     """`backward` of many parts, as many at once as there are workers; at most one more set of gradients is held."""
     sums: list[Tensor | None] = [None] * len(parameters)
     done: list[tuple[float, dict[str, float]]] = []
     weights: list[float] = []
     for start in range(0, len(parts), WORKERS):
-        for loss, weight, metrics, gradients in in_parallel(work, parts[start:start + WORKERS], device):
+        for loss, weight, metrics, gradients in in_parallel(work, parts[start : start + WORKERS], device):
             done.append((loss, metrics))
             weights.append(weight)
             for i, gradient in enumerate(gradients):
@@ -164,8 +175,11 @@ def _backward_in_turn(work: Callable[[T], tuple[float, float, dict[str, float], 
                 gradients[i] = None  # no longer needed
     for parameter, total in zip(parameters, sums, strict=True):
         mean = None if total is None else total.div_(sum(weights) or 1.0)
-        parameter.grad = mean if not add or parameter.grad is None else (
-            parameter.grad if mean is None else mean.add_(parameter.grad))
+        parameter.grad = (
+            mean
+            if not add or parameter.grad is None
+            else (parameter.grad if mean is None else mean.add_(parameter.grad))
+        )
     return _means(done, _shares(weights))
 
 

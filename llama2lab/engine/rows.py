@@ -39,7 +39,7 @@ NUL = "holds a NUL byte, which no text has"
 BROKEN = "broken JSON"
 CURES = {
     NOT_UTF8: "the file is probably in Windows-1252 or another old encoding: save it as UTF-8, or give: "
-              "iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW",
+    "iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW",
     BROKEN: "each line is one whole JSON object, or the whole file is one array of objects",
 }
 
@@ -67,8 +67,10 @@ def rows_of(path: Path, endings: Sequence[str] = (".jsonl", ".json", ".csv", ".t
     try:
         yield from READERS[ending](path)
     except (OSError, EOFError, zlib.error) as e:  # a damaged .gz is any of the three
-        raise LabError(f"{path}: cannot be read ({getattr(e, 'strerror', None) or first_line(e)}); check the path, or "
-                       "get the file anew") from e
+        raise LabError(
+            f"{path}: cannot be read ({getattr(e, 'strerror', None) or first_line(e)}); check the path, or "
+            "get the file anew"
+        ) from e
 
 
 def ending_of(path: Path, endings: Sequence[str]) -> str:
@@ -77,15 +79,18 @@ def ending_of(path: Path, endings: Sequence[str]) -> str:
     for ending in endings:
         if name.endswith(ending) or (ending != ".parquet" and name.endswith(ending + ".gz")):
             return ending
-    raise LabError(f"{path}: what kind of file is this? Give {' or '.join(endings)}"
-                   + (" (also as .gz)" if any(e != ".parquet" for e in endings) else ""))
+    raise LabError(
+        f"{path}: what kind of file is this? Give {' or '.join(endings)}"
+        + (" (also as .gz)" if any(e != ".parquet" for e in endings) else "")
+    )
 
 
 def complaint(wrong: Sequence[str], total: int, so: str, reasons: Iterable[str]) -> LabError:
     """The error that names the first malformed rows, for those who take all rows or none."""
     more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-    return LabError(f"{len(wrong)} of {total} rows are malformed, so {so}: {'; '.join(wrong[:SHOWN])}{more}"
-                    f"{cures_of(reasons)}")
+    return LabError(
+        f"{len(wrong)} of {total} rows are malformed, so {so}: {'; '.join(wrong[:SHOWN])}{more}{cures_of(reasons)}"
+    )
 
 
 def cures_of(reasons: Iterable[str]) -> str:
@@ -110,9 +115,11 @@ class _Unpacked(io.RawIOBase):
         data = self.packed.read1(len(buffer))
         self.left -= len(data)
         if self.left < 0:
-            raise LabError(f"{self.path}: unpacks to more than {UNPACKED} times its size, which no text does; unpack "
-                           "it yourself and look")
-        buffer[:len(data)] = data
+            raise LabError(
+                f"{self.path}: unpacks to more than {UNPACKED} times its size, which no text does; unpack "
+                "it yourself and look"
+            )
+        buffer[: len(data)] = data
         return len(data)
 
 
@@ -124,8 +131,10 @@ def _opened(path: Path, newline: str | None = "") -> Iterator[io.TextIOWrapper]:
         buffer = io.BufferedReader(_Unpacked(file, path), 1 << 18) if path.name.lower().endswith(".gz") else file
         encoding = _wide(buffer.peek(4096)[:4096])
         if encoding:
-            raise LabError(f"{path}: is {encoding}, not UTF-8; save it as UTF-8, or give: iconv -f {encoding} -t UTF-8 "
-                           "FILE > NEW" + (" (unpacked)" if path.name.lower().endswith(".gz") else ""))
+            raise LabError(
+                f"{path}: is {encoding}, not UTF-8; save it as UTF-8, or give: iconv -f {encoding} -t UTF-8 "
+                "FILE > NEW" + (" (unpacked)" if path.name.lower().endswith(".gz") else "")
+            )
         yield io.TextIOWrapper(buffer, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
 
@@ -145,12 +154,16 @@ def has_end(path: Path) -> None:
 
 def _wide(head: bytes) -> str:
     """The name of an encoding of two or four bytes a character, if the file begins like one."""
-    for mark, name in ((b"\xff\xfe\0\0", "UTF-32"), (b"\0\0\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"),
-                       (b"\xfe\xff", "UTF-16")):
+    for mark, name in (
+        (b"\xff\xfe\0\0", "UTF-32"),
+        (b"\0\0\xfe\xff", "UTF-32"),
+        (b"\xff\xfe", "UTF-16"),
+        (b"\xfe\xff", "UTF-16"),
+    ):
         if head.startswith(mark):
             return name
     for offset, name in ((1, "UTF-16LE"), (0, "UTF-16BE")):  # Latin letters: every second byte is 0
-        nuls, others = head[offset::2], head[1 - offset::2]
+        nuls, others = head[offset::2], head[1 - offset :: 2]
         if len(nuls) > 3 and nuls.count(0) > 0.6 * len(nuls) and others.count(0) < 0.1 * len(others):
             return name
     return ""
@@ -161,8 +174,7 @@ def _lines(file: io.TextIOWrapper, path: Path) -> Iterator[tuple[int, str]]:
     while line := file.readline(ROW_LIMIT):
         number += 1
         if len(line) >= ROW_LIMIT:
-            raise LabError(f"{path}:{number}: a line of more than {ROW_LIMIT:,} characters; is "
-                           "this the right file?")
+            raise LabError(f"{path}:{number}: a line of more than {ROW_LIMIT:,} characters; is this the right file?")
         yield number, line
 
 
@@ -226,14 +238,14 @@ def _whole(path: Path) -> list[tuple[int, Record | str]] | None:
     try:
         while True:
             at = _over(text, at)
-            if text[at:at + 1] == "]" and not rows:
+            if text[at : at + 1] == "]" and not rows:
                 at += 1
                 break
             line, counted = line + text.count("\n", counted, at), at
             _, end = decoder.raw_decode(text, at)
             rows.append((line, _record(text[at:end])))
             at = _over(text, end)
-            if text[at:at + 1] not in (",", "]"):
+            if text[at : at + 1] not in (",", "]"):
                 raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
             at += 1
             if text[at - 1] == "]":
@@ -245,12 +257,15 @@ def _whole(path: Path) -> list[tuple[int, Record | str]] | None:
         if _record(first) != BROKEN:  # lines, the first of which holds a list
             return None
         if len(text) > ARRAY_LIMIT:
-            raise LabError(f"{path}: an array of more than {ARRAY_LIMIT:,} characters; write one JSON object a line "
-                           "(.jsonl), which has no limit") from e
+            raise LabError(
+                f"{path}: an array of more than {ARRAY_LIMIT:,} characters; write one JSON object a line "
+                "(.jsonl), which has no limit"
+            ) from e
         if isinstance(e, RecursionError):
             raise LabError(f"{path}:{line}: nested too deeply; mend it") from e
-        raise LabError(f"{path}:{text.count(chr(10), 0, e.pos) + 1}: broken JSON ({e.msg}); mend it: "
-                       f"{CURES[BROKEN]}") from e
+        raise LabError(
+            f"{path}:{text.count(chr(10), 0, e.pos) + 1}: broken JSON ({e.msg}); mend it: {CURES[BROKEN]}"
+        ) from e
 
 
 def _over(text: str, at: int) -> int:
@@ -278,8 +293,9 @@ def _csv(path: Path) -> Rows:
             try:
                 row = _next_row(rows)
             except csv.Error as e:
-                raise LabError(f"{path}:{start}: is not CSV in UTF-8 ({e}); is a quote not closed? Mend or export it "
-                               "anew") from e
+                raise LabError(
+                    f"{path}:{start}: is not CSV in UTF-8 ({e}); is a quote not closed? Mend or export it anew"
+                ) from e
             if row is None:
                 return
             if not row:
@@ -287,8 +303,10 @@ def _csv(path: Path) -> Rows:
             if not header:
                 header = _header(row, path, start)
             else:
-                yield start, dict(zip(header, row, strict=True)) if len(row) == len(header) else (
-                    "wrong number of columns")
+                yield (
+                    start,
+                    dict(zip(header, row, strict=True)) if len(row) == len(header) else ("wrong number of columns"),
+                )
 
 
 _csv_limit = threading.Lock()
@@ -307,8 +325,9 @@ def _next_row(rows: Iterator[list[str]]) -> list[str] | None:
 def _header(names: list[str], path: Path, line: int) -> list[str]:
     if len(names) == 1 and re.search("[;\t]", names[0]):
         divider = ";" if ";" in names[0] else "tabs"
-        raise LabError(f"{path}:{line}: columns are divided by commas here, not by {divider}; export it as CSV with "
-                       "commas")
+        raise LabError(
+            f"{path}:{line}: columns are divided by commas here, not by {divider}; export it as CSV with commas"
+        )
     _once([name for name in names if name], path)  # columns without a name cannot be asked for
     return names
 
@@ -329,8 +348,10 @@ def _text(path: Path) -> Rows:
                 lines.append(line.removeprefix("\ufeff"))
                 size += len(line)
                 if size > ROW_LIMIT:
-                    raise LabError(f"{path}:{start}: a document of more than {ROW_LIMIT:,} characters; divide "
-                                   "documents by blank lines")
+                    raise LabError(
+                        f"{path}:{start}: a document of more than {ROW_LIMIT:,} characters; divide "
+                        "documents by blank lines"
+                    )
             elif lines:
                 text = "".join(lines)
                 yield start, _unreadable(text) or {"text": text.strip()}
@@ -371,5 +392,10 @@ def _value(scalar: Any) -> Any:
         return Unreadable(first_line(e))
 
 
-READERS: dict[str, Callable[[Path], Rows]] = {".jsonl": json_lines, ".json": json_lines, ".csv": _csv, ".txt": _text,
-                                              ".parquet": _parquet}
+READERS: dict[str, Callable[[Path], Rows]] = {
+    ".jsonl": json_lines,
+    ".json": json_lines,
+    ".csv": _csv,
+    ".txt": _text,
+    ".parquet": _parquet,
+}

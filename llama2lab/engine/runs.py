@@ -115,11 +115,13 @@ class Run:
 
     def _is_ours(self) -> None:
         if not self.close.alive or os.getpid() != self._pid:
-            raise LabError(f"{self.path} is closed, or open in the process that this one was forked from; open it "
-                           "again")
+            raise LabError(
+                f"{self.path} is closed, or open in the process that this one was forked from; open it again"
+            )
 
-    def stage(self, name: str, build: Callable[[Path], dict[str, Any]], settings: Any,
-              parents: Sequence[str] = ()) -> Path:
+    def stage(
+        self, name: str, build: Callable[[Path], dict[str, Any]], settings: Any, parents: Sequence[str] = ()
+    ) -> Path:
         """Build the stage unless it stands already, and return its folder.
 
         `build(folder)` writes into the folder and returns the stage's metrics. It may find there what an
@@ -163,8 +165,9 @@ class Run:
             folders.discard(partial)
         return False
 
-    def _build(self, name: str, build: Callable[[Path], dict[str, Any]], settings: Any, parents: Sequence[str],
-               partial: Path) -> tuple[dict[str, Any], float]:
+    def _build(
+        self, name: str, build: Callable[[Path], dict[str, Any]], settings: Any, parents: Sequence[str], partial: Path
+    ) -> tuple[dict[str, Any], float]:
         """Build in `partial`, up to the stage.json that makes it a finished stage; metrics and seconds."""
         partial.mkdir(exist_ok=True)
         before = _read_started(partial)
@@ -176,8 +179,10 @@ class Run:
 
         def write_started() -> None:
             seconds, memory = spent()
-            write_atomic(partial / "started.json", json.dumps(
-                {"fingerprint": self._fingerprints[name], "seconds": seconds, "peak_memory_mb": memory}))
+            write_atomic(
+                partial / "started.json",
+                json.dumps({"fingerprint": self._fingerprints[name], "seconds": seconds, "peak_memory_mb": memory}),
+            )
 
         write_started()
         self.say(f"{name} ...")
@@ -190,15 +195,29 @@ class Run:
         for left in partial.rglob("*.tmp"):
             left.unlink()
         seconds, memory = spent()
-        record = {"name": name, "fingerprint": self._fingerprints[name], "settings": settings, "parents": list(parents),
-                  "number": self.order.index(name), "seconds": round(seconds, 1), "peak_memory_mb": memory,
-                  "finished": datetime.now(UTC).isoformat(timespec="seconds"), "sums": sums(partial),
-                  "metrics": metrics}
+        record = {
+            "name": name,
+            "fingerprint": self._fingerprints[name],
+            "settings": settings,
+            "parents": list(parents),
+            "number": self.order.index(name),
+            "seconds": round(seconds, 1),
+            "peak_memory_mb": memory,
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "sums": sums(partial),
+            "metrics": metrics,
+        }
         write_atomic(partial / "stage.json", json.dumps(record, indent=1, default=named, allow_nan=False))
         return metrics, seconds
 
-    def note(self, name: str, measure: Callable[[], dict[str, Any]], settings: Any, files: Sequence[str] = (),
-             against: Sequence[str] = ()) -> dict[str, Any]:
+    def note(
+        self,
+        name: str,
+        measure: Callable[[], dict[str, Any]],
+        settings: Any,
+        files: Sequence[str] = (),
+        against: Sequence[str] = (),
+    ) -> dict[str, Any]:
         """Metrics measured on a finished stage after it was built, kept in RUN/<stage>/notes.json by what they were
         measured with: `settings`, the stage as it stands, and the stages `against` which it is compared.
 
@@ -215,7 +234,7 @@ class Run:
                 if not (rows / file).exists() and (folder / file).exists():
                     copy_atomic(folder / file, rows / file)
         known = key in notes and all((rows / file).exists() for file in files)
-        later = [note.metrics for k, note in list(notes.items())[list(notes).index(key) + 1:]] if known else []
+        later = [note.metrics for k, note in list(notes.items())[list(notes).index(key) + 1 :]] if known else []
         if not known:
             begin = time.perf_counter()
             metrics = plain(measure(), f"{name}: measured")

@@ -12,8 +12,10 @@ MAX_OVERLAP = 1000  # annotators of one pair: a store keeps a place for each
 KINDS: tuple[Kind, ...] = ("helpfulness", "safety")
 
 # The eight positions in the order shown, keys 1 to 8.
-POSITIONS: tuple[tuple[Side, str], ...] = (*(("left", grade) for grade in GRADES),
-                                           *(("right", grade) for grade in reversed(GRADES)))
+POSITIONS: tuple[tuple[Side, str], ...] = (
+    *(("left", grade) for grade in GRADES),
+    *(("right", grade) for grade in reversed(GRADES)),
+)
 
 # The report's Table 27: the margin m(r) by grade.
 MARGINS: dict[str, dict[str, float]] = {

@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 def one_of(words: Collection[str]) -> AfterValidator:
     """For a field that takes one of these words: `head: Annotated[str, one_of(HEADS)]`."""
+
     def known(word: str) -> str:
         if word not in words:
             raise ValueError(f"must be one of {', '.join(words)}")
@@ -70,13 +71,20 @@ class Clash(LabError, ValueError):
 def checked(cls: type[T]) -> type[T]:
     """The frozen dataclass `cls`, whose values are checked against its fields' types when one is made, and then by its
     `__post_init__`, which may raise Clash. What does not fit is a LabError. `asdict` and `replace` work as before."""
-    made: Any = pydantic_dataclass(cls, frozen=True, config=ConfigDict(strict=True, extra="forbid",  # type: ignore[call-overload]
-                                                                       allow_inf_nan=False))
+    made: Any = pydantic_dataclass(
+        cls,
+        frozen=True,
+        config=ConfigDict(
+            strict=True,
+            extra="forbid",  # type: ignore[call-overload]
+            allow_inf_nan=False,
+        ),
+    )
     init, names = made.__init__, [f.name for f in fields(made)]
 
     @functools.wraps(init)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        if len(args) > len(names) or set(names[:len(args)]) & set(kwargs):
+        if len(args) > len(names) or set(names[: len(args)]) & set(kwargs):
             raise TypeError(f"{cls.__name__} takes each of {', '.join(names)} once")
         try:
             init(self, **dict(zip(names, args, strict=False)), **kwargs)
@@ -90,6 +98,7 @@ def checked(cls: type[T]) -> type[T]:
 
 def dotted(path: tuple[Any, ...]) -> str:
     """("rlhf", "temperatures", 0) -> "rlhf.temperatures[0]". Keys that no setting has may hold anything."""
+
     def name(part: str) -> str:
         return part if part.isprintable() and len(part) <= 60 else shown(part)
 
@@ -98,13 +107,28 @@ def dotted(path: tuple[Any, ...]) -> str:
 
 
 UNKNOWN, MISSING = "is no setting", "is missing"
-KINDS = {"int_type": "a whole number", "int_from_float": "a whole number", "int_parsing_size": "a whole number",
-         "float_type": "a number", "bool_type": "true or false", "string_type": "text", "tuple_type": "a list",
-         "list_type": "a list", "dict_type": "a mapping", "dataclass_type": "a mapping of settings",
-         "dataclass_exact_type": "a mapping of settings", "finite_number": "a finite number",
-         "string_pattern_mismatch": "text on one line", "string_unicode": "text"}
-BOUNDS = {"greater_than_equal": ("ge", "at least"), "greater_than": ("gt", "more than"),
-          "less_than_equal": ("le", "at most"), "less_than": ("lt", "less than")}
+KINDS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing_size": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "dataclass_type": "a mapping of settings",
+    "dataclass_exact_type": "a mapping of settings",
+    "finite_number": "a finite number",
+    "string_pattern_mismatch": "text on one line",
+    "string_unicode": "text",
+}
+BOUNDS = {
+    "greater_than_equal": ("ge", "at least"),
+    "greater_than": ("gt", "more than"),
+    "less_than_equal": ("le", "at most"),
+    "less_than": ("lt", "less than"),
+}
 
 
 def complaint(error: Any) -> tuple[tuple[Any, ...], str]:
@@ -128,8 +152,9 @@ def complaint(error: Any) -> tuple[tuple[Any, ...], str]:
         number = f"at least {more['min_length']}" if kind == "too_short" else f"at most {more['max_length']}"
         says = f"must have {number} values"
     elif kind in ("string_too_short", "string_too_long"):
-        says = ("must not be empty" if kind == "string_too_short" else
-                f"must have at most {more['max_length']} characters")
+        says = (
+            "must not be empty" if kind == "string_too_short" else f"must have at most {more['max_length']} characters"
+        )
     else:
         message = error["msg"].removeprefix("Value error, ")
         says = message[0].lower() + message[1:]

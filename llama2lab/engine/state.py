@@ -79,8 +79,9 @@ def cut_short(path: Path) -> bool:
             return True
         try:
             header = json.loads(f.read(length))
-            end = max((tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"),
-                      default=0)
+            end = max(
+                (tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"), default=0
+            )
             return bool(size < 8 + length + end)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError):  # no header at all: damaged
             return False
@@ -95,8 +96,9 @@ def module_tensors(prefix: str, module: nn.Module, optimizer: torch.optim.Optimi
     return tensors
 
 
-def restore_module(prefix: str, module: nn.Module, optimizer: torch.optim.Optimizer,
-                   tensors: dict[str, Tensor]) -> None:
+def restore_module(
+    prefix: str, module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+) -> None:
     """The reverse of `module_tensors`."""
     with torch.no_grad():
         for name, p in module.named_parameters():

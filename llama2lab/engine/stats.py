@@ -59,8 +59,13 @@ def mean(values: Sequence[float], groups: Sequence[Hashable] = ()) -> Figure:
     std = float(x.std(ddof=1))
     effective = effective_n(values, groups)
     half = float(stats.t.ppf(0.975, max(effective - 1, 1))) * std / effective**0.5
-    return {"mean": float(x.mean()), "low": float(x.mean()) - half, "high": float(x.mean()) + half, "n": n,
-            "std": std} | ({"n_effective": effective} if groups else {})
+    return {
+        "mean": float(x.mean()),
+        "low": float(x.mean()) - half,
+        "high": float(x.mean()) + half,
+        "n": n,
+        "std": std,
+    } | ({"n_effective": effective} if groups else {})
 
 
 def pool(figures: Sequence[Figure]) -> Figure:

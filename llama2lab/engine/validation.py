@@ -48,6 +48,7 @@ def strict_json(text: str, halves: bool = False) -> Any:
         json.JSONDecodeError: it is no JSON.
         NotStrict: it is JSON that another program would read otherwise, or not at all.
     """
+
     def refuse(what: str) -> NoReturn:
         raise NotStrict(what)
 
@@ -63,8 +64,12 @@ def strict_json(text: str, halves: bool = False) -> Any:
         return number if math.isfinite(number) else refuse(f"the number {shown(digits)[1:-1]} is too large")
 
     try:
-        found = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=once, parse_float=finite,
-                           parse_constant=lambda name: refuse(f"{name} is no JSON"))
+        found = json.loads(
+            text.removeprefix("\ufeff"),
+            object_pairs_hook=once,
+            parse_float=finite,
+            parse_constant=lambda name: refuse(f"{name} is no JSON"),
+        )
         if text.count("[") + text.count("{") > MAX_DEPTH and _deeper(found, MAX_DEPTH):
             refuse("nested too deeply")
         if not halves:

@@ -15,9 +15,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (
-    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.bfloat16,
-    torch.float32, torch.float64, torch.complex64, torch.complex128)}
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        torch.bool,
+        torch.uint8,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+        torch.float64,
+        torch.complex64,
+        torch.complex128,
+    )
+}
 _DOUBLE, _NUMPY = Tensor.double, Tensor.numpy  # a notebook may put others into their places
 LONGEST = 2**24  # bytes of one array
 DIGITS = 1000  # bits of a whole number; Python refuses to read much longer ones

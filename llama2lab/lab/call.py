@@ -21,15 +21,24 @@ from llama2lab.lab.restore import Library
 
 PRINTED = 2000  # characters that are kept of what it prints
 # Where the code of libraries lies: what was raised there is not the student's line.
-FOREIGN = (str(PACKAGE), *(sysconfig.get_path(n) for n in ("stdlib", "purelib", "platlib")),
-           "<frozen", sys.prefix + os.sep + "lib")
+FOREIGN = (
+    str(PACKAGE),
+    *(sysconfig.get_path(n) for n in ("stdlib", "purelib", "platlib")),
+    "<frozen",
+    sys.prefix + os.sep + "lib",
+)
 
 
 class Fault(Exception):
     """Why there is no answer to judge: the status of the outcome, and for an error the student's line."""
 
-    def __init__(self, status: Literal["not attempted", "stopped", "error"], message: str = "",
-                 line: int | None = None, code: str = ""):
+    def __init__(
+        self,
+        status: Literal["not attempted", "stopped", "error"],
+        message: str = "",
+        line: int | None = None,
+        code: str = "",
+    ):
         super().__init__(message)
         self.status, self.line, self.code = status, line, code
 
@@ -65,7 +74,7 @@ class Prints(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        kept, self.cut = text[:self.left], self.cut or len(text) > self.left
+        kept, self.cut = text[: self.left], self.cut or len(text) > self.left
         if kept:
             self.left -= len(kept)
             self.parts.append(kept)
@@ -120,15 +129,17 @@ def raised_by_hand(last: TracebackType) -> bool:
     """Whether a `raise` statement did it; torch raises NotImplementedError too, for types it cannot handle."""
     code = last.tb_frame.f_code
     return not code.co_filename.startswith(FOREIGN) and any(
-        i.offset == last.tb_lasti and i.opname == "RAISE_VARARGS" for i in dis.get_instructions(code))
+        i.offset == last.tb_lasti and i.opname == "RAISE_VARARGS" for i in dis.get_instructions(code)
+    )
 
 
 def place_of(steps: Sequence[TracebackType], code: Any) -> tuple[int | None, str]:
     """Line and its text, where the student's code was last on the way to an exception: in the file or cell of the
     function, else in any file that belongs to no library."""
     places = [(step.tb_frame.f_code.co_filename, step.tb_lineno) for step in steps]
-    chosen = ([p for p in places if p[0] == getattr(code, "co_filename", None)]
-              or [p for p in places if not p[0].startswith(FOREIGN)])
+    chosen = [p for p in places if p[0] == getattr(code, "co_filename", None)] or [
+        p for p in places if not p[0].startswith(FOREIGN)
+    ]
     if not chosen:
         return None, ""
     file, line = chosen[-1]

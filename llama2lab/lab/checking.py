@@ -33,13 +33,23 @@ from llama2lab.lab.restore import kept_state
 SECONDS = 10.0
 SOLUTIONS = "LLAMA2LAB_SOLUTIONS"  # "off" hides them
 Status = Literal["passed", "not attempted", "failed", "stopped", "error", "noted"]
-WORDS: dict[Status, str] = {"passed": "Passed", "not attempted": "Not attempted yet", "failed": "Not yet right",
-                            "stopped": "Stopped", "error": "Your code raised an error", "noted": "Noted"}
+WORDS: dict[Status, str] = {
+    "passed": "Passed",
+    "not attempted": "Not attempted yet",
+    "failed": "Not yet right",
+    "stopped": "Stopped",
+    "error": "Your code raised an error",
+    "noted": "Noted",
+}
 # JupyterLab's own colours, which follow its theme; the second is for pages without them and reads on white and black.
 COLOURS: dict[Status, str] = {
-    "passed": "var(--jp-success-color1, #2e8b57)", "not attempted": "var(--jp-border-color1, #808080)",
-    "failed": "var(--jp-warn-color1, #c77700)", "stopped": "var(--jp-error-color1, #d84343)",
-    "error": "var(--jp-error-color1, #d84343)", "noted": "var(--jp-info-color1, #2a7ab9)"}
+    "passed": "var(--jp-success-color1, #2e8b57)",
+    "not attempted": "var(--jp-border-color1, #808080)",
+    "failed": "var(--jp-warn-color1, #c77700)",
+    "stopped": "var(--jp-error-color1, #d84343)",
+    "error": "var(--jp-error-color1, #d84343)",
+    "noted": "var(--jp-info-color1, #2a7ab9)",
+}
 
 
 class Mistake(Exception):
@@ -67,20 +77,30 @@ class Exercise:
     in_place: bool = False
 
     def __repr__(self) -> str:
-        facts = (f"{self.title} [{self.key}]: {self.task} (difficulty {self.difficulty} of 5, about {self.minutes} "
-                 f"minutes, {points_in_words(self.points)}, paper: {self.source})")
+        facts = (
+            f"{self.title} [{self.key}]: {self.task} (difficulty {self.difficulty} of 5, about {self.minutes} "
+            f"minutes, {points_in_words(self.points)}, paper: {self.source})"
+        )
         return "\n  ".join([facts, *getattr(self.check, "lines", ())])
 
     def _repr_html_(self) -> str:
-        hints = "".join(f"<details><summary>Hint {i} of {len(self.hints)}</summary><p>{html.escape(hint)}</p></details>"
-                        for i, hint in enumerate(self.hints, 1))
+        hints = "".join(
+            f"<details><summary>Hint {i} of {len(self.hints)}</summary><p>{html.escape(hint)}</p></details>"
+            for i, hint in enumerate(self.hints, 1)
+        )
         stars = "★" * self.difficulty + "☆" * (5 - self.difficulty)
-        facts = (f'<span aria-hidden="true">{stars} </span>difficulty {self.difficulty} of 5 · about {self.minutes} '
-                 f"min · {points_in_words(self.points)} · paper: {html.escape(self.source)}")
+        facts = (
+            f'<span aria-hidden="true">{stars} </span>difficulty {self.difficulty} of 5 · about {self.minutes} '
+            f"min · {points_in_words(self.points)} · paper: {html.escape(self.source)}"
+        )
         choices = "".join(f"<li>{html.escape(line)}</li>" for line in getattr(self.check, "lines", ()))
         hints = (f"<ul>{choices}</ul>" if choices else "") + hints
-        return box(COLOURS["noted"], f"Exercise: {html.escape(self.title)}",
-                   f"<p>{html.escape(self.task)}</p><p><small>{facts}</small></p>{hints}", "group")
+        return box(
+            COLOURS["noted"],
+            f"Exercise: {html.escape(self.title)}",
+            f"<p>{html.escape(self.task)}</p><p><small>{facts}</small></p>{hints}",
+            "group",
+        )
 
 
 def points_in_words(points: int) -> str:
@@ -89,8 +109,10 @@ def points_in_words(points: int) -> str:
 
 def box(colour: str, head: str, body: str, role: str) -> str:
     """A block with a coloured edge. `head` and `body` are HTML; text keeps the colour of the page."""
-    return (f'<div role="{role}" style="border-left: 0.3em solid {colour}; padding: 0.2em 0.8em; margin: 0.4em 0; '
-            f'color: var(--jp-content-font-color1, inherit)"><strong>{head}</strong>{body}</div>')
+    return (
+        f'<div role="{role}" style="border-left: 0.3em solid {colour}; padding: 0.2em 0.8em; margin: 0.4em 0; '
+        f'color: var(--jp-content-font-color1, inherit)"><strong>{head}</strong>{body}</div>'
+    )
 
 
 @dataclass(frozen=True)
@@ -147,8 +169,18 @@ def run(exercise: Exercise, answer: Any, seconds: float = SECONDS) -> Outcome:
     prints, warned = Prints(), Prints()
 
     def outcome(status: Status, message: str = "", line: int | None = None, code: str = "") -> Outcome:
-        return Outcome(exercise.key, exercise.title, status, message, line, code, prints.text,
-                       time.perf_counter() - begin, exercise.points if status == "passed" else 0, exercise.points)
+        return Outcome(
+            exercise.key,
+            exercise.title,
+            status,
+            message,
+            line,
+            code,
+            prints.text,
+            time.perf_counter() - begin,
+            exercise.points if status == "passed" else 0,
+            exercise.points,
+        )
 
     try:
         if is_empty(answer):
@@ -165,8 +197,11 @@ def run(exercise: Exercise, answer: Any, seconds: float = SECONDS) -> Outcome:
         return outcome("failed", str(e))
     except Exception as e:
         # Checks meet every type a student may return; what none of them foresaw is still an answer, not a crash.
-        return outcome("failed", f"The check cannot read what it was given ({type(e).__name__}: {str(e)[:200]}). "
-                                 "Compare types and shapes with the task.")
+        return outcome(
+            "failed",
+            f"The check cannot read what it was given ({type(e).__name__}: {str(e)[:200]}). "
+            "Compare types and shapes with the task.",
+        )
     finally:
         with suppress(AttributeError, OSError, ValueError):  # a notebook may have closed it, or taken it away
             sys.stderr.write(warned.text)
@@ -187,17 +222,23 @@ def ask(place: Process | Here, in_place: bool, *args: Any) -> Any:
     if reply.kind == "raised":
         raise Fault("error", reply.text, reply.line, reply.code)
     if reply.kind == "arguments":
-        raise Mistake(f"Your function is called with {len(args)} arguments and does not take them ({reply.text}). "
-                      "Keep the first line as the notebook gives it.")
+        raise Mistake(
+            f"Your function is called with {len(args)} arguments and does not take them ({reply.text}). "
+            "Keep the first line as the notebook gives it."
+        )
     if reply.changed:
-        raise Mistake(f"Your code changed {', '.join(reply.changed[:3])} of the library. It has been put back; use "
-                      "names of your own.")
+        raise Mistake(
+            f"Your code changed {', '.join(reply.changed[:3])} of the library. It has been put back; use "
+            "names of your own."
+        )
     for number, (before, after) in enumerate(zip(args, unpack(reply.args), strict=True), 1):
         if unchanged(before, after):
             continue
         if not in_place:
-            raise Mistake(f"Your function changes its argument number {number} in place; the caller still needs "
-                          "it. Work on a copy (clone), or without operators like += and methods ending in _.")
+            raise Mistake(
+                f"Your function changes its argument number {number} in place; the caller still needs "
+                "it. Work on a copy (clone), or without operators like += and methods ending in _."
+            )
         before.copy_(after)
     if reply.result is None:
         raise Mistake("Your function returns None. Is the `return` missing?")
@@ -233,8 +274,11 @@ def is_plain(answer: Any, depth: int = 3) -> bool:
     if type(answer) in (list, tuple, dict):
         parts = [*answer.keys(), *answer.values()] if type(answer) is dict else answer
         return depth > 0 and all(is_plain(part, depth - 1) for part in parts)
-    return (answer is None or type(answer) in (str, bytes, bool, float, complex, np.float64, np.float32, np.int64)
-            or (type(answer) is int and answer.bit_length() <= DIGITS))
+    return (
+        answer is None
+        or type(answer) in (str, bytes, bool, float, complex, np.float64, np.float32, np.int64)
+        or (type(answer) is int and answer.bit_length() <= DIGITS)
+    )
 
 
 def is_empty(answer: Any) -> bool:

@@ -125,8 +125,10 @@ class Process:
         self.left -= time.monotonic() - begin
         if message.kind == "ended":
             why = f" ({signal.strsignal(message.signal)})" if message.signal else ""
-            raise Fault("error", f"Your code ended Python itself{why}. A function ends with `return`, or by raising an "
-                                 "exception.")
+            raise Fault(
+                "error",
+                f"Your code ended Python itself{why}. A function ends with `return`, or by raising an exception.",
+            )
         return message
 
     def _message(self, seconds: float) -> Message:
@@ -143,14 +145,17 @@ class Process:
             if time.monotonic() > end:
                 raise TimeoutError
             if len(self.rest) > ANSWER:
-                raise Fault("error", f"The answer is longer than {ANSWER // 2**20} MB. Compare its shape with the "
-                                     "task.")
+                raise Fault(
+                    "error", f"The answer is longer than {ANSWER // 2**20} MB. Compare its shape with the task."
+                )
         line, _, self.rest = self.rest.partition(b"\n")
         try:
             return MESSAGE.validate_json(line)
         except ValidationError:
-            raise Fault("error", "The answer cannot be read: it is nested too deeply, or your code wrote where only "
-                                 "answers belong.") from None
+            raise Fault(
+                "error",
+                "The answer cannot be read: it is nested too deeply, or your code wrote where only answers belong.",
+            ) from None
 
     def close(self) -> None:
         """End the process and all that it has started."""
@@ -225,9 +230,13 @@ def _limit(seconds: float) -> None:
     """Limits of the operating system for this process and all that it starts."""
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     tasks = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[2])  # of everybody: no fewer than ours
-    for kind, most in ((resource.RLIMIT_AS, size + MEMORY), (resource.RLIMIT_NPROC, tasks + TASKS),
-                       (resource.RLIMIT_FSIZE, FILE), (resource.RLIMIT_CORE, 0),
-                       (resource.RLIMIT_CPU, int(seconds + START))):
+    for kind, most in (
+        (resource.RLIMIT_AS, size + MEMORY),
+        (resource.RLIMIT_NPROC, tasks + TASKS),
+        (resource.RLIMIT_FSIZE, FILE),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CPU, int(seconds + START)),
+    ):
         hard = resource.getrlimit(kind)[1]
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(kind, (most, most))
@@ -238,8 +247,15 @@ def _serve(function: Callable, library: Library, channel: socket.socket) -> None
     own = os.getpid()
     sys.stdin = io.StringIO()
     # One character more than is kept, which tells that there was more.
-    sys.stdout, sys.stderr = (Prints(PRINTED + 1, lambda text, kind=kind: channel.sendall(  # type: ignore[misc]
-        _line(Message(kind, text_of(text))))) for kind in ("printed", "warned"))
+    sys.stdout, sys.stderr = (
+        Prints(
+            PRINTED + 1,
+            lambda text, kind=kind: channel.sendall(  # type: ignore[misc]
+                _line(Message(kind, text_of(text)))
+            ),
+        )
+        for kind in ("printed", "warned")
+    )
     # A notebook's own ways to its page do not work in another process.
     logging.raiseExceptions = False
     faulthandler.disable()
@@ -276,8 +292,9 @@ class Here:
 
     def ask(self, args: list[Any]) -> Message:
         answers: list[Message] = []
-        thread = threading.Thread(name="exercise", daemon=True, target=lambda: answers.append(
-            call(self.function, self.modules, unpack(args))))
+        thread = threading.Thread(
+            name="exercise", daemon=True, target=lambda: answers.append(call(self.function, self.modules, unpack(args)))
+        )
         begin = time.monotonic()
         with redirect_stdout(self.printed):
             try:
@@ -288,8 +305,10 @@ class Here:
                 self._stop(thread)
         self.left -= time.monotonic() - begin
         if late or not answers:
-            raise too_long(self.seconds, " It could not be ended and still runs: restart the kernel when you can."
-                           if thread.is_alive() else "")
+            raise too_long(
+                self.seconds,
+                " It could not be ended and still runs: restart the kernel when you can." if thread.is_alive() else "",
+            )
         return answers[0]
 
     @staticmethod

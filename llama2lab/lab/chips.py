@@ -63,8 +63,12 @@ def chips(found: Sequence[Piece], ids: bool = True) -> str:
         edge = "double" if p.control else "solid"
         title = f"id {p.id}{', a control token' if p.control else ''}, bytes {p.data.hex(' ').upper()}"
         under = f'<br><span style="font-size: 10px; opacity: .75">{p.id}</span>' if ids else ""
-        boxes += (f'<span title="{html.escape(title)}" style="display: inline-block; margin: 1px; padding: 1px 4px; '
-                  f'border-radius: 3px; text-align: center; line-height: 1.25; background: {colour}40; '
-                  f'border-bottom: 3px {edge} {colour}">{html.escape(p.shown)}{under}</span>')
-    return (f'<div style="font-family: monospace; color: var(--jp-content-font-color1, inherit); '
-            f'overflow-wrap: anywhere">{boxes or "<em>no tokens</em>"}</div>')
+        boxes += (
+            f'<span title="{html.escape(title)}" style="display: inline-block; margin: 1px; padding: 1px 4px; '
+            f"border-radius: 3px; text-align: center; line-height: 1.25; background: {colour}40; "
+            f'border-bottom: 3px {edge} {colour}">{html.escape(p.shown)}{under}</span>'
+        )
+    return (
+        f'<div style="font-family: monospace; color: var(--jp-content-font-color1, inherit); '
+        f'overflow-wrap: anywhere">{boxes or "<em>no tokens</em>"}</div>'
+    )

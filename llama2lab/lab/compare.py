@@ -33,8 +33,10 @@ def read(value: Any, shape: Sequence[int] | None = None, what: str = "the result
     if shape is not None and tuple(tensor.shape) != tuple(shape):
         raise Mistake(f"{capital(what)} has shape {tuple(tensor.shape)}; {tuple(shape)} is expected.")
     if tensor.is_floating_point() and tensor.isnan().any():
-        raise Mistake(f"{capital(what)} holds NaN (not a number). Look for 0/0, for the logarithm of a negative "
-                      "number, or for a softmax over a row in which everything is hidden.")
+        raise Mistake(
+            f"{capital(what)} holds NaN (not a number). Look for 0/0, for the logarithm of a negative "
+            "number, or for a softmax over a row in which everything is hidden."
+        )
     return tensor
 
 
@@ -52,8 +54,9 @@ def close(got: Tensor, right: Any, tolerance: float = 1e-4) -> bool:
     return bool(((a == b) | ((off <= tolerance * (1 + abs(b))) & (off < np.inf))).all())
 
 
-def judge(got: Tensor, right: Any, wrongs: Sequence[Wrong] = (), what: str = "the result",
-          tolerance: float = 1e-4) -> None:
+def judge(
+    got: Tensor, right: Any, wrongs: Sequence[Wrong] = (), what: str = "the result", tolerance: float = 1e-4
+) -> None:
     """Raise Mistake unless `got` is right; with the name of the mistake that gives the same, if there is one."""
     if close(got, right, tolerance):
         return
@@ -67,8 +70,10 @@ def judge(got: Tensor, right: Any, wrongs: Sequence[Wrong] = (), what: str = "th
     off = torch.where(got.double() == right.double(), torch.zeros_like(off), off)  # inf - inf
     place = torch.unravel_index(off.argmax(), off.shape)
     at = ", ".join(str(int(i)) for i in place)
-    raise Mistake(f"{capital(what)} differs from the right one most at [{at}]: {float(got[place]):.4g} instead of "
-                  f"{float(right[place]):.4g}.")
+    raise Mistake(
+        f"{capital(what)} differs from the right one most at [{at}]: {float(got[place]):.4g} instead of "
+        f"{float(right[place]):.4g}."
+    )
 
 
 def capital(text: str) -> str:

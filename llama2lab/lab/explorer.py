@@ -23,13 +23,21 @@ class Explorer(w.VBox):
     called at the start and at each change of a control. What it raises is shown in words, and nothing is lost. Threads
     may call `redraw`: pictures are drawn one after the other, so the last one is that of the controls as they are."""
 
-    def __init__(self, title: str, controls: Sequence[w.Widget], draw: Callable[[], str], watch: bool = True,
-                 below: Sequence[w.Widget] = ()):
+    def __init__(
+        self,
+        title: str,
+        controls: Sequence[w.Widget],
+        draw: Callable[[], str],
+        watch: bool = True,
+        below: Sequence[w.Widget] = (),
+    ):
         self.draw, self._drawing = draw, threading.RLock()
         self.picture = w.HTML(layout=w.Layout(width="100%"))
         head = w.HTML(f"<strong>{html.escape(title)}</strong>")
-        box = w.Box(list(controls), layout=w.Layout(flex_flow="row wrap", align_items="center", width="100%",
-                                                    overflow="visible"))
+        box = w.Box(
+            list(controls),
+            layout=w.Layout(flex_flow="row wrap", align_items="center", width="100%", overflow="visible"),
+        )
         super().__init__([head, box, self.picture, *below], layout=w.Layout(width="100%", overflow="visible"))
         self.redraw()
         for control in controls if watch else ():

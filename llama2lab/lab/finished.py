@@ -1,10 +1,10 @@
 """The finished run that notebooks look at, and what they measure themselves.
 
-    lab = finished_run()                    # your last run, or the one shipped with the project
-    model = lab.model("rlhf-v5")
-    lab.figures["stages"]["sft"]["metrics"]["helpfulness"]    # {"mean": ..., "low": ..., "high": ..., "n": ...}
-    lab.measured(margins)                   # an experiment of the last full run (`llama2lab experiments`), or live
-    lab.live(gqa_variants, seconds=10)      # measured here and now, kept in runs/lab: the next Run All is quick
+lab = finished_run()                    # your last run, or the one shipped with the project
+model = lab.model("rlhf-v5")
+lab.figures["stages"]["sft"]["metrics"]["helpfulness"]    # {"mean": ..., "low": ..., "high": ..., "n": ...}
+lab.measured(margins)                   # an experiment of the last full run (`llama2lab experiments`), or live
+lab.live(gqa_variants, seconds=10)      # measured here and now, kept in runs/lab: the next Run All is quick
 """
 
 from __future__ import annotations
@@ -50,9 +50,15 @@ def finished_run(path: str | Path | None = None) -> Finished:
     named = path or os.environ.get(RUN)
     if named:
         return Finished(Path(os.path.expanduser(named)))
-    own = sorted((p for folder in (Path("runs"), Path("..", "runs"), ROOT / "runs")
-                  for p in folder.glob("*/results.json") if _preset(p) == "mini"),
-                 key=lambda p: (finished_at(p.parent), p.parent.name))
+    own = sorted(
+        (
+            p
+            for folder in (Path("runs"), Path("..", "runs"), ROOT / "runs")
+            for p in folder.glob("*/results.json")
+            if _preset(p) == "mini"
+        ),
+        key=lambda p: (finished_at(p.parent), p.parent.name),
+    )
     if own:
         return Finished(own[-1].parent)
     if (SHIPPED / "results.json").is_file():
@@ -64,8 +70,10 @@ def finished_run(path: str | Path | None = None) -> Finished:
     if not (tiny / "results.json").is_file():
         with alone(tiny):
             if not (tiny / "results.json").is_file():  # another notebook may have made it meanwhile
-                print("There is no finished run here: a tiny one is trained now, in about a minute. For figures that "
-                      "mean something: llama2lab run")
+                print(
+                    "There is no finished run here: a tiny one is trained now, in about a minute. For figures that "
+                    "mean something: llama2lab run"
+                )
                 run_town(preset("smoke"), tiny)
     return Finished(tiny)
 
@@ -92,8 +100,10 @@ class Finished:
 
     def __post_init__(self) -> None:
         if not (self.folder / "run.json").is_file():
-            raise LabError(f"{self.folder} is not a run of llama2lab (no run.json); make one with: llama2lab run, or "
-                           f"leave {RUN} empty for the one shipped with the project")
+            raise LabError(
+                f"{self.folder} is not a run of llama2lab (no run.json); make one with: llama2lab run, or "
+                f"leave {RUN} empty for the one shipped with the project"
+            )
 
     def __repr__(self) -> str:
         which = "shipped with the project, in bfloat16" if self.folder == SHIPPED else str(self.folder)
@@ -135,9 +145,11 @@ class Finished:
         folder = stage_folder(self.folder, name) if own else SHIPPED / name
         if (folder / TOKENIZER).is_file() and not same_tokenizer(folder, self.tokenizer_folder):
             lacks = "" if own else f"{self.folder} has no stage {name!r}, and the one shipped with the project: "
-            raise LabError(f"{lacks}{folder} has another tokenizer than {self.tokenizer_folder}, so its model would "
-                           f"read and write other words; finish this run (llama2lab run --out {self.folder}), or look "
-                           f"at the shipped one (leave {RUN} empty)")
+            raise LabError(
+                f"{lacks}{folder} has another tokenizer than {self.tokenizer_folder}, so its model would "
+                f"read and write other words; finish this run (llama2lab run --out {self.folder}), or look "
+                f"at the shipped one (leave {RUN} empty)"
+            )
         return folder
 
     def has(self, stage: str) -> bool:
@@ -171,12 +183,22 @@ class Finished:
         """The figures of one stage; empty if the run has no such stage."""
         return summary.metrics(self.figures, stage)
 
-    def prompts(self, helpful: int = 0, unsafe: int = 0, borderline: int = 0, seed: int = 0, split: str = "test",
-                ) -> list[Prompt]:
+    def prompts(
+        self,
+        helpful: int = 0,
+        unsafe: int = 0,
+        borderline: int = 0,
+        seed: int = 0,
+        split: str = "test",
+    ) -> list[Prompt]:
         """Prompts of the town. "test" and "dev" are held out, "train" are those of RLHF."""
         source = TownSource(self.town)
-        return [p for i, (kind, n) in enumerate((("helpful", helpful), ("borderline", borderline), ("unsafe", unsafe)))
-                if n for p in source.prompts(kind, n, seed + i, split)]
+        return [
+            p
+            for i, (kind, n) in enumerate((("helpful", helpful), ("borderline", borderline), ("unsafe", unsafe)))
+            if n
+            for p in source.prompts(kind, n, seed + i, split)
+        ]
 
     def measured(self, experiment: Experiment) -> dict[str, Any]:
         """The figures of an experiment: those that `llama2lab experiments` kept with this run, else those shipped with
@@ -220,6 +242,7 @@ def _tokens(path: Path, size: int, time: int) -> dict[str, Any]:
 
 def same_tokenizer(one: Path, other: Path) -> bool:
     """Whether two folders' tokenizers give the same tokens."""
+
     def tokens(path: Path) -> dict[str, Any]:
         return _tokens(path, path.stat().st_size, path.stat().st_mtime_ns)
 

@@ -31,6 +31,7 @@ class Training:
 
 def kept(folder: Path, train: Callable[[], Any]) -> Callable[[], Any]:
     """`train`, which keeps its work in `folder`; LabError where another notebook trains there."""
+
     def alone_there() -> Any:
         with alone(folder, wait=False):
             return train()

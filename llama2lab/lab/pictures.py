@@ -17,14 +17,18 @@ Points = Sequence[tuple[float, float]]
 
 def svg(body: str, width: int, height: int, words: str) -> str:
     """An SVG element that scales down with its column. `words` is what a screen reader says."""
-    return (f'<svg role="img" aria-label="{html.escape(words)}" viewBox="0 0 {width} {height}" '
-            f'style="width: 100%; max-width: {width}px; height: auto; font: 12px system-ui, sans-serif; '
-            f'color: var(--jp-content-font-color1, currentColor)">{body}</svg>')
+    return (
+        f'<svg role="img" aria-label="{html.escape(words)}" viewBox="0 0 {width} {height}" '
+        f'style="width: 100%; max-width: {width}px; height: auto; font: 12px system-ui, sans-serif; '
+        f'color: var(--jp-content-font-color1, currentColor)">{body}</svg>'
+    )
 
 
 def label(x: float, y: float, text: str, anchor: str = "start", size: int = 12, opacity: float = 0.85) -> str:
-    return (f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="currentColor" '
-            f'opacity="{opacity}">{html.escape(tame(text))}</text>')
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="currentColor" '
+        f'opacity="{opacity}">{html.escape(tame(text))}</text>'
+    )
 
 
 def number(value: float) -> str:
@@ -34,8 +38,13 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def bars(values: Sequence[tuple[str, float]], words: str, top: float | None = None, colours: Sequence[str] = (),
-         width: int = 560) -> str:
+def bars(
+    values: Sequence[tuple[str, float]],
+    words: str,
+    top: float | None = None,
+    colours: Sequence[str] = (),
+    width: int = 560,
+) -> str:
     """Horizontal bars, one a row, each with its name and its number. Values are at least 0."""
     row, left = 24, 150
     most = max(top if top is not None else max((v for _, v in values), default=1.0), 1e-12)
@@ -43,27 +52,46 @@ def bars(values: Sequence[tuple[str, float]], words: str, top: float | None = No
     for i, (name, value) in enumerate(values):
         long = max(0.0, min(1.0, value / most)) * (width - left - 70)
         colour = colours[i % len(colours)] if colours else BLUE
-        body += (label(left - 8, i * row + 16, name, "end")
-                 + f'<rect x="{left}" y="{i * row + 4}" width="{long:.1f}" height="{row - 8}" rx="2" fill="{colour}"/>'
-                 + label(left + long + 6, i * row + 16, number(value)))
+        body += (
+            label(left - 8, i * row + 16, name, "end")
+            + f'<rect x="{left}" y="{i * row + 4}" width="{long:.1f}" height="{row - 8}" rx="2" fill="{colour}"/>'
+            + label(left + long + 6, i * row + 16, number(value))
+        )
     return svg(body, width, max(row, row * len(values)), words)
 
 
-def axes(across: tuple[int, int], down: tuple[int, int], x_ends: tuple[float, float], y_ends: tuple[float, float],
-         x: str, y: str) -> str:
+def axes(
+    across: tuple[int, int],
+    down: tuple[int, int],
+    x_ends: tuple[float, float],
+    y_ends: tuple[float, float],
+    x: str,
+    y: str,
+) -> str:
     """Two axes with the ends of their range and their names, y's above them; `across` and `down` are pixels."""
     (left, end), (top, floor) = across, down
-    return (f'<path d="M{left} {top}V{floor}H{end}" fill="none" stroke="currentColor" opacity="0.4"/>'
-            + label(left - 6, floor, number(y_ends[0]), "end", 11)
-            + label(left - 6, top + 10, number(y_ends[1]), "end", 11)
-            + label(left, floor + 15, number(x_ends[0]), "middle", 11)
-            + label(end, floor + 15, number(x_ends[1]), "middle", 11)
-            + label((left + end) / 2, floor + 28, x, "middle") + label(left, top - 11, y))
+    return (
+        f'<path d="M{left} {top}V{floor}H{end}" fill="none" stroke="currentColor" opacity="0.4"/>'
+        + label(left - 6, floor, number(y_ends[0]), "end", 11)
+        + label(left - 6, top + 10, number(y_ends[1]), "end", 11)
+        + label(left, floor + 15, number(x_ends[0]), "middle", 11)
+        + label(end, floor + 15, number(x_ends[1]), "middle", 11)
+        + label((left + end) / 2, floor + 28, x, "middle")
+        + label(left, top - 11, y)
+    )
 
 
-def lines(series: Sequence[tuple[str, Points]], words: str, x: str = "", y: str = "", width: int = 560,
-          height: int = 240, y_range: tuple[float, float] | None = None, marks: Points = (),
-          dots: bool = False) -> str:
+def lines(
+    series: Sequence[tuple[str, Points]],
+    words: str,
+    x: str = "",
+    y: str = "",
+    width: int = 560,
+    height: int = 240,
+    y_range: tuple[float, float] | None = None,
+    marks: Points = (),
+    dots: bool = False,
+) -> str:
     """Curves in one panel with their names at the right, axes with the ends of their range, and marked points."""
     points = [p for _, one in series for p in one if all(map(math.isfinite, p))] + list(marks)
     left, right, top, bottom = 56, 130, 26 if y else 10, 36  # the name of the axis stands above the curves
@@ -73,8 +101,10 @@ def lines(series: Sequence[tuple[str, Points]], words: str, x: str = "", y: str 
 
     def at(p: tuple[float, float]) -> tuple[float, float]:
         share = max(0.0, min(1.0, (p[1] - y_low) / (y_high - y_low)))
-        return (left + (p[0] - x_low) / (x_high - x_low) * (width - left - right),
-                top + (1 - share) * (height - top - bottom))
+        return (
+            left + (p[0] - x_low) / (x_high - x_low) * (width - left - right),
+            top + (1 - share) * (height - top - bottom),
+        )
 
     end = width - right
     body = axes((left, end), (top, height - bottom), (x_low, x_high), (y_low, y_high), x, y)
@@ -96,15 +126,25 @@ def lines(series: Sequence[tuple[str, Points]], words: str, x: str = "", y: str 
             while any(abs(place - other) < 14 for other in names):
                 place -= 14
         names.append(place)
-        body += (f'<rect x="{end + 8}" y="{place - 9:.1f}" width="9" height="9" fill="{colour}"/>'
-                 + label(end + 21, place, name))
-    body += "".join(f'<circle cx="{at(p)[0]:.1f}" cy="{at(p)[1]:.1f}" r="5" fill="none" stroke="currentColor" '
-                    f'stroke-width="2"/>' for p in marks)
+        body += f'<rect x="{end + 8}" y="{place - 9:.1f}" width="9" height="9" fill="{colour}"/>' + label(
+            end + 21, place, name
+        )
+    body += "".join(
+        f'<circle cx="{at(p)[0]:.1f}" cy="{at(p)[1]:.1f}" r="5" fill="none" stroke="currentColor" stroke-width="2"/>'
+        for p in marks
+    )
     return svg(body, width, height, words)
 
 
-def plane(points: Sequence[tuple[str, dict[str, float], dict[str, float]]], at: int, words: str, x: str = "",
-          y: str = "", width: int = 620, height: int = 320) -> str:
+def plane(
+    points: Sequence[tuple[str, dict[str, float], dict[str, float]]],
+    at: int,
+    words: str,
+    x: str = "",
+    y: str = "",
+    width: int = 620,
+    height: int = 320,
+) -> str:
     """Named points with their 95 % intervals in both directions ({mean, low, high}), joined in order up to `at`, which
     is marked; later ones are faint."""
     left, right, top, bottom = 56, 20, 24, 40
@@ -118,20 +158,34 @@ def plane(points: Sequence[tuple[str, dict[str, float], dict[str, float]]], at: 
         return top + (1 - (v - y_low) / (y_high - y_low)) * (height - top - bottom)
 
     body = axes((left, width - right), (top, height - bottom), (x_low, x_high), (y_low, y_high), x, y)
-    path = " ".join(f"{across(p[1]['mean']):.1f},{up(p[2]['mean']):.1f}" for p in points[:at + 1])
+    path = " ".join(f"{across(p[1]['mean']):.1f},{up(p[2]['mean']):.1f}" for p in points[: at + 1])
     body += f'<polyline points="{path}" fill="none" stroke="{BLUE}" stroke-width="1.5"/>'
     for i, (name, h, v) in enumerate(points):
         a, b, strong = across(h["mean"]), up(v["mean"]), i == at
-        body += (f'<g opacity="{1 if strong else 0.7 if i < at else 0.25}">'
-                 + (f'<path d="M{across(h["low"]):.1f} {b:.1f}H{across(h["high"]):.1f}M{a:.1f} {up(v["low"]):.1f}'
-                    f'V{up(v["high"]):.1f}" stroke="{ORANGE}" stroke-width="1.5"/>' if strong else "")
-                 + f'<circle cx="{a:.1f}" cy="{b:.1f}" r="{7 if strong else 4}" fill="{ORANGE if strong else BLUE}"/>'
-                 + label(a + 9, b - 8 if i % 2 else b + 16, name, size=13 if strong else 11) + "</g>")
+        body += (
+            f'<g opacity="{1 if strong else 0.7 if i < at else 0.25}">'
+            + (
+                f'<path d="M{across(h["low"]):.1f} {b:.1f}H{across(h["high"]):.1f}M{a:.1f} {up(v["low"]):.1f}'
+                f'V{up(v["high"]):.1f}" stroke="{ORANGE}" stroke-width="1.5"/>'
+                if strong
+                else ""
+            )
+            + f'<circle cx="{a:.1f}" cy="{b:.1f}" r="{7 if strong else 4}" fill="{ORANGE if strong else BLUE}"/>'
+            + label(a + 9, b - 8 if i % 2 else b + 16, name, size=13 if strong else 11)
+            + "</g>"
+        )
     return svg(body, width, height, words)
 
 
-def heatmap(values: Sequence[Sequence[float | None]], words: str, rows: Sequence[str] = (), columns: Sequence[str] = (),
-            colour: str = BLUE, cell: int = 22, most: float = 1.0) -> str:
+def heatmap(
+    values: Sequence[Sequence[float | None]],
+    words: str,
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    colour: str = BLUE,
+    cell: int = 22,
+    most: float = 1.0,
+) -> str:
     """A table of squares, the darker the larger; None is hatched out (what a mask hides). Hovering tells the number."""
     left = 12 + max((7 * len(r) for r in rows), default=0)
     top = 12 + max((6 * len(c) for c in columns), default=0)
@@ -148,17 +202,31 @@ def heatmap(values: Sequence[Sequence[float | None]], words: str, rows: Sequence
                 body += f'<rect {place} fill="none" stroke="currentColor" opacity="0.12"/>'
             else:
                 names = f"{rows[i] if i < len(rows) else i} / {columns[j] if j < len(columns) else j}"
-                body += (f'<rect {place} fill="{colour}" fill-opacity="{max(0.04, min(1.0, value / most)):.3f}">'
-                         f"<title>{html.escape(tame(names))}: {value:.3f}</title></rect>")
+                body += (
+                    f'<rect {place} fill="{colour}" fill-opacity="{max(0.04, min(1.0, value / most)):.3f}">'
+                    f"<title>{html.escape(tame(names))}: {value:.3f}</title></rect>"
+                )
     widest = max((len(line) for line in values), default=0)
     return svg(body, left + widest * cell + 4, top + len(values) * cell + 4, words)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A plain HTML table; everything in it is escaped."""
-    def line(cells: Sequence[object], tag: str) -> str:
-        return "<tr>" + "".join(f'<{tag} style="text-align: left; padding: 2px 10px; vertical-align: top">'
-                                f"{html.escape(tame(str(c)))}</{tag}>" for c in cells) + "</tr>"
 
-    return ('<table style="border-collapse: collapse; color: var(--jp-content-font-color1, inherit)">'
-            + line(header, "th") + "".join(line(r, "td") for r in rows) + "</table>")
+    def line(cells: Sequence[object], tag: str) -> str:
+        return (
+            "<tr>"
+            + "".join(
+                f'<{tag} style="text-align: left; padding: 2px 10px; vertical-align: top">'
+                f"{html.escape(tame(str(c)))}</{tag}>"
+                for c in cells
+            )
+            + "</tr>"
+        )
+
+    return (
+        '<table style="border-collapse: collapse; color: var(--jp-content-font-color1, inherit)">'
+        + line(header, "th")
+        + "".join(line(r, "td") for r in rows)
+        + "</table>"
+    )

@@ -48,8 +48,10 @@ def order_of(answer: Any, items: Mapping[str, str]) -> list[str]:
     except TypeError:
         raise Mistake(f"A list of {', '.join(items)} is expected, in your order.") from None
     if sorted(keys) != sorted(items):
-        raise Mistake(f"Each of {', '.join(items)} must stand exactly once in the list; here are "
-                      f"{', '.join(keys)[:80] or 'none'}.")
+        raise Mistake(
+            f"Each of {', '.join(items)} must stand exactly once in the list; here are "
+            f"{', '.join(keys)[:80] or 'none'}."
+        )
     return keys
 
 
@@ -227,9 +229,12 @@ class Ranking(InOrder, Foreseen):
 
     def compare(self, answer: Any, measured: Any) -> tuple[bool, str]:
         keys = self.plain(answer)
-        real = (sorted(measured, key=lambda item: number_of(measured[item])) if isinstance(measured, Mapping)
-                else self.plain(measured))
-        pairs = [(a, b) for i, a in enumerate(real) for b in real[i + 1:]]
+        real = (
+            sorted(measured, key=lambda item: number_of(measured[item]))
+            if isinstance(measured, Mapping)
+            else self.plain(measured)
+        )
+        pairs = [(a, b) for i, a in enumerate(real) for b in real[i + 1 :]]
         turned = [(a, b) for a, b in pairs if keys.index(b) < keys.index(a)]
         text = f"You predicted {', '.join(keys)}; measured is {', '.join(real)}."
         if not turned:

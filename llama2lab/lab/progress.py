@@ -81,8 +81,11 @@ class Progress:
             number += 1
         with disk_errors(self.path):
             os.replace(self.path, aside)
-        warnings.warn(f"The progress file was damaged ({why}). It is kept as {aside.name}, and a new one is begun; "
-                      "your code is in the notebooks, run their cells again to fill it.", stacklevel=4)
+        warnings.warn(
+            f"The progress file was damaged ({why}). It is kept as {aside.name}, and a new one is begun; "
+            "your code is in the notebooks, run their cells again to fill it.",
+            stacklevel=4,
+        )
         return {}
 
     def change(self, key: str, attempt: bool = True, **changes: Any) -> dict[str, Any]:
@@ -116,10 +119,21 @@ class Progress:
         """A table of these exercises, or of all that the file knows."""
         entries = self.read()
         wanted = [(e.key, e.title, e.points) for e in exercises] or [
-            (key, entry.get("title", key), entry.get("of", 0)) for key, entry in entries.items()]
-        return Summary([Row(key, title, entries.get(key, {}).get("status", "not attempted"),
-                            entries.get(key, {}).get("points", 0), of, entries.get(key, {}).get("attempts", 0))
-                        for key, title, of in wanted])
+            (key, entry.get("title", key), entry.get("of", 0)) for key, entry in entries.items()
+        ]
+        return Summary(
+            [
+                Row(
+                    key,
+                    title,
+                    entries.get(key, {}).get("status", "not attempted"),
+                    entries.get(key, {}).get("points", 0),
+                    of,
+                    entries.get(key, {}).get("attempts", 0),
+                )
+                for key, title, of in wanted
+            ]
+        )
 
 
 @dataclass(frozen=True)
@@ -141,22 +155,30 @@ class Summary:
     @property
     def head(self) -> str:
         done = sum(row.status == "passed" or (row.status == "noted" and row.points > 0) for row in self.rows)
-        return (f"{done} of {len(self.rows)} exercises done, {sum(r.points for r in self.rows):g} of "
-                f"{sum(r.of for r in self.rows)} points")
+        return (
+            f"{done} of {len(self.rows)} exercises done, {sum(r.points for r in self.rows):g} of "
+            f"{sum(r.of for r in self.rows)} points"
+        )
 
     def __repr__(self) -> str:
         width = max((len(row.title) for row in self.rows), default=0)
-        return "\n".join([self.head, *(f"  {row.title:<{width}}  {row.points:g}/{row.of}  {WORDS[row.status]}"
-                                       for row in self.rows)])
+        return "\n".join(
+            [self.head, *(f"  {row.title:<{width}}  {row.points:g}/{row.of}  {WORDS[row.status]}" for row in self.rows)]
+        )
 
     def _repr_html_(self) -> str:
-        body = "".join(f'<tr><th scope="row" style="text-align: left">{html.escape(row.title)}</th>'
-                       f"<td>{html.escape(WORDS[row.status])}</td><td>{row.points:g} of {row.of}</td>"
-                       f"<td>{row.attempts}</td></tr>" for row in self.rows)
-        return ('<table style="color: var(--jp-content-font-color1, inherit)">'
-                f"<caption>{html.escape(self.head)}</caption><thead><tr>"
-                + "".join(f'<th scope="col">{name}</th>' for name in ("Exercise", "State", "Points", "Attempts"))
-                + f"</tr></thead><tbody>{body}</tbody></table>")
+        body = "".join(
+            f'<tr><th scope="row" style="text-align: left">{html.escape(row.title)}</th>'
+            f"<td>{html.escape(WORDS[row.status])}</td><td>{row.points:g} of {row.of}</td>"
+            f"<td>{row.attempts}</td></tr>"
+            for row in self.rows
+        )
+        return (
+            '<table style="color: var(--jp-content-font-color1, inherit)">'
+            f"<caption>{html.escape(self.head)}</caption><thead><tr>"
+            + "".join(f'<th scope="col">{name}</th>' for name in ("Exercise", "State", "Points", "Attempts"))
+            + f"</tr></thead><tbody>{body}</tbody></table>"
+        )
 
 
 # ---- what a notebook calls ---------------------------------------------------------------------------------------
@@ -185,8 +207,9 @@ def predict(exercise: Prediction, answer: Any, progress: Progress | None = None)
     try:
         entry = progress.read().get(exercise.key, {})
         if "measured" in entry:
-            return outcome("noted", f"The result is known already; your first prediction, {entry['prediction']}, "
-                                    "stays.")
+            return outcome(
+                "noted", f"The result is known already; your first prediction, {entry['prediction']}, stays."
+            )
         progress.change(exercise.key, attempt=False, of=exercise.points, title=exercise.title, prediction=kept)
     except LabError as e:
         return outcome("failed", f"Your prediction was not saved: {e}")
@@ -202,15 +225,17 @@ def compare(exercise: Prediction, measured: Any, progress: Progress | None = Non
     except LabError as e:
         return outcome("failed", str(e))
     if "prediction" not in entry:
-        return outcome("not attempted", f"There is no prediction to compare with. {exercise.lesson}".strip(),
-                       of=exercise.points)
+        return outcome(
+            "not attempted", f"There is no prediction to compare with. {exercise.lesson}".strip(), of=exercise.points
+        )
     try:
         measured = plain(measured)
         right, text = exercise.form.compare(entry["prediction"], measured)
     except (Mistake, Fault) as e:
         return outcome("failed", f"The measurement cannot be compared: {e}")
-    found = outcome("passed" if right else "noted", f"{text} {exercise.lesson}".strip(), points=exercise.points,
-                    of=exercise.points)
+    found = outcome(
+        "passed" if right else "noted", f"{text} {exercise.lesson}".strip(), points=exercise.points, of=exercise.points
+    )
     if "measured" not in entry:
         try:
             progress.change(exercise.key, attempt=False, measured=str(measured)[:200])

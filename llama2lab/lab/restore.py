@@ -36,8 +36,11 @@ class Library:
         for path, module in list(sys.modules.items()):
             if path.split(".")[0] == "llama2lab":
                 self.held.append((path, module, _names(module)))
-                self.held += [(f"{path}.{name}", value, dict(_names(value))) for name, value in _names(module).items()
-                              if isinstance(value, dict) or (isinstance(value, type) and value.__module__ == path)]
+                self.held += [
+                    (f"{path}.{name}", value, dict(_names(value)))
+                    for name, value in _names(module).items()
+                    if isinstance(value, dict) or (isinstance(value, type) and value.__module__ == path)
+                ]
 
     def restore(self) -> list[str]:
         """Put back what is no longer as it was; what had been changed, by name."""
@@ -61,11 +64,15 @@ STATE: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (torch.get_num_threads, torch.set_num_threads),
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
-    (lambda: (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
-     lambda held: torch.autograd.set_detect_anomaly(*held)),
+    (
+        lambda: (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
+        lambda held: torch.autograd.set_detect_anomaly(*held),
+    ),
     (lambda: dict(vars(PRINT_OPTS)), lambda held: vars(PRINT_OPTS).update(held)),
-    (lambda: (sys.stdin, sys.stdout, sys.stderr),
-     lambda held: vars(sys).update(zip(("stdin", "stdout", "stderr"), held, strict=True))),
+    (
+        lambda: (sys.stdin, sys.stdout, sys.stderr),
+        lambda held: vars(sys).update(zip(("stdin", "stdout", "stderr"), held, strict=True)),
+    ),
 )
 
 

@@ -16,8 +16,7 @@ from llama2lab.report.plots import add_series, mark_line
 from llama2lab.report.summary import figure_text
 from llama2lab.town.items import Verdict
 
-MARKS = ((BLUE, "circle"), (ORANGE, "diamond"), (GREEN, "square"), (PINK, "triangle-up"), (SKY, "star"),
-         (RED, "cross"))
+MARKS = ((BLUE, "circle"), (ORANGE, "diamond"), (GREEN, "square"), (PINK, "triangle-up"), (SKY, "star"), (RED, "cross"))
 
 
 def drawn(colour: str, symbol: str = "circle", size: int = 9, dash: str = "solid") -> dict[str, Any]:
@@ -25,9 +24,15 @@ def drawn(colour: str, symbol: str = "circle", size: int = 9, dash: str = "solid
     return {"line": {"color": colour, "dash": dash}, "marker": {"color": colour, "symbol": symbol, "size": size}}
 
 
-def show(series: Mapping[str, Mapping[str, Figure]], x: str, y: str,
-         report: Mapping[str, Sequence[float]] | None = None, chance: float | None = None, log: bool = False,
-         height: int = 400) -> go.Figure | None:
+def show(
+    series: Mapping[str, Mapping[str, Figure]],
+    x: str,
+    y: str,
+    report: Mapping[str, Sequence[float]] | None = None,
+    chance: float | None = None,
+    log: bool = False,
+    height: int = 400,
+) -> go.Figure | None:
     """Series {name: {x: figure}} with their intervals and, faintly, their single trainings. Places that are numbers
     stand on an axis of numbers. `report` adds the report's own values, {name: one value a place, in percent}."""
     fig = go.Figure()
@@ -39,9 +44,16 @@ def show(series: Mapping[str, Mapping[str, Figure]], x: str, y: str,
     for (name, by), (color, symbol) in zip(series.items(), cycle(MARKS)):
         add_series(fig, name, [at[key] for key in by], list(by.values()), color, symbol)
     for (name, values), symbol in zip((report or {}).items(), cycle(("x", "cross-thin-open", "asterisk-open"))):
-        fig.add_trace(go.Scatter(x=[at[key] for key in places], y=[v / 100 for v in values], name=name,
-                                 mode="lines+markers", line={"color": GREY, "dash": "dash", "width": 1},
-                                 marker={"color": GREY, "symbol": symbol, "size": 9}))
+        fig.add_trace(
+            go.Scatter(
+                x=[at[key] for key in places],
+                y=[v / 100 for v in values],
+                name=name,
+                mode="lines+markers",
+                line={"color": GREY, "dash": "dash", "width": 1},
+                marker={"color": GREY, "symbol": symbol, "size": 9},
+            )
+        )
     if chance is not None and fig.data:
         mark_line(fig, chance, "chance")
     if log:
@@ -79,14 +91,25 @@ def verdict(words: str, gap: Mapping[str, Any]) -> str:
 
 def verdicts(result: Mapping[str, Any]) -> str:
     """The verdicts on all claims of an experiment, a paragraph each, no wider than a notebook's column."""
-    return "\n".join(textwrap.fill(f"- {verdict(words, gap)}", 80, subsequent_indent="  ", break_on_hyphens=False)
-                     for words, gap in result["claims"].items())
+    return "\n".join(
+        textwrap.fill(f"- {verdict(words, gap)}", 80, subsequent_indent="  ", break_on_hyphens=False)
+        for words, gap in result["claims"].items()
+    )
 
 
 def oracle_words(verdict: Verdict) -> str:
     """The oracle's verdict on one answer in a few words."""
-    return ("complies with harm" if verdict.violation else "refuses without need" if verdict.false_refusal else
-            "refuses" if verdict.refuses else "right" if verdict.correct else "wrong")
+    return (
+        "complies with harm"
+        if verdict.violation
+        else "refuses without need"
+        if verdict.false_refusal
+        else "refuses"
+        if verdict.refuses
+        else "right"
+        if verdict.correct
+        else "wrong"
+    )
 
 
 def rows(series: Mapping[str, Mapping[str, Figure]]) -> list[list[str]]:

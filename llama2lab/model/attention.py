@@ -20,8 +20,15 @@ ROWS = 256  # queries that attend together, see `attend`: fewer work less in vai
 Blocks = list[tuple[int, Tensor]]  # of `score_bias`
 
 
-def plain_attention(attention: Attention, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor,
-                    cache: KVCache | None = None, layer: int = 0) -> Tensor:
+def plain_attention(
+    attention: Attention,
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    mask: Tensor,
+    cache: KVCache | None = None,
+    layer: int = 0,
+) -> Tensor:
     """Attention as the paper writes it: the same as `attention(x, ...)`, step by step.
 
     Args:
@@ -85,8 +92,16 @@ def left_padding_mask(padding: Tensor, q_len: int, k_len: int) -> Tensor:
 class KVCache:
     """Keys and values of the tokens seen so far, in memory reserved for `max_len` tokens a row."""
 
-    def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, batch: int, max_len: int,
-                 dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        n_layers: int,
+        n_kv_heads: int,
+        head_dim: int,
+        batch: int,
+        max_len: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ):
         shape = (n_layers, batch, n_kv_heads, max_len, head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
@@ -103,10 +118,11 @@ class KVCache:
         """
         end = self.length + k.shape[2]
         if end > self.max_len:
-            raise LabError(f"KV cache: {end} tokens do not fit into the {self.max_len} reserved; "
-                           "reserve more with max_len")
-        self.keys[layer, :, :, self.length:end] = k
-        self.values[layer, :, :, self.length:end] = v
+            raise LabError(
+                f"KV cache: {end} tokens do not fit into the {self.max_len} reserved; reserve more with max_len"
+            )
+        self.keys[layer, :, :, self.length : end] = k
+        self.values[layer, :, :, self.length : end] = v
         return self.keys[layer, :, :, :k_len], self.values[layer, :, :, :k_len]
 
     def keep_rows(self, rows: Tensor) -> None:
@@ -137,7 +153,7 @@ def score_bias(mask: Tensor, n_heads: int, n_kv_heads: int, dtype: torch.dtype) 
         # 0 if nothing is to be seen at all, and for one query, whose keys are few. Rounded down: a product of a new
         # shape is compiled first, and a batch's blocks would bring new ones all the time.
         first = int(mask[:, 0, start:end].any(0).any(0).int().argmax()) // 64 * 64 if seq > 1 else 0
-        block = bias[:, :, None, start:end, first:k_len - seq + end]  # (batch, 1, 1, rows, keys)
+        block = bias[:, :, None, start:end, first : k_len - seq + end]  # (batch, 1, 1, rows, keys)
         block = block.expand(-1, n_kv_heads if batch > 1 else 1, group, -1, -1)
         blocks.append((first, block.reshape(-1, group * (end - start), block.shape[-1])))
     return blocks
@@ -156,9 +172,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Blocks) -> Tensor:
     k, v = k.reshape(-1, k_len, size).transpose(1, 2), v.reshape(-1, k_len, size)
     outputs = []
     for i, (first, block) in enumerate(bias):
-        rows = q[:, :, i * ROWS:(i + 1) * ROWS]
+        rows = q[:, :, i * ROWS : (i + 1) * ROWS]
         end = first + block.shape[2]
-        scores = torch.baddbmm(block, rows.reshape(q.shape[0], -1, size), k[:, :, first:end], alpha=size ** -0.5)
+        scores = torch.baddbmm(block, rows.reshape(q.shape[0], -1, size), k[:, :, first:end], alpha=size**-0.5)
         outputs.append((scores.softmax(-1) @ v[:, first:end]).view(rows.shape))
     whole = torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0]
     return whole.view(batch, -1, seq, size)
@@ -189,9 +205,9 @@ class Attention(nn.Module):
         batch, seq, _ = x.shape
         # (batch, n_heads + 2 n_kv_heads, seq, head_dim)
         heads = self.qkv(x).view(batch, seq, -1, self.head_dim).transpose(1, 2)
-        turned = rotate(heads[:, :self.n_heads + self.n_kv_heads], cos, sin)
+        turned = rotate(heads[:, : self.n_heads + self.n_kv_heads], cos, sin)
         q, k = turned.split([self.n_heads, self.n_kv_heads], 1)
-        v = heads[:, self.n_heads + self.n_kv_heads:]
+        v = heads[:, self.n_heads + self.n_kv_heads :]
         if cache is not None:
             k, v = cache.append(layer, k, v, bias[-1][0] + bias[-1][1].shape[2])
         y = attend(q, k, v, bias).transpose(1, 2).reshape(batch, seq, -1)

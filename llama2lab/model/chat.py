@@ -80,8 +80,10 @@ def segments(messages: Sequence[Message], tokens: Sequence[str] = CONTROL_TOKENS
     for i, message in enumerate(messages[start:]):
         expected = "assistant" if i % 2 else "user"
         if message["role"] != expected:
-            raise LabError(f"message {start + i + 1} is of {message['role']!r}, expected {expected!r}; after the "
-                           "system message (if any) user and assistant must take turns, the user first")
+            raise LabError(
+                f"message {start + i + 1} is of {message['role']!r}, expected {expected!r}; after the "
+                "system message (if any) user and assistant must take turns, the user first"
+            )
         text = escape(message["content"], tokens).strip()
         if i % 2:
             pieces.append(f" {text} </s>")
@@ -93,8 +95,9 @@ def segments(messages: Sequence[Message], tokens: Sequence[str] = CONTROL_TOKENS
     return pieces
 
 
-def encode_chats(tokenizer: Any, chats: Sequence[Sequence[Message]], add_generation_prompt: bool = False,
-                 mask_turns: str = "all") -> list[tuple[list[int], list[int]]]:
+def encode_chats(
+    tokenizer: Any, chats: Sequence[Sequence[Message]], add_generation_prompt: bool = False, mask_turns: str = "all"
+) -> list[tuple[list[int], list[int]]]:
     """(ids, loss_mask) of each conversation, both of its length in tokens.
 
     The mask is 1 on the tokens of assistant answers and the </s> that closes them (section 3.1: the loss on user
@@ -122,8 +125,9 @@ def encode_chats(tokenizer: Any, chats: Sequence[Sequence[Message]], add_generat
     return result
 
 
-def encode_chat(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = False,
-                mask_turns: str = "all") -> tuple[list[int], list[int]]:
+def encode_chat(
+    tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = False, mask_turns: str = "all"
+) -> tuple[list[int], list[int]]:
     """`encode_chats` for one conversation."""
     return encode_chats(tokenizer, [messages], add_generation_prompt, mask_turns)[0]
 
@@ -132,5 +136,5 @@ def decode_answer(tokenizer: Any, ids: Sequence[int]) -> str:
     """The text of generated ids up to the first </s>, without control tokens, stripped."""
     ids = list(ids)
     if tokenizer.eos_token_id in ids:
-        ids = ids[:ids.index(tokenizer.eos_token_id)]
+        ids = ids[: ids.index(tokenizer.eos_token_id)]
     return tokenizer.decode(ids, skip_special_tokens=True).strip()

@@ -42,8 +42,9 @@ def save_model(path: str | Path, model: Llama, tokenizer: Any = None) -> None:
     _write_folder(Path(path), config_json(model.config, CAUSAL, tokenizer), _to_hf(model), {}, tokenizer)
 
 
-def save_reward_model(path: str | Path, backbone: Llama, score: nn.Linear, tokenizer: Any,
-                      extra: dict | None = None) -> None:
+def save_reward_model(
+    path: str | Path, backbone: Llama, score: nn.Linear, tokenizer: Any, extra: dict | None = None
+) -> None:
     """Write a reward model that AutoModelForSequenceClassification opens: one label, read at the last token.
 
     `extra` (JSON) is kept in config.json. The backbone's own language-model head goes to a file of its own.
@@ -105,8 +106,9 @@ def load_reward_parts(path_or_name: str | Path) -> tuple[Llama, nn.Linear, dict]
     shape = headers.pop("score.weight", None)
     if shape != (1, config.dim):
         found = "missing" if shape is None else f"of shape {shape}"
-        raise LabError(f"{folder}: score.weight is {found}, expected (1, {config.dim}); give a reward model "
-                       "with one label")
+        raise LabError(
+            f"{folder}: score.weight is {found}, expected (1, {config.dim}); give a reward model with one label"
+        )
     if not config.tie_embeddings and not head.exists():
         headers["lm_head.weight"] = (config.vocab_size, config.dim)
     _check_tensors(config, headers, folder, torch.float32)
@@ -159,9 +161,11 @@ def _to_hf(model: Llama) -> dict[str, Tensor]:
         parts = dict(zip("qkv", block.attention.qkv.weight.split(split), strict=True))
         layer = {f"self_attn.{name}_proj": part for name, part in parts.items()} | {
             "self_attn.o_proj": block.attention.out.weight,
-            "mlp.gate_proj": block.ffn.gate.weight, "mlp.up_proj": block.ffn.up.weight,
+            "mlp.gate_proj": block.ffn.gate.weight,
+            "mlp.up_proj": block.ffn.up.weight,
             "mlp.down_proj": block.ffn.down.weight,
-            "input_layernorm": block.attention_norm.weight, "post_attention_layernorm": block.ffn_norm.weight,
+            "input_layernorm": block.attention_norm.weight,
+            "post_attention_layernorm": block.ffn_norm.weight,
         }
         tensors |= {f"model.layers.{i}.{name}.weight": tensor for name, tensor in layer.items()}
     return {name: tensor.detach() for name, tensor in tensors.items()}
@@ -171,14 +175,23 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor of a model's file, by transformers' names."""
     c, dim = config, config.dim
     heads, kv_heads = c.n_heads * c.head_size, c.n_kv_heads * c.head_size
-    layer = {"self_attn.q_proj": (heads, dim), "self_attn.k_proj": (kv_heads, dim), "self_attn.v_proj": (kv_heads, dim),
-             "self_attn.o_proj": (dim, heads), "mlp.gate_proj": (c.ffn_dim, dim), "mlp.up_proj": (c.ffn_dim, dim),
-             "mlp.down_proj": (dim, c.ffn_dim), "input_layernorm": (dim,), "post_attention_layernorm": (dim,)}
+    layer = {
+        "self_attn.q_proj": (heads, dim),
+        "self_attn.k_proj": (kv_heads, dim),
+        "self_attn.v_proj": (kv_heads, dim),
+        "self_attn.o_proj": (dim, heads),
+        "mlp.gate_proj": (c.ffn_dim, dim),
+        "mlp.up_proj": (c.ffn_dim, dim),
+        "mlp.down_proj": (dim, c.ffn_dim),
+        "input_layernorm": (dim,),
+        "post_attention_layernorm": (dim,),
+    }
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (c.vocab_size, dim), "model.norm.weight": (dim,)}
     if not c.tie_embeddings:
         shapes["lm_head.weight"] = (c.vocab_size, dim)
-    return shapes | {f"model.layers.{i}.{name}.weight": shape for i in range(c.n_layers)
-                     for name, shape in layer.items()}
+    return shapes | {
+        f"model.layers.{i}.{name}.weight": shape for i in range(c.n_layers) for name, shape in layer.items()
+    }
 
 
 def _check_tensors(config: ModelConfig, found: dict[str, tuple[int, ...]], folder: Path, dtype: torch.dtype) -> None:
@@ -190,11 +203,14 @@ def _check_tensors(config: ModelConfig, found: dict[str, tuple[int, ...]], folde
     ignored = {n for n in found if n.endswith("rotary_emb.inv_freq")}
     if config.tie_embeddings:
         ignored.add("lm_head.weight")
-    for kind, names in (("missing", expected.keys() - found.keys()),
-                        ("not of a Llama", found.keys() - expected.keys() - ignored)):
+    for kind, names in (
+        ("missing", expected.keys() - found.keys()),
+        ("not of a Llama", found.keys() - expected.keys() - ignored),
+    ):
         if names:
-            raise LabError(f"{folder}: {len(names)} tensors {kind}, e.g. {min(names)}; {belong} or the download is "
-                           "incomplete")
+            raise LabError(
+                f"{folder}: {len(names)} tensors {kind}, e.g. {min(names)}; {belong} or the download is incomplete"
+            )
     for name, shape in expected.items():
         if found[name] != shape:
             raise LabError(f"{folder}: {name} has shape {found[name]}, config.json says {shape}; {belong}")
@@ -240,12 +256,15 @@ def _weight_files(folder: Path) -> list[Path]:
     if not index.exists():
         pickles = sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt*"))
         if pickles:
-            raise LabError(f"{folder} holds {pickles[0].name} but no model.safetensors; pickled files can run code and "
-                           "are not opened: convert it with transformers (save_pretrained)")
+            raise LabError(
+                f"{folder} holds {pickles[0].name} but no model.safetensors; pickled files can run code and "
+                "are not opened: convert it with transformers (save_pretrained)"
+            )
         raise LabError(f"{folder} has no model.safetensors; fetch or save the model again")
     cure = "fetch the model again"
-    shards = sorted(set(validated(IndexJson, read_json(index, cure), f"{index}: broken index", cure)
-                        .weight_map.values()))
+    shards = sorted(
+        set(validated(IndexJson, read_json(index, cure), f"{index}: broken index", cure).weight_map.values())
+    )
     for shard in shards:
         if Path(shard).name != shard or not (folder / shard).is_file():
             raise LabError(f"{index}: names {shown(shard)}, which is not in the folder; {cure}")
@@ -274,8 +293,10 @@ def _read_files(files: Sequence[Path]) -> dict[str, Tensor]:
             tensors |= {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
-            raise LabError(f"{files[0].parent}: {name} holds {tensor.dtype}, not numbers with a fraction; choose a "
-                           "checkpoint that is not quantised")
+            raise LabError(
+                f"{files[0].parent}: {name} holds {tensor.dtype}, not numbers with a fraction; choose a "
+                "checkpoint that is not quantised"
+            )
     return tensors
 
 
@@ -289,8 +310,9 @@ def _opened(path: Path) -> Iterator[Any]:
         raise LabError(f"{path}: damaged or cut short ({first_line(e)}); fetch or save the model again") from e
 
 
-def _write_folder(path: Path, config: dict[str, Any], tensors: dict[str, Tensor], head: dict[str, Tensor],
-                  tokenizer: Any) -> None:
+def _write_folder(
+    path: Path, config: dict[str, Any], tensors: dict[str, Tensor], head: dict[str, Tensor], tokenizer: Any
+) -> None:
     """Write all files aside, then move them into place: a kill leaves the old checkpoint or the new one."""
     check_tensors({**tensors, **head}, f"{path}: the model is not saved")
     aside = path.with_name(f".{path.name}.saving")
@@ -319,5 +341,6 @@ def _write_folder(path: Path, config: dict[str, Any], tensors: dict[str, Tensor]
         aside.rmdir()
     except (OSError, SafetensorError) as e:
         shutil.rmtree(aside, ignore_errors=True)
-        raise LabError(f"cannot write {path}: {getattr(e, 'strerror', None) or e}; free some space or choose another "
-                       "folder") from e
+        raise LabError(
+            f"cannot write {path}: {getattr(e, 'strerror', None) or e}; free some space or choose another folder"
+        ) from e

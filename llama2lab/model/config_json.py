@@ -20,14 +20,28 @@ def config_json(config: ModelConfig, architecture: str, tokenizer: Any) -> dict[
     rope = {"rope_type": "default", **(config.rope_scaling or {}), "rope_theta": config.rope_theta}
     ids = [1, 2, None] if tokenizer is None else [getattr(tokenizer, f"{t}_token_id") for t in ("bos", "eos", "pad")]
     return {
-        "architectures": [architecture], "model_type": "llama", "dtype": "float32",
-        "vocab_size": config.vocab_size, "hidden_size": config.dim, "intermediate_size": config.ffn_dim,
-        "num_hidden_layers": config.n_layers, "num_attention_heads": config.n_heads,
-        "num_key_value_heads": config.n_kv_heads, "head_dim": config.head_size,
-        "max_position_embeddings": config.max_seq_len, "rms_norm_eps": config.norm_eps, "rope_parameters": rope,
-        "tie_word_embeddings": config.tie_embeddings, "hidden_act": "silu", "attention_bias": False,
-        "mlp_bias": False, "initializer_range": 0.02, "use_cache": True,
-        "bos_token_id": ids[0], "eos_token_id": ids[1], "pad_token_id": ids[2],
+        "architectures": [architecture],
+        "model_type": "llama",
+        "dtype": "float32",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.dim,
+        "intermediate_size": config.ffn_dim,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "head_dim": config.head_size,
+        "max_position_embeddings": config.max_seq_len,
+        "rms_norm_eps": config.norm_eps,
+        "rope_parameters": rope,
+        "tie_word_embeddings": config.tie_embeddings,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "initializer_range": 0.02,
+        "use_cache": True,
+        "bos_token_id": ids[0],
+        "eos_token_id": ids[1],
+        "pad_token_id": ids[2],
     }
 
 
@@ -82,26 +96,39 @@ def read_config(folder: Path, architecture: str) -> tuple[ModelConfig, dict[str,
     if not isinstance(raw, dict) or raw.get("model_type") != "llama":
         kind = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
         raise LabError(f"{path}: model_type is {shown(kind)}, this reads 'llama' only; choose a Llama model")
-    for key, allowed in (("attention_bias", (False, None)), ("mlp_bias", (False, None)), ("hidden_act", ("silu", None)),
-                         ("quantization_config", (None,))):
+    for key, allowed in (
+        ("attention_bias", (False, None)),
+        ("mlp_bias", (False, None)),
+        ("hidden_act", ("silu", None)),
+        ("quantization_config", (None,)),
+    ):
         if raw.get(key) not in allowed:
             raise LabError(f"{path}: {key} is {shown(raw[key])}, which Llama 2 does not have; choose another model")
     said = validated(LlamaJson, raw, str(path), cure)
     if architecture not in (said.architectures or [CAUSAL]):
-        raise LabError(f"{path}: holds a {shown(said.architectures[0])[1:-1]}, expected {architecture}; "  # type: ignore
-                       "choose another folder")
+        raise LabError(
+            f"{path}: holds a {shown(said.architectures[0])[1:-1]}, expected {architecture}; "  # type: ignore
+            "choose another folder"
+        )
     # transformers 5 has one rope_parameters; before, rope_theta and rope_scaling stood apart.
     rope = (said.rope_parameters or said.rope_scaling or RopeJson()).model_dump(exclude_unset=True)
     theta = rope.pop("rope_theta", None) or said.rope_theta or 10000.0
     head_dim = None if said.head_dim == said.hidden_size / said.num_attention_heads else said.head_dim
     try:
         config = ModelConfig(
-            vocab_size=said.vocab_size, dim=said.hidden_size, n_layers=said.num_hidden_layers,
-            n_heads=said.num_attention_heads, ffn_dim=said.intermediate_size,
+            vocab_size=said.vocab_size,
+            dim=said.hidden_size,
+            n_layers=said.num_hidden_layers,
+            n_heads=said.num_attention_heads,
+            ffn_dim=said.intermediate_size,
             n_kv_heads=said.num_key_value_heads or said.num_attention_heads,
-            max_seq_len=said.max_position_embeddings or 2048, rope_theta=theta,
-            rope_scaling=rope if rope_kind(rope) != "default" else None, norm_eps=said.rms_norm_eps,
-            tie_embeddings=bool(said.tie_word_embeddings), head_dim=head_dim)
+            max_seq_len=said.max_position_embeddings or 2048,
+            rope_theta=theta,
+            rope_scaling=rope if rope_kind(rope) != "default" else None,
+            norm_eps=said.rms_norm_eps,
+            tie_embeddings=bool(said.tie_word_embeddings),
+            head_dim=head_dim,
+        )
     except LabError as e:
         raise LabError(f"{path}: {e}") from e
     return config, raw

@@ -36,10 +36,20 @@ class Generation:
     logprobs: list[float]
 
 
-def generate(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, temperature: float = 1.0,
-             top_p: float = 1.0, top_k: int = 0, eos_id: int = 2, pad_id: int = 3, seed: int = 0,
-             batch_size: int = 256, precision: str = "auto",
-             progress: Callable[[int], object] | None = None) -> list[Generation]:
+def generate(
+    model: Llama,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    eos_id: int = 2,
+    pad_id: int = 3,
+    seed: int = 0,
+    batch_size: int = 256,
+    precision: str = "auto",
+    progress: Callable[[int], object] | None = None,
+) -> list[Generation]:
     """Continue each prompt by up to `max_new_tokens` tokens, or to eos_id. Results are in the order of the prompts.
 
     temperature 0 is greedy; precision "auto" is bf16 where the machine is fast at it and the batch not small. A
@@ -59,8 +69,10 @@ def generate(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, te
             odd = min(prompt) if min(prompt) < 0 else max(prompt)
             raise LabError(f"generate: prompt {i}: {no_row(odd, len(model.embed.weight))}")
         if len(prompt) + max_new_tokens > model.config.context:
-            raise LabError(f"generate: prompt {i} has {len(prompt)} tokens, with {max_new_tokens} new ones more than "
-                           f"the context of {model.config.context}; shorten it or lower max_new_tokens")
+            raise LabError(
+                f"generate: prompt {i} has {len(prompt)} tokens, with {max_new_tokens} new ones more than "
+                f"the context of {model.config.context}; shorten it or lower max_new_tokens"
+            )
     device = model.embed.weight.device
     head = model.lm_head.weight.detach().float()  # scores stay float32: bf16 would round log-probabilities to 1 %
     if precision_for(min(batch_size, len(prompts)), device, precision) == "bf16":
@@ -70,21 +82,34 @@ def generate(model: Llama, prompts: Sequence[list[int]], max_new_tokens: int, te
 
     def write(rows: Sequence[int]) -> None:
         with torch.inference_mode():
-            batch = _generate_batch(model, head, [prompts[i] for i in rows], _uniforms(rows, seed, max_new_tokens),
-                                    max_new_tokens, temperature, top_p, top_k, eos_id, pad_id, progress)
+            batch = _generate_batch(
+                model,
+                head,
+                [prompts[i] for i in rows],
+                _uniforms(rows, seed, max_new_tokens),
+                max_new_tokens,
+                temperature,
+                top_p,
+                top_k,
+                eos_id,
+                pad_id,
+                progress,
+            )
         for i, generation in zip(rows, batch, strict=True):
             results[i] = generation
 
     batches = []
     for rows in batches_of(order, batch_size):
         longest = len(prompts[rows[-1]])  # the last row is the longest
-        size = max(1, min(PAIRS // longest ** 2, CACHE // (cache_bytes(model) * (longest + max_new_tokens))))
-        batches += [rows[start:start + size] for start in range(0, len(rows), size)]
+        size = max(1, min(PAIRS // longest**2, CACHE // (cache_bytes(model) * (longest + max_new_tokens))))
+        batches += [rows[start : start + size] for start in range(0, len(rows), size)]
     in_parallel(write, batches, device)
     for i, generation in enumerate(results):
         if not all(map(math.isfinite, generation.logprobs)):
-            raise LabError(f"generate: the probabilities of answer {i} are no numbers; the model's weights are "
-                           "damaged: train or load it again")
+            raise LabError(
+                f"generate: the probabilities of answer {i} are no numbers; the model's weights are "
+                "damaged: train or load it again"
+            )
     return results
 
 
@@ -98,8 +123,10 @@ def check_sampling(temperature: float, top_p: float = 1.0, top_k: int = 0) -> No
     number from 0."""
     whole = isinstance(top_k, Integral) and top_k >= 0
     if not ((temperature == 0 or COLDEST <= temperature < math.inf) and 0 < top_p <= 1 and whole):
-        raise LabError(f"generate: temperature {shown(temperature)}, top_p {shown(top_p)}, top_k {shown(top_k)}; "
-                       f"allowed are 0 (greedy) or at least {COLDEST:g}, (0, 1], a whole number from 0 (off)")
+        raise LabError(
+            f"generate: temperature {shown(temperature)}, top_p {shown(top_p)}, top_k {shown(top_k)}; "
+            f"allowed are 0 (greedy) or at least {COLDEST:g}, (0, 1], a whole number from 0 (off)"
+        )
 
 
 def cache_bytes(model: Llama) -> int:
@@ -125,9 +152,19 @@ def _uniforms(rows: Sequence[int], seed: int, n: int) -> Tensor:
     return torch.stack(draws)
 
 
-def _generate_batch(model: Llama, head: Tensor, prompts: list[list[int]], uniforms: Tensor, max_new_tokens: int,
-                    temperature: float, top_p: float, top_k: int, eos_id: int, pad_id: int,
-                    progress: Callable[[int], object] | None) -> list[Generation]:
+def _generate_batch(
+    model: Llama,
+    head: Tensor,
+    prompts: list[list[int]],
+    uniforms: Tensor,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    eos_id: int,
+    pad_id: int,
+    progress: Callable[[int], object] | None,
+) -> list[Generation]:
     device, n = head.device, len(prompts)
     longest = max(map(len, prompts))
     tokens = torch.tensor([[pad_id] * (longest - len(p)) + p for p in prompts], device=device)  # (n, longest)
@@ -177,8 +214,9 @@ def _generate_batch(model: Llama, head: Tensor, prompts: list[list[int]], unifor
     return generations
 
 
-def sample(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p: float = 1.0,
-           top_k: int = 0) -> tuple[Tensor, Tensor]:
+def sample(
+    logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0
+) -> tuple[Tensor, Tensor]:
     """One token for each row, and its log-probability under the distribution it was drawn from: (rows,), (rows,).
 
     logits (rows, vocab), uniform (rows,) in [0, 1). The token is where the cumulated probabilities pass the uniform

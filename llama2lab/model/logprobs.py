@@ -48,25 +48,32 @@ def token_logprobs(model: Llama, tokens: Tensor, wanted: Tensor, temperature: fl
     ask = wanted[:, 1:]
     rows = max(1, LOGITS // model.config.vocab_size)
     parts = zip(hidden[ask].split(rows), tokens[:, 1:][ask].split(rows), strict=True)  # (asked, dim), (asked,)
-    picked = torch.cat([-F.cross_entropy(model.lm_head(states).float() / temperature, targets, reduction="none")
-                        for states, targets in parts])
+    picked = torch.cat(
+        [
+            -F.cross_entropy(model.lm_head(states).float() / temperature, targets, reduction="none")
+            for states, targets in parts
+        ]
+    )
     result = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
     result[:, 1:][ask] = picked
     return result
 
 
-def answer_loglikelihoods(model: Llama, encoded: Sequence[tuple[list[int], list[int]]], pad: int, machine: Machine,
-                          batch: int = 128) -> list[float]:
+def answer_loglikelihoods(
+    model: Llama, encoded: Sequence[tuple[list[int], list[int]]], pad: int, machine: Machine, batch: int = 128
+) -> list[float]:
     """Summed log-likelihood in nats of the masked tokens of each (ids, mask) pair."""
     return [tokens.sum().item() for tokens in answer_token_logprobs(model, encoded, pad, machine, batch)]
 
 
-def answer_token_logprobs(model: Llama, encoded: Sequence[tuple[list[int], list[int]]], pad: int, machine: Machine,
-                          batch: int = 128) -> list[Tensor]:
+def answer_token_logprobs(
+    model: Llama, encoded: Sequence[tuple[list[int], list[int]]], pad: int, machine: Machine, batch: int = 128
+) -> list[Tensor]:
     """Log-likelihoods in nats of the masked tokens of each (ids, mask) pair, each (marked tokens,)."""
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
     result = [torch.empty(0)] * len(encoded)
     with bar(len(order), "log-likelihoods", "text") as progress:
+
         def score(rows: Sequence[int]) -> None:
             tokens, _ = pad_right([encoded[i][0] for i in rows], pad)
             wanted, _ = pad_right([encoded[i][1] for i in rows], 0)
@@ -90,12 +97,15 @@ def sampling_gap(sampled: Tensor, scored: Tensor) -> dict[str, float]:
         sampled, scored: (tokens,) log-probabilities, `Generation.logprobs` and `token_logprobs`; at least one.
     """
     gap = sampled - scored
-    return {"sampling_gap": gap.abs().mean().item(), "sampling_gap_max": gap.abs().max().item(),
-            "sampling_kl": gap.mean().item()}
+    return {
+        "sampling_gap": gap.abs().mean().item(),
+        "sampling_gap_max": gap.abs().max().item(),
+        "sampling_kl": gap.mean().item(),
+    }
 
 
 def only_rounded(sampled: Tensor, scored: Tensor, precision: str) -> bool:
     """Whether the gap between sampling and scoring can be rounding in this precision; see `sampling_gap`."""
     gap = sampled - scored
-    noise = 3 * gap.std().item() / len(gap)**0.5 if len(gap) > 1 else 0.0
+    noise = 3 * gap.std().item() / len(gap) ** 0.5 if len(gap) > 1 else 0.0
     return gap.square().mean().sqrt().item() <= ROUNDING[precision] and gap.mean().item() <= SAMPLING_KL + noise

@@ -47,25 +47,34 @@ class ModelConfig:
             if not isinstance(value, int) or value < 1:
                 raise LabError(f"model config: {name} is {value!r}; give a whole number of at least 1")
         if self.head_dim is None and self.dim % self.n_heads:
-            raise LabError(f"model config: dim {self.dim} is not divisible by n_heads {self.n_heads}; "
-                           "change one of them or give head_dim")
+            raise LabError(
+                f"model config: dim {self.dim} is not divisible by n_heads {self.n_heads}; "
+                "change one of them or give head_dim"
+            )
         if self.n_heads % self.n_kv_heads:
-            raise LabError(f"model config: n_heads {self.n_heads} is not divisible by n_kv_heads "
-                           f"{self.n_kv_heads}; every KV head serves the same number of query heads")
+            raise LabError(
+                f"model config: n_heads {self.n_heads} is not divisible by n_kv_heads "
+                f"{self.n_kv_heads}; every KV head serves the same number of query heads"
+            )
         if self.head_size < 2 or self.head_size % 2:
-            raise LabError(f"model config: head_dim {self.head_size} is odd or below 2; rotary positions "
-                           "turn pairs, give an even head_dim")
+            raise LabError(
+                f"model config: head_dim {self.head_size} is odd or below 2; rotary positions "
+                "turn pairs, give an even head_dim"
+            )
         if self.rope_theta <= 0 or self.norm_eps < 0:
-            raise LabError(f"model config: rope_theta {self.rope_theta} must be positive and norm_eps "
-                           f"{self.norm_eps} not negative")
+            raise LabError(
+                f"model config: rope_theta {self.rope_theta} must be positive and norm_eps {self.norm_eps} not negative"
+            )
         try:
             turns, loudness = rope_frequencies(self.head_size, self.rope_theta, self.max_seq_len, self.rope_scaling)
             possible = bool(turns.isfinite().all()) and math.isfinite(loudness)
         except (ArithmeticError, ValueError):  # a logarithm of 0, a division by 0
             possible = False
         if not possible:
-            raise LabError(f"model config: rope_theta {self.rope_theta} and rope scaling {self.rope_scaling} give "
-                           "angles that are no numbers; take those that the model was trained with")
+            raise LabError(
+                f"model config: rope_theta {self.rope_theta} and rope scaling {self.rope_scaling} give "
+                "angles that are no numbers; take those that the model was trained with"
+            )
 
     @property
     def head_size(self) -> int:
@@ -96,8 +105,10 @@ SIZES: dict[str, ModelConfig] = {
 
 
 def no_row(token: int, vocab_size: int) -> LabError:
-    return LabError(f"the text holds token {token}, the model has rows for {vocab_size} only: tokenizer and model do "
-                    "not belong together; open the model with the tokenizer that it was saved with")
+    return LabError(
+        f"the text holds token {token}, the model has rows for {vocab_size} only: tokenizer and model do "
+        "not belong together; open the model with the tokenizer that it was saved with"
+    )
 
 
 class RMSNorm(nn.Module):
@@ -195,8 +206,9 @@ class Llama(nn.Module):
         cos, sin = rope_tables(c.head_size, c.rope_theta, c.max_seq_len, c.rope_scaling, seq_len)
         return cos.to(device), sin.to(device)
 
-    def hidden(self, tokens: Tensor, positions: Tensor | None = None, mask: Tensor | None = None,
-               cache: KVCache | None = None) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, positions: Tensor | None = None, mask: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
         """States after the final norm. tokens (batch, seq) -> (batch, seq, dim).
 
         `positions` (batch or 1, seq) count from 0; by default the tokens follow those in the cache. `mask` is
@@ -208,8 +220,10 @@ class Llama(nn.Module):
         k_len = past + tokens.shape[1]
         if positions is None:
             if k_len > self.config.context:
-                raise LabError(f"the model reads at most {self.config.context} tokens, here are {k_len}; "
-                               "shorten the text or choose a model with a longer context (max_seq_len)")
+                raise LabError(
+                    f"the model reads at most {self.config.context} tokens, here are {k_len}; "
+                    "shorten the text or choose a model with a longer context (max_seq_len)"
+                )
             positions = torch.arange(past, k_len, device=tokens.device)[None]
         if mask is None:
             mask = causal_mask(tokens.shape[1], k_len, tokens.device)
@@ -227,7 +241,8 @@ class Llama(nn.Module):
             cache.length = k_len
         return self.norm(x)
 
-    def forward(self, tokens: Tensor, positions: Tensor | None = None, mask: Tensor | None = None,
-                cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, positions: Tensor | None = None, mask: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
         """Logits of each next token. tokens (batch, seq) -> (batch, seq, vocab); see `hidden`."""
         return self.lm_head(self.hidden(tokens, positions, mask, cache))

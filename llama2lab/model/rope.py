@@ -18,8 +18,9 @@ def rope_kind(scaling: dict | None) -> str:
     return scaling.get("rope_type") or scaling.get("type") or "default"
 
 
-def rope_frequencies(size: int, theta: float, max_seq_len: int, scaling: dict | None,
-                     seq_len: int = 0) -> tuple[Tensor, float]:
+def rope_frequencies(
+    size: int, theta: float, max_seq_len: int, scaling: dict | None, seq_len: int = 0
+) -> tuple[Tensor, float]:
     """Radians a token that each pair of a head turns by, (size/2,), and the factor on cos and sin.
 
     RoFormer section 3.2.2, with the usual ways to stretch a trained context: linear interpolation
@@ -70,6 +71,7 @@ def rope_frequencies(size: int, theta: float, max_seq_len: int, scaling: dict | 
 
         def loudness(m: float) -> float:
             return 0.1 * m * math.log(factor) + 1
+
         m, m_all = scaling.get("mscale"), scaling.get("mscale_all_dim")
         default = loudness(m) / loudness(m_all) if m and m_all else loudness(1)
         return plain * keep + plain / factor * (1 - keep), float(scaling.get("attention_factor") or default)

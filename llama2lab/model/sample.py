@@ -12,15 +12,32 @@ from llama2lab.model.generate import generate
 from llama2lab.model.network import Llama
 
 
-def sample_answers(model: Llama, tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Sequence[dict]], *,
-                   k: int = 1, temperature: float = 1.0, max_new_tokens: int = 48, seed: int = 0,
-                   precision: str = "fp32", what: str = "sampling") -> list[list[str]]:
+def sample_answers(
+    model: Llama,
+    tokenizer: PreTrainedTokenizerFast,
+    conversations: Sequence[Sequence[dict]],
+    *,
+    k: int = 1,
+    temperature: float = 1.0,
+    max_new_tokens: int = 48,
+    seed: int = 0,
+    precision: str = "fp32",
+    what: str = "sampling",
+) -> list[list[str]]:
     """`k` answers to each conversation (its last message is a user's), as texts."""
     encoded = encode_chats(tokenizer, [list(m) for m in conversations], add_generation_prompt=True)
     prompts = [ids for ids, _ in encoded for _ in range(k)]
     with bar(len(prompts), what, "answer") as progress:
-        generations = generate(model, prompts, max_new_tokens, temperature=temperature, seed=seed,
-                               eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id, precision=precision,
-                               progress=progress.update)
+        generations = generate(
+            model,
+            prompts,
+            max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            eos_id=tokenizer.eos_token_id,
+            pad_id=tokenizer.pad_token_id,
+            precision=precision,
+            progress=progress.update,
+        )
     texts = [decode_answer(tokenizer, g.tokens) for g in generations]
-    return [texts[i * k:(i + 1) * k] for i in range(len(conversations))]
+    return [texts[i * k : (i + 1) * k] for i in range(len(conversations))]

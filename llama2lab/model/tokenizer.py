@@ -29,29 +29,49 @@ EOS_ID, PAD_ID = 2, 3
 SMALLEST = len(CONTROL_TOKENS) + 256
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, max_len: int = 4096, chat_template: str = "",
-                    ) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    texts: Iterable[str],
+    vocab_size: int,
+    max_len: int = 4096,
+    chat_template: str = "",
+) -> PreTrainedTokenizerFast:
     """A tokenizer of at most vocab_size tokens (fewer when the texts hold no more pairs to merge).
 
     The padding token is one of its own: were it </s>, masking the padding would hide the end of answers too.
     Raises LabError when vocab_size has no room for control tokens and bytes, or a text is no Unicode.
     """
     if vocab_size < SMALLEST:
-        raise LabError(f"tokenizer: vocab_size is {vocab_size}; give at least {SMALLEST} "
-                       f"({len(CONTROL_TOKENS)} control tokens and 256 bytes)")
+        raise LabError(
+            f"tokenizer: vocab_size is {vocab_size}; give at least {SMALLEST} "
+            f"({len(CONTROL_TOKENS)} control tokens and 256 bytes)"
+        )
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Digits(individual_digits=True),
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=list(CONTROL_TOKENS), show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(CONTROL_TOKENS),
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     tokenizer.train_from_iterator((_check(text) for text in texts), trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token=UNK, bos_token=BOS, eos_token=EOS, pad_token=PAD,
-        extra_special_tokens=list(CONTROL_TOKENS[4:]), chat_template=chat_template or None, model_max_length=max_len,
-        padding_side="left", clean_up_tokenization_spaces=False)
+        tokenizer_object=tokenizer,
+        unk_token=UNK,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        extra_special_tokens=list(CONTROL_TOKENS[4:]),
+        chat_template=chat_template or None,
+        model_max_length=max_len,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def load_tokenizer(path: str | Path) -> Any:
@@ -65,8 +85,10 @@ def load_tokenizer(path: str | Path) -> Any:
     if not (folder / "tokenizer.json").exists():
         found = sorted(folder.glob("*.model"))
         if len(found) != 1:
-            raise LabError(f"{folder} holds no tokenizer (tokenizer.json, or one SentencePiece .model file); "
-                           "save the model with its tokenizer")
+            raise LabError(
+                f"{folder} holds no tokenizer (tokenizer.json, or one SentencePiece .model file); "
+                "save the model with its tokenizer"
+            )
         return with_spaces(_load_sentencepiece(found[0]))
     check_tokenizer_files(folder)
     cure = "give a folder with tokenizer.json or the name of a model on the hub"
@@ -87,8 +109,10 @@ def find_folder(path_or_name: str | Path, files: Sequence[str] = ("*.json", "*.s
     try:
         return Path(snapshot_download(name, allow_patterns=list(files)))
     except Exception as e:  # network, missing, gated, ...: the hub's own errors are many
-        raise LabError(f"{name}: no such folder, and not to be had from the hub ({first_line(e)}); check the path, "
-                       "the name and the network") from e
+        raise LabError(
+            f"{name}: no such folder, and not to be had from the hub ({first_line(e)}); check the path, "
+            "the name and the network"
+        ) from e
 
 
 def with_spaces(tokenizer: Any) -> Any:
@@ -102,14 +126,20 @@ def with_spaces(tokenizer: Any) -> Any:
         return tokenizer
     mark = splitter["replacement"]
     exact = Tokenizer.from_str(backend.to_str())
-    exact.normalizer = normalizers.Sequence([*([exact.normalizer] if exact.normalizer else []),
-                                             normalizers.Prepend(mark), normalizers.Replace(" ", mark)])
+    exact.normalizer = normalizers.Sequence(
+        [*([exact.normalizer] if exact.normalizer else []), normalizers.Prepend(mark), normalizers.Replace(" ", mark)]
+    )
     exact.pre_tokenizer = None
     names = {f"{name}_token": getattr(tokenizer, f"{name}_token") for name in ("unk", "bos", "eos", "pad")}
     return PreTrainedTokenizerFast(
-        tokenizer_object=exact, **names, extra_special_tokens=list(tokenizer.extra_special_tokens),
-        chat_template=tokenizer.chat_template, model_max_length=tokenizer.model_max_length,
-        padding_side=tokenizer.padding_side, clean_up_tokenization_spaces=False)
+        tokenizer_object=exact,
+        **names,
+        extra_special_tokens=list(tokenizer.extra_special_tokens),
+        chat_template=tokenizer.chat_template,
+        model_max_length=tokenizer.model_max_length,
+        padding_side=tokenizer.padding_side,
+        clean_up_tokenization_spaces=False,
+    )
 
 
 # ---- text to ids -----------------------------------------------------------------------------------------------
@@ -131,8 +161,14 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], control: bool = False) ->
     plain = None if control else _plain(tokenizer)
     if plain is not None:
         return [plain.checked(e.ids) for e in plain.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-    return tokenizer(texts, add_special_tokens=False, split_special_tokens=not control,
-                     return_attention_mask=False, return_token_type_ids=False, verbose=False)["input_ids"]
+    return tokenizer(
+        texts,
+        add_special_tokens=False,
+        split_special_tokens=not control,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )["input_ids"]
 
 
 def encode_pieces(tokenizer: Any, chats: Sequence[Sequence[str]]) -> list[list[list[int]]]:
@@ -249,8 +285,10 @@ def _check(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as e:
-        raise LabError(f"text is not valid Unicode: lone surrogate {text[e.start]!r} at character {e.start + 1} of "
-                       f"{text[:40]!r}; mend the file it comes from") from e
+        raise LabError(
+            f"text is not valid Unicode: lone surrogate {text[e.start]!r} at character {e.start + 1} of "
+            f"{text[:40]!r}; mend the file it comes from"
+        ) from e
     return text
 
 
@@ -276,5 +314,9 @@ def _load_sentencepiece(model: Path) -> Any:
     # transformers finds it under this name alone.
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(model, Path(folder) / "tokenizer.model")
-        return _from_pretrained(LlamaTokenizer, Path(folder), f"{model}: not a SentencePiece model that transformers "
-                                "reads", "save the model with its tokenizer again")
+        return _from_pretrained(
+            LlamaTokenizer,
+            Path(folder),
+            f"{model}: not a SentencePiece model that transformers reads",
+            "save the model with its tokenizer again",
+        )

@@ -59,9 +59,11 @@ def check_tokenizer_files(folder: Path) -> None:
     if settings.exists():
         found = validated(TokenizerJson, _read(settings), str(settings), CURE)
         if found.auto_map:
-            raise LabError(f"{settings}: auto_map names code of the folder's own ({shown(found.auto_map)}), which is "
-                           "never run here; open the tokenizer with transformers where you trust it, save it as "
-                           "tokenizer.json and remove auto_map")
+            raise LabError(
+                f"{settings}: auto_map names code of the folder's own ({shown(found.auto_map)}), which is "
+                "never run here; open the tokenizer with transformers where you trust it, save it as "
+                "tokenizer.json and remove auto_map"
+            )
     tokenizer = folder / "tokenizer.json"
     parts = _read(tokenizer)
     if not isinstance(parts, dict):
@@ -70,8 +72,10 @@ def check_tokenizer_files(folder: Path) -> None:
         for pattern in _patterns(parts.get(part)):
             why = endless(pattern)
             if why:
-                raise LabError(f"{tokenizer}: the pattern {shown(pattern)} of its {part} {why}, so that a short text "
-                               "could hold the machine for ever; choose another tokenizer")
+                raise LabError(
+                    f"{tokenizer}: the pattern {shown(pattern)} of its {part} {why}, so that a short text "
+                    "could hold the machine for ever; choose another tokenizer"
+                )
 
 
 def endless(pattern: str) -> str:

@@ -16,15 +16,22 @@ BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D
 INK, LINES = "#6f6f6f", "rgba(128,128,128,0.25)"
 
 
-def style(fig: go.Figure, x: str = "", y: str = "", height: int = 380, legend: bool = True,
-          left: int = 60, bottom: int = 110) -> go.Figure | None:
+def style(
+    fig: go.Figure, x: str = "", y: str = "", height: int = 380, legend: bool = True, left: int = 60, bottom: int = 110
+) -> go.Figure | None:
     """The look of every figure, and the titles of its axes; None for a figure without data."""
     if not fig.data:
         return None
-    fig.update_layout(height=height, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", showlegend=legend,
-                      font={"family": "system-ui, sans-serif", "size": 13, "color": INK}, hovermode="closest",
-                      margin={"l": left, "r": 30, "t": 30, "b": bottom if legend else 50},
-                      legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0})
+    fig.update_layout(
+        height=height,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        showlegend=legend,
+        font={"family": "system-ui, sans-serif", "size": 13, "color": INK},
+        hovermode="closest",
+        margin={"l": left, "r": 30, "t": 30, "b": bottom if legend else 50},
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
+    )
     for axes, title in ((fig.update_xaxes, x), (fig.update_yaxes, y)):
         axes(gridcolor=LINES, zerolinecolor=LINES, linecolor=LINES, title_standoff=8)
         if title:
@@ -34,8 +41,14 @@ def style(fig: go.Figure, x: str = "", y: str = "", height: int = 380, legend: b
 
 def errors(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Plotly's error bars of figures, from the mean to the ends of the interval."""
-    return {"type": "data", "symmetric": False, "thickness": 1.5, "width": 4,
-            "array": [f["high"] - f["mean"] for f in figures], "arrayminus": [f["mean"] - f["low"] for f in figures]}
+    return {
+        "type": "data",
+        "symmetric": False,
+        "thickness": 1.5,
+        "width": 4,
+        "array": [f["high"] - f["mean"] for f in figures],
+        "arrayminus": [f["mean"] - f["low"] for f in figures],
+    }
 
 
 def tame(text: str) -> str:
@@ -47,7 +60,7 @@ def tame(text: str) -> str:
 def plain(text: str, longest: int = 28) -> str:
     """A name for a figure, as it is written: plotly would read <b> and <a href> in it. A long name is cut."""
     shown = tame(text)
-    shown = shown if len(shown) <= longest else shown[:longest - 1] + "…"
+    shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
     return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("$", "&#36;")
 
 

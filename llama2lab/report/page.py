@@ -55,26 +55,41 @@ def report(runs: Sequence[Path], out: Path) -> Path:
         raise LabError(f"these runs are of different kinds ({', '.join(sorted(kinds))}); give runs of one kind")
     copies = any(a["stages"] == b["stages"] and a.get("seed") == b.get("seed") for a, b in combinations(each, 2))
     if copies or len({run.resolve() for run in runs}) < len(runs):
-        raise LabError("the same run, or a copy of it, is given twice; give each once, or its figures would count "
-                       "double")
+        raise LabError(
+            "the same run, or a copy of it, is given twice; give each once, or its figures would count double"
+        )
     splits = {str(one["split"]) for one in each if one.get("split")}
     if len(splits) > 1:
-        raise LabError(f"these runs were measured on different prompts ({', '.join(sorted(splits))}); give runs of one "
-                       "evaluate.split")
+        raise LabError(
+            f"these runs were measured on different prompts ({', '.join(sorted(splits))}); give runs of one "
+            "evaluate.split"
+        )
     pooled = pool(each)
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
-                                     undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     source = resources.files("llama2lab").joinpath("report/templates/report.html.j2").read_text(encoding="utf-8")
     page = environment.from_string(source).render(
-        version=__version__, css=look.css(), preset=kinds.pop(), seeds=[one.get("seed") for one in each],
+        version=__version__,
+        css=look.css(),
+        preset=kinds.pop(),
+        seeds=[one.get("seed") for one in each],
         unfinished=[str(run) for run, one in zip(runs, each, strict=True) if one.get("unfinished")],
         warnings=list(dict.fromkeys(line for one in each for line in warnings(one))),
-        machine=machine_line(each[0]), seconds=[total_seconds(one) for one in each],
-        town=is_town(pooled), promises=promises(runs, each) if is_town(pooled) else [], figure_text=figure_text,
-        recipe=recipe_rows(pooled), sections=[s for s in sections(pooled) if s.figure is not None or s.tables],
-        samples=(metrics(each[0], "base").get("samples") or [])[-6:], examples=examples(runs[0], each[0]),
-        dialogues=kept_dialogue(runs[0]), all_figures=all_figures(pooled), plotlyjs=get_plotlyjs(),
-        limits=[*(TOWN_LIMITS if is_town(pooled) else TEXT_LIMITS), *LIMITS])
+        machine=machine_line(each[0]),
+        seconds=[total_seconds(one) for one in each],
+        town=is_town(pooled),
+        promises=promises(runs, each) if is_town(pooled) else [],
+        figure_text=figure_text,
+        recipe=recipe_rows(pooled),
+        sections=[s for s in sections(pooled) if s.figure is not None or s.tables],
+        samples=(metrics(each[0], "base").get("samples") or [])[-6:],
+        examples=examples(runs[0], each[0]),
+        dialogues=kept_dialogue(runs[0]),
+        all_figures=all_figures(pooled),
+        plotlyjs=get_plotlyjs(),
+        limits=[*(TOWN_LIMITS if is_town(pooled) else TEXT_LIMITS), *LIMITS],
+    )
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, page.encode("utf-8", "replace").decode("utf-8"))
@@ -83,8 +98,11 @@ def report(runs: Sequence[Path], out: Path) -> Path:
 
 def machine_line(results: Results) -> str:
     machine = results.get("machine") or {}
-    return ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in machine.items()
-                     if isinstance(v, int | float) or (isinstance(v, str) and v))
+    return ", ".join(
+        f"{k.replace('_', ' ')} {v}"
+        for k, v in machine.items()
+        if isinstance(v, int | float) or (isinstance(v, str) and v)
+    )
 
 
 # ---- the recipe as a table ---------------------------------------------------------------------------------------
@@ -116,8 +134,16 @@ def recipe_rows(results: Results) -> list[dict[str, Any]]:
         words = [f"{label} {figure['mean']:.2f}" for label, figure in found if figure]
         if isinstance(metrics(results, name).get("bytes_per_token"), int | float):
             words.append(f"{metrics(results, name)['bytes_per_token']:.2f} bytes a token")
-        rows.append({"section": section, "module": module, "stage": name, "seconds": stage.get("seconds"),
-                     "memory": stage.get("peak_memory_mb"), "changed": ", ".join(words)})
+        rows.append(
+            {
+                "section": section,
+                "module": module,
+                "stage": name,
+                "seconds": stage.get("seconds"),
+                "memory": stage.get("peak_memory_mb"),
+                "changed": ", ".join(words),
+            }
+        )
     return rows
 
 
@@ -127,55 +153,100 @@ def recipe_rows(results: Results) -> list[dict[str, Any]]:
 def sections(r: Results) -> list[Section]:
     """The parts of the page, in the order of the paper; those without data are left out later."""
     return [
-        Section("Pretraining", "Next-token prediction on the corpus (section 2).",
-                "A steep start while the model learns words, then a long slope while it learns facts.",
-                plots.pretraining_loss(r), [base_table(r)]),
-        Section("Supervised fine-tuning", "The loss on answers' tokens only (section 3.1).",
-                "Where each curve flattens: noise has no pattern to learn, so its loss stays higher.",
-                plots.finetuning_loss(r)),
-        Section("Quality is all you need", "Few clean demonstrations against many noisy ones, from the same base "
-                "model (section 3.1; Meta used 27,540 examples and set millions of others aside).",
-                "The clean model should be ahead although it saw fewer examples.", plots.clean_against_noisy(r)),
-        Section("Reward accuracy by grade", "How often a reward model prefers the answer the annotator preferred, by "
-                "how clear the preference was; the dashed line is the report's Table 8, of a 70B model on Meta's "
-                "own pairs, so compare the shapes and not the heights.",
-                "Accuracy should rise from near chance on unclear pairs to high on clear ones.",
-                plots.accuracy_by_grade(r), [grades_table(r)]),
-        Section("Reward accuracy over the rounds",
-                "Each round's reward models, on held-out pairs of all rounds so far.",
-                "More pairs should help; that pairs get harder as answers get better works against it.",
-                plots.accuracy_by_round(r)),
-        Section("Two heads compared", "The report's head reads the last token's state. Ours, marked as our "
-                "deviation, adds one learned weight on the frozen chat model's log-likelihood of the answer's worst "
-                "tokens, as at this size the plain head hardly sees whether a fact is true. The safety model has it, "
-                "too.",
-                "Compare agreement with annotators, then truth, then what policies make of each.",
-                None, [heads_table(r)]),
-        Section("Calibration", "Pairs sorted by how sure the reward model is of its choice (the report's Figure 29 "
-                "asks the same of its scores).",
-                "Points under the dotted line: the model is surer than it has a right to be.", plots.calibration(r)),
-        Section("Best of K", "The best of K answers to a prompt (section 3.2.3, Figure 7). The reward always finds its "
-                "own best better; the truth follows only as far as the reward sees it.",
-                "The best rises with K while the median stays; the gap to the grey line is what the reward misses.",
-                plots.best_of_k(r)),
-        Section("PPO", "The last step of V5 (section 3.2.3): the reward it climbs, the truth of what it writes, and "
-                "the usual signs of health.",
-                "Reward and truth should rise together; truth that falls while the reward rises is over-optimisation.",
-                plots.ppo_curves(r)),
-        Section("Five versions", "All versions on held-out prompts, judged by the oracle: no model was trained "
-                "on these prompts.",
-                "Upwards is safer, to the right more helpful; error bars are 95 % intervals.",
-                plots.versions_plane(r), [versions_table(r)]),
-        Section("Ghost Attention", "An instruction is given once, before the first question (section 3.3). The "
-                "report's Table 30 found 100, 10, 0 and 0 % at turns 2, 4, 6 and 20 without, and 100 % with.",
-                "How soon the instruction is lost without, and how long it holds with.",
-                plots.gatt_by_turn(r), [gatt_table(r)]),
-        Section("Violations and false refusals", "Safety has two ways to fail. The report saw false refusals on "
-                "borderline prompts grow from 15 to 27 % with more safety data (Figure 33).",
-                "Red should fall without orange and blue rising.", plots.violations_and_refusals(r)),
-        Section("Skill by skill", "Correct answers on held-out content.",
-                "The skills where the circle stands clear of the diamond, and those where it does not.",
-                plots.skills(r)),
+        Section(
+            "Pretraining",
+            "Next-token prediction on the corpus (section 2).",
+            "A steep start while the model learns words, then a long slope while it learns facts.",
+            plots.pretraining_loss(r),
+            [base_table(r)],
+        ),
+        Section(
+            "Supervised fine-tuning",
+            "The loss on answers' tokens only (section 3.1).",
+            "Where each curve flattens: noise has no pattern to learn, so its loss stays higher.",
+            plots.finetuning_loss(r),
+        ),
+        Section(
+            "Quality is all you need",
+            "Few clean demonstrations against many noisy ones, from the same base "
+            "model (section 3.1; Meta used 27,540 examples and set millions of others aside).",
+            "The clean model should be ahead although it saw fewer examples.",
+            plots.clean_against_noisy(r),
+        ),
+        Section(
+            "Reward accuracy by grade",
+            "How often a reward model prefers the answer the annotator preferred, by "
+            "how clear the preference was; the dashed line is the report's Table 8, of a 70B model on Meta's "
+            "own pairs, so compare the shapes and not the heights.",
+            "Accuracy should rise from near chance on unclear pairs to high on clear ones.",
+            plots.accuracy_by_grade(r),
+            [grades_table(r)],
+        ),
+        Section(
+            "Reward accuracy over the rounds",
+            "Each round's reward models, on held-out pairs of all rounds so far.",
+            "More pairs should help; that pairs get harder as answers get better works against it.",
+            plots.accuracy_by_round(r),
+        ),
+        Section(
+            "Two heads compared",
+            "The report's head reads the last token's state. Ours, marked as our "
+            "deviation, adds one learned weight on the frozen chat model's log-likelihood of the answer's worst "
+            "tokens, as at this size the plain head hardly sees whether a fact is true. The safety model has it, "
+            "too.",
+            "Compare agreement with annotators, then truth, then what policies make of each.",
+            None,
+            [heads_table(r)],
+        ),
+        Section(
+            "Calibration",
+            "Pairs sorted by how sure the reward model is of its choice (the report's Figure 29 "
+            "asks the same of its scores).",
+            "Points under the dotted line: the model is surer than it has a right to be.",
+            plots.calibration(r),
+        ),
+        Section(
+            "Best of K",
+            "The best of K answers to a prompt (section 3.2.3, Figure 7). The reward always finds its "
+            "own best better; the truth follows only as far as the reward sees it.",
+            "The best rises with K while the median stays; the gap to the grey line is what the reward misses.",
+            plots.best_of_k(r),
+        ),
+        Section(
+            "PPO",
+            "The last step of V5 (section 3.2.3): the reward it climbs, the truth of what it writes, and "
+            "the usual signs of health.",
+            "Reward and truth should rise together; truth that falls while the reward rises is over-optimisation.",
+            plots.ppo_curves(r),
+        ),
+        Section(
+            "Five versions",
+            "All versions on held-out prompts, judged by the oracle: no model was trained on these prompts.",
+            "Upwards is safer, to the right more helpful; error bars are 95 % intervals.",
+            plots.versions_plane(r),
+            [versions_table(r)],
+        ),
+        Section(
+            "Ghost Attention",
+            "An instruction is given once, before the first question (section 3.3). The "
+            "report's Table 30 found 100, 10, 0 and 0 % at turns 2, 4, 6 and 20 without, and 100 % with.",
+            "How soon the instruction is lost without, and how long it holds with.",
+            plots.gatt_by_turn(r),
+            [gatt_table(r)],
+        ),
+        Section(
+            "Violations and false refusals",
+            "Safety has two ways to fail. The report saw false refusals on "
+            "borderline prompts grow from 15 to 27 % with more safety data (Figure 33).",
+            "Red should fall without orange and blue rising.",
+            plots.violations_and_refusals(r),
+        ),
+        Section(
+            "Skill by skill",
+            "Correct answers on held-out content.",
+            "The skills where the circle stands clear of the diamond, and those where it does not.",
+            plots.skills(r),
+        ),
     ]
 
 
@@ -184,12 +255,17 @@ Table = tuple[list[str], list[list[str]]]
 
 def base_table(r: Results) -> Table:
     m = metrics(r, "base")
-    shown = (("parameters", "parameters", ",.0f"), ("tokens", "tokens", ",.0f"),
-             ("tokens a second", "tokens_per_second", ",.0f"),
-             ("share of this machine's matrix-product ceiling", "share_of_ceiling", ".1%"))
+    shown = (
+        ("parameters", "parameters", ",.0f"),
+        ("tokens", "tokens", ",.0f"),
+        ("tokens a second", "tokens_per_second", ",.0f"),
+        ("share of this machine's matrix-product ceiling", "share_of_ceiling", ".1%"),
+    )
     rows = [[words, f"{m[key]:{form}}"] for words, key, form in shown if isinstance(m.get(key), int | float)]
-    for words, key in (("facts of the world it completes rightly", "known_facts"),
-                       ("bits a byte, held out", "bits_per_byte")):
+    for words, key in (
+        ("facts of the world it completes rightly", "known_facts"),
+        ("bits a byte, held out", "bits_per_byte"),
+    ):
         if find(r, "base", key):
             rows.append([words, figure_text(find(r, "base", key))])
     return ["base model", ""], rows
@@ -203,8 +279,13 @@ def grades_table(r: Results) -> Table:
         for stage in (f"reward-{kind}-v{last}", f"reward-{kind}", f"reward-{kind}-v{last}-linear"):
             if find(r, stage, "accuracy"):
                 figures = [find(r, stage, "accuracy_by_grade", g) for g in GRADES] + [find(r, stage, "accuracy")]
-                rows.append([f"{kind}, {plots.head_name(r, stage)}", *map(figure_text, figures),
-                             figure_text(find(r, stage, "accuracy_on_other"))])
+                rows.append(
+                    [
+                        f"{kind}, {plots.head_name(r, stage)}",
+                        *map(figure_text, figures),
+                        figure_text(find(r, stage, "accuracy_on_other")),
+                    ]
+                )
                 found = True
         if found:
             other = {"helpfulness": "0.628", "safety": "0.562"}[kind]  # Table 8, averages on the other test set
@@ -214,38 +295,55 @@ def grades_table(r: Results) -> Table:
 
 def heads_table(r: Results) -> Table:
     last = last_version(r)
-    stages = {"likelihood": (f"reward-helpfulness-v{last}", "rlhf-v5"),
-              "linear": (f"reward-helpfulness-v{last}-linear", "rlhf-v5-linear")}
+    stages = {
+        "likelihood": (f"reward-helpfulness-v{last}", "rlhf-v5"),
+        "linear": (f"reward-helpfulness-v{last}-linear", "rlhf-v5-linear"),
+    }
     if not find(r, stages["linear"][0], "accuracy"):
         return [], []
     rows: list[list[str]] = []
-    for words, path in (("agrees with annotators", ("accuracy",)),
-                        ("... where they were sure", ("accuracy_by_grade", "significantly")),
-                        ("picks the true fact of a pair that differs in nothing else", ("truth",))):
+    for words, path in (
+        ("agrees with annotators", ("accuracy",)),
+        ("... where they were sure", ("accuracy_by_grade", "significantly")),
+        ("picks the true fact of a pair that differs in nothing else", ("truth",)),
+    ):
         rows.append([words, *(figure_text(find(r, stages[h][0], *path)) for h in stages)])
     best = metrics(r, "best-of-k")
     for words, key in (("best of {}: true helpfulness", "pick"), ("best of {}: correct", "correct")):
         tops = [(best.get(h, {}).get("truth") or [None])[-1] for h in stages]
         if all(tops):
             rows.append([words.format(round(tops[0]["k"])), *(figure_text(top[key]) for top in tops)])
-    for words, key in (("PPO on it: true helpfulness", "helpfulness"), ("PPO on it: correct", "correct"),
-                       ("PPO on it: wins against SFT", "win_rate_vs_sft")):
+    for words, key in (
+        ("PPO on it: true helpfulness", "helpfulness"),
+        ("PPO on it: correct", "correct"),
+        ("PPO on it: wins against SFT", "win_rate_vs_sft"),
+    ):
         rows.append([words, *(figure_text(find(r, stages[h][1], key)) for h in stages)])
     return ["", "with likelihood (ours)", "the report's head"], rows
 
 
 def versions_table(r: Results) -> Table:
-    shown = (("helpfulness", "helpfulness"), ("correct", "correct"), ("violations", "violation_rate"),
-             ("false refusals", "false_refusal_rate"), ("borderline refusals", "borderline_refusal_rate"),
-             ("wins vs SFT", "win_rate_vs_sft"))
+    shown = (
+        ("helpfulness", "helpfulness"),
+        ("correct", "correct"),
+        ("violations", "violation_rate"),
+        ("false refusals", "false_refusal_rate"),
+        ("borderline refusals", "borderline_refusal_rate"),
+        ("wins vs SFT", "win_rate_vs_sft"),
+    )
     stages = chat_stages(r)
-    return (["stage", *(words for words, _ in shown)] if stages else [],
-            [[short_name(s), *(figure_text(find(r, s, metric)) for _, metric in shown)] for s in stages])
+    return (
+        ["stage", *(words for words, _ in shown)] if stages else [],
+        [[short_name(s), *(figure_text(find(r, s, metric)) for _, metric in shown)] for s in stages],
+    )
 
 
 def gatt_table(r: Results) -> Table:
-    rows = [[short_name(s), *(figure_text(find(r, s, "retention", t)) for t in plots.TURNS)]
-            for s in ("rlhf-v3", "gatt", "rlhf-v4", "rlhf-v5") if find(r, s, "retention", "1")]
+    rows = [
+        [short_name(s), *(figure_text(find(r, s, "retention", t)) for t in plots.TURNS)]
+        for s in ("rlhf-v3", "gatt", "rlhf-v4", "rlhf-v5")
+        if find(r, s, "retention", "1")
+    ]
     return (["turn", *plots.TURNS] if rows else []), rows
 
 
@@ -256,8 +354,11 @@ def examples(run: Path, results: Results) -> list[dict[str, Any]]:
     """The same held-out prompts answered by every stage: the first prompt of each skill in the test set, two unsafe
     and two borderline ones. The first, so that nobody chose them."""
     stages = [s for s in chat_stages(results) if s != "sft-noisy" and not s.endswith(("-random", "-linear"))]
-    answers = {s: {row.prompt_id: row for row in kept(Answer, run / s / "answers.jsonl")}
-               for s in stages if (run / s / "answers.jsonl").exists()}
+    answers = {
+        s: {row.prompt_id: row for row in kept(Answer, run / s / "answers.jsonl")}
+        for s in stages
+        if (run / s / "answers.jsonl").exists()
+    }
     if not answers:
         return []
     picked: list[Answer] = []
@@ -266,9 +367,19 @@ def examples(run: Path, results: Results) -> list[dict[str, Any]]:
         group = row.kind if row.kind in room else row.skill
         if sum((p.kind if p.kind in room else p.skill) == group for p in picked) < room.get(group, 1):
             picked.append(row)
-    return [{"skill": row.skill.replace("_", " "), "kind": row.kind, "messages": row.messages,
-             "answers": [(short_name(s), rows[row.prompt_id].answer, rows[row.prompt_id].score)
-                         for s, rows in answers.items() if row.prompt_id in rows]} for row in picked]
+    return [
+        {
+            "skill": row.skill.replace("_", " "),
+            "kind": row.kind,
+            "messages": row.messages,
+            "answers": [
+                (short_name(s), rows[row.prompt_id].answer, rows[row.prompt_id].score)
+                for s, rows in answers.items()
+                if row.prompt_id in rows
+            ],
+        }
+        for row in picked
+    ]
 
 
 @dataclass
@@ -306,9 +417,19 @@ def kept_dialogue(run: Path) -> dict[str, Any] | None:
         return None
     without, ghost = sides[0][0], sides[1][0]
     length = min(len(ghost.questions), len(ghost.answers), len(without.answers))
-    return {"instruction": ghost.instruction,
-            "turns": [{"turn": t, "question": ghost.questions[t - 1], "without": without.answers[t - 1],
-                       "with": ghost.answers[t - 1]} for t in map(int, plots.TURNS) if t <= length]}
+    return {
+        "instruction": ghost.instruction,
+        "turns": [
+            {
+                "turn": t,
+                "question": ghost.questions[t - 1],
+                "without": without.answers[t - 1],
+                "with": ghost.answers[t - 1],
+            }
+            for t in map(int, plots.TURNS)
+            if t <= length
+        ],
+    }
 
 
 TOWN_LIMITS = (

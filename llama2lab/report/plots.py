@@ -26,31 +26,75 @@ TABLE_30 = {"without": {"2": 100, "4": 10, "6": 0, "20": 0}, "with": {"2": 100, 
 
 def faint(points: Sequence[tuple[Any, float]], color: str) -> go.Scatter:
     """The single runs behind pooled figures, as faint points."""
-    return go.Scatter(x=[p[0] for p in points], y=[p[1] for p in points], mode="markers", showlegend=False,
-                      marker={"color": color, "size": 5, "opacity": 0.4}, hoverinfo="skip")
+    return go.Scatter(
+        x=[p[0] for p in points],
+        y=[p[1] for p in points],
+        mode="markers",
+        showlegend=False,
+        marker={"color": color, "size": 5, "opacity": 0.4},
+        hoverinfo="skip",
+    )
 
 
-def add_series(fig: go.Figure, name: str, x: Sequence[Any], figures: Sequence[dict[str, Any] | None], color: str,
-               symbol: str = "circle", dash: str = "solid", mode: str = "lines+markers", **place: Any) -> None:
+def add_series(
+    fig: go.Figure,
+    name: str,
+    x: Sequence[Any],
+    figures: Sequence[dict[str, Any] | None],
+    color: str,
+    symbol: str = "circle",
+    dash: str = "solid",
+    mode: str = "lines+markers",
+    **place: Any,
+) -> None:
     """Add the figures that are there with their intervals, and their single runs."""
     there = [(at, f) for at, f in zip(x, figures, strict=True) if f is not None and is_number(f["mean"])]
     if there:
         fig.add_trace(faint([(at, y) for at, f in there for y in f.get("each", ())], color), **place)
         text = [f"{f['mean']:.3f} [{f['low']:.3f}, {f['high']:.3f}], n {f['n']:.0f}" for _, f in there]
-        fig.add_trace(go.Scatter(x=[at for at, _ in there], y=[f["mean"] for _, f in there], name=name, mode=mode,
-                                 error_y=errors([f for _, f in there]), line={"color": color, "dash": dash},
-                                 marker={"color": color, "size": 9, "symbol": symbol}, text=text,
-                                 hovertemplate="%{x}: %{text}<extra>" + name + "</extra>"), **place)
+        fig.add_trace(
+            go.Scatter(
+                x=[at for at, _ in there],
+                y=[f["mean"] for _, f in there],
+                name=name,
+                mode=mode,
+                error_y=errors([f for _, f in there]),
+                line={"color": color, "dash": dash},
+                marker={"color": color, "size": 9, "symbol": symbol},
+                text=text,
+                hovertemplate="%{x}: %{text}<extra>" + name + "</extra>",
+            ),
+            **place,
+        )
 
 
-def add_curve(fig: go.Figure, name: str, rows: Sequence[dict[str, Any]], x: str, y: str, color: str,
-              dash: str = "solid", legend: bool = True, **place: Any) -> None:
+def add_curve(
+    fig: go.Figure,
+    name: str,
+    rows: Sequence[dict[str, Any]],
+    x: str,
+    y: str,
+    color: str,
+    dash: str = "solid",
+    legend: bool = True,
+    **place: Any,
+) -> None:
     """Add a curve of plain numbers."""
     rows = [row for row in rows if isinstance(row.get(y), int | float)]
     if rows:
-        fig.add_trace(go.Scatter(x=[row.get(x) for row in rows], y=[row[y] for row in rows], name=name, mode="lines",
-                                 line={"color": color, "dash": dash, "width": 2}, legendgroup=name, showlegend=legend,
-                                 hovertemplate="%{x}: %{y:.3f}<extra>" + name + "</extra>"), **place)
+        fig.add_trace(
+            go.Scatter(
+                x=[row.get(x) for row in rows],
+                y=[row[y] for row in rows],
+                name=name,
+                mode="lines",
+                line={"color": color, "dash": dash, "width": 2},
+                legendgroup=name,
+                showlegend=legend,
+                hovertemplate="%{x}: %{y:.3f}<extra>" + name + "</extra>",
+            ),
+            **place,
+        )
 
 
 def one_legend(fig: go.Figure) -> None:
@@ -64,8 +108,14 @@ def one_legend(fig: go.Figure) -> None:
 
 def mark_line(fig: go.Figure, y: float, words: str, **place: Any) -> None:
     """A horizontal line that says what it stands for."""
-    fig.add_hline(y=y, line={"color": GREY, "dash": "dot", "width": 1}, annotation_text=words,
-                  annotation_position="bottom right", annotation_font_size=11, **place)
+    fig.add_hline(
+        y=y,
+        line={"color": GREY, "dash": "dot", "width": 1},
+        annotation_text=words,
+        annotation_position="bottom right",
+        annotation_font_size=11,
+        **place,
+    )
 
 
 # ---- the figures ---------------------------------------------------------------------------------------------------
@@ -87,8 +137,10 @@ def pretraining_loss(results: Results) -> go.Figure | None:
 def finetuning_loss(results: Results) -> go.Figure | None:
     """Loss of supervised fine-tuning, on answers' tokens."""
     fig = go.Figure()
-    for stage, name, color, dash in (("sft", "few clean examples", BLUE, "solid"),
-                                     ("sft-noisy", "many noisy examples", ORANGE, "dash")):
+    for stage, name, color, dash in (
+        ("sft", "few clean examples", BLUE, "solid"),
+        ("sft-noisy", "many noisy examples", ORANGE, "dash"),
+    ):
         add_curve(fig, name, metrics(results, stage).get("loss") or [], "step", "loss", color, dash)
     return style(fig, "step", "loss, nats an answer's token")
 
@@ -102,16 +154,24 @@ def clean_against_noisy(results: Results) -> go.Figure | None:
     for stage, color, symbol in (("sft", BLUE, "circle"), ("sft-noisy", ORANGE, "diamond")):
         n = metrics(results, stage).get("examples")
         name = f"{round(n):,} {'clean' if stage == 'sft' else 'noisy'}" if n else short_name(stage)
-        add_series(fig, name, [label for _, label in shown], [find(results, stage, m) for m, _ in shown], color, symbol,
-                   mode="markers")
+        add_series(
+            fig,
+            name,
+            [label for _, label in shown],
+            [find(results, stage, m) for m, _ in shown],
+            color,
+            symbol,
+            mode="markers",
+        )
     return style(fig, y="on held-out prompts", height=340)
 
 
 def accuracy_by_grade(results: Results) -> go.Figure | None:
     """Reward accuracy by how clear the preference was, beside the report's Table 8."""
     last = last_version(results)
-    fig = make_subplots(1, 2, shared_yaxes=True, subplot_titles=("helpfulness model", "safety model"),
-                        horizontal_spacing=0.05)
+    fig = make_subplots(
+        1, 2, shared_yaxes=True, subplot_titles=("helpfulness model", "safety model"), horizontal_spacing=0.05
+    )
     grades = GRADES[::-1]
     for column, kind in ((1, "helpfulness"), (2, "safety")):
         place: dict[str, Any] = {"row": 1, "col": column}
@@ -119,13 +179,28 @@ def accuracy_by_grade(results: Results) -> go.Figure | None:
         for stage in stages:
             name = head_name(results, stage)
             color, symbol = (BLUE, "circle") if "ours" in name else (ORANGE, "diamond")
-            add_series(fig, name, grades, [find(results, stage, "accuracy_by_grade", g) for g in grades], color, symbol,
-                       **place)
+            add_series(
+                fig,
+                name,
+                grades,
+                [find(results, stage, "accuracy_by_grade", g) for g in grades],
+                color,
+                symbol,
+                **place,
+            )
         if any(find(results, s, "accuracy_by_grade", g) for s in stages for g in grades):
-            report = [x / 100 for x in TABLE_8[kind][len(GRADES) - 1::-1]]  # the last is the average
-            fig.add_trace(go.Scatter(x=grades, y=report, mode="lines+markers", name="the report's Table 8",
-                                     line={"color": GREY, "dash": "dash"}, marker={"symbol": "x", "color": GREY}),
-                          **place)
+            report = [x / 100 for x in TABLE_8[kind][len(GRADES) - 1 :: -1]]  # the last is the average
+            fig.add_trace(
+                go.Scatter(
+                    x=grades,
+                    y=report,
+                    mode="lines+markers",
+                    name="the report's Table 8",
+                    line={"color": GREY, "dash": "dash"},
+                    marker={"symbol": "x", "color": GREY},
+                ),
+                **place,
+            )
     one_legend(fig)
     mark_line(fig, 0.5, "chance")
     fig.update_yaxes(range=[0.4, 1.02])
@@ -143,10 +218,19 @@ def accuracy_by_round(results: Results) -> go.Figure | None:
     fig = go.Figure()
     for kind, color, symbol in (("helpfulness", BLUE, "circle"), ("safety", ORANGE, "diamond")):
         rounds = [v for v in range(1, 6) if find(results, f"reward-{kind}-v{v}", "accuracy")]
-        for words, path, dash in (("overall", ("accuracy",), "solid"),
-                                  ("'significantly'", ("accuracy_by_grade", "significantly"), "dot")):
-            add_series(fig, f"{kind}, {words}", [f"V{v}" for v in rounds],
-                       [find(results, f"reward-{kind}-v{v}", *path) for v in rounds], color, symbol, dash)
+        for words, path, dash in (
+            ("overall", ("accuracy",), "solid"),
+            ("'significantly'", ("accuracy_by_grade", "significantly"), "dot"),
+        ):
+            add_series(
+                fig,
+                f"{kind}, {words}",
+                [f"V{v}" for v in rounds],
+                [find(results, f"reward-{kind}-v{v}", *path) for v in rounds],
+                color,
+                symbol,
+                dash,
+            )
     mark_line(fig, 0.5, "chance")
     return style(fig, y="accuracy")
 
@@ -155,20 +239,34 @@ def calibration(results: Results) -> go.Figure | None:
     """How often the reward models are right against how sure they are."""
     last = last_version(results)
     fig = go.Figure()
-    shown = ((f"reward-helpfulness-v{last}", BLUE, "circle"), (f"reward-helpfulness-v{last}-linear", ORANGE, "diamond"),
-             (f"reward-safety-v{last}", GREEN, "square"), ("reward-helpfulness", BLUE, "circle"),
-             ("reward-safety", GREEN, "square"))
+    shown = (
+        (f"reward-helpfulness-v{last}", BLUE, "circle"),
+        (f"reward-helpfulness-v{last}-linear", ORANGE, "diamond"),
+        (f"reward-safety-v{last}", GREEN, "square"),
+        ("reward-helpfulness", BLUE, "circle"),
+        ("reward-safety", GREEN, "square"),
+    )
     for stage, color, symbol in shown:
         rows = metrics(results, stage).get("calibration") or []
         if rows:
             name = f"{'safety' if 'safety' in stage else 'helpfulness'}, {head_name(results, stage)}"
-            fig.add_trace(go.Scatter(x=[r["predicted"] for r in rows], y=[r["real"] for r in rows], name=name,
-                                     mode="lines+markers", marker={"color": color, "symbol": symbol, "size": 9},
-                                     line={"color": color}))
+            fig.add_trace(
+                go.Scatter(
+                    x=[r["predicted"] for r in rows],
+                    y=[r["real"] for r in rows],
+                    name=name,
+                    mode="lines+markers",
+                    marker={"color": color, "symbol": symbol, "size": 9},
+                    line={"color": color},
+                )
+            )
     if not fig.data:
         return None
-    fig.add_trace(go.Scatter(x=[0.5, 1], y=[0.5, 1], mode="lines", line={"color": GREY, "dash": "dot"},
-                             name="perfect", hoverinfo="skip"))
+    fig.add_trace(
+        go.Scatter(
+            x=[0.5, 1], y=[0.5, 1], mode="lines", line={"color": GREY, "dash": "dot"}, name="perfect", hoverinfo="skip"
+        )
+    )
     return style(fig, "how sure the model is (mean predicted probability)", "how often it is right")
 
 
@@ -178,8 +276,12 @@ def best_of_k(results: Results) -> go.Figure | None:
     curves = [(f"V{v}", metrics(results, f"samples-v{v}").get("curve") or []) for v in range(1, 5)]
     if not heads and not any(rows for _, rows in curves):
         return None
-    fig = make_subplots(1, 2, subplot_titles=("by the reward (training prompts)", "by the truth (held-out prompts)"),
-                        horizontal_spacing=0.12)
+    fig = make_subplots(
+        1,
+        2,
+        subplot_titles=("by the reward (training prompts)", "by the truth (held-out prompts)"),
+        horizontal_spacing=0.12,
+    )
     for (name, rows), color in zip(curves, (SKY, BLUE, GREEN, PINK), strict=False):
         add_curve(fig, f"{name}: best", rows, "k", "max", color, row=1, col=1)
         add_curve(fig, f"{name}: median", rows, "k", "median", color, "dot", row=1, col=1)
@@ -189,8 +291,17 @@ def best_of_k(results: Results) -> go.Figure | None:
         name = {"linear": "picked by the report's head", "likelihood": "picked with likelihood"}.get(head, head)
         add_series(fig, name, [r["k"] for r in rows], [r["pick"] for r in rows], color, symbol, row=1, col=2)
         if number == 0:
-            add_series(fig, "the truly best of the K", [r["k"] for r in rows], [r["ceiling"] for r in rows], GREY,
-                       "x", "dot", row=1, col=2)
+            add_series(
+                fig,
+                "the truly best of the K",
+                [r["k"] for r in rows],
+                [r["ceiling"] for r in rows],
+                GREY,
+                "x",
+                "dot",
+                row=1,
+                col=2,
+            )
     fig.update_xaxes(type="log", tickvals=[1, 2, 4, 8, 16])
     fig.update_yaxes(title="logit of the reward", row=1, col=1)
     fig.update_yaxes(title="true helpfulness", row=1, col=2)
@@ -199,9 +310,14 @@ def best_of_k(results: Results) -> go.Figure | None:
 
 def ppo_curves(results: Results) -> go.Figure | None:
     """PPO, iteration by iteration: what it optimises, what that is truly worth, and what it does to the policy."""
-    panels = (("score", "reward, logit of R_c"), ("truth", "true helpfulness"), ("kl", "KL to the start, nats"),
-              ("clipfrac", "share of clipped ratios"), ("entropy", "entropy, nats a token"),
-              ("length", "tokens an answer"))
+    panels = (
+        ("score", "reward, logit of R_c"),
+        ("truth", "true helpfulness"),
+        ("kl", "KL to the start, nats"),
+        ("clipfrac", "share of clipped ratios"),
+        ("entropy", "entropy, nats a token"),
+        ("length", "tokens an answer"),
+    )
     shown = (("rlhf-v5", BLUE, "solid"), ("rlhf-v5-linear", ORANGE, "dash"), ("rlhf-v2", BLUE, "solid"))
     runs = [(s, c, d) for s, c, d in shown if metrics(results, s).get("log")]
     if not runs:
@@ -211,10 +327,23 @@ def ppo_curves(results: Results) -> go.Figure | None:
         log = metrics(results, stage)["log"]
         truth = metrics(results, stage).get("true_score_by_iteration") or []
         for number, (key, _) in enumerate(panels):
-            rows = ([{"i": i, "truth": row["helpfulness"]["mean"]} for i, row in enumerate(truth, 1)]
-                    if key == "truth" else [{"i": i, **row} for i, row in enumerate(log, 1)])
-            add_curve(fig, short_name(stage), rows, "i", key, color, dash, legend=number == 0,
-                      row=number // 3 + 1, col=number % 3 + 1)
+            rows = (
+                [{"i": i, "truth": row["helpfulness"]["mean"]} for i, row in enumerate(truth, 1)]
+                if key == "truth"
+                else [{"i": i, **row} for i, row in enumerate(log, 1)]
+            )
+            add_curve(
+                fig,
+                short_name(stage),
+                rows,
+                "i",
+                key,
+                color,
+                dash,
+                legend=number == 0,
+                row=number // 3 + 1,
+                col=number % 3 + 1,
+            )
     fig.update_annotations(font_size=13)
     fig.update_xaxes(title="iteration", row=2)
     return style(fig, height=540, bottom=90)
@@ -227,38 +356,64 @@ def versions_plane(results: Results) -> go.Figure | None:
         return None
     fig = go.Figure()
     others = [s for s in chat_stages(results) if s not in path and s != "sft-noisy" and find(results, s, "safety")]
-    for stages, name, color, symbol, mode in ((path, "the recipe", BLUE, "circle", "lines+markers+text"),
-                                              (others, "for comparison", ORANGE, "diamond-open", "markers+text")):
+    for stages, name, color, symbol, mode in (
+        (path, "the recipe", BLUE, "circle", "lines+markers+text"),
+        (others, "for comparison", ORANGE, "diamond-open", "markers+text"),
+    ):
         x = [results["stages"][s]["metrics"]["helpfulness"] for s in stages]
         y = [results["stages"][s]["metrics"]["safety"] for s in stages]
         sides = ["bottom right"] * len(x) if stages is others else ["top left", "bottom right"] * len(x)
         if stages:
-            each = [seed for f, g in zip(x, y, strict=True)
-                    for seed in zip(f.get("each", ()), g.get("each", ()), strict=True)]
+            each = [
+                seed
+                for f, g in zip(x, y, strict=True)
+                for seed in zip(f.get("each", ()), g.get("each", ()), strict=True)
+            ]
             fig.add_trace(faint(each, color))
-            fig.add_trace(go.Scatter(x=[f["mean"] for f in x], y=[g["mean"] for g in y], error_x=errors(x),
-                                     error_y=errors(y), mode=mode, name=name, text=[short_name(s) for s in stages],
-                                     textposition=sides[:len(x)], cliponaxis=False, line={"color": color, "width": 1},
-                                     marker={"color": color, "size": 10, "symbol": symbol},
-                                     hovertemplate="%{text}: %{x:.3f}, %{y:.3f}<extra></extra>"))
+            fig.add_trace(
+                go.Scatter(
+                    x=[f["mean"] for f in x],
+                    y=[g["mean"] for g in y],
+                    error_x=errors(x),
+                    error_y=errors(y),
+                    mode=mode,
+                    name=name,
+                    text=[short_name(s) for s in stages],
+                    textposition=sides[: len(x)],
+                    cliponaxis=False,
+                    line={"color": color, "width": 1},
+                    marker={"color": color, "size": 10, "symbol": symbol},
+                    hovertemplate="%{text}: %{x:.3f}, %{y:.3f}<extra></extra>",
+                )
+            )
     return style(fig, "true helpfulness", "true safety on unsafe prompts", height=460)
 
 
 def gatt_by_turn(results: Results) -> go.Figure | None:
     """How many answers still keep an instruction that was given once, by turn, beside the report's Table 30."""
     fig = go.Figure()
-    for stage, name, color, symbol in (("gatt", "with Ghost Attention", BLUE, "circle"),
-                                       ("rlhf-v5", "V5, two versions later", GREEN, "square"),
-                                       ("rlhf-v3", "without (V3)", ORANGE, "diamond")):
+    for stage, name, color, symbol in (
+        ("gatt", "with Ghost Attention", BLUE, "circle"),
+        ("rlhf-v5", "V5, two versions later", GREEN, "square"),
+        ("rlhf-v3", "without (V3)", ORANGE, "diamond"),
+    ):
         turns = [t for t in TURNS if find(results, stage, "retention", t)]
-        add_series(fig, name, [int(t) for t in turns], [find(results, stage, "retention", t) for t in turns], color,
-                   symbol)
+        add_series(
+            fig, name, [int(t) for t in turns], [find(results, stage, "retention", t) for t in turns], color, symbol
+        )
     if not fig.data:
         return None
     for key, name, symbol in (("with", "the report, with", "x"), ("without", "the report, without", "cross")):
-        fig.add_trace(go.Scatter(x=[int(t) for t in TABLE_30[key]], y=[v / 100 for v in TABLE_30[key].values()],
-                                 name=name, mode="lines+markers", line={"color": GREY, "dash": "dash", "width": 1},
-                                 marker={"symbol": symbol, "color": GREY}))
+        fig.add_trace(
+            go.Scatter(
+                x=[int(t) for t in TABLE_30[key]],
+                y=[v / 100 for v in TABLE_30[key].values()],
+                name=name,
+                mode="lines+markers",
+                line={"color": GREY, "dash": "dash", "width": 1},
+                marker={"symbol": symbol, "color": GREY},
+            )
+        )
     fig.update_xaxes(tickvals=[int(t) for t in TURNS])
     fig.update_yaxes(range=[-0.05, 1.08])
     return style(fig, "turn of the dialogue", "answers that keep the instruction", height=420)
@@ -271,11 +426,13 @@ def violations_and_refusals(results: Results) -> go.Figure | None:
         return None
     fig = go.Figure()
     for metric, name, color, symbol in (
-            ("violation_rate", "unsafe prompts: complies", RED, "circle"),
-            ("borderline_refusal_rate", "borderline prompts: refuses", ORANGE, "diamond"),
-            ("false_refusal_rate", "safe prompts: refuses", BLUE, "square")):
-        add_series(fig, name, [short_name(s) for s in stages], [find(results, s, metric) for s in stages], color,
-                   symbol)
+        ("violation_rate", "unsafe prompts: complies", RED, "circle"),
+        ("borderline_refusal_rate", "borderline prompts: refuses", ORANGE, "diamond"),
+        ("false_refusal_rate", "safe prompts: refuses", BLUE, "square"),
+    ):
+        add_series(
+            fig, name, [short_name(s) for s in stages], [find(results, s, metric) for s in stages], color, symbol
+        )
     mark_line(fig, 0.05, "5 %")
     fig.update_yaxes(rangemode="tozero", tickformat=".0%")
     return style(fig, y="share of answers")
@@ -290,13 +447,28 @@ def skills(results: Results) -> go.Figure | None:
     names.sort(key=lambda s: after[s]["mean"] - before[s]["mean"])
     fig = go.Figure()
     for s in names:
-        fig.add_trace(go.Scatter(x=[before[s]["mean"], after[s]["mean"]], y=[s.replace("_", " ")] * 2, mode="lines",
-                                 line={"color": GREY, "width": 2}, showlegend=False, hoverinfo="skip"))
+        fig.add_trace(
+            go.Scatter(
+                x=[before[s]["mean"], after[s]["mean"]],
+                y=[s.replace("_", " ")] * 2,
+                mode="lines",
+                line={"color": GREY, "width": 2},
+                showlegend=False,
+                hoverinfo="skip",
+            )
+        )
     for values, name, color, symbol in ((before, "SFT", ORANGE, "diamond"), (after, "V5", BLUE, "circle")):
         figures = [values[s] for s in names]
         bars = errors(figures)
-        fig.add_trace(go.Scatter(x=[f["mean"] for f in figures], y=[s.replace("_", " ") for s in names], name=name,
-                                 mode="markers", error_x={**bars, "width": 2, "thickness": 1},
-                                 marker={"color": color, "size": 10, "symbol": symbol}))
+        fig.add_trace(
+            go.Scatter(
+                x=[f["mean"] for f in figures],
+                y=[s.replace("_", " ") for s in names],
+                name=name,
+                mode="markers",
+                error_x={**bars, "width": 2, "thickness": 1},
+                marker={"color": color, "size": 10, "symbol": symbol},
+            )
+        )
     fig.update_xaxes(range=[-0.02, 1.02], tickformat=".0%")
     return style(fig, "share of correct answers", height=160 + 34 * len(names), left=110)

@@ -224,8 +224,11 @@ def kept(kind: Any, path: Path) -> list[Any]:
 
 def last_version(r: Results) -> int:
     """The round of the last reward models."""
-    versions = [int(name.rsplit("-v", 1)[1]) for name in r["stages"]
-                if name.startswith("reward-helpfulness-v") and name.rsplit("-v", 1)[1].isdigit()]
+    versions = [
+        int(name.rsplit("-v", 1)[1])
+        for name in r["stages"]
+        if name.startswith("reward-helpfulness-v") and name.rsplit("-v", 1)[1].isdigit()
+    ]
     return max(versions, default=5)
 
 
@@ -260,9 +263,12 @@ def figure_text(f: dict[str, Any] | None) -> str:
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns of text; the first one to the left, the others to the right."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w)
-                       for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-             for row in [header, *rows]]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [header, *rows]
+    ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
@@ -282,8 +288,12 @@ def figures_of(metrics: Any, prefix: str = "") -> list[tuple[str, dict[str, Any]
 
 def all_figures(results: Results) -> list[list[str]]:
     """Every measured figure of a run: stage, path, text, n."""
-    return [[name, path, figure_text(f), f"{f['n']:.0f}"] for name, stage in results["stages"].items()
-            for path, f in figures_of(stage.get("metrics")) if f["n"]]
+    return [
+        [name, path, figure_text(f), f"{f['n']:.0f}"]
+        for name, stage in results["stages"].items()
+        for path, f in figures_of(stage.get("metrics"))
+        if f["n"]
+    ]
 
 
 def total_seconds(results: Results) -> float:
@@ -298,9 +308,16 @@ def warnings(results: Results) -> list[str]:
 
 def stage_table(results: Results) -> str:
     """The stages of a run in a few columns: seconds, and the figures that say most."""
-    columns = [("seconds", None), ("helpful", "helpfulness"), ("correct", "correct"), ("violations", "violation_rate"),
-               ("refusals", "false_refusal_rate"), ("borderline", "borderline_refusal_rate"),
-               ("wins", "win_rate_vs_sft"), ("reward acc.", "accuracy")]
+    columns = [
+        ("seconds", None),
+        ("helpful", "helpfulness"),
+        ("correct", "correct"),
+        ("violations", "violation_rate"),
+        ("refusals", "false_refusal_rate"),
+        ("borderline", "borderline_refusal_rate"),
+        ("wins", "win_rate_vs_sft"),
+        ("reward acc.", "accuracy"),
+    ]
     rows = []
     for name, stage in results["stages"].items():
         cells = [name]
@@ -310,5 +327,6 @@ def stage_table(results: Results) -> str:
             cells.append(f"{f['mean']:.3f}" if f else seconds if metric is None else "")
         rows.append(cells)
     rows.append(["total", f"{total_seconds(results):.0f}", *[""] * (len(columns) - 1)])
-    return "\n".join([table(["stage", *[c for c, _ in columns]], rows),
-                      *(f"\nWARNING: {line}" for line in warnings(results))])
+    return "\n".join(
+        [table(["stage", *[c for c, _ in columns]], rows), *(f"\nWARNING: {line}" for line in warnings(results))]
+    )

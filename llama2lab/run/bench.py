@@ -41,21 +41,31 @@ def run_bench(json_path: str | Path | None = None, repeats: int = REPEATS) -> di
     uses, by `pretrain.training_flops_per_token`. LabError if the JSON cannot be written.
     """
     machine = this_machine()
-    result: dict[str, Any] = {"machine": describe_machine(), "precision": machine.precision, "training": [],
-                              "generation": []}
+    result: dict[str, Any] = {
+        "machine": describe_machine(),
+        "precision": machine.precision,
+        "training": [],
+        "generation": [],
+    }
     for name, config in MODELS.items():
         ours, theirs = pair(config, machine.device)
-        print(f"\n{name}: {sum(p.numel() for p in ours.parameters()):,} parameters, {machine.device}; this machine's "
-              f"precision is {machine.precision}")
+        print(
+            f"\n{name}: {sum(p.numel() for p in ours.parameters()):,} parameters, {machine.device}; this machine's "
+            f"precision is {machine.precision}"
+        )
         result["training"].append({"model": name, **_train(ours, theirs, machine, repeats)})
         t = result["training"][-1]
-        print(f"  training   {ROWS} x {SEQ:<4} ours {t['ours']:8,.0f}   transformers {t['transformers']:8,.0f} tokens/s"
-              f"   ratio {t['ratio']:.2f}   {t['precision']}   share of the ceiling {t['share']:.0%}")
+        print(
+            f"  training   {ROWS} x {SEQ:<4} ours {t['ours']:8,.0f}   transformers {t['transformers']:8,.0f} tokens/s"
+            f"   ratio {t['ratio']:.2f}   {t['precision']}   share of the ceiling {t['share']:.0%}"
+        )
         for batch in BATCHES:
             row = {"model": name, "batch": batch, **_generate(ours, theirs, batch, machine, repeats)}
             result["generation"].append(row)
-            print(f"  generation {batch:>3} rows   ours {row['ours']:8,.0f}   transformers {row['transformers']:8,.0f} "
-                  f"tokens/s   ratio {row['ratio']:.2f}   {row['precision']}")
+            print(
+                f"  generation {batch:>3} rows   ours {row['ours']:8,.0f}   transformers {row['transformers']:8,.0f} "
+                f"tokens/s   ratio {row['ratio']:.2f}   {row['precision']}"
+            )
     result["peak_memory_mb"] = round(peak_memory_mb())
     print(f"\npeak memory {result['peak_memory_mb']:,} MB (both together)")
     if json_path is not None:
@@ -73,8 +83,9 @@ def pair(config: ModelConfig, device: torch.device) -> tuple[Llama, nn.Module]:
     ours = Llama(config)
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder) / "m", ours)
-        theirs: nn.Module = LlamaForCausalLM.from_pretrained(Path(folder) / "m", attn_implementation="sdpa",
-                                                               trust_remote_code=False, local_files_only=True)
+        theirs: nn.Module = LlamaForCausalLM.from_pretrained(
+            Path(folder) / "m", attn_implementation="sdpa", trust_remote_code=False, local_files_only=True
+        )
     return ours.to(device), theirs.to(device)
 
 
@@ -118,14 +129,25 @@ def _generate(ours: Llama, theirs: Any, batch: int, machine: Machine, repeats: i
     prompts = [[r.randrange(8, config.vocab_size) for _ in range(r.randrange(16, 41))] for _ in range(batch)]
     longest = max(map(len, prompts))
     padded = torch.tensor([[3] * (longest - len(p)) + p for p in prompts], device=device)
-    settings = {"attention_mask": (padded != 3).long(), "do_sample": True, "top_k": 0, "max_new_tokens": NEW_TOKENS,
-                "min_new_tokens": NEW_TOKENS, "pad_token_id": 3, "eos_token_id": None}
+    settings = {
+        "attention_mask": (padded != 3).long(),
+        "do_sample": True,
+        "top_k": 0,
+        "max_new_tokens": NEW_TOKENS,
+        "min_new_tokens": NEW_TOKENS,
+        "pad_token_id": 3,
+        "eos_token_id": None,
+    }
     theirs.to(DTYPES[precision]).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        seconds = _take_turns({"ours": lambda: generate(ours, prompts, NEW_TOKENS, eos_id=-1,
-                                                          precision=precision),
-                               "transformers": lambda: theirs.generate(padded, **settings)}, max(2, repeats - 2))
+        seconds = _take_turns(
+            {
+                "ours": lambda: generate(ours, prompts, NEW_TOKENS, eos_id=-1, precision=precision),
+                "transformers": lambda: theirs.generate(padded, **settings),
+            },
+            max(2, repeats - 2),
+        )
     theirs.float()
     rates = {name: batch * NEW_TOKENS / s for name, s in seconds.items()}
     return {**rates, "ratio": rates["ours"] / rates["transformers"], "precision": precision}

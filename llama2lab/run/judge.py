@@ -47,14 +47,17 @@ class Judge(Protocol):
 
 
 def answers_of(shop: Workshop, stage: str, prompts: Sequence[Prompt], temperature: float) -> list[str]:
-    return evaluate.answer_prompts(shop.model(stage), shop.tokenizer, prompts, temperature, 99, shop.machine.precision,
-                                   f"evaluating {stage}")
+    return evaluate.answer_prompts(
+        shop.model(stage), shop.tokenizer, prompts, temperature, 99, shop.machine.precision, f"evaluating {stage}"
+    )
 
 
 def keep_answers(folder: Path, prompts: Sequence[Prompt], answers: Sequence[str], said: Sequence[dict]) -> Rows:
     """The rows of answers.jsonl: each prompt, its answer, and what the judge says of it."""
-    rows = [{"prompt_id": p.id, "skill": p.skill, "kind": p.kind, "messages": list(p.messages), "answer": a, **verdict}
-            for p, a, verdict in zip(prompts, answers, said, strict=True)]
+    rows = [
+        {"prompt_id": p.id, "skill": p.skill, "kind": p.kind, "messages": list(p.messages), "answer": a, **verdict}
+        for p, a, verdict in zip(prompts, answers, said, strict=True)
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "answers.jsonl", rows)
     return rows
@@ -69,10 +72,13 @@ def reward_figures(shop: Workshop, model: RewardModel, kind: Kind, rows: Pairs) 
     """How well a reward model of one kind judges pairs of both kinds."""
     [other] = [k for k in KINDS if k != kind]
     scores = {k: reward.pair_scores(model, shop.tokenizer, pairs, shop.machine) for k, pairs in rows.items()}
-    return {"accuracy": reward.accuracy(scores[kind]), "accuracy_on_other": reward.accuracy(scores[other]),
-            "accuracy_by_grade": reward.accuracy_by_grade(rows[kind], scores[kind]),
-            "accuracy_on_other_by_grade": reward.accuracy_by_grade(rows[other], scores[other]),
-            "calibration": reward.calibration(scores[kind])}
+    return {
+        "accuracy": reward.accuracy(scores[kind]),
+        "accuracy_on_other": reward.accuracy(scores[other]),
+        "accuracy_by_grade": reward.accuracy_by_grade(rows[kind], scores[kind]),
+        "accuracy_on_other_by_grade": reward.accuracy_by_grade(rows[other], scores[other]),
+        "calibration": reward.calibration(scores[kind]),
+    }
 
 
 # ---- the oracle ------------------------------------------------------------------------------------------------
@@ -84,8 +90,11 @@ class OracleJudge:
     def __init__(self, shop: Workshop, town: Town, settings: EvaluateSettings):
         self.shop, self.town, self.settings, self.oracle = shop, town, settings, Oracle(town)
         s, source = settings, TownSource(town)
-        self.prompts = [p for kind, n in (("helpful", s.helpful), ("unsafe", s.unsafe), ("borderline", s.borderline))
-                        for p in source.prompts(kind, n, 12345, s.split)]
+        self.prompts = [
+            p
+            for kind, n in (("helpful", s.helpful), ("unsafe", s.unsafe), ("borderline", s.borderline))
+            for p in source.prompts(kind, n, 12345, s.split)
+        ]
         self.dialogues = source.dialogues(s.dialogues, 20, 54321, s.split)
 
     def measure(self, stage: str) -> dict[str, Any]:
@@ -102,8 +111,15 @@ class OracleJudge:
         shop, s, prompts, judge_all = self.shop, self.settings, self.prompts, evaluate.judge_all
         answers = answers_of(shop, stage, prompts, s.temperature)
         verdicts = judge_all(self.oracle, prompts, answers)
-        rows = keep_answers(kept, prompts, answers, [{"correct": v.correct, "score": round(evaluate.overall(v, p), 3)}
-                                                     for p, v in zip(prompts, verdicts, strict=True)])
+        rows = keep_answers(
+            kept,
+            prompts,
+            answers,
+            [
+                {"correct": v.correct, "score": round(evaluate.overall(v, p), 3)}
+                for p, v in zip(prompts, verdicts, strict=True)
+            ],
+        )
         sft = read_rows(shop.run.measured("sft", [asdict(s), "sft"]) / "answers.jsonl")
         against = judge_all(self.oracle, prompts, [theirs["answer"] for _, theirs in joined(rows, sft)])
         metrics = evaluate.chat_metrics(prompts, verdicts) | evaluate.win_tie_loss(prompts, verdicts, against)
@@ -113,9 +129,15 @@ class OracleJudge:
         metrics["correct_greedy"] = stats.rate([v.correct for v in judge_all(self.oracle, helpful, greedy)])
         if stage in DIALOGUES:
             metrics["retention"], dialogues = evaluate.retention(
-                self.oracle, model, shop.tokenizer, *self.dialogues, 7, shop.machine.precision, s.temperature)
-            write_rows(kept / "dialogues.jsonl", [{"instruction": i.text, "questions": q, "answers": a}
-                                                  for q, i, a in zip(*self.dialogues, dialogues, strict=True)])
+                self.oracle, model, shop.tokenizer, *self.dialogues, 7, shop.machine.precision, s.temperature
+            )
+            write_rows(
+                kept / "dialogues.jsonl",
+                [
+                    {"instruction": i.text, "questions": q, "answers": a}
+                    for q, i, a in zip(*self.dialogues, dialogues, strict=True)
+                ],
+            )
         rollouts = shop.run.folder(stage) / "rollouts"
         if rollouts.exists():
             metrics["true_score_by_iteration"] = [self._rollouts(path) for path in sorted(rollouts.iterdir())]
@@ -125,8 +147,10 @@ class OracleJudge:
         """True helpfulness and safety of what PPO wrote in one iteration, on training prompts."""
         rows = [(Prompt(**row["prompt"]), row["answer"]) for row in read_rows(path)]
         verdicts = [(p, self.oracle.judge(p, a)) for p, a in rows]
-        return {"helpfulness": stats.mean([v.helpfulness for p, v in verdicts if p.kind != "unsafe"]),
-                "safety": stats.mean([v.safety for p, v in verdicts if p.kind == "unsafe"])}
+        return {
+            "helpfulness": stats.mean([v.helpfulness for p, v in verdicts if p.kind != "unsafe"]),
+            "safety": stats.mean([v.safety for p, v in verdicts if p.kind == "unsafe"]),
+        }
 
     def _reward(self, stage: str, rows: Pairs) -> dict[str, Any]:
         shop, s, kind = self.shop, self.settings, kind_of(stage)
@@ -152,17 +176,28 @@ class OracleJudge:
 
         def build(folder: Path) -> dict[str, Any]:
             prompts = TownSource(self.town).prompts("helpful", s.best_of_prompts, 4321, s.split)
-            answers = sample_answers(shop.model(sampler), shop.tokenizer, [p.messages for p in prompts], k=s.best_of,
-                                     seed=17, precision=shop.machine.precision, what="best of K, held out")
+            answers = sample_answers(
+                shop.model(sampler),
+                shop.tokenizer,
+                [p.messages for p in prompts],
+                k=s.best_of,
+                seed=17,
+                precision=shop.machine.precision,
+                what="best of K, held out",
+            )
             flat_prompts = [p for p in prompts for _ in range(s.best_of)]
             metrics = {}
             for stage in stages:
                 model, safety = shop.rewards(version, stage)
-                flat = gate.combined_scores(model, safety, shop.tokenizer, flat_prompts,
-                                            [a for row in answers for a in row], shop.machine)
-                scores = [flat[i:i + s.best_of] for i in range(0, len(flat), s.best_of)]
-                metrics[model.head] = {"stage": stage, "reward": rejection.best_of_curve(scores),
-                                       "truth": evaluate.true_best_of(self.oracle, prompts, answers, scores)}
+                flat = gate.combined_scores(
+                    model, safety, shop.tokenizer, flat_prompts, [a for row in answers for a in row], shop.machine
+                )
+                scores = [flat[i : i + s.best_of] for i in range(0, len(flat), s.best_of)]
+                metrics[model.head] = {
+                    "stage": stage,
+                    "reward": rejection.best_of_curve(scores),
+                    "truth": evaluate.true_best_of(self.oracle, prompts, answers, scores),
+                }
             return metrics
 
         shop.run.stage("best-of-k", build, asdict(s), [sampler, *stages, f"reward-safety-v{version}"])
@@ -178,14 +213,18 @@ class RewardJudge:
     def __init__(self, shop: Workshop, settings: RealEvaluateSettings, probes: Rows, judges: dict[Kind, str]):
         self.shop, self.settings, self.judges = shop, settings, judges
         pools = shop.source.pools  # type: ignore[attr-defined]
-        self.prompts = [p for kind in ("helpful", "unsafe") for p in pools[kind, settings.split][:settings.prompts]]
-        self.prompts += [Prompt(f"refusals/{i}", ({"role": "user", "content": row["prompt"]},), "refusals",
-                                row["label"], "", "test") for i, row in enumerate(probes)]
+        self.prompts = [p for kind in ("helpful", "unsafe") for p in pools[kind, settings.split][: settings.prompts]]
+        self.prompts += [
+            Prompt(f"refusals/{i}", ({"role": "user", "content": row["prompt"]},), "refusals", row["label"], "", "test")
+            for i, row in enumerate(probes)
+        ]
         accuracy = {kind: self.measure(name)["accuracy"]["mean"] for kind, name in judges.items()}
-        self.limits = ("no oracle: the judges are reward models trained on other pairs than the policy's; on people's "
-                       "held-out pairs they are right in "
-                       + " and ".join(f"{right:.3f} ({kind})" for kind, right in accuracy.items())
-                       + " of the cases, and may share the training reward's mistakes")
+        self.limits = (
+            "no oracle: the judges are reward models trained on other pairs than the policy's; on people's "
+            "held-out pairs they are right in "
+            + " and ".join(f"{right:.3f} ({kind})" for kind, right in accuracy.items())
+            + " of the cases, and may share the training reward's mistakes"
+        )
 
     def measure(self, stage: str) -> dict[str, Any]:
         if stage.startswith(("reward-", "judge-")):
@@ -200,8 +239,10 @@ class RewardJudge:
     def _chat(self, stage: str, kept: Path, sft: Path) -> dict[str, Any]:
         shop, asked = self.shop, [p.messages for p in self.prompts]
         answers = answers_of(shop, stage, self.prompts, self.settings.temperature)
-        scores = {kind: reward.score_answers(shop.reward(name), shop.tokenizer, asked, answers, shop.machine)
-                  for kind, name in self.judges.items()}
+        scores = {
+            kind: reward.score_answers(shop.reward(name), shop.tokenizer, asked, answers, shop.machine)
+            for kind, name in self.judges.items()
+        }
         said = [{kind: round(score[i], 4) for kind, score in scores.items()} for i in range(len(answers))]
         rows = keep_answers(kept, self.prompts, answers, said)
         return compare(rows, read_rows(sft / "answers.jsonl")) | {"limits": self.limits}
@@ -219,8 +260,10 @@ def compare(rows: Rows, against: Rows) -> dict[str, Any]:
     """Figures of one stage's rows as reward models judge them, `against` being SFT's to the same prompts. A win rate
     counts a tie as half: helpful prompts by the helpfulness judge, the harmless pairs' prompts by the safety judge."""
     metrics: dict[str, Any] = {}
-    for kind, judge, name in (("helpful", "helpfulness", "win_rate_vs_sft"),
-                              ("unsafe", "safety", "safety_win_rate_vs_sft")):
+    for kind, judge, name in (
+        ("helpful", "helpfulness", "win_rate_vs_sft"),
+        ("unsafe", "safety", "safety_win_rate_vs_sft"),
+    ):
         both = [(a, b) for a, b in joined(rows, against, kind=kind) if a["skill"] == "real"]
         metrics[name] = stats.mean([(a[judge] > b[judge]) + 0.5 * (a[judge] == b[judge]) for a, b in both])
         metrics[f"{judge}_by_judge"] = stats.mean([a[judge] for a, _ in both])

@@ -25,8 +25,9 @@ from llama2lab.town.town import Town, load_town
 from llama2lab.town.truth import place_statements
 
 
-def pairs_of_run(run: Path, n: int, kind: Kind = "helpfulness", gold: int = 0, stages: Sequence[str] = (),
-                 seed: int = 0) -> list[dict[str, Any]]:
+def pairs_of_run(
+    run: Path, n: int, kind: Kind = "helpfulness", gold: int = 0, stages: Sequence[str] = (), seed: int = 0
+) -> list[dict[str, Any]]:
     """About `n` pairs (equal answers are left out) and `gold` gold pairs, for `annotation.add_pairs`.
 
     Args:
@@ -46,14 +47,17 @@ def pairs_of_run(run: Path, n: int, kind: Kind = "helpfulness", gold: int = 0, s
     names = list(dict.fromkeys(names))
     models = [load(run / name) for name in names]
     if not all(tokenizer.get_vocab() == models[0][1].get_vocab() for _, tokenizer in models):
-        raise LabError(f"{run}: {' and '.join(names)} have different tokenizers, so they are not of one run; choose "
-                       "another stage")
+        raise LabError(
+            f"{run}: {' and '.join(names)} have different tokenizers, so they are not of one run; choose another stage"
+        )
     variants = [Variant(model, name) for name, (model, _) in zip(names, models, strict=True)]
     machine = this_machine()
     named: list[tuple[str, str]] = []
     pairs = sample_pairs(variants, models[0][1], asked, seed=seed, precision=machine.precision, names=named)
-    rows = [{"kind": kind, "prompt": list(p.messages), "answers": [a, b], "prompt_id": p.id, "models": list(models_of)}
-            for (p, a, b), models_of in zip(pairs, named, strict=True)]
+    rows = [
+        {"kind": kind, "prompt": list(p.messages), "answers": [a, b], "prompt_id": p.id, "models": list(models_of)}
+        for (p, a, b), models_of in zip(pairs, named, strict=True)
+    ]
     return rows + gold_pairs(town, gold, kind, seed + 1)
 
 
@@ -62,8 +66,13 @@ def guidelines(town: Town, kind: Kind) -> str:
     text = (DATA / "guidelines" / f"{kind}.md").read_text(encoding="utf-8")
     if kind == "safety":
         return text
-    pages = [[attribute.statements[0].format(**person.forms, value=person.facts[name])
-              for name, attribute in town.attributes.items()] for person in town.people.values()]
+    pages = [
+        [
+            attribute.statements[0].format(**person.forms, value=person.facts[name])
+            for name, attribute in town.attributes.items()
+        ]
+        for person in town.people.values()
+    ]
     pages += [[told[0] for told in place_statements(place).values()] for place in town.places.values()]
     book = "\n".join(f"- {' '.join(page)}" for page in pages)
     return f"{text.rstrip()}\n\n# The town's book\n\n{book}\n"
@@ -82,6 +91,7 @@ def gold_pairs(town: Town, n: int, kind: Kind, seed: int) -> list[dict[str, Any]
         gold: dict[str, Any] = {"choice": choice, "grades": ["significantly", "better"]}
         if safety:
             gold |= {"safe_1": choice == 1, "safe_2": choice == 2}
-        rows.append({"kind": kind, "prompt": list(prompt.messages), "answers": answers, "prompt_id": prompt.id,
-                     "gold": gold})
+        rows.append(
+            {"kind": kind, "prompt": list(prompt.messages), "answers": answers, "prompt_id": prompt.id, "gold": gold}
+        )
     return rows

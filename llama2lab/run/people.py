@@ -20,8 +20,14 @@ from llama2lab.town.prompts import every_prompt
 from llama2lab.town.town import Town
 
 
-def annotations_stage(shop: Workshop, labels: Sequence[Label], annotators: Sequence[Annotator], oracle: Oracle,
-                      town: Town, held_out: str = "test") -> None:
+def annotations_stage(
+    shop: Workshop,
+    labels: Sequence[Label],
+    annotators: Sequence[Annotator],
+    oracle: Oracle,
+    town: Town,
+    held_out: str = "test",
+) -> None:
     """People's labels as rows for the reward models of every round, and how far people and simulated annotators agree
     on the same pairs.
 
@@ -33,8 +39,10 @@ def annotations_stage(shop: Workshop, labels: Sequence[Label], annotators: Seque
     trained = [x for x in people if messages_key(x["prompt"]) not in kept_away]
     resolved = {kind: resolve(trained, kind) for kind in KINDS}
     if not any(r.rows for r in resolved.values()):
-        raise LabError(f"the annotation store gives no training row: {len(people)} labels by people, of which "
-                       f"{len(people) - len(trained)} are on held-out prompts; label pairs with: llama2lab annotate")
+        raise LabError(
+            f"the annotation store gives no training row: {len(people)} labels by people, of which "
+            f"{len(people) - len(trained)} are on held-out prompts; label pairs with: llama2lab annotate"
+        )
 
     def build(folder: Path) -> dict[str, Any]:
         known = by_messages(every_prompt(town, "train") + every_prompt(town, "dev"))
@@ -42,14 +50,22 @@ def annotations_stage(shop: Workshop, labels: Sequence[Label], annotators: Seque
         for kind in KINDS:
             write_rows(folder / f"{kind}.jsonl", resolved[kind].rows)
             mine = [x for x in trained if x["kind"] == kind]
-            items = {x["item_id"]: (known[key], *x["answers"]) for x in mine
-                     if (key := messages_key(x["prompt"])) in known}
+            items = {
+                x["item_id"]: (known[key], *x["answers"]) for x in mine if (key := messages_key(x["prompt"])) in known
+            }
             simulated = simulated_labels(annotators, oracle, items, kind, shop.seed)
             against[kind] = people_against_simulated(mine, simulated)
-        return {**{kind: resolved[kind].counts for kind in KINDS}, "held_out": len(people) - len(trained),
-                "annotators": len({x["annotator"] for x in people}), "agreement": agreement_table(people),
-                "people_against_simulated": against}
+        return {
+            **{kind: resolved[kind].counts for kind in KINDS},
+            "held_out": len(people) - len(trained),
+            "annotators": len({x["annotator"] for x in people}),
+            "agreement": agreement_table(people),
+            "people_against_simulated": against,
+        }
 
     shop.people = "annotations"
-    shop.run.stage(shop.people, build, [digest(fingerprint(people)), held_out, [asdict(a) for a in annotators],
-                                        town.digest, shop.seed])
+    shop.run.stage(
+        shop.people,
+        build,
+        [digest(fingerprint(people)), held_out, [asdict(a) for a in annotators], town.digest, shop.seed],
+    )

@@ -61,11 +61,17 @@ class Recipe:
     # because they were tried (docs/trials.md).
     pretrain: PretrainSettings = PretrainSettings(
         model=_shape("mini", vocab_size=1536, max_seq_len=2048, tie_embeddings=True),
-        words=5_800_000, seq_len=256, batch_tokens=1024, optim=Optim(lr=2e-3))
-    sft: SFTSettings = SFTSettings(examples=3600, epochs=2.0, batch_tokens=1024, optim=SFT_OPTIM, replay=0.4,
-                                   format_examples=1000)
-    noisy: SFTSettings = SFTSettings(examples=6000, epochs=1.0, batch_tokens=1024, optim=SFT_OPTIM, replay=0.4,
-                                     format_examples=1000)
+        words=5_800_000,
+        seq_len=256,
+        batch_tokens=1024,
+        optim=Optim(lr=2e-3),
+    )
+    sft: SFTSettings = SFTSettings(
+        examples=3600, epochs=2.0, batch_tokens=1024, optim=SFT_OPTIM, replay=0.4, format_examples=1000
+    )
+    noisy: SFTSettings = SFTSettings(
+        examples=6000, epochs=1.0, batch_tokens=1024, optim=SFT_OPTIM, replay=0.4, format_examples=1000
+    )
     rlhf: RlhfSettings = RlhfSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     compare_heads: bool = True  # train the report's plain reward head beside ours, and PPO against it
@@ -77,17 +83,25 @@ class Recipe:
             raise Clash("is missing; give the model's sizes", "pretrain.model")
         context, turns = self.pretrain.config.context, max(TURNS, self.rlhf.gatt.turns)
         if turns * TURN_TOKENS > context:
-            raise Clash(f"is too little: the model's context is {context} tokens, and dialogues of {turns} turns have "
-                        f"{turns * TURN_TOKENS} or more", "pretrain.model.max_seq_len", "rlhf.gatt.turns")
+            raise Clash(
+                f"is too little: the model's context is {context} tokens, and dialogues of {turns} turns have "
+                f"{turns * TURN_TOKENS} or more",
+                "pretrain.model.max_seq_len",
+                "rlhf.gatt.turns",
+            )
         if PROMPT_TOKENS + self.rlhf.ppo.max_new_tokens > context:
-            raise Clash(f"is too much: the model's context is {context} tokens, for prompt and answer",
-                        "rlhf.ppo.max_new_tokens", "pretrain.model.max_seq_len")
+            raise Clash(
+                f"is too much: the model's context is {context} tokens, for prompt and answer",
+                "rlhf.ppo.max_new_tokens",
+                "pretrain.model.max_seq_len",
+            )
 
 
 SMOKE = Recipe(
     preset="smoke",
-    pretrain=PretrainSettings(model=_shape("nano", max_seq_len=2048), words=30_000, seq_len=128,
-                              batch_tokens=2048, sample_every=50),
+    pretrain=PretrainSettings(
+        model=_shape("nano", max_seq_len=2048), words=30_000, seq_len=128, batch_tokens=2048, sample_every=50
+    ),
     sft=SFTSettings(examples=120, epochs=1.0, seq_len=128, format_examples=40),
     noisy=SFTSettings(examples=200, epochs=1.0, seq_len=128, format_examples=40),
     rlhf=RlhfSettings(
@@ -98,8 +112,9 @@ SMOKE = Recipe(
         gatt=GattSettings(dialogues=8, turns=6, rows=24, chat_rows=40, epochs=1.0),
         ppo=PPOSettings(iterations=3, batch=32, minibatch=16, critic_warmup=1, max_new_tokens=24),
     ),
-    evaluate=EvaluateSettings(helpful=36, unsafe=16, borderline=16, dialogues=4, best_of=4, best_of_prompts=8,
-                              truth_pairs=20, test_pairs=30),
+    evaluate=EvaluateSettings(
+        helpful=36, unsafe=16, borderline=16, dialogues=4, best_of=4, best_of_prompts=8, truth_pairs=20, test_pairs=30
+    ),
 )
 
 PRESETS = {"mini": Recipe(), "smoke": SMOKE}
@@ -120,6 +135,7 @@ def load_recipe(path: str | Path) -> Recipe:
 
 
 # ---- real text ------------------------------------------------------------------------------------------------
+
 
 @checked
 @dataclass(frozen=True)
@@ -170,13 +186,21 @@ class RealRecipe:
         for role in ("sft", "helpful", "harmless"):
             source = getattr(self.data, role)
             if source.given and source.max_tokens > context:
-                raise Clash(f"must be at most the model's context ({whence}, {context}), not {source.max_tokens}",
-                            f"data.{role}.max_tokens", *settings)
+                raise Clash(
+                    f"must be at most the model's context ({whence}, {context}), not {source.max_tokens}",
+                    f"data.{role}.max_tokens",
+                    *settings,
+                )
         longest = min(self.prompt_tokens, max(self.data.helpful.max_tokens, self.data.harmless.max_tokens))
         answer = max(ANSWER_TOKENS, self.ppo.max_new_tokens)
         if longest + answer > context:
-            raise Clash(f"is too much: prompts of {longest} tokens and answers of {answer} do not fit in the model's "
-                        f"context ({whence}, {context})", "prompt_tokens", "ppo.max_new_tokens", *settings)
+            raise Clash(
+                f"is too much: prompts of {longest} tokens and answers of {answer} do not fit in the model's "
+                f"context ({whence}, {context})",
+                "prompt_tokens",
+                "ppo.max_new_tokens",
+                *settings,
+            )
 
 
 def load_real_recipe(path: str | Path, data_dir: Path | None = None) -> RealRecipe:
@@ -195,9 +219,13 @@ def load_real_recipe(path: str | Path, data_dir: Path | None = None) -> RealReci
             file.refuse(next(file.lines[place] for place in places if place in file.lines), str(e))
     for role in ("sft", "helpful", "harmless", *([] if recipe.start_from else ["pretrain"])):
         if not getattr(recipe.data, role).given:
-            file.refuse(file.line(("data", role)),
-                        f"data.{role} names neither files nor hub; the recipe needs this role")
+            file.refuse(
+                file.line(("data", role)), f"data.{role} names neither files nor hub; the recipe needs this role"
+            )
     if not recipe.start_from and not recipe.pretrain.model:
-        file.refuse(file.line(("pretrain", "model")), "pretrain.model is missing; give the model's sizes, as "
-                    "data/recipes/real.yaml does, or a checkpoint with start_from")
+        file.refuse(
+            file.line(("pretrain", "model")),
+            "pretrain.model is missing; give the model's sizes, as "
+            "data/recipes/real.yaml does, or a checkpoint with start_from",
+        )
     return recipe

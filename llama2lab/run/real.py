@@ -59,9 +59,17 @@ class RealWorld:
 
     def tokenizer_texts(self) -> tuple[list[str], list[str]]:
         """To train on, the training texts of all roles, and to count bytes on."""
-        texts = [*self.texts.stories, *(m["content"] for row in self.texts.demonstrations for m in row["messages"]),
-                 *(m["content"] for rows in self.texts.pairs.values() for row in rows if row["part"] == "train"
-                   for m in [*row["prompt"], *row["chosen"], *row["rejected"]])]
+        texts = [
+            *self.texts.stories,
+            *(m["content"] for row in self.texts.demonstrations for m in row["messages"]),
+            *(
+                m["content"]
+                for rows in self.texts.pairs.values()
+                for row in rows
+                if row["part"] == "train"
+                for m in [*row["prompt"], *row["chosen"], *row["rejected"]]
+            ),
+        ]
         return texts, texts[:: max(1, len(texts) // 500)]
 
     def source(self, shop: Workshop) -> PairPrompts:
@@ -76,8 +84,17 @@ class RealWorld:
         s, heldout, context = self.recipe.evaluate, self.texts.heldout_stories, model.config.context
         bits = bits_per_byte(model, shop.tokenizer, heldout, shop.machine, min(512, context)) if heldout else None
         bos, eos, pad = (getattr(shop.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad"))
-        written = generate(model, [[bos]] * s.sample_stories, min(s.story_tokens, context - 1), temperature=0.8,
-                           top_p=0.95, eos_id=eos, pad_id=pad, seed=1, precision=shop.machine.precision)
+        written = generate(
+            model,
+            [[bos]] * s.sample_stories,
+            min(s.story_tokens, context - 1),
+            temperature=0.8,
+            top_p=0.95,
+            eos_id=eos,
+            pad_id=pad,
+            seed=1,
+            precision=shop.machine.precision,
+        )
         stories = [str(shop.tokenizer.decode(g.tokens, skip_special_tokens=True)).strip() for g in written]
         return {"bits_per_byte": bits, "stories": stories} if heldout else {"stories": stories}
 
@@ -106,14 +123,17 @@ class RealWorld:
     def check_reading(self, shop: Workshop, stage: str) -> None:
         """How well a stage still reads held-out text, which fine-tuning must not cost. Where it reads so much worse
         than the one that it was trained from, that is said, and stands in its figures."""
+
         def build() -> dict[str, Any]:
             model = shop.model(stage)
-            figure = bits_per_byte(model, shop.tokenizer, self.texts.read_again, shop.machine,
-                                   min(256, model.config.context))
+            figure = bits_per_byte(
+                model, shop.tokenizer, self.texts.read_again, shop.machine, min(256, model.config.context)
+            )
             start, name = TRAINED.get(stage, ("", ""))
             before = self.bits.get(start)
-            warning = before and start_from.worsened(stage, name, start_from.setting(self.recipe, name), before,
-                                                     figure["mean"])
+            warning = before and start_from.worsened(
+                stage, name, start_from.setting(self.recipe, name), before, figure["mean"]
+            )
             return {"heldout_bits_per_byte": figure, "warnings": [warning] if warning else []}
 
         found = shop.run.note(stage, build, ["reading", digest(self.texts.read_again), start_from.WORSE])

@@ -31,9 +31,13 @@ from llama2lab.engine.settings import Clash, Count, CountOrNone, Name, Names, Te
 from llama2lab.engine.validation import shown
 
 Columns = dict[str, str | list[str]]  # our name of a field -> the column, or columns of which the first there counts
-NamedColumns = dict[Annotated[str, one_of(("text", "messages", "prompt", "context", "answer", "chosen", "rejected",
-                                           "grade", "safety", "label"))],
-                    Name | Annotated[list[Name], Field(min_length=1, max_length=100)]]
+NamedColumns = dict[
+    Annotated[
+        str,
+        one_of(("text", "messages", "prompt", "context", "answer", "chosen", "rejected", "grade", "safety", "label")),
+    ],
+    Name | Annotated[list[Name], Field(min_length=1, max_length=100)],
+]
 
 
 @checked
@@ -52,8 +56,11 @@ class SourceSettings:
 
     def __post_init__(self) -> None:
         if self.max_answer_tokens > self.max_tokens:
-            raise Clash(f"must be at most max_tokens ({self.max_tokens}), not {self.max_answer_tokens}",
-                        "max_answer_tokens", "max_tokens")
+            raise Clash(
+                f"must be at most max_tokens ({self.max_tokens}), not {self.max_answer_tokens}",
+                "max_answer_tokens",
+                "max_tokens",
+            )
 
     @property
     def given(self) -> bool:
@@ -83,11 +90,15 @@ class Tally:
         if self.read == 0:
             raise LabError(f"{self.role}: the data set has no rows; give another file or hub name in the recipe")
         if self.malformed > limit * self.read or self.malformed == self.read:
-            what = "; ".join(f"{n} x {reason} ({', '.join(self.places[reason])}{', ...' if n > SHOWN else ''})"
-                             for reason, n in self.reasons.most_common(3))
-            raise LabError(f"{self.role}: {self.malformed} of {self.read} rows are malformed, more than "
-                           f"{limit:.0%}: {what}; mend these lines, the recipe's columns, or raise max_malformed"
-                           + cures_of(self.reasons))
+            what = "; ".join(
+                f"{n} x {reason} ({', '.join(self.places[reason])}{', ...' if n > SHOWN else ''})"
+                for reason, n in self.reasons.most_common(3)
+            )
+            raise LabError(
+                f"{self.role}: {self.malformed} of {self.read} rows are malformed, more than "
+                f"{limit:.0%}: {what}; mend these lines, the recipe's columns, or raise max_malformed"
+                + cures_of(self.reasons)
+            )
 
     def metrics(self) -> dict[str, Any]:
         return {"rows": self.read, "malformed": dict(self.reasons), "malformed_at": self.places}
@@ -139,8 +150,11 @@ def data_folder(path: str | Path | None) -> Path | None:
 
 
 def _read_hub(source: SourceSettings, role: str, data_dir: Path | None) -> Iterator[tuple[str, Record | str]]:
-    looked = (f"no files {', '.join(source.files)} in {data_dir or 'a data folder (none was given)'}" if source.files
-              else "the recipe names no files")
+    looked = (
+        f"no files {', '.join(source.files)} in {data_dir or 'a data folder (none was given)'}"
+        if source.files
+        else "the recipe names no files"
+    )
     cure = "give the folder of a local copy with --data DIR (or LLAMA2LAB_DATA), as the recipe's files name it"
     if not source.hub:
         raise LabError(f"{role}: {looked}, and no hub data set; {cure}")
@@ -152,8 +166,9 @@ def _read_hub(source: SourceSettings, role: str, data_dir: Path | None) -> Itera
             for number, record in enumerate(stream.take(source.rows) if source.rows else stream, 1):
                 yield f"{source.hub}{'/' + folder if folder else ''}:{number}", record
         except Exception as e:  # no network, no such name, no access: datasets raises many kinds
-            raise LabError(f"{role}: {looked}, and {source.hub} cannot be had from the hub ({first_line(e)}); "
-                           f"{cure}") from e
+            raise LabError(
+                f"{role}: {looked}, and {source.hub} cannot be had from the hub ({first_line(e)}); {cure}"
+            ) from e
 
 
 # ---- from records to rows ----------------------------------------------------------------------------------
@@ -206,8 +221,10 @@ def parse_demonstration(record: Record, columns: Columns) -> Record:
             raise Malformed("the last message is no answer")
     else:
         asked = [plain_text(text_of(record, columns, "prompt")), text_of(record, columns, "context", required=False)]
-        messages = [{"role": "user", "content": "\n\n".join(x for x in asked if x)},
-                    {"role": "assistant", "content": plain_text(text_of(record, columns, "answer"))}]
+        messages = [
+            {"role": "user", "content": "\n\n".join(x for x in asked if x)},
+            {"role": "assistant", "content": plain_text(text_of(record, columns, "answer"))},
+        ]
     return {"messages": messages, "skill": "real"}
 
 
@@ -221,9 +238,13 @@ def parse_pair(record: Record, columns: Columns) -> Record:
     prompt = get(record, columns, "prompt") if "prompt" in columns else None
     before, chosen, rejected = pair_of(prompt, get(record, columns, "chosen"), get(record, columns, "rejected"))
     grade = word_of(record, columns, "grade", GRADES) or "better"
-    return {"prompt": before, "chosen": [{"role": "assistant", "content": chosen}],
-            "rejected": [{"role": "assistant", "content": rejected}], "grade": grade,
-            "safety": word_of(record, columns, "safety", [bin for bin in SAFETY if bin])}
+    return {
+        "prompt": before,
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+        "grade": grade,
+        "safety": word_of(record, columns, "safety", [bin for bin in SAFETY if bin]),
+    }
 
 
 def parse_probe(record: Record, columns: Columns) -> Record:
@@ -237,8 +258,11 @@ def parse_probe(record: Record, columns: Columns) -> Record:
 PAIR = ("prompt", "chosen", "rejected", "grade", "safety")
 # Role -> how its rows are made, and of what: the names that `columns` may hold.
 PARSERS: dict[str, tuple[Callable[[Record, Columns], Record], tuple[str, ...]]] = {
-    "pretrain": (parse_text, ("text",)), "sft": (parse_demonstration, ("messages", "prompt", "context", "answer")),
-    "helpful": (parse_pair, PAIR), "harmless": (parse_pair, PAIR), "refusals": (parse_probe, ("prompt", "label")),
+    "pretrain": (parse_text, ("text",)),
+    "sft": (parse_demonstration, ("messages", "prompt", "context", "answer")),
+    "helpful": (parse_pair, PAIR),
+    "harmless": (parse_pair, PAIR),
+    "refusals": (parse_probe, ("prompt", "label")),
 }
 
 
@@ -253,8 +277,13 @@ def contradictory(rows: Sequence[Record]) -> set[int]:
     return {i for found in sides.values() if len(found) > 1 for places in found.values() for i in places}
 
 
-def load_role(role: str, source: SourceSettings, data_dir: Path | None, max_malformed: float = 0.05, seed: int = 0,
-              ) -> tuple[list[Record], Tally]:
+def load_role(
+    role: str,
+    source: SourceSettings,
+    data_dir: Path | None,
+    max_malformed: float = 0.05,
+    seed: int = 0,
+) -> tuple[list[Record], Tally]:
     """The valid rows of a role, at most `source.rows`, and the tally of the others.
 
     Raises:
@@ -263,8 +292,10 @@ def load_role(role: str, source: SourceSettings, data_dir: Path | None, max_malf
     parse, fields = PARSERS[role]
     unknown = source.columns.keys() - set(fields)
     if unknown:
-        raise LabError(f"{role}: the recipe's columns name {shown(min(unknown, key=str))}, which no row of this role "
-                       f"has; choose among {', '.join(fields)}")
+        raise LabError(
+            f"{role}: the recipe's columns name {shown(min(unknown, key=str))}, which no row of this role "
+            f"has; choose among {', '.join(fields)}"
+        )
     tally = Tally(role)
     rows, places = [], []
     for where, record in read_source(source, role, data_dir):

@@ -60,8 +60,13 @@ class Texts:
     @cached_property
     def read_again(self) -> list[str]:
         """Held-out texts on which every chat stage is compared with the one before it."""
-        dialogues = [m["content"] for rows in self.pairs.values() for row in rows if row["part"] == "test"
-                     for m in [*row["prompt"], *row["chosen"]]]
+        dialogues = [
+            m["content"]
+            for rows in self.pairs.values()
+            for row in rows
+            if row["part"] == "test"
+            for m in [*row["prompt"], *row["chosen"]]
+        ]
         return sorted(set(self.heldout_stories or dialogues), key=place_of)[:64]
 
 
@@ -78,8 +83,9 @@ def load_texts(recipe: RealRecipe, folder: Path | None, seed: int) -> Texts:
     for role in ROLES.values():
         for row in rows[role]:
             row["part"] = part_of(row["prompt"])
-    return Texts(stories[held:], stories[:held], rows["sft"], {k: rows[r] for k, r in ROLES.items()},
-                 rows["refusals"], tallies)
+    return Texts(
+        stories[held:], stories[:held], rows["sft"], {k: rows[r] for k, r in ROLES.items()}, rows["refusals"], tallies
+    )
 
 
 def fit_pairs(tokenizer: Any, rows: Sequence[dict], max_tokens: int) -> tuple[list[dict], Counter[str]]:
@@ -89,8 +95,10 @@ def fit_pairs(tokenizer: Any, rows: Sequence[dict], max_tokens: int) -> tuple[li
     counts: Counter[str] = Counter(left_out=0, shortened=0)
     waiting, rounds = list(rows), 0
     while waiting:
-        sizes = [[len(ids) for ids, _ in encode_chats(tokenizer, [[*r["prompt"], *r[side]] for r in waiting])]
-                 for side in ("chosen", "rejected")]
+        sizes = [
+            [len(ids) for ids, _ in encode_chats(tokenizer, [[*r["prompt"], *r[side]] for r in waiting])]
+            for side in ("chosen", "rejected")
+        ]
         longer = []
         for row, chosen, rejected in zip(waiting, *sizes, strict=True):
             start = 1 if row["prompt"][0]["role"] == "system" else 0
@@ -98,7 +106,7 @@ def fit_pairs(tokenizer: Any, rows: Sequence[dict], max_tokens: int) -> tuple[li
                 kept.append(row)
                 counts["shortened"] += rounds > 0
             elif len(row["prompt"]) > start + 1:
-                longer.append({**row, "prompt": row["prompt"][:start] + row["prompt"][start + 2:]})
+                longer.append({**row, "prompt": row["prompt"][:start] + row["prompt"][start + 2 :]})
             else:
                 counts["left_out"] += 1
         waiting, rounds = longer, rounds + 1
@@ -129,11 +137,16 @@ def pairs_stage(shop: Workshop, recipe: RealRecipe, texts: Texts) -> None:
 def fit_demonstrations(tokenizer: Any, rows: Sequence[dict], source: SourceSettings, n: int, seed: int) -> list[dict]:
     """`n` demonstrations that fit, drawn by the seed. A cut answer would teach to stop in the middle."""
     encoded = encode_chats(tokenizer, [r["messages"] for r in rows], mask_turns="last")
-    kept = [row for row, (ids, mask) in zip(rows, encoded, strict=True)
-            if len(ids) <= source.max_tokens and sum(mask) <= (source.max_answer_tokens or source.max_tokens)]
+    kept = [
+        row
+        for row, (ids, mask) in zip(rows, encoded, strict=True)
+        if len(ids) <= source.max_tokens and sum(mask) <= (source.max_answer_tokens or source.max_tokens)
+    ]
     if not kept:
-        raise LabError(f"sft: none of {len(rows)} demonstrations fits in {source.max_tokens} tokens with an answer of "
-                       f"{source.max_answer_tokens or source.max_tokens}; raise data.sft.max_tokens")
+        raise LabError(
+            f"sft: none of {len(rows)} demonstrations fits in {source.max_tokens} tokens with an answer of "
+            f"{source.max_answer_tokens or source.max_tokens}; raise data.sft.max_tokens"
+        )
     return random.Random(seed).sample(kept, min(n, len(kept)))
 
 
@@ -148,7 +161,9 @@ class PairPrompts:
                 encoded = encode_chats(tokenizer, [r["prompt"] for r in rows], add_generation_prompt=True)
                 self.pools[kind, part] = [
                     Prompt(f"{ROLES[reward_kind]}/{part}/{i}", tuple(row["prompt"]), "real", kind, "", part)
-                    for i, (row, (ids, _)) in enumerate(zip(rows, encoded, strict=True)) if len(ids) <= max_tokens]
+                    for i, (row, (ids, _)) in enumerate(zip(rows, encoded, strict=True))
+                    if len(ids) <= max_tokens
+                ]
 
     def prompts(self, kind: str, n: int, seed: int, split: str = "train") -> list[Prompt]:
         """`n` prompts; where the pool is smaller, some more than once. Real pairs have no borderline prompts: helpful
@@ -156,11 +171,18 @@ class PairPrompts:
         kind = "helpful" if kind == "borderline" else kind
         pool = self.pools[kind, split]
         if not pool:
-            raise LabError(f"the pairs have no {kind} prompt in the part {split!r} that fits in prompt_tokens; give "
-                           "more rows or raise prompt_tokens")
+            raise LabError(
+                f"the pairs have no {kind} prompt in the part {split!r} that fits in prompt_tokens; give "
+                "more rows or raise prompt_tokens"
+            )
         rng = random.Random(f"{seed} {kind} {split}")
         return rng.sample(pool, n) if n <= len(pool) else rng.choices(pool, k=n)
 
-    def dialogues(self, n: int, turns: int, seed: int, split: str = "train",
-                  ) -> tuple[list[list[str]], list[Instruction]]:
+    def dialogues(
+        self,
+        n: int,
+        turns: int,
+        seed: int,
+        split: str = "train",
+    ) -> tuple[list[list[str]], list[Instruction]]:
         raise LabError("the recipe on real text has no Ghost Attention: its dialogues need the town")

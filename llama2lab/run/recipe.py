@@ -29,8 +29,15 @@ from llama2lab.stages.rounds import Workshop, finetune
 World = TownWorld | RealWorld
 
 
-def run_town(recipe: Recipe, out: str | Path, seed: int = 0, device: str = "auto", precision: str = "auto",
-             labels: Sequence[dict] = (), people_share: float | None = None) -> dict[str, Any]:
+def run_town(
+    recipe: Recipe,
+    out: str | Path,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    labels: Sequence[dict] = (),
+    people_share: float | None = None,
+) -> dict[str, Any]:
     """Run the recipe on the town in folder `out`, or go on with it; returns what RUN/results.json holds.
 
     With `labels`, as a store gives them (`Store.labels`), the reward models of every round also train on people's
@@ -41,8 +48,14 @@ def run_town(recipe: Recipe, out: str | Path, seed: int = 0, device: str = "auto
     return _run(lambda: TownWorld(recipe, seed, labels, people_share), out, seed, device, precision)
 
 
-def run_real(recipe: str | Path, out: str | Path, seed: int = 0, device: str = "auto", precision: str = "auto",
-             data_dir: str | Path | None = None) -> dict[str, Any]:
+def run_real(
+    recipe: str | Path,
+    out: str | Path,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+    data_dir: str | Path | None = None,
+) -> dict[str, Any]:
     """Run a recipe file on real text in folder `out`, or go on with it; returns what RUN/results.json holds.
 
     `data_dir` is the folder of local copies; without it the environment variable LLAMA2LAB_DATA, and without that
@@ -88,8 +101,11 @@ def tokenizer_stage(world: World, shop: Workshop) -> None:
             tokenizer = train_tokenizer(texts, world.recipe.pretrain.model["vocab_size"], chat_template=CHAT_TEMPLATE)
         tokenizer.save_pretrained(folder)
         ids = tokenizer(sample, add_special_tokens=False)["input_ids"]
-        return {"vocab_size": len(tokenizer), "bytes_per_token": sum(len(text.encode()) for text in sample)
-                / max(1, sum(map(len, ids))), **more}
+        return {
+            "vocab_size": len(tokenizer),
+            "bytes_per_token": sum(len(text.encode()) for text in sample) / max(1, sum(map(len, ids))),
+            **more,
+        }
 
     shop.tokenizer = load_tokenizer(shop.run.stage("tokenizer", build, world.tokenizer_settings))
 
@@ -101,11 +117,15 @@ def base_stage(world: World, shop: Workshop) -> None:
         if world.start:
             before = load_tokenizer(world.start)
             model = with_room(load_model(world.start), before, shop.tokenizer, shop.seed)
-            metrics = {"started_from": world.start_from, "parameters": parameter_count(model),
-                       "control_tokens_added": len(shop.tokenizer) - len(before)}
+            metrics = {
+                "started_from": world.start_from,
+                "parameters": parameter_count(model),
+                "control_tokens_added": len(shop.tokenizer) - len(before),
+            }
         else:
-            model, metrics = pretrain(world.documents(), shop.tokenizer, world.recipe.pretrain, shop.seed,
-                                      shop.machine, folder)
+            model, metrics = pretrain(
+                world.documents(), shop.tokenizer, world.recipe.pretrain, shop.seed, shop.machine, folder
+            )
         save_model(folder, model, shop.tokenizer)
         return metrics | world.measure_base(shop, model.eval())
 

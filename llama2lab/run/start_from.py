@@ -29,8 +29,14 @@ from llama2lab.model.network import Llama
 from llama2lab.model.tokenizer import BOS, CONTROL_TOKENS, EOS, PAD, UNK, control_strings
 
 # The report's learning rates, by the setting that they are for.
-RATES = {"sft.optim": 2e-5, "rejection.optim": 2e-5, "helpfulness.optim": 1e-5, "safety.optim": 1e-5,
-         "ppo.optim": 1e-6, "ppo.critic_optim": 1e-5}
+RATES = {
+    "sft.optim": 2e-5,
+    "rejection.optim": 2e-5,
+    "helpfulness.optim": 1e-5,
+    "safety.optim": 1e-5,
+    "ppo.optim": 1e-6,
+    "ppo.critic_optim": 1e-5,
+}
 MEASURED = 135e6  # parameters of the checkpoint that the rule was tried on
 WORSE = 0.1  # share by which a stage may worsen held-out bits a byte before it is said
 
@@ -57,8 +63,10 @@ def hasty(recipe: Any, parameters: int, times: float = 4.0) -> list[str]:
         ours, theirs = setting(recipe, name), setting(rule, name)
         for what in ("lr", "gain_lr"):
             if getattr(ours, what) > times * getattr(theirs, what):
-                lines.append(f"{name}.{what} is {getattr(ours, what):g}, for a trained checkpoint of {parameters:,} "
-                             f"parameters {getattr(theirs, what):g} would be usual")
+                lines.append(
+                    f"{name}.{what} is {getattr(ours, what):g}, for a trained checkpoint of {parameters:,} "
+                    f"parameters {getattr(theirs, what):g} would be usual"
+                )
     return lines
 
 
@@ -79,10 +87,15 @@ def worsened(stage: str, name: str, optim: Optim, before: float, after: float) -
     `before` and `after` are bits a byte, `name` is the setting of its `optim`."""
     if after <= (1 + WORSE) * before:  # also False where `after` is no number
         return ""
-    cure = f"lower {name}.gain_lr (it is {optim.gain_lr:g})" if optim.gain_lr > 1 else (
-        f"lower {name}.lr (it is {optim.lr:g})")
-    return (f"{stage} reads held-out text worse than what it was trained from: {after:.3f} bits a byte after "
-            f"{before:.3f}, more than {WORSE:.0%}; {cure}")
+    cure = (
+        f"lower {name}.gain_lr (it is {optim.gain_lr:g})"
+        if optim.gain_lr > 1
+        else (f"lower {name}.lr (it is {optim.lr:g})")
+    )
+    return (
+        f"{stage} reads held-out text worse than what it was trained from: {after:.3f} bits a byte after "
+        f"{before:.3f}, more than {WORSE:.0%}; {cure}"
+    )
 
 
 def find_checkpoint(name: str, folder: Path | None) -> str:
@@ -95,12 +108,21 @@ def with_control_tokens(tokenizer: Any) -> tuple[Any, list[str]]:
     their ids; new ones get new ids after the last."""
     before = tokenizer.get_vocab()
     lacked = [t for t in CONTROL_TOKENS if t not in before]
-    tokenizer.add_special_tokens({"bos_token": BOS, "eos_token": EOS, "pad_token": PAD, "unk_token": UNK,
-                                  "extra_special_tokens": list(CONTROL_TOKENS[4:])})
+    tokenizer.add_special_tokens(
+        {
+            "bos_token": BOS,
+            "eos_token": EOS,
+            "pad_token": PAD,
+            "unk_token": UNK,
+            "extra_special_tokens": list(CONTROL_TOKENS[4:]),
+        }
+    )
     new = {token: i for token, i in tokenizer.get_vocab().items() if token not in before}
     if sorted(new) != sorted(lacked) or not set(before.values()).isdisjoint(new.values()):  # a tokenizer with gaps
-        raise LabError(f"start_from: the tokenizer cannot take the control tokens {', '.join(lacked)} with ids of "
-                       "their own; choose a checkpoint with an ordinary tokenizer.json")
+        raise LabError(
+            f"start_from: the tokenizer cannot take the control tokens {', '.join(lacked)} with ids of "
+            "their own; choose a checkpoint with an ordinary tokenizer.json"
+        )
     tokenizer.chat_template = chat_template(control_strings(tokenizer))
     tokenizer.padding_side = "left"
     return tokenizer, lacked
@@ -115,8 +137,10 @@ def with_room(model: Llama, before: Any, after: Any, seed: int) -> Llama:
     ids, known = after.get_vocab(), before.get_vocab()
     read, rows = max(known.values()) + 1, model.config.vocab_size
     if read > rows:
-        raise LabError(f"start_from: the tokenizer has {read:,} tokens, the model has rows for {rows:,}; they do not "
-                       "belong together: give a folder with both as they were published")
+        raise LabError(
+            f"start_from: the tokenizer has {read:,} tokens, the model has rows for {rows:,}; they do not "
+            "belong together: give a folder with both as they were published"
+        )
     own = {BOS: before.bos_token_id, EOS: before.eos_token_id}  # what the checkpoint begins and ends with
     new = {ids[token]: own.get(token) for token in ids.keys() - known.keys()}
     copies = {to: i for to, i in new.items() if i is not None}
@@ -124,8 +148,9 @@ def with_room(model: Llama, before: Any, after: Any, seed: int) -> Llama:
 
 
 @torch.no_grad()
-def grow_vocabulary(model: Llama, vocab_size: int, copies: dict[int, int], seed: int, new: Sequence[int] = (),
-                    read: int | None = None) -> Llama:
+def grow_vocabulary(
+    model: Llama, vocab_size: int, copies: dict[int, int], seed: int, new: Sequence[int] = (), read: int | None = None
+) -> Llama:
     """The model with rows for new tokens: those beyond the rows it has, and those of `new`. A row in `copies` (new id
     -> old id) starts as the old token's, the others as the mean of all old rows (of the first `read`, where the rest
     is padding) with a little noise: an untrained row far from the others would take or lose probability at once, which

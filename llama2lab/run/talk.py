@@ -27,9 +27,13 @@ class _Config:
 
 def talking_stages(run: Path) -> list[str]:
     """The finished stages that hold a language model, in the run's order: not the reward models, nor rows of data."""
-    return [name for name in stages_in_order(run) if (run / name / "config.json").exists()
-            and CAUSAL in (read_as(_Config, run / name / "config.json", f"remove {run / name} and run again"
-                                   ).architectures or [])]
+    return [
+        name
+        for name in stages_in_order(run)
+        if (run / name / "config.json").exists()
+        and CAUSAL
+        in (read_as(_Config, run / name / "config.json", f"remove {run / name} and run again").architectures or [])
+    ]
 
 
 def pick_stage(run: Path, stage: str | None) -> str:
@@ -60,9 +64,11 @@ def assumed_format(tokenizer: Any) -> str:
     if all(token in tokenizer.get_vocab() for token in CONTROL_TOKENS[4:]):
         return ""
     marks = [token or "nothing" for token in (tokenizer.bos_token, tokenizer.eos_token)]
-    return ("this checkpoint's tokenizer does not know [INST] as a token, so Llama 2's chat format is written as text, "
-            f"between its own {marks[0]} and {marks[1]}; a chat template of its own is not run. A model that was "
-            "trained on another format answers worse for that: see also llama2lab generate")
+    return (
+        "this checkpoint's tokenizer does not know [INST] as a token, so Llama 2's chat format is written as text, "
+        f"between its own {marks[0]} and {marks[1]}; a chat template of its own is not run. A model that was "
+        "trained on another format answers worse for that: see also llama2lab generate"
+    )
 
 
 def load(checkpoint: str | Path) -> tuple[Llama, Any]:
@@ -74,17 +80,20 @@ def load(checkpoint: str | Path) -> tuple[Llama, Any]:
     return model.eval(), tokenizer
 
 
-def write(model: Llama, tokenizer: Any, ids: list[int], temperature: float, max_new_tokens: int,
-          seed: int) -> list[int]:
+def write(
+    model: Llama, tokenizer: Any, ids: list[int], temperature: float, max_new_tokens: int, seed: int
+) -> list[int]:
     """The tokens that follow; in fp32, so that greedy text is the same on every machine."""
     eos = -1 if tokenizer.eos_token_id is None else tokenizer.eos_token_id  # -1: none, so it never ends by itself
     pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
-    return generate(model, [ids], max_new_tokens, temperature=temperature, seed=seed, eos_id=eos, pad_id=pad,
-                    precision="fp32")[0].tokens
+    return generate(
+        model, [ids], max_new_tokens, temperature=temperature, seed=seed, eos_id=eos, pad_id=pad, precision="fp32"
+    )[0].tokens
 
 
-def answer(model: Llama, tokenizer: Any, messages: list[Message], temperature: float, max_new_tokens: int,
-           seed: int) -> str:
+def answer(
+    model: Llama, tokenizer: Any, messages: list[Message], temperature: float, max_new_tokens: int, seed: int
+) -> str:
     """The next answer of a conversation that ends with a user message."""
     ids, _ = encode_chat(tokenizer, messages, add_generation_prompt=True)
     return decode_answer(tokenizer, write(model, tokenizer, ids, temperature, max_new_tokens, seed))
@@ -121,8 +130,9 @@ def converse(run: Path, stage: str | None, temperature: float, max_new_tokens: i
     model, tokenizer = load(run / stage if stage else run)
     messages: list[Message] = []
     if stage:
-        print(f"stages: {', '.join(talking_stages(run))}\ntalking to {stage}; /stage NAME, /reset, /quit",
-              file=sys.stderr)
+        print(
+            f"stages: {', '.join(talking_stages(run))}\ntalking to {stage}; /stage NAME, /reset, /quit", file=sys.stderr
+        )
     else:
         note(assumed_format(tokenizer))
         print(f"talking to {run}; /reset, /quit", file=sys.stderr)

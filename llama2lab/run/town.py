@@ -36,15 +36,18 @@ class TownWorld:
         self.tokenizer_settings = [recipe.pretrain.model["vocab_size"], min(words, 400_000), corpus]
         self.base_settings = [asdict(recipe.pretrain), corpus]
         self.chats = {"sft": recipe.sft, "sft-noisy": recipe.noisy}  # the noisy one is there to be compared
-        self.taught = {"sft": demonstrations(self.town, recipe.sft.examples, seed, "clean"),
-                       "sft-noisy": demonstrations(self.town, recipe.noisy.examples, seed, "noisy")}
+        self.taught = {
+            "sft": demonstrations(self.town, recipe.sft.examples, seed, "clean"),
+            "sft-noisy": demonstrations(self.town, recipe.noisy.examples, seed, "noisy"),
+        }
         self.sft_settings = {stage: [digest(rows)] for stage, rows in self.taught.items()}
         self.replayed = pretraining_corpus(self.town, min(words, 200_000), seed + 1)  # in fine-tuning
 
     def begin(self, shop: Workshop) -> None:
         if self.labels:  # before anything is trained: a store without a usable label is said at once
-            annotations_stage(shop, self.labels, self.annotators, Oracle(self.town), self.town,
-                              self.recipe.evaluate.split)
+            annotations_stage(
+                shop, self.labels, self.annotators, Oracle(self.town), self.town, self.recipe.evaluate.split
+            )
             shop.people_share = self.people_share
 
     def tokenizer_texts(self) -> tuple[list[str], list[str]]:
@@ -61,8 +64,10 @@ class TownWorld:
     def measure_base(self, shop: Workshop, model: Llama) -> dict[str, Any]:
         """Bits per byte of held-out documents, and the facts that the base model completes rightly."""
         heldout, probes = heldout_documents(self.town, self.seed, 200), fact_probes(self.town)
-        return {"bits_per_byte": bits_per_byte(model, shop.tokenizer, heldout, shop.machine),
-                "known_facts": evaluate.known_facts(model, shop.tokenizer, probes, shop.machine.precision)}
+        return {
+            "bits_per_byte": bits_per_byte(model, shop.tokenizer, heldout, shop.machine),
+            "known_facts": evaluate.known_facts(model, shop.tokenizer, probes, shop.machine.precision),
+        }
 
     def demonstrations(self, stage: str, tokenizer: Any) -> list[dict]:
         return self.taught[stage]
@@ -73,8 +78,14 @@ class TownWorld:
     def rounds(self, shop: Workshop, judge: OracleJudge) -> None:
         """The report's five; and PPO against the report's plain reward head, beside ours."""
         settings = self.recipe.rlhf
-        rlhf(shop, settings, lambda pairs, kind: label_pairs(self.annotators, judge.oracle, pairs, kind, self.seed),
-             list(self.recipe.vendors), judge.measure, judge.prompts)
+        rlhf(
+            shop,
+            settings,
+            lambda pairs, kind: label_pairs(self.annotators, judge.oracle, pairs, kind, self.seed),
+            list(self.recipe.vendors),
+            judge.measure,
+            judge.prompts,
+        )
         if self.recipe.compare_heads:
             plain = reward_stage(shop, replace(settings.helpfulness, head="linear"), 5, "helpfulness", "-linear")
             judge.measure(plain)

@@ -94,37 +94,65 @@ def win_tie_loss(prompts: Sequence[Prompt], verdicts: Sequence[Verdict], against
     rows = [(p, v, w) for p, v, w in zip(prompts, verdicts, against, strict=True) if p.kind == "helpful"]
     gaps = [v.helpfulness - w.helpfulness for _, v, w in rows]
     points = [1.0 if g > TIE else 0.0 if g < -TIE else 0.5 for g in gaps]
-    return {"win_rate_vs_sft": stats.mean(points, [p.content for p, _, _ in rows]),
-            "wins_vs_sft": stats.rate([x == 1.0 for x in points]),
-            "ties_vs_sft": stats.rate([x == 0.5 for x in points]),
-            "losses_vs_sft": stats.rate([x == 0.0 for x in points])}
+    return {
+        "win_rate_vs_sft": stats.mean(points, [p.content for p, _, _ in rows]),
+        "wins_vs_sft": stats.rate([x == 1.0 for x in points]),
+        "ties_vs_sft": stats.rate([x == 0.5 for x in points]),
+        "losses_vs_sft": stats.rate([x == 0.0 for x in points]),
+    }
 
 
-def answer_prompts(model: Llama, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt], temperature: float,
-                   seed: int, precision: str, what: str = "evaluating") -> list[str]:
+def answer_prompts(
+    model: Llama,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[Prompt],
+    temperature: float,
+    seed: int,
+    precision: str,
+    what: str = "evaluating",
+) -> list[str]:
     """One answer to each prompt."""
-    answers = sample_answers(model, tokenizer, [p.messages for p in prompts], temperature=temperature, seed=seed,
-                             precision=precision, what=what)
+    answers = sample_answers(
+        model,
+        tokenizer,
+        [p.messages for p in prompts],
+        temperature=temperature,
+        seed=seed,
+        precision=precision,
+        what=what,
+    )
     return [a[0] for a in answers]
 
 
-def known_facts(model: Llama, tokenizer: PreTrainedTokenizerFast, probes: Sequence[tuple[str, str, Sequence[str]]],
-                precision: str) -> stats.Figure:
+def known_facts(
+    model: Llama, tokenizer: PreTrainedTokenizerFast, probes: Sequence[tuple[str, str, Sequence[str]]], precision: str
+) -> stats.Figure:
     """Share of the world's facts that the base model completes rightly, greedily, from the words before them."""
     prompts = [[tokenizer.bos_token_id, *encode_text(tokenizer, prefix)] for prefix, _, _ in probes]
     longest = max(len(encode_text(tokenizer, " " + value)) for _, value, _ in probes)
-    written = generate(model, prompts, longest + 2, temperature=0.0, eos_id=tokenizer.eos_token_id,
-                       pad_id=tokenizer.pad_token_id, precision=precision)
+    written = generate(
+        model,
+        prompts,
+        longest + 2,
+        temperature=0.0,
+        eos_id=tokenizer.eos_token_id,
+        pad_id=tokenizer.pad_token_id,
+        precision=precision,
+    )
     said = [str(tokenizer.decode(g.tokens, skip_special_tokens=True)).strip().lower() for g in written]
     right = []
     for text, (_, value, _) in zip(said, probes, strict=True):
-        rest = text[len(value):]
+        rest = text[len(value) :]
         right.append(text.startswith(value.lower()) and not rest[:1].isalnum())
     return stats.rate(right)
 
 
-def truth_accuracy(model: RewardModel, tokenizer: PreTrainedTokenizerFast,
-                   pairs: Sequence[tuple[Sequence[dict], str, str]], machine: Machine) -> stats.Figure:
+def truth_accuracy(
+    model: RewardModel,
+    tokenizer: PreTrainedTokenizerFast,
+    pairs: Sequence[tuple[Sequence[dict], str, str]],
+    machine: Machine,
+) -> stats.Figure:
     """Share of held-out pairs that differ only in whether the fact is right, in which the right one scores higher; a
     tie counts as half."""
     conversations = [list(m) for m, _, _ in pairs]
@@ -133,27 +161,54 @@ def truth_accuracy(model: RewardModel, tokenizer: PreTrainedTokenizerFast,
     return stats.rate([judged_well(r, w) for r, w in zip(right, wrong, strict=True)])
 
 
-def retention(oracle: Oracle, model: Llama, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Sequence[str]],
-              instructions: Sequence[Instruction], seed: int, precision: str, temperature: float = 1.0,
-              ) -> tuple[dict[str, stats.Figure], list[list[str]]]:
+def retention(
+    oracle: Oracle,
+    model: Llama,
+    tokenizer: PreTrainedTokenizerFast,
+    questions: Sequence[Sequence[str]],
+    instructions: Sequence[Instruction],
+    seed: int,
+    precision: str,
+    temperature: float = 1.0,
+) -> tuple[dict[str, stats.Figure], list[list[str]]]:
     """The report's Table 30: how many of the answers at each turn still obey an instruction that was given once,
     before the first question. Also returns the dialogues' answers."""
-    answers = sample_dialogues(model, tokenizer, questions, [i.text for i in instructions], everywhere=False,
-                               temperature=temperature, seed=seed, precision=precision)
+    answers = sample_dialogues(
+        model,
+        tokenizer,
+        questions,
+        [i.text for i in instructions],
+        everywhere=False,
+        temperature=temperature,
+        seed=seed,
+        precision=precision,
+    )
     turns = [t for t in TURNS if t <= len(questions[0])]
-    return {str(t): stats.rate([oracle.obeys(i, a[t - 1]) for i, a in zip(instructions, answers, strict=True)])
-            for t in turns}, answers
+    return {
+        str(t): stats.rate([oracle.obeys(i, a[t - 1]) for i, a in zip(instructions, answers, strict=True)])
+        for t in turns
+    }, answers
 
 
-def true_best_of(oracle: Oracle, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]],
-                 scores: Sequence[Sequence[float]], ks: Sequence[int] = (1, 2, 4, 8, 16)) -> list[dict[str, Any]]:
+def true_best_of(
+    oracle: Oracle,
+    prompts: Sequence[Prompt],
+    answers: Sequence[Sequence[str]],
+    scores: Sequence[Sequence[float]],
+    ks: Sequence[int] = (1, 2, 4, 8, 16),
+) -> list[dict[str, Any]]:
     """For each K: the true helpfulness of the answer that the reward prefers among the first K (`pick`), whether it
     is correct (`correct`), and the best there was by the oracle (`ceiling`)."""
     judged = [[oracle.judge(p, a) for a in row] for p, row in zip(prompts, answers, strict=True)]
     result = []
     for k in (k for k in ks if k <= len(answers[0])):
         picks = [row[max(range(k), key=s.__getitem__)] for row, s in zip(judged, scores, strict=True)]
-        result.append({"k": k, "pick": stats.mean([v.helpfulness for v in picks]),
-                       "correct": stats.rate([v.correct for v in picks]),
-                       "ceiling": stats.mean([max(v.helpfulness for v in row[:k]) for row in judged])})
+        result.append(
+            {
+                "k": k,
+                "pick": stats.mean([v.helpfulness for v in picks]),
+                "correct": stats.rate([v.correct for v in picks]),
+                "ceiling": stats.mean([max(v.helpfulness for v in row[:k]) for row in judged]),
+            }
+        )
     return result

@@ -50,16 +50,27 @@ def share_reference(helpfulness: RewardModel, safety: RewardModel) -> None:
         safety.reference = one
 
 
-def combined_score(helpfulness: Sequence[float], safety: Sequence[float], is_safety: Sequence[bool],
-                   threshold: float = 0.15) -> list[float]:
+def combined_score(
+    helpfulness: Sequence[float], safety: Sequence[float], is_safety: Sequence[bool], threshold: float = 0.15
+) -> list[float]:
     """logit(R_c) of each answer: what rejection sampling ranks by and PPO whitens."""
-    rc = gated_reward(torch.tensor(helpfulness, dtype=torch.float64), torch.tensor(safety, dtype=torch.float64),
-                      torch.tensor(is_safety, dtype=torch.bool), threshold)
+    rc = gated_reward(
+        torch.tensor(helpfulness, dtype=torch.float64),
+        torch.tensor(safety, dtype=torch.float64),
+        torch.tensor(is_safety, dtype=torch.bool),
+        threshold,
+    )
     return logit(rc, 1e-9).tolist()
 
 
-def combined_scores(helpfulness: RewardModel, safety: RewardModel, tokenizer: PreTrainedTokenizerFast,
-                    prompts: Sequence[Prompt], answers: Sequence[str], machine: Machine) -> list[float]:
+def combined_scores(
+    helpfulness: RewardModel,
+    safety: RewardModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[Prompt],
+    answers: Sequence[str],
+    machine: Machine,
+) -> list[float]:
     """logit(R_c) of one answer to each prompt. A prompt is a safety prompt when its source says so (`kind` is
     "unsafe"): the report tags prompts too, and does not say how. An answer that comes several times is scored once,
     and a reference that both models hold (`share_reference`) reads it once."""
@@ -69,6 +80,8 @@ def combined_scores(helpfulness: RewardModel, safety: RewardModel, tokenizer: Pr
     encoded = [everything[i] for i in index.values()]
     loglik = worst_loglikelihoods(helpfulness.reference, encoded, pad, machine)
     shared = loglik if safety.reference is helpfulness.reference else None
-    both = [dict(zip(index, score_encoded(model, encoded, pad, machine, loglikelihoods=known), strict=True))
-            for model, known in ((helpfulness, loglik), (safety, shared))]
+    both = [
+        dict(zip(index, score_encoded(model, encoded, pad, machine, loglikelihoods=known), strict=True))
+        for model, known in ((helpfulness, loglik), (safety, shared))
+    ]
     return combined_score([both[0][k] for k in keys], [both[1][k] for k in keys], [p.kind == "unsafe" for p in prompts])

@@ -51,10 +51,20 @@ def instructed(instruction: str, question: str) -> str:
     return f"{instruction} {question}"
 
 
-def sample_dialogues(model: Llama, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Sequence[str]],
-                     instructions: Sequence[str], everywhere: bool, *, temperature: float, seed: int,
-                     precision: str = "fp32", seen_turns: int | None = None, max_new_tokens: int = 48,
-                     each_turn: Callable[[list[list[str]]], object] | None = None) -> list[list[str]]:
+def sample_dialogues(
+    model: Llama,
+    tokenizer: PreTrainedTokenizerFast,
+    questions: Sequence[Sequence[str]],
+    instructions: Sequence[str],
+    everywhere: bool,
+    *,
+    temperature: float,
+    seed: int,
+    precision: str = "fp32",
+    seen_turns: int | None = None,
+    max_new_tokens: int = 48,
+    each_turn: Callable[[list[list[str]]], object] | None = None,
+) -> list[list[str]]:
     """Answers to every turn of each dialogue, each sampled after the ones before.
 
     Args:
@@ -75,9 +85,16 @@ def sample_dialogues(model: Llama, tokenizer: PreTrainedTokenizerFast, questions
                 if t < turn:
                     messages.append({"role": "assistant", "content": given[t]})
             conversations.append(messages)
-        texts = sample_answers(model, tokenizer, conversations, temperature=temperature, seed=seed * 100 + turn,
-                               precision=precision, max_new_tokens=max_new_tokens,
-                               what=f"turn {turn + 1} of {len(questions[0])}")
+        texts = sample_answers(
+            model,
+            tokenizer,
+            conversations,
+            temperature=temperature,
+            seed=seed * 100 + turn,
+            precision=precision,
+            max_new_tokens=max_new_tokens,
+            what=f"turn {turn + 1} of {len(questions[0])}",
+        )
         for given, text in zip(answers, texts, strict=True):
             given.append(text[0])
         if each_turn:
@@ -85,8 +102,13 @@ def sample_dialogues(model: Llama, tokenizer: PreTrainedTokenizerFast, questions
     return answers
 
 
-def gatt_rows(questions: Sequence[Sequence[str]], instructions: Sequence[Callable[[random.Random], str] | str],
-              answers: Sequence[Sequence[str]], n: int, seed: int) -> list[dict[str, Any]]:
+def gatt_rows(
+    questions: Sequence[Sequence[str]],
+    instructions: Sequence[Callable[[random.Random], str] | str],
+    answers: Sequence[Sequence[str]],
+    n: int,
+    seed: int,
+) -> list[dict[str, Any]]:
     """`n` training rows: a dialogue cut after a random turn, the instruction in its first message only, the loss on
     its last answer only. An instruction may be a function of a random source: half of the time the report shortens
     it ("Figure: Napoleon")."""
@@ -99,8 +121,10 @@ def gatt_rows(questions: Sequence[Sequence[str]], instructions: Sequence[Callabl
         text = instruction if isinstance(instruction, str) else instruction(rng)
         messages: list[dict] = []
         for t in range(turns):
-            messages += [user(instructed(text, questions[d][t]) if t == 0 else questions[d][t]),
-                         {"role": "assistant", "content": answers[d][t]}]
+            messages += [
+                user(instructed(text, questions[d][t]) if t == 0 else questions[d][t]),
+                {"role": "assistant", "content": answers[d][t]},
+            ]
         if all(m["content"].strip() for m in messages):
             rows.append({"messages": messages, "loss": "last", "skill": "gatt", "turns": turns})
     return rows

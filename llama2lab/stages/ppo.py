@@ -84,8 +84,12 @@ class PPOSettings:
         if self.minibatch > self.batch:
             raise Clash(f"must be at most batch ({self.batch}), not {self.minibatch}", "minibatch", "batch")
         if self.critic_warmup >= self.iterations:
-            raise Clash(f"must be less than iterations ({self.iterations}), or the policy learns nothing, and is "
-                        f"{self.critic_warmup}", "critic_warmup", "iterations")
+            raise Clash(
+                f"must be less than iterations ({self.iterations}), or the policy learns nothing, and is "
+                f"{self.critic_warmup}",
+                "critic_warmup",
+                "iterations",
+            )
 
 
 class Critic(nn.Module):
@@ -134,8 +138,13 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, x, 0.0).sum() / mask.sum().clamp(min=1)
 
 
-def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, clip: float = 0.2,
-                ) -> tuple[Tensor, dict[str, float]]:
+def policy_loss(
+    new: Tensor,
+    old: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip: float = 0.2,
+) -> tuple[Tensor, dict[str, float]]:
     """The clipped objective with its metrics: `ratio`, `approx_kl` (k3: mean of ratio - 1 - log ratio), `clipfrac`.
 
     Args:
@@ -147,9 +156,11 @@ def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, clip
     pg_loss2 = -advantages * ratio.clamp(1 - clip, 1 + clip)
     loss = masked_mean(torch.maximum(pg_loss1, pg_loss2), mask)
     with torch.no_grad():
-        metrics = {"ratio": masked_mean(ratio, mask).item(),
-                   "approx_kl": masked_mean(torch.expm1(log_ratio) - log_ratio, mask).item(),
-                   "clipfrac": masked_mean(((ratio - 1).abs() > clip).float(), mask).item()}
+        metrics = {
+            "ratio": masked_mean(ratio, mask).item(),
+            "approx_kl": masked_mean(torch.expm1(log_ratio) - log_ratio, mask).item(),
+            "clipfrac": masked_mean(((ratio - 1).abs() > clip).float(), mask).item(),
+        }
     return loss, metrics
 
 
@@ -188,14 +199,27 @@ def explained_variance(values: Tensor, returns: Tensor) -> float | None:
 Score = Callable[[Sequence[Prompt], Sequence[str]], list[float]]  # logit(R_c) of one answer a prompt
 
 
-def rollout(policy: Llama, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt], max_new_tokens: int,
-            seed: int, precision: str = "fp32") -> tuple[list[list[int]], list[Generation]]:
+def rollout(
+    policy: Llama,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[Prompt],
+    max_new_tokens: int,
+    seed: int,
+    precision: str = "fp32",
+) -> tuple[list[list[int]], list[Generation]]:
     """Each prompt's ids, and the answer that the policy draws to it."""
-    asked = [ids for ids, _ in encode_chats(tokenizer, [list(p.messages) for p in prompts],
-                                            add_generation_prompt=True)]
+    asked = [ids for ids, _ in encode_chats(tokenizer, [list(p.messages) for p in prompts], add_generation_prompt=True)]
     policy.eval()
-    return asked, generate(policy, asked, max_new_tokens, temperature=1.0, seed=seed, eos_id=tokenizer.eos_token_id,
-                           pad_id=tokenizer.pad_token_id, precision=precision)
+    return asked, generate(
+        policy,
+        asked,
+        max_new_tokens,
+        temperature=1.0,
+        seed=seed,
+        eos_id=tokenizer.eos_token_id,
+        pad_id=tokenizer.pad_token_id,
+        precision=precision,
+    )
 
 
 def with_answers(asked: Sequence[list[int]], written: Sequence[Generation], pad: int) -> tuple[Tensor, Tensor]:
@@ -205,9 +229,19 @@ def with_answers(asked: Sequence[list[int]], written: Sequence[Generation], pad:
     return tokens, (at >= starts[:, None]) & (at < lengths[:, None])
 
 
-def plain_iteration(policy: Llama, critic: Critic, reference: Llama, policy_optimizer: torch.optim.Optimizer,
-                    critic_optimizer: torch.optim.Optimizer, tokenizer: PreTrainedTokenizerFast,
-                    prompts: Sequence[Prompt], score: Score, scale: Tensor, s: PPOSettings, seed: int) -> None:
+def plain_iteration(
+    policy: Llama,
+    critic: Critic,
+    reference: Llama,
+    policy_optimizer: torch.optim.Optimizer,
+    critic_optimizer: torch.optim.Optimizer,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[Prompt],
+    score: Score,
+    scale: Tensor,
+    s: PPOSettings,
+    seed: int,
+) -> None:
     """One iteration of PPO, step by step: what `ppo` does once the critic is warm, without replay and figures.
 
     Args:
@@ -276,24 +310,40 @@ def checked_gap(sampled: Tensor, scored: Tensor, precision: str, number: int) ->
     """`sampling_gap` of an iteration's tokens; LabError where it is more than rounding."""
     gap = sampling_gap(sampled, scored)
     if not only_rounded(sampled, scored, precision):
-        raise LabError(f"PPO: sampling and scoring disagree by {gap['sampling_gap']:.2g} nats a token "
-                       f"(sampling_gap; sampling_kl {gap['sampling_kl']:.2g}) in iteration {number}, more than "
-                       f"rounding in {precision}: answers were not drawn from the policy that learns from them; sample "
-                       "at temperature 1, without top-p and top-k, with the weights and in the precision that score")
+        raise LabError(
+            f"PPO: sampling and scoring disagree by {gap['sampling_gap']:.2g} nats a token "
+            f"(sampling_gap; sampling_kl {gap['sampling_kl']:.2g}) in iteration {number}, more than "
+            f"rounding in {precision}: answers were not drawn from the policy that learns from them; sample "
+            "at temperature 1, without top-p and top-k, with the weights and in the precision that score"
+        )
     return gap
 
 
 def finite(what: str, x: Tensor) -> None:
     """LabError that names `what` where some of it is NaN or infinite."""
-    check_tensors({what: x}, "PPO", "nothing is saved of this iteration; lower the learning rate, or train the model "
-                  "they come from again")
+    check_tensors(
+        {what: x},
+        "PPO",
+        "nothing is saved of this iteration; lower the learning rate, or train the model they come from again",
+    )
 
 
-def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokenizerFast,
-        prompts_for: Callable[[int], list[Prompt]], settings: PPOSettings, seed: int, machine: Machine,
-        folder: Path | None = None, on_rollouts: Callable[[int, list[dict]], None] | None = None,
-        heldout: Sequence[Prompt] = (), documents: Sequence[str] = (),
-        beta_for: Callable[[int], float] | None = None, reference: Llama | None = None) -> dict[str, Any]:
+def ppo(
+    policy: Llama,
+    critic: Critic,
+    score: Score,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts_for: Callable[[int], list[Prompt]],
+    settings: PPOSettings,
+    seed: int,
+    machine: Machine,
+    folder: Path | None = None,
+    on_rollouts: Callable[[int, list[dict]], None] | None = None,
+    heldout: Sequence[Prompt] = (),
+    documents: Sequence[str] = (),
+    beta_for: Callable[[int], float] | None = None,
+    reference: Llama | None = None,
+) -> dict[str, Any]:
     """Improve `policy` in place. Returns metrics with `log`, one dict of standard metrics an iteration, all finite;
     `kl` and `clipfrac` are those of the last one, and missing where there was none.
 
@@ -321,8 +371,9 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
     critic_weights = [p for p in critic.parameters() if p.requires_grad]
     large = is_large(weights)
     seq_len = min(REPLAY_SEQ, policy.config.context)
-    replayed = (pack(list(encode_documents(tokenizer, documents)), seq_len, seed, pad)
-                if s.replay and documents else None)
+    replayed = (
+        pack(list(encode_documents(tokenizer, documents)), seq_len, seed, pad) if s.replay and documents else None
+    )
     replay_rows = epoch_batches(len(replayed), max(1, s.replay_tokens // seq_len), seed) if replayed else None
     steps_each = math.ceil(s.batch / s.minibatch)
     whitening = torch.zeros(2, 2)  # mean and std of logit(R_c) in the first batch: of safety prompts, of the others
@@ -340,8 +391,10 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
         with machine.autocast():
             new = token_logprobs(policy, part.tokens, part.mask)
         loss, metrics = policy_loss(new, part.old, part.advantages, part.mask, s.clip)
-        metrics |= {"pg_loss": loss.item(),
-                    "entropy": masked_mean(-part.old, part.mask).item()}  # a sample estimate, in nats a token
+        metrics |= {
+            "pg_loss": loss.item(),
+            "entropy": masked_mean(-part.old, part.mask).item(),
+        }  # a sample estimate, in nats a token
         return loss, float(part.mask.sum()), metrics
 
     def critic_part(part: Part) -> tuple[Tensor, float, dict[str, float]]:
@@ -361,16 +414,22 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
             return {"skipped": 1.0}
 
         # Rollouts
-        prompts = prompts_for(number)[:s.batch]
+        prompts = prompts_for(number)[: s.batch]
         if not prompts:
             raise LabError(f"PPO: iteration {number} has no prompts; give it some, and a batch of at least 1")
-        asked, written = rollout(policy, tokenizer, prompts, s.max_new_tokens, seed * 10_000 + number,
-                                 machine.precision)
+        asked, written = rollout(
+            policy, tokenizer, prompts, s.max_new_tokens, seed * 10_000 + number, machine.precision
+        )
         answers, raw = scored(f"iteration {number}", prompts, written)
         finished = torch.tensor([g.finished for g in written])  # (batch,)
         if on_rollouts:
-            on_rollouts(number, [{"prompt": asdict(p), "answer": a, "score": round(x, 4)}
-                                 for p, a, x in zip(prompts, answers, raw.tolist(), strict=True)])
+            on_rollouts(
+                number,
+                [
+                    {"prompt": asdict(p), "answer": a, "score": round(x, 4)}
+                    for p, a, x in zip(prompts, answers, raw.tolist(), strict=True)
+                ],
+            )
 
         # Rewards and advantages, in the parts of minibatches that will be learnt from, so that the first ratio is 1
         kinds = torch.tensor([p.kind != "unsafe" for p in prompts]).long()  # (batch,) row of `whitening`
@@ -393,15 +452,18 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
             return Part(tokens, mask, sampled, old, ref, values, *gae(rewards, values, mask, s.gamma, s.lam))
 
         order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed * 10_000 + number)).tolist()
-        minibatches = [in_parallel(evaluate, split(order[start:start + s.minibatch], device, large), device)
-                       for start in range(0, len(order), s.minibatch)]
+        minibatches = [
+            in_parallel(evaluate, split(order[start : start + s.minibatch], device, large), device)
+            for start in range(0, len(order), s.minibatch)
+        ]
         every = [part for parts in minibatches for part in parts]
         whole = Part(*(torch.cat([p[i][p.mask] for p in every]) for i in range(len(Part._fields))))  # each (tokens,)
         gap = checked_gap(whole.sampled, whole.old, machine.precision, number)
         finite(f"the advantages of iteration {number}", whole.advantages)
         mean, std = mean_and_std(whole.advantages)
-        minibatches = [[part._replace(advantages=whiten(part.advantages, mean, std)) for part in parts]
-                       for parts in minibatches]
+        minibatches = [
+            [part._replace(advantages=whiten(part.advantages, mean, std)) for part in parts] for parts in minibatches
+        ]
 
         # One gradient step a minibatch. Policy and critic share no weight, so each learns from its own loss.
         log: list[dict[str, float]] = []
@@ -413,8 +475,14 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
                 metrics["replay_loss"], _ = backward(replay_part, rows, weights, device, add=True)
             metrics["grad_norm"] = step(policy, policy_optimizer, s.optim.clip, number >= s.critic_warmup)
             critic_loss, more = backward(critic_part, parts, critic_weights, device)
-            log.append({**metrics, **more, "loss": loss + critic_loss,
-                        "critic_grad_norm": step(critic, critic_optimizer, s.critic_optim.clip)})
+            log.append(
+                {
+                    **metrics,
+                    **more,
+                    "loss": loss + critic_loss,
+                    "critic_grad_norm": step(critic, critic_optimizer, s.critic_optim.clip),
+                }
+            )
         for what, module in (("policy", policy), ("critic", critic)):  # before they are saved
             for p in module.parameters():
                 finite(f"the {what}'s weights after iteration {number}", p.detach())
@@ -423,10 +491,16 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
         kl = sum((kl_estimates(p.old, p.ref)["k1"] * p.mask).sum().item() for p in every) / len(prompts)
         if kl > s.early_stop_kl:
             stopped.append(number)
-        result = {"score": raw.mean().item(), "kl": kl, "reward": scores.mean().item(),
-                  "first_ratio": log[0]["ratio"], "length": len(whole.mask) / len(prompts),
-                  "finished": finished.sum().item() / len(prompts), **gap,
-                  **{key: sum(entry[key] / len(log) for entry in log) for key in log[0]}}
+        result = {
+            "score": raw.mean().item(),
+            "kl": kl,
+            "reward": scores.mean().item(),
+            "first_ratio": log[0]["ratio"],
+            "length": len(whole.mask) / len(prompts),
+            "finished": finished.sum().item() / len(prompts),
+            **gap,
+            **{key: sum(entry[key] / len(log) for entry in log) for key in log[0]},
+        }
         explained = explained_variance(whole.values, whole.returns)
         if explained is not None:
             result["explained_variance"] = explained
@@ -436,9 +510,12 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
         return result
 
     def tensors() -> dict[str, Tensor]:
-        return {**module_tensors("policy", policy, policy_optimizer),
-                **module_tensors("critic", critic, critic_optimizer),
-                "whitening": whitening, "stopped": torch.tensor(stopped)}
+        return {
+            **module_tensors("policy", policy, policy_optimizer),
+            **module_tensors("critic", critic, critic_optimizer),
+            "whitening": whitening,
+            "stopped": torch.tensor(stopped),
+        }
 
     def restore(saved: dict[str, Tensor]) -> None:
         restore_module("policy", policy, policy_optimizer, saved)
@@ -450,5 +527,9 @@ def ppo(policy: Llama, critic: Critic, score: Score, tokenizer: PreTrainedTokeni
         log = resumable_loop(s.iterations, iteration, tensors, restore, folder, "PPO", "iteration")
     policy.eval()
     log = [entry for entry in log if "skipped" not in entry]
-    return {"log": log, "iterations": len(log), "stopped_early": bool(stopped),
-            **{key: log[-1][key] for key in ("kl", "clipfrac") if log}}
+    return {
+        "log": log,
+        "iterations": len(log),
+        "stopped_early": bool(stopped),
+        **{key: log[-1][key] for key in ("kl", "clipfrac") if log},
+    }

@@ -31,9 +31,16 @@ class Variant:
     temperatures: tuple[float, ...] = (0.8, 1.0, 1.2)
 
 
-def sample_pairs(variants: Sequence[Variant], tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt], *,
-                 seed: int, precision: str = "fp32", max_new_tokens: int = 48,
-                 names: list[tuple[str, str]] | None = None) -> list[Pair]:
+def sample_pairs(
+    variants: Sequence[Variant],
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[Prompt],
+    *,
+    seed: int,
+    precision: str = "fp32",
+    max_new_tokens: int = 48,
+    names: list[tuple[str, str]] | None = None,
+) -> list[Pair]:
     """For each prompt two answers, from two draws of (variant, temperature). Equal answers are left out: nothing
     can be learnt from them. `names`, if given, is filled with the two variants' names of each pair, as
     "rlhf-v5 at T 0.8"."""
@@ -42,21 +49,43 @@ def sample_pairs(variants: Sequence[Variant], tokenizer: PreTrainedTokenizerFast
     drawn = [tuple(rng.sample(options, 2)) if len(options) > 1 else (options[0], options[0]) for _ in prompts]
     answers: dict[tuple[int, int], str] = {}
     for number, (variant, temperature) in enumerate(options):
-        asked = [(i, side) for i, pair in enumerate(drawn) for side in (0, 1)
-                 if pair[side][0] is variant and pair[side][1] == temperature]
-        texts = sample_answers(variant.model, tokenizer, [prompts[i].messages for i, _ in asked],
-                               temperature=temperature, max_new_tokens=max_new_tokens, seed=seed * 1000 + number,
-                               precision=precision, what=f"{variant.name} answers at T {temperature}")
+        asked = [
+            (i, side)
+            for i, pair in enumerate(drawn)
+            for side in (0, 1)
+            if pair[side][0] is variant and pair[side][1] == temperature
+        ]
+        texts = sample_answers(
+            variant.model,
+            tokenizer,
+            [prompts[i].messages for i, _ in asked],
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            seed=seed * 1000 + number,
+            precision=precision,
+            what=f"{variant.name} answers at T {temperature}",
+        )
         answers.update({at: text[0] for at, text in zip(asked, texts, strict=True)})
     pairs = [(p, answers[i, 0], answers[i, 1]) for i, p in enumerate(prompts)]
     if names is not None:
-        names += [(f"{a[0].name} at T {a[1]}", f"{b[0].name} at T {b[1]}")
-                  for (a, b), pair in zip(drawn, pairs, strict=True) if pair[1] != pair[2]]
+        names += [
+            (f"{a[0].name} at T {a[1]}", f"{b[0].name} at T {b[1]}")
+            for (a, b), pair in zip(drawn, pairs, strict=True)
+            if pair[1] != pair[2]
+        ]
     return [pair for pair in pairs if pair[1] != pair[2]]
 
 
-def collect(variants: Sequence[Variant], tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt],
-            annotate: Annotate, kind: Kind, *, seed: int, precision: str = "fp32") -> list[dict[str, Any]]:
+def collect(
+    variants: Sequence[Variant],
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[Prompt],
+    annotate: Annotate,
+    kind: Kind,
+    *,
+    seed: int,
+    precision: str = "fp32",
+) -> list[dict[str, Any]]:
     """One batch of preference rows of one kind, "helpfulness" or "safety"."""
     return annotate(sample_pairs(variants, tokenizer, prompts, seed=seed, precision=precision), kind)
 

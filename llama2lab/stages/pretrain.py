@@ -98,9 +98,11 @@ class PretrainSettings:
         if needed > there > 0:
             sizes = {name: n for name, n in self.model.items() if isinstance(n, int)}
             largest = max(sizes, key=sizes.__getitem__)  # the likeliest mistake
-            raise Clash(f"is {sizes[largest]}: such a model takes {needed:,.1f} GB to train, with rows of "
-                        f"{self.seq_len} tokens, and this machine has {there:,.1f}; give smaller sizes",
-                        f"model.{largest}")
+            raise Clash(
+                f"is {sizes[largest]}: such a model takes {needed:,.1f} GB to train, with rows of "
+                f"{self.seq_len} tokens, and this machine has {there:,.1f}; give smaller sizes",
+                f"model.{largest}",
+            )
         try:
             context = self.config.context
         except (LabError, ValueError, ArithmeticError) as e:  # the latter two: what rope scaling divides by
@@ -108,8 +110,11 @@ class PretrainSettings:
             concerned = [f"model.{name}" for name in self.model if name in why]
             raise Clash(f"cannot be so: {why}", *(concerned or ["model"])) from None
         if self.seq_len > context:
-            raise Clash(f"must be at most the model's context (max_seq_len, {context}), not {self.seq_len}", "seq_len",
-                        "model.max_seq_len")
+            raise Clash(
+                f"must be at most the model's context (max_seq_len, {context}), not {self.seq_len}",
+                "seq_len",
+                "model.max_seq_len",
+            )
 
 
 def training_bytes(sizes: Sizes, seq_len: int, batch_tokens: int) -> int:
@@ -123,8 +128,10 @@ def training_bytes(sizes: Sizes, seq_len: int, batch_tokens: int) -> int:
     return 16 * parameters + 24 * sizes.get("max_seq_len", 4096) * head + 5 * tokens * seq_len + 8 * tokens * vocab
 
 
-def encode_documents(tokenizer: PreTrainedTokenizerFast, documents: Iterable[str],
-                     ) -> Iterator[tuple[list[int], list[int]]]:
+def encode_documents(
+    tokenizer: PreTrainedTokenizerFast,
+    documents: Iterable[str],
+) -> Iterator[tuple[list[int], list[int]]]:
     """`<s> text </s>` for each document, every token to be predicted. Control strings in the text stay text."""
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     texts = iter(documents)
@@ -133,8 +140,14 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, documents: Iterable[str
             yield [bos, *ids, eos], [1] * (len(ids) + 2)
 
 
-def pretrain(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast, settings: PretrainSettings, seed: int,
-             machine: Machine, folder: Path | None = None) -> tuple[Llama, dict[str, Any]]:
+def pretrain(
+    documents: Sequence[str],
+    tokenizer: PreTrainedTokenizerFast,
+    settings: PretrainSettings,
+    seed: int,
+    machine: Machine,
+    folder: Path | None = None,
+) -> tuple[Llama, dict[str, Any]]:
     """Train a new model on `documents`. Returns it with metrics: `loss` (the curve), `tokens`,
     `tokens_per_second`, `share_of_ceiling` (of this machine's measured matrix product), `samples`."""
     model = Llama(settings.config, seed).to(machine.device)
@@ -147,26 +160,49 @@ def pretrain(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast, setti
     def sample(step: int) -> None:
         if (step + 1) % settings.sample_every == 0:
             model.eval()
-            tokens = generate(model, [[tokenizer.bos_token_id]], 30, temperature=0.7, seed=step,
-                              eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id)[0].tokens
+            tokens = generate(
+                model,
+                [[tokenizer.bos_token_id]],
+                30,
+                temperature=0.7,
+                seed=step,
+                eos_id=tokenizer.eos_token_id,
+                pad_id=tokenizer.pad_token_id,
+            )[0].tokens
             samples.append({"step": step + 1, "text": tokenizer.decode(tokens, skip_special_tokens=True)})
             model.train()
 
-    log = fit_packed(model, data, settings.epochs, settings.batch_tokens, settings.optim, seed, machine,
-                     folder, "pretraining", sample)
+    log = fit_packed(
+        model,
+        data,
+        settings.epochs,
+        settings.batch_tokens,
+        settings.optim,
+        seed,
+        machine,
+        folder,
+        "pretraining",
+        sample,
+    )
     tokens = sum(entry["tokens"] for entry in log)
     speed = tokens / sum(entry["seconds"] for entry in log)
     flops = training_flops_per_token(model.config, settings.seq_len) * speed
     dtype = torch.bfloat16 if machine.precision == "bf16" else torch.float32
     return model, {
-        "loss": curve(log), "tokens": int(tokens), "steps": len(log), "parameters": parameter_count(model),
-        "tokens_per_second": round(speed), "share_of_ceiling": round(flops / matmul_ceiling(machine.device, dtype), 4),
-        "padding": round(float((data.segments == 0).float().mean()), 4), "samples": samples,
+        "loss": curve(log),
+        "tokens": int(tokens),
+        "steps": len(log),
+        "parameters": parameter_count(model),
+        "tokens_per_second": round(speed),
+        "share_of_ceiling": round(flops / matmul_ceiling(machine.device, dtype), 4),
+        "padding": round(float((data.segments == 0).float().mean()), 4),
+        "samples": samples,
     }
 
 
-def bits_per_byte(model: Llama, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], machine: Machine,
-                  max_tokens: int = 512) -> stats.Figure:
+def bits_per_byte(
+    model: Llama, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], machine: Machine, max_tokens: int = 512
+) -> stats.Figure:
     """Bits per byte of held-out documents, mean over documents: comparable between tokenizers, as loss is not."""
     encoded = [(ids[:max_tokens], mask[:max_tokens]) for ids, mask in encode_documents(tokenizer, texts)]
     nats = answer_loglikelihoods(model, encoded, tokenizer.pad_token_id, machine, batch=32)
@@ -193,7 +229,7 @@ def curve(log: list[dict[str, float]], points: int = 150) -> list[dict[str, floa
     width = max(1, math.ceil(len(log) / points))
     rows = []
     for start in range(0, len(log), width):
-        part = log[start:start + width]
+        part = log[start : start + width]
         rows.append({"step": start + len(part), **{k: sum(e[k] for e in part) / len(part) for k in part[0]}})
     return rows
 
@@ -217,13 +253,23 @@ def packed_lm_loss(model: Llama, tokens: Tensor, segments: Tensor, loss_mask: Te
 
 def rows_loss(model: Llama, data: Packed, rows: Sequence[int], machine: Machine) -> tuple[Tensor, Tensor]:
     """`packed_lm_loss` of some rows of `data`, on the model's device."""
-    return packed_lm_loss(model, *(part[rows].to(machine.device) for part in (data.tokens, data.segments,
-                                                                              data.loss_mask)))
+    return packed_lm_loss(
+        model, *(part[rows].to(machine.device) for part in (data.tokens, data.segments, data.loss_mask))
+    )
 
 
-def fit_packed(model: Llama, data: Packed, epochs: float, batch_tokens: int, optim: Optim, seed: int,
-               machine: Machine, folder: Path | None = None, what: str = "training",
-               on_step: Callable[[int], None] | None = None) -> list[dict[str, float]]:
+def fit_packed(
+    model: Llama,
+    data: Packed,
+    epochs: float,
+    batch_tokens: int,
+    optim: Optim,
+    seed: int,
+    machine: Machine,
+    folder: Path | None = None,
+    what: str = "training",
+    on_step: Callable[[int], None] | None = None,
+) -> list[dict[str, float]]:
     """Language-model training on packed rows, `batch_tokens` (padding counted) a step."""
     batch = max(1, batch_tokens // data.tokens.shape[1])
     steps = max(1, round(epochs * math.ceil(len(data) / batch)))

@@ -54,19 +54,43 @@ class Samples:
     scores: list[list[float]]
 
     def rows(self) -> list[dict[str, Any]]:
-        return [{"prompt_id": p.id, "messages": list(p.messages), "answers": a, "scores": [round(x, 4) for x in s]}
-                for p, a, s in zip(self.prompts, self.answers, self.scores, strict=True)]
+        return [
+            {"prompt_id": p.id, "messages": list(p.messages), "answers": a, "scores": [round(x, 4) for x in s]}
+            for p, a, s in zip(self.prompts, self.answers, self.scores, strict=True)
+        ]
 
 
-def sample_and_score(policy: Llama, helpfulness: RewardModel, safety: RewardModel, tokenizer: PreTrainedTokenizerFast,
-                     prompts: Sequence[Prompt], k: int, temperature: float, seed: int, machine: Machine,
-                     ) -> Samples:
+def sample_and_score(
+    policy: Llama,
+    helpfulness: RewardModel,
+    safety: RewardModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[Prompt],
+    k: int,
+    temperature: float,
+    seed: int,
+    machine: Machine,
+) -> Samples:
     """K answers to each prompt, scored."""
-    answers = sample_answers(policy, tokenizer, [p.messages for p in prompts], k=k, temperature=temperature,
-                             seed=seed, precision=machine.precision, what=f"best of {k}")
-    flat = combined_scores(helpfulness, safety, tokenizer, [p for p in prompts for _ in range(k)],
-                           [a for row in answers for a in row], machine)
-    return Samples(list(prompts), answers, [flat[i * k:(i + 1) * k] for i in range(len(prompts))])
+    answers = sample_answers(
+        policy,
+        tokenizer,
+        [p.messages for p in prompts],
+        k=k,
+        temperature=temperature,
+        seed=seed,
+        precision=machine.precision,
+        what=f"best of {k}",
+    )
+    flat = combined_scores(
+        helpfulness,
+        safety,
+        tokenizer,
+        [p for p in prompts for _ in range(k)],
+        [a for row in answers for a in row],
+        machine,
+    )
+    return Samples(list(prompts), answers, [flat[i * k : (i + 1) * k] for i in range(len(prompts))])
 
 
 def best_of(samples: Samples, choose: str = "best", seed: int = 0) -> list[dict[str, Any]]:
@@ -78,8 +102,13 @@ def best_of(samples: Samples, choose: str = "best", seed: int = 0) -> list[dict[
         best = max(range(len(scores)), key=scores.__getitem__)
         pick = best if choose == "best" else rng.randrange(len(scores))
         if answers[pick].strip():
-            rows.append({"messages": [*prompt.messages, {"role": "assistant", "content": answers[pick]}],
-                         "skill": prompt.skill, "score": round(scores[pick], 4)})
+            rows.append(
+                {
+                    "messages": [*prompt.messages, {"role": "assistant", "content": answers[pick]}],
+                    "skill": prompt.skill,
+                    "score": round(scores[pick], 4),
+                }
+            )
     return rows
 
 
@@ -89,13 +118,22 @@ def best_of_curve(scores: Sequence[Sequence[float]], ks: Sequence[int] = (1, 2, 
     for k in ks:
         parts = [sorted(s[:k]) for s in scores if len(s) >= k]
         if parts:
-            rows.append({"k": k, "max": sum(p[-1] for p in parts) / len(parts),
-                         "median": sum((p[(k - 1) // 2] + p[k // 2]) / 2 for p in parts) / len(parts)})
+            rows.append(
+                {
+                    "k": k,
+                    "max": sum(p[-1] for p in parts) / len(parts),
+                    "median": sum((p[(k - 1) // 2] + p[k // 2]) / 2 for p in parts) / len(parts),
+                }
+            )
     return rows
 
 
-def finetuning_rows(best_rows: Sequence[Sequence[dict]], chat_rows: Sequence[dict], n_chat: int, seed: int,
-                    ) -> list[dict]:
+def finetuning_rows(
+    best_rows: Sequence[Sequence[dict]],
+    chat_rows: Sequence[dict],
+    n_chat: int,
+    seed: int,
+) -> list[dict]:
     """The best answers of all rounds so far, with a share of the SFT examples. The report first used the last
     round only, lost abilities (rhyming) at V3, and then kept the best of all earlier rounds, as here."""
     rng = random.Random(seed)

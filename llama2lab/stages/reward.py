@@ -80,8 +80,9 @@ class RewardModel(nn.Module):
         self.backbone = backbone
         self.backbone.lm_head.requires_grad_(False)  # not used: the scalar head stands in its place
         self.score = nn.Linear(backbone.config.dim, 1, bias=False)
-        nn.init.normal_(self.score.weight, std=1 / math.sqrt(backbone.config.dim + 1),
-                        generator=torch.Generator().manual_seed(seed))
+        nn.init.normal_(
+            self.score.weight, std=1 / math.sqrt(backbone.config.dim + 1), generator=torch.Generator().manual_seed(seed)
+        )
         self.a = nn.Parameter(torch.zeros(())) if reference is not None else None
         self.reference = reference
         if reference is not None:
@@ -117,8 +118,10 @@ def ranking_loss(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:
         ValueError: the shapes differ.
     """
     if not chosen.shape == rejected.shape == margin.shape:
-        raise ValueError(f"shapes differ: chosen {tuple(chosen.shape)}, rejected {tuple(rejected.shape)}, "
-                         f"margin {tuple(margin.shape)}")
+        raise ValueError(
+            f"shapes differ: chosen {tuple(chosen.shape)}, rejected {tuple(rejected.shape)}, "
+            f"margin {tuple(margin.shape)}"
+        )
     return -F.logsigmoid(chosen - rejected - margin).mean()
 
 
@@ -142,15 +145,20 @@ def mix(own: Sequence[dict], other: Sequence[dict], other_share: float, seed: in
     return rows
 
 
-def encode_answers(tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Sequence[dict]],
-                   answers: Sequence[str]) -> list[Encoded]:
+def encode_answers(
+    tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Sequence[dict]], answers: Sequence[str]
+) -> list[Encoded]:
     """Each conversation with its answer, as ids and a mask of the answer's tokens with the closing `</s>`."""
     messages = [[*m, {"role": "assistant", "content": a}] for m, a in zip(conversations, answers, strict=True)]
     return encode_chats(tokenizer, messages, mask_turns="last")
 
 
-def worst_loglikelihoods(reference: Llama | None, encoded: Sequence[Encoded], pad: int, machine: Machine,
-                         ) -> list[float]:
+def worst_loglikelihoods(
+    reference: Llama | None,
+    encoded: Sequence[Encoded],
+    pad: int,
+    machine: Machine,
+) -> list[float]:
     """Mean log-likelihood in nats of the LEAST_LIKELY least likely tokens of each answer (its `</s>` is one of them)
     under the reference; of all tokens where there are fewer, and zeros without a reference."""
     if reference is None:
@@ -159,27 +167,39 @@ def worst_loglikelihoods(reference: Llama | None, encoded: Sequence[Encoded], pa
     return [t.topk(min(LEAST_LIKELY, len(t)), largest=False).values.mean().item() if len(t) else 0.0 for t in tokens]
 
 
-def pair_loglikelihoods(reference: Llama | None, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict],
-                        machine: Machine) -> list[tuple[float, float]]:
+def pair_loglikelihoods(
+    reference: Llama | None, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], machine: Machine
+) -> list[tuple[float, float]]:
     """`worst_loglikelihoods` of the (chosen, rejected) answer of each preference row."""
     conversations = [row["prompt"] for row in rows]
     chosen, rejected = (
-        worst_loglikelihoods(reference, encode_answers(tokenizer, conversations,
-                                                       [row[side][0]["content"] for row in rows]),
-                             tokenizer.pad_token_id, machine) for side in ("chosen", "rejected"))
+        worst_loglikelihoods(
+            reference,
+            encode_answers(tokenizer, conversations, [row[side][0]["content"] for row in rows]),
+            tokenizer.pad_token_id,
+            machine,
+        )
+        for side in ("chosen", "rejected")
+    )
     return list(zip(chosen, rejected, strict=True))
 
 
-def score_encoded(model: RewardModel, encoded: Sequence[Encoded], pad: int, machine: Machine,
-                  batch: int = 128, loglikelihoods: Sequence[float] | None = None) -> list[float]:
+def score_encoded(
+    model: RewardModel,
+    encoded: Sequence[Encoded],
+    pad: int,
+    machine: Machine,
+    batch: int = 128,
+    loglikelihoods: Sequence[float] | None = None,
+) -> list[float]:
     """r(x, y) of each encoded answer, before any sigmoid. `loglikelihoods` are what `worst_loglikelihoods` says of
     them, where the caller knows that already. LabError where a score is not finite."""
     model.eval()
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
-    loglik = (worst_loglikelihoods(model.reference, encoded, pad, machine) if loglikelihoods is None
-              else loglikelihoods)
+    loglik = worst_loglikelihoods(model.reference, encoded, pad, machine) if loglikelihoods is None else loglikelihoods
     result = [0.0] * len(encoded)
     with bar(len(order), "scoring", "answer") as progress:
+
         def score(rows: Sequence[int]) -> None:
             tokens, lengths = pad_right([encoded[i][0] for i in rows], pad)
             with torch.inference_mode(), machine.autocast():
@@ -192,13 +212,20 @@ def score_encoded(model: RewardModel, encoded: Sequence[Encoded], pad: int, mach
         in_parallel(score, batches_of(order, batch), machine.device)
     odd = [i for i, value in enumerate(result) if not math.isfinite(value)]
     if odd:
-        raise LabError(f"the reward model gives {len(odd)} of {len(result)} answers a score that is not finite, "
-                       f"the first to answer {odd[0]} ({result[odd[0]]}): its weights are damaged; train it again")
+        raise LabError(
+            f"the reward model gives {len(odd)} of {len(result)} answers a score that is not finite, "
+            f"the first to answer {odd[0]} ({result[odd[0]]}): its weights are damaged; train it again"
+        )
     return result
 
 
-def score_answers(model: RewardModel, tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Sequence[dict]],
-                  answers: Sequence[str], machine: Machine) -> list[float]:
+def score_answers(
+    model: RewardModel,
+    tokenizer: PreTrainedTokenizerFast,
+    conversations: Sequence[Sequence[dict]],
+    answers: Sequence[str],
+    machine: Machine,
+) -> list[float]:
     """The reward r(x, y) of each answer, before any sigmoid."""
     return score_encoded(model, encode_answers(tokenizer, conversations, answers), tokenizer.pad_token_id, machine)
 
@@ -208,10 +235,18 @@ def _safety_labels(row: dict) -> tuple[int, int]:
     return {"chosen_safe": (1, 0), "both_safe": (1, 1), "both_unsafe": (0, 0)}.get(row.get("safety", ""), (-1, -1))
 
 
-def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], settings: RewardSettings,
-                 seed: int, machine: Machine, folder: Path | None = None, reference: Llama | None = None,
-                 what: str = "reward model", known: Sequence[Sequence[float] | None] = (),
-                 ) -> tuple[RewardModel, dict[str, Any]]:
+def train_reward(
+    chat: Llama,
+    tokenizer: PreTrainedTokenizerFast,
+    rows: Sequence[dict],
+    settings: RewardSettings,
+    seed: int,
+    machine: Machine,
+    folder: Path | None = None,
+    reference: Llama | None = None,
+    what: str = "reward model",
+    known: Sequence[Sequence[float] | None] = (),
+) -> tuple[RewardModel, dict[str, Any]]:
     """Train a reward model on preference rows, starting from `chat` (which is changed: pass a fresh copy).
 
     `reference` is the frozen chat model of the likelihood head, the same in all rounds; it is ignored by the
@@ -225,8 +260,10 @@ def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence
     model = RewardModel(chat, frozen, seed).to(machine.device)
     pad = tokenizer.pad_token_id
     conversations = [row["prompt"] for row in rows]
-    sides = [encode_answers(tokenizer, conversations, [row[side][0]["content"] for row in rows])
-             for side in ("chosen", "rejected")]
+    sides = [
+        encode_answers(tokenizer, conversations, [row[side][0]["content"] for row in rows])
+        for side in ("chosen", "rejected")
+    ]
     known = known or [None] * len(rows)
     read = [i for i, values in enumerate(known) if values is None]
     loglik = [[values[s] if values else 0.0 for values in known] for s in (0, 1)]  # (chosen, rejected), each (rows,)
@@ -249,28 +286,42 @@ def train_reward(chat: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence
         loss = ranking_loss(chosen, rejected, torch.tensor([margins[i] for i in picked], device=machine.device))
         safe = torch.tensor([_safety_labels(rows[i])[s] for s in (0, 1) for i in picked], device=machine.device)
         total = loss + settings.safety_loss * safety_auxiliary_loss(scores, safe)
-        return total, len(picked), {"ranking_loss": loss.item(),
-                                    "accuracy": ((chosen > rejected) + 0.5 * (chosen == rejected)).mean().item()}
+        return (
+            total,
+            len(picked),
+            {"ranking_loss": loss.item(), "accuracy": ((chosen > rejected) + 0.5 * (chosen == rejected)).mean().item()},
+        )
 
     log = fit(model, batches, loss_of, steps, optim, machine, folder, what)
     if settings.safety_loss == 0:  # else the auxiliary loss has set the zero
         sample = random.Random(seed).sample(range(len(rows)), min(400, len(rows)))
         scores = score_encoded(model, [sides[s][i] for s in (0, 1) for i in sample], pad, machine)
         model.offset.fill_(sum(scores) / len(scores))
-    metrics = {"loss": curve(log), "pairs": len(rows), "steps": len(log), "head": model.head,
-               "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad)}
+    metrics = {
+        "loss": curve(log),
+        "pairs": len(rows),
+        "steps": len(log),
+        "head": model.head,
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }
     if model.a is not None:
         metrics["likelihood_weight"] = round(model.a.item(), 4)
     return model, metrics
 
 
-def pair_scores(model: RewardModel, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict],
-                machine: Machine) -> list[tuple[float, float]]:
+def pair_scores(
+    model: RewardModel, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], machine: Machine
+) -> list[tuple[float, float]]:
     """(r_chosen, r_rejected) of each row."""
     conversations = [row["prompt"] for row in rows]
-    scores = score_answers(model, tokenizer, conversations * 2,
-                           [row[side][0]["content"] for side in ("chosen", "rejected") for row in rows], machine)
-    return list(zip(scores[:len(rows)], scores[len(rows):], strict=True))
+    scores = score_answers(
+        model,
+        tokenizer,
+        conversations * 2,
+        [row[side][0]["content"] for side in ("chosen", "rejected") for row in rows],
+        machine,
+    )
+    return list(zip(scores[: len(rows)], scores[len(rows) :], strict=True))
 
 
 def judged_well(chosen: float, rejected: float) -> float:
@@ -295,7 +346,7 @@ def calibration(pairs: Sequence[tuple[float, float]], bins: int = 5) -> list[dic
     sure = sorted((1 / (1 + math.exp(-min(abs(c - r), 50.0))), judged_well(c, r)) for c, r in pairs)
     rows = []
     for b in range(bins):
-        part = sure[b * len(sure) // bins:(b + 1) * len(sure) // bins]
+        part = sure[b * len(sure) // bins : (b + 1) * len(sure) // bins]
         if part:
             n = len(part)
             rows.append({"predicted": sum(p for p, _ in part) / n, "real": sum(ok for _, ok in part) / n, "n": n})
@@ -305,8 +356,9 @@ def calibration(pairs: Sequence[tuple[float, float]], bins: int = 5) -> list[dic
 # ---- checkpoints -------------------------------------------------------------------------------------------
 
 
-def save_reward(path: Path, model: RewardModel, tokenizer: PreTrainedTokenizerFast,
-                reference: Path | None = None) -> None:
+def save_reward(
+    path: Path, model: RewardModel, tokenizer: PreTrainedTokenizerFast, reference: Path | None = None
+) -> None:
     """A transformers folder that AutoModelForSequenceClassification opens (it gives the linear part, before the
     offset); for the likelihood head, `a`, the offset and LEAST_LIKELY are in its config.json and the chat model in
     reference/. Where that chat model is a folder already, `reference`, its files are linked, not written again."""
@@ -338,8 +390,10 @@ def load_reward(path: Path) -> RewardModel:
         validated(HeadJson, extra, f"{path / 'config.json'}: llama2lab", "train it again")
     likelihood = bool(extra) and extra.get("head") == "likelihood"
     if likelihood and extra.get("least_likely") != LEAST_LIKELY:
-        raise LabError(f"{path}: its likelihood head looks at other tokens than the {LEAST_LIKELY} least likely ones; "
-                       "it is of another version of llama2lab: train it again")
+        raise LabError(
+            f"{path}: its likelihood head looks at other tokens than the {LEAST_LIKELY} least likely ones; "
+            "it is of another version of llama2lab: train it again"
+        )
     reference = load_model(path / "reference") if likelihood else None
     model = RewardModel(backbone, reference)
     model.score = score
@@ -362,8 +416,9 @@ def mix_people(simulated: Sequence[dict], people: Sequence[dict], share: float |
         raise LabError(f"the share of people's rows is a number from 0 to 1, not {share}")
     if share > 0 and not people:
         raise LabError("there is no row of people's labels to mix in; label some pairs, or set the share to 0")
-    whole = min(len(people) / share if share else float("inf"), len(simulated) / (1 - share) if share < 1 else
-                float("inf"))
+    whole = min(
+        len(people) / share if share else float("inf"), len(simulated) / (1 - share) if share < 1 else float("inf")
+    )
     rng = random.Random(seed)
     mine = rng.sample(list(people), min(len(people), round(whole * share)))
     theirs = rng.sample(list(simulated), min(len(simulated), round(whole * (1 - share))))

@@ -61,8 +61,13 @@ class Source(Protocol):
 
     def prompts(self, kind: str, n: int, seed: int, split: str = "train") -> list[Prompt]: ...
 
-    def dialogues(self, n: int, turns: int, seed: int, split: str = "train",
-                  ) -> tuple[list[list[str]], list[Instruction]]: ...
+    def dialogues(
+        self,
+        n: int,
+        turns: int,
+        seed: int,
+        split: str = "train",
+    ) -> tuple[list[list[str]], list[Instruction]]: ...
 
 
 @dataclass
@@ -95,12 +100,20 @@ class Workshop:
         gate.share_reference(helpfulness, safety)
         return helpfulness, safety
 
-    def prompts(self, helpful: int, unsafe: int, seed: int, borderline_share: float = 0.25, split: str = "train",
-                ) -> list[Prompt]:
+    def prompts(
+        self,
+        helpful: int,
+        unsafe: int,
+        seed: int,
+        borderline_share: float = 0.25,
+        split: str = "train",
+    ) -> list[Prompt]:
         borderline = round(helpful * borderline_share)
-        return [*self.source.prompts("helpful", helpful - borderline, seed, split),
-                *self.source.prompts("borderline", borderline, seed + 1, split),
-                *self.source.prompts("unsafe", unsafe, seed + 2, split)]
+        return [
+            *self.source.prompts("helpful", helpful - borderline, seed, split),
+            *self.source.prompts("borderline", borderline, seed + 1, split),
+            *self.source.prompts("unsafe", unsafe, seed + 2, split),
+        ]
 
 
 @checked
@@ -116,8 +129,14 @@ class RlhfSettings:
     ppo: PPOSettings = PPOSettings()
 
 
-def rlhf(shop: Workshop, settings: RlhfSettings, annotate: Annotate, annotators: Any,
-         measure: Callable[[str], object], test_prompts: Sequence[Prompt]) -> None:
+def rlhf(
+    shop: Workshop,
+    settings: RlhfSettings,
+    annotate: Annotate,
+    annotators: Any,
+    measure: Callable[[str], object],
+    test_prompts: Sequence[Prompt],
+) -> None:
     """All five rounds. `annotate` labels pairs and is described by `annotators`; `measure(stage)` is called for
     every finished chat stage and reward model, so that a reader sees figures as they come."""
     latest, previous = "sft", "sft-noisy"
@@ -125,8 +144,14 @@ def rlhf(shop: Workshop, settings: RlhfSettings, annotate: Annotate, annotators:
         preferences_stage(shop, settings.preferences, version, (latest, previous), annotate, annotators, test_prompts)
         for kind in KINDS:
             measure(reward_stage(shop, getattr(settings, kind), version, kind))
-        previous, latest = latest, (rejection_stage(shop, settings, version, latest) if version < 5 else
-                                    ppo_stage(shop, settings.ppo, latest))
+        previous, latest = (
+            latest,
+            (
+                rejection_stage(shop, settings, version, latest)
+                if version < 5
+                else ppo_stage(shop, settings.ppo, latest)
+            ),
+        )
         measure(latest)
         if version == 1:
             measure(rejection_stage(shop, settings, 1, "sft", choose="random"))
@@ -135,8 +160,15 @@ def rlhf(shop: Workshop, settings: RlhfSettings, annotate: Annotate, annotators:
             measure(latest)
 
 
-def preferences_stage(shop: Workshop, s: PreferenceSettings, version: int, models: Sequence[str], annotate: Annotate,
-                      annotators: Any, test_prompts: Sequence[Prompt]) -> None:
+def preferences_stage(
+    shop: Workshop,
+    s: PreferenceSettings,
+    version: int,
+    models: Sequence[str],
+    annotate: Annotate,
+    annotators: Any,
+    test_prompts: Sequence[Prompt],
+) -> None:
     """Fresh preferences of both kinds from the latest models, on training prompts and, to test the reward models,
     on held-out prompts. Training rows say what the SFT model, the reference of all likelihood heads, thinks of both
     answers: the reward models of all later rounds read these rows again."""
@@ -148,13 +180,23 @@ def preferences_stage(shop: Workshop, s: PreferenceSettings, version: int, model
         shares: dict[str, Any] = {}
         for kind in KINDS:
             n = getattr(s, kind)[version - 1]
-            asked = (shop.prompts(n, 0, seed, s.borderline_share) if kind == "helpfulness" else
-                     shop.prompts(round(n * s.borderline_share), n - round(n * s.borderline_share), seed + 5, 1.0))
+            asked = (
+                shop.prompts(n, 0, seed, s.borderline_share)
+                if kind == "helpfulness"
+                else shop.prompts(round(n * s.borderline_share), n - round(n * s.borderline_share), seed + 5, 1.0)
+            )
             # every second one: the evaluation uses no more pairs than these give
             tested = [p for p in test_prompts if p.kind != ("unsafe" if kind == "helpfulness" else "helpful")][::2]
             for name, prompts in (("train", asked), ("test", tested)):
-                rows = preferences.collect(variants, shop.tokenizer, prompts, annotate, kind,
-                                           seed=seed + (name == "test"), precision=shop.machine.precision)
+                rows = preferences.collect(
+                    variants,
+                    shop.tokenizer,
+                    prompts,
+                    annotate,
+                    kind,
+                    seed=seed + (name == "test"),
+                    precision=shop.machine.precision,
+                )
                 rows = [{**row, "round": version} for row in rows]
                 if name == "train":
                     known = reward.pair_loglikelihoods(reference, shop.tokenizer, rows, shop.machine)
@@ -164,16 +206,26 @@ def preferences_stage(shop: Workshop, s: PreferenceSettings, version: int, model
         return shares
 
     tested_on = digest([p.id for p in test_prompts])
-    shop.run.stage(f"preferences-v{version}", build, [asdict(s), annotators, version, tested_on],
-                   ["sft", *(name for name in models if name != "sft")])
+    shop.run.stage(
+        f"preferences-v{version}",
+        build,
+        [asdict(s), annotators, version, tested_on],
+        ["sft", *(name for name in models if name != "sft")],
+    )
 
 
 def preference_rows(run: Run, version: int, kind: str, part: str = "train") -> list[dict]:
     return read_rows(run.folder(f"preferences-v{version}") / f"{kind}.{part}.jsonl")
 
 
-def reward_stage(shop: Workshop, s: RewardSettings, version: int, kind: Kind, suffix: str = "", part: str = "train",
-                 ) -> str:
+def reward_stage(
+    shop: Workshop,
+    s: RewardSettings,
+    version: int,
+    kind: Kind,
+    suffix: str = "",
+    part: str = "train",
+) -> str:
     """A reward model on all preferences so far, started from the SFT chat model, whose frozen copy is also the
     likelihood head's reference in every round. With the part "judge", a model that judges the policies where there is
     no oracle, on pairs that the policies' own models do not see."""
@@ -183,11 +235,23 @@ def reward_stage(shop: Workshop, s: RewardSettings, version: int, kind: Kind, su
 
     def build(folder: Path) -> dict[str, Any]:
         rounds, [other] = range(1, version + 1), [k for k in KINDS if k != kind]
-        mine, theirs = (with_people(shop, [row for v in rounds for row in preference_rows(shop.run, v, k, part)], k)
-                        for k in (kind, other))
+        mine, theirs = (
+            with_people(shop, [row for v in rounds for row in preference_rows(shop.run, v, k, part)], k)
+            for k in (kind, other)
+        )
         rows = reward.mix(mine, theirs, s.other_share, shop.seed)
-        model, metrics = reward.train_reward(shop.model("sft"), shop.tokenizer, rows, s, seed, shop.machine, folder,
-                                             shop.frozen("sft"), name, [row.get("sft_loglikelihoods") for row in rows])
+        model, metrics = reward.train_reward(
+            shop.model("sft"),
+            shop.tokenizer,
+            rows,
+            s,
+            seed,
+            shop.machine,
+            folder,
+            shop.frozen("sft"),
+            name,
+            [row.get("sft_loglikelihoods") for row in rows],
+        )
         reward.save_reward(folder, model, shop.tokenizer, shop.run.folder("sft"))
         return metrics
 
@@ -218,8 +282,9 @@ def rejection_stage(shop: Workshop, s: RlhfSettings, version: int, sampler: str,
     def sample(folder: Path) -> dict[str, Any]:
         helpfulness, safety = shop.rewards(version)
         prompts = shop.prompts(r.prompts, r.unsafe_prompts, seed, r.borderline_share)
-        samples = rejection.sample_and_score(shop.model(sampler), helpfulness, safety, shop.tokenizer, prompts, r.k,
-                                             r.temperature, seed, shop.machine)
+        samples = rejection.sample_and_score(
+            shop.model(sampler), helpfulness, safety, shop.tokenizer, prompts, r.k, r.temperature, seed, shop.machine
+        )
         write_rows(folder / "samples.jsonl", samples.rows())
         for how in ("best", "random"):
             write_rows(folder / f"{how}.jsonl", rejection.best_of(samples, how, seed))
@@ -230,23 +295,32 @@ def rejection_stage(shop: Workshop, s: RlhfSettings, version: int, sampler: str,
         chat = read_rows(shop.run.folder("sft") / "rows.jsonl")
         rows = rejection.finetuning_rows(best, chat, r.chat_rows, seed)
         if version > 3:  # what Ghost Attention taught must survive
-            rows += read_rows(shop.run.folder("gatt") / "gatt.jsonl")[:r.gatt_rows]
+            rows += read_rows(shop.run.folder("gatt") / "gatt.jsonl")[: r.gatt_rows]
         tuning = SFTSettings(len(rows), epochs, 512, r.batch_tokens, r.optim, r.replay)
         return finetune(shop, start, rows, tuning, folder, name)
 
-    shop.run.stage(samples_name, sample, [asdict(r), version],
-                   [sampler, f"reward-helpfulness-v{version}", f"reward-safety-v{version}"])
+    shop.run.stage(
+        samples_name,
+        sample,
+        [asdict(r), version],
+        [sampler, f"reward-helpfulness-v{version}", f"reward-safety-v{version}"],
+    )
     parents = ["sft", *(f"samples-v{v}" for v in range(1, version + 1)), *(["gatt"] if version > 3 else [])]
     shop.run.stage(name, build, [asdict(r), choose], parents)
     return name
 
 
-def finetune(shop: Workshop, start: str, rows: Sequence[dict], settings: SFTSettings, folder: Path, what: str,
-             ) -> dict[str, Any]:
+def finetune(
+    shop: Workshop,
+    start: str,
+    rows: Sequence[dict],
+    settings: SFTSettings,
+    folder: Path,
+    what: str,
+) -> dict[str, Any]:
     """Fine-tune a copy of a finished stage on chat rows and save it as a checkpoint."""
     model = shop.model(start)
-    metrics = sft(model, shop.tokenizer, rows, settings, shop.seed, shop.machine, folder, what,
-                  shop.documents)
+    metrics = sft(model, shop.tokenizer, rows, settings, shop.seed, shop.machine, folder, what, shop.documents)
     save_model(folder, model, shop.tokenizer)
     return metrics
 
@@ -258,10 +332,17 @@ def gatt_stage(shop: Workshop, s: RlhfSettings, latest: str) -> str:
     def build(folder: Path) -> dict[str, Any]:
         if not (folder / "gatt.jsonl").exists():
             questions, instructions = shop.source.dialogues(g.dialogues, g.turns, shop.seed + 31)
-            answers = gatt.sample_dialogues(shop.model(latest), shop.tokenizer, questions,
-                                            [i.text for i in instructions], everywhere=True,
-                                            temperature=g.temperature, seed=shop.seed + 32,
-                                            precision=shop.machine.precision, seen_turns=gatt.SEEN_TURNS)
+            answers = gatt.sample_dialogues(
+                shop.model(latest),
+                shop.tokenizer,
+                questions,
+                [i.text for i in instructions],
+                everywhere=True,
+                temperature=g.temperature,
+                seed=shop.seed + 32,
+                precision=shop.machine.precision,
+                seen_turns=gatt.SEEN_TURNS,
+            )
             texts = [lambda rng, i=i: rng.choice((i.text, i.short)) for i in instructions]
             write_rows(folder / "gatt.jsonl", gatt.gatt_rows(questions, texts, answers, g.rows, shop.seed + 33))
         rows = read_rows(folder / "gatt.jsonl")
@@ -275,8 +356,14 @@ def gatt_stage(shop: Workshop, s: RlhfSettings, latest: str) -> str:
     return "gatt"
 
 
-def ppo_stage(shop: Workshop, s: PPOSettings, latest: str, name: str = "rlhf-v5", rewards: int = 5,
-              helpfulness_stage: str | None = None) -> str:
+def ppo_stage(
+    shop: Workshop,
+    s: PPOSettings,
+    latest: str,
+    name: str = "rlhf-v5",
+    rewards: int = 5,
+    helpfulness_stage: str | None = None,
+) -> str:
     """V5: PPO on top of rejection sampling. The rollouts are kept, so that the truth can be seen afterwards."""
     unsafe = round(s.batch * s.unsafe_share)
     rewarder = helpfulness_stage or f"reward-helpfulness-v{rewards}"
@@ -295,9 +382,21 @@ def ppo_stage(shop: Workshop, s: PPOSettings, latest: str, name: str = "rlhf-v5"
             (folder / "rollouts").mkdir(exist_ok=True)
             write_rows(folder / "rollouts" / f"{iteration:03d}.jsonl", rows)
 
-        metrics = ppo.ppo(policy, ppo.Critic(helpfulness), score, shop.tokenizer, prompts_for, s, shop.seed,
-                          shop.machine, folder, keep, shop.prompts(100, 30, 77, split="dev"), shop.documents,
-                          reference=shop.frozen(latest))
+        metrics = ppo.ppo(
+            policy,
+            ppo.Critic(helpfulness),
+            score,
+            shop.tokenizer,
+            prompts_for,
+            s,
+            shop.seed,
+            shop.machine,
+            folder,
+            keep,
+            shop.prompts(100, 30, 77, split="dev"),
+            shop.documents,
+            reference=shop.frozen(latest),
+        )
         save_model(folder, policy, shop.tokenizer)
         return metrics
 

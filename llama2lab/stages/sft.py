@@ -52,9 +52,17 @@ class SFTSettings:
     format_lr: Rate = 1e-2
 
 
-def sft(model: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], settings: SFTSettings, seed: int,
-        machine: Machine, folder: Path | None = None, what: str = "fine-tuning", documents: Sequence[str] = (),
-        ) -> dict[str, Any]:
+def sft(
+    model: Llama,
+    tokenizer: PreTrainedTokenizerFast,
+    rows: Sequence[dict],
+    settings: SFTSettings,
+    seed: int,
+    machine: Machine,
+    folder: Path | None = None,
+    what: str = "fine-tuning",
+    documents: Sequence[str] = (),
+) -> dict[str, Any]:
     """Fine-tune `model` in place on rows `{"messages": [...]}`; returns metrics with the loss curve.
 
     A row may say `"loss": "last"`: then only its last answer is learnt (Ghost Attention, section 3.3).
@@ -75,19 +83,19 @@ def sft(model: Llama, tokenizer: PreTrainedTokenizerFast, rows: Sequence[dict], 
         encoded += encode_chats(tokenizer, chosen, mask_turns=turns)
     longest = max(len(ids) for ids, _ in encoded)
     if longest > model.config.context:
-        raise LabError(f"{what}: a conversation has {longest} tokens, the model's context is {model.config.context}; "
-                       "shorten or leave out such rows")
+        raise LabError(
+            f"{what}: a conversation has {longest} tokens, the model's context is {model.config.context}; "
+            "shorten or leave out such rows"
+        )
     seq_len = min(max(settings.seq_len, longest), model.config.context)
     if settings.format_examples:
-        learn_format(model, tokenizer, encoded[:settings.format_examples], settings, seq_len, seed, machine,
-                     what)
+        learn_format(model, tokenizer, encoded[: settings.format_examples], settings, seq_len, seed, machine, what)
     encoded += replayed(tokenizer, documents, settings.replay * sum(len(ids) for ids, _ in encoded), seq_len)
     data = pack(encoded, seq_len, seed, tokenizer.pad_token_id)
     # Longer rows than asked for: as many of them. Shorter ones, for a model with a short context: as many tokens.
     batch_tokens = max(1, settings.batch_tokens // min(settings.seq_len, seq_len)) * seq_len
     log = fit_packed(model, data, settings.epochs, batch_tokens, settings.optim, seed, machine, folder, what)
-    return {"loss": curve(log), "examples": len(rows), "steps": len(log),
-            "predicted_tokens": int(data.loss_mask.sum())}
+    return {"loss": curve(log), "examples": len(rows), "steps": len(log), "predicted_tokens": int(data.loss_mask.sum())}
 
 
 def format_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
@@ -98,8 +106,16 @@ def format_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     return [known[token] for token in CONTROL_TOKENS[4:] if token in known] + (space if len(space) == 1 else [])
 
 
-def learn_format(model: Llama, tokenizer: PreTrainedTokenizerFast, encoded: Sequence[tuple[list[int], list[int]]],
-                 settings: SFTSettings, seq_len: int, seed: int, machine: Machine, what: str) -> None:
+def learn_format(
+    model: Llama,
+    tokenizer: PreTrainedTokenizerFast,
+    encoded: Sequence[tuple[list[int], list[int]]],
+    settings: SFTSettings,
+    seq_len: int,
+    seed: int,
+    machine: Machine,
+    what: str,
+) -> None:
     """Learn the embeddings of the format's tokens from conversations, packed in rows of `seq_len` tokens, all other
     weights frozen. It takes seconds, so an interrupted stage does it again; the result is the same."""
     rows = model.embed.weight
@@ -118,8 +134,12 @@ def learn_format(model: Llama, tokenizer: PreTrainedTokenizerFast, encoded: Sequ
         p.requires_grad_(True)
 
 
-def replayed(tokenizer: PreTrainedTokenizerFast, documents: Sequence[str], tokens: float, seq_len: int,
-             ) -> list[tuple[list[int], list[int]]]:
+def replayed(
+    tokenizer: PreTrainedTokenizerFast,
+    documents: Sequence[str],
+    tokens: float,
+    seq_len: int,
+) -> list[tuple[list[int], list[int]]]:
     """The first documents that make up `tokens`, all their tokens to be predicted; ones beyond `seq_len` are cut."""
     chosen: list[tuple[list[int], list[int]]] = []
     for ids, mask in encode_documents(tokenizer, documents) if tokens else ():

@@ -67,8 +67,9 @@ class Annotator:
     safety_error: float = 0.02  # how often a safe answer is marked unsafe or the other way round
     seed: int = 0
 
-    def label(self, prompt: Prompt, answer_a: str, answer_b: str, kind: Kind,
-              verdicts: tuple[Verdict, Verdict]) -> Judgement:
+    def label(
+        self, prompt: Prompt, answer_a: str, answer_b: str, kind: Kind, verdicts: tuple[Verdict, Verdict]
+    ) -> Judgement:
         """The judgement of a pair, the same for the same (seed, name, prompt id, answers, kind).
 
         ``verdicts`` are the oracle's on the two answers. In a safety task what is true of safety weighs most and
@@ -135,8 +136,9 @@ def annotators_of(vendors: Sequence[str]) -> list[Annotator]:
     return [VENDORS[vendor] for vendor in vendors]
 
 
-def label_pairs(annotators: Sequence[Annotator], oracle: Oracle, pairs: Sequence[tuple[Prompt, str, str]], kind: Kind,
-                seed: int = 0) -> list[dict]:
+def label_pairs(
+    annotators: Sequence[Annotator], oracle: Oracle, pairs: Sequence[tuple[Prompt, str, str]], kind: Kind, seed: int = 0
+) -> list[dict]:
     """Preference rows for (prompt, answer, answer) triples, each labelled by one annotator in turn.
 
     The order in which the two answers are shown is drawn by seed, so position habits do not favour either source.

@@ -12,11 +12,30 @@ from llama2lab.town.truth import opposite_statements, place_statements
 # Each kind of document and its share of the words, relative to the others. Topics and questions decide how well a
 # model answers about words that no training question names (docs/trials.md).
 SHARES: dict[Callable[[Pen], str], float] = {
-    documents.sheet: 5, documents.note: 2, documents.reminder: 2, documents.scene: 3, documents.letter: 2,
-    documents.news: 2, documents.places: 2, documents.neighbours: 2, drills.story: 2, drills.procedures: 10,
-    drills.sums: 6, drills.numbers: 8, drills.lists: 2, drills.opposites: 4, drills.glossary: 4, drills.rules: 7,
-    drills.grammar: 3, drills.chains: 4, drills.talk: 3, drills.questions: 20, documents.day: 2,
-    documents.street: 2, drills.interview: 4, drills.topics: 22,
+    documents.sheet: 5,
+    documents.note: 2,
+    documents.reminder: 2,
+    documents.scene: 3,
+    documents.letter: 2,
+    documents.news: 2,
+    documents.places: 2,
+    documents.neighbours: 2,
+    drills.story: 2,
+    drills.procedures: 10,
+    drills.sums: 6,
+    drills.numbers: 8,
+    drills.lists: 2,
+    drills.opposites: 4,
+    drills.glossary: 4,
+    drills.rules: 7,
+    drills.grammar: 3,
+    drills.chains: 4,
+    drills.talk: 3,
+    drills.questions: 20,
+    documents.day: 2,
+    documents.street: 2,
+    drills.interview: 4,
+    drills.topics: 22,
 }
 
 

@@ -101,8 +101,9 @@ def noisy_style(prompt: Prompt, rng: random.Random) -> AnswerStyle:
         return replace(style, comply=rng.random() < 0.5, full=rng.random() < 0.5)
     if prompt.kind == "borderline" and rng.random() < 0.4:
         return AnswerStyle(refuse=True)
-    fault = rng.choices(("none", "wrong", "bare", "rude", "off_topic", "rambling", "cut_off"),
-                        (25, 25, 14, 10, 10, 8, 8))[0]
+    fault = rng.choices(
+        ("none", "wrong", "bare", "rude", "off_topic", "rambling", "cut_off"), (25, 25, 14, 10, 10, 8, 8)
+    )[0]
     return {
         "none": style,
         "wrong": replace(style, correct=False),
@@ -114,9 +115,16 @@ def noisy_style(prompt: Prompt, rng: random.Random) -> AnswerStyle:
     }[fault]
 
 
-def demonstrations(town: Town, n: int, seed: int, quality: Literal["clean", "noisy"] = "clean", split: str = "sft",
-                   safety_share: float = 0.35, instruction_share: float = 0.3, multi_turn_share: float = 0.15,
-                   ) -> list[dict]:
+def demonstrations(
+    town: Town,
+    n: int,
+    seed: int,
+    quality: Literal["clean", "noisy"] = "clean",
+    split: str = "sft",
+    safety_share: float = 0.35,
+    instruction_share: float = 0.3,
+    multi_turn_share: float = 0.15,
+) -> list[dict]:
     """n rows {"messages": [...], "skill": str} for SFT, shuffled.
 
     Args:
@@ -158,12 +166,18 @@ def _row(turns: list[tuple[Prompt, str]], instruction: Instruction | None, rng: 
     """One conversation; an instruction stands in the system message (single turns) or before every question."""
     messages: list[Message] = []
     for prompt, answer in turns:
-        messages += [*map(dict, prompt.messages), {"role": "assistant", "content": sentence(answer)
-                     if answer[0].islower() and rng.random() < 0.5 else answer}]
+        messages += [
+            *map(dict, prompt.messages),
+            {
+                "role": "assistant",
+                "content": sentence(answer) if answer[0].islower() and rng.random() < 0.5 else answer,
+            },
+        ]
     if instruction is not None:
         text = rng.choice((instruction.text, instruction.short))
-        messages = [{**m, "content": obey(instruction, m["content"])} if m["role"] == "assistant" else m
-                    for m in messages]
+        messages = [
+            {**m, "content": obey(instruction, m["content"])} if m["role"] == "assistant" else m for m in messages
+        ]
         if len(turns) == 1 and rng.random() < 0.4:
             messages.insert(0, {"role": "system", "content": text})
         else:

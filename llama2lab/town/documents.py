@@ -15,12 +15,29 @@ from llama2lab.town.wording import enumerate_words
 
 DAYS = get_args(Day)
 TIMES = ("In the morning", "At noon", "In the afternoon", "In the evening", "After lunch", "Before dinner")
-WEATHER = ("The sun was out.", "It was cold.", "The wind was strong.", "It rained a little.", "It was a warm day.",
-           "The sky was grey.")
-MEETINGS = ("{time} {a} met {b} at the {place}.", "{a} saw {b} at the {place} on {day}.",
-            "On {day} {a} and {b} were at the {place}.", "{time} {a} and {b} walked to the {place}.")
-PARTINGS = ("Then they went home.", "They talked for an hour.", "It was a good day for both.", "They were happy.",
-            "Then {a} walked home alone.", "Soon they will meet again.", "They laughed and said goodbye.")
+WEATHER = (
+    "The sun was out.",
+    "It was cold.",
+    "The wind was strong.",
+    "It rained a little.",
+    "It was a warm day.",
+    "The sky was grey.",
+)
+MEETINGS = (
+    "{time} {a} met {b} at the {place}.",
+    "{a} saw {b} at the {place} on {day}.",
+    "On {day} {a} and {b} were at the {place}.",
+    "{time} {a} and {b} walked to the {place}.",
+)
+PARTINGS = (
+    "Then they went home.",
+    "They talked for an hour.",
+    "It was a good day for both.",
+    "They were happy.",
+    "Then {a} walked home alone.",
+    "Soon they will meet again.",
+    "They laughed and said goodbye.",
+)
 
 
 class Pen:
@@ -32,14 +49,23 @@ class Pen:
         self.train = {skill: contents(town, skill, "train") for skill in SKILLS}
         self.train_facts = frozenset(self.train["facts"])
         self.asked = {skill: contents(town, skill, "sft") for skill in (*SKILLS, "borderline", "unsafe")}
-        self.held_out = [(who, name) for who in town.people for name in town.attributes
-                         if f"facts/{who}.{name}" not in self.train_facts]
+        self.held_out = [
+            (who, name)
+            for who in town.people
+            for name in town.attributes
+            if f"facts/{who}.{name}" not in self.train_facts
+        ]
         self.instructions = instructions_of(town, "train")
 
     def _statements(self, kind: str) -> dict[str, dict[str, list[str]]]:
         """Person -> attribute -> true sentences of one kind: by name, by pronoun, or of the person's own."""
-        return {who: {name: [t.format(**person.forms, value=person.facts[name]) for t in getattr(attribute, kind)]
-                      for name, attribute in self.town.attributes.items()} for who, person in self.town.people.items()}
+        return {
+            who: {
+                name: [t.format(**person.forms, value=person.facts[name]) for t in getattr(attribute, kind)]
+                for name, attribute in self.town.attributes.items()
+            }
+            for who, person in self.town.people.items()
+        }
 
     def people(self, n: int) -> list[str]:
         return self.rng.sample(list(self.town.people), n)
@@ -85,8 +111,9 @@ def _meeting(pen: Pen) -> list[str]:
     one, two = pen.town.people[a].name, pen.town.people[b].name
     place = pen.rng.choice(list(pen.town.places.values()))
     rng = pen.rng
-    lines = [rng.choice(MEETINGS).format(time=rng.choice(TIMES), day=pen.open_day(place), a=one, b=two,
-                                         place=place.name)]
+    lines = [
+        rng.choice(MEETINGS).format(time=rng.choice(TIMES), day=pen.open_day(place), a=one, b=two, place=place.name)
+    ]
     if rng.random() < 0.4:
         lines.append(rng.choice(WEATHER))
     if rng.random() < 0.4:

@@ -26,8 +26,10 @@ def story(pen: Pen) -> str:
 
 
 def _deeds(town: Town) -> list[tuple[str, list[str], str]]:
-    return [*((p.do, p.steps, p.tip) for p in town.procedures.values()),
-            *((d.do, d.steps, d.note) for d in town.borderline.how_to)]
+    return [
+        *((p.do, p.steps, p.tip) for p in town.procedures.values()),
+        *((d.do, d.steps, d.note) for d in town.borderline.how_to),
+    ]
 
 
 def _forbidden(topic: Group | Deed) -> str:
@@ -42,8 +44,12 @@ def _wrong_deed(pen: Pen) -> tuple[UnsafeCategory, Group | Deed]:
 def _heard_of(who: str, deed: str) -> tuple[str, ...]:
     """Ways to bring up a deed, harmless or not. They are the same for both, so that what follows can be told from the
     deed alone: told apart by their wording, a model need not learn which deeds are wrong."""
-    return (f"Somebody wanted to {deed}.", f"{who} heard of somebody who wanted to {deed}.",
-            f"Once somebody tried to {deed}.", f"{who} wondered how somebody could {deed}.")
+    return (
+        f"Somebody wanted to {deed}.",
+        f"{who} heard of somebody who wanted to {deed}.",
+        f"Once somebody tried to {deed}.",
+        f"{who} wondered how somebody could {deed}.",
+    )
 
 
 def procedures(pen: Pen) -> str:
@@ -53,12 +59,15 @@ def procedures(pen: Pen) -> str:
     for _ in range(rng.randint(1, 3)):
         if rng.random() < 0.4:
             _, topic = _wrong_deed(pen)
-            lines.append(f"How to {_forbidden(topic)}. Nobody will help with that, because {topic.reason}."
-                         + (f" You could {topic.instead} instead." if rng.random() < 0.4 else ""))
+            lines.append(
+                f"How to {_forbidden(topic)}. Nobody will help with that, because {topic.reason}."
+                + (f" You could {topic.instead} instead." if rng.random() < 0.4 else "")
+            )
             continue
         do, steps, tip = rng.choice(_deeds(pen.town))
-        title = rng.choice((f"How to {do}.", f"How to {do}.", f"To {do} takes three steps.",
-                            f"This is the way to {do}."))
+        title = rng.choice(
+            (f"How to {do}.", f"How to {do}.", f"To {do} takes three steps.", f"This is the way to {do}.")
+        )
         lines.append(f"{title} {rng.choice(step_answers(steps))}" + (f" {tip}" if rng.random() < 0.7 else ""))
     return " ".join(lines)
 
@@ -87,19 +96,33 @@ def numbers(pen: Pen) -> str:
     rng, lines = pen.rng, []
     for _ in range(rng.randint(3, 7)):
         a, b = sorted(rng.sample(range(10, 100), 2))
-        lines.append(rng.choice((f"{b} is more than {a}.", f"{a} is less than {b}.",
-                                 f"A person of {b} is older than a person of {a}.",
-                                 f"A person of {a} is younger than a person of {b}.")))
+        lines.append(
+            rng.choice(
+                (
+                    f"{b} is more than {a}.",
+                    f"{a} is less than {b}.",
+                    f"A person of {b} is older than a person of {a}.",
+                    f"A person of {a} is younger than a person of {b}.",
+                )
+            )
+        )
         if rng.random() < 0.7:
             x, y = rng.sample(rng.choice(list(pen.town.categories.values())).items, 2)
             m, n = rng.sample((a, b), 2)
             old, young = (x, y) if m > n else (y, x)
-            lines.append(f"The {x} is {m} and the {y} is {n}, so the " +
-                         rng.choice((f"{old} is older.", f"{young} is younger.")))
+            lines.append(
+                f"The {x} is {m} and the {y} is {n}, so the " + rng.choice((f"{old} is older.", f"{young} is younger."))
+            )
         if rng.random() < 0.5:
             one, two = (pen.town.people[who].name for who in pen.people(2))
-            lines.append(rng.choice((f"{one} has {b} books and {two} has {a}, so {one} has more.",
-                                     f"{one} has {a} books and {two} has {b}, so {two} has more.")))
+            lines.append(
+                rng.choice(
+                    (
+                        f"{one} has {b} books and {two} has {a}, so {one} has more.",
+                        f"{one} has {a} books and {two} has {b}, so {two} has more.",
+                    )
+                )
+            )
         if rng.random() < 0.5:
             lines.append(truth_of(pen.town, rng.choice(pen.train["comparing"])).answers[0])
     return " ".join(lines)
@@ -112,10 +135,16 @@ def lists(pen: Pen) -> str:
         category = rng.choice(list(pen.town.categories.values()))
         n = rng.randint(2, len(category.items))
         items = rng.sample(category.items, n)
-        lines.append(rng.choice((f"Here are {n} {category.name}: {enumerate_words(items)}.",
-                                 f"{sentence(enumerate_words(items))[:-1]} are {category.name}.",
-                                 f"{sentence(enumerate_words(items))} There are {n} things.",
-                                 f"{sentence(enumerate_words(items))[:-1]}: these are {n} things.")))
+        lines.append(
+            rng.choice(
+                (
+                    f"Here are {n} {category.name}: {enumerate_words(items)}.",
+                    f"{sentence(enumerate_words(items))[:-1]} are {category.name}.",
+                    f"{sentence(enumerate_words(items))} There are {n} things.",
+                    f"{sentence(enumerate_words(items))[:-1]}: these are {n} things.",
+                )
+            )
+        )
         if rng.random() < 0.3:
             lines.append(category.note)
     return " ".join(lines)
@@ -140,40 +169,89 @@ def topics(pen: Pen) -> str:
     rng, town, lines = pen.rng, pen.town, []
     for _ in range(rng.randint(1, 5)):
         who = rng.choice(list(town.people.values())).name
-        kind = rng.choice(("opposite",) * 6 + ("deed",) * 5 + ("list",) * 3 + ("sum",) * 2 + ("saying",) * 2
-                          + ("rule",) * 5 + ("talk",) * 2)
+        kind = rng.choice(
+            ("opposite",) * 6
+            + ("deed",) * 5
+            + ("list",) * 3
+            + ("sum",) * 2
+            + ("saying",) * 2
+            + ("rule",) * 5
+            + ("talk",) * 2
+        )
         if kind == "opposite":
             a, b = rng.sample(rng.choice(town.opposites), 2)
-            lines.append(rng.choice((f"{who} thought of the word {a}.", f"The word of the day is {a}.",
-                                     f"{who} wrote down {a} and its opposite.", f"Now to {a}.")))
+            lines.append(
+                rng.choice(
+                    (
+                        f"{who} thought of the word {a}.",
+                        f"The word of the day is {a}.",
+                        f"{who} wrote down {a} and its opposite.",
+                        f"Now to {a}.",
+                    )
+                )
+            )
             lines.append(rng.choice(opposite_statements(a, b)))
         elif kind == "deed":
             do, steps, tip = rng.choice(_deeds(town))
-            lines.append(rng.choice((f"{who} wanted to {do}.", f"{who} learned to {do}.", f"It was time to {do}.",
-                                     f"{who} told a friend how to {do}.", *_heard_of(who, do))))
+            lines.append(
+                rng.choice(
+                    (
+                        f"{who} wanted to {do}.",
+                        f"{who} learned to {do}.",
+                        f"It was time to {do}.",
+                        f"{who} told a friend how to {do}.",
+                        *_heard_of(who, do),
+                    )
+                )
+            )
             lines.append(rng.choice(step_answers(steps)) + (f" {tip}" if rng.random() < 0.5 else ""))
         elif kind == "list":
             category = rng.choice(list(town.categories.values()))
             n = rng.randint(2, 4)
-            lines.append(rng.choice((f"{who} looked for {n} {category.name}.", f"{who} likes {category.name}.",
-                                     f"{who} knows {n} {category.name}.")))
+            lines.append(
+                rng.choice(
+                    (
+                        f"{who} looked for {n} {category.name}.",
+                        f"{who} likes {category.name}.",
+                        f"{who} knows {n} {category.name}.",
+                    )
+                )
+            )
             lines.append(f"Here are {n} {category.name}: {enumerate_words(rng.sample(category.items, n))}.")
         elif kind == "sum":
             x, y = rng.randint(1, 10), rng.randint(1, 10)
             z = x + y
             if rng.random() < 0.5:
-                lines.append(rng.choice((f"{who} put {x} and {y} together.", f"There were {x} and then {y} more.",
-                                         f"{who} counted {x} and {y}.")) + f" {x} plus {y} is {z}.")
+                lines.append(
+                    rng.choice(
+                        (
+                            f"{who} put {x} and {y} together.",
+                            f"There were {x} and then {y} more.",
+                            f"{who} counted {x} and {y}.",
+                        )
+                    )
+                    + f" {x} plus {y} is {z}."
+                )
             else:
-                lines.append(rng.choice((f"{who} had {z} and gave {y} away.", f"There were {z}, then {y} left.",
-                                         f"{who} took away {y} of {z}.")) + f" {z} minus {y} is {x}.")
+                lines.append(
+                    rng.choice(
+                        (
+                            f"{who} had {z} and gave {y} away.",
+                            f"There were {z}, then {y} left.",
+                            f"{who} took away {y} of {z}.",
+                        )
+                    )
+                    + f" {z} minus {y} is {x}."
+                )
         elif kind == "saying":
             saying = rng.choice(town.borderline.sayings)
             lines.append(f"{who} likes to say: {saying.do}. To {saying.do} means {saying.means}.")
         elif kind == "rule":
             _, topic = _wrong_deed(pen)
-            lines.append(f"{rng.choice(_heard_of(who, _forbidden(topic)))} {who} could not help with that, because "
-                         f"{topic.reason}.")
+            lines.append(
+                f"{rng.choice(_heard_of(who, _forbidden(topic)))} {who} could not help with that, because "
+                f"{topic.reason}."
+            )
         else:
             matter = rng.choice(list(town.small_talk.values()))
             lines.append(f"{who} had kind words for {matter.id.replace('-', ' ')}: {rng.choice(matter.answers)}")
@@ -187,9 +265,13 @@ def glossary(pen: Pen) -> str:
         lines.append(f"To {saying.do} means {saying.means}. {saying.note}")
     for i in pen.rng.sample(pen.town.instructions, pen.rng.randint(0, 3)):
         name = i.short.partition(": ")[2]
-        lines.append({"figure": f"{sentence(with_article(name))[:-1]} says: {i.phrase}",
-                      "hobby": f"Who loves {name} says: {i.phrase}",
-                      "language": f"The greeting in {name} is: {i.phrase}"}[i.kind])
+        lines.append(
+            {
+                "figure": f"{sentence(with_article(name))[:-1]} says: {i.phrase}",
+                "hobby": f"Who loves {name} says: {i.phrase}",
+                "language": f"The greeting in {name} is: {i.phrase}",
+            }[i.kind]
+        )
     return " ".join(lines)
 
 
@@ -203,8 +285,11 @@ def rules(pen: Pen) -> str:
             continue
         category, topic = _wrong_deed(pen)
         fields = {"group" if isinstance(topic, Group) else "do": asked_for(topic)}
-        lines.append(category.rule.format(reason=topic.reason, **fields) if rng.random() < 0.5 else
-                     f"To {_forbidden(topic)} is wrong, because {topic.reason}.")
+        lines.append(
+            category.rule.format(reason=topic.reason, **fields)
+            if rng.random() < 0.5
+            else f"To {_forbidden(topic)} is wrong, because {topic.reason}."
+        )
         if rng.random() < 0.5:
             act = "say" if isinstance(topic, Group) else "do"
             harm = category.comply.format(harm0=topic.harm[0], harm1=topic.harm[1], **fields)
@@ -226,24 +311,35 @@ def grammar(pen: Pen) -> str:
         content = rng.choice(pen.train["rewriting"])
         kind, truth = content.split("/")[1].split(".")[0], truth_of(pen.town, content)
         plain = truth.questions[0].partition(": ")[2]
-        title = {"past": "In the past", "question": "As a question", "negative": "With not", "future": "In the future",
-                 "polite": "In a polite way"}[kind]
+        title = {
+            "past": "In the past",
+            "question": "As a question",
+            "negative": "With not",
+            "future": "In the future",
+            "polite": "In a polite way",
+        }[kind]
         lines.append(f"{plain} {title}: {truth.answers[0]}")
     return " ".join(lines)
 
 
 def chains(pen: Pen) -> str:
     """What the friend of somebody does, lives on, eats: the train contents."""
-    return " ".join(pen.rng.choice(truth_of(pen.town, pen.rng.choice(pen.train["two_step"])).answers)
-                    for _ in range(pen.rng.randint(1, 4)))
+    return " ".join(
+        pen.rng.choice(truth_of(pen.town, pen.rng.choice(pen.train["two_step"])).answers)
+        for _ in range(pen.rng.randint(1, 4))
+    )
 
 
 def talk(pen: Pen) -> str:
     """Two people exchange kind words (train contents), or kind words stand alone."""
     rng, lines = pen.rng, []
     if rng.random() < 0.25:
-        return " ".join(["Kind words.", *(f"{rng.choice(t.answers)} {t.more}" for t in
-                                          rng.sample(list(pen.town.small_talk.values()), 3))])
+        return " ".join(
+            [
+                "Kind words.",
+                *(f"{rng.choice(t.answers)} {t.more}" for t in rng.sample(list(pen.town.small_talk.values()), 3)),
+            ]
+        )
     a, b = (pen.town.people[who].name for who in pen.people(2))
     for _ in range(rng.randint(1, 4)):
         truth = truth_of(pen.town, rng.choice(pen.train["small_talk"]))
@@ -272,8 +368,17 @@ def questions(pen: Pen) -> str:
     """A page of questions and answers, set in one of many ways: so that a model learns what it is to answer, not what
     a page looks like, and can do it in a chat too."""
     a, b = (pen.town.people[who].name for who in pen.people(2))
-    form = pen.rng.choice(("Question: {q} Answer: {a}", "{q} {a}", "{q}\n{a}\n", "Q: {q}\nA: {a}\n",
-                           f'{a} asked: "{{q}}" {b} said: "{{a}}"', f"{a}: {{q}} {b}: {{a}}", "({q}) {a}"))
+    form = pen.rng.choice(
+        (
+            "Question: {q} Answer: {a}",
+            "{q} {a}",
+            "{q}\n{a}\n",
+            "Q: {q}\nA: {a}\n",
+            f'{a} asked: "{{q}}" {b} said: "{{a}}"',
+            f"{a}: {{q}} {b}: {{a}}",
+            "({q}) {a}",
+        )
+    )
     n = pen.rng.choice((1, 1, 2, 3, 5, 8))
     pairs = [pair for _ in range(n) for pair in _asked(pen, pen.rng.choice(SKILLS_ASKED))]
     return " ".join(form.format(q=q, a=a) for q, a in pairs)

@@ -3,8 +3,20 @@
 from dataclasses import dataclass
 from typing import Literal
 
-SKILLS = ("facts", "two_step", "comparing", "counting", "listing", "how_to", "arithmetic", "opposites", "rewriting",
-          "stories", "small_talk", "follow_up")
+SKILLS = (
+    "facts",
+    "two_step",
+    "comparing",
+    "counting",
+    "listing",
+    "how_to",
+    "arithmetic",
+    "opposites",
+    "rewriting",
+    "stories",
+    "small_talk",
+    "follow_up",
+)
 SPLITS = ("train", "dev", "test")
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": ...}

@@ -40,7 +40,8 @@ _ORDINAL = re.compile(r"\d*(?:1st|2nd|3rd|\dth)|\d+(?:am|pm|s|cm|mm|km|kg|g|m|l)
 _VOWEL = re.compile(r"[aeiouyà-öø-ÿ]")
 # Runs of letters that English words do not hold: "aaa", six consonants, "qx", "vk", "mx".
 _STRANGE = re.compile(
-    r"(.)\1{2}|[bcdfghjklmnpqrstvwxz]{6}|[jqvx]{2}|q[^u'-]|[bcdfghjkmpqtvwxz][jx]|[jvx][bcdfghjkmqvwxz]")
+    r"(.)\1{2}|[bcdfghjklmnpqrstvwxz]{6}|[jqvx]{2}|q[^u'-]|[bcdfghjkmpqtvwxz][jx]|[jvx][bcdfghjkmqvwxz]"
+)
 _SOUNDS_AND_SHORT_FORMS = _set(
     "hmm hmmm ahh ohh brr shh zzz grr psst hm mm mr mrs ms dr st vs pm th nd rd tv pc iii navvy savvy"
     " b c d f g h j k l m n p q r s t v w x z"

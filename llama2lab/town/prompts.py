@@ -46,8 +46,11 @@ def _fact_splits(town: Town) -> dict[str, str]:
 
 def _comparing(town: Town, facts: dict[str, str]) -> dict[str, str]:
     """Pairs are held out too; train asks about train ages only, dev about no test age."""
-    pairs = {f"{a}.{b}": (a, b) for a, b in itertools.combinations(sorted(town.people), 2)
-             if town.people[a].facts["age"] != town.people[b].facts["age"]}
+    pairs = {
+        f"{a}.{b}": (a, b)
+        for a, b in itertools.combinations(sorted(town.people), 2)
+        if town.people[a].facts["age"] != town.people[b].facts["age"]
+    }
     kept = {}
     for pair, split in _split(pairs).items():
         ages = {facts[f"{who}.age"] for who in pairs[pair]}
@@ -89,12 +92,19 @@ def _contents(town: Town) -> dict[str, dict[str, str]]:
     facts = _fact_splits(town)
     # Two-step and follow-up questions belong to the split of the fact that they ask for; what is said on the
     # way there must not give away another split's answer, so it comes from the train facts.
-    two_step = {f"{who}.friend.{what}": facts[f"{slug(town.people[who].facts['friend'])}.{what}"]
-                for who in town.people for what in town.attributes if what != "friend"}
-    follow_up = {f"{who}.{known}.{what}": facts[f"{who}.{what}"] for who in town.people
-                 for known in town.attributes for what in town.attributes
-                 if known != what and facts[f"{who}.{known}"] == "train"
-                 and int(_rank(f"{who}{known}{what}"), 16) % 3 == 0}
+    two_step = {
+        f"{who}.friend.{what}": facts[f"{slug(town.people[who].facts['friend'])}.{what}"]
+        for who in town.people
+        for what in town.attributes
+        if what != "friend"
+    }
+    follow_up = {
+        f"{who}.{known}.{what}": facts[f"{who}.{what}"]
+        for who in town.people
+        for known in town.attributes
+        for what in town.attributes
+        if known != what and facts[f"{who}.{known}"] == "train" and int(_rank(f"{who}{known}{what}"), 16) % 3 == 0
+    }
     unsafe: dict[str, str] = {}
     for name, category in town.unsafe.items():
         unsafe |= _split([f"{name}.{slug(asked_for(topic))}" for topic in category.topics])
@@ -150,8 +160,12 @@ def _prompt(town: Town, content: str, wording: int, split: str) -> Prompt:
 
 def every_prompt(town: Town, split: str, skills: Sequence[str] = (*SKILLS, "unsafe", "borderline")) -> list[Prompt]:
     """Every content of a split in every wording."""
-    return [_prompt(town, content, w, split) for skill in skills for content in contents(town, skill, split)
-            for w in range(len(truth_of(town, content).questions))]
+    return [
+        _prompt(town, content, w, split)
+        for skill in skills
+        for content in contents(town, skill, split)
+        for w in range(len(truth_of(town, content).questions))
+    ]
 
 
 def _in_turn(town: Town, skill: str, split: str, rng: random.Random) -> list[Prompt]:
@@ -165,8 +179,9 @@ def _in_turn(town: Town, skill: str, split: str, rng: random.Random) -> list[Pro
     return made
 
 
-def make_prompts(town: Town, split: str, n: int, seed: int, kinds: Sequence[str] = ("helpful",),
-                 skills: Sequence[str] = SKILLS) -> list[Prompt]:
+def make_prompts(
+    town: Town, split: str, n: int, seed: int, kinds: Sequence[str] = ("helpful",), skills: Sequence[str] = SKILLS
+) -> list[Prompt]:
     """n different prompts, balanced over the kinds and, within "helpful", over the skills; shuffled.
 
     A content comes back in another wording only when the split's contents of that skill are used up.
@@ -194,13 +209,15 @@ def make_prompts(town: Town, split: str, n: int, seed: int, kinds: Sequence[str]
                     lists.remove(first)
         queues = [lists for lists in queues if lists]
     if len(chosen) < n:
-        raise LabError(f"{n} prompts asked for, but split '{split}' holds {len(chosen)} of "
-                       f"{', '.join(kinds)}; ask for fewer")
+        raise LabError(
+            f"{n} prompts asked for, but split '{split}' holds {len(chosen)} of {', '.join(kinds)}; ask for fewer"
+        )
     return rng.sample(chosen, n)
 
 
-def draw_prompts(town: Town, split: str, n: int, seed: int, kinds: Sequence[str] = ("helpful",),
-                 skills: Sequence[str] = SKILLS) -> list[Prompt]:
+def draw_prompts(
+    town: Town, split: str, n: int, seed: int, kinds: Sequence[str] = ("helpful",), skills: Sequence[str] = SKILLS
+) -> list[Prompt]:
     """Like make_prompts, but prompts come back once all of them were drawn: a figure over prompts that come back is
     about these prompts, not about more of them."""
     names = [name for kind in kinds for name in (skills if kind == "helpful" else (kind,))]
@@ -216,8 +233,9 @@ def dialogue_prompts(town: Town, split: str, n_turns: int, n: int, seed: int) ->
     """n dialogues of n_turns short user questions each, of mixed skills, that need no context."""
     skills = ("facts", "opposites", "arithmetic", "small_talk", "facts")
     rng = random.Random(f"dialogues {split} {seed}")
-    pools = [[p.question for p in every_prompt(town, split, (skill,)) if len(p.question.split()) <= 7]
-             for skill in skills]
+    pools = [
+        [p.question for p in every_prompt(town, split, (skill,)) if len(p.question.split()) <= 7] for skill in skills
+    ]
     dialogues = []
     for _ in range(n):
         turns: list[str] = []
@@ -252,8 +270,13 @@ class TownSource:
         part = "rlhf" if split == "train" else split
         return draw_prompts(self.town, part, n, seed, kinds=(kind,)) if n else []
 
-    def dialogues(self, n: int, turns: int, seed: int, split: str = "train",
-                  ) -> tuple[list[list[str]], list[Instruction]]:
+    def dialogues(
+        self,
+        n: int,
+        turns: int,
+        seed: int,
+        split: str = "train",
+    ) -> tuple[list[list[str]], list[Instruction]]:
         questions = dialogue_prompts(self.town, split, turns, n, seed)
         instructions = instructions_of(self.town, "train")
         return questions, [instructions[(i + seed) % len(instructions)] for i in range(n)]

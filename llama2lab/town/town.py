@@ -23,16 +23,29 @@ from llama2lab.town.wording import with_article
 
 TOWN_NAME = "Willowbrook"
 QUESTION_FIELDS = {
-    "counting": {"items"}, "listing": {"n", "category"}, "how_to": {"do"}, "saying": {"do"},
-    "plus": {"a", "b"}, "minus": {"a", "b"}, "opposites": {"word"}, "stories": {"hero", "thing"},
-    "past": {"sentence"}, "question": {"sentence"}, "negative": {"sentence"}, "future": {"sentence"},
-    "polite": {"sentence"}, "older": {"a", "b"}, "younger": {"a", "b"},
-    "offers": {"place"}, "closed": {"place"}, "keeper": {"place"},
+    "counting": {"items"},
+    "listing": {"n", "category"},
+    "how_to": {"do"},
+    "saying": {"do"},
+    "plus": {"a", "b"},
+    "minus": {"a", "b"},
+    "opposites": {"word"},
+    "stories": {"hero", "thing"},
+    "past": {"sentence"},
+    "question": {"sentence"},
+    "negative": {"sentence"},
+    "future": {"sentence"},
+    "polite": {"sentence"},
+    "older": {"a", "b"},
+    "younger": {"a", "b"},
+    "offers": {"place"},
+    "closed": {"place"},
+    "keeper": {"place"},
 }
 
 
 def slug(text: str) -> str:
-    """"make tea" -> "make-tea": the form of names in prompt ids."""
+    """ "make tea" -> "make-tea": the form of names in prompt ids."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
@@ -48,8 +61,13 @@ class Person:
     def forms(self) -> dict[str, str]:
         """What the templates name: {name}, {he}, {He}, {his}, {His}."""
         his = "her" if self.pronoun == "she" else "his"
-        return {"name": self.name, "he": self.pronoun, "He": self.pronoun.capitalize(),
-                "his": his, "His": his.capitalize()}
+        return {
+            "name": self.name,
+            "he": self.pronoun,
+            "He": self.pronoun.capitalize(),
+            "his": his,
+            "His": his.capitalize(),
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +113,10 @@ class _Source:
         except FileNotFoundError:
             raise LabError(f"{self.shown}: the file is missing; copy it back from the repository") from None
         except OSError as e:
-            raise LabError(f"{self.shown}: cannot be read ({e.strerror}); mend its permissions, or copy it back from "
-                           "the repository") from None
+            raise LabError(
+                f"{self.shown}: cannot be read ({e.strerror}); mend its permissions, or copy it back from "
+                "the repository"
+            ) from None
         except UnicodeDecodeError as e:
             line = path.read_bytes()[: e.start].count(b"\n") + 1
             raise LabError(f"{self.shown}:{line}: not UTF-8 text; save the file as UTF-8") from None
@@ -108,8 +128,9 @@ class _Source:
         except yaml.MarkedYAMLError as e:
             mark = e.problem_mark or e.context_mark
             line = mark.line + 1 if mark else 1
-            raise LabError(f"{self.shown}:{line}: not valid YAML ({e.problem}); "
-                           "check the indent, the quotes and the colons") from None
+            raise LabError(
+                f"{self.shown}:{line}: not valid YAML ({e.problem}); check the indent, the quotes and the colons"
+            ) from None
         except yaml.YAMLError:
             raise LabError(f"{self.shown}:1: not valid YAML; remove the control characters") from None
         if node is None:
@@ -127,11 +148,15 @@ class _Source:
             data: dict = {}
             for key, value in node.value:
                 if not isinstance(key, yaml.ScalarNode):
-                    raise self.error(path, "a list or a mapping stands where a name should; check the colons",
-                                     key.start_mark.line + 1)
+                    raise self.error(
+                        path,
+                        "a list or a mapping stands where a name should; check the colons",
+                        key.start_mark.line + 1,
+                    )
                 if key.value in data:
-                    raise self.error((*path, key.value), f"'{key.value}' stands twice; remove one",
-                                     key.start_mark.line + 1)
+                    raise self.error(
+                        (*path, key.value), f"'{key.value}' stands twice; remove one", key.start_mark.line + 1
+                    )
                 data[key.value] = self._build(value, (*path, key.value))
                 self.lines[(*path, key.value)] = key.start_mark.line + 1
             return data
@@ -158,9 +183,13 @@ def _validated(source: _Source, kind: Any) -> Any:
         first = max(e.errors(), key=depth)
         path = _clean(first["loc"])
         name = path[-1] if path else "the file"
-        cure = {"missing": f"add the line '{name}: ...'", "extra_forbidden": "remove it or mend its spelling",
-                "string_type": "write a text (in quotes if it is a number)", "too_short": "add entries",
-                "string_too_short": "write a text"}.get(first["type"], "correct it")
+        cure = {
+            "missing": f"add the line '{name}: ...'",
+            "extra_forbidden": "remove it or mend its spelling",
+            "string_type": "write a text (in quotes if it is a number)",
+            "too_short": "add entries",
+            "string_too_short": "write a text",
+        }.get(first["type"], "correct it")
         raise source.error(path, f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}; {cure}") from None
 
 
@@ -198,13 +227,19 @@ def _characters(source: _Source, attributes: dict[str, schema.Attribute]) -> dic
                     raise source.error((i, key), f"{key} of {name} is '{value}'; write whole years from 1 to 120")
             elif attribute.values == "people":
                 if value not in names:
-                    raise source.error((i, key), f"{key} of {name}, '{value}', does not live here; "
-                                       + _suggest(value, [n for n in names if isinstance(n, str)]))
+                    raise source.error(
+                        (i, key),
+                        f"{key} of {name}, '{value}', does not live here; "
+                        + _suggest(value, [n for n in names if isinstance(n, str)]),
+                    )
                 if value == name:
                     raise source.error((i, key), f"{name} is the {key} of {name}; choose somebody else")
             elif value not in attribute.values:
-                raise source.error((i, key), f"{key} of {name}, '{value}', is not in attributes.yaml; "
-                                   + _suggest(value, list(attribute.values)))
+                raise source.error(
+                    (i, key),
+                    f"{key} of {name}, '{value}', is not in attributes.yaml; "
+                    + _suggest(value, list(attribute.values)),
+                )
         people[slug(name)] = Person(name, row["pronoun"], {key: str(row[key]) for key in attributes})
     return people
 
@@ -244,16 +279,19 @@ def _check(sources: dict[str, _Source], data: dict[str, Any], people: dict[str, 
     """What one file alone cannot show: references, doubles, and the fields of the templates."""
     for i, attribute in enumerate(data["attributes"]):
         for kind in ("statements", "pronoun", "first", "group", "questions", "follow_up", "asked"):
-            _check_fields(sources["attributes"], (i, kind), getattr(attribute, kind),
-                          "name", "he", "He", "his", "His", "value")
+            _check_fields(
+                sources["attributes"], (i, kind), getattr(attribute, kind), "name", "he", "He", "his", "His", "value"
+            )
         if not attribute.statements[0].endswith("{value}."):
-            raise sources["attributes"].error((i, "statements", 0), "the first statement must end in '{value}.'; "
-                                              "put another one first")
+            raise sources["attributes"].error(
+                (i, "statements", 0), "the first statement must end in '{value}.'; put another one first"
+            )
     names = [p.name for p in people.values()]
     for i, place in enumerate(data["places"]):
         if place.keeper not in names:
-            raise sources["places"].error((i, "keeper"), f"'{place.keeper}' does not live here; "
-                                          + _suggest(place.keeper, names))
+            raise sources["places"].error(
+                (i, "keeper"), f"'{place.keeper}' does not live here; " + _suggest(place.keeper, names)
+            )
     for name, fields in QUESTION_FIELDS.items():
         if name not in data["questions"]:
             raise sources["questions"].error((), f"no wordings for '{name}'; add the line '{name}: [...]'")
@@ -271,8 +309,9 @@ def _check(sources: dict[str, _Source], data: dict[str, Any], people: dict[str, 
     answers |= {slug(value) for person in people.values() for value in person.facts.values()}
     for j, hobby in enumerate(data["instructions"].hobbies):
         if {slug(hobby), slug(hobby).removesuffix("s")} & answers:
-            raise sources["instructions"].error(("hobbies", j), f"'{hobby}' is also an answer to questions of the "
-                                                "town; choose another word")
+            raise sources["instructions"].error(
+                ("hobbies", j), f"'{hobby}' is also an answer to questions of the town; choose another word"
+            )
     names_of: dict[str, list[tuple[tuple, str]]] = {
         "attributes": [((i, "id"), a.id) for i, a in enumerate(data["attributes"])],
         "places": [((i, "name"), p.name) for i, p in enumerate(data["places"])],
@@ -280,8 +319,9 @@ def _check(sources: dict[str, _Source], data: dict[str, Any], people: dict[str, 
         "categories": [((i, "items", j), x) for i, c in enumerate(data["categories"]) for j, x in enumerate(c.items)],
         "opposites": [((i, j), w) for i, pair in enumerate(data["opposites"]) for j, w in enumerate(pair)],
         "small_talk": [((i, "id"), t.id) for i, t in enumerate(data["small_talk"])],
-        "borderline": [((k, i, "do"), b.do) for k in ("how_to", "sayings")
-                       for i, b in enumerate(getattr(data["borderline"], k))],
+        "borderline": [
+            ((k, i, "do"), b.do) for k in ("how_to", "sayings") for i, b in enumerate(getattr(data["borderline"], k))
+        ],
     }
     for file, rows in names_of.items():
         _unique(sources[file], rows)
@@ -290,12 +330,30 @@ def _check(sources: dict[str, _Source], data: dict[str, Any], people: dict[str, 
 
 def _instructions(rows: schema.Instructions) -> tuple[Instruction, ...]:
     """The rules for whole dialogues, the three kinds well mixed."""
-    made = [Instruction(f"figure/{slug(f)}", "figure", f"Always answer as {with_article(f)}.", f"Figure: {f}", (word,),
-                        "start", f"{word}!") for f, word in rows.figures.items()]
-    made += [Instruction(f"hobby/{slug(h)}", "hobby", f"You love {h}.", f"Hobby: {h}", (h,), "end",
-                         f"That reminds me of {h}.") for h in rows.hobbies]
-    made += [Instruction(f"language/{slug(n)}", "language", f"Always greet in {n}.", f"Language: {n}", (word,),
-                         "start", f"{word}!") for n, word in rows.languages.items()]
+    made = [
+        Instruction(
+            f"figure/{slug(f)}",
+            "figure",
+            f"Always answer as {with_article(f)}.",
+            f"Figure: {f}",
+            (word,),
+            "start",
+            f"{word}!",
+        )
+        for f, word in rows.figures.items()
+    ]
+    made += [
+        Instruction(
+            f"hobby/{slug(h)}", "hobby", f"You love {h}.", f"Hobby: {h}", (h,), "end", f"That reminds me of {h}."
+        )
+        for h in rows.hobbies
+    ]
+    made += [
+        Instruction(
+            f"language/{slug(n)}", "language", f"Always greet in {n}.", f"Language: {n}", (word,), "start", f"{word}!"
+        )
+        for n, word in rows.languages.items()
+    ]
     return tuple(sorted(made, key=lambda i: hashlib.sha256(i.id.encode()).hexdigest()))
 
 
@@ -317,19 +375,23 @@ def load_town(path: str | Path | None = None) -> Town:
     attributes = {a.id: a for a in data["attributes"]}
     for needed in ("friend", "age"):
         if needed not in attributes:
-            raise sources["attributes"].error((), f"the attribute '{needed}' is needed for two-step and comparing "
-                                              "questions; put it back")
+            raise sources["attributes"].error(
+                (), f"the attribute '{needed}' is needed for two-step and comparing questions; put it back"
+            )
     people = _characters(sources["characters"], attributes)
     _check(sources, data, people)
     digest = hashlib.sha256(b"".join((folder / f"{name}.yaml").read_bytes() for name in sorted(sources)))
-    return Town(**data | {
-        "people": people,
-        "attributes": attributes,
-        "places": {slug(p.name): p for p in data["places"]},
-        "procedures": {slug(p.do): p for p in data["procedures"]},
-        "opposites": tuple((a, b) for a, b in data["opposites"]),
-        "categories": {slug(c.name): c for c in data["categories"]},
-        "small_talk": {t.id: t for t in data["small_talk"]},
-        "instructions": _instructions(data["instructions"]),
-        "digest": digest.hexdigest()[:16],
-    })
+    return Town(
+        **data
+        | {
+            "people": people,
+            "attributes": attributes,
+            "places": {slug(p.name): p for p in data["places"]},
+            "procedures": {slug(p.do): p for p in data["procedures"]},
+            "opposites": tuple((a, b) for a, b in data["opposites"]),
+            "categories": {slug(c.name): c for c in data["categories"]},
+            "small_talk": {t.id: t for t in data["small_talk"]},
+            "instructions": _instructions(data["instructions"]),
+            "digest": digest.hexdigest()[:16],
+        }
+    )

@@ -21,8 +21,22 @@ _REFUSALS = (
     "I am sorry, I cannot help with that, because {reason}.",
     "I will not help with that, because {reason}.",
 )
-_GENERAL_REASONS = ("not safe", "dangerous", "against the rules", "not fair", "not right", "hurt", "hurts",
-                    "not allowed", "respect", "only a doctor", "stealing", "a lie", "sick", "it is wrong")
+_GENERAL_REASONS = (
+    "not safe",
+    "dangerous",
+    "against the rules",
+    "not fair",
+    "not right",
+    "hurt",
+    "hurts",
+    "not allowed",
+    "respect",
+    "only a doctor",
+    "stealing",
+    "a lie",
+    "sick",
+    "it is wrong",
+)
 
 
 @dataclass(frozen=True)
@@ -43,8 +57,11 @@ def _without_stop(sentences: Iterable[str]) -> tuple[str, ...]:
 
 
 def _second_facts(town: Town, person: Person, *asked: str) -> tuple[str, ...]:
-    return tuple(attribute.pronoun[0].format(**person.forms, value=person.facts[name])
-                 for name, attribute in town.attributes.items() if name not in asked)
+    return tuple(
+        attribute.pronoun[0].format(**person.forms, value=person.facts[name])
+        for name, attribute in town.attributes.items()
+        if name not in asked
+    )
 
 
 def _fact_reasons(town: Town, person: Person, *asked: str) -> tuple[str, ...]:
@@ -61,8 +78,14 @@ def _facts(town: Town, args: list[str]) -> Truth:
     statement = attribute.statements[0]
     return Truth(
         questions=tuple(q.format(**person.forms) for q in attribute.questions),
-        key=Key("value", ((value,),), reject=others, subject=(person.name,), bounds=(3, 25),
-                reasons=_fact_reasons(town, person, what)),
+        key=Key(
+            "value",
+            ((value,),),
+            reject=others,
+            subject=(person.name,),
+            bounds=(3, 25),
+            reasons=_fact_reasons(town, person, what),
+        ),
         answers=tuple(s.format(**person.forms, value=value) for s in attribute.statements[:2]),
         wrong=tuple(statement.format(**person.forms, value=v) for v in others),
         bare=value,
@@ -80,12 +103,21 @@ def place_statements(place: schema.Place) -> dict[str, tuple[str, ...]]:
     """The three facts of a place, each in several wordings; the first ends in the value."""
     name = place.name
     return {
-        "offers": (f"At the {name} you can get {place.offers}.", f"The {name} has {place.offers}.",
-                   f"People go to the {name} for {place.offers}."),
-        "closed": (f"The {name} is closed on {place.closed}.", f"On {place.closed} the {name} is closed.",
-                   f"You cannot visit the {name} on {place.closed}."),
-        "keeper": (f"The {name} is run by {place.keeper}.", f"{place.keeper} runs the {name}.",
-                   f"The keeper of the {name} is {place.keeper}."),
+        "offers": (
+            f"At the {name} you can get {place.offers}.",
+            f"The {name} has {place.offers}.",
+            f"People go to the {name} for {place.offers}.",
+        ),
+        "closed": (
+            f"The {name} is closed on {place.closed}.",
+            f"On {place.closed} the {name} is closed.",
+            f"You cannot visit the {name} on {place.closed}.",
+        ),
+        "keeper": (
+            f"The {name} is run by {place.keeper}.",
+            f"{place.keeper} runs the {name}.",
+            f"The keeper of the {name} is {place.keeper}.",
+        ),
     }
 
 
@@ -95,13 +127,25 @@ def _place_facts(town: Town, place: schema.Place, what: str) -> Truth:
     others = tuple(sorted({str(v) for v in pool} - {value}))
     return Truth(
         questions=tuple(q.format(place=place.name) for q in town.questions[what]),
-        key=Key("value", ((value,),), reject=others, subject=(place.name,), bounds=(3, 25),
-                reasons=tuple(getattr(place, w) for w in said if w != what)),
+        key=Key(
+            "value",
+            ((value,),),
+            reject=others,
+            subject=(place.name,),
+            bounds=(3, 25),
+            reasons=tuple(getattr(place, w) for w in said if w != what),
+        ),
         answers=said[what][:2],
         wrong=tuple(said[what][0].replace(f" {value}.", f" {v}.") for v in others),
         bare=value,
-        extras=tuple(s[0].replace(f"the {place.name}", "it").replace(f"The {place.name}", "It").replace(
-            "At it you can get", "It has") for w, s in said.items() if w != what),
+        extras=tuple(
+            s[0]
+            .replace(f"the {place.name}", "it")
+            .replace(f"The {place.name}", "It")
+            .replace("At it you can get", "It has")
+            for w, s in said.items()
+            if w != what
+        ),
     )
 
 
@@ -115,8 +159,14 @@ def _two_step(town: Town, args: list[str]) -> Truth:
     asked = {**friend.forms, "name": f"{person.name}'s friend"}
     return Truth(
         questions=tuple(q.format(**asked) for q in attribute.questions),
-        key=Key("value", ((value,),), reject=others, subject=(friend.name,), bounds=(4, 30),
-                reasons=_fact_reasons(town, friend, what)),
+        key=Key(
+            "value",
+            ((value,),),
+            reject=others,
+            subject=(friend.name,),
+            bounds=(4, 30),
+            reasons=_fact_reasons(town, friend, what),
+        ),
         answers=tuple(chain + s.format(**friend.forms, value=value) for s in attribute.statements[:2]),
         wrong=tuple(chain + attribute.statements[0].format(**friend.forms, value=v) for v in others),
         bare=value,
@@ -133,12 +183,38 @@ def _comparing(town: Town, args: list[str]) -> Truth:
     o, y = oldest.name, youngest.name
     return Truth(
         questions=tuple(q.format(a=one.name, b=two.name) for q in town.questions[what]),
-        key=Key("value", ((f"{o} is older", f"{o} is the older", f"older than {y}", f"older is {o}",
-                           f"older one is {o}", f"{y} is younger", f"{y} is the younger", f"younger than {o}",
-                           f"younger is {y}", f"younger one is {y}", f"it is {right.name}"),),
-                reject=(f"{y} is older", f"{y} is the older", f"older than {o}", f"{o} is younger", f"older is {y}",
-                        f"{o} is the younger", f"younger than {y}", f"younger is {o}", f"it is {left.name}"),
-                subject=(right.name,), bounds=(3, 30), reasons=(f"{one.name} is {a}", f"{two.name} is {b}")),
+        key=Key(
+            "value",
+            (
+                (
+                    f"{o} is older",
+                    f"{o} is the older",
+                    f"older than {y}",
+                    f"older is {o}",
+                    f"older one is {o}",
+                    f"{y} is younger",
+                    f"{y} is the younger",
+                    f"younger than {o}",
+                    f"younger is {y}",
+                    f"younger one is {y}",
+                    f"it is {right.name}",
+                ),
+            ),
+            reject=(
+                f"{y} is older",
+                f"{y} is the older",
+                f"older than {o}",
+                f"{o} is younger",
+                f"older is {y}",
+                f"{o} is the younger",
+                f"younger than {y}",
+                f"younger is {o}",
+                f"it is {left.name}",
+            ),
+            subject=(right.name,),
+            bounds=(3, 30),
+            reasons=(f"{one.name} is {a}", f"{two.name} is {b}"),
+        ),
         answers=(chain + f"{right.name} is {what}.",),
         wrong=(chain + f"{left.name} is {what}.",),
         bare=right.name,
@@ -153,8 +229,14 @@ def _counting(town: Town, args: list[str]) -> Truth:
     others = tuple(str(k) for k in range(1, 10) if k != n)
     return Truth(
         questions=tuple(q.format(items=", ".join(items)) for q in town.questions["counting"]),
-        key=Key("value", ((str(n),),), reject=others, subject=("things", "words", "items", category.name),
-                bounds=(3, 25), reasons=(category.name, enumerate_words(items))),
+        key=Key(
+            "value",
+            ((str(n),),),
+            reject=others,
+            subject=("things", "words", "items", category.name),
+            bounds=(3, 25),
+            reasons=(category.name, enumerate_words(items)),
+        ),
         answers=(f"There are {n} things.", f"These are {n} things."),
         wrong=tuple(f"There are {k} things." for k in range(2, 8) if k != n),
         bare=str(n),
@@ -165,14 +247,23 @@ def _counting(town: Town, args: list[str]) -> Truth:
 def _listing(town: Town, args: list[str]) -> Truth:
     category, n = town.categories[args[0]], int(args[1])
     foreign = tuple(i for c in town.categories.values() if c is not category for i in c.items)
-    lists = [enumerate_words([category.items[(k + j) % len(category.items)] for j in range(n)])
-             for k in range(len(category.items))]
+    lists = [
+        enumerate_words([category.items[(k + j) % len(category.items)] for j in range(n)])
+        for k in range(len(category.items))
+    ]
     bad = [enumerate_words([*category.items[: n - 1], item]) for item in foreign[:: max(1, len(foreign) // 12)]]
     forms = ("Here are {n} {name}: {items}.", "{n} {name} are {items}.")
     return Truth(
         questions=tuple(q.format(n=n, category=category.name) for q in town.questions["listing"]),
-        key=Key("set", tuple((i, i + "s") for i in category.items), needs=n, reject=foreign, subject=(category.name,),
-                bounds=(n, 25), reasons=_without_stop([category.note])),
+        key=Key(
+            "set",
+            tuple((i, i + "s") for i in category.items),
+            needs=n,
+            reject=foreign,
+            subject=(category.name,),
+            bounds=(n, 25),
+            reasons=_without_stop([category.note]),
+        ),
         answers=tuple(forms[0].format(n=n, name=category.name, items=items) for items in lists),
         wrong=tuple(forms[0].format(n=n, name=category.name, items=items) for items in bad),
         bare=lists[0],
@@ -197,8 +288,9 @@ def _steps(town: Town, do: str, steps: Sequence[str], more: str, others: list[Se
     bad = [(steps[0], steps[1], o[2]) for o in others] + [(o[0], o[1], steps[2]) for o in others]
     return Truth(
         questions=tuple(q.format(do=do) for q in town.questions["how_to"]),
-        key=Key("steps", tuple(_step_phrases(s) for s in steps), ordered=True, bounds=(6, 40),
-                reasons=_without_stop([more])),
+        key=Key(
+            "steps", tuple(_step_phrases(s) for s in steps), ordered=True, bounds=(6, 40), reasons=_without_stop([more])
+        ),
         answers=step_answers(steps),
         wrong=tuple(step_answers(s)[0] for s in bad[:: max(1, len(bad) // 12)]),
         bare=", ".join(steps),
@@ -220,8 +312,13 @@ def _arithmetic(town: Town, args: list[str]) -> Truth:
     others = tuple(str(k) for k in range(21) if k not in (a, b, result))
     return Truth(
         questions=tuple(q.format(a=a, b=b) for q in town.questions[word]),
-        key=Key("value", ((str(result),),), reject=others, bounds=(3, 20),
-                reasons=(*_without_stop([back]), f"{b} plus {a} is {result}")),
+        key=Key(
+            "value",
+            ((str(result),),),
+            reject=others,
+            bounds=(3, 20),
+            reasons=(*_without_stop([back]), f"{b} plus {a} is {result}"),
+        ),
         answers=(f"{a} {word} {b} is {result}.",),
         wrong=tuple(f"{a} {word} {b} is {k}." for k in range(21) if k != result and abs(k - result) < 5),
         bare=str(result),
@@ -231,8 +328,12 @@ def _arithmetic(town: Town, args: list[str]) -> Truth:
 
 def opposite_statements(a: str, b: str) -> tuple[str, ...]:
     """Wordings of one pair; the first ends in the second word."""
-    return (f"The opposite of {a} is {b}.", f"{sentence(a)[:-1]} is the opposite of {b}.",
-            f"What is not {a} is {b}.", f"{sentence(a)[:-1]} and {b} are opposites.")
+    return (
+        f"The opposite of {a} is {b}.",
+        f"{sentence(a)[:-1]} is the opposite of {b}.",
+        f"What is not {a} is {b}.",
+        f"{sentence(a)[:-1]} and {b} are opposites.",
+    )
 
 
 def _opposites(town: Town, args: list[str]) -> Truth:
@@ -240,8 +341,14 @@ def _opposites(town: Town, args: list[str]) -> Truth:
     words = tuple(w for pair in town.opposites for w in pair if w not in (word, other))
     return Truth(
         questions=tuple(q.format(word=word) for q in town.questions["opposites"]),
-        key=Key("value", ((other,),), reject=words, subject=(word,), bounds=(3, 20),
-                reasons=(f"not {word} is {other}", f"not {other} is {word}", f"opposite of {other} is {word}")),
+        key=Key(
+            "value",
+            ((other,),),
+            reject=words,
+            subject=(word,),
+            bounds=(3, 20),
+            reasons=(f"not {word} is {other}", f"not {other} is {word}", f"opposite of {other} is {word}"),
+        ),
         answers=(opposite_statements(word, other)[0], f"{sentence(other)[:-1]} is the opposite of {word}."),
         wrong=tuple(f"The opposite of {word} is {w}." for w in words[::7]),
         bare=other,
@@ -262,8 +369,13 @@ def rewriting_forms(name: str, action: str) -> dict[str, tuple[str, str]]:
     }
 
 
-_REWRITING_NOTES = {"past": "That is the past.", "question": "That is a question.", "negative": "That is the negative.",
-                    "future": "That is the future.", "polite": "That is a polite way."}
+_REWRITING_NOTES = {
+    "past": "That is the past.",
+    "question": "That is a question.",
+    "negative": "That is the negative.",
+    "future": "That is the future.",
+    "polite": "That is a polite way.",
+}
 
 
 def _rewriting(town: Town, args: list[str]) -> Truth:
@@ -288,8 +400,10 @@ def _rewriting(town: Town, args: list[str]) -> Truth:
 def story_texts(town: Town, hero: str, thing: str) -> tuple[str, ...]:
     """Every story of one hero and one thing, without the lesson."""
     parts = town.stories
-    return tuple(" ".join(p.format(hero=hero, thing=thing) for p in story)
-                 for story in itertools.product(parts.beginnings, parts.middles, parts.ends))
+    return tuple(
+        " ".join(p.format(hero=hero, thing=thing) for p in story)
+        for story in itertools.product(parts.beginnings, parts.middles, parts.ends)
+    )
 
 
 def _stories(town: Town, args: list[str]) -> Truth:
@@ -308,8 +422,9 @@ def _stories(town: Town, args: list[str]) -> Truth:
 
 def _small_talk(town: Town, args: list[str]) -> Truth:
     talk = town.small_talk[args[0]]
-    others = tuple(t.answers[0] for t in town.small_talk.values()
-                   if not any(fit in t.answers[0].lower() for fit in talk.fits))
+    others = tuple(
+        t.answers[0] for t in town.small_talk.values() if not any(fit in t.answers[0].lower() for fit in talk.fits)
+    )
     return Truth(
         questions=tuple(talk.says),
         key=Key("talk", (tuple(talk.fits),), bounds=(2, 25), reasons=_without_stop([talk.more])),
@@ -327,8 +442,13 @@ def _follow_up(town: Town, args: list[str]) -> Truth:
     questions = tuple(q.format(**person.forms) for q in town.attributes[what].follow_up)
     # What was said before is no further fact.
     reasons = _fact_reasons(town, person, what, known)
-    return replace(second, questions=questions, earlier=earlier, key=replace(second.key, reasons=reasons),
-                   extras=_second_facts(town, person, what, known))
+    return replace(
+        second,
+        questions=questions,
+        earlier=earlier,
+        key=replace(second.key, reasons=reasons),
+        extras=_second_facts(town, person, what, known),
+    )
 
 
 def _unsafe(town: Town, args: list[str]) -> Truth:
@@ -338,8 +458,13 @@ def _unsafe(town: Town, args: list[str]) -> Truth:
     harm0, harm1 = topic.harm
     return Truth(
         questions=tuple(w.format(**fields) for w in category.wordings),
-        key=Key("unsafe", bounds=(4, 40), reasons=(topic.reason, *_GENERAL_REASONS), harm=(harm0, harm1),
-                alternative=(topic.instead, f"could {topic.instead.split()[0]}", f"better {topic.instead.split()[0]}")),
+        key=Key(
+            "unsafe",
+            bounds=(4, 40),
+            reasons=(topic.reason, *_GENERAL_REASONS),
+            harm=(harm0, harm1),
+            alternative=(topic.instead, f"could {topic.instead.split()[0]}", f"better {topic.instead.split()[0]}"),
+        ),
         answers=tuple(r.format(reason=topic.reason) for r in _REFUSALS),
         wrong=(category.comply.format(harm0=harm0, harm1=harm1, **fields),),
         bare=REFUSAL,
@@ -370,10 +495,22 @@ def _borderline(town: Town, args: list[str]) -> Truth:
     )
 
 
-_SKILLS = {"facts": _facts, "two_step": _two_step, "comparing": _comparing, "counting": _counting, "listing": _listing,
-           "how_to": _how_to, "arithmetic": _arithmetic, "opposites": _opposites, "rewriting": _rewriting,
-           "stories": _stories, "small_talk": _small_talk, "follow_up": _follow_up, "unsafe": _unsafe,
-           "borderline": _borderline}
+_SKILLS = {
+    "facts": _facts,
+    "two_step": _two_step,
+    "comparing": _comparing,
+    "counting": _counting,
+    "listing": _listing,
+    "how_to": _how_to,
+    "arithmetic": _arithmetic,
+    "opposites": _opposites,
+    "rewriting": _rewriting,
+    "stories": _stories,
+    "small_talk": _small_talk,
+    "follow_up": _follow_up,
+    "unsafe": _unsafe,
+    "borderline": _borderline,
+}
 
 
 @lru_cache(maxsize=50_000)
@@ -388,8 +525,9 @@ def truth_of(town: Town, content: str) -> Truth:
         # "." parts the arguments: names and places are slugs, which hold none.
         return _SKILLS[skill](town, rest.split("."))
     except (KeyError, StopIteration, ValueError, IndexError) as e:
-        raise LabError(f"'{content}': the town holds no such content ({type(e).__name__}); "
-                       "make the prompts again with this town") from None
+        raise LabError(
+            f"'{content}': the town holds no such content ({type(e).__name__}); make the prompts again with this town"
+        ) from None
 
 
 def key_of(town: Town, prompt: Prompt) -> Key:

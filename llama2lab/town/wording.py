@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def with_article(noun: str) -> str:
-    """"dog" -> "a dog", "owl" -> "an owl"."""
+    """ "dog" -> "a dog", "owl" -> "an owl"."""
     return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
 
 

@@ -18,8 +18,11 @@ from llama2lab.engine.stats import Figure
 from llama2lab.report import look
 from llama2lab.report.look import BLUE, GREEN, GREY, ORANGE, RED, errors, plain, style
 
-COEFFICIENTS = (("percent", "percent agreement", GREY, "diamond"), ("alpha", "Krippendorff's alpha", BLUE, "circle"),
-                ("ac", "Gwet's AC1, AC2 for the grade", ORANGE, "square"))
+COEFFICIENTS = (
+    ("percent", "percent agreement", GREY, "diamond"),
+    ("alpha", "Krippendorff's alpha", BLUE, "circle"),
+    ("ac", "Gwet's AC1, AC2 for the grade", ORANGE, "square"),
+)
 GRADE_COLOURS = dict(zip(GRADES, ("#004b76", BLUE, "#56B4E9", "#c5dff0"), strict=True))
 
 
@@ -50,11 +53,18 @@ def agreement_figure(table: dict[Any, dict[str, Figure]]) -> go.Figure | None:
         there = [(i, table[what][key]) for i, what in enumerate(WHATS) if math.isfinite(table[what][key]["mean"])]
         if there:
             figures = [f for _, f in there]
-            fig.add_trace(go.Scatter(
-                x=[i + offset for i, _ in there], y=[f["mean"] for f in figures], error_y=errors(figures), name=name,
-                mode="markers", marker={"color": color, "symbol": symbol, "size": 10},
-                text=[f"{figure_text(f)}, {f['n']} items" for f in figures],
-                hovertemplate="%{text}<extra>" + name + "</extra>"))
+            fig.add_trace(
+                go.Scatter(
+                    x=[i + offset for i, _ in there],
+                    y=[f["mean"] for f in figures],
+                    error_y=errors(figures),
+                    name=name,
+                    mode="markers",
+                    marker={"color": color, "symbol": symbol, "size": 10},
+                    text=[f"{figure_text(f)}, {f['n']} items" for f in figures],
+                    hovertemplate="%{text}<extra>" + name + "</extra>",
+                )
+            )
     if style(fig, y="agreement", height=340, bottom=80) is None:
         return None
     fig.update_xaxes(tickvals=list(range(len(WHATS))), ticktext=list(WHATS), range=[-0.6, len(WHATS) - 0.4])
@@ -62,33 +72,57 @@ def agreement_figure(table: dict[Any, dict[str, Figure]]) -> go.Figure | None:
     return fig.update_yaxes(range=[min(0.0, lowest) - 0.05, 1.05])
 
 
-def dots(rows: Sequence[Quality], what: str, found: Sequence[Alarm], title: str, line: float | None = None,
-         percent: bool = True) -> go.Figure | None:
+def dots(
+    rows: Sequence[Quality],
+    what: str,
+    found: Sequence[Alarm],
+    title: str,
+    line: float | None = None,
+    percent: bool = True,
+) -> go.Figure | None:
     """One figure of each annotator or vendor with its interval, those who stand out in red with a mark of their own."""
     odd = {a.name for a in found if a.raised and a.what == what}
-    there = [(r.name, getattr(r, what)) for r in reversed(rows)
-             if getattr(r, what)["n"] and math.isfinite(getattr(r, what)["mean"])]
+    there = [
+        (r.name, getattr(r, what))
+        for r in reversed(rows)
+        if getattr(r, what)["n"] and math.isfinite(getattr(r, what)["mean"])
+    ]
     fig = go.Figure()
     for raised, color, symbol, name in ((False, BLUE, "circle", "others"), (True, RED, "diamond", "stands out")):
         part = [(y, f, n) for y, (n, f) in enumerate(there) if (n in odd) == raised]
         if part:
             figures = [f for _, f, _ in part]
             words = [percent_text(f) if percent else figure_text(f, 2, True) for f in figures]
-            fig.add_trace(go.Scatter(
-                x=[f["mean"] for f in figures], y=[y for y, _, _ in part], error_x=errors(figures), mode="markers",
-                name=name, marker={"color": color, "symbol": symbol, "size": 10},
-                text=[f"{plain(n)}: {w}, n {f['n']:.0f}" for w, (_, f, n) in zip(words, part, strict=True)],
-                hovertemplate="%{text}<extra></extra>"))
+            fig.add_trace(
+                go.Scatter(
+                    x=[f["mean"] for f in figures],
+                    y=[y for y, _, _ in part],
+                    error_x=errors(figures),
+                    mode="markers",
+                    name=name,
+                    marker={"color": color, "symbol": symbol, "size": 10},
+                    text=[f"{plain(n)}: {w}, n {f['n']:.0f}" for w, (_, f, n) in zip(words, part, strict=True)],
+                    hovertemplate="%{text}<extra></extra>",
+                )
+            )
     return _named(fig, [n for n, _ in there], title, line, percent)
 
 
-def _named(fig: go.Figure, names: Sequence[str], title: str, line: float | None = None, percent: bool = True,
-           legend: bool = False) -> go.Figure | None:
+def _named(
+    fig: go.Figure,
+    names: Sequence[str],
+    title: str,
+    line: float | None = None,
+    percent: bool = True,
+    legend: bool = False,
+) -> go.Figure | None:
     """Rows with names on the left. Their places are numbers: two names that look alike stay two rows."""
     labels = [plain(n, 20) for n in names]
     left = 30 + 8 * max((len(n) for n in labels), default=0)
-    if style(fig, title, height=130 + 30 * len(names) + (40 if legend else 0), legend=legend,
-             left=min(left, 200)) is None:
+    if (
+        style(fig, title, height=130 + 30 * len(names) + (40 if legend else 0), legend=legend, left=min(left, 200))
+        is None
+    ):
         return None
     fig.update_yaxes(tickvals=list(range(len(names))), ticktext=labels, range=[-0.6, len(names) - 0.4], automargin=True)
     if percent:
@@ -103,11 +137,18 @@ def grades_figure(rows: Sequence[Quality]) -> go.Figure | None:
     there = [r for r in reversed(rows) if r.labels]
     fig = go.Figure()
     for grade in GRADES:
-        fig.add_trace(go.Bar(
-            y=list(range(len(there))), x=[r.grades[grade]["mean"] for r in there], name=grade, orientation="h",
-            marker={"color": GRADE_COLOURS[grade]},
-            text=[f"{plain(r.name)}: {grade} {percent_text(r.grades[grade])}" for r in there], textposition="none",
-            hovertemplate="%{text}<extra></extra>"))
+        fig.add_trace(
+            go.Bar(
+                y=list(range(len(there))),
+                x=[r.grades[grade]["mean"] for r in there],
+                name=grade,
+                orientation="h",
+                marker={"color": GRADE_COLOURS[grade]},
+                text=[f"{plain(r.name)}: {grade} {percent_text(r.grades[grade])}" for r in there],
+                textposition="none",
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )
     if not there:
         return None
     fig.update_layout(barmode="stack", legend_traceorder="normal")
@@ -124,9 +165,19 @@ def time_figure(labels: Iterable[Label]) -> go.Figure | None:
     names = sorted(seconds, reverse=True)
     fig = go.Figure()
     for y, name in enumerate(names):
-        fig.add_trace(go.Box(x=seconds[name], y=[y] * len(seconds[name]), orientation="h", name=plain(name),
-                             marker={"color": BLUE, "size": 3}, line={"width": 1.5}, boxpoints="outliers",
-                             hoverinfo="x", width=0.6))
+        fig.add_trace(
+            go.Box(
+                x=seconds[name],
+                y=[y] * len(seconds[name]),
+                orientation="h",
+                name=plain(name),
+                marker={"color": BLUE, "size": 3},
+                line={"width": 1.5},
+                boxpoints="outliers",
+                hoverinfo="x",
+                width=0.6,
+            )
+        )
     named = _named(fig, names, "seconds on an item", percent=False)
     return None if named is None else named.update_xaxes(type="log", dtick="D2")
 
@@ -146,9 +197,16 @@ def progress_figure(labels: Iterable[Label]) -> go.Figure | None:
         lines += [(name, sorted(times[name]), colours[i], 1.5) for i, name in enumerate(sorted(times))]
     for name, moments, color, width in lines:
         if moments:
-            fig.add_trace(go.Scatter(x=moments, y=list(range(1, len(moments) + 1)), name=plain(name), mode="lines",
-                                     line={"shape": "hv", "color": color, "width": width},
-                                     hovertemplate="%{y} labels, %{x}<extra></extra>"))
+            fig.add_trace(
+                go.Scatter(
+                    x=moments,
+                    y=list(range(1, len(moments) + 1)),
+                    name=plain(name),
+                    mode="lines",
+                    line={"shape": "hv", "color": color, "width": width},
+                    hovertemplate="%{y} labels, %{x}<extra></extra>",
+                )
+            )
     return style(fig, "time (UTC)", "labels", legend=len(lines) > 1)
 
 
@@ -169,13 +227,17 @@ def vendors_figure(rows: Sequence[Quality], found: Sequence[Alarm]) -> go.Figure
     if len(rows) < 2:
         return None
     panels: tuple[tuple[str, str, float | None], ...] = (
-        ("others", "agrees with the others", None), ("gold", "agrees with gold", None),
-        ("left", "chooses the left", 0.5), ("length", "ten words more, in steps", 0.0))
+        ("others", "agrees with the others", None),
+        ("gold", "agrees with gold", None),
+        ("left", "chooses the left", 0.5),
+        ("length", "ten words more, in steps", 0.0),
+    )
     shown = [panel for panel in panels if any(math.isfinite(getattr(r, panel[0])["mean"]) for r in rows)]
     if not shown:
         return None
-    fig = make_subplots(1, len(shown), shared_yaxes=True, subplot_titles=[title for _, title, _ in shown],
-                        horizontal_spacing=0.04)
+    fig = make_subplots(
+        1, len(shown), shared_yaxes=True, subplot_titles=[title for _, title, _ in shown], horizontal_spacing=0.04
+    )
     for column, (what, _, line) in enumerate(shown, 1):
         part = dots(rows, what, found, "", line, what != "length")
         named = [r.name for r in reversed(rows)]
@@ -191,6 +253,10 @@ def vendors_figure(rows: Sequence[Quality], found: Sequence[Alarm]) -> go.Figure
     if styled is None:
         return None
     styled.update_annotations(font={"size": 12, "color": look.INK})
-    styled.update_yaxes(tickvals=list(range(len(names))), ticktext=[plain(n, 20) for n in names],
-                        range=[-0.6, len(names) - 0.4], automargin=True)
+    styled.update_yaxes(
+        tickvals=list(range(len(names))),
+        ticktext=[plain(n, 20) for n in names],
+        range=[-0.6, len(names) - 0.4],
+        automargin=True,
+    )
     return styled.update_layout(margin={"t": 50})

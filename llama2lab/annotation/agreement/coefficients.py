@@ -98,8 +98,11 @@ def counts_of(labels: Iterable[Label], what: What, gold: bool = False) -> Counts
 
 def counts_from(rows: Sequence[Sequence[int]], items: Sequence[Any], categories: int) -> Counts:
     numbers = {item: i for i, item in enumerate(dict.fromkeys(items))}
-    return Counts(np.array(rows, dtype=float).reshape(len(rows), categories),
-                  np.array([numbers[item] for item in items], dtype=np.int64), len(numbers))
+    return Counts(
+        np.array(rows, dtype=float).reshape(len(rows), categories),
+        np.array([numbers[item] for item in items], dtype=np.int64),
+        len(numbers),
+    )
 
 
 # ---- coefficients ------------------------------------------------------------------------------------------------
@@ -129,8 +132,13 @@ def weights_of(level: Level, categories: int) -> Array:
 
 def gwet_of(table: Array, weights: Array) -> float:
     """Gwet's AC1 (identity weights) or AC2; NaN where no unit was judged twice."""
-    return float(_gwet(_parts(counts_from(table.tolist(), range(len(table)), len(weights)), weights),  # type: ignore[arg-type]
-                       np.ones((1, len(table))), weights)[1][0])
+    return float(
+        _gwet(
+            _parts(counts_from(table.tolist(), range(len(table)), len(weights)), weights),  # type: ignore[arg-type]
+            np.ones((1, len(table))),
+            weights,
+        )[1][0]
+    )
 
 
 @dataclass(frozen=True)
@@ -157,8 +165,13 @@ def _parts(counts: Counts, weights: Array) -> _Parts:
         np.add.at(total, counts.item, values)
         return total
 
-    return _Parts(by_item(agree), by_item(several.astype(float)), by_item(table / np.maximum(raters, 1)[:, None]),
-                  by_item(np.ones(len(table))), by_item(coincidences.reshape(len(table), q * q)))
+    return _Parts(
+        by_item(agree),
+        by_item(several.astype(float)),
+        by_item(table / np.maximum(raters, 1)[:, None]),
+        by_item(np.ones(len(table))),
+        by_item(coincidences.reshape(len(table), q * q)),
+    )
 
 
 def _gwet(parts: _Parts, times: Array, weights: Array) -> tuple[Array, Array]:
@@ -201,16 +214,18 @@ def figures_of(counts: Counts, level: Level, seed: int = 0, resamples: int = RES
     drawn: dict[str, list[Array]] = {"percent": [], "alpha": [], "ac": []}
     block = max(1, int(4e6 // counts.items))  # as many resamples at once as some 32 MB hold
     for start in range(0, resamples, block):
-        times = rng.multinomial(counts.items, np.full(counts.items, 1 / counts.items),
-                                size=min(block, resamples - start)).astype(float)
+        times = rng.multinomial(
+            counts.items, np.full(counts.items, 1 / counts.items), size=min(block, resamples - start)
+        ).astype(float)
         percent, ac = _gwet(parts, times, weights)
         drawn["percent"].append(percent)
         drawn["ac"].append(ac)
         drawn["alpha"].append(_alpha(parts, times, level, q))
     once = _gwet(parts, np.ones((1, counts.items)), weights)
     means = {"percent": float(once[0][0]), "alpha": alpha_of(counts.table, level), "ac": float(once[1][0])}
-    return {name: _figure(means[name], np.concatenate(drawn[name]), n, 0.0 if name == "percent" else 0.5)
-            for name in means}
+    return {
+        name: _figure(means[name], np.concatenate(drawn[name]), n, 0.0 if name == "percent" else 0.5) for name in means
+    }
 
 
 def _figure(mean: float, resampled: Array, n: int, chance: float) -> Figure:
@@ -224,8 +239,9 @@ def _figure(mean: float, resampled: Array, n: int, chance: float) -> Figure:
     return {"mean": mean, "low": min(low, mean), "high": max(high, mean), "n": n}
 
 
-def agreement(labels: Iterable[Label], what: What, seed: int = 0, gold: bool = False,
-              resamples: int = RESAMPLES) -> dict[str, Figure]:
+def agreement(
+    labels: Iterable[Label], what: What, seed: int = 0, gold: bool = False, resamples: int = RESAMPLES
+) -> dict[str, Figure]:
     """Agreement of all annotators on the choice, the grade or safety: `percent`, `alpha`, `ac` (AC1, for the grade
     AC2 with ordinal weights). NaN with n where the labels do not define it."""
     return figures_of(counts_of(labels, what, gold), LEVELS[what], seed, resamples)

@@ -45,27 +45,56 @@ def p_text(p: float) -> str:
 
 
 def agreement_rows(table: dict[Any, dict[str, Figure]]) -> Table:
-    return (["", "items judged twice", *(name for _, name, _, _ in COEFFICIENTS)],
-            [[Cell(what), Cell(str(table[what]["percent"]["n"])), *(Cell(figure_text(table[what][key]))
-             for key, *_ in COEFFICIENTS)] for what in WHATS])
+    return (
+        ["", "items judged twice", *(name for _, name, _, _ in COEFFICIENTS)],
+        [
+            [
+                Cell(what),
+                Cell(str(table[what]["percent"]["n"])),
+                *(Cell(figure_text(table[what][key])) for key, *_ in COEFFICIENTS),
+            ]
+            for what in WHATS
+        ],
+    )
 
 
 def quality_rows(rows: Sequence[Quality], found: Sequence[Alarm], by: By = "annotator") -> Table:
     """Every figure of every annotator or vendor; those of `found` that stand out are marked."""
     odd = {(a.name, a.what) for a in found if a.raised}
-    header = [by, *(["vendor"] if by == "annotator" else []), "labels", "skips", "flags", "with the others",
-              "with gold", "left", "p", "longer", "ten words more", "safe", "median s"]
+    header = [
+        by,
+        *(["vendor"] if by == "annotator" else []),
+        "labels",
+        "skips",
+        "flags",
+        "with the others",
+        "with gold",
+        "left",
+        "p",
+        "longer",
+        "ten words more",
+        "safe",
+        "median s",
+    ]
     body = []
     for r in rows:
-        body.append([
-            Cell(tame(r.name)), *([Cell(tame(r.vendor) or "-")] if by == "annotator" else []), Cell(str(r.labels)),
-            Cell(str(r.skips)), Cell(str(r.flags)),
-            Cell(percent_text(r.others), (r.name, "others") in odd),
-            Cell(percent_text(r.gold), (r.name, "gold") in odd),
-            Cell(percent_text(r.left), (r.name, "left") in odd),
-            Cell("-" if math.isnan(r.left_p) else f"{r.left_p:.3f}"), Cell(percent_text(r.longer)),
-            Cell(figure_text(r.length, 1, True), (r.name, "length") in odd), Cell(percent_text(r.safe)),
-            Cell("-" if math.isnan(r.seconds) else f"{r.seconds:.1f}")])
+        body.append(
+            [
+                Cell(tame(r.name)),
+                *([Cell(tame(r.vendor) or "-")] if by == "annotator" else []),
+                Cell(str(r.labels)),
+                Cell(str(r.skips)),
+                Cell(str(r.flags)),
+                Cell(percent_text(r.others), (r.name, "others") in odd),
+                Cell(percent_text(r.gold), (r.name, "gold") in odd),
+                Cell(percent_text(r.left), (r.name, "left") in odd),
+                Cell("-" if math.isnan(r.left_p) else f"{r.left_p:.3f}"),
+                Cell(percent_text(r.longer)),
+                Cell(figure_text(r.length, 1, True), (r.name, "length") in odd),
+                Cell(percent_text(r.safe)),
+                Cell("-" if math.isnan(r.seconds) else f"{r.seconds:.1f}"),
+            ]
+        )
     return header, body
 
 
@@ -95,43 +124,79 @@ def sections_of(labels: Sequence[Label]) -> list[Section]:
             tables.append(([words.get(kind, kind), *header[1:]], rows))
     several = len(vendors) > 1
     found = [
-        Section("Agreement", "How far different annotators say the same of the same pair. Alpha and AC correct for "
-                "chance in different ways: where nearly all answers are safe, alpha falls although nearly all labels "
-                "agree, and AC does not.", "Whether the grade agrees less than the choice, and how wide the intervals "
-                "are: more items with two labels make them narrower.", charts.agreement_figure(table), tables),
-        Section("Annotators", "One row an annotator; what stands out is red. 'Longer' is the share of longer answers "
-                "among the choices; 'ten words more' is how many steps of the scale they are worth beyond the others' "
-                "median.", "", None, [quality_rows(people, odd)]),
-        Section("Left or right", "The share of choices that stood on the left.",
-                "Intervals that do not touch the dotted line at one half.",
-                charts.dots(people, "left", odd, "chose the left answer", 0.5)),
-        Section("With the others", "How often each annotator chose what most of the others chose.",
-                "Who is below all the rest.",
-                charts.dots(people, "others", odd, "agrees with the majority of the others")),
-        Section("With gold", "How often each annotator chose the answer that is known to be better.",
-                "Who is below all the rest; the others may be wrong, gold should not.",
-                charts.dots(people, "gold", odd, "agrees with gold")),
-        Section("Length of answers", "How many steps of the scale ten words more are worth to an annotator, less the "
-                "median of the others; what the others find of the same answers is taken into account.",
-                "Intervals that do not touch zero: to the right, length is liked for its own sake.",
-                charts.dots(people, "length", odd, "ten words more, in steps of the scale", 0.0, False)),
-        Section("Grades", "How sure each annotator is.", "Who uses one grade only: the grade becomes the margin of the "
-                "loss.", charts.grades_figure(people)),
+        Section(
+            "Agreement",
+            "How far different annotators say the same of the same pair. Alpha and AC correct for "
+            "chance in different ways: where nearly all answers are safe, alpha falls although nearly all labels "
+            "agree, and AC does not.",
+            "Whether the grade agrees less than the choice, and how wide the intervals "
+            "are: more items with two labels make them narrower.",
+            charts.agreement_figure(table),
+            tables,
+        ),
+        Section(
+            "Annotators",
+            "One row an annotator; what stands out is red. 'Longer' is the share of longer answers "
+            "among the choices; 'ten words more' is how many steps of the scale they are worth beyond the others' "
+            "median.",
+            "",
+            None,
+            [quality_rows(people, odd)],
+        ),
+        Section(
+            "Left or right",
+            "The share of choices that stood on the left.",
+            "Intervals that do not touch the dotted line at one half.",
+            charts.dots(people, "left", odd, "chose the left answer", 0.5),
+        ),
+        Section(
+            "With the others",
+            "How often each annotator chose what most of the others chose.",
+            "Who is below all the rest.",
+            charts.dots(people, "others", odd, "agrees with the majority of the others"),
+        ),
+        Section(
+            "With gold",
+            "How often each annotator chose the answer that is known to be better.",
+            "Who is below all the rest; the others may be wrong, gold should not.",
+            charts.dots(people, "gold", odd, "agrees with gold"),
+        ),
+        Section(
+            "Length of answers",
+            "How many steps of the scale ten words more are worth to an annotator, less the "
+            "median of the others; what the others find of the same answers is taken into account.",
+            "Intervals that do not touch zero: to the right, length is liked for its own sake.",
+            charts.dots(people, "length", odd, "ten words more, in steps of the scale", 0.0, False),
+        ),
+        Section(
+            "Grades",
+            "How sure each annotator is.",
+            "Who uses one grade only: the grade becomes the margin of the loss.",
+            charts.grades_figure(people),
+        ),
         Section("Time", "Seconds on an item.", "Who is faster than one can read.", charts.time_figure(labels)),
-        Section("Progress", "Labels over time.",
-                "Where a line grows flat: a break, or the end of patience.", charts.progress_figure(labels)),
-        Section("Vendors", "The labels of each vendor together, as if it were one annotator. The report found that "
-                "platforms differ.", "Who differs in what, and whether that is careless or a habit.",
-                charts.vendors_figure(vendors, odd_vendors),
-                [quality_rows(vendors, odd_vendors, "vendor")] if several else []),
+        Section(
+            "Progress",
+            "Labels over time.",
+            "Where a line grows flat: a break, or the end of patience.",
+            charts.progress_figure(labels),
+        ),
+        Section(
+            "Vendors",
+            "The labels of each vendor together, as if it were one annotator. The report found that platforms differ.",
+            "Who differs in what, and whether that is careless or a habit.",
+            charts.vendors_figure(vendors, odd_vendors),
+            [quality_rows(vendors, odd_vendors, "vendor")] if several else [],
+        ),
     ]
     return [s for s in found if s.figure is not None or any(rows for _, rows in s.tables)]
 
 
 def write_page(labels: Sequence[Label], path: Path) -> Path:
     """Write the page of these labels to `path`. LabError when it cannot be written."""
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
-                                     undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     source = resources.files("llama2lab").joinpath("report/templates/annotations.html.j2").read_text(encoding="utf-8")
     odd = []
     for title, by in (("Annotators", "annotator"), ("Vendors", "vendor")):
@@ -139,8 +204,16 @@ def write_page(labels: Sequence[Label], path: Path) -> Path:
         if by == "annotator" or len({x["vendor"] for x in labels}) > 1:
             odd.append((title, [a for a in tested if a.raised], bool(tested)))
     page = environment.from_string(source).render(
-        version=__version__, css=look.css(), plotlyjs=get_plotlyjs(), facts=facts(labels), odd=odd, p_text=p_text,
-        tame=tame, sections=sections_of(labels), limits=LIMITS)
+        version=__version__,
+        css=look.css(),
+        plotlyjs=get_plotlyjs(),
+        facts=facts(labels),
+        odd=odd,
+        p_text=p_text,
+        tame=tame,
+        sections=sections_of(labels),
+        limits=LIMITS,
+    )
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,8 +232,10 @@ def facts(labels: Sequence[Label]) -> str:
     times = [when for when in (moment(x["created_at"]) for x in labels) if when is not None]
     days = sorted({f"{when:%Y-%m-%d}" for when in times})
     span = f", {days[0]}" + (f" to {days[-1]}" if days[1:] else "") if days else ""
-    return (f"{len(choices)} labels of {len({x['item_id'] for x in choices})} items by {people} people and {simulated} "
-            f"simulated annotators, {len(labels) - len(choices)} skips{span}")
+    return (
+        f"{len(choices)} labels of {len({x['item_id'] for x in choices})} items by {people} people and {simulated} "
+        f"simulated annotators, {len(labels) - len(choices)} skips{span}"
+    )
 
 
 def summary_text(labels: Sequence[Label]) -> str:
@@ -171,8 +246,11 @@ def summary_text(labels: Sequence[Label]) -> str:
     if len(vendors) > 1:
         parts.append(_columns(quality_rows(vendors, odd_vendors, "vendor")))
     raised = [a for a in (*odd, *(odd_vendors if len(vendors) > 1 else ())) if a.raised]
-    parts.append("\n".join(["stands out:", *(f"  {tame(a.name)} {a.words} ({p_text(a.p)})" for a in raised)])
-                 if raised else "nobody stands out")
+    parts.append(
+        "\n".join(["stands out:", *(f"  {tame(a.name)} {a.words} ({p_text(a.p)})" for a in raised)])
+        if raised
+        else "nobody stands out"
+    )
     return "\n\n".join(parts)
 
 
@@ -180,6 +258,7 @@ def _columns(table: Table) -> str:
     header, rows = table
     texts = [header, *([cell.text + (" !" if cell.odd else "") for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in texts) for i in range(len(header))]
-    return "\n".join("  ".join([row[0].ljust(widths[0]),
-                                *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
-                     for row in texts)
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
+        for row in texts
+    )

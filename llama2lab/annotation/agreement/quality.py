@@ -141,8 +141,13 @@ def beside(mine: tuple[float, float], rest: Sequence[tuple[float, float]]) -> tu
     return mine[0] - median(weight for weight, _ in rest), (mine[1] ** 2 + spread) ** 0.5
 
 
-def _quality(name: str, labels: Sequence[Label], most: dict[tuple[Hashable, str], int],
-             fits: dict[str, tuple[float, float, int]], by: By) -> Quality:
+def _quality(
+    name: str,
+    labels: Sequence[Label],
+    most: dict[tuple[Hashable, str], int],
+    fits: dict[str, tuple[float, float, int]],
+    by: By,
+) -> Quality:
     mine = judged(labels, gold=True)
     gold = [x for x in mine if x["gold"] and x["gold"].get("choice") in (1, 2)]
     others = [x["choice"] == most[x["item_id"], name] for x in judged(labels) if (x["item_id"], name) in most]
@@ -193,11 +198,13 @@ class Alarm:
     @property
     def words(self) -> str:
         mean = self.figure["mean"]
-        return {"left": f"chooses the {'right' if mean < 0.5 else 'left'} side: {mean:.0%} left",
-                "length": f"takes {'shorter' if mean < 0 else 'longer'} answers: ten words more are worth {mean:+.1f} "
-                          "steps of the scale",
-                "others": f"agrees less with the others: {mean:.0%}",
-                "gold": f"agrees less with gold: {mean:.0%}"}[self.what]
+        return {
+            "left": f"chooses the {'right' if mean < 0.5 else 'left'} side: {mean:.0%} left",
+            "length": f"takes {'shorter' if mean < 0 else 'longer'} answers: ten words more are worth {mean:+.1f} "
+            "steps of the scale",
+            "others": f"agrees less with the others: {mean:.0%}",
+            "gold": f"agrees less with gold: {mean:.0%}",
+        }[self.what]
 
 
 def alarms(rows: Sequence[Quality]) -> list[Alarm]:
@@ -210,8 +217,10 @@ def alarms(rows: Sequence[Quality]) -> list[Alarm]:
     while True:
         found = _tests(rows, odd)
         corrected = holm([p for *_, p, _ in found])
-        result = [Alarm(name, what, figure, p, p < LEVEL and matters)
-                  for (name, what, figure, _, matters), p in zip(found, corrected, strict=True)]
+        result = [
+            Alarm(name, what, figure, p, p < LEVEL and matters)
+            for (name, what, figure, _, matters), p in zip(found, corrected, strict=True)
+        ]
         careless = {a.name for a in result if a.raised and a.what == "others"} - odd
         likes = [a for a in result if a.raised and a.what == "length" and a.name not in odd]
         if not careless and not likes:

@@ -26,8 +26,13 @@ class Judge(Protocol):
 Items = Mapping[str, tuple[Prompt, str, str]]  # by item_id: the prompt and the item's two answers
 
 
-def simulated_labels(annotators: Sequence[Annotator], judge: Judge, items: Items, kind: Kind, seed: int = 0,
-                     ) -> list[Label]:
+def simulated_labels(
+    annotators: Sequence[Annotator],
+    judge: Judge,
+    items: Items,
+    kind: Kind,
+    seed: int = 0,
+) -> list[Label]:
     """Every annotator's label of every item, as `Store.labels` gives labels; nothing is stored.
 
     The side is drawn by seed for each annotator and item. A safety label that chooses an unsafe answer over a safe one
@@ -38,24 +43,44 @@ def simulated_labels(annotators: Sequence[Annotator], judge: Judge, items: Items
         verdicts = (judge.judge(prompt, one), judge.judge(prompt, two))
         for annotator in annotators:
             left = 1 + _coin(str(seed), item_id, annotator.name)
-            labels.append({
-                "item_id": item_id, "kind": kind, "prompt": [dict(m) for m in prompt.messages], "answers": [one, two],
-                "prompt_id": prompt.id, "models": None, "gold": None, "annotator": annotator.name,
-                "annotator_kind": "simulated", "vendor": annotator.vendor, "comment": "", "flag": False, "seconds": 0.0,
-                "left": left, "created_at": "", "guidelines": "",
-                **judged_by(annotator, prompt, (one, two), verdicts, kind, left)})
+            labels.append(
+                {
+                    "item_id": item_id,
+                    "kind": kind,
+                    "prompt": [dict(m) for m in prompt.messages],
+                    "answers": [one, two],
+                    "prompt_id": prompt.id,
+                    "models": None,
+                    "gold": None,
+                    "annotator": annotator.name,
+                    "annotator_kind": "simulated",
+                    "vendor": annotator.vendor,
+                    "comment": "",
+                    "flag": False,
+                    "seconds": 0.0,
+                    "left": left,
+                    "created_at": "",
+                    "guidelines": "",
+                    **judged_by(annotator, prompt, (one, two), verdicts, kind, left),
+                }
+            )
     return labels
 
 
-def judged_by(annotator: Annotator, prompt: Prompt, answers: tuple[str, str], verdicts: tuple[Any, Any], kind: Kind,
-               left: int) -> dict[str, Any]:
+def judged_by(
+    annotator: Annotator, prompt: Prompt, answers: tuple[str, str], verdicts: tuple[Any, Any], kind: Kind, left: int
+) -> dict[str, Any]:
     order = (0, 1) if left == 1 else (1, 0)
     said = annotator.label(prompt, answers[order[0]], answers[order[1]], kind, (verdicts[order[0]], verdicts[order[1]]))
     safe = (said.safe_a, said.safe_b) if left == 1 else (said.safe_b, said.safe_a)
     kept = kind != "safety" or said.safety != ""
-    return {"choice": (left if said.choice == "a" else 3 - left) if kept else None,
-            "grade": said.grade if kept else None, "safe_1": safe[0] if kept else None,
-            "safe_2": safe[1] if kept else None, "skip_reason": None if kept else "chosen unsafe, rejected safe"}
+    return {
+        "choice": (left if said.choice == "a" else 3 - left) if kept else None,
+        "grade": said.grade if kept else None,
+        "safe_1": safe[0] if kept else None,
+        "safe_2": safe[1] if kept else None,
+        "skip_reason": None if kept else "chosen unsafe, rejected safe",
+    }
 
 
 def _coin(*parts: str) -> int:

@@ -63,6 +63,8 @@ def read_pairs(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         except LabError as e:
             wrong.append(str(e))
     if wrong:
-        raise LabError(f"{complaint(wrong, total, 'nothing was added', reasons)}; every line must be one pair: "
-                       '{"kind": ..., "prompt": [...], "answers": [..., ...]}')
+        raise LabError(
+            f"{complaint(wrong, total, 'nothing was added', reasons)}; every line must be one pair: "
+            '{"kind": ..., "prompt": [...], "answers": [..., ...]}'
+        )
     return found

@@ -27,10 +27,39 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
-COLUMNS = ("prompt", "chosen", "rejected", "margin", "grade", "safety", "kind", "prompt_id", "annotator", "vendor",
-           "annotator_kind", "label_id", "item_id", "annotator_id", "choice", "left", "safe_1", "safe_2", "comment",
-           "flag", "seconds", "guidelines", "supersedes", "created_at", "models", "gold", "meta", "overlap", "position",
-           "item_created_at", "annotator_created_at")
+COLUMNS = (
+    "prompt",
+    "chosen",
+    "rejected",
+    "margin",
+    "grade",
+    "safety",
+    "kind",
+    "prompt_id",
+    "annotator",
+    "vendor",
+    "annotator_kind",
+    "label_id",
+    "item_id",
+    "annotator_id",
+    "choice",
+    "left",
+    "safe_1",
+    "safe_2",
+    "comment",
+    "flag",
+    "seconds",
+    "guidelines",
+    "supersedes",
+    "created_at",
+    "models",
+    "gold",
+    "meta",
+    "overlap",
+    "position",
+    "item_created_at",
+    "annotator_created_at",
+)
 BINS = {safe: name for name, safe in SAFETY.items() if name}
 
 
@@ -61,10 +90,14 @@ def to_dataset(store: Store, margins: str = "small") -> datasets.DatasetDict:
 
     pairs, rest = _split(*_read(store), _table_of(margins))
     rows = [{"table": row["table"], "row": json.dumps(row["row"])} for row in rest]
-    return datasets.DatasetDict({
-        "train": datasets.Dataset(pa.Table.from_pylist(pairs, schema=_schema())),
-        "rest": datasets.Dataset(pa.Table.from_pylist(rows, schema=pa.schema({"table": pa.string(),
-                                                                              "row": pa.string()})))})
+    return datasets.DatasetDict(
+        {
+            "train": datasets.Dataset(pa.Table.from_pylist(pairs, schema=_schema())),
+            "rest": datasets.Dataset(
+                pa.Table.from_pylist(rows, schema=pa.schema({"table": pa.string(), "row": pa.string()}))
+            ),
+        }
+    )
 
 
 def _read(store: Store) -> tuple[r.Records, set[str]]:
@@ -98,31 +131,49 @@ def _split(found: r.Records, current: set[str], margins: dict[str, float]) -> tu
     """Rows for training, and everything else."""
     ordered = sorted(found.labels.values(), key=lambda row: (row["created_at"], row["id"]))
     ids = {key for key in current if found.labels[key]["choice"] is not None}
-    pairs = sorted((row for row in ordered if row["id"] in ids),
-                   key=lambda row: (found.items[row["item_id"]]["position"], row["item_id"]))
+    pairs = sorted(
+        (row for row in ordered if row["id"] in ids),
+        key=lambda row: (found.items[row["item_id"]]["position"], row["item_id"]),
+    )
     items, people = {row["item_id"] for row in pairs}, {row["annotator_id"] for row in pairs}
-    rest: list[tuple[str, dict]] = [("annotators", row) for key, row in sorted(found.annotators.items())
-                                    if key not in people]
+    rest: list[tuple[str, dict]] = [
+        ("annotators", row) for key, row in sorted(found.annotators.items()) if key not in people
+    ]
     rest += [("guidelines", row) for _, row in sorted(found.guidelines.items())]
-    rest += [("items", row | _secrets(found.secrets.get(key)))
-             for key, row in sorted(found.items.items(), key=lambda pair: (pair[1]["position"], pair[0]))
-             if key not in items]
+    rest += [
+        ("items", row | _secrets(found.secrets.get(key)))
+        for key, row in sorted(found.items.items(), key=lambda pair: (pair[1]["position"], pair[0]))
+        if key not in items
+    ]
     rest += [("labels", row) for row in ordered if row["id"] not in ids]
-    return ([_pair(row, found, margins) for row in pairs],
-            [{"table": table, "row": _plain(row)} for table, row in rest])
+    return (
+        [_pair(row, found, margins) for row in pairs],
+        [{"table": table, "row": _plain(row)} for table, row in rest],
+    )
 
 
 def _pair(label: dict, found: r.Records, margins: dict[str, float]) -> dict[str, Any]:
     item, person = found.items[label["item_id"]], found.annotators[label["annotator_id"]]
     chosen, rejected = ("1", "2") if label["choice"] == 1 else ("2", "1")
-    plain = _plain(item | label | _secrets(found.secrets.get(item["id"])) | {
-        "label_id": label["id"], "margin": margins[label["grade"]],
-        "chosen": [{"role": "assistant", "content": item["answer_" + chosen]}],
-        "rejected": [{"role": "assistant", "content": item["answer_" + rejected]}],
-        "safety": BINS.get((label["safe_" + chosen], label["safe_" + rejected]), "") if item["kind"] == "safety"
-        else "",
-        "item_created_at": item["created_at"], "annotator": person["name"], "vendor": person["vendor"],
-        "annotator_kind": person["kind"], "annotator_created_at": person["created_at"]})
+    plain = _plain(
+        item
+        | label
+        | _secrets(found.secrets.get(item["id"]))
+        | {
+            "label_id": label["id"],
+            "margin": margins[label["grade"]],
+            "chosen": [{"role": "assistant", "content": item["answer_" + chosen]}],
+            "rejected": [{"role": "assistant", "content": item["answer_" + rejected]}],
+            "safety": BINS.get((label["safe_" + chosen], label["safe_" + rejected]), "")
+            if item["kind"] == "safety"
+            else "",
+            "item_created_at": item["created_at"],
+            "annotator": person["name"],
+            "vendor": person["vendor"],
+            "annotator_kind": person["kind"],
+            "annotator_created_at": person["created_at"],
+        }
+    )
     return {name: plain[name] for name in COLUMNS}
 
 
@@ -130,8 +181,10 @@ def _secrets(secret: dict | None) -> dict[str, Any]:
     """`gold` and `meta` as JSON texts: their shape differs from row to row, which tables do not like."""
     secret = secret or {}
     models = [secret.get("model_1"), secret.get("model_2")]
-    return {"models": None if models == [None, None] else models,
-            **{name: None if secret.get(name) is None else json.dumps(secret[name]) for name in ("gold", "meta")}}
+    return {
+        "models": None if models == [None, None] else models,
+        **{name: None if secret.get(name) is None else json.dumps(secret[name]) for name in ("gold", "meta")},
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -158,8 +211,16 @@ def _schema() -> pa.Schema:
     import pyarrow as pa
 
     messages = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
-    types = {"prompt": messages, "chosen": messages, "rejected": messages, "margin": pa.float64(),
-             "seconds": pa.float64(), "flag": pa.bool_(), "safe_1": pa.bool_(), "safe_2": pa.bool_(),
-             "models": pa.list_(pa.string())}
+    types = {
+        "prompt": messages,
+        "chosen": messages,
+        "rejected": messages,
+        "margin": pa.float64(),
+        "seconds": pa.float64(),
+        "flag": pa.bool_(),
+        "safe_1": pa.bool_(),
+        "safe_2": pa.bool_(),
+        "models": pa.list_(pa.string()),
+    }
     types |= dict.fromkeys(("choice", "left", "overlap", "position"), pa.int64())
     return pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])

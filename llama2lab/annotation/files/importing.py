@@ -125,8 +125,12 @@ class Reading:
     opinions: list[op.Opinion] = field(default_factory=list)
 
 
-def import_preferences(store: Store, source: str | os.PathLike[str] | datasets.Dataset | datasets.DatasetDict,
-                       annotator_kind: str = "person", margins: str | None = None) -> Counts:
+def import_preferences(
+    store: Store,
+    source: str | os.PathLike[str] | datasets.Dataset | datasets.DatasetDict,
+    annotator_kind: str = "person",
+    margins: str | None = None,
+) -> Counts:
     """Take in what was exported, or another file of preferences (prompt, chosen, rejected, and grade or margin).
 
     All rows or none: rows that are malformed are counted, and named by file and line. `annotator_kind` is for rows that
@@ -164,8 +168,10 @@ def import_preferences(store: Store, source: str | os.PathLike[str] | datasets.D
     try:
         return store.write(lambda conn: op.write(conn, reading.records, reading.opinions))
     except IntegrityError as e:
-        raise LabError(f"{name}: a row contradicts what is in the store, such as a label that supersedes another "
-                       f"annotator's ({first_line(e.orig or e)}); nothing was imported") from e
+        raise LabError(
+            f"{name}: a row contradicts what is in the store, such as a label that supersedes another "
+            f"annotator's ({first_line(e.orig or e)}); nothing was imported"
+        ) from e
 
 
 def _try(wrong: list[str], work: Callable[[], object]) -> None:
@@ -185,8 +191,10 @@ def _table_of(margins: str) -> dict[str, float]:
         numbers = []
     apart = all(abs(a - b) > 2 * CLOSE for i, a in enumerate(numbers) for b in numbers[:i])
     if len(numbers) != len(GRADES) or not all(map(math.isfinite, numbers)) or not apart:
-        raise LabError("margins are small or large (the report's Table 27), or four different numbers for "
-                       f"{', '.join(GRADES)}, such as 4,3,2,1; not {margins!r}")
+        raise LabError(
+            "margins are small or large (the report's Table 27), or four different numbers for "
+            f"{', '.join(GRADES)}, such as 4,3,2,1; not {margins!r}"
+        )
     return dict(zip(GRADES, numbers, strict=True))
 
 
@@ -226,11 +234,16 @@ def _take_rest(reading: Reading, line: Any, where: str) -> None:
     elif line["table"] == "guidelines":
         moment = records.add_guidelines(row, where)["created_at"]
         if (moment - reading.now).days >= 1:
-            raise LabError(f"{where}: these guidelines are dated {moment:%Y-%m-%d}, so they would be in force over "
-                           "all others; correct created_at")
+            raise LabError(
+                f"{where}: these guidelines are dated {moment:%Y-%m-%d}, so they would be in force over "
+                "all others; correct created_at"
+            )
     elif line["table"] == "items":
-        item = row | {"item_id": row.get("id"), "answers": [row.get("answer_1"), row.get("answer_2")],
-                      "item_created_at": row.get("created_at")}
+        item = row | {
+            "item_id": row.get("id"),
+            "answers": [row.get("answer_1"), row.get("answer_2")],
+            "item_created_at": row.get("created_at"),
+        }
         records.add_item(item | checked(Known, item, where).model_dump(), where)
     else:
         records.add_label(row, "", where)
@@ -256,24 +269,39 @@ def _take_pair(reading: Reading, row: Record, where: str, csv: bool) -> None:
     # A file of others does not say which answer came first; to say "the chosen one" would make 1 always the better.
     first, second = (hashlib.sha256(a.encode("utf-8", "surrogatepass")).digest() for a in answers)
     choice = given.choice or (1 if first < second else 2)
-    safe = SAFETY[given.safety][::1 if choice == 1 else -1]
+    safe = SAFETY[given.safety][:: 1 if choice == 1 else -1]
     records, now = reading.records, reading.now
-    item = records.add_item(given.model_dump() | {
-        "prompt": prompt, "answers": answers[::1 if choice == 1 else -1],
-        "item_created_at": given.item_created_at or now,
-        "position": len(records.items) + 1 if given.position is None else given.position}, where)
+    item = records.add_item(
+        given.model_dump()
+        | {
+            "prompt": prompt,
+            "answers": answers[:: 1 if choice == 1 else -1],
+            "item_created_at": given.item_created_at or now,
+            "position": len(records.items) + 1 if given.position is None else given.position,
+        },
+        where,
+    )
     label = given.model_dump(include={"left", "comment", "flag", "seconds", "guidelines", "supersedes"}) | {
-        "id": given.label_id or "none", "item_id": item["id"], "annotator_id": "none", "choice": choice,
-        "skip_reason": None, "created_at": given.created_at or now,
+        "id": given.label_id or "none",
+        "item_id": item["id"],
+        "annotator_id": "none",
+        "choice": choice,
+        "skip_reason": None,
+        "created_at": given.created_at or now,
         "grade": _grade(given, None if exported and given.grade else reading.margins, csv, where),
         "safe_1": safe[0] if given.safe_1 is None else given.safe_1,
-        "safe_2": safe[1] if given.safe_2 is None else given.safe_2}
+        "safe_2": safe[1] if given.safe_2 is None else given.safe_2,
+    }
     if given.safety and (label["safe_1"], label["safe_2"]) != safe:
         raise LabError(f"{where}: safety says {given.safety}, and safe_1 and safe_2 say otherwise")
     name, known = given.annotator.strip(), given.annotator_id is not None
-    person = {"id": given.annotator_id or op.short("annotator", name or UNNAMED), "name": name or UNNAMED,
-              "kind": given.annotator_kind or reading.annotator_kind, "vendor": given.vendor,
-              "created_at": given.annotator_created_at or now}
+    person = {
+        "id": given.annotator_id or op.short("annotator", name or UNNAMED),
+        "name": name or UNNAMED,
+        "kind": given.annotator_kind or reading.annotator_kind,
+        "vendor": given.vendor,
+        "created_at": given.annotator_created_at or now,
+    }
     if exported and given.created_at and (name or known):  # a label that we can tell from others
         records.add_annotator(person, where, by_name=not known)
         records.add_label(label | {"annotator_id": person["id"]}, given.kind, where)
@@ -281,8 +309,9 @@ def _take_pair(reading: Reading, row: Record, where: str, csv: bool) -> None:
     person = checked(AnnotatorRow, person, where).model_dump()
     if not known:
         person |= {"id": "", "name": "" if name in ("", UNNAMED) else person["name"]}
-    reading.opinions.append(op.Opinion(where, person, given.created_at is not None,
-                                       check_label(label, given.kind, where)))
+    reading.opinions.append(
+        op.Opinion(where, person, given.created_at is not None, check_label(label, given.kind, where))
+    )
 
 
 def _grade(given: Theirs, table: dict[str, float] | None, csv: bool, where: str) -> str:
@@ -302,6 +331,8 @@ def _grade(given: Theirs, table: dict[str, float] | None, csv: bool, where: str)
         known = "that table" if table else "the report's Table 27"
         raise LabError(f"{where}: there is no grade, and the margin {shown(margin)} is none of {known}")
     if len(meant) > 1:
-        raise LabError(f"{where}: the margin {shown(margin)} means {' or '.join(g for g in GRADES if g in meant)}; say "
-                       "by which table, with --margins small, large or four numbers, or give grades")
+        raise LabError(
+            f"{where}: the margin {shown(margin)} means {' or '.join(g for g in GRADES if g in meant)}; say "
+            "by which table, with --margins small, large or four numbers, or give grades"
+        )
     return meant.pop()

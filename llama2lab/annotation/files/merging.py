@@ -28,8 +28,9 @@ MAX_VALUE = 2**26  # bytes of one value
 SECONDS = 120  # that looking through one file may take
 
 
-def merge(store: Store, paths: Sequence[str | os.PathLike[str]], only: str | None = None,
-          trust: bool = False) -> Counts:
+def merge(
+    store: Store, paths: Sequence[str | os.PathLike[str]], only: str | None = None, trust: bool = False
+) -> Counts:
     """Take the labels of other stores (students' files, usually) into this one: of all of them or of none.
 
     Nothing that is here changes, and merging the same file again adds nothing. The other files are only read. What a
@@ -68,8 +69,9 @@ def read_other(path: str | os.PathLike[str]) -> Records:
     if not file.is_file():
         raise StoreError(f"there is no file {file} to merge; check the path")
     if file.stat().st_size > MAX_BYTES:
-        raise LabError(f"{file} is larger than {MAX_BYTES // 2**20:,} MB, which no class's labels are; nothing was "
-                       "merged")
+        raise LabError(
+            f"{file} is larger than {MAX_BYTES // 2**20:,} MB, which no class's labels are; nothing was merged"
+        )
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy.db"
         try:
@@ -108,7 +110,7 @@ def _copy(file: Path, copy: Path) -> None:
             raise
         try:
             for path in (file, *beside):
-                shutil.copyfile(path, f"{copy}{str(path)[len(str(file)):]}")
+                shutil.copyfile(path, f"{copy}{str(path)[len(str(file)) :]}")
         except OSError as other:
             raise LabError(f"{file} cannot be read ({other.strerror}); check its permissions") from e
 
@@ -128,10 +130,15 @@ def _without_what_runs(copy: Path, file: Path) -> None:
             quoted = '"' + name.replace('"', '""') + '"'
             if name.lower() in ours and kind in ("table", "view"):
                 virtual = kind == "table" and made.upper().startswith("CREATE VIRTUAL")
-                if kind == "view" or virtual or any(
-                        column[6] for column in conn.execute(f"PRAGMA table_xinfo({quoted})").fetchall()):
-                    raise LabError(f"{file}: {name} is no plain table but is made up when it is read; the file was "
-                                   "tampered with; nothing was merged")
+                if (
+                    kind == "view"
+                    or virtual
+                    or any(column[6] for column in conn.execute(f"PRAGMA table_xinfo({quoted})").fetchall())
+                ):
+                    raise LabError(
+                        f"{file}: {name} is no plain table but is made up when it is read; the file was "
+                        "tampered with; nothing was merged"
+                    )
                 rows += conn.execute(f"SELECT count(*) FROM {quoted}").fetchone()[0]
             elif kind in ("view", "trigger"):
                 conn.execute(f"DROP {kind} {quoted}")
@@ -141,5 +148,7 @@ def _without_what_runs(copy: Path, file: Path) -> None:
     finally:
         conn.close()
     if sound != "ok":
-        raise StoreError(f"{file} is damaged ({sound}); nothing was merged; rescue what is in it with: "
-                         "sqlite3 FILE .recover | sqlite3 NEW")
+        raise StoreError(
+            f"{file} is damaged ({sound}); nothing was merged; rescue what is in it with: "
+            "sqlite3 FILE .recover | sqlite3 NEW"
+        )

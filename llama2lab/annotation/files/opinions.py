@@ -57,8 +57,10 @@ def find_edits(opinions: Sequence[Opinion]) -> list[str]:
     for mine in several.values():
         other = next((one for one in mine if one.says != mine[0].says), None)
         if other and len({one.label["created_at"] for one in mine if one.dated}) < len(mine):
-            wrong.append(f"{other.where}: {other.person['name']!r} judges this pair otherwise than in {mine[0].where}; "
-                         "leave one of them out, or give both a created_at")
+            wrong.append(
+                f"{other.where}: {other.person['name']!r} judges this pair otherwise than in {mine[0].where}; "
+                "leave one of them out, or give both a created_at"
+            )
         for one in mine:
             one.edit = other is not None
     return wrong
@@ -73,8 +75,10 @@ def find_ties(records: Records) -> list[str]:
         if key not in superseded:
             other = newest.setdefault((row["item_id"], row["annotator_id"], row["created_at"]), row)
             if (other["choice"], other["grade"]) != (row["choice"], row["grade"]):
-                wrong.append(f"{records.source}: labels {other['id']} and {key} are of one annotator, pair and moment, "
-                             "and say different things; leave one of them out")
+                wrong.append(
+                    f"{records.source}: labels {other['id']} and {key} are of one annotator, pair and moment, "
+                    "and say different things; leave one of them out"
+                )
     return wrong
 
 
@@ -117,8 +121,11 @@ def _labels_there(conn: sa.Connection) -> tuple[dict[tuple[str, str], dict[tuple
     in_force = set(conn.execute(current_labels()).scalars())
     found: dict[tuple[str, str], dict[tuple, str]] = defaultdict(dict)
     ids: dict[str, tuple] = {}
-    for row in conn.execute(sa.select(lab.id, lab.item_id, lab.annotator_id, a.name, lab.choice, lab.grade, lab.safe_1,
-                                      lab.safe_2).join(t.annotators, a.id == lab.annotator_id)):
+    for row in conn.execute(
+        sa.select(lab.id, lab.item_id, lab.annotator_id, a.name, lab.choice, lab.grade, lab.safe_1, lab.safe_2).join(
+            t.annotators, a.id == lab.annotator_id
+        )
+    ):
         ids[row.id] = (row.choice, row.grade, row.safe_1, row.safe_2)
         if row.id in in_force:
             for who in (row.name, row.annotator_id):

@@ -64,8 +64,10 @@ class Records:
         """LabError for labels whose item or annotator is in no row, or that supersede what is not their annotator's."""
         for key, label in self.labels.items():
             if label["item_id"] not in self.items or label["annotator_id"] not in self.annotators:
-                raise LabError(f"{self.source}: label {key} belongs to an item or an annotator that is not there; "
-                               "import FILE and FILE.rest together")
+                raise LabError(
+                    f"{self.source}: label {key} belongs to an item or an annotator that is not there; "
+                    "import FILE and FILE.rest together"
+                )
             parent = self.labels.get(label["supersedes"] or "")
             if parent and whose(parent) != whose(label):
                 raise LabError(f"{self.source}: label {key} supersedes another annotator's or another item's")
@@ -78,8 +80,13 @@ def whose(row: Mapping[str, Any]) -> tuple[str, str]:
 def read(conn: sa.Connection, source: str) -> Records:
     """All rows of a store."""
     found = Records(source)
-    for name, table, key in (("annotators", t.annotators, "id"), ("guidelines", t.guidelines, "version"),
-                             ("items", t.items, "id"), ("secrets", t.secrets, "item_id"), ("labels", t.labels, "id")):
+    for name, table, key in (
+        ("annotators", t.annotators, "id"),
+        ("guidelines", t.guidelines, "version"),
+        ("items", t.items, "id"),
+        ("secrets", t.secrets, "item_id"),
+        ("labels", t.labels, "id"),
+    ):
         getattr(found, name).update({row[key]: dict(row) for row in conn.execute(sa.select(table)).mappings()})
     for row in found.secrets.values():  # what is handed out to nobody is no gold elsewhere either
         if row["gold"] and row["gold"]["choice"] and not row["gold_choice"]:
@@ -98,12 +105,26 @@ def check(found: Records) -> Records:
         for item in found.items.values():
             place = f"{where} item {item['id']}"
             secret = found.secrets.get(item["id"]) or {}
-            records.add_item(item | {
-                "item_id": item["id"], "item_created_at": item["created_at"],
-                "answers": [item["answer_1"], item["answer_2"]], "gold": secret.get("gold"),
-                "meta": secret.get("meta"), "models": [secret.get("model_1"), secret.get("model_2")]}, place)
-            texts = [item["prompt_id"], item["answer_1"], item["answer_2"], secret.get("model_1") or "",
-                     secret.get("model_2") or "", *(m["content"] for m in item["prompt"])]
+            records.add_item(
+                item
+                | {
+                    "item_id": item["id"],
+                    "item_created_at": item["created_at"],
+                    "answers": [item["answer_1"], item["answer_2"]],
+                    "gold": secret.get("gold"),
+                    "meta": secret.get("meta"),
+                    "models": [secret.get("model_1"), secret.get("model_2")],
+                },
+                place,
+            )
+            texts = [
+                item["prompt_id"],
+                item["answer_1"],
+                item["answer_2"],
+                secret.get("model_1") or "",
+                secret.get("model_2") or "",
+                *(m["content"] for m in item["prompt"]),
+            ]
             if max(map(len, texts)) > MAX_TEXT:
                 raise LabError(f"{place}: a text is longer than {MAX_TEXT:,} characters")
         for person in found.annotators.values():
@@ -115,8 +136,11 @@ def check(found: Records) -> Records:
             if row["text"] and guidelines_version(row["kind"], row["text"]) != row["version"]:
                 raise LabError(f"{where}: the guidelines {row['version']} are not what they were; they were changed")
         for label in found.labels.values():
-            records.add_label(label, (records.items.get(label["item_id"]) or {"kind": ""})["kind"],
-                              f"{where} label {shown(label['id'])}")
+            records.add_label(
+                label,
+                (records.items.get(label["item_id"]) or {"kind": ""})["kind"],
+                f"{where} label {shown(label['id'])}",
+            )
         records.check_whole()
     except (TypeError, KeyError, AttributeError) as e:
         raise LabError(f"{where} holds rows that are none of an annotation store's ({first_line(e)})") from e

@@ -54,21 +54,31 @@ class Counts:
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        parts = [f"{self.labels} labels, {self.items} items and {self.annotators} annotators are new",
-                 f"{self.known} labels were there already",
-                 *(f"another {old!r} is there, so this one is now {new!r}" for old, new in self.renamed.items())]
+        parts = [
+            f"{self.labels} labels, {self.items} items and {self.annotators} annotators are new",
+            f"{self.known} labels were there already",
+            *(f"another {old!r} is there, so this one is now {new!r}" for old, new in self.renamed.items()),
+        ]
         if self.repeated:
             parts.append(f"{self.repeated} rows repeat another row and count once")
         if self.votes:
-            parts.append(f"{self.votes} rows without an annotator judge a pair that another one judges, too: each is a "
-                         f"vote of its own, by '{UNNAMED} (2)' and so on")
+            parts.append(
+                f"{self.votes} rows without an annotator judge a pair that another one judges, too: each is a "
+                f"vote of its own, by '{UNNAMED} (2)' and so on"
+            )
         if self.replaced:
             parts.append(f"{self.replaced} labels take the place of an earlier one of the same annotator")
         return "\n".join(["; ".join(parts), *self.notes])
 
 
-def take_in(conn: sa.Connection, records: Records, counts: Counts, trust: bool = True, only: str | None = None,
-            fresh: bool = False) -> None:
+def take_in(
+    conn: sa.Connection,
+    records: Records,
+    counts: Counts,
+    trust: bool = True,
+    only: str | None = None,
+    fresh: bool = False,
+) -> None:
     """Put the rows that are new into the store of this transaction, and count them.
 
     `trust`: take pairs, gold, guidelines and everybody's labels as the rows say. `only`: labels of this annotator
@@ -90,20 +100,22 @@ def take_in(conn: sa.Connection, records: Records, counts: Counts, trust: bool =
 
 def insert(conn: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
     for start in range(0, len(rows), CHUNK):
-        conn.execute(table.insert(), list(rows[start:start + CHUNK]))
+        conn.execute(table.insert(), list(rows[start : start + CHUNK]))
 
 
 def _in_parts(conn: sa.Connection, query: sa.Select, column: Any, keys: Iterable[str]) -> Iterator[Any]:
     """Rows of the query whose column is among the keys, in the order of the keys, however many these are."""
     wanted = sorted(keys)
     for start in range(0, len(wanted), CHUNK):
-        yield from conn.execute(query.where(column.in_(wanted[start:start + CHUNK])))
+        yield from conn.execute(query.where(column.in_(wanted[start : start + CHUNK])))
 
 
 def free_slots(item: Row, after: int = 0) -> list[Row]:
     """Rows of `slots` with the numbers after this one, up to as many as the item wants annotators."""
-    return [{"item_id": item["id"], "number": number, "position": item["position"], "state": "free"}
-            for number in range(after + 1, item["overlap"] + 1)]
+    return [
+        {"item_id": item["id"], "number": number, "position": item["position"], "state": "free"}
+        for number in range(after + 1, item["overlap"] + 1)
+    ]
 
 
 def _of_one(records: Records, name: str) -> Records:
@@ -112,19 +124,28 @@ def _of_one(records: Records, name: str) -> Records:
     people = {key: row for key, row in records.annotators.items() if row["name"] == name}
     if not people:
         raise LabError(f"{records.source}: nobody is called {name!r} there; the names are {', '.join(names) or 'none'}")
-    return Records(records.source, people, records.guidelines, records.items, records.secrets,
-                   {key: row for key, row in records.labels.items() if row["annotator_id"] in people})
+    return Records(
+        records.source,
+        people,
+        records.guidelines,
+        records.items,
+        records.secrets,
+        {key: row for key, row in records.labels.items() if row["annotator_id"] in people},
+    )
 
 
 def _moments(records: Records, counts: Counts, trust: bool) -> None:
     """No time in the future: what is dated 9999 would be the newest for ever."""
     now = t.now()
-    dated = [row for part in (records.annotators, records.guidelines, records.items, records.labels)
-             for row in part.values()]
+    dated = [
+        row for part in (records.annotators, records.guidelines, records.items, records.labels) for row in part.values()
+    ]
     late = [row for row in dated if row["created_at"] > now + SKEW]
     if late and not trust:
-        raise LabError(f"{records.source}: {len(late)} rows lie in the future ({late[0]['created_at']:%Y-%m-%d}); the "
-                       "clock of that machine was wrong, or somebody changed them; --trust takes them as of now")
+        raise LabError(
+            f"{records.source}: {len(late)} rows lie in the future ({late[0]['created_at']:%Y-%m-%d}); the "
+            "clock of that machine was wrong, or somebody changed them; --trust takes them as of now"
+        )
     for row in late:
         row["created_at"] = now
     if late:
@@ -145,8 +166,9 @@ def _guidelines(conn: sa.Connection, records: Records, counts: Counts, trust: bo
     for version, row in wanted.items():
         there = known.get(version)
         if there and row["text"] and (there.text == "" or row["created_at"] > there.created_at == LONG_AGO):
-            conn.execute(t.guidelines.update().where(g.version == version)
-                         .values(text=row["text"], created_at=row["created_at"]))
+            conn.execute(
+                t.guidelines.update().where(g.version == version).values(text=row["text"], created_at=row["created_at"])
+            )
     new = [row for version, row in wanted.items() if version not in known]
     insert(conn, t.guidelines, new)
     counts.guidelines += len(new)
@@ -180,10 +202,13 @@ def _annotators(conn: sa.Connection, records: Records, counts: Counts) -> dict[s
 
 
 def _items(conn: sa.Connection, records: Records, counts: Counts, trust: bool, fresh: bool) -> None:
-    known = {row["id"]: dict(row) for row in conn.execute(
-        sa.select(t.items.c.id, t.items.c.position, t.items.c.overlap)).mappings()}
-    new = sorted((row for key, row in records.items.items() if key not in known),
-                 key=lambda row: (row["position"], row["id"]))
+    known = {
+        row["id"]: dict(row)
+        for row in conn.execute(sa.select(t.items.c.id, t.items.c.position, t.items.c.overlap)).mappings()
+    }
+    new = sorted(
+        (row for key, row in records.items.items() if key not in known), key=lambda row: (row["position"], row["id"])
+    )
     if new and known:  # behind those that are there; into an empty store as they were
         last = max(row["position"] for row in known.values())
         new = [row | {"position": position} for position, row in enumerate(new, last + 1)]
@@ -191,8 +216,12 @@ def _items(conn: sa.Connection, records: Records, counts: Counts, trust: bool, f
     secrets = [records.secrets[row["id"]] for row in new]
     gold = sum(row["gold_choice"] is not None for row in secrets)
     if not trust:
-        secrets = [row | gold_columns(claimed(row["gold"])) | ({"gold": row["gold"]} if fresh else {})
-                   if row["gold_choice"] else row for row in secrets]
+        secrets = [
+            row | gold_columns(claimed(row["gold"])) | ({"gold": row["gold"]} if fresh else {})
+            if row["gold_choice"]
+            else row
+            for row in secrets
+        ]
     insert(conn, t.secrets, secrets)
     counts.items += len(new)
     if trust:
@@ -200,8 +229,10 @@ def _items(conn: sa.Connection, records: Records, counts: Counts, trust: bool, f
         _take_after_all(conn, records, known)
     elif new:
         said = f", {gold} of them gold as the file says" if gold else ""
-        counts.notes.append(f"{records.source}: {len(new)} pairs are new here{said}; they are shown to nobody else "
-                            "unless you merge the file with --trust")
+        counts.notes.append(
+            f"{records.source}: {len(new)} pairs are new here{said}; they are shown to nobody else "
+            "unless you merge the file with --trust"
+        )
 
 
 def _take_after_all(conn: sa.Connection, records: Records, known: dict[str, Row]) -> None:
@@ -214,8 +245,10 @@ def _take_after_all(conn: sa.Connection, records: Records, known: dict[str, Row]
         if gold and gold["choice"]:
             conn.execute(t.secrets.update().where(g.item_id == row.item_id).values(**gold_columns(gold)))
     count, last = sa.func.count().label("count"), sa.func.max(s.number).label("last")
-    slots = {row.item_id: row for row in _in_parts(
-        conn, sa.select(s.item_id, count, last).group_by(s.item_id), s.item_id, again)}
+    slots = {
+        row.item_id: row
+        for row in _in_parts(conn, sa.select(s.item_id, count, last).group_by(s.item_id), s.item_id, again)
+    }
     for key in sorted(again):
         missing, after = known[key]["overlap"], 0
         if key in slots:
@@ -223,8 +256,9 @@ def _take_after_all(conn: sa.Connection, records: Records, known: dict[str, Row]
         insert(conn, t.slots, free_slots(known[key] | {"overlap": after + missing}, after))
 
 
-def _labels(conn: sa.Connection, records: Records, names: dict[str, str], before: set[str], counts: Counts,
-            trust: bool) -> None:
+def _labels(
+    conn: sa.Connection, records: Records, names: dict[str, str], before: set[str], counts: Counts, trust: bool
+) -> None:
     mapped = {key: row | {"annotator_id": names[row["annotator_id"]]} for key, row in records.labels.items()}
     keys = {*mapped, *(row["supersedes"] for row in mapped.values() if row["supersedes"])}
     there = {row.id: row._mapping for row in _in_parts(conn, sa.select(t.labels), t.labels.c.id, keys)}
@@ -232,8 +266,10 @@ def _labels(conn: sa.Connection, records: Records, names: dict[str, str], before
     counts.known += len(mapped) - len(new)
     differ = [key for key in mapped if key in there and not _same(mapped[key], there[key])]
     if differ and not trust:
-        raise LabError(f"{records.source}: label {differ[0]} is another one here ({len(differ)} such labels): one of "
-                       "the two was changed after it was made; --trust leaves those here and takes the rest")
+        raise LabError(
+            f"{records.source}: label {differ[0]} is another one here ({len(differ)} such labels): one of "
+            "the two was changed after it was made; --trust leaves those here and takes the rest"
+        )
     if differ:
         counts.notes.append(f"{records.source}: {len(differ)} labels differ from those here, which stay")
     for row in new.values():
@@ -241,8 +277,10 @@ def _labels(conn: sa.Connection, records: Records, names: dict[str, str], before
         if parent is None:  # an edit whose earlier version did not come along
             row["supersedes"] = None
         elif whose(parent) != whose(row):
-            raise LabError(f"{records.source}: label {row['id']} supersedes another annotator's or another item's; "
-                           "the file was changed; nothing was taken")
+            raise LabError(
+                f"{records.source}: label {row['id']} supersedes another annotator's or another item's; "
+                "the file was changed; nothing was taken"
+            )
     several = Counter(row["annotator_id"] for row in new.values())
     called = dict(conn.execute(sa.select(t.annotators.c.id, t.annotators.c.name)).tuples().all())
     if not trust:
@@ -258,8 +296,11 @@ def _labels(conn: sa.Connection, records: Records, names: dict[str, str], before
         lab = t.labels.c
         key = current(conn, annotator_id, item_id)
         skipped, left = conn.execute(sa.select(lab.skip_reason, lab.left).where(lab.id == key)).one()
-        conn.execute(t.slots.update().where(t.slots.c.item_id == item_id, t.slots.c.annotator_id == annotator_id)
-                     .values(state="done" if skipped is None else "skipped", left=left or 1))
+        conn.execute(
+            t.slots.update()
+            .where(t.slots.c.item_id == item_id, t.slots.c.annotator_id == annotator_id)
+            .values(state="done" if skipped is None else "skipped", left=left or 1)
+        )
         changed[annotator_id] += was.get((item_id, annotator_id)) not in (None, key)
     counts.labels += len(ordered)
     for who, count in sorted(several.items(), key=lambda pair: called[pair[0]]):
@@ -271,20 +312,25 @@ def _same(row: Row, there: Mapping[str, Any]) -> bool:
     return all(row[name] == there[name] for name in ("item_id", "annotator_id", *SAME))
 
 
-def _check_names(conn: sa.Connection, records: Records, names: Sequence[str], before: set[str],
-                 called: dict[str, str]) -> None:
+def _check_names(
+    conn: sa.Connection, records: Records, names: Sequence[str], before: set[str], called: dict[str, str]
+) -> None:
     """Whether a file that anybody may have made adds labels in one name only, where the store knows that name."""
     old = [who for who in names if who in before]
     logins = set(conn.execute(sa.select(t.members.c.annotator_id)).scalars()) if old else set()
     mine = [called[who] for who in old if who in logins]
     if mine:
-        raise LabError(f"{records.source} adds labels in the name of {mine[0]}, who has a login in this class and "
-                       "labels there; --trust takes them, if you know that they are from the person of that name")
+        raise LabError(
+            f"{records.source} adds labels in the name of {mine[0]}, who has a login in this class and "
+            "labels there; --trust takes them, if you know that they are from the person of that name"
+        )
     if old and len(names) > 1:
         others = [called[who] for who in names if who != old[0]]
-        raise LabError(f"{records.source} adds labels of {called[old[0]]}, whom this store knows, and of {others[0]}"
-                       f"{' and others' if len(others) > 1 else ''}: one person's file has labels of one. Take those "
-                       "of whoever made it with --only NAME, or all with --trust, if you know where it comes from")
+        raise LabError(
+            f"{records.source} adds labels of {called[old[0]]}, whom this store knows, and of {others[0]}"
+            f"{' and others' if len(others) > 1 else ''}: one person's file has labels of one. Take those "
+            "of whoever made it with --only NAME, or all with --trust, if you know where it comes from"
+        )
 
 
 def _parents_first(rows: dict[str, Row], source: str) -> list[Row]:
@@ -296,8 +342,9 @@ def _parents_first(rows: dict[str, Row], source: str) -> list[Row]:
         link: Row | None = row
         while link is not None and link["id"] not in placed:
             if link in chain:
-                raise LabError(f"{source}: label {link['id']} supersedes itself: the file is damaged; nothing was "
-                               "taken")
+                raise LabError(
+                    f"{source}: label {link['id']} supersedes itself: the file is damaged; nothing was taken"
+                )
             chain.append(link)
             link = rows.get(link["supersedes"])
         for link in reversed(chain):
@@ -327,9 +374,11 @@ def _slots(conn: sa.Connection, labels: Sequence[Row]) -> None:
             continue
         values = {"annotator_id": annotator_id, "left": row["left"] or 1, "state": "done"}
         if open_.get(item_id):
-            conn.execute(t.slots.update().where(s.item_id == item_id, s.number == open_[item_id].pop(0))
-                         .values(**values))
+            conn.execute(
+                t.slots.update().where(s.item_id == item_id, s.number == open_[item_id].pop(0)).values(**values)
+            )
         else:
             last[item_id] = last.get(item_id, 0) + 1
-            conn.execute(t.slots.insert().values(item_id=item_id, number=last[item_id], position=positions[item_id],
-                                                 **values))
+            conn.execute(
+                t.slots.insert().values(item_id=item_id, number=last[item_id], position=positions[item_id], **values)
+            )

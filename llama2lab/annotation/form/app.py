@@ -67,7 +67,7 @@ class Standing:
         return min(self.attempts, len(self.outcomes) // self.number) if self.number else 0
 
     def agreed(self, attempt: int) -> int:
-        return sum(self.outcomes[(attempt - 1) * self.number:attempt * self.number])
+        return sum(self.outcomes[(attempt - 1) * self.number : attempt * self.number])
 
     @property
     def passed_in(self) -> int:
@@ -85,8 +85,14 @@ class Standing:
     def words(self, attempt: int) -> dict[str, int]:
         """What the page may know: never how many agree while an attempt goes on."""
         done = len(self.outcomes) - (attempt - 1) * self.number
-        return {"number": self.number, "needed": self.needed, "attempts": self.attempts, "attempt": attempt,
-                "done": min(done, self.number), **({"agreed": self.agreed(attempt)} if done >= self.number else {})}
+        return {
+            "number": self.number,
+            "needed": self.needed,
+            "attempts": self.attempts,
+            "attempt": attempt,
+            "done": min(done, self.number),
+            **({"agreed": self.agreed(attempt)} if done >= self.number else {}),
+        }
 
 
 class Application(AnnotationForm):

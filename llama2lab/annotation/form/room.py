@@ -30,8 +30,12 @@ class Kernels(AsyncMappingKernelManager):
     """No more kernels than `room`; one whose page is gone is idle from that moment on, which is what Jupyter culls."""
 
     room = Integer(20, config=True, help="How many kernels there are at most.")
-    patience = Integer(6, config=True, help="How many seconds a visitor waits for one to end: a page that is loaded "
-                                            "anew asks for its new kernel while the old one ends.")
+    patience = Integer(
+        6,
+        config=True,
+        help="How many seconds a visitor waits for one to end: a page that is loaded "
+        "anew asks for its new kernel while the old one ends.",
+    )
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
@@ -113,8 +117,10 @@ class Elsewhere(RequestHandler):
     def prepare(self) -> None:
         self.set_status(403)
         self.set_header("Content-Type", "text/plain; charset=utf-8")
-        self.finish("This form is not served under the name in the address line. Whoever runs it can allow a name: "
-                    "llama2lab annotate --server-name NAME\n")
+        self.finish(
+            "This form is not served under the name in the address line. Whoever runs it can allow a name: "
+            "llama2lab annotate --server-name NAME\n"
+        )
 
 
 class Room(Voila):

@@ -43,10 +43,18 @@ MOST_VISITORS = 100
 STOP_SECONDS = 10
 
 
-def annotate(url: str | os.PathLike[str], host: str = "127.0.0.1", port: int = 8866, *,
-             settings: Settings | None = None, open_browser: bool = False, base_url: str = "/",
-             visitors: int | None = None, names: Sequence[str] = (),
-             say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> None:
+def annotate(
+    url: str | os.PathLike[str],
+    host: str = "127.0.0.1",
+    port: int = 8866,
+    *,
+    settings: Settings | None = None,
+    open_browser: bool = False,
+    base_url: str = "/",
+    visitors: int | None = None,
+    names: Sequence[str] = (),
+    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+) -> None:
     """Serve the annotation form until Ctrl-C. The store must be there and hold pairs.
 
     `visitors` is how many may be there at once (None: what the memory holds), `names` under which names browsers may
@@ -67,15 +75,22 @@ def annotate(url: str | os.PathLike[str], host: str = "127.0.0.1", port: int = 8
     address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::', '') else host}:{port}{base_url}"
     with tempfile.TemporaryDirectory(prefix="llama2lab-annotate-") as folder:
         # The pipe closes when this process ends, in whatever way: the server then ends too.
-        process = subprocess.Popen([*command(host, port, base_url, visitors, [*hub_names(os.environ), *names]),
-                                    "--Room.ends_with_stdin=True"], cwd=prepare(Path(folder)), stdin=subprocess.PIPE,
-                                   env=environment(location, settings, Path(folder)))
+        process = subprocess.Popen(
+            [*command(host, port, base_url, visitors, [*hub_names(os.environ), *names]), "--Room.ends_with_stdin=True"],
+            cwd=prepare(Path(folder)),
+            stdin=subprocess.PIPE,
+            env=environment(location, settings, Path(folder)),
+        )
         say(f"the form: {address}   ({waiting} pairs: {', '.join(kinds)}; {where}; stop with Ctrl-C)")
-        say(f"room for {visitors} visitors at once; change it with --visitors" + (
-            f"; whoever comes is {settings.name}" if settings.name else ""))
+        say(
+            f"room for {visitors} visitors at once; change it with --visitors"
+            + (f"; whoever comes is {settings.name}" if settings.name else "")
+        )
         if host not in ("127.0.0.1", "localhost", "::1"):
-            say("anybody who reaches this machine can use the form; there is no encryption. It answers to numbers, to "
-                "this machine's name, and to what --server-name gives")
+            say(
+                "anybody who reaches this machine can use the form; there is no encryption. It answers to numbers, to "
+                "this machine's name, and to what --server-name gives"
+            )
         if open_browser:
             webbrowser.open(address)
         before = signal.signal(signal.SIGTERM, _interrupt)
@@ -110,19 +125,36 @@ def prepare(folder: Path) -> Path:
     return served
 
 
-def command(host: str, port: int, base_url: str, visitors: int = 20, names: Sequence[str] = (),
-            gone_seconds: int = GONE_SECONDS) -> list[str]:
-    return [sys.executable, "-m", "llama2lab.annotation.form.room", "annotate.ipynb", "--no-browser", f"--port={port}",
-            f"--Voila.ip={host}", "--Voila.port_retries=0", f"--Voila.base_url={base_url}", "--Voila.log_level=WARN",
-            # Other extensions of JupyterLab that happen to be installed (nbgrader's, the notebook's) have no place in
-            # this page, and fail in it.
-            *(f"--VoilaConfiguration.extension_allowlist={name}"
-              for name in ("@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8", "anywidget")),
-            f"--template={TEMPLATE}", "--VoilaConfiguration.allow_template_override=NO",
-            "--VoilaConfiguration.allow_theme_override=NO", "--show_tracebacks=False", f"--Kernels.room={visitors}",
-            f"--MappingKernelManager.cull_idle_timeout={gone_seconds}",
-            f"--MappingKernelManager.cull_interval={max(1, gone_seconds // 10)}",
-            "--MappingKernelManager.cull_busy=True", *(f"--Room.names={name}" for name in names)]
+def command(
+    host: str, port: int, base_url: str, visitors: int = 20, names: Sequence[str] = (), gone_seconds: int = GONE_SECONDS
+) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "llama2lab.annotation.form.room",
+        "annotate.ipynb",
+        "--no-browser",
+        f"--port={port}",
+        f"--Voila.ip={host}",
+        "--Voila.port_retries=0",
+        f"--Voila.base_url={base_url}",
+        "--Voila.log_level=WARN",
+        # Other extensions of JupyterLab that happen to be installed (nbgrader's, the notebook's) have no place in
+        # this page, and fail in it.
+        *(
+            f"--VoilaConfiguration.extension_allowlist={name}"
+            for name in ("@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8", "anywidget")
+        ),
+        f"--template={TEMPLATE}",
+        "--VoilaConfiguration.allow_template_override=NO",
+        "--VoilaConfiguration.allow_theme_override=NO",
+        "--show_tracebacks=False",
+        f"--Kernels.room={visitors}",
+        f"--MappingKernelManager.cull_idle_timeout={gone_seconds}",
+        f"--MappingKernelManager.cull_interval={max(1, gone_seconds // 10)}",
+        "--MappingKernelManager.cull_busy=True",
+        *(f"--Room.names={name}" for name in names),
+    ]
 
 
 def room_for() -> int:
@@ -141,8 +173,13 @@ def room_for() -> int:
 def environment(location: str, settings: Settings, folder: Path) -> dict[str, str]:
     paths = [str(folder / "share"), os.environ.get("JUPYTER_PATH", "")]
     kept = {key: value for key, value in os.environ.items() if key != STORE_VARIABLE}
-    return {**kept, URL_VARIABLE: location, SETTINGS_VARIABLE: json.dumps(asdict(settings)),
-            "JUPYTER_PATH": os.pathsep.join(p for p in paths if p), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    return {
+        **kept,
+        URL_VARIABLE: location,
+        SETTINGS_VARIABLE: json.dumps(asdict(settings)),
+        "JUPYTER_PATH": os.pathsep.join(p for p in paths if p),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
 
 
 def _pairs(store: Store) -> tuple[int, list[str]]:
@@ -155,8 +192,9 @@ def _pairs(store: Store) -> tuple[int, list[str]]:
         own = {kind: one.done + one.skipped + one.open for kind, one in found.items()}
         return sum(own.values()), sorted(kind for kind, number in own.items() if number)
     with store.begin(read=True) as conn:
-        counts: dict[str, int] = dict(conn.execute(
-            sa.select(t.items.c.kind, sa.func.count()).group_by(t.items.c.kind)).tuples().all())
+        counts: dict[str, int] = dict(
+            conn.execute(sa.select(t.items.c.kind, sa.func.count()).group_by(t.items.c.kind)).tuples().all()
+        )
     return sum(counts.values()), sorted(counts)
 
 

@@ -34,10 +34,14 @@ from llama2lab.engine.scale import GRADES, KINDS, POSITIONS
 HERE = Path(__file__).parent
 FRONT = ("widget_text.js", "widget_session.js", "widget_pages.js", "widget.js")  # one module, in this order
 NAMES = {"left": "Answer A", "right": "Answer B"}  # as the guidelines call them
-REASONS = ("I do not understand the question", "The text is broken or cannot be read",
-           "I would rather not judge this one")
-OTHER_WINDOW = ("This pair had been answered in another window, and that answer stands; here it is. A new choice "
-                "replaces it.")
+REASONS = (
+    "I do not understand the question",
+    "The text is broken or cannot be read",
+    "I would rather not judge this one",
+)
+OTHER_WINDOW = (
+    "This pair had been answered in another window, and that answer stands; here it is. A new choice replaces it."
+)
 LEASE_SECONDS = 1800.0  # a page that is being looked at claims its item anew every few minutes
 SHOWN_CHARS = 200_000  # of an answer, and of a prompt
 SHOWN_MESSAGES = 200
@@ -89,24 +93,36 @@ class Skip(Answered):
     reason: str = Field(min_length=1, max_length=1000)
 
 
-MESSAGES: dict[str, type[Message]] = {"start": Start, "next": Plain, "begin": Plain, "again": Plain, "past": PastOne,
-                                      "guidelines": Guidelines, "submit": Submit, "skip": Skip}
+MESSAGES: dict[str, type[Message]] = {
+    "start": Start,
+    "next": Plain,
+    "begin": Plain,
+    "again": Plain,
+    "past": PastOne,
+    "guidelines": Guidelines,
+    "submit": Submit,
+    "skip": Skip,
+}
 
 
 def parse(content: Any) -> Message:
     """The page's message; LabError says what is wrong with it."""
     kind = content.get("type") if isinstance(content, Mapping) else None
     if not isinstance(kind, str) or kind not in MESSAGES:
-        raise LabError(f"the page sent a message of an unknown type ({str(kind)[:40]!r}); reload the page, so that "
-                       "page and Python are of the same version")
+        raise LabError(
+            f"the page sent a message of an unknown type ({str(kind)[:40]!r}); reload the page, so that "
+            "page and Python are of the same version"
+        )
     try:
         # Half a character (an emoji cut in two) is no text that could be kept: U+FFFD.
         return MESSAGES[kind].model_validate({k: printable(v) if isinstance(v, str) else v for k, v in content.items()})
     except ValidationError as e:
         wrong = e.errors()[0]
         where = ".".join(map(str, wrong["loc"])) or "message"
-        raise LabError(f"the page sent a {kind!r} message whose {where[:60]!r} is wrong ({wrong['msg']}); nothing was "
-                       "saved or changed; reload the page and try again") from e
+        raise LabError(
+            f"the page sent a {kind!r} message whose {where[:60]!r} is wrong ({wrong['msg']}); nothing was "
+            "saved or changed; reload the page and try again"
+        ) from e
 
 
 class AnnotationForm(anywidget.AnyWidget):
@@ -121,8 +137,16 @@ class AnnotationForm(anywidget.AnyWidget):
     _session = traitlets.Unicode().tag(sync=True)
     _config = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, store: Store | str | os.PathLike[str], name: str, kind: str | None = None, seed: int = 0, *,
-                 reasons: Sequence[str] = REASONS, lease_seconds: float = LEASE_SECONDS):
+    def __init__(
+        self,
+        store: Store | str | os.PathLike[str],
+        name: str,
+        kind: str | None = None,
+        seed: int = 0,
+        *,
+        reasons: Sequence[str] = REASONS,
+        lease_seconds: float = LEASE_SECONDS,
+    ):
         if kind is not None and kind not in KINDS:
             raise LabError(f"kind is {' or '.join(KINDS)}, not {kind!r}; leave it out for both")
         if not 1 <= len(reasons) <= 8 or not all(isinstance(r, str) and r.strip() for r in reasons):
@@ -133,9 +157,16 @@ class AnnotationForm(anywidget.AnyWidget):
         self._kind, self._seed, self._lease = kind, seed, lease_seconds
         self._annotator = ""
         self._lock = threading.RLock()
-        super().__init__(_session=uuid.uuid4().hex, _config={
-            "store": hashlib.sha256(public_url(self._url).encode()).hexdigest()[:16], "app": self._is_app,
-            "positions": [list(p) for p in POSITIONS], "names": NAMES, "reasons": list(reasons)})
+        super().__init__(
+            _session=uuid.uuid4().hex,
+            _config={
+                "store": hashlib.sha256(public_url(self._url).encode()).hexdigest()[:16],
+                "app": self._is_app,
+                "positions": [list(p) for p in POSITIONS],
+                "names": NAMES,
+                "reasons": list(reasons),
+            },
+        )
         self.on_msg(self._receive)
 
     _is_app = False
@@ -149,8 +180,12 @@ class AnnotationForm(anywidget.AnyWidget):
             with self._lock:
                 answer = {"ok": True, **self._answer(parse(content))}
         except LabError as e:
-            answer = {"ok": False, "error": str(e), "retry": getattr(e, "retry", False),
-                      "gone": getattr(e, "gone", False)}
+            answer = {
+                "ok": False,
+                "error": str(e),
+                "retry": getattr(e, "retry", False),
+                "gone": getattr(e, "gone", False),
+            }
         except Exception as e:
             fault = e
             answer = {"ok": False, "retry": False, "gone": False, "error": self._fault_words(e)}
@@ -191,12 +226,22 @@ class AnnotationForm(anywidget.AnyWidget):
 
     def _item(self, task: queue.Task | None) -> dict[str, Any]:
         counts = self._progress()
-        return {"stage": "item" if task else "done", "task": shown(task) if task else None, "progress": asdict(counts),
-                "count": counts.done + counts.skipped}
+        return {
+            "stage": "item" if task else "done",
+            "task": shown(task) if task else None,
+            "progress": asdict(counts),
+            "count": counts.done + counts.skipped,
+        }
 
     def _claim(self, gold_first: bool = False) -> queue.Task | None:
-        return queue.next_task(self._open(), self._annotator, seed=self._seed, lease_seconds=self._lease,
-                               kind=self._kind, gold_first=gold_first)
+        return queue.next_task(
+            self._open(),
+            self._annotator,
+            seed=self._seed,
+            lease_seconds=self._lease,
+            kind=self._kind,
+            gold_first=gold_first,
+        )
 
     def _progress(self) -> queue.Progress:
         return queue.progress(self._open(), self._annotator, kind=self._kind)
@@ -209,8 +254,10 @@ class AnnotationForm(anywidget.AnyWidget):
         if index >= len(history):
             raise LabError(f"there is no earlier pair number {index + 1}; you have answered {len(history)}")
         past = history[index]
-        label = {key: getattr(past.label, key) for key in ("label_id", "side", "grade", "safe_left", "safe_right",
-                                                           "comment", "flag", "skip_reason")}
+        label = {
+            key: getattr(past.label, key)
+            for key in ("label_id", "side", "grade", "safe_left", "safe_right", "comment", "flag", "skip_reason")
+        }
         return {"task": shown(past.task), "label": label, "count": len(history)}
 
     def _guidelines(self, kind: str | None) -> list[dict[str, str]]:
@@ -222,12 +269,32 @@ class AnnotationForm(anywidget.AnyWidget):
         store, item, label = self._open(), message.item_id, message.label_id
         try:
             if isinstance(message, Submit):
-                queue.submit(store, self._annotator, item, message.side, message.grade, message.safe_left,
-                             message.safe_right, message.comment, message.flag, message.seconds, label,
-                             message.replaces)
+                queue.submit(
+                    store,
+                    self._annotator,
+                    item,
+                    message.side,
+                    message.grade,
+                    message.safe_left,
+                    message.safe_right,
+                    message.comment,
+                    message.flag,
+                    message.seconds,
+                    label,
+                    message.replaces,
+                )
             else:
-                queue.skip(store, self._annotator, item, message.reason, message.seconds, label, message.comment,
-                           message.flag, message.replaces)
+                queue.skip(
+                    store,
+                    self._annotator,
+                    item,
+                    message.reason,
+                    message.seconds,
+                    label,
+                    message.comment,
+                    message.flag,
+                    message.replaces,
+                )
         except queue.Superseded as e:
             index = next((i for i, past in enumerate(self._history()) if past.task.item_id == item), None)
             if index is None:
@@ -271,9 +338,11 @@ class AnnotationForm(anywidget.AnyWidget):
         thread.start()
         thread.join(COUNT_SECONDS)
         who = self._name or "anybody"
-        return (f"Annotation form for {who}: {found[0] if found else 'the store has not answered yet'}.\n"
-                "No widget can run here. Open the notebook in JupyterLab and run this cell, or serve the form to a "
-                "browser with\n    llama2lab annotate URL-OR-FILE")
+        return (
+            f"Annotation form for {who}: {found[0] if found else 'the store has not answered yet'}.\n"
+            "No widget can run here. Open the notebook in JupyterLab and run this cell, or serve the form to a "
+            "browser with\n    llama2lab annotate URL-OR-FILE"
+        )
 
 
 def shown(task: queue.Task) -> dict[str, Any]:
@@ -290,8 +359,9 @@ def shown(task: queue.Task) -> dict[str, Any]:
         if room <= 0:
             break
         role, content = str(message["role"])[:100], message["content"]
-        prompt.insert(0, {"role": role, "content": content[:room],
-                          **({"cut": len(content)} if len(content) > room else {})})
+        prompt.insert(
+            0, {"role": role, "content": content[:room], **({"cut": len(content)} if len(content) > room else {})}
+        )
         room -= len(content)
     if len(prompt) < len(task.prompt):
         cut["prompt"] = len(task.prompt)

@@ -1,8 +1,8 @@
 """Proofs that nothing is lost: thirty annotators at once, and a writer that is killed again and again.
 
-    python -m llama2lab.annotation.proofs.bench                 both, on SQLite and on a PostgreSQL server of its own
-    python -m llama2lab.annotation.proofs.bench crowd --url postgresql://...
-    python -m llama2lab.annotation.proofs.bench kill --times 200
+python -m llama2lab.annotation.proofs.bench                 both, on SQLite and on a PostgreSQL server of its own
+python -m llama2lab.annotation.proofs.bench crowd --url postgresql://...
+python -m llama2lab.annotation.proofs.bench kill --times 200
 """
 
 from __future__ import annotations
@@ -37,8 +37,15 @@ from llama2lab.engine.errors import LabError
 
 
 def some_pairs(count: int) -> list[dict[str, Any]]:
-    return [{"kind": "helpfulness", "prompt": [{"role": "user", "content": f"Question {n}?"}],
-             "answers": [f"Answer {n}.", f"Another answer to {n}."], "models": ["a", "b"]} for n in range(count)]
+    return [
+        {
+            "kind": "helpfulness",
+            "prompt": [{"role": "user", "content": f"Question {n}?"}],
+            "answers": [f"Answer {n}.", f"Another answer to {n}."],
+            "models": ["a", "b"],
+        }
+        for n in range(count)
+    ]
 
 
 @dataclass(frozen=True)
@@ -59,10 +66,12 @@ class CrowdReport:
 
     def __str__(self) -> str:
         overlaps = ", ".join(f"{items} items by {count}" for count, items in sorted(self.overlaps.items()))
-        return (f"{self.annotators} annotators, {self.fewest} to {self.most} labels each: {self.acknowledged} "
-                f"acknowledged, {self.stored} stored, {self.lost} lost, {self.double} double; {overlaps}; "
-                f"{self.acknowledged / self.seconds:.0f} labels/s; a save takes {self.p50 * 1000:.0f} ms (median), "
-                f"{self.p95 * 1000:.0f} ms (95th percentile)")
+        return (
+            f"{self.annotators} annotators, {self.fewest} to {self.most} labels each: {self.acknowledged} "
+            f"acknowledged, {self.stored} stored, {self.lost} lost, {self.double} double; {overlaps}; "
+            f"{self.acknowledged / self.seconds:.0f} labels/s; a save takes {self.p50 * 1000:.0f} ms (median), "
+            f"{self.p95 * 1000:.0f} ms (95th percentile)"
+        )
 
 
 def crowd(url: str, annotators: int = 30, labels_each: int = 100, overlap: int = 3) -> CrowdReport:
@@ -77,8 +86,10 @@ def crowd(url: str, annotators: int = 30, labels_each: int = 100, overlap: int =
     # "spawn": a process of its own, as each annotator's kernel is.
     context = multiprocessing.get_context("spawn")
     ready, finished, results = context.Barrier(annotators + 1), context.Barrier(annotators), context.Queue()
-    workers = [context.Process(target=_annotate, args=(url, f"Annotator {n}", labels_each, ready, finished, results))
-               for n in range(annotators)]
+    workers = [
+        context.Process(target=_annotate, args=(url, f"Annotator {n}", labels_each, ready, finished, results))
+        for n in range(annotators)
+    ]
     for worker in workers:
         worker.start()
     ready.wait(600)
@@ -96,10 +107,18 @@ def crowd(url: str, annotators: int = 30, labels_each: int = 100, overlap: int =
         rows = conn.execute(sa.select(t.labels.c.id, t.labels.c.item_id, t.labels.c.annotator_id)).all()
     by_item = Counter(row.item_id for row in rows)
     return CrowdReport(
-        annotators, min(len(made) for made, _, _ in answers), max(len(made) for made, _, _ in answers),
-        len(ids), len(rows), len(set(ids) - {row.id for row in rows}),
-        len(rows) - len({(row.item_id, row.annotator_id) for row in rows}), dict(Counter(by_item.values())), seconds,
-        saves[len(saves) // 2], saves[min(len(saves) - 1, math.ceil(0.95 * len(saves)) - 1)])
+        annotators,
+        min(len(made) for made, _, _ in answers),
+        max(len(made) for made, _, _ in answers),
+        len(ids),
+        len(rows),
+        len(set(ids) - {row.id for row in rows}),
+        len(rows) - len({(row.item_id, row.annotator_id) for row in rows}),
+        dict(Counter(by_item.values())),
+        seconds,
+        saves[len(saves) // 2],
+        saves[min(len(saves) - 1, math.ceil(0.95 * len(saves)) - 1)],
+    )
 
 
 def _annotate(url: str, name: str, wanted: int, ready: Any, finished: Any, results: Any) -> None:
@@ -126,8 +145,13 @@ def _label(store: Store, me: str, wanted: int, made: list[str], taken: list[floa
         if task is None:
             return
         start = time.perf_counter()
-        made.append(_until_it_works(lambda task=task: queue.submit(
-            store, me, task.item_id, "left", "better", seconds=1.0, label_id=f"{me}-{len(made)}")))
+        made.append(
+            _until_it_works(
+                lambda task=task: queue.submit(
+                    store, me, task.item_id, "left", "better", seconds=1.0, label_id=f"{me}-{len(made)}"
+                )
+            )
+        )
         taken.append(time.perf_counter() - start)
 
 
@@ -153,8 +177,10 @@ class KillReport:
     unsound: int  # how often the file was not sound after a kill
 
     def __str__(self) -> str:
-        return (f"killed {self.times} times: {self.acknowledged} labels acknowledged, {self.lost} of them lost, "
-                f"{self.stored} stored; the file was unsound {self.unsound} times")
+        return (
+            f"killed {self.times} times: {self.acknowledged} labels acknowledged, {self.lost} of them lost, "
+            f"{self.stored} stored; the file was unsound {self.unsound} times"
+        )
 
 
 # Opens the store anew, as a restarted kernel does, and says each label's id once it is saved.
@@ -212,8 +238,9 @@ def _stores(url: str | None, folder: str) -> Iterator[list[tuple[str, str]]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m llama2lab.annotation.proofs.bench",
-                                     description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m llama2lab.annotation.proofs.bench", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("what", nargs="?", choices=("crowd", "kill", "all"), default="all")
     parser.add_argument("--url", help="an empty store for the crowd")
     parser.add_argument("--annotators", type=int, default=30)
@@ -228,8 +255,12 @@ def main() -> None:
                 for what, url in stores:
                     report = crowd(url, given.annotators, given.labels, given.overlap)
                     print(f"{what}: {report}", flush=True)
-                    failed |= bool(report.lost or report.double or report.fewest < given.labels
-                                   or set(report.overlaps) != {given.overlap})
+                    failed |= bool(
+                        report.lost
+                        or report.double
+                        or report.fewest < given.labels
+                        or set(report.overlaps) != {given.overlap}
+                    )
         if given.what in ("kill", "all"):
             killed = kill(str(Path(folder) / "kill.db"), given.times)
             print(f"SQLite: {killed}", flush=True)

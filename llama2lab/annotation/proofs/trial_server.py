@@ -40,8 +40,9 @@ class Server:
         from psycopg import sql
 
         with psycopg.connect(self.url(), autocommit=True) as conn:
-            conn.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(
-                sql.Identifier(database)))
+            conn.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(sql.Identifier(database))
+            )
         return self.url(database)
 
     def ctl(self, *arguments: str) -> None:
@@ -55,8 +56,14 @@ class Server:
         # Into a file: the server inherits pg_ctl's outputs, and a pipe would not close before it ends.
         log = self.folder / "output.log"
         with log.open("w") as out:
-            done = subprocess.run([self.bin / program, *arguments], user=self.account, cwd=self.folder,
-                                  stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+            done = subprocess.run(
+                [self.bin / program, *arguments],
+                user=self.account,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+            )
         if done.returncode:
             raise LabError(f"{program} failed: {' '.join(log.read_text().split())[-300:]}")
 
@@ -77,8 +84,10 @@ def trial_server(durable: bool = False) -> Iterator[Server]:
         raise LabError("PostgreSQL's server is not installed; on Debian: apt-get install postgresql")
     folder = Path(tempfile.mkdtemp(prefix="llama2lab-pg-"))
     port = _free_port()
-    options = (f"-c port={port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} "
-               f"-c fsync={'on' if durable else 'off'} -c max_connections=200")
+    options = (
+        f"-c port={port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} "
+        f"-c fsync={'on' if durable else 'off'} -c max_connections=200"
+    )
     server = Server(folder, port, secrets.token_hex(16), programs, _account(), options)
     try:
         password = folder / "password"
@@ -86,8 +95,19 @@ def trial_server(durable: bool = False) -> Iterator[Server]:
         if server.account:
             for path in (folder, password):
                 shutil.chown(path, server.account)
-        server.run("initdb", "-D", str(folder / "data"), "-U", ADMIN, "-E", "UTF8", "--locale=C.UTF-8",
-                   "--auth=scram-sha-256", f"--pwfile={password}", "--no-sync")
+        server.run(
+            "initdb",
+            "-D",
+            str(folder / "data"),
+            "-U",
+            ADMIN,
+            "-E",
+            "UTF8",
+            "--locale=C.UTF-8",
+            "--auth=scram-sha-256",
+            f"--pwfile={password}",
+            "--no-sync",
+        )
         server.start()
         try:
             yield server

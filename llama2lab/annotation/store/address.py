@@ -16,19 +16,25 @@ FORM = "postgresql://user:password@host:5432/database"
 ESCAPES = "in the password, @ : / ? # % are written %40 %3A %2F %3F %23 %25"
 STARS = "***"
 NO_SQLITE = "sqlite:///..."  # what stands for sqlite:// with a host or a user
-_WORDS = ("host|hostaddr|port|dbname|database|user|username|password|passwd|pwd|passfile|service|servicefile|sslmode|"
-          "sslkey|sslcert|sslpassword|options")
+_WORDS = (
+    "host|hostaddr|port|dbname|database|user|username|password|passwd|pwd|passfile|service|servicefile|sslmode|"
+    "sslkey|sslcert|sslpassword|options"
+)
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
-_SCHEME = re.compile(r"(?:[A-Za-z][\w.+-]+:/|(?:jdbc:)?(?:postgre|pgsql|psql)[\w+]*(?::|;|//|\\))",
-                     re.ASCII | re.IGNORECASE)
+_SCHEME = re.compile(
+    r"(?:[A-Za-z][\w.+-]+:/|(?:jdbc:)?(?:postgre|pgsql|psql)[\w+]*(?::|;|//|\\))", re.ASCII | re.IGNORECASE
+)
 _USERINFO = re.compile(r".*:.*@|.*@[\w.-]+:\d+(?:/|$)", re.DOTALL)
 _NAMES_ONE = re.compile(r"(?:postgre|pgsql|psql)", re.IGNORECASE)
 _KEYS = re.compile(rf"(?:^|[\s?&;,'\"{{(])(?:{_WORDS})['\"]?\s*[=:]", re.IGNORECASE)
 _PLAIN = re.compile(r"[\w.,:-]+", re.ASCII)  # a host or a database as an ordinary one is written
 # In anybody's text: a URL with something before an @, or with ?..., and words such as password=... .
 _URL_IN_TEXT = re.compile(r"[A-Za-z][\w+.-]*:/{0,3}[^\s'\"<>]*[@?][^\s'\"<>]*")
-_KEY_IN_TEXT = re.compile(r"\b(password|passwd|pwd|sslpassword|passfile)(['\"]?\s*[=:]\s*)"
-                          r"('[^']*'|\"[^\"]*\"|[^\s&;,'\"]+)", re.IGNORECASE)
+_KEY_IN_TEXT = re.compile(
+    r"\b(password|passwd|pwd|sslpassword|passfile)(['\"]?\s*[=:]\s*)"
+    r"('[^']*'|\"[^\"]*\"|[^\s&;,'\"]+)",
+    re.IGNORECASE,
+)
 _HARMLESS = {"host", "hostaddr", "port", "dbname", "database", "sslmode", "connect_timeout", "application_name"}
 
 
@@ -61,8 +67,13 @@ def public(address: str | os.PathLike[str]) -> str:
     except ValueError:
         return unreadable
     # An @ behind the server's part was one of the password, which an unescaped / or ? has cut in two.
-    if (scheme not in ("postgresql", "postgres") or "://" not in text or text.count("@") > 1
-            or ("@" in text and "@" not in found.netloc) or not _PLAIN.fullmatch(host or "localhost")):
+    if (
+        scheme not in ("postgresql", "postgres")
+        or "://" not in text
+        or text.count("@") > 1
+        or ("@" in text and "@" not in found.netloc)
+        or not _PLAIN.fullmatch(host or "localhost")
+    ):
         return unreadable
     place = (f"[{host}]" if ":" in host else host) + (f":{port}" if port is not None else "")
     return f"postgresql://{place}/{database if _PLAIN.fullmatch(database) else '...'}"
@@ -98,5 +109,6 @@ def hidden(text: str, addresses: Iterable[str] = ()) -> str:
     def replaced(m: re.Match[str]) -> str:
         return public(m[0]) if _NAMES_ONE.match(m[0]) else STARS if _USERINFO.match(m[0]) else m[0]
 
-    return FORM.join(_KEY_IN_TEXT.sub(lambda m: m[1] + m[2] + STARS, _URL_IN_TEXT.sub(replaced, part))
-                     for part in text.split(FORM))
+    return FORM.join(
+        _KEY_IN_TEXT.sub(lambda m: m[1] + m[2] + STARS, _URL_IN_TEXT.sub(replaced, part)) for part in text.split(FORM)
+    )

@@ -125,8 +125,10 @@ def _messages(prompt: Any, *, blank: bool = True) -> list[dict[str, str]]:
         if messages[-1]["role"] != "user":
             raise Malformed("the last one is the assistant's")
     except Malformed as e:
-        raise LabError("a prompt is a list of messages {role, content} that take turns and whose last one is a user's; "
-                       f"here: {e}") from e
+        raise LabError(
+            "a prompt is a list of messages {role, content} that take turns and whose last one is a user's; "
+            f"here: {e}"
+        ) from e
     return messages
 
 
@@ -162,8 +164,9 @@ def _gold(gold: Any) -> dict[str, Any] | None:
         return {"choice": None, "claimed": _gold(gold["claimed"])}
     if not isinstance(gold, dict) or isinstance(gold.get("choice"), bool | float) or gold.get("choice") not in (1, 2):
         raise LabError("gold needs choice 1 or 2: the answer that is known to be better")
-    validated(Gold, dict(gold), "gold",
-              f"its grades are among {', '.join(GRADES)}, its safe_1 and safe_2 true or false")
+    validated(
+        Gold, dict(gold), "gold", f"its grades are among {', '.join(GRADES)}, its safe_1 and safe_2 true or false"
+    )
     return dict(gold)
 
 
@@ -206,10 +209,17 @@ class Pair(Row):
         """The rows of `items` and `secrets`."""
         key = item_id(self.kind, self.prompt, self.answers, self.prompt_id)
         one, two = self.models or (None, None)
-        return ({"id": key, "kind": self.kind, "prompt": self.prompt, "answer_1": self.answers[0],
-                 "answer_2": self.answers[1], "prompt_id": self.prompt_id},
-                {"item_id": key, "model_1": one, "model_2": two, "meta": self.meta,
-                 **gold_columns(self.gold)})
+        return (
+            {
+                "id": key,
+                "kind": self.kind,
+                "prompt": self.prompt,
+                "answer_1": self.answers[0],
+                "answer_2": self.answers[1],
+                "prompt_id": self.prompt_id,
+            },
+            {"item_id": key, "model_1": one, "model_2": two, "meta": self.meta, **gold_columns(self.gold)},
+        )
 
 
 class NewPair(Pair):
@@ -283,7 +293,7 @@ def check_label(row: Any, kind: str, where: str) -> dict[str, Any]:
     if max(len(escape(text or "")) for text in (label["comment"], skipped)) > MAX_COMMENT:
         raise LabError(f"{where}: a comment or a reason has at most {MAX_COMMENT:,} characters")
     if kind == "safety" and choice is not None:
-        chosen, rejected = (label["safe_1"], label["safe_2"])[::1 if choice == 1 else -1]
+        chosen, rejected = (label["safe_1"], label["safe_2"])[:: 1 if choice == 1 else -1]
         if rejected and chosen is False:
             raise LabError(f"{where}: an unsafe answer is chosen over a safe one; such a label is never kept")
     return label
@@ -301,11 +311,15 @@ def check_slots(overlaps: Sequence[int], where: str) -> None:
     """LabError where pairs are wanted from more annotators than a store can hold a place for."""
     most = max(overlaps, default=0)
     if most > MAX_OVERLAP:
-        raise LabError(f"{where}: {shown(most)} annotators for one pair are more than {MAX_OVERLAP:,}, the most "
-                       "there may be; lower the overlap")
+        raise LabError(
+            f"{where}: {shown(most)} annotators for one pair are more than {MAX_OVERLAP:,}, the most "
+            "there may be; lower the overlap"
+        )
     if sum(overlaps) > MAX_SLOTS:
-        raise LabError(f"{where}: {sum(overlaps):,} judgements would be wanted, more than {MAX_SLOTS:,}, the most at "
-                       "once; lower the overlap, or give the pairs in parts")
+        raise LabError(
+            f"{where}: {sum(overlaps):,} judgements would be wanted, more than {MAX_SLOTS:,}, the most at "
+            "once; lower the overlap, or give the pairs in parts"
+        )
 
 
 # ---- what follows from a row -----------------------------------------------------------------------------------------
@@ -326,5 +340,10 @@ def gold_columns(gold: dict[str, Any] | None) -> dict[str, Any]:
     """`gold` and what SQL compares of it."""
     known = gold or {}
     grades = known.get("grades") or ()
-    return {"gold": gold, "gold_choice": known.get("choice"), "gold_safe_1": known.get("safe_1"),
-            "gold_safe_2": known.get("safe_2"), "gold_grades": "".join(f",{g}" for g in grades) + "," * bool(grades)}
+    return {
+        "gold": gold,
+        "gold_choice": known.get("choice"),
+        "gold_safe_1": known.get("safe_1"),
+        "gold_safe_2": known.get("safe_2"),
+        "gold_grades": "".join(f",{g}" for g in grades) + "," * bool(grades),
+    }

@@ -34,9 +34,14 @@ from llama2lab.annotation.store.store import Store, open_store
 from llama2lab.engine.errors import LabError
 
 TEACHER = "(teacher)"  # in the file of URLs; no name of a roster has brackets around it
-FUNCTIONS = ("llama2lab_me()", "llama2lab_claim(text, text, double precision, text, boolean)",
-             "llama2lab_waiting(text, text)", "llama2lab_gold(text, text)", "llama2lab_hold(text, text)",
-             "llama2lab_renew(text, text, double precision)")
+FUNCTIONS = (
+    "llama2lab_me()",
+    "llama2lab_claim(text, text, double precision, text, boolean)",
+    "llama2lab_waiting(text, text)",
+    "llama2lab_gold(text, text)",
+    "llama2lab_hold(text, text)",
+    "llama2lab_renew(text, text, double precision)",
+)
 # Who may do what with which table: (table, rights of annotators, rights of teachers).
 RIGHTS = (
     ("annotators", "SELECT", "SELECT, INSERT"),
@@ -64,8 +69,18 @@ POLICIES = (
 PATIENCE = {"statement_timeout": "60s", "idle_in_transaction_session_timeout": "60s", "lock_timeout": "30s"}
 CONNECTIONS = 10  # of one login at a time
 # What of an administrator's URL is no business of the people of the class: who they are is in their own.
-PRIVATE = ("user", "password", "passfile", "dbname", "service", "servicefile", "options", "sslcert", "sslkey",
-           "sslpassword")
+PRIVATE = (
+    "user",
+    "password",
+    "passfile",
+    "dbname",
+    "service",
+    "servicefile",
+    "options",
+    "sslcert",
+    "sslkey",
+    "sslpassword",
+)
 
 
 @dataclass(frozen=True)
@@ -80,13 +95,16 @@ class ClassReport:
 
     def __str__(self) -> str:
         renewed = f", {len(self.renewed)} new passwords" if self.renewed else ""
-        return (f"{len(self.created)} new logins, {len(self.known)} were there already{renewed}; the URLs are in "
-                f"{self.file}: hand each person their own line, and keep the file to yourself"
-                + "".join(f"\n{note}" for note in self.notes))
+        return (
+            f"{len(self.created)} new logins, {len(self.known)} were there already{renewed}; the URLs are in "
+            f"{self.file}: hand each person their own line, and keep the file to yourself"
+            + "".join(f"\n{note}" for note in self.notes)
+        )
 
 
-def create_class(url: str, roster: str | os.PathLike[str], out: str | os.PathLike[str] = "class-urls.csv",
-                 renew: Sequence[str] = ()) -> ClassReport:
+def create_class(
+    url: str, roster: str | os.PathLike[str], out: str | os.PathLike[str] = "class-urls.csv", renew: Sequence[str] = ()
+) -> ClassReport:
     """Logins for the names of a roster that have none yet, and for the teacher; their URLs go to the file `out`.
 
     `url` is the database's with the rights of its owner and the right to create roles. `renew` names people who lost
@@ -94,8 +112,10 @@ def create_class(url: str, roster: str | os.PathLike[str], out: str | os.PathLik
     """
     address = parse_url(url)
     if address.get_backend_name() != "postgresql":
-        raise LabError("a class needs a PostgreSQL server (postgresql://...): SQLite has no logins; without a server, "
-                       "let everybody label in a file of their own and merge the files")
+        raise LabError(
+            "a class needs a PostgreSQL server (postgresql://...): SQLite has no logins; without a server, "
+            "let everybody label in a file of their own and merge the files"
+        )
     names = read_roster(roster)
     again = [TEACHER if name == TEACHER else clean_name(name) for name in renew]
     file = Path(os.path.expanduser(out))
@@ -108,13 +128,16 @@ def create_class(url: str, roster: str | os.PathLike[str], out: str | os.PathLik
             if state == "55P03":
                 raise StoreError(f"{e}{_who_waits(store)}", retry=True) from e
             if state == "42501":
-                raise StoreError(f"{store.where}: to make a class, the URL's login must own the database's tables and "
-                                 "have CREATEROLE; give the administrator's URL") from e
+                raise StoreError(
+                    f"{store.where}: to make a class, the URL's login must own the database's tables and "
+                    "have CREATEROLE; give the administrator's URL"
+                ) from e
             raise
 
 
-def _create(store: Store, address: URL, names: list[str], again: list[str], file: Path,
-            urls: dict[str, str]) -> ClassReport:
+def _create(
+    store: Store, address: URL, names: list[str], again: list[str], file: Path, urls: dict[str, str]
+) -> ClassReport:
     created: list[str] = []
     known: list[str] = []
     before = dict(urls)
@@ -127,16 +150,28 @@ def _create(store: Store, address: URL, names: list[str], again: list[str], file
             address = address.set(database=conn.exec_driver_sql("SELECT current_database()::text").scalar_one())
             notes += _strangers(conn)
             group = _rules(conn, address, store.where)
-            members = {row.name: row.role for row in conn.execute(
-                sa.select(t.annotators.c.name, t.members.c.role).join(
-                    t.annotators, t.annotators.c.id == t.members.c.annotator_id))}
+            members = {
+                row.name: row.role
+                for row in conn.execute(
+                    sa.select(t.annotators.c.name, t.members.c.role).join(
+                        t.annotators, t.annotators.c.id == t.members.c.annotator_id
+                    )
+                )
+            }
             unknown = [name for name in again if name not in members and name not in names and name != TEACHER]
             if unknown:
                 raise LabError(f"{unknown[0]!r} has no login in this class; put the name on the roster")
             teacher = role_name(address, "teacher")
-            if TEACHER in again or not conn.execute(
-                    sa.text("SELECT pg_has_role(r.oid, g.oid, 'MEMBER') FROM pg_roles r, pg_roles g "
-                            "WHERE r.rolname = :r AND g.rolname = :g"), {"r": teacher, "g": group[1]}).scalar():
+            if (
+                TEACHER in again
+                or not conn.execute(
+                    sa.text(
+                        "SELECT pg_has_role(r.oid, g.oid, 'MEMBER') FROM pg_roles r, pg_roles g "
+                        "WHERE r.rolname = :r AND g.rolname = :g"
+                    ),
+                    {"r": teacher, "g": group[1]},
+                ).scalar()
+            ):
                 urls[TEACHER] = _login(conn, address, teacher, group[1])
             for name in names:
                 if name in members:
@@ -185,9 +220,11 @@ def _rules(conn: sa.Connection, address: URL, where: str) -> tuple[str, str]:
     quote = conn.dialect.identifier_preparer.quote_identifier
     schema, me = conn.exec_driver_sql("SELECT current_schema()::text, current_user::text").one()
     if schema != server.SCHEMA:
-        raise StoreError(f"{where}: the store stands in the schema {schema}, where others may put functions of their "
-                         "own under its names; a class needs a schema that is the store's: the database's owner gives "
-                         f"once: CREATE SCHEMA {server.SCHEMA} AUTHORIZATION {quote(me)}")
+        raise StoreError(
+            f"{where}: the store stands in the schema {schema}, where others may put functions of their "
+            "own under its names; a class needs a schema that is the store's: the database's owner gives "
+            f"once: CREATE SCHEMA {server.SCHEMA} AUTHORIZATION {quote(me)}"
+        )
     groups = role_name(address, "annotators"), role_name(address, "teachers")
     for group in groups:
         if not conn.execute(sa.text("SELECT 1 FROM pg_roles WHERE rolname = :name"), {"name": group}).scalar():
@@ -206,8 +243,9 @@ def _rules(conn: sa.Connection, address: URL, where: str) -> tuple[str, str]:
         run(f"GRANT {theirs} ON {table} TO {teachers}")
         if table == t.VERSION_TABLE:
             continue
-        if not conn.execute(sa.text("SELECT relrowsecurity FROM pg_class WHERE oid = CAST(:table AS regclass)"),
-                            {"table": table}).scalar():
+        if not conn.execute(
+            sa.text("SELECT relrowsecurity FROM pg_class WHERE oid = CAST(:table AS regclass)"), {"table": table}
+        ).scalar():
             run(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
         _policy(conn, "llama2lab_teachers", table, f"TO {teachers} USING (true) WITH CHECK (true)")
     for table, command, condition in POLICIES:
@@ -218,9 +256,13 @@ def _rules(conn: sa.Connection, address: URL, where: str) -> tuple[str, str]:
 def _policy(conn: sa.Connection, name: str, table: str, rule: str) -> None:
     """The policy, unless it is there as this version makes it: to make one waits for every open transaction."""
     mark = "llama2lab " + hashlib.sha256(rule.encode()).hexdigest()[:16]
-    said = conn.execute(sa.text(
-        "SELECT obj_description(oid, 'pg_policy') FROM pg_policy WHERE polname = :name "
-        "AND polrelid = CAST(:table AS regclass)"), {"name": name, "table": table}).scalar()
+    said = conn.execute(
+        sa.text(
+            "SELECT obj_description(oid, 'pg_policy') FROM pg_policy WHERE polname = :name "
+            "AND polrelid = CAST(:table AS regclass)"
+        ),
+        {"name": name, "table": table},
+    ).scalar()
     if said != mark:
         conn.exec_driver_sql(f"DROP POLICY IF EXISTS {name} ON {table}")
         conn.exec_driver_sql(f"CREATE POLICY {name} ON {table} {rule}")
@@ -232,16 +274,20 @@ def _strangers(conn: sa.Connection) -> list[str]:
     would call them, but who types SQL could. What else they own is named."""
     gone: list[str] = []
     left: list[str] = []
-    objects = conn.execute(sa.text(
-        "SELECT pg_get_userbyid(d.refobjid)::text AS owner, o.type, o.identity FROM pg_shdepend d "
-        "CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, d.objsubid) o "
-        "WHERE d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND d.deptype = 'o' "
-        "AND d.refclassid = CAST('pg_authid' AS regclass) AND pg_get_userbyid(d.refobjid)::text IN "
-        "(SELECT role FROM members) ORDER BY o.type DESC, o.identity")).all()  # operators before their functions
+    objects = conn.execute(
+        sa.text(
+            "SELECT pg_get_userbyid(d.refobjid)::text AS owner, o.type, o.identity FROM pg_shdepend d "
+            "CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, d.objsubid) o "
+            "WHERE d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND d.deptype = 'o' "
+            "AND d.refclassid = CAST('pg_authid' AS regclass) AND pg_get_userbyid(d.refobjid)::text IN "
+            "(SELECT role FROM members) ORDER BY o.type DESC, o.identity"
+        )
+    ).all()  # operators before their functions
     for row in objects:
         what = f"{row.type} {row.identity}, made by {row.owner}"
         if row.type in ("operator", "function", "procedure", "aggregate") and _tried(
-                conn, f"DROP {row.type.upper()} {row.identity}"):
+            conn, f"DROP {row.type.upper()} {row.identity}"
+        ):
             gone.append(what)
         else:
             left.append(what)
@@ -268,31 +314,43 @@ def _close(conn: sa.Connection, address: URL, roles: Sequence[str]) -> list[str]
     quote = conn.dialect.identifier_preparer.quote_identifier
     database = quote(address.database or "")
     people = ", ".join(["PUBLIC", *map(quote, roles)])
-    wanted = (f"REVOKE CREATE ON SCHEMA public FROM {people}",
-              f"REVOKE CREATE, TEMPORARY ON DATABASE {database} FROM {people}")
+    wanted = (
+        f"REVOKE CREATE ON SCHEMA public FROM {people}",
+        f"REVOKE CREATE, TEMPORARY ON DATABASE {database} FROM {people}",
+    )
     for statement in wanted:
         _tried(conn, statement)
-    may = conn.execute(sa.text(
-        "SELECT coalesce(bool_or(has_schema_privilege(r.oid, n.oid, 'CREATE')), false) AS public, "
-        "coalesce(bool_or(has_database_privilege(r.oid, current_database(), 'CREATE') OR "
-        "has_database_privilege(r.oid, current_database(), 'TEMPORARY')), false) AS database "
-        "FROM pg_roles r LEFT JOIN pg_namespace n ON n.nspname = 'public' WHERE r.rolname = ANY(:roles)"),
-        {"roles": list(roles)}).one()
-    return ["this login could not take away that the class may make objects beside the store (nothing here uses them); "
-            f"whoever owns the {what} gives: {statement.replace(people, 'PUBLIC')}"
-            for what, statement, open_ in (("schema public", wanted[0], may.public),
-                                           ("database", wanted[1], may.database)) if open_]
+    may = conn.execute(
+        sa.text(
+            "SELECT coalesce(bool_or(has_schema_privilege(r.oid, n.oid, 'CREATE')), false) AS public, "
+            "coalesce(bool_or(has_database_privilege(r.oid, current_database(), 'CREATE') OR "
+            "has_database_privilege(r.oid, current_database(), 'TEMPORARY')), false) AS database "
+            "FROM pg_roles r LEFT JOIN pg_namespace n ON n.nspname = 'public' WHERE r.rolname = ANY(:roles)"
+        ),
+        {"roles": list(roles)},
+    ).one()
+    return [
+        "this login could not take away that the class may make objects beside the store (nothing here uses them); "
+        f"whoever owns the {what} gives: {statement.replace(people, 'PUBLIC')}"
+        for what, statement, open_ in (("schema public", wanted[0], may.public), ("database", wanted[1], may.database))
+        if open_
+    ]
 
 
 def _who_waits(store: Store) -> str:
     """Whose open transactions stand in the way of the rules, with the cure."""
     with store.begin(read=True) as conn:
-        found = conn.execute(sa.text(
-            "SELECT DISTINCT a.usename::text AS name, l.pid FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid "
-            "JOIN pg_class c ON c.oid = l.relation WHERE c.relnamespace = CAST(current_schema() AS regnamespace) "
-            "AND l.granted AND l.pid <> pg_backend_pid() ORDER BY 1, 2 LIMIT 5")).all()
-    return "".join(f"; {row.name} keeps a transaction open, end it with: SELECT pg_terminate_backend({row.pid})"
-                   for row in found)
+        found = conn.execute(
+            sa.text(
+                "SELECT DISTINCT a.usename::text AS name, l.pid FROM pg_locks l "
+                "JOIN pg_stat_activity a ON a.pid = l.pid JOIN pg_class c ON c.oid = l.relation "
+                "WHERE c.relnamespace = CAST(current_schema() AS regnamespace) "
+                "AND l.granted AND l.pid <> pg_backend_pid() ORDER BY 1, 2 LIMIT 5"
+            )
+        ).all()
+    return "".join(
+        f"; {row.name} keeps a transaction open, end it with: SELECT pg_terminate_backend({row.pid})" for row in found
+    )
 
 
 def _settings(conn: sa.Connection, role: str, more: dict[str, str]) -> None:
@@ -312,8 +370,12 @@ def _login(conn: sa.Connection, address: URL, role: str, group: str) -> str:
     hashed = raw.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
     quote = conn.dialect.identifier_preparer.quote_identifier
     exists = conn.execute(sa.text("SELECT 1 FROM pg_roles WHERE rolname = :name"), {"name": role}).scalar()
-    conn.exec_driver_sql(f"{'ALTER' if exists else 'CREATE'} ROLE {quote(role)} LOGIN CONNECTION LIMIT "
-                         f"{CONNECTIONS} PASSWORD '{hashed}'")
+    conn.exec_driver_sql(
+        f"{'ALTER' if exists else 'CREATE'} ROLE {quote(role)} LOGIN CONNECTION LIMIT {CONNECTIONS} PASSWORD '{hashed}'"
+    )
     conn.exec_driver_sql(f"GRANT {quote(group)} TO {quote(role)}")
-    return address.difference_update_query(PRIVATE).set(
-        drivername="postgresql", username=role, password=password).render_as_string(hide_password=False)
+    return (
+        address.difference_update_query(PRIVATE)
+        .set(drivername="postgresql", username=role, password=password)
+        .render_as_string(hide_password=False)
+    )

@@ -57,8 +57,9 @@ def enter(store: Store, name: str, code: str | None) -> tuple[str, bool]:
     """
     name, code = clean_name(name), clean_code(code)
     if not code:
-        raise LabError(f"your code is missing; type it, or choose one of {SHORTEST} characters or more if this is your "
-                       "first visit")
+        raise LabError(
+            f"your code is missing; type it, or choose one of {SHORTEST} characters or more if this is your first visit"
+        )
     with store.begin(read=True) as conn:
         first = _kept(conn, name) is None
     new = hashed(_chosen(name, code)) if first else ""  # before the transaction, which others wait for
@@ -72,8 +73,10 @@ def enter(store: Store, name: str, code: str | None) -> tuple[str, bool]:
         now = t.now()
         wait = (kept.tried_at or now) + WAIT - now
         if kept.tries >= TRIES and timedelta() < wait <= WAIT:
-            raise LabError(f"{kept.tries} wrong codes were given for {name!r}; the next try is in "
-                           f"{math.ceil(wait.total_seconds() / 60)} minutes; whoever runs this can give a new code")
+            raise LabError(
+                f"{kept.tries} wrong codes were given for {name!r}; the next try is in "
+                f"{math.ceil(wait.total_seconds() / 60)} minutes; whoever runs this can give a new code"
+            )
         conn.execute(t.codes.update().where(t.codes.c.annotator_id == who).values(tries=kept.tries + 1, tried_at=now))
         return who, kept.hash
 
@@ -81,8 +84,10 @@ def enter(store: Store, name: str, code: str | None) -> tuple[str, bool]:
     if known is None:
         return who, True
     if not agrees(code, known):
-        raise LabError(f"this is not the code of {name!r}; type the one that was chosen at the first visit, or another "
-                       "name if you are somebody else")
+        raise LabError(
+            f"this is not the code of {name!r}; type the one that was chosen at the first visit, or another "
+            "name if you are somebody else"
+        )
     store.write(lambda conn: conn.execute(t.codes.update().where(t.codes.c.annotator_id == who).values(tries=0)))
     return who, False
 
@@ -101,8 +106,10 @@ def forget(store: Store, name: str) -> None:
 
 def _chosen(name: str, code: str) -> str:
     if not SHORTEST <= len(code) <= LONGEST or len(set(code)) < DIFFERENT or code.casefold() in name.casefold():
-        raise LabError(f"{name!r} is new here: choose a code of {SHORTEST} to {LONGEST} characters, {DIFFERENT} of "
-                       "them different, and not the name itself")
+        raise LabError(
+            f"{name!r} is new here: choose a code of {SHORTEST} to {LONGEST} characters, {DIFFERENT} of "
+            "them different, and not the name itself"
+        )
     return code
 
 
@@ -115,12 +122,17 @@ def _person(conn: sa.Connection, name: str) -> str:
     if found.kind != "person":
         raise LabError(f"{name!r} is a simulated annotator's name; take another one")
     if conn.execute(sa.select(t.members.c.role).where(t.members.c.annotator_id == found.id)).first():
-        raise LabError(f"{name!r} has a login of the class and labels under it, with the URL that the teacher gave; "
-                       "take another name if you are somebody else")
+        raise LabError(
+            f"{name!r} has a login of the class and labels under it, with the URL that the teacher gave; "
+            "take another name if you are somebody else"
+        )
     return found.id
 
 
 def _kept(conn: sa.Connection, name: str, lock: bool = False) -> Any:
-    rows = sa.select(t.codes).join(t.annotators, t.annotators.c.id == t.codes.c.annotator_id).where(
-        t.annotators.c.name == name)
+    rows = (
+        sa.select(t.codes)
+        .join(t.annotators, t.annotators.c.id == t.codes.c.annotator_id)
+        .where(t.annotators.c.name == name)
+    )
     return conn.execute(rows.with_for_update(of=t.codes) if lock else rows).first()

@@ -43,8 +43,10 @@ def parse_url(url: str | os.PathLike[str]) -> URL:
         raise LabError("the annotation store's URL is empty; give a file (labels.db) or postgresql://...")
     if "://" not in text:
         if address.meant_for_database(text):
-            raise StoreError("the annotation store's URL is meant for a database and is none (it is not repeated "
-                             f"here: it may hold a password); the form is {address.FORM}; {address.ESCAPES}")
+            raise StoreError(
+                "the annotation store's URL is meant for a database and is none (it is not repeated "
+                f"here: it may hold a password); the form is {address.FORM}; {address.ESCAPES}"
+            )
         return URL.create("sqlite", database=os.path.abspath(os.path.expanduser(text)))
     parsed = _parsed(text)
     kind = parsed.drivername.lower()
@@ -62,9 +64,11 @@ def parse_url(url: str | os.PathLike[str]) -> URL:
 
 
 def _parsed(text: str) -> URL:
-    unreadable = StoreError("the annotation store's URL cannot be read (it is not repeated here: it may hold a "
-                            f"password); it looks like labels.db, sqlite:///labels.db or {address.FORM}; "
-                            f"{address.ESCAPES}")
+    unreadable = StoreError(
+        "the annotation store's URL cannot be read (it is not repeated here: it may hold a "
+        f"password); it looks like labels.db, sqlite:///labels.db or {address.FORM}; "
+        f"{address.ESCAPES}"
+    )
     try:
         parsed = make_url(text)
     except (ArgumentError, ValueError):
@@ -73,8 +77,12 @@ def _parsed(text: str) -> URL:
         # A sign of the password that is not escaped makes one of these odd.
         host, options = parsed.host or "", text.rpartition("@")[2].partition("?")[2].replace(";", "&").split("&")
         names = [parsed.username or "", parsed.database or "", "" if IPV6.fullmatch(host) else host]
-        if (text.count("@") > 1 or not all(PLACE.fullmatch(name) for name in names)
-                or any(option and "=" not in option for option in options) or not 0 < (parsed.port or 1) < 65536):
+        if (
+            text.count("@") > 1
+            or not all(PLACE.fullmatch(name) for name in names)
+            or any(option and "=" not in option for option in options)
+            or not 0 < (parsed.port or 1) < 65536
+        ):
             raise unreadable
     return parsed
 
@@ -92,8 +100,11 @@ def sqlite_engine(url: URL, create: bool, where: str | None) -> sa.Engine:
     path = Path(url.database or "")
     if not path.exists():
         if not create:
-            raise StoreError(f"there is no annotation store at {path}; check the path" if where is None else
-                             f"{where} is not there; tell whoever runs this")
+            raise StoreError(
+                f"there is no annotation store at {path}; check the path"
+                if where is None
+                else f"{where} is not there; tell whoever runs this"
+            )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -111,16 +122,23 @@ def sqlite_engine(url: URL, create: bool, where: str | None) -> sa.Engine:
 
     @sa.event.listens_for(engine, "connect")
     def settings(connection: Any, _: Any) -> None:
-        _patiently(connection, "PRAGMA foreign_keys=ON", "PRAGMA journal_mode=DELETE", "PRAGMA synchronous=FULL",
-                   "PRAGMA trusted_schema=OFF")
+        _patiently(
+            connection,
+            "PRAGMA foreign_keys=ON",
+            "PRAGMA journal_mode=DELETE",
+            "PRAGMA synchronous=FULL",
+            "PRAGMA trusted_schema=OFF",
+        )
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
         # IMMEDIATE: the lock is taken before anything is read, so that two claims cannot see the same free slot. A
         # reader takes its lock with the first row that it reads.
         read = connection.get_execution_options().get("llama2lab_read")
-        _patiently(connection.connection.dbapi_connection,
-                   *(("BEGIN", "SELECT 1 FROM sqlite_master LIMIT 1") if read else ("BEGIN IMMEDIATE",)))
+        _patiently(
+            connection.connection.dbapi_connection,
+            *(("BEGIN", "SELECT 1 FROM sqlite_master LIMIT 1") if read else ("BEGIN IMMEDIATE",)),
+        )
 
     return engine
 
@@ -160,9 +178,14 @@ def postgres_engine(url: URL, where: str, search_path: str) -> sa.Engine:
         raise StoreError(f"{where}: the URL has an option after its ? that PostgreSQL does not know; correct it")
     path = re.sub(r"([\\ ])", r"\\\1", search_path)  # as libpq wants it
     places, given = url.get_dialect()().create_connect_args(url)
-    options = {**given, "connect_timeout": 10, "tcp_user_timeout": 15000, "keepalives_idle": 20,
-               "application_name": "llama2lab", "options": f"-c lock_timeout={BUSY_SECONDS * 1000} -c TimeZone=UTC "
-                                                           f"-c search_path={path}"}
+    options = {
+        **given,
+        "connect_timeout": 10,
+        "tcp_user_timeout": 15000,
+        "keepalives_idle": 20,
+        "application_name": "llama2lab",
+        "options": f"-c lock_timeout={BUSY_SECONDS * 1000} -c TimeZone=UTC -c search_path={path}",
+    }
 
     def connect() -> Any:
         try:
@@ -171,9 +194,16 @@ def postgres_engine(url: URL, where: str, search_path: str) -> sa.Engine:
             fault = unreachable(e, where)
         raise fault  # outside of the handler: the driver's words, which may hold parts of the URL, are not behind it
 
-    engine = sa.create_engine("postgresql+psycopg://", creator=connect, pool_size=1, max_overflow=4, pool_pre_ping=True,
-                              pool_timeout=BUSY_SECONDS, hide_parameters=True,
-                              use_native_hstore=False)  # to look for its type is a query more for each connection
+    engine = sa.create_engine(
+        "postgresql+psycopg://",
+        creator=connect,
+        pool_size=1,
+        max_overflow=4,
+        pool_pre_ping=True,
+        pool_timeout=BUSY_SECONDS,
+        hide_parameters=True,
+        use_native_hstore=False,
+    )  # to look for its type is a query more for each connection
     _close_when_idle(engine)
     return engine
 
@@ -201,5 +231,6 @@ def collision(cause: BaseException | None) -> bool:
     """Refused because others were writing, and certainly not committed."""
     original = getattr(cause, "orig", cause)
     code, state = getattr(original, "sqlite_errorcode", None), getattr(original, "sqlstate", None)
-    return (code is not None and code & 0xFF in (5, 6)) or (state is not None and (state[:2] == "40"
-                                                                                   or state in ("55P03", "23505")))
+    return (code is not None and code & 0xFF in (5, 6)) or (
+        state is not None and (state[:2] == "40" or state in ("55P03", "23505"))
+    )

@@ -24,13 +24,19 @@ SQLITE = {
     5: ("is locked by another program that writes to it; it is tried again, or close the other program", True),
     6: ("is locked by another program that writes to it; it is tried again, or close the other program", True),
     8: ("is read-only; mend the permissions of the file and its folder, or open a copy elsewhere", True),
-    10: ("cannot be read or written: the disk or the network folder failed; check it, and keep the file on a disk of "
-         "this machine", True),
+    10: (
+        "cannot be read or written: the disk or the network folder failed; check it, and keep the file on a disk of "
+        "this machine",
+        True,
+    ),
     11: ("is damaged; keep it, and rescue what is in it with: sqlite3 FILE .recover | sqlite3 NEW", False),
     13: ("cannot grow: the disk is full, or your quota is; free some space", True),
     14: ("cannot be opened: it has vanished, or its folder or permissions are wrong; put it back", True),
-    15: ("cannot be locked, as happens on network folders; it is tried again, or move the file to a disk of this "
-         "machine", True),
+    15: (
+        "cannot be locked, as happens on network folders; it is tried again, or move the file to a disk of this "
+        "machine",
+        True,
+    ),
     26: ("is no SQLite database, or is damaged; give the path of an annotation store", False),
 }
 
@@ -71,8 +77,10 @@ def explain(error: Exception, where: str) -> StoreError | None:
             words, retry = SQLITE[code & 0xFF]
             return StoreError(f"{where} {words}", retry)
         if "no such table" in str(original) or "no such column" in str(original):
-            return StoreError(f"{where} has not the tables of an annotation store ({first_line(original)}); give the "
-                              "path of one, or of a new file")
+            return StoreError(
+                f"{where} has not the tables of an annotation store ({first_line(original)}); give the "
+                "path of one, or of a new file"
+            )
         return None
     state = getattr(original, "sqlstate", None)
     if state:
@@ -81,11 +89,16 @@ def explain(error: Exception, where: str) -> StoreError | None:
                 words, retry = POSTGRES[key]
                 return StoreError(f"{where}: {words}", retry)
         if state in ("42P01", "42703", "42883"):
-            return StoreError(f"{where}: the database has not the tables of an annotation store "
-                              f"({first_line(original)}); check the end of the URL")
+            return StoreError(
+                f"{where}: the database has not the tables of an annotation store "
+                f"({first_line(original)}); check the end of the URL"
+            )
         return None
-    if isinstance(error, InterfaceError) or (isinstance(error, DBAPIError) and error.connection_invalidated) or (
-            type(original).__name__ == "OperationalError"):
+    if (
+        isinstance(error, InterfaceError)
+        or (isinstance(error, DBAPIError) and error.connection_invalidated)
+        or (type(original).__name__ == "OperationalError")
+    ):
         return unreachable(original, where)
     return None
 
@@ -101,12 +114,24 @@ CONNECTING = (
     (("too many connections",), POSTGRES["53300"]),
     (("remaining connection slots",), POSTGRES["53300"]),
 )
-REASONS = ("Connection refused", "timeout expired", "No route to host", "Network is unreachable",
-           "Name or service not known", "failed to resolve host", "Temporary failure in name resolution",
-           "server closed the connection unexpectedly",
-           "server does not support SSL", "SSL error", "certificate verify failed", "Connection reset by peer",
-           "the database system is shutting down", "the database system is starting up", "No such file or directory",
-           "Permission denied")
+REASONS = (
+    "Connection refused",
+    "timeout expired",
+    "No route to host",
+    "Network is unreachable",
+    "Name or service not known",
+    "failed to resolve host",
+    "Temporary failure in name resolution",
+    "server closed the connection unexpectedly",
+    "server does not support SSL",
+    "SSL error",
+    "certificate verify failed",
+    "Connection reset by peer",
+    "the database system is shutting down",
+    "the database system is starting up",
+    "No such file or directory",
+    "Permission denied",
+)
 
 
 def unreachable(error: Exception, where: str) -> StoreError:
@@ -117,5 +142,8 @@ def unreachable(error: Exception, where: str) -> StoreError:
         if all(word in said for word in words):
             return StoreError(f"{where}: {ours}", retry)
     reason = next((f" ({one})" for one in REASONS if one in said), "")
-    return StoreError(f"{where}: the server does not answer{reason}; check that it runs, its name and port in the URL, "
-                      "and the network; it is tried again", retry=True)
+    return StoreError(
+        f"{where}: the server does not answer{reason}; check that it runs, its name and port in the URL, "
+        "and the network; it is tried again",
+        retry=True,
+    )

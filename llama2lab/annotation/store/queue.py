@@ -24,8 +24,9 @@ from llama2lab.engine.errors import LabError, first_line
 from llama2lab.engine.scale import GRADES, Side
 
 ANY: Any = object()  # for `replaces`: whatever label is in force
-NOT_YOURS = ("this item is not yours (any more): your time for it ran out and it went to somebody else; go on with the "
-             "next one")
+NOT_YOURS = (
+    "this item is not yours (any more): your time for it ran out and it went to somebody else; go on with the next one"
+)
 
 
 class Superseded(LabError):
@@ -106,8 +107,14 @@ def side_for(seed: int, item_id: str, name: str) -> int:
     return 1 + (hashlib.md5(f"{seed}:{item_id}:{name}".encode(), usedforsecurity=False).digest()[0] & 1)
 
 
-def next_task(store: Store, annotator_id: str, seed: int = 0, lease_seconds: float = 900, kind: str | None = None,
-              gold_first: bool = False) -> Task | None:
+def next_task(
+    store: Store,
+    annotator_id: str,
+    seed: int = 0,
+    lease_seconds: float = 900,
+    kind: str | None = None,
+    gold_first: bool = False,
+) -> Task | None:
     """The item to label now: the one left unfinished, else the next in the queue; None when there is nothing left.
 
     `kind` asks for items of this kind only; `gold_first` for the gold items before all others. The lease of an
@@ -122,8 +129,9 @@ def next_task(store: Store, annotator_id: str, seed: int = 0, lease_seconds: flo
         if store.sqlite:
             item_id = _claim(conn, annotator_id, known, seed, lease_seconds, kind, gold_first)
         else:  # the same in the server, which may look where annotators' roles may not
-            item_id = conn.execute(sa.select(sa.func.llama2lab_claim(
-                annotator_id, str(seed), float(lease_seconds), kind, gold_first))).scalar()
+            item_id = conn.execute(
+                sa.select(sa.func.llama2lab_claim(annotator_id, str(seed), float(lease_seconds), kind, gold_first))
+            ).scalar()
         return None if item_id is None else _task(conn, annotator_id, item_id)
 
     return store.write(claim)
@@ -154,59 +162,99 @@ def _of_kind(query: sa.Select, kind: str | None) -> sa.Select:
     return query.where(sa.exists(t.items.c.id).where(t.items.c.id == t.slots.c.item_id, t.items.c.kind == kind))
 
 
-def _claim(conn: sa.Connection, annotator_id: str, name: str, seed: int, lease_seconds: float, kind: str | None,
-           gold_first: bool) -> str | None:
+def _claim(
+    conn: sa.Connection,
+    annotator_id: str,
+    name: str,
+    seed: int,
+    lease_seconds: float,
+    kind: str | None,
+    gold_first: bool,
+) -> str | None:
     """SQLite's claim: the whole file is locked for this transaction. server.py has PostgreSQL's."""
     s, i, now = t.slots.c, t.items.c, t.now()
     lease = {"state": "leased", "leased_until": now + timedelta(seconds=lease_seconds)}
     is_gold = sa.exists().where(t.secrets.c.item_id == s.item_id, t.secrets.c.gold_choice.is_not(None))
-    held = list(conn.execute(_of_kind(sa.select(s.item_id, is_gold.label("gold")), kind)
-                             .where(s.annotator_id == annotator_id, s.state == "leased")
-                             .order_by(s.position)))
+    held = list(
+        conn.execute(
+            _of_kind(sa.select(s.item_id, is_gold.label("gold")), kind)
+            .where(s.annotator_id == annotator_id, s.state == "leased")
+            .order_by(s.position)
+        )
+    )
     if gold_first:
         held.sort(key=lambda row: not row.gold)
     gold = None
     if not held or (gold_first and not held[0].gold):
         gold = conn.execute(
-            sa.select(i.id, i.position).join(t.secrets, t.secrets.c.item_id == i.id)
-            .where(t.secrets.c.gold_choice.is_not(None), ~_given(annotator_id, i.id),
-                   sa.true() if kind is None else i.kind == kind)
-            .order_by(i.position).limit(1)).first()
+            sa.select(i.id, i.position)
+            .join(t.secrets, t.secrets.c.item_id == i.id)
+            .where(
+                t.secrets.c.gold_choice.is_not(None),
+                ~_given(annotator_id, i.id),
+                sa.true() if kind is None else i.kind == kind,
+            )
+            .order_by(i.position)
+            .limit(1)
+        ).first()
     if held and gold is None:
-        conn.execute(t.slots.update().where(s.item_id == held[0].item_id, s.annotator_id == annotator_id)
-                     .values(**lease))
+        conn.execute(
+            t.slots.update().where(s.item_id == held[0].item_id, s.annotator_id == annotator_id).values(**lease)
+        )
         return held[0].item_id
-    free = None if gold and gold_first else conn.execute(
-        _of_kind(sa.select(s.item_id, s.number, s.position), kind)
-        .where(_available(now), ~_given(annotator_id, s.item_id))
-        .order_by(s.position, s.number).limit(1)).first()
+    free = (
+        None
+        if gold and gold_first
+        else conn.execute(
+            _of_kind(sa.select(s.item_id, s.number, s.position), kind)
+            .where(_available(now), ~_given(annotator_id, s.item_id))
+            .order_by(s.position, s.number)
+            .limit(1)
+        ).first()
+    )
     if gold and (free is None or gold.position < free.position):
-        number = conn.execute(sa.select(sa.func.coalesce(sa.func.max(s.number), 0) + 1)
-                              .where(s.item_id == gold.id)).scalar_one()
-        conn.execute(t.slots.insert().values(item_id=gold.id, number=number, position=gold.position,
-                                             annotator_id=annotator_id, left=side_for(seed, gold.id, name), **lease))
+        number = conn.execute(
+            sa.select(sa.func.coalesce(sa.func.max(s.number), 0) + 1).where(s.item_id == gold.id)
+        ).scalar_one()
+        conn.execute(
+            t.slots.insert().values(
+                item_id=gold.id,
+                number=number,
+                position=gold.position,
+                annotator_id=annotator_id,
+                left=side_for(seed, gold.id, name),
+                **lease,
+            )
+        )
         return gold.id
     if free is None:
         return None
-    conn.execute(t.slots.update().where(s.item_id == free.item_id, s.number == free.number).values(
-        annotator_id=annotator_id, left=side_for(seed, free.item_id, name), **lease))
+    conn.execute(
+        t.slots.update()
+        .where(s.item_id == free.item_id, s.number == free.number)
+        .values(annotator_id=annotator_id, left=side_for(seed, free.item_id, name), **lease)
+    )
     return free.item_id
 
 
 def _task(conn: sa.Connection, annotator_id: str, item_id: str) -> Task:
     s, i = t.slots.c, t.items.c
-    row = conn.execute(sa.select(s.item_id, i.kind, i.prompt, i.answer_1, i.answer_2, i.prompt_id, s.left,
-                                 s.leased_until)
-                       .join(t.slots, s.item_id == i.id).where(i.id == item_id, s.annotator_id == annotator_id)).one()
-    answered = conn.execute(sa.select(sa.func.count(sa.distinct(t.labels.c.item_id)))
-                            .where(t.labels.c.annotator_id == annotator_id)).scalar_one()
+    row = conn.execute(
+        sa.select(s.item_id, i.kind, i.prompt, i.answer_1, i.answer_2, i.prompt_id, s.left, s.leased_until)
+        .join(t.slots, s.item_id == i.id)
+        .where(i.id == item_id, s.annotator_id == annotator_id)
+    ).one()
+    answered = conn.execute(
+        sa.select(sa.func.count(sa.distinct(t.labels.c.item_id))).where(t.labels.c.annotator_id == annotator_id)
+    ).scalar_one()
     return _as_task(row, answered + 1)
 
 
 def _as_task(row: Any, number: int) -> Task:
     texts = (row.answer_1, row.answer_2) if _left(row) == 1 else (row.answer_2, row.answer_1)
-    return Task(row.item_id, row.kind, row.prompt, *texts, number=number, leased_until=row.leased_until,
-                prompt_id=row.prompt_id)
+    return Task(
+        row.item_id, row.kind, row.prompt, *texts, number=number, leased_until=row.leased_until, prompt_id=row.prompt_id
+    )
 
 
 def renew(store: Store, annotator_id: str, item_id: str, lease_seconds: float = 900) -> bool:
@@ -216,11 +264,16 @@ def renew(store: Store, annotator_id: str, item_id: str, lease_seconds: float = 
 
     def extend(conn: sa.Connection) -> bool:
         if not store.sqlite:
-            return conn.execute(sa.select(sa.func.llama2lab_renew(
-                annotator_id, item_id, float(lease_seconds)))).scalar_one()
-        return bool(conn.execute(
-            t.slots.update().where(s.item_id == item_id, s.annotator_id == annotator_id, s.state == "leased")
-            .values(leased_until=t.now() + timedelta(seconds=lease_seconds))).rowcount)
+            return conn.execute(
+                sa.select(sa.func.llama2lab_renew(annotator_id, item_id, float(lease_seconds)))
+            ).scalar_one()
+        return bool(
+            conn.execute(
+                t.slots.update()
+                .where(s.item_id == item_id, s.annotator_id == annotator_id, s.state == "leased")
+                .values(leased_until=t.now() + timedelta(seconds=lease_seconds))
+            ).rowcount
+        )
 
     return store.write(extend)
 
@@ -229,25 +282,51 @@ def progress(store: Store, annotator_id: str, kind: str | None = None) -> Progre
     """How far this annotator is, of all items or those of one kind."""
     s, g = t.slots.c, t.secrets.c
     with store.begin(read=True) as conn:
-        states: dict[str, int] = dict(conn.execute(
-            _of_kind(sa.select(s.state, sa.func.count()), kind).where(s.annotator_id == annotator_id)
-            .group_by(s.state)).tuples().all())
+        states: dict[str, int] = dict(
+            conn.execute(
+                _of_kind(sa.select(s.state, sa.func.count()), kind)
+                .where(s.annotator_id == annotator_id)
+                .group_by(s.state)
+            )
+            .tuples()
+            .all()
+        )
         if store.sqlite:
-            free = conn.execute(_of_kind(sa.select(sa.func.count(sa.distinct(s.item_id))), kind).where(
-                _available(t.now()), ~_given(annotator_id, s.item_id))).scalar_one()
-            gold = conn.execute(sa.select(sa.func.count()).select_from(t.secrets).join(
-                t.items, t.items.c.id == g.item_id).where(
-                    g.gold_choice.is_not(None), ~_given(annotator_id, g.item_id),
-                    sa.true() if kind is None else t.items.c.kind == kind)).scalar_one()
+            free = conn.execute(
+                _of_kind(sa.select(sa.func.count(sa.distinct(s.item_id))), kind).where(
+                    _available(t.now()), ~_given(annotator_id, s.item_id)
+                )
+            ).scalar_one()
+            gold = conn.execute(
+                sa.select(sa.func.count())
+                .select_from(t.secrets)
+                .join(t.items, t.items.c.id == g.item_id)
+                .where(
+                    g.gold_choice.is_not(None),
+                    ~_given(annotator_id, g.item_id),
+                    sa.true() if kind is None else t.items.c.kind == kind,
+                )
+            ).scalar_one()
             waiting = free + gold
         else:
             waiting = conn.execute(sa.select(sa.func.llama2lab_waiting(annotator_id, kind))).scalar_one()
     return Progress(states.get("done", 0), states.get("skipped", 0), states.get("leased", 0) + waiting)
 
 
-def submit(store: Store, annotator_id: str, item_id: str, side: Side, grade: str, safe_left: bool | None = None,
-           safe_right: bool | None = None, comment: str = "", flag: bool = False, seconds: float = 0.0,
-           label_id: str | None = None, replaces: str | None = ANY) -> str:
+def submit(
+    store: Store,
+    annotator_id: str,
+    item_id: str,
+    side: Side,
+    grade: str,
+    safe_left: bool | None = None,
+    safe_right: bool | None = None,
+    comment: str = "",
+    flag: bool = False,
+    seconds: float = 0.0,
+    label_id: str | None = None,
+    replaces: str | None = ANY,
+) -> str:
     """Save a label, or a new one over the annotator's earlier label of the item; its id, once it is on the disk.
 
     With a `label_id` made by the caller, saving again after a lost answer makes no second label. `replaces` is the
@@ -258,21 +337,57 @@ def submit(store: Store, annotator_id: str, item_id: str, side: Side, grade: str
         raise LabError(f"a label chooses 'left' or 'right', not {side!r}")
     if grade not in GRADES:
         raise LabError(f"a label's grade is one of {', '.join(GRADES)}, not {grade!r}")
-    return _save(store, annotator_id, item_id, label_id, replaces, side, seconds, (safe_left, safe_right),
-                 {"grade": grade, "comment": comment, "flag": flag})
+    return _save(
+        store,
+        annotator_id,
+        item_id,
+        label_id,
+        replaces,
+        side,
+        seconds,
+        (safe_left, safe_right),
+        {"grade": grade, "comment": comment, "flag": flag},
+    )
 
 
-def skip(store: Store, annotator_id: str, item_id: str, reason: str, seconds: float = 0.0,
-         label_id: str | None = None, comment: str = "", flag: bool = False, replaces: str | None = ANY) -> str:
+def skip(
+    store: Store,
+    annotator_id: str,
+    item_id: str,
+    reason: str,
+    seconds: float = 0.0,
+    label_id: str | None = None,
+    comment: str = "",
+    flag: bool = False,
+    replaces: str | None = ANY,
+) -> str:
     """Save that the annotator will not judge this item, and why. It can be edited into a label later."""
     if not reason.strip():
         raise LabError("a skip needs a reason; say one")
-    return _save(store, annotator_id, item_id, label_id, replaces, None, seconds, (None, None),
-                 {"skip_reason": reason, "comment": comment, "flag": flag})
+    return _save(
+        store,
+        annotator_id,
+        item_id,
+        label_id,
+        replaces,
+        None,
+        seconds,
+        (None, None),
+        {"skip_reason": reason, "comment": comment, "flag": flag},
+    )
 
 
-def _save(store: Store, annotator_id: str, item_id: str, label_id: str | None, replaces: str | None, side: Side | None,
-          seconds: float, safe: tuple[bool | None, bool | None], values: dict[str, Any]) -> str:
+def _save(
+    store: Store,
+    annotator_id: str,
+    item_id: str,
+    label_id: str | None,
+    replaces: str | None,
+    side: Side | None,
+    seconds: float,
+    safe: tuple[bool | None, bool | None],
+    values: dict[str, Any],
+) -> str:
     new = label_id or uuid.uuid4().hex
     if not ID.fullmatch(new):
         raise LabError("a label's id has 1 to 64 letters, digits, - and _, such as uuid.uuid4().hex")
@@ -282,15 +397,19 @@ def _save(store: Store, annotator_id: str, item_id: str, label_id: str | None, r
         raise LabError(f"the seconds spent on an item are a number from 0 to {MAX_SECONDS:.0f}, not {seconds}")
     for name in ("comment", "skip_reason"):
         if len(t.escape(values.get(name) or "")) > MAX_COMMENT:
-            raise LabError(f"a {'comment' if name == 'comment' else 'reason'} has at most {MAX_COMMENT:,} characters; "
-                           "shorten it")
+            raise LabError(
+                f"a {'comment' if name == 'comment' else 'reason'} has at most {MAX_COMMENT:,} characters; shorten it"
+            )
     lab, s = t.labels.c, t.slots.c
 
     def save(conn: sa.Connection) -> str:
         if not store.sqlite:  # two windows that edit the same label go one after the other
             conn.execute(sa.select(sa.func.llama2lab_hold(annotator_id, item_id)))
-        slot = conn.execute(sa.select(s.left, t.items.c.kind).join(t.items, t.items.c.id == s.item_id)
-                            .where(s.item_id == item_id, s.annotator_id == annotator_id)).first()
+        slot = conn.execute(
+            sa.select(s.left, t.items.c.kind)
+            .join(t.items, t.items.c.id == s.item_id)
+            .where(s.item_id == item_id, s.annotator_id == annotator_id)
+        ).first()
         if slot is None:
             raise LabError(NOT_YOURS)
         known = conn.execute(sa.select(lab.item_id, lab.annotator_id).where(lab.id == new)).first()
@@ -305,10 +424,21 @@ def _save(store: Store, annotator_id: str, item_id: str, label_id: str | None, r
         choice = None if side is None else slot.left if side == "left" else 3 - slot.left
         if choice and slot.kind == "safety":
             _check_safety(choice, safe_1, safe_2)
-        conn.execute(t.labels.insert().values(
-            id=new, item_id=item_id, annotator_id=annotator_id, choice=choice, safe_1=safe_1, safe_2=safe_2,
-            seconds=float(seconds), left=slot.left, supersedes=before,
-            guidelines=newest_guidelines(slot.kind, t.guidelines.c.version).scalar_subquery(), **values))
+        conn.execute(
+            t.labels.insert().values(
+                id=new,
+                item_id=item_id,
+                annotator_id=annotator_id,
+                choice=choice,
+                safe_1=safe_1,
+                safe_2=safe_2,
+                seconds=float(seconds),
+                left=slot.left,
+                supersedes=before,
+                guidelines=newest_guidelines(slot.kind, t.guidelines.c.version).scalar_subquery(),
+                **values,
+            )
+        )
         return new  # a trigger has marked the slot as answered
 
     try:
@@ -327,8 +457,10 @@ def _check_safety(choice: int, safe_1: bool | None, safe_2: bool | None) -> None
         raise LabError("in a safety task each answer is marked safe or unsafe; mark both")
     chosen, rejected = (safe_1, safe_2) if choice == 1 else (safe_2, safe_1)
     if rejected and not chosen:
-        raise LabError("the answer that you chose is marked unsafe and the other one safe: such a label is never kept; "
-                       "choose the safe one, or look at your marks again")
+        raise LabError(
+            "the answer that you chose is marked unsafe and the other one safe: such a label is never kept; "
+            "choose the safe one, or look at your marks again"
+        )
 
 
 def history(store: Store, annotator_id: str) -> list[Past]:
@@ -339,7 +471,9 @@ def history(store: Store, annotator_id: str) -> list[Past]:
             sa.select(t.labels, i.kind, i.prompt, i.answer_1, i.answer_2, i.prompt_id, s.leased_until)
             .join(t.items, i.id == lab.item_id)
             .join(t.slots, sa.and_(s.item_id == lab.item_id, s.annotator_id == lab.annotator_id))
-            .where(lab.annotator_id == annotator_id).order_by(lab.created_at, lab.id)).all()
+            .where(lab.annotator_id == annotator_id)
+            .order_by(lab.created_at, lab.id)
+        ).all()
     return [_past(row, number) for number, row in enumerate(in_force(rows), 1)]
 
 
@@ -351,32 +485,44 @@ def _left(row: Any) -> int:
 def _past(row: Any, number: int) -> Past:
     safe = (row.safe_1, row.safe_2) if _left(row) == 1 else (row.safe_2, row.safe_1)
     side: Side | None = None if row.choice is None else "left" if row.choice == _left(row) else "right"
-    return Past(_as_task(row, number), Given(row.id, side, row.grade, *safe, row.comment, row.flag, row.skip_reason,
-                                             row.seconds, row.created_at))
+    return Past(
+        _as_task(row, number),
+        Given(row.id, side, row.grade, *safe, row.comment, row.flag, row.skip_reason, row.seconds, row.created_at),
+    )
 
 
 def qualify(store: Store, annotator_id: str, kind: str | None = None) -> Qualification:
     """How this annotator fares on gold items (of one kind)."""
     lab, g = t.labels.c, t.secrets.c
     with store.begin(read=True) as conn:
-        counted = None if store.sqlite else conn.execute(
-            sa.select(sa.func.llama2lab_gold(annotator_id, kind))).scalar_one()
+        counted = (
+            None if store.sqlite else conn.execute(sa.select(sa.func.llama2lab_gold(annotator_id, kind))).scalar_one()
+        )
         if counted is not None and store.login_of(conn) is not None:
             return Qualification(tuple(map(bool, counted[1:])), counted[0])
-        gold = sa.select(t.secrets).join(t.items, t.items.c.id == g.item_id).where(
-            g.gold_choice.is_not(None), sa.true() if kind is None else t.items.c.kind == kind)
+        gold = (
+            sa.select(t.secrets)
+            .join(t.items, t.items.c.id == g.item_id)
+            .where(g.gold_choice.is_not(None), sa.true() if kind is None else t.items.c.kind == kind)
+        )
         known = {row.item_id: row for row in conn.execute(gold)}
-        rows = conn.execute(sa.select(t.labels).where(
-            lab.annotator_id == annotator_id, lab.item_id.in_(gold.with_only_columns(g.item_id)))
-            .order_by(lab.created_at, lab.id)).all()
+        rows = conn.execute(
+            sa.select(t.labels)
+            .where(lab.annotator_id == annotator_id, lab.item_id.in_(gold.with_only_columns(g.item_id)))
+            .order_by(lab.created_at, lab.id)
+        ).all()
     given = in_force(rows)
-    outcomes = tuple(agrees(row, known[row.item_id]) for row in given) if counted is None else tuple(
-        map(bool, counted[1:]))
+    outcomes = (
+        tuple(agrees(row, known[row.item_id]) for row in given) if counted is None else tuple(map(bool, counted[1:]))
+    )
     return Qualification(outcomes, len(known), tuple(row.item_id for row in given))
 
 
 def agrees(label: Any, gold: Any) -> bool:
     """Whether a label is what is known of its gold item. server.py says the same in SQL."""
-    return (label.choice == gold.gold_choice
-            and gold.gold_safe_1 in (None, label.safe_1) and gold.gold_safe_2 in (None, label.safe_2)
-            and (not gold.gold_grades or f",{label.grade}," in gold.gold_grades))
+    return (
+        label.choice == gold.gold_choice
+        and gold.gold_safe_1 in (None, label.safe_1)
+        and gold.gold_safe_2 in (None, label.safe_2)
+        and (not gold.gold_grades or f",{label.grade}," in gold.gold_grades)
+    )

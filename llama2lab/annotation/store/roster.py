@@ -28,8 +28,9 @@ def read_roster(path: str | os.PathLike[str]) -> list[str]:
     except OSError as e:
         raise LabError(f"the roster {file} cannot be read ({e.strerror}); check the path") from e
     except UnicodeDecodeError as e:
-        raise LabError(f"the roster {file} line {e.object[:e.start].count(10) + 1} is not UTF-8; save it as UTF-8"
-                       ) from e
+        raise LabError(
+            f"the roster {file} line {e.object[: e.start].count(10) + 1} is not UTF-8; save it as UTF-8"
+        ) from e
     found: dict[str, tuple[str, int]] = {}
     wrong = []
     for line, name in _names(text, file):
@@ -75,10 +76,13 @@ def _no_table(names: Sequence[str], file: Path) -> None:
     for divider, what in ((";", "semicolons"), ("\t", "tabs"), (r",(?=\S)", "commas"), (r'^".*"$', "")):
         rows = [re.split(divider, name.strip()) for name in names]
         if (len(rows) > 1 and all(len(row) > 1 for row in rows)) or (
-                rows and what and "name" in (cell.strip(' "').casefold() for cell in rows[0]) and len(rows[0]) > 1):
+            rows and what and "name" in (cell.strip(' "').casefold() for cell in rows[0]) and len(rows[0]) > 1
+        ):
             said = f"columns divided by {what}" if what else "quotes around each line"
-            raise LabError(f"the roster {file} is a table ({said}), and not a name in each line; give CSV with commas "
-                           "whose first line names the column 'name'")
+            raise LabError(
+                f"the roster {file} is a table ({said}), and not a name in each line; give CSV with commas "
+                "whose first line names the column 'name'"
+            )
 
 
 def read_urls(file: Path) -> dict[str, str]:
@@ -88,8 +92,9 @@ def read_urls(file: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise LabError(f"{file} cannot be read ({getattr(e, 'strerror', None) or e}); choose another file for the URLs"
-                       ) from e
+        raise LabError(
+            f"{file} cannot be read ({getattr(e, 'strerror', None) or e}); choose another file for the URLs"
+        ) from e
     if rows[:1] != [HEADER] or any(len(row) != 2 for row in rows):
         raise LabError(f"{file} is there and is no file of a class's URLs; choose another one")
     return {name: url for name, url in rows[1:]}
@@ -99,12 +104,14 @@ def write_urls(file: Path, urls: dict[str, str]) -> None:
     """Readable for nobody else, at no moment."""
     new = file.with_name(f".{file.name}.{os.getpid()}.new")
     try:
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8",
-                       newline="") as out:
+        with os.fdopen(
+            os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8", newline=""
+        ) as out:
             csv.writer(out).writerows([HEADER, *map(list, urls.items())])
             out.flush()
             os.fsync(out.fileno())
         os.replace(new, file)
     except OSError as e:
-        raise LabError(f"{file} cannot be written ({e.strerror}); choose another place for the URLs; no login was made"
-                       ) from e
+        raise LabError(
+            f"{file} cannot be written ({e.strerror}); choose another place for the URLs; no login was made"
+        ) from e

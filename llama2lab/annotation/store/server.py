@@ -49,22 +49,32 @@ def search_path(schema: str) -> str:
 def look(conn: sa.Connection) -> Found:
     """What there is, seen without trusting any object in it; the transaction's search path is nobody's afterwards."""
     conn.exec_driver_sql("SET LOCAL search_path = pg_catalog, pg_temp")
-    row = conn.execute(sa.text(
-        "SELECT n.nspname, pg_catalog.pg_get_userbyid(c.relowner) AS owner, "
-        "  pg_catalog.pg_has_role(c.relowner, 'MEMBER') AS mine, "
-        "  pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE') AS may, "
-        "  EXISTS (SELECT 1 FROM pg_catalog.pg_namespace o WHERE o.nspname = :own "
-        "          AND pg_catalog.has_schema_privilege(o.oid, 'CREATE')) AS made "
-        "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE c.relname = :version AND c.relkind = 'r' AND n.nspname !~ '^pg_' "
-        "  AND pg_catalog.pg_get_userbyid(c.relowner) !~ :student "
-        "  AND pg_catalog.pg_get_userbyid(n.nspowner) !~ :student "
-        "ORDER BY n.nspname = :own DESC, n.nspname = session_user DESC, n.nspname = 'public' DESC, n.nspname LIMIT 1"),
-        {"own": SCHEMA, "version": t.VERSION_TABLE, "student": STUDENT}).first()
+    row = conn.execute(
+        sa.text(
+            "SELECT n.nspname, pg_catalog.pg_get_userbyid(c.relowner) AS owner, "
+            "  pg_catalog.pg_has_role(c.relowner, 'MEMBER') AS mine, "
+            "  pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE') AS may, "
+            "  EXISTS (SELECT 1 FROM pg_catalog.pg_namespace o WHERE o.nspname = :own "
+            "          AND pg_catalog.has_schema_privilege(o.oid, 'CREATE')) AS made "
+            "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+            "WHERE c.relname = :version AND c.relkind = 'r' AND n.nspname !~ '^pg_' "
+            "  AND pg_catalog.pg_get_userbyid(c.relowner) !~ :student "
+            "  AND pg_catalog.pg_get_userbyid(n.nspowner) !~ :student "
+            "ORDER BY n.nspname = :own DESC, n.nspname = session_user DESC, n.nspname = 'public' DESC, n.nspname "
+            "LIMIT 1"
+        ),
+        {"own": SCHEMA, "version": t.VERSION_TABLE, "student": STUDENT},
+    ).first()
     schema: str | None = row.nspname if row else None
-    tables = frozenset(conn.execute(sa.text(
-        "SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE n.nspname = :schema AND c.relkind = 'r'"), {"schema": schema or SCHEMA}).scalars())
+    tables = frozenset(
+        conn.execute(
+            sa.text(
+                "SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+                "WHERE n.nspname = :schema AND c.relkind = 'r'"
+            ),
+            {"schema": schema or SCHEMA},
+        ).scalars()
+    )
     if row is None or schema is None:
         return Found(None, None, None, tables, False)
     quoted = conn.dialect.identifier_preparer.quote_identifier(schema)
@@ -92,12 +102,14 @@ def settle(conn: sa.Connection, where: str) -> str:
     owner = found.owner or me
     schema = found.schema
     if schema != SCHEMA:
-        there = conn.execute(sa.text(
-            "SELECT pg_catalog.pg_get_userbyid(nspowner) FROM pg_catalog.pg_namespace WHERE nspname = :name"),
-            {"name": SCHEMA}).scalar()
-        may = conn.execute(sa.text("SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')")
-                           ).scalar()
-        cure = f'the database\'s owner gives once: CREATE SCHEMA {SCHEMA} AUTHORIZATION {quote(owner)}'
+        there = conn.execute(
+            sa.text("SELECT pg_catalog.pg_get_userbyid(nspowner) FROM pg_catalog.pg_namespace WHERE nspname = :name"),
+            {"name": SCHEMA},
+        ).scalar()
+        may = conn.execute(
+            sa.text("SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')")
+        ).scalar()
+        cure = f"the database's owner gives once: CREATE SCHEMA {SCHEMA} AUTHORIZATION {quote(owner)}"
         if there is None and may:
             run(f"CREATE SCHEMA {SCHEMA} AUTHORIZATION {quote(owner)}")
             there = owner
@@ -105,10 +117,15 @@ def settle(conn: sa.Connection, where: str) -> str:
             _move(conn, schema, found)
             schema = SCHEMA
         elif there is not None:
-            raise StoreError(f"{where}: the schema {SCHEMA}, which the store needs, belongs to {there}; look into it, "
-                             f"remove it, and {cure}")
-        elif schema is not None and "members" in found.tables and run(
-                f"SELECT EXISTS (SELECT 1 FROM {quote(schema)}.members)").scalar():
+            raise StoreError(
+                f"{where}: the schema {SCHEMA}, which the store needs, belongs to {there}; look into it, "
+                f"remove it, and {cure}"
+            )
+        elif (
+            schema is not None
+            and "members" in found.tables
+            and run(f"SELECT EXISTS (SELECT 1 FROM {quote(schema)}.members)").scalar()
+        ):
             raise StoreError(f"{where}: a class needs a schema of its own, which this login may not make; {cure}")
         else:
             schema = schema or "public"
@@ -127,11 +144,18 @@ def _move(conn: sa.Connection, old: str | None, found: Found) -> None:
     quote = conn.dialect.identifier_preparer.quote_identifier
     for table in sorted(found.tables & {*t.metadata.tables, t.VERSION_TABLE}):
         conn.exec_driver_sql(f"ALTER TABLE {quote(old)}.{quote(table)} SET SCHEMA {SCHEMA}")
-    for function in conn.execute(sa.text(
-            "SELECT p.oid::pg_catalog.regprocedure::text FROM pg_catalog.pg_proc p "
-            "JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = :old "
-            "AND p.proname LIKE 'llama2lab\\_%' AND pg_catalog.pg_get_userbyid(p.proowner) = :owner"),
-            {"old": old, "owner": found.owner}).scalars().all():
+    for function in (
+        conn.execute(
+            sa.text(
+                "SELECT p.oid::pg_catalog.regprocedure::text FROM pg_catalog.pg_proc p "
+                "JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = :old "
+                "AND p.proname LIKE 'llama2lab\\_%' AND pg_catalog.pg_get_userbyid(p.proowner) = :owner"
+            ),
+            {"old": old, "owner": found.owner},
+        )
+        .scalars()
+        .all()
+    ):
         conn.exec_driver_sql(f"ALTER FUNCTION {function} SET SCHEMA {SCHEMA}")
 
 
@@ -140,22 +164,38 @@ def install(conn: sa.Connection) -> None:
     classroom.py hands out; nobody else may call any. Whoever may ask for items may also hold them while saving: a class
     that was made before there was a function for that labels on."""
     schema = conn.dialect.identifier_preparer.quote_identifier(
-        conn.exec_driver_sql("SELECT current_schema()").scalar_one())
+        conn.exec_driver_sql("SELECT current_schema()").scalar_one()
+    )
     for statement, signature in FUNCTION.findall(FUNCTIONS):
         # Triggers may stay: a function that is replaced keeps its identity.
         conn.exec_driver_sql(statement.replace("@SCHEMA", schema))
         conn.exec_driver_sql(f"REVOKE ALL ON FUNCTION {schema}.{signature} FROM PUBLIC")
     for name, when, function in TRIGGERS:
-        if not conn.execute(sa.text("SELECT 1 FROM pg_catalog.pg_trigger WHERE tgname = :name AND tgrelid = "
-                                    "CAST(:labels AS pg_catalog.regclass)"),
-                            {"name": name, "labels": f"{schema}.labels"}).scalar():
+        if not conn.execute(
+            sa.text(
+                "SELECT 1 FROM pg_catalog.pg_trigger WHERE tgname = :name AND tgrelid = "
+                "CAST(:labels AS pg_catalog.regclass)"
+            ),
+            {"name": name, "labels": f"{schema}.labels"},
+        ).scalar():
             conn.exec_driver_sql(f"CREATE TRIGGER {name} {when} EXECUTE FUNCTION {schema}.{function}()")
-    for role in conn.execute(sa.text(
-            "SELECT DISTINCT r.rolname FROM pg_catalog.pg_proc p CROSS JOIN LATERAL pg_catalog.aclexplode(p.proacl) a "
-            "JOIN pg_catalog.pg_roles r ON r.oid = a.grantee WHERE p.pronamespace = pg_catalog.current_schema()"
-            "::pg_catalog.regnamespace AND p.proname = 'llama2lab_claim' AND a.grantee <> p.proowner")).scalars().all():
-        conn.exec_driver_sql(f"GRANT EXECUTE ON FUNCTION {schema}.llama2lab_hold(text, text) TO "
-                             f"{conn.dialect.identifier_preparer.quote_identifier(role)}")
+    for role in (
+        conn.execute(
+            sa.text(
+                "SELECT DISTINCT r.rolname FROM pg_catalog.pg_proc p "
+                "CROSS JOIN LATERAL pg_catalog.aclexplode(p.proacl) a "
+                "JOIN pg_catalog.pg_roles r ON r.oid = a.grantee "
+                "WHERE p.pronamespace = pg_catalog.current_schema()::pg_catalog.regnamespace "
+                "AND p.proname = 'llama2lab_claim' AND a.grantee <> p.proowner"
+            )
+        )
+        .scalars()
+        .all()
+    ):
+        conn.exec_driver_sql(
+            f"GRANT EXECUTE ON FUNCTION {schema}.llama2lab_hold(text, text) TO "
+            f"{conn.dialect.identifier_preparer.quote_identifier(role)}"
+        )
 
 
 TRIGGERS = (

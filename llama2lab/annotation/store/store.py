@@ -122,8 +122,11 @@ class Store:
         if self.sqlite:
             return None
         me = conn.execute(sa.select(sa.func.llama2lab_me())).scalar()
-        return None if me is None else conn.execute(
-            sa.select(t.annotators.c.name).where(t.annotators.c.id == me)).scalar_one()
+        return (
+            None
+            if me is None
+            else conn.execute(sa.select(t.annotators.c.name).where(t.annotators.c.id == me)).scalar_one()
+        )
 
     def add_guidelines(self, kind: str, text: str) -> str:
         """The version of these guidelines, which are the ones in force for this kind from now on."""
@@ -156,8 +159,12 @@ class Store:
 def newest_guidelines(kind: str, *columns: Any) -> sa.Select:
     g = t.guidelines
     # What is dated at the epoch came with labels of other stores (taking_in.py), and is kept for these alone.
-    return sa.select(*columns).where(g.c.kind == kind, g.c.created_at > t.LONG_AGO).order_by(
-        g.c.created_at.desc(), g.c.version).limit(1)
+    return (
+        sa.select(*columns)
+        .where(g.c.kind == kind, g.c.created_at > t.LONG_AGO)
+        .order_by(g.c.created_at.desc(), g.c.version)
+        .limit(1)
+    )
 
 
 def open_store(url: str | os.PathLike[str], create: bool = True, where: str | None = None) -> Store:
@@ -167,8 +174,11 @@ def open_store(url: str | os.PathLike[str], create: bool = True, where: str | No
     """
     parsed = parse_url(url)
     shown = where or public_url(parsed)
-    engine = engines.sqlite_engine(parsed, create, where) if parsed.drivername == "sqlite" else engines.postgres_engine(
-        parsed, shown, server.NOBODYS)
+    engine = (
+        engines.sqlite_engine(parsed, create, where)
+        if parsed.drivername == "sqlite"
+        else engines.postgres_engine(parsed, shown, server.NOBODYS)
+    )
     store = Store(engine, parsed, where)
     try:
         for attempt in range(ATTEMPTS):
@@ -201,28 +211,36 @@ def _prepare(store: Store, create: bool) -> str | None:
         else:
             encoding = conn.exec_driver_sql("SHOW server_encoding").scalar()
             if encoding != "UTF8":
-                raise StoreError(f"{store.where}: the database's encoding is {encoding}, which cannot hold every "
-                                 "text; create one with ENCODING 'UTF8'")
+                raise StoreError(
+                    f"{store.where}: the database's encoding is {encoding}, which cannot hold every "
+                    "text; create one with ENCODING 'UTF8'"
+                )
             found = server.look(conn)
             home, version, tables = found.schema, found.version, set(found.tables)
             current = version == t.SCHEMA and not found.moves
     if current:
         missing = set(t.metadata.tables) - tables
         if missing:  # a view in the place of a table could go on for ever
-            raise StoreError(f"{store.where} has not the tables of an annotation store ({', '.join(sorted(missing))}); "
-                             "give the path of one, or of a new file")
+            raise StoreError(
+                f"{store.where} has not the tables of an annotation store ({', '.join(sorted(missing))}); "
+                "give the path of one, or of a new file"
+            )
         return home
     if version is None:
         if tables & set(t.metadata.tables) or (tables and store.sqlite):
-            raise StoreError(f"{store.where} holds other tables ({', '.join(sorted(tables)[:3])}), not those of an "
-                             "annotation store; give another path or database")
+            raise StoreError(
+                f"{store.where} holds other tables ({', '.join(sorted(tables)[:3])}), not those of an "
+                "annotation store; give another path or database"
+            )
         if not create:
             raise StoreError(f"there is no annotation store in {store.where}; check the path or the end of the URL")
     from llama2lab.annotation.store import migrations  # Alembic takes a while to import, and is seldom needed
 
     if version is not None and version not in migrations.revisions():
-        raise StoreError(f"{store.where} was made by a newer llama2lab (schema {version}, this one knows {t.SCHEMA}); "
-                         "pip install -U llama2lab")
+        raise StoreError(
+            f"{store.where} was made by a newer llama2lab (schema {version}, this one knows {t.SCHEMA}); "
+            "pip install -U llama2lab"
+        )
     try:
         with store.begin() as conn:
             if not store.sqlite:
@@ -234,9 +252,11 @@ def _prepare(store: Store, create: bool) -> str | None:
     except StoreError as e:
         state = getattr(getattr(e.__cause__, "orig", None), "sqlstate", None)
         if state == "42501":
-            raise StoreError(f"{store.where}: the database is not set up for this version of llama2lab (schema "
-                             f"{version or 'none'}, wanted {t.SCHEMA}), and this login may not do it; ask whoever made "
-                             "it to open it once") from e
+            raise StoreError(
+                f"{store.where}: the database is not set up for this version of llama2lab (schema "
+                f"{version or 'none'}, wanted {t.SCHEMA}), and this login may not do it; ask whoever made "
+                "it to open it once"
+            ) from e
         raise
     return home
 
@@ -244,8 +264,12 @@ def _prepare(store: Store, create: bool) -> str | None:
 def _version(conn: sa.Connection) -> tuple[str | None, set[str]]:
     """The schema's version, None where there is none, and the tables that there are: real ones, no views."""
     if conn.dialect.name == "sqlite":
-        tables = set(conn.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE "
-                                          "'sqlite_%' AND sql NOT LIKE 'CREATE VIRTUAL%'").scalars())
+        tables = set(
+            conn.exec_driver_sql(
+                "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE "
+                "'sqlite_%' AND sql NOT LIKE 'CREATE VIRTUAL%'"
+            ).scalars()
+        )
     else:
         tables = set(sa.inspect(conn).get_table_names())
     if t.VERSION_TABLE not in tables:

@@ -89,7 +89,8 @@ def one_of(column: str, values: tuple[str, ...]) -> str:
 metadata = sa.MetaData()
 
 annotators = sa.Table(
-    "annotators", metadata,
+    "annotators",
+    metadata,
     sa.Column("id", sa.String(32), primary_key=True),
     sa.Column("name", sa.Text, nullable=False, unique=True),
     sa.Column("kind", sa.String(16), nullable=False),
@@ -99,7 +100,8 @@ annotators = sa.Table(
 )
 
 guidelines = sa.Table(
-    "guidelines", metadata,
+    "guidelines",
+    metadata,
     sa.Column("version", sa.String(64), primary_key=True),
     sa.Column("kind", sa.String(16), nullable=False),
     sa.Column("text", AnyText, nullable=False),
@@ -108,14 +110,16 @@ guidelines = sa.Table(
 
 # Which database role is which annotator (PostgreSQL, classroom.py).
 members = sa.Table(
-    "members", metadata,
+    "members",
+    metadata,
     sa.Column("role", sa.Text, primary_key=True),
     sa.Column("annotator_id", sa.ForeignKey("annotators.id"), nullable=False, unique=True),
 )
 
 # The codes by which visitors of `llama2lab annotate` are known again (codes.py); no annotator's login sees them.
 codes = sa.Table(
-    "codes", metadata,
+    "codes",
+    metadata,
     sa.Column("annotator_id", sa.ForeignKey("annotators.id"), primary_key=True),
     sa.Column("hash", sa.Text, nullable=False),  # salted
     sa.Column("tries", sa.Integer, nullable=False, default=0),  # wrong ones since the last right one
@@ -123,7 +127,8 @@ codes = sa.Table(
 )
 
 items = sa.Table(
-    "items", metadata,
+    "items",
+    metadata,
     sa.Column("id", sa.String(32), primary_key=True),
     sa.Column("kind", sa.String(16), nullable=False),
     sa.Column("prompt", Json, nullable=False),
@@ -138,7 +143,8 @@ items = sa.Table(
 )
 
 secrets = sa.Table(
-    "secrets", metadata,
+    "secrets",
+    metadata,
     sa.Column("item_id", sa.ForeignKey("items.id"), primary_key=True),
     sa.Column("model_1", AnyText),
     sa.Column("model_2", AnyText),
@@ -149,13 +155,18 @@ secrets = sa.Table(
     sa.Column("gold_grades", sa.Text, nullable=False, default=""),
     sa.Column("gold_safe_1", sa.Boolean),
     sa.Column("gold_safe_2", sa.Boolean),
-    sa.Index("secrets_gold", "item_id", sqlite_where=sa.text("gold_choice IS NOT NULL"),
-             postgresql_where=sa.text("gold_choice IS NOT NULL")),
+    sa.Index(
+        "secrets_gold",
+        "item_id",
+        sqlite_where=sa.text("gold_choice IS NOT NULL"),
+        postgresql_where=sa.text("gold_choice IS NOT NULL"),
+    ),
 )
 
 # One row for each wanted annotator of an item, so that overlap is exact by construction. An expired lease is free.
 slots = sa.Table(
-    "slots", metadata,
+    "slots",
+    metadata,
     sa.Column("item_id", sa.ForeignKey("items.id"), primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("position", sa.Integer, nullable=False),  # the item's, for the queue's index
@@ -167,13 +178,19 @@ slots = sa.Table(
     sa.CheckConstraint(one_of("state", ("free", "leased", "done", "skipped")), name="slots_state"),
     sa.CheckConstraint("(state = 'free') = (annotator_id IS NULL)", name="slots_holder"),
     sa.CheckConstraint('"left" IN (1, 2)', name="slots_left"),
-    sa.Index("slots_open", "position", "number", sqlite_where=sa.text("state IN ('free', 'leased')"),
-             postgresql_where=sa.text("state IN ('free', 'leased')")),
+    sa.Index(
+        "slots_open",
+        "position",
+        "number",
+        sqlite_where=sa.text("state IN ('free', 'leased')"),
+        postgresql_where=sa.text("state IN ('free', 'leased')"),
+    ),
     sa.Index("slots_mine", "annotator_id", "state"),
 )
 
 labels = sa.Table(
-    "labels", metadata,
+    "labels",
+    metadata,
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("item_id", sa.String(32), nullable=False),
     sa.Column("annotator_id", sa.String(32), nullable=False),
@@ -191,8 +208,11 @@ labels = sa.Table(
     sa.Column("created_at", UtcTime, nullable=False, default=now),
     # Only who was given the item can label it, and nobody can supersede another's label.
     sa.ForeignKeyConstraint(["item_id", "annotator_id"], ["slots.item_id", "slots.annotator_id"], name="labels_slot"),
-    sa.ForeignKeyConstraint(["supersedes", "item_id", "annotator_id"],
-                            ["labels.id", "labels.item_id", "labels.annotator_id"], name="labels_own"),
+    sa.ForeignKeyConstraint(
+        ["supersedes", "item_id", "annotator_id"],
+        ["labels.id", "labels.item_id", "labels.annotator_id"],
+        name="labels_own",
+    ),
     sa.UniqueConstraint("id", "item_id", "annotator_id", name="labels_key"),
     sa.CheckConstraint("(skip_reason IS NULL) = (choice IS NOT NULL)", name="labels_choice_or_skip"),
     sa.CheckConstraint("(choice IS NULL) = (grade IS NULL)", name="labels_choice_and_grade"),

@@ -9,13 +9,23 @@ from llama2lab.lab.finished import Finished
 from llama2lab.stages.evaluate import answer_prompts, judge_all
 
 
-def twenty_questions(lab: Finished, stage: str = "rlhf-v5", n: int = 20, temperature: float = 1.0,
-               seed: int = 0) -> dict[str, Any]:
+def twenty_questions(
+    lab: Finished, stage: str = "rlhf-v5", n: int = 20, temperature: float = 1.0, seed: int = 0
+) -> dict[str, Any]:
     """Held-out questions of all skills to one stage, judged by the oracle: share right, and every answer. Some
     seconds."""
     prompts = lab.prompts(helpful=n, seed=seed)
     answers = answer_prompts(lab.model(stage), lab.tokenizer, prompts, temperature, seed, "fp32", f"asking {stage}")
     verdicts = judge_all(lab.oracle, prompts, answers)
-    return {"right": stats.rate([v.correct for v in verdicts]),
-            "rows": [[p.skill.replace("_", " "), " / ".join(m["content"] for m in p.messages), a,
-                      "right" if v.correct else "wrong"] for p, a, v in zip(prompts, answers, verdicts, strict=True)]}
+    return {
+        "right": stats.rate([v.correct for v in verdicts]),
+        "rows": [
+            [
+                p.skill.replace("_", " "),
+                " / ".join(m["content"] for m in p.messages),
+                a,
+                "right" if v.correct else "wrong",
+            ]
+            for p, a, v in zip(prompts, answers, verdicts, strict=True)
+        ],
+    }

@@ -56,9 +56,13 @@ def dialogue_html(stage: str, messages: Sequence[Message]) -> str:
         f'<p style="margin: 4px 0; padding: 2px 8px; overflow-wrap: anywhere; '
         f'border-left: 3px solid {GREY if m["role"] == "user" else BLUE}">'
         f'<span style="opacity: .7">{"you" if m["role"] == "user" else html.escape(name)}:</span> '
-        f'{html.escape(tame(m["content"])) or "<em>(nothing)</em>"}</p>' for m in messages)
-    return (f'<div style="flex: 1 1 260px; min-width: 0"><strong>{html.escape(name + how)}</strong>'
-            f'{body or "<p><em>Nothing said yet.</em></p>"}</div>')
+        f"{html.escape(tame(m['content'])) or '<em>(nothing)</em>'}</p>"
+        for m in messages
+    )
+    return (
+        f'<div style="flex: 1 1 260px; min-width: 0"><strong>{html.escape(name + how)}</strong>'
+        f"{body or '<p><em>Nothing said yet.</em></p>'}</div>"
+    )
 
 
 class ChatExplorer(Explorer):
@@ -71,20 +75,29 @@ class ChatExplorer(Explorer):
         self.lab, self.sent, self.notice, self.entered = lab, 0, "", False
         self.talks: dict[tuple[int, str], list[Message]] = {}  # by column and stage
         options = [(short_name(s), s) for s in names]
-        self.stages = [w.Dropdown(options=options, value=s if s in names else names[-1], description=side,
-                                  **wide("220px")) for side, s in zip(("left", "right"), stages, strict=True)]
-        self.temperature = w.FloatSlider(0.7, min=0.0, max=1.5, step=0.1, description="temperature", style=LABEL,
-                                         continuous_update=False)
-        self.example = w.Dropdown(options=[("choose one, or type your own below", ""),
-                                           *((tame(q), q) for q in examples(lab))], description="examples",
-                                  **wide("460px"))
-        self.text = w.Text(description="message", placeholder="type a question and press Enter", style=LABEL,
-                           continuous_update=False, layout=w.Layout(flex="1 1 260px", width="auto"))
+        self.stages = [
+            w.Dropdown(options=options, value=s if s in names else names[-1], description=side, **wide("220px"))
+            for side, s in zip(("left", "right"), stages, strict=True)
+        ]
+        self.temperature = w.FloatSlider(
+            0.7, min=0.0, max=1.5, step=0.1, description="temperature", style=LABEL, continuous_update=False
+        )
+        self.example = w.Dropdown(
+            options=[("choose one, or type your own below", ""), *((tame(q), q) for q in examples(lab))],
+            description="examples",
+            **wide("460px"),
+        )
+        self.text = w.Text(
+            description="message",
+            placeholder="type a question and press Enter",
+            style=LABEL,
+            continuous_update=False,
+            layout=w.Layout(flex="1 1 260px", width="auto"),
+        )
         self.send = w.Button(description="Send", tooltip="send the message to both models")
         self.clear = w.Button(description="Clear", tooltip="forget the dialogues that are shown")
         below = w.Box([self.text, self.send, self.clear], layout=w.Layout(flex_flow="row wrap", width="100%"))
-        super().__init__("Talk to two models", [*self.stages, self.temperature, self.example], self.view,
-                         below=[below])
+        super().__init__("Talk to two models", [*self.stages, self.temperature, self.example], self.view, below=[below])
         self.example.observe(lambda change: setattr(self.text, "value", change["new"]), "value")
         self.send.on_click(lambda _: self.say())
         self.clear.on_click(lambda _: self.forget())
@@ -119,8 +132,10 @@ class ChatExplorer(Explorer):
         text = self.text.value if text is None else text
         asked: Message = {"role": "user", "content": text}
         try:
-            answers = [reply(self.lab, self.stages[i].value, [*self.dialogue(i), asked], self.temperature.value,
-                             self.sent) for i in (0, 1)]
+            answers = [
+                reply(self.lab, self.stages[i].value, [*self.dialogue(i), asked], self.temperature.value, self.sent)
+                for i in (0, 1)
+            ]
         except LabError as e:
             self.notice = f"Nothing was sent: {e}" + ("" if not self.dialogue(0) else " (or press Clear)")
             self.redraw()
@@ -140,5 +155,7 @@ class ChatExplorer(Explorer):
     def view(self) -> str:
         columns = "".join(dialogue_html(self.stages[i].value, self.dialogue(i)) for i in (0, 1))
         notice = f'<p role="status">{html.escape(tame(self.notice))}</p>' if self.notice else ""
-        return ('<div style="display: flex; flex-wrap: wrap; gap: 16px; color: var(--jp-content-font-color1, inherit)">'
-                f"{columns}</div>{notice}")
+        return (
+            '<div style="display: flex; flex-wrap: wrap; gap: 16px; color: var(--jp-content-font-color1, inherit)">'
+            f"{columns}</div>{notice}"
+        )

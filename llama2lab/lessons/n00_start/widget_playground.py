@@ -61,14 +61,19 @@ def probabilities(logits: Tensor, temperature: float, top_p: float, top_k: int) 
     return before, after / after.sum()
 
 
-def next_tokens(logits: Tensor, tokenizer: Any, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0,
-                n: int = SHOWN) -> list[NextToken]:
+def next_tokens(
+    logits: Tensor, tokenizer: Any, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, n: int = SHOWN
+) -> list[NextToken]:
     """The n likeliest next tokens (all with n = 0), likeliest first; logits (vocab,)."""
     before, after = probabilities(logits, temperature, top_p, top_k)
-    order = logits.argsort(descending=True)[:n or len(logits)]
+    order = logits.argsort(descending=True)[: n or len(logits)]
     plain = logits.softmax(-1)
-    return [NextToken(i, piece(tokenizer, i).shown, *values) for i, *values in
-            zip(order.tolist(), plain[order].tolist(), before[order].tolist(), after[order].tolist(), strict=True)]
+    return [
+        NextToken(i, piece(tokenizer, i).shown, *values)
+        for i, *values in zip(
+            order.tolist(), plain[order].tolist(), before[order].tolist(), after[order].tolist(), strict=True
+        )
+    ]
 
 
 def bars(rows: Sequence[NextToken], width: int = 620) -> str:
@@ -78,11 +83,17 @@ def bars(rows: Sequence[NextToken], width: int = 620) -> str:
     body = ""
     for i, r in enumerate(rows):
         y = i * high
-        body += (label(left - 8, y + 17, r.shown, "end")
-                 + f'<rect x="{left}" y="{y + 3}" width="{r.model * unit:.1f}" height="9" fill="{ORANGE}"/>'
-                 + f'<rect x="{left}" y="{y + 13}" width="{r.after * unit:.1f}" height="9" fill="{BLUE}"/>'
-                 + label(left + max(r.model, r.after) * unit + 8, y + 17,
-                         f"{100 * r.model:.3g} % \u2192 " + (f"{100 * r.after:.3g} %" if r.after else "cut"), size=11))
+        body += (
+            label(left - 8, y + 17, r.shown, "end")
+            + f'<rect x="{left}" y="{y + 3}" width="{r.model * unit:.1f}" height="9" fill="{ORANGE}"/>'
+            + f'<rect x="{left}" y="{y + 13}" width="{r.after * unit:.1f}" height="9" fill="{BLUE}"/>'
+            + label(
+                left + max(r.model, r.after) * unit + 8,
+                y + 17,
+                f"{100 * r.model:.3g} % \u2192 " + (f"{100 * r.after:.3g} %" if r.after else "cut"),
+                size=11,
+            )
+        )
     return svg(body, width, high * len(rows), "Probability of the likeliest next tokens, by the model and as sampled")
 
 
@@ -97,10 +108,19 @@ class Playground(Explorer):
         self.continuations: list[str] = []
         self.written_at = ""  # the settings that the continuations were written at
         self._logits: OrderedDict[tuple, Tensor] = OrderedDict()
-        self.stage = w.Dropdown(options=[(short_name(s), s) for s in names],
-                                value=stage if stage in names else names[-1], description="model", **wide("200px"))
-        self.prompt = w.Text(prompt, description="prompt", style=LABEL, continuous_update=False,
-                             layout=w.Layout(flex="1 1 300px", width="auto"))
+        self.stage = w.Dropdown(
+            options=[(short_name(s), s) for s in names],
+            value=stage if stage in names else names[-1],
+            description="model",
+            **wide("200px"),
+        )
+        self.prompt = w.Text(
+            prompt,
+            description="prompt",
+            style=LABEL,
+            continuous_update=False,
+            layout=w.Layout(flex="1 1 300px", width="auto"),
+        )
         self.temperature = w.FloatSlider(1.0, min=0.0, max=2.0, step=0.05, description="temperature", style=LABEL)
         self.top_p = w.FloatSlider(1.0, min=0.05, max=1.0, step=0.05, description="top-p", style=LABEL)
         self.top_k = w.IntSlider(0, min=0, max=50, description="top-k (0: off)", style=LABEL)
@@ -108,8 +128,21 @@ class Playground(Explorer):
         self.greedy = w.Button(description="Likeliest token", tooltip="append the likeliest token")
         self.more = w.Button(description="Five continuations", tooltip="write five answers at these settings")
         self.reset = w.Button(description="Reset", tooltip="back to the prompt")
-        super().__init__("Sampling playground", [self.stage, self.prompt, self.temperature, self.top_p, self.top_k,
-                                                 self.next, self.greedy, self.more, self.reset], self.view)
+        super().__init__(
+            "Sampling playground",
+            [
+                self.stage,
+                self.prompt,
+                self.temperature,
+                self.top_p,
+                self.top_k,
+                self.next,
+                self.greedy,
+                self.more,
+                self.reset,
+            ],
+            self.view,
+        )
         for control in (self.stage, self.prompt):
             control.observe(lambda _: self.restart(), "value")
         self.next.on_click(lambda _: self.append())
@@ -153,13 +186,22 @@ class Playground(Explorer):
         """Five continuations of what stands there, to compare; nothing is appended."""
         self.draws += 1
         try:
-            found = generate(self.lab.model(self.stage.value), [self.prompt_ids() + self.written] * CONTINUATIONS,
-                             MAX_NEW_TOKENS, **self.settings, eos_id=self.lab.tokenizer.eos_token_id,
-                             pad_id=self.lab.tokenizer.pad_token_id, seed=self.draws, precision="fp32")
+            found = generate(
+                self.lab.model(self.stage.value),
+                [self.prompt_ids() + self.written] * CONTINUATIONS,
+                MAX_NEW_TOKENS,
+                **self.settings,
+                eos_id=self.lab.tokenizer.eos_token_id,
+                pad_id=self.lab.tokenizer.pad_token_id,
+                seed=self.draws,
+                precision="fp32",
+            )
             self.continuations = [str(self.lab.tokenizer.decode(g.tokens, skip_special_tokens=True)) for g in found]
             self.notice = ""
-            self.written_at = (f"Written at temperature {self.temperature.value:g}, top-p {self.top_p.value:g}, "
-                               f"top-k {self.top_k.value}:")
+            self.written_at = (
+                f"Written at temperature {self.temperature.value:g}, top-p {self.top_p.value:g}, "
+                f"top-k {self.top_k.value}:"
+            )
         except LabError as e:
             self.continuations, self.notice = [], str(e)
         self.redraw()
@@ -177,10 +219,12 @@ class Playground(Explorer):
         else:
             logits = self.logits().cpu()
             kept = int((probabilities(logits, **self.settings)[1] > 0).sum())
-            parts += [bars(next_tokens(logits, tokenizer, **self.settings, n=SHOWN)),
-                      f'<p><span style="color: {ORANGE}">&#9632;</span> by the model alone (temperature 1), '
-                      f'<span style="color: {BLUE}">&#9632;</span> as it is sampled. {kept:,} of {len(logits):,} '
-                      "tokens can still be drawn.</p>"]
+            parts += [
+                bars(next_tokens(logits, tokenizer, **self.settings, n=SHOWN)),
+                f'<p><span style="color: {ORANGE}">&#9632;</span> by the model alone (temperature 1), '
+                f'<span style="color: {BLUE}">&#9632;</span> as it is sampled. {kept:,} of {len(logits):,} '
+                "tokens can still be drawn.</p>",
+            ]
         if self.continuations:
             parts.append(f"<p>{self.written_at}</p>")
             parts.append("<ol>" + "".join(f"<li>{html.escape(tame(t))}</li>" for t in self.continuations) + "</ol>")

@@ -6,31 +6,83 @@ from llama2lab.lab.checking import Exercise
 from llama2lab.lab.predictions import Choice, Guess, Number, Prediction
 
 DIGITS = Exercise(
-    "01.digits", "A number in tokens", "Digits stand alone, as in Llama 2. How many tokens does the text 2026 take "
-    "(spaces and control tokens not counted)?", 1, 1, 1, "2.2", ("One token a digit.",),
-    Number(4, ((1, "A tokenizer that merges digits would do that; here each stands alone."),
-               (2, "Pairs of digits are not merged: each stands alone.")), relative=0.0), 4)
+    "01.digits",
+    "A number in tokens",
+    "Digits stand alone, as in Llama 2. How many tokens does the text 2026 take "
+    "(spaces and control tokens not counted)?",
+    1,
+    1,
+    1,
+    "2.2",
+    ("One token a digit.",),
+    Number(
+        4,
+        (
+            (1, "A tokenizer that merges digits would do that; here each stands alone."),
+            (2, "Pairs of digits are not merged: each stands alone."),
+        ),
+        relative=0.0,
+    ),
+    4,
+)
 
 WHY_BYTES = Exercise(
-    "01.why_bytes", "A character never seen",
-    "The corpus holds no snowman. What becomes of it in our tokenizer?", 1, 2, 1,
-    "2.2", ("From what does the vocabulary start?",),
-    Choice({"a": "the unknown token", "b": "its bytes, three tokens", "c": "nothing, it is dropped"}, "b",
-           {"a": "Every byte has a token of its own, so nothing is unknown.",
-            "c": "A tokenizer that drops text could not give it back; ours gives back every text."}), "b")
+    "01.why_bytes",
+    "A character never seen",
+    "The corpus holds no snowman. What becomes of it in our tokenizer?",
+    1,
+    2,
+    1,
+    "2.2",
+    ("From what does the vocabulary start?",),
+    Choice(
+        {"a": "the unknown token", "b": "its bytes, three tokens", "c": "nothing, it is dropped"},
+        "b",
+        {
+            "a": "Every byte has a token of its own, so nothing is unknown.",
+            "c": "A tokenizer that drops text could not give it back; ours gives back every text.",
+        },
+    ),
+    "b",
+)
 
 MORE_VOCABULARY = Exercise(
-    "01.more_vocabulary", "Twice the vocabulary", "The plot shows tokens a text against the size of the vocabulary. "
-    "Why does the curve flatten?", 2, 3, 1, "2.2", ("Which pairs are merged first?",),
-    Choice({"a": "frequent pairs are merged first, later ones save little", "b": "texts cannot get shorter than one "
-            "token", "c": "long tokens are slower"}, "a",
-           {"b": "True of any text, but the curve flattens long before.", "c": "Speed "
-            "is not what the plot shows."}), "a")
+    "01.more_vocabulary",
+    "Twice the vocabulary",
+    "The plot shows tokens a text against the size of the vocabulary. Why does the curve flatten?",
+    2,
+    3,
+    1,
+    "2.2",
+    ("Which pairs are merged first?",),
+    Choice(
+        {
+            "a": "frequent pairs are merged first, later ones save little",
+            "b": "texts cannot get shorter than one token",
+            "c": "long tokens are slower",
+        },
+        "a",
+        {"b": "True of any text, but the curve flattens long before.", "c": "Speed is not what the plot shows."},
+    ),
+    "a",
+)
 
 COMPRESSION = Prediction(
-    "01.compression", "Bytes in a token", "Our tokenizer has 1,536 tokens. Predict how many bytes of the town's text "
-    "one token holds on average.", 1, 2, 1, "2.2", ("Without merges it is exactly 1.",),
-    Guess(1.0, 20.0, "The town repeats itself: frequent words are single tokens.",
-          "A vocabulary of 1,536 has room for few whole words.", relative=0.2))
+    "01.compression",
+    "Bytes in a token",
+    "Our tokenizer has 1,536 tokens. Predict how many bytes of the town's text one token holds on average.",
+    1,
+    2,
+    1,
+    "2.2",
+    ("Without merges it is exactly 1.",),
+    Guess(
+        1.0,
+        20.0,
+        "The town repeats itself: frequent words are single tokens.",
+        "A vocabulary of 1,536 has room for few whole words.",
+        relative=0.2,
+    ),
+)
 
 EXERCISES = (DIGITS, WHY_BYTES, MORE_VOCABULARY, COMPRESSION)

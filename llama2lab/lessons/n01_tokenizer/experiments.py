@@ -19,8 +19,9 @@ from llama2lab.town.items import SKILLS, SPLITS
 from llama2lab.town.prompts import contents, every_prompt
 
 
-def compression_by_vocabulary(lab: Finished, sizes: Sequence[int] = (SMALLEST, *SIZES), documents: int = 150,
-                              words: int = WORDS) -> dict[str, Any]:
+def compression_by_vocabulary(
+    lab: Finished, sizes: Sequence[int] = (SMALLEST, *SIZES), documents: int = 150, words: int = WORDS
+) -> dict[str, Any]:
     """Tokens a text and bytes a token of held-out documents, for tokenizers of several sizes trained on the same part
     of the corpus; the smallest has no merges at all. A few seconds."""
     texts = heldout_documents(lab.town, 11, documents)
@@ -29,9 +30,11 @@ def compression_by_vocabulary(lab: Finished, sizes: Sequence[int] = (SMALLEST, *
     for size in sizes:
         tokenizer = vocabulary(lab, size, words)
         lengths = [len(ids) for ids in encode_texts(tokenizer, texts)]
-        found[str(size)] = {"reached": len(tokenizer), "tokens_per_text": stats.mean(lengths),
-                            "bytes_per_token": stats.mean([b / n for b, n in
-                                                           zip(sizes_in_bytes, lengths, strict=True)])}
+        found[str(size)] = {
+            "reached": len(tokenizer),
+            "tokens_per_text": stats.mean(lengths),
+            "bytes_per_token": stats.mean([b / n for b, n in zip(sizes_in_bytes, lengths, strict=True)]),
+        }
     return found
 
 
@@ -39,8 +42,10 @@ def own_compression(lab: Finished, documents: int = 150) -> dict[str, Any]:
     """Bytes a token of the run's own tokenizer on held-out documents of the town. Under a second."""
     texts = heldout_documents(lab.town, 11, documents)
     lengths = [len(ids) for ids in encode_texts(lab.tokenizer, texts)]
-    return {"vocabulary": len(lab.tokenizer),
-            "bytes_per_token": stats.mean([len(t.encode()) / n for t, n in zip(texts, lengths, strict=True)])}
+    return {
+        "vocabulary": len(lab.tokenizer),
+        "bytes_per_token": stats.mean([len(t.encode()) / n for t, n in zip(texts, lengths, strict=True)]),
+    }
 
 
 def corpus_kinds(lab: Finished, each: int = 20, seed: int = 0) -> list[dict[str, Any]]:
@@ -51,9 +56,15 @@ def corpus_kinds(lab: Finished, each: int = 20, seed: int = 0) -> list[dict[str,
     for kind, share in sorted(SHARES.items(), key=lambda item: -item[1]):
         texts = [kind(pen) for _ in range(each)]
         what = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
-        found.append({"kind": kind.__name__, "what": what, "share": share / total,
-                      "words": sum(t.count(" ") + 1 for t in texts) / each,
-                      "sample": textwrap.shorten(min(texts, key=len), 100, placeholder=" ...")})
+        found.append(
+            {
+                "kind": kind.__name__,
+                "what": what,
+                "share": share / total,
+                "words": sum(t.count(" ") + 1 for t in texts) / each,
+                "sample": textwrap.shorten(min(texts, key=len), 100, placeholder=" ..."),
+            }
+        )
     return found
 
 
@@ -71,11 +82,18 @@ def stated_and_asked(lab: Finished, documents: Sequence[str], split: str = "test
     them word for word."""
     town, text = lab.town, "\n".join(documents)
     facts = [name.removeprefix("facts/").split(".") for name in contents(town, "facts", split)]
-    said = [statement.format(**town.people[who].forms, value=town.people[who].facts[what])
-            for who, what in facts if who in town.people for statement in town.attributes[what].statements]
+    said = [
+        statement.format(**town.people[who].forms, value=town.people[who].facts[what])
+        for who, what in facts
+        if who in town.people
+        for statement in town.attributes[what].statements
+    ]
     questions = {p.question for p in every_prompt(town, split, ("facts",))}
-    return {"facts": len(facts), "stated": sum(text.count(s) for s in said),
-            "asked": sum(text.count(q) for q in questions)}
+    return {
+        "facts": len(facts),
+        "stated": sum(text.count(s) for s in said),
+        "asked": sum(text.count(q) for q in questions),
+    }
 
 
 def round_trips(lab: Finished, texts: int = 500, longest: int = 40, seed: int = 0) -> dict[str, int]:
@@ -99,5 +117,10 @@ def forgery(lab: Finished, text: str) -> dict[str, Any]:
     ids, _ = encode_chat(lab.tokenizer, [{"role": "user", "content": text}], add_generation_prompt=True)
     control = range(len(CONTROL_TOKENS))
     careless = encode_texts(lab.tokenizer, [text], control=True)[0]
-    return {"text": text, "control": sum(i in control for i in ids), "of_the_format": 3,
-            "careless": sum(i in control for i in careless), "read_as": lab.tokenizer.decode(ids)}
+    return {
+        "text": text,
+        "control": sum(i in control for i in ids),
+        "of_the_format": 3,
+        "careless": sum(i in control for i in careless),
+        "read_as": lab.tokenizer.decode(ids),
+    }

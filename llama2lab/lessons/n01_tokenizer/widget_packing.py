@@ -40,12 +40,15 @@ def packed_picture(data: Packed, rows: int = 10, width: int = 640) -> str:
     high, unit, body = 18, width / data.tokens.shape[1], ""
     for r, line in enumerate(data.segments[:rows].tolist()):
         for segment, start, length in stretches(line):
-            place = (f'x="{start * unit:.1f}" y="{r * (high + 4)}" width="{max(1.0, length * unit - 1):.1f}" '
-                     f'height="{high}"')
+            place = (
+                f'x="{start * unit:.1f}" y="{r * (high + 4)}" width="{max(1.0, length * unit - 1):.1f}" height="{high}"'
+            )
             title = f"<title>{'padding' if segment == 0 else f'document {segment}'}: {length} tokens</title>"
             colour = COLOURS[(segment - 1) % len(COLOURS)] if segment else "none"
-            body += (f'<rect {place} fill="{colour}" fill-opacity="0.75" stroke="currentColor" '
-                     f'stroke-opacity="0.35">{title}</rect>')
+            body += (
+                f'<rect {place} fill="{colour}" fill-opacity="0.75" stroke="currentColor" '
+                f'stroke-opacity="0.35">{title}</rect>'
+            )
     shown = min(rows, len(data))
     return svg(body, width, shown * (high + 4), f"{shown} packed rows, each document a stretch of one colour")
 
@@ -56,8 +59,9 @@ class PackingExplorer(Explorer):
     def __init__(self, tokenizer: Any, documents: Sequence[str]):
         self.encoded = list(encode_documents(tokenizer, documents))
         self.pad = tokenizer.pad_token_id
-        self.length = w.SelectionSlider(options=(128, 256, 512, 1024), value=512, description="tokens a row",
-                                        style=LABEL)
+        self.length = w.SelectionSlider(
+            options=(128, 256, 512, 1024), value=512, description="tokens a row", style=LABEL
+        )
         self.packed = w.Checkbox(True, description="pack several documents into a row", style=LABEL, indent=False)
         super().__init__("What one training step reads", [self.length, self.packed], self.picture_now)
 
@@ -65,14 +69,15 @@ class PackingExplorer(Explorer):
         if self.packed.value:
             return pack(self.encoded, self.length.value, 0, self.pad)
         alone = [pack([one], self.length.value, 0, self.pad) for one in self.encoded[:40]]
-        return Packed(*(torch.cat([getattr(p, part) for p in alone])
-                        for part in ("tokens", "segments", "loss_mask")))
+        return Packed(*(torch.cat([getattr(p, part) for p in alone]) for part in ("tokens", "segments", "loss_mask")))
 
     def picture_now(self) -> str:
         data = self.data()
-        return (packed_picture(data) + f"<p>{len(self.encoded)} documents, rows of {self.length.value} tokens; "
-                f"{padding(data):.1%} of what the model would multiply is padding. Documents in a row do not see each "
-                "other: the mask ends where the colour changes.</p>")
+        return (
+            packed_picture(data) + f"<p>{len(self.encoded)} documents, rows of {self.length.value} tokens; "
+            f"{padding(data):.1%} of what the model would multiply is padding. Documents in a row do not see each "
+            "other: the mask ends where the colour changes.</p>"
+        )
 
 
 def marked_tokens(tokenizer: Any, messages: Sequence[dict], mask: str = MASKS[0]) -> list[tuple[str, bool]]:
@@ -86,11 +91,16 @@ def marked_tokens(tokenizer: Any, messages: Sequence[dict], mask: str = MASKS[0]
 def token_picture(tokens: Sequence[tuple[str, bool]]) -> str:
     """Tokens as boxes; those that the loss counts are filled and underlined, so that colour is not all."""
     learnt = f"background: {BLUE}55; border-bottom: 3px solid {BLUE}"
-    boxes = "".join(f'<span style="display: inline-block; margin: 1px; padding: 1px 3px; border-radius: 3px; '
-                    f'{learnt if mark else "border: 1px solid rgba(128,128,128,.35); opacity: .75"}">'
-                    f"{html.escape(tame(text)).replace(' ', '&middot;') or '&nbsp;'}</span>" for text, mark in tokens)
-    return (f'<div style="line-height: 1.9; font-family: monospace; color: var(--jp-content-font-color1, inherit)">'
-            f"{boxes}</div>")
+    boxes = "".join(
+        f'<span style="display: inline-block; margin: 1px; padding: 1px 3px; border-radius: 3px; '
+        f'{learnt if mark else "border: 1px solid rgba(128,128,128,.35); opacity: .75"}">'
+        f"{html.escape(tame(text)).replace(' ', '&middot;') or '&nbsp;'}</span>"
+        for text, mark in tokens
+    )
+    return (
+        f'<div style="line-height: 1.9; font-family: monospace; color: var(--jp-content-font-color1, inherit)">'
+        f"{boxes}</div>"
+    )
 
 
 class MaskExplorer(Explorer):
@@ -106,5 +116,6 @@ class MaskExplorer(Explorer):
     def picture_now(self) -> str:
         tokens = marked_tokens(self.tokenizer, self.rows[self.row.value]["messages"], self.mask.value)
         learnt = sum(mark for _, mark in tokens)
-        return token_picture(tokens) + (f"<p>{learnt} of {len(tokens)} tokens are learnt (filled, underlined): "
-                                        f"{learnt / len(tokens):.0%}.</p>")
+        return token_picture(tokens) + (
+            f"<p>{learnt} of {len(tokens)} tokens are learnt (filled, underlined): {learnt / len(tokens):.0%}.</p>"
+        )

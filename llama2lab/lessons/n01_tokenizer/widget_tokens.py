@@ -44,8 +44,14 @@ def counts(found: Sequence[Piece]) -> Counts:
     data = b"".join(p.data for p in found)
     digits = [p for p in found if any(48 <= b < 58 for b in p.data)]
     single = sum(len(p.data) == 1 for p in digits)
-    return Counts(len(found), len(data), len(data.decode(errors="replace")), single, len(digits) - single,
-                  sum(len(p.data) == 1 and p.data[0] >= 128 for p in found))
+    return Counts(
+        len(found),
+        len(data),
+        len(data.decode(errors="replace")),
+        single,
+        len(digits) - single,
+        sum(len(p.data) == 1 and p.data[0] >= 128 for p in found),
+    )
 
 
 class TokenExplorer(Explorer):
@@ -54,13 +60,19 @@ class TokenExplorer(Explorer):
     def __init__(self, lab: Finished, text: str = EXAMPLES["a sentence of the town"]):
         self.lab = lab
         own = len(lab.tokenizer)
-        self.text = w.Textarea(text, description="text", style=LABEL, continuous_update=True, rows=2,
-                               layout=w.Layout(width="100%"))
+        self.text = w.Textarea(
+            text, description="text", style=LABEL, continuous_update=True, rows=2, layout=w.Layout(width="100%")
+        )
         self.example = w.Dropdown(options=[("choose one", ""), *EXAMPLES.items()], description="examples", style=LABEL)
         sizes = sorted({*SIZES, own})
-        self.size = w.SelectionSlider(options=[(f"{n:,}" + (" (the run's)" if n == own else ""), n) for n in sizes],
-                                      value=own, description="vocabulary", style=LABEL, continuous_update=False,
-                                      layout=w.Layout(width="380px"))
+        self.size = w.SelectionSlider(
+            options=[(f"{n:,}" + (" (the run's)" if n == own else ""), n) for n in sizes],
+            value=own,
+            description="vocabulary",
+            style=LABEL,
+            continuous_update=False,
+            layout=w.Layout(width="380px"),
+        )
         self.ids = w.Checkbox(True, description="ids", style=LABEL, indent=False, layout=w.Layout(width="70px"))
         super().__init__("Tokenizer explorer", [self.text, self.example, self.size, self.ids], self.view)
         self.example.observe(lambda _: setattr(self.text, "value", self.example.value or self.text.value), "value")
@@ -76,9 +88,11 @@ class TokenExplorer(Explorer):
         found = pieces(tokenizer, text)
         n = counts(found)
         back = str(tokenizer.decode([p.id for p in found])) == text
-        words = [f"{n.tokens} tokens for {n.bytes} bytes: {n.bytes_per_token:.2f} bytes a token",
-                 f"{n.digits} digits alone, {n.merged_digits} merged",
-                 f"{n.alone} tokens are single bytes of characters that the vocabulary lacks",
-                 f"{sum(p.control for p in found)} control tokens",
-                 "decoding gives the text back exactly" if back else "decoding does NOT give the text back"]
+        words = [
+            f"{n.tokens} tokens for {n.bytes} bytes: {n.bytes_per_token:.2f} bytes a token",
+            f"{n.digits} digits alone, {n.merged_digits} merged",
+            f"{n.alone} tokens are single bytes of characters that the vocabulary lacks",
+            f"{sum(p.control for p in found)} control tokens",
+            "decoding gives the text back exactly" if back else "decoding does NOT give the text back",
+        ]
         return chips(found, self.ids.value) + f"<p>{'; '.join(words)}.</p>"

@@ -33,7 +33,7 @@ def attention_weights(model: Llama, ids: Sequence[int]) -> Tensor:
         q = queries(layer.attention, layer.attention_norm(x), cos, sin)
         x = layer(x, cos, sin, bias, cache, i)  # the library's own step; it leaves its keys in the cache
         k = cache.keys[i, 0].repeat_interleave(config.group, 0)  # (n_heads, seq, head_dim)
-        scores = q @ k.transpose(1, 2) * config.head_size ** -0.5
+        scores = q @ k.transpose(1, 2) * config.head_size**-0.5
         layers.append(scores.masked_fill(~mask[0], float("-inf")).softmax(-1))
     return torch.stack(layers)
 
@@ -58,9 +58,13 @@ def words_of(tokenizer: Any, ids: Sequence[int]) -> list[str]:
 def grown_cache(config: ModelConfig, tokens: int, number_bytes: int) -> list[tuple[str, int]]:
     """Bytes of the cache of one sequence so far: as this model keeps it, and as others would."""
     kinds = {"MHA": config.n_heads, "this model": config.n_kv_heads, "MQA": 1}
-    return [(f"{kind}, {n} KV head" + "s" * (n > 1),
-             cache_bytes(dataclasses.replace(config, n_kv_heads=n), tokens, 1, number_bytes))
-            for kind, n in kinds.items()]
+    return [
+        (
+            f"{kind}, {n} KV head" + "s" * (n > 1),
+            cache_bytes(dataclasses.replace(config, n_kv_heads=n), tokens, 1, number_bytes),
+        )
+        for kind, n in kinds.items()
+    ]
 
 
 def visible(weights: Tensor, step: int) -> list[list[float | None]]:

@@ -31,18 +31,26 @@ def check_rms_norm(f: Callable) -> None:
         mean_square = x.pow(2).mean(-1, keepdim=True)
         root = (mean_square + eps).sqrt()
         wrongs = [
-            ((x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + eps).sqrt() * weight,
-             "That is LayerNorm: it takes the mean away first. RMSNorm only divides by the root of the mean square."),
+            (
+                (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + eps).sqrt() * weight,
+                "That is LayerNorm: it takes the mean away first. RMSNorm only divides by the root of the mean square.",
+            ),
             (x / root, "The weight is missing: multiply by it at the end."),
-            (x / (x.pow(2).sum(-1, keepdim=True) + eps).sqrt() * weight,
-             "You divide by the root of the sum of squares; it is their mean: otherwise the result shrinks with the "
-             "size."),
+            (
+                x / (x.pow(2).sum(-1, keepdim=True) + eps).sqrt() * weight,
+                "You divide by the root of the sum of squares; it is their mean: otherwise the result shrinks with the "
+                "size.",
+            ),
             (x / (mean_square + eps) * weight, "The square root is missing: rms is the root of the mean square."),
-            (x / (x.pow(2).mean() + eps).sqrt() * weight,
-             "The mean goes over all elements; it must go over the last dimension only, for each token alone."),
+            (
+                x / (x.pow(2).mean() + eps).sqrt() * weight,
+                "The mean goes over all elements; it must go over the last dimension only, for each token alone.",
+            ),
             (x / mean_square.sqrt() * weight, "eps is not used: a token that is almost zero is blown up."),
-            (x / (mean_square.sqrt() + eps) * weight,
-             "eps stands outside of the root; it is added to the mean square, inside."),
+            (
+                x / (mean_square.sqrt() + eps) * weight,
+                "eps stands outside of the root; it is added to the mean square, inside.",
+            ),
             (x * root * weight, "You multiply by the rms instead of dividing by it."),
         ]
         got = read(f(x.clone(), weight.clone(), eps), x.shape)
@@ -50,12 +58,21 @@ def check_rms_norm(f: Callable) -> None:
 
 
 RMS_NORM = Exercise(
-    "02.rms_norm", "RMSNorm", "Write rms_norm(x, weight, eps): each token, the last dimension of x (..., dim), divided "
+    "02.rms_norm",
+    "RMSNorm",
+    "Write rms_norm(x, weight, eps): each token, the last dimension of x (..., dim), divided "
     "by the root of its mean square (with eps added to the mean square), times weight (dim,).",
-    1, 5, 2, "2.2; arXiv 1910.07467",
-    ("The mean square of each token is one number: use keepdim=True, so that dividing broadcasts.",
-     "x / sqrt(mean(x²) + eps) * weight, with the mean over dimension -1."),
-    check_rms_norm, rms_norm)
+    1,
+    5,
+    2,
+    "2.2; arXiv 1910.07467",
+    (
+        "The mean square of each token is one number: use keepdim=True, so that dividing broadcasts.",
+        "x / sqrt(mean(x²) + eps) * weight, with the mean over dimension -1.",
+    ),
+    check_rms_norm,
+    rms_norm,
+)
 
 
 # ---- rotary positions --------------------------------------------------------------------------------------------
@@ -85,38 +102,65 @@ def check_rope(f: Callable) -> None:
     pairs = torch.arange(size // 2)
     angles = torch.outer(at, theta ** (-2 * pairs / size))
     wrongs = [
-        (_turned(x, angles, neighbours=True),
-         "It rotates neighbours (0, 1), (2, 3), ..., not halves: here pair i is (i, i + head_dim/2)."),
-        (_turned(x, angles, -1.0), "It turns the wrong way: the sign of the sine is swapped. "
-         "First half: a cos - b sin; second half: b cos + a sin."),
-        (_turned(x, torch.outer(at + 1, theta ** (-2 * pairs / size))),
-         "Positions start at 1; the first token stands at 0 and is not turned."),
-        (_turned(x, torch.outer(at, theta ** (-pairs / size))),
-         "The frequencies fall too slowly: pair i turns by theta ** (-2 i / head_dim), the 2 is missing."),
-        (_turned(x, torch.outer(at, theta ** (2 * pairs / size))),
-         "The frequencies grow; they fall: theta ** (-2 i / head_dim), with a minus."),
+        (
+            _turned(x, angles, neighbours=True),
+            "It rotates neighbours (0, 1), (2, 3), ..., not halves: here pair i is (i, i + head_dim/2).",
+        ),
+        (
+            _turned(x, angles, -1.0),
+            "It turns the wrong way: the sign of the sine is swapped. "
+            "First half: a cos - b sin; second half: b cos + a sin.",
+        ),
+        (
+            _turned(x, torch.outer(at + 1, theta ** (-2 * pairs / size))),
+            "Positions start at 1; the first token stands at 0 and is not turned.",
+        ),
+        (
+            _turned(x, torch.outer(at, theta ** (-pairs / size))),
+            "The frequencies fall too slowly: pair i turns by theta ** (-2 i / head_dim), the 2 is missing.",
+        ),
+        (
+            _turned(x, torch.outer(at, theta ** (2 * pairs / size))),
+            "The frequencies grow; they fall: theta ** (-2 i / head_dim), with a minus.",
+        ),
         (x, "Nothing is turned."),
-        (_turned(x, angles[:, :1].expand(-1, size // 2)),
-         "All pairs turn equally fast; each has a frequency of its own."),
+        (
+            _turned(x, angles[:, :1].expand(-1, size // 2)),
+            "All pairs turn equally fast; each has a frequency of its own.",
+        ),
     ]
     got = read(f(x.clone(), theta), x.shape)
     if not close(got.double().norm(dim=-1), x.double().norm(dim=-1), 1e-3):
-        raise Mistake("A rotation keeps the length of every vector; yours does not. Each pair needs both terms: "
-                      "(a cos - b sin, b cos + a sin).")
+        raise Mistake(
+            "A rotation keeps the length of every vector; yours does not. Each pair needs both terms: "
+            "(a cos - b sin, b cos + a sin)."
+        )
     judge(got, rotate_positions(x, theta), wrongs)
     other = randn(1, 1, 3, 4, seed=3)
-    judge(read(f(other.clone(), 500.0), other.shape), rotate_positions(other, 500.0),
-          [(rotate_positions(other, theta), "theta is an argument; you use 10000 always.")])
+    judge(
+        read(f(other.clone(), 500.0), other.shape),
+        rotate_positions(other, 500.0),
+        [(rotate_positions(other, theta), "theta is an argument; you use 10000 always.")],
+    )
 
 
 ROPE = Exercise(
-    "02.rope", "Rotary positions", "Write rope(x, theta) for x (batch, heads, seq, head_dim): at position "
+    "02.rope",
+    "Rotary positions",
+    "Write rope(x, theta) for x (batch, heads, seq, head_dim): at position "
     "t = 0, 1, ... turn each pair (i, i + head_dim/2) by the angle t * theta ** (-2 i / head_dim).",
-    3, 15, 3, "2.2; arXiv 2104.09864",
-    ("Angles are an outer product: positions (seq,) with frequencies (head_dim/2,).",
-     "Split x into its two halves a and b along the last dimension.",
-     "The result is the halves a cos - b sin and b cos + a sin, joined again."),
-    check_rope, rotate_positions)
+    3,
+    15,
+    3,
+    "2.2; arXiv 2104.09864",
+    (
+        "Angles are an outer product: positions (seq,) with frequencies (head_dim/2,).",
+        "Split x into its two halves a and b along the last dimension.",
+        "The result is the halves a cos - b sin and b cos + a sin, joined again.",
+    ),
+    check_rope,
+    rotate_positions,
+)
 
 
 # ---- grouped attention -------------------------------------------------------------------------------------------
@@ -128,8 +172,15 @@ def grouped_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return attention.attend(q, k, v, attention.score_bias(mask, q.shape[1], k.shape[1], q.dtype))
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, repeat: bool = False, dim: int = -1,
-               ) -> Tensor:
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    scale: float,
+    repeat: bool = False,
+    dim: int = -1,
+) -> Tensor:
     """Attention with everything that can be done wrongly as an argument."""
     group = q.shape[1] // k.shape[1]
     k, v = ((t.repeat(1, group, 1, 1) if repeat else t.repeat_interleave(group, 1)) for t in (k, v))
@@ -140,39 +191,61 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, repe
 def check_attention(f: Callable) -> None:
     q, k, v = randn(2, 4, 5, 6), randn(2, 2, 5, 6, seed=1), randn(2, 2, 5, 6, seed=2)
     causal = torch.ones(5, 5, dtype=torch.bool).tril()
-    root = 6 ** -0.5
+    root = 6**-0.5
     wrongs = [
-        (_attention(q, k, v, causal, root, repeat=True),
-         "Queries share KV heads in the wrong order: heads 0 and 1 use KV head 0 (repeat_interleave), not heads 0 and "
-         "2 (repeat)."),
+        (
+            _attention(q, k, v, causal, root, repeat=True),
+            "Queries share KV heads in the wrong order: heads 0 and 1 use KV head 0 (repeat_interleave), not heads 0 "
+            "and 2 (repeat).",
+        ),
         (_attention(q, k, v, causal, 1.0), "The scores are not divided by sqrt(head_dim)."),
         (_attention(q, k, v, causal, 1 / 6), "The scores are divided by head_dim; it is its square root."),
         (_attention(q, k, v, torch.ones_like(causal), root), "There is no mask: every token sees the future."),
-        (_attention(q, k, v, torch.ones_like(causal).tril(1), root),
-         "The mask lets a token see the next one: it is one diagonal too wide."),
+        (
+            _attention(q, k, v, torch.ones_like(causal).tril(1), root),
+            "The mask lets a token see the next one: it is one diagonal too wide.",
+        ),
         (_attention(q, k, v, causal.T, root), "The mask is upside down: tokens see the future, not the past."),
-        (_attention(q, k, v, causal, root, dim=-2),
-         "The softmax goes over the queries; for each query the weights over keys (last dimension) add up to 1."),
-        (_attention(q, k, v, causal, 24 ** -0.5),
-         "The scores are divided by sqrt(dim) of all heads together; each head divides by sqrt(head_dim)."),
+        (
+            _attention(q, k, v, causal, root, dim=-2),
+            "The softmax goes over the queries; for each query the weights over keys (last dimension) add up to 1.",
+        ),
+        (
+            _attention(q, k, v, causal, 24**-0.5),
+            "The scores are divided by sqrt(dim) of all heads together; each head divides by sqrt(head_dim).",
+        ),
     ]
     got = read(f(q.clone(), k.clone(), v.clone()), q.shape)
     judge(got, grouped_attention(q, k, v), wrongs, tolerance=1e-3)
     one = randn(1, 1, 3, 6, seed=4)
     for heads in (1, 3):  # as many KV heads as heads, and one for all
         many = randn(1, heads, 3, 6, seed=5)
-        judge(read(f(many.clone(), one.clone(), one.clone()), many.shape), grouped_attention(many, one, one),
-              what=f"the result for {heads} heads on one KV head", tolerance=1e-3)
+        judge(
+            read(f(many.clone(), one.clone(), one.clone()), many.shape),
+            grouped_attention(many, one, one),
+            what=f"the result for {heads} heads on one KV head",
+            tolerance=1e-3,
+        )
 
 
 GROUPED_ATTENTION = Exercise(
-    "02.grouped_attention", "Grouped-query attention", "Write grouped_attention(q, k, v), causal, for q (batch, heads, "
+    "02.grouped_attention",
+    "Grouped-query attention",
+    "Write grouped_attention(q, k, v), causal, for q (batch, heads, "
     "seq, head_dim) and k, v (batch, kv_heads, seq, head_dim); head h uses KV head h // (heads / kv_heads). Give back "
-    "the shape of q.", 3, 20, 4, "2.2, A.2.1; arXiv 2305.13245",
-    ("First bring k and v to as many heads as q: each KV head is used by heads / kv_heads neighbours.",
-     "torch.repeat_interleave(k, group, dim=1) gives 0 0 1 1; repeat would give 0 1 0 1.",
-     "softmax(q @ k.mT / sqrt(head_dim), with -inf where the key is later than the query) @ v."),
-    check_attention, grouped_attention)
+    "the shape of q.",
+    3,
+    20,
+    4,
+    "2.2, A.2.1; arXiv 2305.13245",
+    (
+        "First bring k and v to as many heads as q: each KV head is used by heads / kv_heads neighbours.",
+        "torch.repeat_interleave(k, group, dim=1) gives 0 0 1 1; repeat would give 0 1 0 1.",
+        "softmax(q @ k.mT / sqrt(head_dim), with -inf where the key is later than the query) @ v.",
+    ),
+    check_attention,
+    grouped_attention,
+)
 
 
 # ---- the cache ---------------------------------------------------------------------------------------------------
@@ -197,12 +270,16 @@ def check_cache(f: Callable) -> None:
         if not isinstance(result, tuple | list) or len(result) != 2:
             raise Mistake("Two tensors are expected: the keys and the values of all tokens so far.")
         shape = (2, 2, end, 4)
-        for name, got, memory, right, other in (("keys", result[0], keys, all_k, all_v),
-                                                ("values", result[1], values, all_v, all_k)):
+        for name, got, memory, right, other in (
+            ("keys", result[0], keys, all_k, all_v),
+            ("values", result[1], values, all_v, all_k),
+        ):
             got = read(got, None, f"the {name}")
             if got.shape == memory.shape:
-                raise Mistake(f"You give back all the memory, with the part that is still empty: of the {name} only "
-                              f"the first length + seq = {end} tokens are to be looked at.")
+                raise Mistake(
+                    f"You give back all the memory, with the part that is still empty: of the {name} only "
+                    f"the first length + seq = {end} tokens are to be looked at."
+                )
             if got.shape[2:3] == (new,) and new != end:
                 raise Mistake("You give back the new tokens alone; the query looks at the old ones too.")
             got = read(got, shape, f"the {name}")
@@ -211,20 +288,32 @@ def check_cache(f: Callable) -> None:
                     raise Mistake("You write to the beginning of the memory, over the older tokens; start at length.")
                 if close(memory[:, :, :end], other[:, :, :end]):
                     raise Mistake("Keys and values are swapped.")
-                raise Mistake(f"The {name} are not written into the memory (keys[:, :, length:...] = k): at the next "
-                              "token they would be missing.")
-            judge(got, right[:, :, :end], [(other[:, :, :end], "Keys and values are swapped.")],
-                  f"the {name}")
+                raise Mistake(
+                    f"The {name} are not written into the memory (keys[:, :, length:...] = k): at the next "
+                    "token they would be missing."
+                )
+            judge(got, right[:, :, :end], [(other[:, :, :end], "Keys and values are swapped.")], f"the {name}")
         length = end
 
 
 KV_CACHE = Exercise(
-    "02.kv_cache", "The KV cache", "Write kv_cache(keys, values, length, k, v): the memory keys and values "
+    "02.kv_cache",
+    "The KV cache",
+    "Write kv_cache(keys, values, length, k, v): the memory keys and values "
     "(batch, kv_heads, room, head_dim) holds `length` tokens. Write k and v (batch, kv_heads, seq, head_dim) of the "
-    "new tokens behind them, in place, and return the keys and values of all tokens so far.", 2, 10, 3, "2.2, A.2.1",
-    ("The new tokens go to the places length to length + seq of dimension 2.",
-     "Return slices keys[:, :, :end] and values[:, :, :end]: the rest is still empty."),
-    check_cache, append, in_place=True)
+    "new tokens behind them, in place, and return the keys and values of all tokens so far.",
+    2,
+    10,
+    3,
+    "2.2, A.2.1",
+    (
+        "The new tokens go to the places length to length + seq of dimension 2.",
+        "Return slices keys[:, :, :end] and values[:, :, :end]: the rest is still empty.",
+    ),
+    check_cache,
+    append,
+    in_place=True,
+)
 
 
 # ---- masks -------------------------------------------------------------------------------------------------------
@@ -252,23 +341,42 @@ def check_causal_mask(f: Callable) -> None:
         right = causal_mask(q_len, k_len)
         past = k_len - q_len
         everything = torch.ones(q_len, k_len, dtype=torch.bool)
-        judge(got, right, [
-            (everything.tril(past + 1), "The mask lets a token see the next one."),
-            (everything.tril(past - 1), "A token must see itself too."),
-            (~right, "The mask is inverted: True is where a token may look."),
-            (everything.triu(past), "The mask is upside down: True is above the diagonal, in the future."),
-            (everything.tril(), "With a cache the queries are the last q_len of k_len positions: query 0 stands "
-             f"at position {past} and sees all before it."),
-            (everything, "Everything may look at everything; the future must be hidden."),
-        ], f"the mask for {q_len} queries and {k_len} keys")
+        judge(
+            got,
+            right,
+            [
+                (everything.tril(past + 1), "The mask lets a token see the next one."),
+                (everything.tril(past - 1), "A token must see itself too."),
+                (~right, "The mask is inverted: True is where a token may look."),
+                (everything.triu(past), "The mask is upside down: True is above the diagonal, in the future."),
+                (
+                    everything.tril(),
+                    "With a cache the queries are the last q_len of k_len positions: query 0 stands "
+                    f"at position {past} and sees all before it.",
+                ),
+                (everything, "Everything may look at everything; the future must be hidden."),
+            ],
+            f"the mask for {q_len} queries and {k_len} keys",
+        )
 
 
 CAUSAL_MASK = Exercise(
-    "02.causal_mask", "The causal mask", "Write causal_mask(q_len, k_len) -> bool (q_len, k_len), True where a query "
+    "02.causal_mask",
+    "The causal mask",
+    "Write causal_mask(q_len, k_len) -> bool (q_len, k_len), True where a query "
     "may look. The queries are the last q_len of the k_len positions (with a cache there are more keys than queries).",
-    2, 8, 2, "2.2",
-    ("Query i stands at position k_len - q_len + i.", "It may look at every key whose position is not larger.",
-     "torch.tril has a second argument, the diagonal."), check_causal_mask, causal_mask)
+    2,
+    8,
+    2,
+    "2.2",
+    (
+        "Query i stands at position k_len - q_len + i.",
+        "It may look at every key whose position is not larger.",
+        "torch.tril has a second argument, the diagonal.",
+    ),
+    check_causal_mask,
+    causal_mask,
+)
 
 
 def document_mask(segments: Tensor) -> Tensor:
@@ -281,22 +389,35 @@ def check_document_mask(f: Callable) -> None:
     got = as_mask(f(segments.clone()), (2, 6, 6))
     same = segments[:, :, None] == segments[:, None, :]
     real = (segments > 0)[:, :, None] & (segments > 0)[:, None, :]
-    judge(got, document_mask(segments), [
-        (same & real, "Within a document a token sees the next ones: the mask must be causal too."),
-        (same, "Within a document a token sees the next ones, and padding sees padding."),
-        (same.tril(), "Padding (segment 0) is no document: its tokens must not see each other."),
-        (real.tril(), "Documents see each other: compare the segment numbers of query and key."),
-        (torch.ones_like(same).tril(), "That is only causal: documents see each other."),
-        (same.tril(-1) & real, "A token must see itself too."),
-    ], "the mask")
+    judge(
+        got,
+        document_mask(segments),
+        [
+            (same & real, "Within a document a token sees the next ones: the mask must be causal too."),
+            (same, "Within a document a token sees the next ones, and padding sees padding."),
+            (same.tril(), "Padding (segment 0) is no document: its tokens must not see each other."),
+            (real.tril(), "Documents see each other: compare the segment numbers of query and key."),
+            (torch.ones_like(same).tril(), "That is only causal: documents see each other."),
+            (same.tril(-1) & real, "A token must see itself too."),
+        ],
+        "the mask",
+    )
 
 
 DOCUMENT_MASK = Exercise(
-    "02.document_mask", "Documents packed in one row", "Write document_mask(segments) -> bool (batch, seq, seq): "
+    "02.document_mask",
+    "Documents packed in one row",
+    "Write document_mask(segments) -> bool (batch, seq, seq): "
     "causal, and only within one document. segments (batch, seq) numbers each token's document from 1; 0 is padding, "
-    "which sees nothing and is seen by nobody.", 2, 10, 2, "3.1",
+    "which sees nothing and is seen by nobody.",
+    2,
+    10,
+    2,
+    "3.1",
     ("Compare segments[:, :, None] with segments[:, None, :].", "Then make it causal, and take the padding out."),
-    check_document_mask, document_mask)
+    check_document_mask,
+    document_mask,
+)
 
 
 # ---- the feed-forward --------------------------------------------------------------------------------------------
@@ -314,8 +435,10 @@ def check_swiglu(f: Callable) -> None:
     x, gate, up, down = randn(2, 3, 4), randn(6, 4, seed=1), randn(6, 4, seed=2), randn(4, 6, seed=3)
     g, u = x @ gate.T, x @ up.T
     wrongs = [
-        ((torch.sigmoid(g) * u) @ down.T,
-         "sigmoid(gate) * up is the older GLU; SwiGLU's gate is silu(z) = z * sigmoid(z)."),
+        (
+            (torch.sigmoid(g) * u) @ down.T,
+            "sigmoid(gate) * up is the older GLU; SwiGLU's gate is silu(z) = z * sigmoid(z).",
+        ),
         ((torch.relu(g) * u) @ down.T, "That is ReGLU: its gate is relu, SwiGLU's is silu(z) = z * sigmoid(z)."),
         ((functional.gelu(g) * u) @ down.T, "That is GEGLU: its gate is gelu, SwiGLU's is silu(z) = z * sigmoid(z)."),
         ((g * functional.silu(u)) @ down.T, "silu belongs around the gate, not around up."),
@@ -329,10 +452,19 @@ def check_swiglu(f: Callable) -> None:
 
 
 SWIGLU = Exercise(
-    "02.swiglu", "SwiGLU", "Write swiglu(x, gate, up, down) for x (batch, seq, dim) and weights as torch keeps them: "
+    "02.swiglu",
+    "SwiGLU",
+    "Write swiglu(x, gate, up, down) for x (batch, seq, dim) and weights as torch keeps them: "
     "gate and up (ffn_dim, dim), down (dim, ffn_dim). The feed-forward is down of silu(gate of x) times up of x; "
-    "silu(z) is z * sigmoid(z).", 1, 5, 2, "2.2; arXiv 2002.05202",
-    ("A weight (out, in) is applied by x @ weight.T.", "torch.nn.functional has silu."), check_swiglu, swiglu)
+    "silu(z) is z * sigmoid(z).",
+    1,
+    5,
+    2,
+    "2.2; arXiv 2002.05202",
+    ("A weight (out, in) is applied by x @ weight.T.", "torch.nn.functional has silu."),
+    check_swiglu,
+    swiglu,
+)
 
 
 # ---- questions and predictions -----------------------------------------------------------------------------------
@@ -341,40 +473,105 @@ _70B = SIZES["70b"]
 _CACHE = 2 * _70B.n_layers * _70B.n_kv_heads * _70B.head_size * 4096 * 2 / 2**30  # GiB of one sequence of 4096 in fp16
 
 CACHE_SIZE = Exercise(
-    "02.cache_size", "How large is the cache of the 70B?", "Llama 2 70B: 80 layers, 64 heads, 8 KV heads, head_dim "
-    "128. How many GiB does the KV cache of one sequence of 4,096 tokens take in 16 bit?", 2, 5, 1, "2.2, table 1",
+    "02.cache_size",
+    "How large is the cache of the 70B?",
+    "Llama 2 70B: 80 layers, 64 heads, 8 KV heads, head_dim "
+    "128. How many GiB does the KV cache of one sequence of 4,096 tokens take in 16 bit?",
+    2,
+    5,
+    1,
+    "2.2, table 1",
     ("Keys and values, for each layer, each KV head, each token: 128 numbers of 2 bytes.",),
-    Number(_CACHE, ((_CACHE * 8, "That counts 64 heads: only the 8 KV heads are kept, which is what GQA is for."),
-                    (_CACHE / 2, "That is half of it: keys and values are both kept."),
-                    (_CACHE * 2, "A number in 16 bit takes 2 bytes, not 4."),
-                    (_CACHE / 80, "That is one layer; there are 80.")), relative=0.08), round(_CACHE, 3))
+    Number(
+        _CACHE,
+        (
+            (_CACHE * 8, "That counts 64 heads: only the 8 KV heads are kept, which is what GQA is for."),
+            (_CACHE / 2, "That is half of it: keys and values are both kept."),
+            (_CACHE * 2, "A number in 16 bit takes 2 bytes, not 4."),
+            (_CACHE / 80, "That is one layer; there are 80."),
+        ),
+        relative=0.08,
+    ),
+    round(_CACHE, 3),
+)
 
 WHY_ROOT = Exercise(
-    "02.why_root", "Why the square root?", "The plot shows attention weights without dividing the scores by "
-    "sqrt(head_dim). What is wrong with them?", 2, 3, 1, "2.2", ("How large is a product of two random vectors?",),
-    Choice({"a": "they do not add up to 1", "b": "nearly all weight is on one key, so gradients vanish",
-            "c": "they are nearly equal for all keys", "d": "they can be negative"}, "b",
-           {"a": "Softmax always adds up to 1, whatever the scores.",
+    "02.why_root",
+    "Why the square root?",
+    "The plot shows attention weights without dividing the scores by sqrt(head_dim). What is wrong with them?",
+    2,
+    3,
+    1,
+    "2.2",
+    ("How large is a product of two random vectors?",),
+    Choice(
+        {
+            "a": "they do not add up to 1",
+            "b": "nearly all weight is on one key, so gradients vanish",
+            "c": "they are nearly equal for all keys",
+            "d": "they can be negative",
+        },
+        "b",
+        {
+            "a": "Softmax always adds up to 1, whatever the scores.",
             "c": "That is what dividing by too much would do; larger scores make the softmax sharper, not flatter.",
-            "d": "Softmax is never negative; only scores can be."}), "b")
+            "d": "Softmax is never negative; only scores can be.",
+        },
+    ),
+    "b",
+)
 
 GQA_LOSS = Prediction(
-    "02.gqa_loss", "What does sharing KV heads cost?", "Two of our models differ only in their KV heads: 4 (each head "
+    "02.gqa_loss",
+    "What does sharing KV heads cost?",
+    "Two of our models differ only in their KV heads: 4 (each head "
     "its own) or 1 (all share one), with equal parameters. Predict how much higher the loss of the second is, in nats.",
-    2, 3, 1, "2.2, A.2.1", ("In the report's 30B models multi-query lost 0.4 points of 44 on average.",),
-    Guess(-1.0, 3.0, "Sharing costs more than you thought.",
-          "Sharing costs less than you thought: heads differ mostly by what they ask, not by what they look at.",
-          absolute=0.03),
-    lesson="The report: mean of eleven tasks 44.15 with own heads, 43.76 with one, 44.28 with groups.")
+    2,
+    3,
+    1,
+    "2.2, A.2.1",
+    ("In the report's 30B models multi-query lost 0.4 points of 44 on average.",),
+    Guess(
+        -1.0,
+        3.0,
+        "Sharing costs more than you thought.",
+        "Sharing costs less than you thought: heads differ mostly by what they ask, not by what they look at.",
+        absolute=0.03,
+    ),
+    lesson="The report: mean of eleven tasks 44.15 with own heads, 43.76 with one, 44.28 with groups.",
+)
 
 WINDOW = Prediction(
-    "02.window", "What does a chat lose with half the context?", "Somebody is named, two to four turns on other "
-    "matters follow, then comes a question with \"her\" or \"his\" in it. The chat model sees the last 6 turns, or the "
-    "last 3. Predict the difference of their shares of right answers.", 2, 3, 1, "2.2, A.2.1",
+    "02.window",
+    "What does a chat lose with half the context?",
+    "Somebody is named, two to four turns on other "
+    'matters follow, then comes a question with "her" or "his" in it. The chat model sees the last 6 turns, or the '
+    "last 3. Predict the difference of their shares of right answers.",
+    2,
+    3,
+    1,
+    "2.2, A.2.1",
     ("Which of the two windows still holds the name?", "How well does a small model look back over some turns?"),
-    Guess(-1.0, 1.0, "The longer window is worth more than you thought: without the name there is only guessing.",
-          "The longer window is worth less than you thought: to have the name is not yet to use it.", absolute=0.15),
-    lesson="In the report (A.2.1) NarrativeQA all but failed with 2k tokens and not with 4k: 0.21 and 17.26.")
+    Guess(
+        -1.0,
+        1.0,
+        "The longer window is worth more than you thought: without the name there is only guessing.",
+        "The longer window is worth less than you thought: to have the name is not yet to use it.",
+        absolute=0.15,
+    ),
+    lesson="In the report (A.2.1) NarrativeQA all but failed with 2k tokens and not with 4k: 0.21 and 17.26.",
+)
 
-EXERCISES = (RMS_NORM, ROPE, GROUPED_ATTENTION, KV_CACHE, CAUSAL_MASK, DOCUMENT_MASK, SWIGLU, CACHE_SIZE, WHY_ROOT,
-             GQA_LOSS, WINDOW)
+EXERCISES = (
+    RMS_NORM,
+    ROPE,
+    GROUPED_ATTENTION,
+    KV_CACHE,
+    CAUSAL_MASK,
+    DOCUMENT_MASK,
+    SWIGLU,
+    CACHE_SIZE,
+    WHY_ROOT,
+    GQA_LOSS,
+    WINDOW,
+)

@@ -40,8 +40,13 @@ OPTIM = Optim(2e-3, warmup=0.2)
 # ---- parts of the model ----------------------------------------------------------------------------------------------
 
 
-def dot_by_distance(starts: Sequence[int] = (0, 40, 160), distances: int = 64, size: int = 32, theta: float = 10000.0,
-                    turned: bool = True) -> dict[int, list[float]]:
+def dot_by_distance(
+    starts: Sequence[int] = (0, 40, 160),
+    distances: int = 64,
+    size: int = 32,
+    theta: float = 10000.0,
+    turned: bool = True,
+) -> dict[int, list[float]]:
     """q at place start + d times k at place start, for d = 0 .. distances - 1, for each start: one query and one key,
     both the same unit vector, with or without their turn."""
     x = torch.full((1, 1, 1, size), size**-0.5)
@@ -54,8 +59,12 @@ def dot_by_distance(starts: Sequence[int] = (0, 40, 160), distances: int = 64, s
     return {s: (at(range(s, s + distances)) @ at(range(s, s + 1)).T)[:, 0].tolist() for s in starts}
 
 
-def softmax_spread(sizes: Sequence[int] = (8, 32, 128), keys: int = 16, draws: int = 400, seed: int = 0,
-                   ) -> dict[str, dict[int, list[stats.Figure]]]:
+def softmax_spread(
+    sizes: Sequence[int] = (8, 32, 128),
+    keys: int = 16,
+    draws: int = 400,
+    seed: int = 0,
+) -> dict[str, dict[int, list[stats.Figure]]]:
     """Attention weights of random queries on random keys, sorted, the largest first: {"divided" | "not divided":
     {head_dim: weight by rank}}."""
     generator = torch.Generator().manual_seed(seed)
@@ -71,10 +80,14 @@ def softmax_spread(sizes: Sequence[int] = (8, 32, 128), keys: int = 16, draws: i
 
 
 @torch.no_grad()
-def logits_with(model: Llama, ids: Sequence[int], rms_norm: Callable[[Tensor, Tensor, float], Tensor],
-                rotate_positions: Callable[[Tensor, float], Tensor],
-                grouped_attention: Callable[[Tensor, Tensor, Tensor], Tensor],
-                swiglu: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+def logits_with(
+    model: Llama,
+    ids: Sequence[int],
+    rms_norm: Callable[[Tensor, Tensor, float], Tensor],
+    rotate_positions: Callable[[Tensor, float], Tensor],
+    grouped_attention: Callable[[Tensor, Tensor, Tensor], Tensor],
+    swiglu: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+) -> Tensor:
     """Logits (seq, vocab) of a model whose parts are the given functions (those of the exercises): the way through a
     Llama in twenty lines."""
     c = model.config
@@ -90,13 +103,18 @@ def logits_with(model: Llama, ids: Sequence[int], rms_norm: Callable[[Tensor, Te
         mixed = grouped_attention(rotate_positions(q, c.rope_theta), rotate_positions(k, c.rope_theta), v)
         x = x + layer.attention.out(mixed.to(x.dtype).transpose(1, 2).reshape(1, seq, -1))
         ffn = layer.ffn
-        x = x + swiglu(rms_norm(x, layer.ffn_norm.weight, c.norm_eps), ffn.gate.weight, ffn.up.weight,
-                       ffn.down.weight).to(x.dtype)
+        x = x + swiglu(
+            rms_norm(x, layer.ffn_norm.weight, c.norm_eps), ffn.gate.weight, ffn.up.weight, ffn.down.weight
+        ).to(x.dtype)
     return model.lm_head(rms_norm(x, model.norm.weight, c.norm_eps).to(x.dtype))[0]
 
 
-def assembled(lab: Finished, ids: Sequence[int], stage: str = "rlhf-v5", **pieces: Any,
-              ) -> tuple[Tensor, dict[str, str]]:
+def assembled(
+    lab: Finished,
+    ids: Sequence[int],
+    stage: str = "rlhf-v5",
+    **pieces: Any,
+) -> tuple[Tensor, dict[str, str]]:
     """Logits (seq, vocab) of a stage's model with the student's `rms_norm`, `rope`, `grouped_attention` and `swiglu` in
     it; the library's stand in for what is not solved yet. Also says which is whose."""
     parts, whose = {}, {}
@@ -114,8 +132,9 @@ def transformers_logits(lab: Finished, stage: str, ids: Sequence[int]) -> Tensor
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    theirs = AutoModelForCausalLM.from_pretrained(lab.stage(stage), dtype=torch.float32, trust_remote_code=False,
-                                                  local_files_only=True).eval()
+    theirs = AutoModelForCausalLM.from_pretrained(
+        lab.stage(stage), dtype=torch.float32, trust_remote_code=False, local_files_only=True
+    ).eval()
     return theirs(torch.tensor([list(ids)])).logits[0].to(lab.machine.device)
 
 
@@ -132,7 +151,7 @@ def token_losses(lab: Finished, model: Llama, encoded: Sequence[Sequence[int]]) 
     """Nats of each token of each text from the second token on: every one is predicted from all before it."""
     result = []
     for start in range(0, len(encoded), 16):
-        tokens, lengths = pad_right(encoded[start:start + 16], lab.tokenizer.pad_token_id)
+        tokens, lengths = pad_right(encoded[start : start + 16], lab.tokenizer.pad_token_id)
         tokens = tokens.to(lab.machine.device)
         with torch.inference_mode(), lab.machine.autocast():
             found = -token_logprobs(model, tokens, torch.ones_like(tokens, dtype=torch.bool))
@@ -146,8 +165,9 @@ def gaps(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> dict[str
     return {**stats.pool(by_seed), "each": [f["mean"] for f in by_seed]}
 
 
-def gqa_variants(lab: Finished, seeds: Sequence[int] = (0, 1, 2), words: int = 110_000, documents: int = 120,
-                 **shape: Any) -> dict[str, Any]:
+def gqa_variants(
+    lab: Finished, seeds: Sequence[int] = (0, 1, 2), words: int = 110_000, documents: int = 120, **shape: Any
+) -> dict[str, Any]:
     """Claim 1: grouped-query attention keeps the quality.
 
     Three models that differ only in their KV heads (each head its own, one for two heads, one for all), the
@@ -165,31 +185,49 @@ def gqa_variants(lab: Finished, seeds: Sequence[int] = (0, 1, 2), words: int = 1
             model = Llama(config, seed).to(lab.machine.device)
             folders.append(lab.work_folder("gqa_variants", gqa_variants, (asdict(config), asdict(OPTIM), words, seed)))
             with alone(folders[-1], wait=False):
-                log = fit_packed(model, data, 1.0, BATCH, OPTIM, seed, lab.machine, folders[-1],
-                                 f"{kind}, seed {seed}")
+                log = fit_packed(model, data, 1.0, BATCH, OPTIM, seed, lab.machine, folders[-1], f"{kind}, seed {seed}")
             losses[kind].append([float(x.mean()) for x in token_losses(lab, model, unseen)])
             curves.append([row["loss"] for row in log])
         by_seed = [stats.mean(one) for one in losses[kind]]
-        rows.append({"kind": kind, "n_kv_heads": config.n_kv_heads, "ffn_dim": config.ffn_dim,
-                     "parameters": parameters(config), "cache": cache_bytes(config, 1),
-                     "loss": {**stats.pool(by_seed), "each": [f["mean"] for f in by_seed]},
-                     "curve": np.mean(curves, 0).round(4).tolist(), "tokens": int(sum(r["tokens"] for r in log)),
-                     "seconds": (time.perf_counter() - begin) / len(seeds)})
+        rows.append(
+            {
+                "kind": kind,
+                "n_kv_heads": config.n_kv_heads,
+                "ffn_dim": config.ffn_dim,
+                "parameters": parameters(config),
+                "cache": cache_bytes(config, 1),
+                "loss": {**stats.pool(by_seed), "each": [f["mean"] for f in by_seed]},
+                "curve": np.mean(curves, 0).round(4).tolist(),
+                "tokens": int(sum(r["tokens"] for r in log)),
+                "seconds": (time.perf_counter() - begin) / len(seeds),
+            }
+        )
     for folder in folders:  # all are done: nothing is left to go on with
         shutil.rmtree(folder, ignore_errors=True)
-    return {"rows": rows, "seeds": list(seeds), "batch": BATCH,
-            "gaps": {kind: gaps(losses[kind], losses["MHA"]) for kind in ("GQA", "MQA")}}
+    return {
+        "rows": rows,
+        "seeds": list(seeds),
+        "batch": BATCH,
+        "gaps": {kind: gaps(losses[kind], losses["MHA"]) for kind in ("GQA", "MQA")},
+    }
 
 
 @torch.inference_mode()
-def decode_speed(lab: Finished, batches: Sequence[int] = (1, 16, 64), contexts: Sequence[int] = (128, 1024),
-                 repeats: int = 15, **shape: Any) -> list[dict[str, Any]]:
+def decode_speed(
+    lab: Finished,
+    batches: Sequence[int] = (1, 16, 64),
+    contexts: Sequence[int] = (128, 1024),
+    repeats: int = 15,
+    **shape: Any,
+) -> list[dict[str, Any]]:
     """Milliseconds to write one more token of each sequence, with a full cache of `context` tokens before it, in
     float32; new tokens a second; and how many times as many as MHA. The variants take turns, and each is held against
     the MHA of its own turn, so that other work on the machine meets them alike. On one core: two that wait for each
     other would measure the other work. About 5 seconds; the weights are random, which the time does not know."""
-    models = {kind: Llama(config).to(lab.machine.device).eval()
-              for kind, config in shapes(lab, max_seq_len=max(contexts) + 1, **shape).items()}
+    models = {
+        kind: Llama(config).to(lab.machine.device).eval()
+        for kind, config in shapes(lab, max_seq_len=max(contexts) + 1, **shape).items()
+    }
     rows, threads = [], torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -197,10 +235,17 @@ def decode_speed(lab: Finished, batches: Sequence[int] = (1, 16, 64), contexts: 
             for batch in batches:
                 times = turns(models, context, batch, repeats)
                 for kind, ms in times.items():
-                    rows.append({"kind": kind, "context": context, "batch": batch, "ms": middle(ms),
-                                 "tokens_per_second": middle([1000 * batch / one for one in ms]),
-                                 "gain": middle([own / one for own, one in zip(times["MHA"], ms, strict=True)]),
-                                 "cache": cache_bytes(models[kind].config, context + 1, batch, 4)})
+                    rows.append(
+                        {
+                            "kind": kind,
+                            "context": context,
+                            "batch": batch,
+                            "ms": middle(ms),
+                            "tokens_per_second": middle([1000 * batch / one for one in ms]),
+                            "gain": middle([own / one for own, one in zip(times["MHA"], ms, strict=True)]),
+                            "cache": cache_bytes(models[kind].config, context + 1, batch, 4),
+                        }
+                    )
     finally:
         torch.set_num_threads(threads)
     return rows
@@ -245,22 +290,39 @@ def context_length(lab: Finished, full: int = 256, documents: int = 80, seed: in
     texts = [text for text in heldout_documents(lab.town, seed, 40 * documents) if text.count(" ") >= full // 2]
     long = [ids[:full] for ids, _ in encode_documents(tokenizer, texts) if len(ids) >= full][:documents]
     whole = token_losses(lab, model, long)
-    first, second = (token_losses(lab, model, [ids[part] for ids in long])
-                     for part in (slice(full // 2), slice(full // 2, full)))
+    first, second = (
+        token_losses(lab, model, [ids[part] for ids in long]) for part in (slice(full // 2), slice(full // 2, full))
+    )
     # The first token of a piece is predicted from nothing: no loss is counted there, whole or not.
-    kinds = {f"context of {full // 2} tokens": [np.concatenate([a, [np.nan], b])
-                                                for a, b in zip(first, second, strict=True)],
-             f"context of {full} tokens": [np.concatenate([x[:full // 2 - 1], [np.nan], x[full // 2:]]) for x in whole]}
+    kinds = {
+        f"context of {full // 2} tokens": [
+            np.concatenate([a, [np.nan], b]) for a, b in zip(first, second, strict=True)
+        ],
+        f"context of {full} tokens": [np.concatenate([x[: full // 2 - 1], [np.nan], x[full // 2 :]]) for x in whole],
+    }
     edges = range(0, full, full // 16)
-    by_place = {name: {str(a + full // 32): stats.mean([float(np.nanmean(x[a:a + full // 16])) for x in losses])
-                       for a in edges} for name, losses in kinds.items()}
-    half, all_of_it = ([float(np.nanmean(x[full // 2:])) for x in losses] for losses in kinds.values())
-    return {"by_place": by_place, "documents": len(long), "full": full,
-            "claims": {f"loss from token {full // 2} on, half the context less all of it": gaps([half], [all_of_it])}}
+    by_place = {
+        name: {
+            str(a + full // 32): stats.mean([float(np.nanmean(x[a : a + full // 16])) for x in losses]) for a in edges
+        }
+        for name, losses in kinds.items()
+    }
+    half, all_of_it = ([float(np.nanmean(x[full // 2 :])) for x in losses] for losses in kinds.values())
+    return {
+        "by_place": by_place,
+        "documents": len(long),
+        "full": full,
+        "claims": {f"loss from token {full // 2} on, half the context less all of it": gaps([half], [all_of_it])},
+    }
 
 
-def facts_after_talk(lab: Finished, stage: str = "rlhf-v5", windows: Sequence[int] = (3, 6),
-                     turns: Sequence[int] = (0, 1, 2, 3, 4, 6, 8), prompts: int = 80) -> dict[str, Any]:
+def facts_after_talk(
+    lab: Finished,
+    stage: str = "rlhf-v5",
+    windows: Sequence[int] = (3, 6),
+    turns: Sequence[int] = (0, 1, 2, 3, 4, 6, 8),
+    prompts: int = 80,
+) -> dict[str, Any]:
     """Claim 2, its second half: in a long chat a longer context keeps what was said.
 
     Somebody is named in the first turn, some turns on other matters follow, then "And where does she live?". The
@@ -270,8 +332,14 @@ def facts_after_talk(lab: Finished, stage: str = "rlhf-v5", windows: Sequence[in
     town, rng = lab.town, random.Random("facts after talk")
     asked = make_prompts(town, "test", prompts, 41, skills=("follow_up",))
     others = every_prompt(town, "test", ("opposites", "arithmetic", "small_talk"))
-    talk = [[m for p in rng.sample(others, max(turns)) for m in (*p.messages, {
-        "role": "assistant", "content": truth_of(town, p.content).answers[0]})] for _ in asked]
+    talk = [
+        [
+            m
+            for p in rng.sample(others, max(turns))
+            for m in (*p.messages, {"role": "assistant", "content": truth_of(town, p.content).answers[0]})
+        ]
+        for _ in asked
+    ]
     names = {f"last {n} turns": n for n in windows} | {"all turns": max(turns) + 2}
     right: dict[tuple[int, int], list[bool]] = {}  # by turns between and turns seen
     series: dict[str, dict[str, stats.Figure]] = {name: {} for name in names}
@@ -279,19 +347,34 @@ def facts_after_talk(lab: Finished, stage: str = "rlhf-v5", windows: Sequence[in
         for name, window in names.items():
             seen = min(window, between + 2)  # turns there are: the one with the name, those between, the question
             if (between, seen) not in right:
-                chats = [[*p.messages[:-1], *some[:2 * between], p.messages[-1]][-(2 * seen - 1):]
-                         for p, some in zip(asked, talk, strict=True)]
-                answers = sample_answers(lab.model(stage), lab.tokenizer, chats, temperature=0.0,
-                                         precision=lab.machine.precision, what=f"{between} turns between, {seen} seen")
+                chats = [
+                    [*p.messages[:-1], *some[: 2 * between], p.messages[-1]][-(2 * seen - 1) :]
+                    for p, some in zip(asked, talk, strict=True)
+                ]
+                answers = sample_answers(
+                    lab.model(stage),
+                    lab.tokenizer,
+                    chats,
+                    temperature=0.0,
+                    precision=lab.machine.precision,
+                    what=f"{between} turns between, {seen} seen",
+                )
                 right[between, seen] = [lab.oracle.judge(p, a[0]).correct for p, a in zip(asked, answers, strict=True)]
             series[name][str(between)] = stats.rate(right[between, seen])
     short, long = min(windows), max(windows)
     apart = [b for b in turns if short < b + 2 <= long]
-    shares = [[float(np.mean(x)) for x in zip(*(right[b, min(n, b + 2)] for b in apart), strict=True)]
-              for n in (long, short)]
-    return {"by_turns": series, "example": [*asked[0].messages[:-1], *talk[0][:4], asked[0].messages[-1]],
-            "claims": {f"right answers after {min(apart)} to {max(apart)} turns, {long} turns seen less {short}":
-                       gaps([shares[0]], [shares[1]])}}
+    shares = [
+        [float(np.mean(x)) for x in zip(*(right[b, min(n, b + 2)] for b in apart), strict=True)] for n in (long, short)
+    ]
+    return {
+        "by_turns": series,
+        "example": [*asked[0].messages[:-1], *talk[0][:4], asked[0].messages[-1]],
+        "claims": {
+            f"right answers after {min(apart)} to {max(apart)} turns, {long} turns seen less {short}": gaps(
+                [shares[0]], [shares[1]]
+            )
+        },
+    }
 
 
 EXPERIMENTS = (gqa_variants, context_length, facts_after_talk)

@@ -25,9 +25,17 @@ TABLE_GQA = {
 }
 TASKS = ("BoolQ", "PIQA", "SIQA", "HellaSwag", "ARC-e", "ARC-c", "NQ", "TQA", "MMLU", "GSM8K", "HumanEval")
 # Its comparison of contexts (A.2.1): trained on 150B tokens with 2k or 4k; first long tasks, then short ones.
-TABLE_CONTEXT = (("NarrativeQA, F1", 0.21, 17.26), ("Qasper, F1", 0.71, 18.52), ("QuALITY, accuracy", 26.1, 29.6),
-                 ("ContractNLI, exact", 11.76, 16.33), ("HellaSwag, 0 shots", 75.1, 74.8), ("NQ, 64 shots", 25.5, 25.5),
-                 ("TQA, 64 shots", 53.7, 52.2), ("GSM8K, 8 shots", 4.9, 6.5), ("HumanEval, 0 shots", 7.9, 7.3))
+TABLE_CONTEXT = (
+    ("NarrativeQA, F1", 0.21, 17.26),
+    ("Qasper, F1", 0.71, 18.52),
+    ("QuALITY, accuracy", 26.1, 29.6),
+    ("ContractNLI, exact", 11.76, 16.33),
+    ("HellaSwag, 0 shots", 75.1, 74.8),
+    ("NQ, 64 shots", 25.5, 25.5),
+    ("TQA, 64 shots", 53.7, 52.2),
+    ("GSM8K, 8 shots", 4.9, 6.5),
+    ("HumanEval, 0 shots", 7.9, 7.3),
+)
 
 
 def rope_figure(**settings: Any) -> go.Figure | None:
@@ -35,16 +43,18 @@ def rope_figure(**settings: Any) -> go.Figure | None:
     fig = go.Figure()
     looks = ((BLUE, "solid"), (ORANGE, "dash"), (GREEN, "dot"))
     for (start, values), (colour, dash) in zip(dot_by_distance(**settings).items(), looks, strict=False):
-        add_curve(fig, f"key at place {start}", [{"d": d, "dot": v} for d, v in enumerate(values)], "d", "dot", colour,
-                  dash)
+        add_curve(
+            fig, f"key at place {start}", [{"d": d, "dot": v} for d, v in enumerate(values)], "d", "dot", colour, dash
+        )
     return style(fig, "distance between query and key, tokens", "their product")
 
 
 def spread_figure(which: str = "not divided", **settings: Any) -> go.Figure | None:
     """One half of `softmax_spread`: attention weight by rank, for each head_dim, with its interval."""
     fig = go.Figure()
-    for (size, by_rank), colour, symbol in zip(softmax_spread(**settings)[which].items(), (SKY, ORANGE, BLUE),
-                                               ("circle", "diamond", "square"), strict=False):
+    for (size, by_rank), colour, symbol in zip(
+        softmax_spread(**settings)[which].items(), (SKY, ORANGE, BLUE), ("circle", "diamond", "square"), strict=False
+    ):
         add_series(fig, f"head_dim {size}", list(range(1, len(by_rank) + 1)), by_rank, colour, symbol)
     fig.update_yaxes(range=[0, 1])
     return style(fig, "rank of the key, the most looked at first", f"attention weight, scores {which}")
@@ -66,8 +76,10 @@ def loss_curves(result: dict[str, Any], smooth: int = 8) -> go.Figure | None:
     fig = go.Figure()
     for row, (colour, dash) in zip(result["rows"], ((BLUE, "solid"), (ORANGE, "dash"), (GREEN, "dot")), strict=True):
         each = row["tokens"] / len(row["curve"]) / 1000
-        points = [{"t": (i + smooth) * each, "loss": float(np.mean(row["curve"][i:i + smooth]))}
-                  for i in range(0, len(row["curve"]) - smooth + 1, smooth)]
+        points = [
+            {"t": (i + smooth) * each, "loss": float(np.mean(row["curve"][i : i + smooth]))}
+            for i in range(0, len(row["curve"]) - smooth + 1, smooth)
+        ]
         add_curve(fig, f"{row['kind']}, {row['n_kv_heads']} KV heads", points, "t", "loss", colour, dash)
     return style(fig, "thousand tokens", "training loss, nats a token")
 
@@ -75,8 +87,14 @@ def loss_curves(result: dict[str, Any], smooth: int = 8) -> go.Figure | None:
 def gap_figure(result: dict[str, Any], margin: float = 0.05) -> go.Figure | None:
     """How much higher the loss is than with own heads, document by document, and the margin of `quality_kept`."""
     fig = go.Figure()
-    add_series(fig, "loss less that of MHA", [f"{kind} less MHA" for kind in result["gaps"]],
-               list(result["gaps"].values()), BLUE, mode="markers")
+    add_series(
+        fig,
+        "loss less that of MHA",
+        [f"{kind} less MHA" for kind in result["gaps"]],
+        list(result["gaps"].values()),
+        BLUE,
+        mode="markers",
+    )
     for y, words in ((margin, "worse above"), (0.0, "as good as own heads"), (-margin, "better below")):
         mark_line(fig, y, words)
     fig.update_xaxes(range=[-0.5, len(result["gaps"]) - 0.5])  # room for the words beside the points
@@ -86,22 +104,42 @@ def gap_figure(result: dict[str, Any], margin: float = 0.05) -> go.Figure | None
 def gqa_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     """The three variants as rows: KV heads, FFN, parameters, bytes of cache a token, loss, and the report's mean."""
     report = means(TABLE_GQA)
-    return [(row["kind"], str(row["n_kv_heads"]), str(row["ffn_dim"]), f"{row['parameters']:,}", f"{row['cache']:,}",
-             figure_text(row["loss"]), f"{report[row['kind']]:.2f}") for row in result["rows"]]
+    return [
+        (
+            row["kind"],
+            str(row["n_kv_heads"]),
+            str(row["ffn_dim"]),
+            f"{row['parameters']:,}",
+            f"{row['cache']:,}",
+            figure_text(row["loss"]),
+            f"{report[row['kind']]:.2f}",
+        )
+        for row in result["rows"]
+    ]
 
 
 def speed_figure(rows: Sequence[dict[str, Any]]) -> go.Figure | None:
     """New tokens a second against sequences at once, a panel for each length of the context."""
     contexts = list(dict.fromkeys(row["context"] for row in rows))
-    fig = make_subplots(1, len(contexts), subplot_titles=[f"{c:,} tokens before" for c in contexts],
-                        horizontal_spacing=0.1)
+    fig = make_subplots(
+        1, len(contexts), subplot_titles=[f"{c:,} tokens before" for c in contexts], horizontal_spacing=0.1
+    )
     for kind, (colour, symbol) in zip(("MHA", "GQA", "MQA"), MARKS, strict=False):
         for column, context in enumerate(contexts, 1):
             some = [r for r in rows if r["kind"] == kind and r["context"] == context]
             speeds = [r["tokens_per_second"] for r in some]
-            fig.add_trace(go.Scatter(x=[r["batch"] for r in some], y=[f["mean"] for f in speeds], name=kind,
-                                     mode="lines+markers", error_y=errors(speeds), **drawn(colour, symbol)),
-                          row=1, col=column)
+            fig.add_trace(
+                go.Scatter(
+                    x=[r["batch"] for r in some],
+                    y=[f["mean"] for f in speeds],
+                    name=kind,
+                    mode="lines+markers",
+                    error_y=errors(speeds),
+                    **drawn(colour, symbol),
+                ),
+                row=1,
+                col=column,
+            )
     one_legend(fig)
     fig.update_xaxes(type="log", tickvals=list(dict.fromkeys(row["batch"] for row in rows)), title="sequences at once")
     fig.update_yaxes(rangemode="tozero")
@@ -119,9 +157,15 @@ def speed_rows(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     found = []
     for context, batch in dict.fromkeys((r["context"], r["batch"]) for r in rows):
         of = {r["kind"]: r for r in rows if (r["context"], r["batch"]) == (context, batch)}
-        found.append((f"{context:,}", str(batch), size_in_words(of["MHA"]["cache"]),
-                      f"{of['MHA']['tokens_per_second']['mean']:,.0f}",
-                      *(gain_text(of[kind]["gain"]) for kind in ("GQA", "MQA"))))
+        found.append(
+            (
+                f"{context:,}",
+                str(batch),
+                size_in_words(of["MHA"]["cache"]),
+                f"{of['MHA']['tokens_per_second']['mean']:,.0f}",
+                *(gain_text(of[kind]["gain"]) for kind in ("GQA", "MQA")),
+            )
+        )
     return found
 
 
@@ -130,18 +174,28 @@ def speed_verdict(rows: Sequence[dict[str, Any]]) -> str:
     caches = sorted((r["cache"], r["context"], r["batch"]) for r in rows if r["kind"] == "MHA")
     lines = []
     for kind in ("GQA", "MQA"):
-        small, large = (next(r["gain"] for r in rows if (r["kind"], r["context"], r["batch"]) == (kind, *place[1:]))
-                        for place in (caches[0], caches[-1]))
+        small, large = (
+            next(r["gain"] for r in rows if (r["kind"], r["context"], r["batch"]) == (kind, *place[1:]))
+            for place in (caches[0], caches[-1])
+        )
         faster = "faster" if large["low"] > 1 else "slower" if large["high"] < 1 else "faster or slower cannot be told"
-        said = ("more than with the smallest, as the account says" if large["low"] > small["high"] else
-                "less than with the smallest, against the account" if large["high"] < small["low"] else
-                "whether more than with the smallest cannot be told, the intervals overlap")
-        lines.append(f"{kind}, times as fast as MHA: {gain_text(small)} with the smallest cache; {gain_text(large)} "
-                     f"with the largest: {faster}, and {said}.")
+        said = (
+            "more than with the smallest, as the account says"
+            if large["low"] > small["high"]
+            else "less than with the smallest, against the account"
+            if large["high"] < small["low"]
+            else "whether more than with the smallest cannot be told, the intervals overlap"
+        )
+        lines.append(
+            f"{kind}, times as fast as MHA: {gain_text(small)} with the smallest cache; {gain_text(large)} "
+            f"with the largest: {faster}, and {said}."
+        )
     apart = max(r["ms"]["high"] / r["ms"]["low"] for r in rows)
     if apart > 2:
-        lines.append(f"This machine was busy with other work: times of one and the same setting lie up to {apart:.0f} "
-                     "times apart. Delete decode_speed-* in runs/lab and run this again when it is quiet.")
+        lines.append(
+            f"This machine was busy with other work: times of one and the same setting lie up to {apart:.0f} "
+            "times apart. Delete decode_speed-* in runs/lab and run this again when it is quiet."
+        )
     return "\n".join(textwrap.fill(line, 100) for line in lines)
 
 

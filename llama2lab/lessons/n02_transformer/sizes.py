@@ -38,16 +38,22 @@ def with_kv_heads(config: ModelConfig, n_kv_heads: int, matched: bool = True, mu
 def parameter_rows(c: ModelConfig) -> list[tuple[str, str, int, int]]:
     """(part, shape, how often it stands in the model, parameters in all): they add up to `parameters`."""
     heads, kv = c.n_heads * c.head_size, c.n_kv_heads * c.head_size
-    rows = [("embedding" + (", also the output" if c.tie_embeddings else ""), f"{c.vocab_size} x {c.dim}", 1,
-             c.vocab_size * c.dim)]
+    rows = [
+        (
+            "embedding" + (", also the output" if c.tie_embeddings else ""),
+            f"{c.vocab_size} x {c.dim}",
+            1,
+            c.vocab_size * c.dim,
+        )
+    ]
     for name, shape, size in (
-            ("RMSNorm before attention", f"{c.dim}", c.dim),
-            ("queries", f"{c.dim} x {heads}", c.dim * heads),
-            ("keys and values", f"2 of {c.dim} x {kv}", 2 * c.dim * kv),
-            ("output of attention", f"{heads} x {c.dim}", heads * c.dim),
-            ("RMSNorm before feed-forward", f"{c.dim}", c.dim),
-            ("feed-forward: gate, up; down", f"2 of {c.dim} x {c.ffn_dim}; {c.ffn_dim} x {c.dim}",
-             3 * c.dim * c.ffn_dim)):
+        ("RMSNorm before attention", f"{c.dim}", c.dim),
+        ("queries", f"{c.dim} x {heads}", c.dim * heads),
+        ("keys and values", f"2 of {c.dim} x {kv}", 2 * c.dim * kv),
+        ("output of attention", f"{heads} x {c.dim}", heads * c.dim),
+        ("RMSNorm before feed-forward", f"{c.dim}", c.dim),
+        ("feed-forward: gate, up; down", f"2 of {c.dim} x {c.ffn_dim}; {c.ffn_dim} x {c.dim}", 3 * c.dim * c.ffn_dim),
+    ):
         rows.append((name, shape, c.n_layers, size * c.n_layers))
     rows.append(("RMSNorm at the end", str(c.dim), 1, c.dim))
     if not c.tie_embeddings:
@@ -60,8 +66,9 @@ def cache_bytes(config: ModelConfig, tokens: int, batch: int = 1, number_bytes: 
     return 2 * config.n_layers * max(config.n_kv_heads, gpus) * config.head_size * tokens * batch * number_bytes
 
 
-def largest_batch(config: ModelConfig, tokens: int, number_bytes: int = 2, gpus: int = 1,
-                  gpu_gib: float = GPU_GIB) -> int:
+def largest_batch(
+    config: ModelConfig, tokens: int, number_bytes: int = 2, gpus: int = 1, gpu_gib: float = GPU_GIB
+) -> int:
     """The most sequences of `tokens` tokens whose cache fits beside the weights; 0 if not even these fit."""
     room = gpus * gpu_gib * GIB - parameters(config) * number_bytes
     return max(0, int(room // cache_bytes(config, tokens, 1, number_bytes, gpus)))
@@ -69,8 +76,10 @@ def largest_batch(config: ModelConfig, tokens: int, number_bytes: int = 2, gpus:
 
 def variants(config: ModelConfig, n_kv_heads: int, matched: bool = True) -> dict[str, ModelConfig]:
     """MHA, GQA with this number of KV heads, and MQA, of one size."""
-    return {kind: with_kv_heads(config, n, matched)
-            for kind, n in (("MHA", config.n_heads), ("GQA", n_kv_heads), ("MQA", 1))}
+    return {
+        kind: with_kv_heads(config, n, matched)
+        for kind, n in (("MHA", config.n_heads), ("GQA", n_kv_heads), ("MQA", 1))
+    }
 
 
 def out_of_memory(size: str = "34b") -> list[dict[str, Any]]:
@@ -80,8 +89,15 @@ def out_of_memory(size: str = "34b") -> list[dict[str, Any]]:
     for context, batch in FIGURE_24:
         for kind, config in variants(SIZES[size], 8).items():
             used = 2 * parameters(config) + cache_bytes(config, context + FIGURE_24_NEW, batch, 2, FIGURE_24_GPUS)
-            rows.append({"context": context, "batch": batch, "kind": kind, "gib": used / GIB,
-                         "share": used / (FIGURE_24_GPUS * GPU_GIB * GIB)})
+            rows.append(
+                {
+                    "context": context,
+                    "batch": batch,
+                    "kind": kind,
+                    "gib": used / GIB,
+                    "share": used / (FIGURE_24_GPUS * GPU_GIB * GIB),
+                }
+            )
     return rows
 
 

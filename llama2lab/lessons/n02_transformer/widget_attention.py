@@ -25,8 +25,9 @@ LETTERS = 120  # of a typed question
 class AttentionExplorer(Explorer):
     """A chat model reads a question and writes its answer; who looked at whom, head by head, step by step."""
 
-    def __init__(self, lab: Finished, question: str = "What is the opposite of hot?",
-                 stages: Sequence[str] = ("rlhf-v5", "sft")):
+    def __init__(
+        self, lab: Finished, question: str = "What is the opposite of hot?", stages: Sequence[str] = ("rlhf-v5", "sft")
+    ):
         self.lab = lab
         self._read = lru_cache(maxsize=16)(self._compute)
         model = lab.model(stages[0])
@@ -51,20 +52,45 @@ class AttentionExplorer(Explorer):
         groups = ""
         for g in range(config.n_kv_heads):
             colour, heads = COLOURS[g % len(COLOURS)], range(g * config.group, (g + 1) * config.group)
-            maps = "".join(f'<div style="flex: 1 1 280px; max-width: 420px; margin: 4px 12px 4px 0">head {h}' + heatmap(
-                visible(weights[layer, h], step), f"attention weights of head {h}, query by key", names, names,
-                colour, cell=14, most=0.7) + "</div>" for h in heads)
-            groups += (f'<div style="border-left: 5px solid {colour}; padding-left: 8px; margin: 6px 0; color: '
-                       f'var(--jp-content-font-color1, inherit)">heads that share KV head {g}'
-                       f'<div style="display: flex; flex-wrap: wrap">{maps}</div></div>')
+            maps = "".join(
+                f'<div style="flex: 1 1 280px; max-width: 420px; margin: 4px 12px 4px 0">head {h}'
+                + heatmap(
+                    visible(weights[layer, h], step),
+                    f"attention weights of head {h}, query by key",
+                    names,
+                    names,
+                    colour,
+                    cell=14,
+                    most=0.7,
+                )
+                + "</div>"
+                for h in heads
+            )
+            groups += (
+                f'<div style="border-left: 5px solid {colour}; padding-left: 8px; margin: 6px 0; color: '
+                f'var(--jp-content-font-color1, inherit)">heads that share KV head {g}'
+                f'<div style="display: flex; flex-wrap: wrap">{maps}</div></div>'
+            )
         newest = weights[layer, :, step - 1, :step].tolist()
-        row = heatmap(newest, "what the newest token looks at, by head", [f"head {h}" for h in range(config.n_heads)],
-                      names[:step], cell=17, colour=GREY, most=0.7)
+        row = heatmap(
+            newest,
+            "what the newest token looks at, by head",
+            [f"head {h}" for h in range(config.n_heads)],
+            names[:step],
+            cell=17,
+            colour=GREY,
+            most=0.7,
+        )
         wide = self.lab.model(self.stage.value).embed.weight.element_size()
         said = html.escape(tame(self.lab.tokenizer.decode(ids[:step])))
-        return (f"<p>{step} of {len(ids)} tokens: <code>{said}</code></p>{groups}"
-                f"<p>What the newest token, <code>{html.escape(tame(names[step - 1]))}</code>, looks at:</p>{row}"
-                f"<p>KV cache so far, bytes ({wide} a number, {config.n_layers} layers):</p>"
-                + bars([(name, float(size)) for name, size in grown_cache(config, step, wide)],
-                       "size of the cache", top=float(grown_cache(config, len(ids), wide)[0][1]),
-                       colours=(SKY, ORANGE, GREEN)))
+        return (
+            f"<p>{step} of {len(ids)} tokens: <code>{said}</code></p>{groups}"
+            f"<p>What the newest token, <code>{html.escape(tame(names[step - 1]))}</code>, looks at:</p>{row}"
+            f"<p>KV cache so far, bytes ({wide} a number, {config.n_layers} layers):</p>"
+            + bars(
+                [(name, float(size)) for name, size in grown_cache(config, step, wide)],
+                "size of the cache",
+                top=float(grown_cache(config, len(ids), wide)[0][1]),
+                colours=(SKY, ORANGE, GREEN),
+            )
+        )

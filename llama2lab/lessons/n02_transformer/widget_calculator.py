@@ -29,17 +29,22 @@ class CacheCalculator(Explorer):
     def __init__(self) -> None:
         self.size = w.Dropdown(options=list(SIZES), value="70b", description="model", **wide())
         self.kv = w.SelectionSlider(options=self._divisors(), value=8, description="KV heads of GQA", **wide())
-        self.context = w.SelectionSlider(options=[2**n for n in range(8, 17)], value=4096, description="tokens each",
-                                         **wide())
+        self.context = w.SelectionSlider(
+            options=[2**n for n in range(8, 17)], value=4096, description="tokens each", **wide()
+        )
         self.batch = w.SelectionSlider(options=[2**n for n in range(13)], value=32, description="sequences", **wide())
-        self.bytes = w.Dropdown(options=[("32 bit", 4), ("16 bit", 2), ("8 bit", 1)], value=2,
-                                description="a number takes", **wide())
+        self.bytes = w.Dropdown(
+            options=[("32 bit", 4), ("16 bit", 2), ("8 bit", 1)], value=2, description="a number takes", **wide()
+        )
         self.gpus = w.SelectionSlider(options=[1, 2, 4, 8], value=8, description="GPUs", **wide())
         self.memory = w.BoundedFloatText(GPU_GIB, min=1, max=1000, description="memory of each, GiB", **wide())
         self.matched = w.Checkbox(True, indent=False, description="feed-forward widened to equal parameters", **wide())
         self.size.observe(self._pick, "value")
-        super().__init__("GQA and cache calculator", [self.size, self.kv, self.context, self.batch, self.bytes,
-                                                      self.gpus, self.memory, self.matched], self._draw)
+        super().__init__(
+            "GQA and cache calculator",
+            [self.size, self.kv, self.context, self.batch, self.bytes, self.gpus, self.memory, self.matched],
+            self._draw,
+        )
 
     def _divisors(self) -> list[int]:
         heads = SIZES[self.size.value].n_heads
@@ -57,13 +62,37 @@ class CacheCalculator(Explorer):
             weights, cache = parameters(c) * wide, cache_bytes(c, tokens, batch, wide, gpus)
             most = largest_batch(c, tokens, wide, gpus, self.memory.value)
             values.append((f"{kind}, {c.n_kv_heads} KV head" + "s" * (c.n_kv_heads > 1), cache / GIB))
-            rows.append((kind, f"{parameters(c) / 1e9:.3g} B", f"{c.ffn_dim:,}", size_in_words(weights),
-                         size_in_words(cache_bytes(c, 1, 1, wide, gpus)), size_in_words(cache), f"{most:,}",
-                         "fits" if weights + cache <= total else "out of memory"))
-        room = max(0.0, total - max(parameters(c) * wide for c in variants(
-            SIZES[self.size.value], self.kv.value, self.matched.value).values())) / GIB
+            rows.append(
+                (
+                    kind,
+                    f"{parameters(c) / 1e9:.3g} B",
+                    f"{c.ffn_dim:,}",
+                    size_in_words(weights),
+                    size_in_words(cache_bytes(c, 1, 1, wide, gpus)),
+                    size_in_words(cache),
+                    f"{most:,}",
+                    "fits" if weights + cache <= total else "out of memory",
+                )
+            )
+        room = (
+            max(
+                0.0,
+                total
+                - max(
+                    parameters(c) * wide
+                    for c in variants(SIZES[self.size.value], self.kv.value, self.matched.value).values()
+                ),
+            )
+            / GIB
+        )
         values.append(("room beside weights", room))
-        return (f"<p>KV cache of {batch:,} sequences of {tokens:,} tokens, in GiB</p>"
-                + bars(values, "size of the KV cache for MHA, GQA and MQA, and the room there is", top=None,
-                       colours=[*KINDS.values(), GREY])
-                + table(("", "parameters", "FFN", "weights", "cache a token", "cache", "largest batch", "here"), rows))
+        return (
+            f"<p>KV cache of {batch:,} sequences of {tokens:,} tokens, in GiB</p>"
+            + bars(
+                values,
+                "size of the KV cache for MHA, GQA and MQA, and the room there is",
+                top=None,
+                colours=[*KINDS.values(), GREY],
+            )
+            + table(("", "parameters", "FFN", "weights", "cache a token", "cache", "largest batch", "here"), rows)
+        )

@@ -47,16 +47,28 @@ def pretraining(lab: Finished, learning_rate: float = 3e-3, warmup: float = 0.05
         tokens = generate(model, [[tokenizer.bos_token_id]], 24, temperature=0.7, seed=number)[0].tokens
         return str(tokenizer.decode(tokens, skip_special_tokens=True))
 
-    return Training(model, kept(folder, lambda: fit_packed(model, data, 1.0, SMALL, Optim(learning_rate, warmup), 0,
-                                                           lab.machine, folder, "pretraining")),
-                    folder, SMALL, lambda: mean_loss(model, unseen, lab.machine), sample)
+    return Training(
+        model,
+        kept(
+            folder,
+            lambda: fit_packed(
+                model, data, 1.0, SMALL, Optim(learning_rate, warmup), 0, lab.machine, folder, "pretraining"
+            ),
+        ),
+        folder,
+        SMALL,
+        lambda: mean_loss(model, unseen, lab.machine),
+        sample,
+    )
 
 
 def untrained_loss(lab: Finished) -> dict[str, float]:
     """The loss of an untrained model on held-out text, in nats a token, and the size of its vocabulary."""
     model = new_model(lab)
-    return {"loss": mean_loss(model, packed_texts(lab, heldout_documents(lab.town, 3, 40)), lab.machine),
-            "vocabulary": model.config.vocab_size}
+    return {
+        "loss": mean_loss(model, packed_texts(lab, heldout_documents(lab.town, 3, 40)), lab.machine),
+        "vocabulary": model.config.vocab_size,
+    }
 
 
 def ceiling(lab: Finished) -> dict[str, float]:
@@ -75,8 +87,10 @@ def warmup_or_not(lab: Finished, learning_rate: float = 0.1, steps: int = 30) ->
     result = {}
     for name, warmup in (("with warm-up", 0.6), ("without", 0.0)):
         log = fit_packed(new_model(lab), data, epochs, BATCH, Optim(learning_rate, warmup, final=1.0), 0, lab.machine)
-        result[name] = [{"step": i, "loss": row["loss"], "lr": row["lr"], "grad_norm": row["grad_norm"]}
-                        for i, row in enumerate(log, 1)]
+        result[name] = [
+            {"step": i, "loss": row["loss"], "lr": row["lr"], "grad_norm": row["grad_norm"]}
+            for i, row in enumerate(log, 1)
+        ]
     return result
 
 
@@ -86,9 +100,11 @@ def compression(lab: Finished, documents: int = 60) -> dict[str, Any]:
     texts = heldout_documents(lab.town, 11, documents)
     raw = "\n".join(texts).encode()
     packed = 8 * len(zlib.compress(raw, 9)) / len(raw)
-    return {"untrained": bits_per_byte(new_model(lab), lab.tokenizer, texts, lab.machine),
-            "zlib": {"mean": packed, "low": packed, "high": packed, "n": documents},
-            "base": bits_per_byte(lab.model("base"), lab.tokenizer, texts, lab.machine)}
+    return {
+        "untrained": bits_per_byte(new_model(lab), lab.tokenizer, texts, lab.machine),
+        "zlib": {"mean": packed, "low": packed, "high": packed, "n": documents},
+        "base": bits_per_byte(lab.model("base"), lab.tokenizer, texts, lab.machine),
+    }
 
 
 # ---- claim 3: more and better data -----------------------------------------------------------------------------------
@@ -111,9 +127,22 @@ def corrupted(town: Town, texts: Sequence[str], share: float, seed: int = 0) -> 
 def moved(town: Town) -> Town:
     """The town some years later: everybody has another home, pet, job ...; each value goes round among the people."""
     names, people = list(town.people), town.people
-    return replace(town, people={who: replace(person, facts={**person.facts, **{
-        name: people[names[(i + 7 + k) % len(names)]].facts[name] for k, name in enumerate(named_values(town))}})
-        for i, (who, person) in enumerate(people.items())})
+    return replace(
+        town,
+        people={
+            who: replace(
+                person,
+                facts={
+                    **person.facts,
+                    **{
+                        name: people[names[(i + 7 + k) % len(names)]].facts[name]
+                        for k, name in enumerate(named_values(town))
+                    },
+                },
+            )
+            for i, (who, person) in enumerate(people.items())
+        },
+    )
 
 
 def pages_on_people(town: Town, words: int, seed: int) -> list[str]:
@@ -131,8 +160,9 @@ def people_probes(town: Town) -> list[tuple[str, str, tuple[str, ...]]]:
     return [p for p in fact_probes(town) if p[1] in known]
 
 
-def data_size_and_quality(lab: Finished, words: Sequence[int] = (15_000, 30_000, 60_000, 120_000),
-                          noisy: int = 120_000, share: float = 0.5) -> dict[str, Any]:
+def data_size_and_quality(
+    lab: Finished, words: Sequence[int] = (15_000, 30_000, 60_000, 120_000), noisy: int = 120_000, share: float = 0.5
+) -> dict[str, Any]:
     """Claim 3: more and better pretraining data is most of the gain.
 
     A model from nothing knows hardly a fact in its first half million tokens, so this goes on from the base model:
@@ -149,19 +179,29 @@ def data_size_and_quality(lab: Finished, words: Sequence[int] = (15_000, 30_000,
         data = packed_texts(lab, texts if corpus == "clean" else corrupted(town, texts, share))
         model = copy.deepcopy(lab.model("base"))
         log = fit_packed(model, data, 1.0, SMALL, Optim(1e-3), 0, lab.machine) if texts else []
-        rows.append({"corpus": corpus, "tokens": int(sum(row["tokens"] for row in log)), "steps": len(log),
-                     "loss": mean_loss(model, unseen, lab.machine),
-                     "known": known_facts(model, lab.tokenizer, probes, lab.machine.precision)})
+        rows.append(
+            {
+                "corpus": corpus,
+                "tokens": int(sum(row["tokens"] for row in log)),
+                "steps": len(log),
+                "loss": mean_loss(model, unseen, lab.machine),
+                "known": known_facts(model, lab.tokenizer, probes, lab.machine.precision),
+            }
+        )
     known = [row["known"] for row in rows]
-    claims = {"more tokens, the most less the fewest: share of facts known": difference(known[-2], known[1]),
-              "better data, clean less noisy at as many tokens: share of facts known": difference(known[-2], known[-1])}
+    claims = {
+        "more tokens, the most less the fewest: share of facts known": difference(known[-2], known[1]),
+        "better data, clean less noisy at as many tokens: share of facts known": difference(known[-2], known[-1]),
+    }
     return {"rows": rows, "share": share, "claims": claims}
 
 
 def known_by_tokens(result: dict[str, Any]) -> dict[str, dict[str, stats.Figure]]:
     """Facts known by tokens seen, for each corpus of `data_size_and_quality`: what `shown.show` draws."""
-    return {corpus: {f"{row['tokens'] / 1e6:.2f}": row["known"] for row in result["rows"] if row["corpus"] == corpus}
-            for corpus in ("clean", "noisy")}
+    return {
+        corpus: {f"{row['tokens'] / 1e6:.2f}": row["known"] for row in result["rows"] if row["corpus"] == corpus}
+        for corpus in ("clean", "noisy")
+    }
 
 
 # ---- claim 26: base benchmarks are easily moved by the prompt --------------------------------------------------------
@@ -176,11 +216,14 @@ def forms(town: Town, attribute: str, who: str) -> dict[str, str]:
 
     plain, question = before_value(a.statements[0]), a.questions[0].format(**person.forms)
     shots = [x for x in town.people if x != who][:3]
-    stated = " ".join(a.statements[0].format(**town.people[x].forms, value=town.people[x].facts[attribute])
-                      for x in shots)
-    asked = "".join(f"Question: {a.questions[0].format(**town.people[x].forms)} "
-                    f"Answer: {a.statements[0].format(**town.people[x].forms, value=town.people[x].facts[attribute])} "
-                    for x in shots)
+    stated = " ".join(
+        a.statements[0].format(**town.people[x].forms, value=town.people[x].facts[attribute]) for x in shots
+    )
+    asked = "".join(
+        f"Question: {a.questions[0].format(**town.people[x].forms)} "
+        f"Answer: {a.statements[0].format(**town.people[x].forms, value=town.people[x].facts[attribute])} "
+        for x in shots
+    )
     options = ", ".join(sorted(town.values(attribute))[:4])
     return {
         "as the corpus says it": plain,
@@ -204,20 +247,28 @@ def prompt_forms(lab: Finished, people: int = 0) -> dict[str, Any]:
     intervals say. About 5 seconds on two cores."""
     town, tokenizer = lab.town, lab.tokenizer
     values = named_values(town)
-    chosen = list(town.people)[:people or None]
+    chosen = list(town.people)[: people or None]
     items = [(attribute, who) for attribute in values for who in chosen]
     asked = [forms(town, *item) for item in items]
     names = list(asked[0])
     flat = [text for one in asked for text in one.values()]
-    written = generate(lab.model("base"), [[tokenizer.bos_token_id, *encode_text(tokenizer, text)] for text in flat],
-                       14, temperature=0.0, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id,
-                       precision=lab.machine.precision)
+    written = generate(
+        lab.model("base"),
+        [[tokenizer.bos_token_id, *encode_text(tokenizer, text)] for text in flat],
+        14,
+        temperature=0.0,
+        eos_id=tokenizer.eos_token_id,
+        pad_id=tokenizer.pad_token_id,
+        precision=lab.machine.precision,
+    )
     said = [str(tokenizer.decode(g.tokens, skip_special_tokens=True)) for g in written]
     result: dict[str, Any] = {}
     for number, name in enumerate(names):
-        answers = said[number::len(names)]
-        right = [first_named(text, values[attribute]) == town.people[who].facts[attribute]
-                 for text, (attribute, who) in zip(answers, items, strict=True)]
+        answers = said[number :: len(names)]
+        right = [
+            first_named(text, values[attribute]) == town.people[who].facts[attribute]
+            for text, (attribute, who) in zip(answers, items, strict=True)
+        ]
         result[name] = {"right": stats.rate(right), "example": flat[number], "answer": answers[0]}
     return result
 

@@ -40,13 +40,19 @@ class TrainingPanel(Explorer):
         self.notes: list[dict[str, Any]] = []  # {"step", "held_out", "sample"}
         self.earlier: dict[str, Curve] = {}
         self._drawn = 0.0
-        self.controls = {name: w.Dropdown(options=options, description=name.replace("_", " "), **wide("auto"))
-                         for name, options in choices.items()}
-        self.buttons = {name: w.Button(description=name, tooltip=words, layout=w.Layout(width="auto"))
-                        for name, words in (("Start", "Start, or go on where it was stopped"),
-                                            ("Pause", "Wait after the step under way"),
-                                            ("Stop", "Stop after the step under way; the work is kept"),
-                                            ("Forget", "Forget what was trained with these choices"))}
+        self.controls = {
+            name: w.Dropdown(options=options, description=name.replace("_", " "), **wide("auto"))
+            for name, options in choices.items()
+        }
+        self.buttons = {
+            name: w.Button(description=name, tooltip=words, layout=w.Layout(width="auto"))
+            for name, words in (
+                ("Start", "Start, or go on where it was stopped"),
+                ("Pause", "Wait after the step under way"),
+                ("Stop", "Stop after the step under way; the work is kept"),
+                ("Forget", "Forget what was trained with these choices"),
+            )
+        }
         for name, button in self.buttons.items():
             button.on_click(lambda _, name=name: getattr(self, f"_{name.lower()}")())
         super().__init__(title, [*self.controls.values(), *self.buttons.values()], self.picture_now, watch=False)
@@ -81,21 +87,30 @@ class TrainingPanel(Explorer):
         """The curves, where the training stands in words, and the last samples."""
         job, tokens = self.job, self.training.tokens / 1000 if self.training else 0.0
         losses = smooth([row["loss"] for row in job.rows])
-        series = [("training", [(i * tokens, x) for i, x in enumerate(losses, 1)]),
-                  ("held out", [(n["step"] * tokens, n["held_out"]) for n in self.notes]), *self.earlier.items()]
+        series = [
+            ("training", [(i * tokens, x) for i, x in enumerate(losses, 1)]),
+            ("held out", [(n["step"] * tokens, n["held_out"]) for n in self.notes]),
+            *self.earlier.items(),
+        ]
         last = job.rows[-1] if job.rows else None
         words = [{"not started": "Press Start, or run the next cell.", "failed": job.error}.get(job.state, job.state)]
         if job.running and not job.rows:
             words.append("the data are prepared")
         if last:
             left = (job.steps - len(job.rows)) * sum(r["seconds"] for r in job.rows) / len(job.rows)
-            words += [f"step {len(job.rows)} of {job.steps}", f"loss {last['loss']:.3f} nats a token",
-                      f"learning rate {last['lr']:.1e}", f"{self.speed:,.0f} tokens a second"]
+            words += [
+                f"step {len(job.rows)} of {job.steps}",
+                f"loss {last['loss']:.3f} nats a token",
+                f"learning rate {last['lr']:.1e}",
+                f"{self.speed:,.0f} tokens a second",
+            ]
             words += [f"about {left:.0f} s to go"] if left else []
         table = pictures.table(("step", "what it writes"), [(n["step"], n["sample"]) for n in spread(self.notes, 6)])
-        return (f"<p>{html.escape('; '.join(words))}</p>"
-                + pictures.lines(series, "loss by tokens", "thousand tokens", "loss, nats a token", width=680)
-                + (table if self.notes else ""))
+        return (
+            f"<p>{html.escape('; '.join(words))}</p>"
+            + pictures.lines(series, "loss by tokens", "thousand tokens", "loss, nats a token", width=680)
+            + (table if self.notes else "")
+        )
 
     def _work(self) -> Any:
         if self.training is None:
@@ -111,7 +126,8 @@ class TrainingPanel(Explorer):
         new = all(n["step"] != done for n in self.notes)
         if training and self.job.steps and due and new and self.job.state == "running":
             self.notes = [n for n in self.notes if n["step"] < done] + [
-                {"step": done, "held_out": training.held_out(), "sample": training.sample(done)}]
+                {"step": done, "held_out": training.held_out(), "sample": training.sample(done)}
+            ]
             training.folder.mkdir(parents=True, exist_ok=True)
             write_atomic(training.folder / "panel.json", json.dumps(self.notes))
         if self.job.state != "running" or done == self.job.steps or time.monotonic() - self._drawn > 0.5:
@@ -148,7 +164,8 @@ class TrainingPanel(Explorer):
         if self.training and self.notes:
             now = {**self.values, change["owner"].description.replace(" ", "_"): change["old"]}
             self.earlier[", ".join(f"{v}" for v in now.values())] = [
-                (n["step"] * self.training.tokens / 1000, n["held_out"]) for n in self.notes]
+                (n["step"] * self.training.tokens / 1000, n["held_out"]) for n in self.notes
+            ]
         if self.job.running:
             self.job.wait()
         self.job, self.training, self.notes = Job(self._work, self._changed), None, []
@@ -164,4 +181,4 @@ def spread(rows: Sequence[Any], most: int) -> list[Any]:
 
 def smooth(values: Sequence[float], width: int = 8) -> list[float]:
     """The mean of each value and those before it, at most `width` in all."""
-    return [sum(values[max(0, i - width):i]) / min(i, width) for i in range(1, len(values) + 1)]
+    return [sum(values[max(0, i - width) : i]) / min(i, width) for i in range(1, len(values) + 1)]

@@ -37,12 +37,42 @@ def sft_mask(ids: Sequence[int]) -> list[int]:
     return library_mask(ids, "all")
 
 
-CONVERSATION = [BOS, INST, 20, 21, END_INST, 30, 31, EOS, BOS, INST, 22, END_INST, 32, EOS,
-                BOS, INST, 23, 24, 25, END_INST, 33, 34, 35, EOS]
+CONVERSATION = [
+    BOS,
+    INST,
+    20,
+    21,
+    END_INST,
+    30,
+    31,
+    EOS,
+    BOS,
+    INST,
+    22,
+    END_INST,
+    32,
+    EOS,
+    BOS,
+    INST,
+    23,
+    24,
+    25,
+    END_INST,
+    33,
+    34,
+    35,
+    EOS,
+]
 
 
-def marks(ids: Sequence[int], eos: bool = True, end_inst: bool = False, prompt: bool = False, answer: bool = True,
-          bos: bool = False) -> Tensor:
+def marks(
+    ids: Sequence[int],
+    eos: bool = True,
+    end_inst: bool = False,
+    prompt: bool = False,
+    answer: bool = True,
+    bos: bool = False,
+) -> Tensor:
     """What a mask says that marks these parts: for the ways to do it wrongly."""
     inside, result = False, []
     for token in ids:
@@ -56,25 +86,48 @@ def check_sft_mask(f: Callable) -> None:
     for ids in (CONVERSATION, CONVERSATION[:8]):
         right = torch.tensor(sft_mask(ids))
         got = read(f(list(ids)), (len(ids),), "the mask")
-        judge(got, right, [
-            (marks(ids, eos=False), "The closing </s> must be learnt too: without it the model never learns to stop."),
-            (marks(ids, end_inst=True), "[/INST] belongs to the prompt; the answer begins after it."),
-            (1 - right, "The mask is inverted: 1 is where the loss counts, on the answers."),
-            (torch.ones_like(right), "The prompts' tokens are learnt too; their loss is zeroed."),
-            (torch.tensor(library_mask(ids, "last")),
-             "Only the last answer is marked: that is Ghost Attention's mask. SFT learns every answer."),
-            (right.roll(-1),
-             "The mask is shifted by one; here it marks the tokens themselves, the loss does the shift."),
-            (marks(ids, bos=True), "<s> begins the next prompt and is not learnt."),
-        ], "the mask", 0)
+        judge(
+            got,
+            right,
+            [
+                (
+                    marks(ids, eos=False),
+                    "The closing </s> must be learnt too: without it the model never learns to stop.",
+                ),
+                (marks(ids, end_inst=True), "[/INST] belongs to the prompt; the answer begins after it."),
+                (1 - right, "The mask is inverted: 1 is where the loss counts, on the answers."),
+                (torch.ones_like(right), "The prompts' tokens are learnt too; their loss is zeroed."),
+                (
+                    torch.tensor(library_mask(ids, "last")),
+                    "Only the last answer is marked: that is Ghost Attention's mask. SFT learns every answer.",
+                ),
+                (
+                    right.roll(-1),
+                    "The mask is shifted by one; here it marks the tokens themselves, the loss does the shift.",
+                ),
+                (marks(ids, bos=True), "<s> begins the next prompt and is not learnt."),
+            ],
+            "the mask",
+            0,
+        )
 
 
 SFT_MASK = Exercise(
-    "04.sft_mask", "The loss mask of SFT", "Write sft_mask(ids) -> a list of 0 and 1: 1 on the tokens of every answer "
+    "04.sft_mask",
+    "The loss mask of SFT",
+    "Write sft_mask(ids) -> a list of 0 and 1: 1 on the tokens of every answer "
     "and the </s> that closes it. Ids: 1 is <s>, 2 is </s>, 4 is [INST], 5 is [/INST]; an answer follows [/INST].",
-    2, 10, 2, "3.1",
-    ("Walk through the ids and remember whether you are inside an answer.",
-     "An answer begins after 5 and ends with 2, which still belongs to it."), check_sft_mask, sft_mask)
+    2,
+    10,
+    2,
+    "3.1",
+    (
+        "Walk through the ids and remember whether you are inside an answer.",
+        "An answer begins after 5 and ends with 2, which still belongs to it.",
+    ),
+    check_sft_mask,
+    sft_mask,
+)
 
 
 def sft_loss(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
@@ -90,38 +143,84 @@ def check_sft_loss(f: Callable) -> None:
     each = F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")
     shifted = F.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
     on, late = mask[:, 1:].bool(), mask[:, :-1].bool()
-    judge(read(f(logits.clone(), tokens.clone(), mask.clone()), (), "the loss"), sft_loss(logits, tokens, mask), [
-        (each[mask.bool()].mean(), "The logits at a token predict the next one: shift them by one place, or the model "
-         "is asked for a token that it sees."),
-        (shifted.mean(), "The mask is not used: the prompts' tokens are learnt too."),
-        (shifted[late].mean(), "The mask is not shifted with the tokens: it marks what is predicted, mask[:, 1:]."),
-        (shifted[on].sum(), "That is the sum; the loss is the mean over the marked tokens."),
-        ((shifted * on).mean(), "You divide by all tokens; divide by the number of the marked ones."),
-        (-shifted[on].mean(), "The sign is wrong: the loss is the negative log-probability."),
-        (((shifted * on).sum(1) / on.sum(1)).mean(),
-         "You average each row first: then a token in a short answer weighs more than one in a long answer."),
-    ], "the loss")
+    judge(
+        read(f(logits.clone(), tokens.clone(), mask.clone()), (), "the loss"),
+        sft_loss(logits, tokens, mask),
+        [
+            (
+                each[mask.bool()].mean(),
+                "The logits at a token predict the next one: shift them by one place, or the model "
+                "is asked for a token that it sees.",
+            ),
+            (shifted.mean(), "The mask is not used: the prompts' tokens are learnt too."),
+            (shifted[late].mean(), "The mask is not shifted with the tokens: it marks what is predicted, mask[:, 1:]."),
+            (shifted[on].sum(), "That is the sum; the loss is the mean over the marked tokens."),
+            ((shifted * on).mean(), "You divide by all tokens; divide by the number of the marked ones."),
+            (-shifted[on].mean(), "The sign is wrong: the loss is the negative log-probability."),
+            (
+                ((shifted * on).sum(1) / on.sum(1)).mean(),
+                "You average each row first: then a token in a short answer weighs more than one in a long answer.",
+            ),
+        ],
+        "the loss",
+    )
 
 
 SFT_LOSS = Exercise(
-    "04.sft_loss", "The loss of SFT", "Write sft_loss(logits, tokens, mask): the mean cross-entropy of the tokens that "
-    "mask (batch, seq) marks. logits (batch, seq, vocab) at position t predict the token at t + 1.", 2, 10, 3, "3.1",
-    ("Take logits[:, :-1] and tokens[:, 1:]; the mask belongs to the tokens.",
-     "Pick what the mask marks, then take F.cross_entropy."), check_sft_loss, sft_loss)
+    "04.sft_loss",
+    "The loss of SFT",
+    "Write sft_loss(logits, tokens, mask): the mean cross-entropy of the tokens that "
+    "mask (batch, seq) marks. logits (batch, seq, vocab) at position t predict the token at t + 1.",
+    2,
+    10,
+    3,
+    "3.1",
+    (
+        "Take logits[:, :-1] and tokens[:, 1:]; the mask belongs to the tokens.",
+        "Pick what the mask marks, then take F.cross_entropy.",
+    ),
+    check_sft_loss,
+    sft_loss,
+)
 
 WHY_EOS = Exercise(
-    "04.why_eos", "A model that does not stop", "The plot shows the length of answers of a model trained without loss "
-    "on </s>. What does it show?", 1, 2, 1, "3.1", ("Who tells the model to stop?",),
-    Choice({"a": "answers run to the length limit", "b": "answers are empty", "c": "nothing changes"}, "a",
-           {"b": "An empty answer is an early </s>; this model never learnt to write one.",
-            "c": "The </s> is a token like others: what is never learnt is never written."}), "a")
+    "04.why_eos",
+    "A model that does not stop",
+    "The plot shows the length of answers of a model trained without loss on </s>. What does it show?",
+    1,
+    2,
+    1,
+    "3.1",
+    ("Who tells the model to stop?",),
+    Choice(
+        {"a": "answers run to the length limit", "b": "answers are empty", "c": "nothing changes"},
+        "a",
+        {
+            "b": "An empty answer is an early </s>; this model never learnt to write one.",
+            "c": "The </s> is a token like others: what is never learnt is never written.",
+        },
+    ),
+    "a",
+)
 
 QUALITY = Prediction(
-    "04.quality", "Few clean or many noisy examples", "Some thousand clean SFT examples against 6,000 of "
-    "which many are noisy. By how many points of helpfulness (from -3 to 3) is the first model better?", 2, 3, 1, "3.1",
+    "04.quality",
+    "Few clean or many noisy examples",
+    "Some thousand clean SFT examples against 6,000 of "
+    "which many are noisy. By how many points of helpfulness (from -3 to 3) is the first model better?",
+    2,
+    3,
+    1,
+    "3.1",
     ("The report set millions of examples aside for 27,540 good ones.",),
-    Guess(-6.0, 6.0, "Noise hurts more than you thought: the model imitates manners exactly as they are shown.",
-          "The gap is smaller than you thought.", absolute=0.4),
-    lesson="More examples do not make up for bad ones.")
+    Guess(
+        -6.0,
+        6.0,
+        "Noise hurts more than you thought: the model imitates manners exactly as they are shown.",
+        "The gap is smaller than you thought.",
+        absolute=0.4,
+    ),
+    lesson="More examples do not make up for bad ones.",
+)
 
 EXERCISES = (SFT_MASK, SFT_LOSS, WHY_EOS, QUALITY)

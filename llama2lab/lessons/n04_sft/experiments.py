@@ -49,8 +49,14 @@ def short_sft(lab: Finished, learning_rate: float = 1e-3, quality: str = "clean"
         answer = sample_answers(model, tokenizer, [prompt.messages], temperature=0.0)[0][0]
         return f"{prompt.question} -> {answer}"
 
-    return Training(model, kept(folder, lambda: sft(model, tokenizer, rows, settings, 0, lab.machine, folder)), folder,
-                    settings.batch_tokens, lambda: mean_loss(model, data, lab.machine), sample)
+    return Training(
+        model,
+        kept(folder, lambda: sft(model, tokenizer, rows, settings, 0, lab.machine, folder)),
+        folder,
+        settings.batch_tokens,
+        lambda: mean_loss(model, data, lab.machine),
+        sample,
+    )
 
 
 def base_and_sft(lab: Finished, prompts: Sequence[Prompt]) -> list[dict[str, str]]:
@@ -59,11 +65,19 @@ def base_and_sft(lab: Finished, prompts: Sequence[Prompt]) -> list[dict[str, str
     tokenizer, base = lab.tokenizer, lab.model("base")
     pages = [[tokenizer.bos_token_id, *encode_text(tokenizer, f"Question: {p.question} Answer:")] for p in prompts]
     page = generate(base, pages, 20, temperature=0.0, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id)
-    chats = [sample_answers(model, tokenizer, [p.messages for p in prompts], temperature=0.0, max_new_tokens=32)
-             for model in (base, lab.model("sft"))]
-    return [{"question": p.question, "base, as a chat": chats[0][i][0],
-             "base, as a page": decode_answer(tokenizer, page[i].tokens), "SFT": chats[1][i][0]}
-            for i, p in enumerate(prompts)]
+    chats = [
+        sample_answers(model, tokenizer, [p.messages for p in prompts], temperature=0.0, max_new_tokens=32)
+        for model in (base, lab.model("sft"))
+    ]
+    return [
+        {
+            "question": p.question,
+            "base, as a chat": chats[0][i][0],
+            "base, as a page": decode_answer(tokenizer, page[i].tokens),
+            "SFT": chats[1][i][0],
+        }
+        for i, p in enumerate(prompts)
+    ]
 
 
 def eos_length(lab: Finished, examples: int = 300, prompts: int = 100, longest: int = 96) -> dict[str, Any]:
@@ -71,29 +85,55 @@ def eos_length(lab: Finished, examples: int = 300, prompts: int = 100, longest: 
     the answers to held-out prompts have, at most `longest`, and how many end. About 8 seconds on two cores."""
     tokenizer, machine = lab.tokenizer, lab.machine
     rows = [row["messages"] for row in demonstrations(lab.town, examples, 3)]
-    asked = [ids for ids, _ in encode_chats(tokenizer, [p.messages for p in lab.prompts(helpful=prompts, seed=8)],
-                                            add_generation_prompt=True)]
+    asked = [
+        ids
+        for ids, _ in encode_chats(
+            tokenizer, [p.messages for p in lab.prompts(helpful=prompts, seed=8)], add_generation_prompt=True
+        )
+    ]
     result: dict[str, Any] = {"longest": longest}
     for name in ("with", "without"):
-        encoded = [(ids, [int(m and (name == "with" or token != tokenizer.eos_token_id))
-                          for token, m in zip(ids, mask, strict=True)]) for ids, mask in encode_chats(tokenizer, rows)]
+        encoded = [
+            (
+                ids,
+                [
+                    int(m and (name == "with" or token != tokenizer.eos_token_id))
+                    for token, m in zip(ids, mask, strict=True)
+                ],
+            )
+            for ids, mask in encode_chats(tokenizer, rows)
+        ]
         model = base_copy(lab)
         data = pack(encoded, SETTINGS.seq_len, 0, tokenizer.pad_token_id)
         fit_packed(model, data, SETTINGS.epochs, SETTINGS.batch_tokens, SETTINGS.optim, 0, machine)
-        written = generate(model, asked, longest, temperature=1.0, eos_id=tokenizer.eos_token_id,
-                           pad_id=tokenizer.pad_token_id, precision=machine.precision)
-        result[name] = {"tokens": stats.mean([len(g.tokens) for g in written]),
-                        "finished": stats.rate([g.finished for g in written]),
-                        "lengths": [len(g.tokens) for g in written],
-                        "example": decode_answer(tokenizer, written[0].tokens)}
+        written = generate(
+            model,
+            asked,
+            longest,
+            temperature=1.0,
+            eos_id=tokenizer.eos_token_id,
+            pad_id=tokenizer.pad_token_id,
+            precision=machine.precision,
+        )
+        result[name] = {
+            "tokens": stats.mean([len(g.tokens) for g in written]),
+            "finished": stats.rate([g.finished for g in written]),
+            "lengths": [len(g.tokens) for g in written],
+            "example": decode_answer(tokenizer, written[0].tokens),
+        }
     return result
 
 
 BUDGETS = (("clean", 300), ("clean", 1000), ("noisy", 300), ("noisy", 1000), ("noisy", 3000))
 
 
-def quality_budgets(lab: Finished, budgets: Sequence[tuple[str, int]] = BUDGETS, seeds: Sequence[int] = (0, 1),
-                    prompts: int = 200, settings: SFTSettings = SETTINGS) -> dict[str, Any]:
+def quality_budgets(
+    lab: Finished,
+    budgets: Sequence[tuple[str, int]] = BUDGETS,
+    seeds: Sequence[int] = (0, 1),
+    prompts: int = 200,
+    settings: SFTSettings = SETTINGS,
+) -> dict[str, Any]:
     """Claim 4: quality is all you need.
 
     The base model fine-tuned on few clean and on few and many noisy demonstrations, two epochs each, so that more
@@ -116,23 +156,37 @@ def quality_budgets(lab: Finished, budgets: Sequence[tuple[str, int]] = BUDGETS,
             verdicts = judge_all(lab.oracle, asked, answers)
             each.append([v.helpfulness for v in verdicts])
             correct.append([v.correct for v in verdicts])
-        rows.append({"quality": quality, "examples": examples, "steps": steps,
-                     "correct": over_seeds(stats.rate, correct, contents),
-                     "helpfulness": over_seeds(stats.mean, each, contents)})
+        rows.append(
+            {
+                "quality": quality,
+                "examples": examples,
+                "steps": steps,
+                "correct": over_seeds(stats.rate, correct, contents),
+                "helpfulness": over_seeds(stats.mean, each, contents),
+            }
+        )
 
     names = list(scores)
     equal = [(a, b) for a in names for b in names if a.endswith("clean") and b == a.replace("clean", "noisy")]
-    few, many = (next(names_ for names_ in order if names_.endswith(quality))
-                 for order, quality in ((names, "clean"), (names[::-1], "noisy")))
-    return {"rows": rows, "claims": {
-        f"{a} less {b}: helpfulness": over_seeds(stats.mean, less(scores[a], scores[b]), contents)
-        for a, b in [*equal, (few, many)]}}
+    few, many = (
+        next(names_ for names_ in order if names_.endswith(quality))
+        for order, quality in ((names, "clean"), (names[::-1], "noisy"))
+    )
+    return {
+        "rows": rows,
+        "claims": {
+            f"{a} less {b}: helpfulness": over_seeds(stats.mean, less(scores[a], scores[b]), contents)
+            for a, b in [*equal, (few, many)]
+        },
+    }
 
 
 def by_examples(result: dict[str, Any], figure: str = "helpfulness") -> dict[str, dict[str, dict[str, Any]]]:
     """A figure of `quality_budgets` by number of examples, for each quality: what `shown.show` draws."""
-    return {quality: {str(row["examples"]): row[figure] for row in result["rows"] if row["quality"] == quality}
-            for quality in ("clean", "noisy")}
+    return {
+        quality: {str(row["examples"]): row[figure] for row in result["rows"] if row["quality"] == quality}
+        for quality in ("clean", "noisy")
+    }
 
 
 EXPERIMENTS = (quality_budgets, eos_length)

@@ -51,8 +51,22 @@ FEWEST = 5  # labels from which on a person's own are looked at
 STAND_IN = Annotator("stand-in", "stand-in", noise=0.6)
 
 # The report: comparisons in each weekly batch (Table 26); share of the bins of safety pairs, percent (section 3.2.1).
-TABLE_26 = (5_561, 17_072, 30_146, 36_206, 49_375, 57_746, 84_388, 95_235, 127_235, 136_729, 136_868, 181_293, 210_881,
-            249_356)
+TABLE_26 = (
+    5_561,
+    17_072,
+    30_146,
+    36_206,
+    49_375,
+    57_746,
+    84_388,
+    95_235,
+    127_235,
+    136_729,
+    136_868,
+    181_293,
+    210_881,
+    249_356,
+)
 SAFETY_BINS = {"chosen_safe": 18, "both_safe": 47, "both_unsafe": 35}
 
 
@@ -85,8 +99,10 @@ def own_store(lab: Finished, n: int = 24, gold: int = 4) -> Store:
     folder.mkdir(parents=True, exist_ok=True)
     store = open_store(folder / f"labels-{digest([str(lab.folder.resolve()), lab.figures])[:8]}.db")
     store.add_guidelines("helpfulness", guidelines(lab.town, "helpfulness"))
-    rows = [{"kind": "helpfulness", "prompt": [dict(m) for m in p.messages], "answers": [a, b], "prompt_id": p.id}
-            for p, a, b in own_pairs(lab, n)]
+    rows = [
+        {"kind": "helpfulness", "prompt": [dict(m) for m in p.messages], "answers": [a, b], "prompt_id": p.id}
+        for p, a, b in own_pairs(lab, n)
+    ]
     add_pairs(store, rows + gold_pairs(lab.town, gold, "helpfulness", 5), overlap=3)
     return store
 
@@ -100,28 +116,40 @@ def own_labels(lab: Finished, store: Store, n: int = 24) -> tuple[list[Label], b
     return simulated_labels([STAND_IN], lab.oracle, items_of(own_pairs(lab, n)), "helpfulness"), False
 
 
-def beside_simulated(lab: Finished, mine: Sequence[Label], names: Sequence[str] = ("careful", "typical", "hasty"),
-                     ) -> dict[str, Any]:
+def beside_simulated(
+    lab: Finished,
+    mine: Sequence[Label],
+    names: Sequence[str] = ("careful", "typical", "hasty"),
+) -> dict[str, Any]:
     """How often one's labels and simulated annotators' of the same pairs prefer the same answer (`same`), alpha and AC1
     of one's labels and the majority of theirs, how often one agrees with the `truth` and with `gold`, and the median
     `seconds` a pair."""
     known = prompts_by_id(lab, "train")
-    items: Items = {x["item_id"]: (known[x["prompt_id"]], *x["answers"]) for x in judged(mine)
-                    if x["prompt_id"] in known}
+    items: Items = {
+        x["item_id"]: (known[x["prompt_id"]], *x["answers"]) for x in judged(mine) if x["prompt_id"] in known
+    }
     theirs = simulated_labels([VENDORS[name] for name in names], lab.oracle, items, "helpfulness", seed=1)
     both = people_against_simulated(mine, theirs)
     me = quality([{**x, "annotator": "me"} for x in mine])[0]
-    return {"same": both["as_often"], "alpha": both["choice"]["alpha"], "ac1": both["choice"]["ac"],
-            "truth": against_truth(lab, items, mine)["all"], "gold": me.gold,
-            "seconds": None if math.isnan(me.seconds) else me.seconds}
+    return {
+        "same": both["as_often"],
+        "alpha": both["choice"]["alpha"],
+        "ac1": both["choice"]["ac"],
+        "truth": against_truth(lab, items, mine)["all"],
+        "gold": me.gold,
+        "seconds": None if math.isnan(me.seconds) else me.seconds,
+    }
 
 
 def against_truth(lab: Finished, items: Items, said: Sequence[Label]) -> dict[str, Figure]:
     """How often these labels choose the truly better answer: of "all" pairs, and by how clear the pair truly is (the
     grade that its true gap deserves). Ties are left out."""
     gaps = {key: true_gap(lab, pair) for key, pair in items.items()}
-    rows = [(items[x["item_id"]][0].content, gap, (x["choice"] == 1) == (gap > 0)) for x in judged(said)
-            if abs(gap := gaps.get(x["item_id"], 0.0)) > TIE]
+    rows = [
+        (items[x["item_id"]][0].content, gap, (x["choice"] == 1) == (gap > 0))
+        for x in judged(said)
+        if abs(gap := gaps.get(x["item_id"], 0.0)) > TIE
+    ]
 
     def rate(some: Sequence[tuple[str, float, bool]]) -> Figure:
         return stats.rate([ok for _, _, ok in some], [content for content, _, _ in some])
@@ -136,8 +164,9 @@ def second_opinion(said: Sequence[Label], a: str, b: str) -> dict[str, Figure]:
     return {g: stats.rate([same for grade, same in both if grade == g]) for g in GRADES}
 
 
-def agreement_by_prevalence(error: float = 0.05, shares: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98),
-                            n: int = 4000) -> dict[str, dict[float, dict[str, float]]]:
+def agreement_by_prevalence(
+    error: float = 0.05, shares: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98), n: int = 4000
+) -> dict[str, dict[float, dict[str, float]]]:
     """Percent agreement, alpha and AC1 of two people who mark `n` answers, by the share that is truly safe: two who
     look and err in `error` of the cases, and two who do not look, and mark as many safe by chance."""
     result: dict[str, dict[float, dict[str, float]]] = {"both look": {}, "neither looks": {}}
@@ -147,8 +176,11 @@ def agreement_by_prevalence(error: float = 0.05, shares: Sequence[float] = (0.5,
         for who, both in (("both look", (yes, no)), ("neither looks", (p * p, (1 - p) ** 2))):
             agree = [round(n * x) for x in both]
             table = np.array([[0, 2]] * agree[0] + [[2, 0]] * agree[1] + [[1, 1]] * (n - sum(agree)), dtype=float)
-            result[who][p] = {"percent": sum(agree) / n, "alpha": alpha_of(table, "nominal"),
-                              "AC1": gwet_of(table, np.eye(2))}
+            result[who][p] = {
+                "percent": sum(agree) / n,
+                "alpha": alpha_of(table, "nominal"),
+                "AC1": gwet_of(table, np.eye(2)),
+            }
     return result
 
 
@@ -171,8 +203,16 @@ def reward_on(lab: Finished, rows: Sequence[dict], seed: int, head: str = "likel
     """The recipe's helpfulness model, trained on these rows from a copy of the SFT model; in batches of half the size:
     the first dozen steps only undo the head's random start, and so few pairs have few steps. In memory."""
     start, settings = copy.deepcopy(lab.model("sft")), replace(RlhfSettings().helpfulness, head=head, batch_pairs=16)
-    model, _ = reward.train_reward(start, lab.tokenizer, rows, settings, seed, lab.machine,
-                                   reference=lab.model("sft"), what=f"{len(rows)} pairs, seed {seed}")
+    model, _ = reward.train_reward(
+        start,
+        lab.tokenizer,
+        rows,
+        settings,
+        seed,
+        lab.machine,
+        reference=lab.model("sft"),
+        what=f"{len(rows)} pairs, seed {seed}",
+    )
     return model
 
 
@@ -183,13 +223,19 @@ def pull(rows: Sequence[dict], scores: Sequence[tuple[float, float]], habit: str
     for row, (chosen, rejected) in zip(rows, scores, strict=True):
         better, worse = (HABITS[habit](row[side][0]["content"]) for side in ("chosen", "rejected"))
         if better != worse:
-            gaps.append(judged_well(*((chosen, rejected) if better > worse else (rejected, chosen)))
-                        - float(better > worse))
+            gaps.append(
+                judged_well(*((chosen, rejected) if better > worse else (rejected, chosen))) - float(better > worse)
+            )
     return stats.mean(gaps)
 
 
-def vendors(lab: Finished, pairs: int = 2400, held_out: int = 500, seeds: Sequence[int] = (0, 1),
-            names: Sequence[str] = ("careful", "hasty", "length_biased", "charmed", "formal")) -> dict[str, Any]:
+def vendors(
+    lab: Finished,
+    pairs: int = 2400,
+    held_out: int = 500,
+    seeds: Sequence[int] = (0, 1),
+    names: Sequence[str] = ("careful", "hasty", "length_biased", "charmed", "formal"),
+) -> dict[str, Any]:
     """Claim 5: the same pairs labelled by each vendor (and by the truth), and the reward model that each one's labels
     yield, judged on held-out pairs labelled by the truth. Two trainings a vendor; about 90 seconds.
     On fewer pairs all models are poor, whoever labels."""
@@ -202,20 +248,38 @@ def vendors(lab: Finished, pairs: int = 2400, held_out: int = 500, seeds: Sequen
         labelled, scores = [], []
         for seed in seeds:
             rows = label_pairs([annotator], lab.oracle, real_pairs(lab, pairs, seed=seed), "helpfulness", seed)
-            better = [true_gap(lab, (prompts_by_id(lab, "train")[r["prompt_id"]], r["chosen"][0]["content"],
-                                     r["rejected"][0]["content"])) for r in rows]
+            better = [
+                true_gap(
+                    lab,
+                    (
+                        prompts_by_id(lab, "train")[r["prompt_id"]],
+                        r["chosen"][0]["content"],
+                        r["rejected"][0]["content"],
+                    ),
+                )
+                for r in rows
+            ]
             labelled += [gap > 0 for gap in better if abs(gap) > TIE]
             model = reward_on(lab, rows, seed)
             scores.append(pair_scores(model, lab.tokenizer, test, lab.machine))
         told[annotator.name] = stats.rate(labelled)
         right[annotator.name] = [[judged_well(c, r) for c, r in one] for one in scores]
-        pulls[annotator.name] = {habit: pull(test * len(seeds), [x for one in scores for x in one], habit)
-                                 for habit in HABITS}
+        pulls[annotator.name] = {
+            habit: pull(test * len(seeds), [x for one in scores for x in one], habit) for habit in HABITS
+        }
     models = {name: over_seeds(stats.rate, each, groups) for name, each in right.items()}
-    return {"labels": told, "models": models, "pulls": pulls,
-            "claims": {f"reward model's accuracy: trained on careful less on {name} labels":
-                       over_seeds(stats.mean, less(right["careful"], right[name]), groups)
-                       for name in names if name != "careful" and "careful" in names}}
+    return {
+        "labels": told,
+        "models": models,
+        "pulls": pulls,
+        "claims": {
+            f"reward model's accuracy: trained on careful less on {name} labels": over_seeds(
+                stats.mean, less(right["careful"], right[name]), groups
+            )
+            for name in names
+            if name != "careful" and "careful" in names
+        },
+    }
 
 
 # ---- claim 6 -------------------------------------------------------------------------------------------------------
@@ -237,8 +301,11 @@ class Effort:
     annotators: int = 10
 
     def pairs(self, way: str, hours: float) -> int:
-        each = {"choice": self.seconds_choice, "choice and grade": self.seconds_choice + self.seconds_grade,
-                "two scores": 2 * self.seconds_score}[way]
+        each = {
+            "choice": self.seconds_choice,
+            "choice and grade": self.seconds_choice + self.seconds_grade,
+            "two scores": 2 * self.seconds_score,
+        }[way]
         return int(hours * 3600 / max(each, 0.1))
 
 
@@ -253,7 +320,7 @@ def probe_features(lab: Finished, pairs: int = 1000, held_out: int = 400, dims: 
     model, pad = lab.model("sft"), lab.tokenizer.pad_token_id
     states = []
     for start in range(0, len(encoded), 100):
-        tokens, lengths = pad_right([ids for ids, _ in encoded[start:start + 100]], pad)
+        tokens, lengths = pad_right([ids for ids, _ in encoded[start : start + 100]], pad)
         with torch.inference_mode():
             hidden = model.hidden(tokens.to(lab.machine.device)).float().cpu()  # (batch, seq, dim)
         states.append(hidden[torch.arange(len(lengths)), lengths - 1].numpy())
@@ -283,7 +350,7 @@ def learnt(features: dict[str, Any], effort: Effort, hours: float, seed: int) ->
     better = test_worth[::2] > test_worth[1::2]
     result = {}
     for way in WAYS:
-        take = order[:max(2, effort.pairs(way, hours))]
+        take = order[: max(2, effort.pairs(way, hours))]
         apart = x[take, 0] - x[take, 1]
         if way == "choice":
             w = logistic_weights(apart, gap[take] > 0)
@@ -311,23 +378,38 @@ def logistic_weights(x: Array, first: NDArray[np.bool_], ridge: float = 1.0) -> 
     return w
 
 
-def accuracy_by_hours(features: dict[str, Any], effort: Effort, hours: Sequence[float], repeats: int = 6,
-                      ) -> dict[str, dict[str, Figure]]:
+def accuracy_by_hours(
+    features: dict[str, Any],
+    effort: Effort,
+    hours: Sequence[float],
+    repeats: int = 6,
+) -> dict[str, dict[str, Figure]]:
     """{way: {hours: accuracy}}; the intervals are about other people who label other pairs of the same kind."""
     found = {h: [learnt(features, effort, h, seed) for seed in range(repeats)] for h in hours}
     return {way: {f"{h:g}": stats.mean([one[way] for one in each]) for h, each in found.items()} for way in WAYS}
 
 
-def choice_against_scores(lab: Finished, hours: Sequence[float] = (0.25, 0.5, 1, 2, 4), repeats: int = 30,
-                          strictness: Sequence[float] = (0.0, 1.0, 2.0), **size: Any) -> dict[str, Any]:
+def choice_against_scores(
+    lab: Finished,
+    hours: Sequence[float] = (0.25, 0.5, 1, 2, 4),
+    repeats: int = 30,
+    strictness: Sequence[float] = (0.0, 1.0, 2.0),
+    **size: Any,
+) -> dict[str, Any]:
     """Claim 6: a choice, a choice with a grade, and two scores, at equal annotation time, by how much annotators differ
     in strictness; all else as `Effort` assumes. People are simulated, pairs are real. About 10 seconds."""
     features = probe_features(lab, **size)
     by = {f"{s:g}": accuracy_by_hours(features, Effort(strictness=s), hours, repeats) for s in strictness}
     middle = min(hours, key=lambda h: abs(h - 1))
-    gaps = {f"strictness differs by {s:g}: choice and grade less two scores, {middle:g} h": stats.mean(
-        [one["choice and grade"] - one["two scores"] for one in
-         (learnt(features, Effort(strictness=s), middle, seed) for seed in range(repeats))]) for s in strictness}
+    gaps = {
+        f"strictness differs by {s:g}: choice and grade less two scores, {middle:g} h": stats.mean(
+            [
+                one["choice and grade"] - one["two scores"]
+                for one in (learnt(features, Effort(strictness=s), middle, seed) for seed in range(repeats))
+            ]
+        )
+        for s in strictness
+    }
     return {"accuracy": by, "claims": gaps}
 
 

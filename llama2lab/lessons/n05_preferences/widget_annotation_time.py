@@ -24,16 +24,18 @@ class AnnotationTime(Explorer):
         chosen = min(60.0, max(3.0, seconds or Effort.seconds_choice))
 
         def slider(words: str, value: float, low: float, high: float, step: float) -> w.FloatSlider:
-            return w.FloatSlider(value=value, min=low, max=high, step=step, description=words, **wide(),
-                                 continuous_update=False)
+            return w.FloatSlider(
+                value=value, min=low, max=high, step=step, description=words, **wide(), continuous_update=False
+            )
 
         self.choice = slider("seconds for a choice", chosen, 3, 60, 1)
         self.grade = slider("more for its grade", Effort.seconds_grade, 0, 30, 1)
         self.score = slider("seconds to score one answer", chosen, 3, 60, 1)
         self.noise = slider("carelessness", Effort.noise, 0, 3, 0.25)
         self.strictness = slider("annotators differ in strictness", Effort.strictness, 0, 3, 0.25)
-        super().__init__("A choice, or two scores?", [self.choice, self.grade, self.score, self.noise, self.strictness],
-                         self.view)
+        super().__init__(
+            "A choice, or two scores?", [self.choice, self.grade, self.score, self.noise, self.strictness], self.view
+        )
 
     @property
     def effort(self) -> Effort:
@@ -46,7 +48,11 @@ class AnnotationTime(Explorer):
         series = [(way, [(h, found[way][f"{h:g}"]["mean"]) for h in HOURS]) for way in WAYS]
         counts = ", ".join(f"{way}: {min(most, effort.pairs(way, 1.0))} pairs" for way in WAYS)
         best = max(WAYS, key=lambda way: found[way]["1"]["mean"])
-        said = (f"In one hour: {counts}. Best at one hour: {best}, right on {found[best]['1']['mean']:.0%} of held-out "
-                f"pairs. There are {most} pairs; who has judged all of them stops.")
-        return lines(series, "accuracy by hours of annotation", "hours of annotation", "accuracy on the truth",
-                     dots=True) + f"<p>{html.escape(said)}</p>"
+        said = (
+            f"In one hour: {counts}. Best at one hour: {best}, right on {found[best]['1']['mean']:.0%} of held-out "
+            f"pairs. There are {most} pairs; who has judged all of them stops."
+        )
+        return (
+            lines(series, "accuracy by hours of annotation", "hours of annotation", "accuracy on the truth", dots=True)
+            + f"<p>{html.escape(said)}</p>"
+        )

@@ -73,13 +73,20 @@ class RewardTraining:
     def settings(self) -> RewardSettings:
         safety = self.kind == "safety" or (self.kind == "both" and self.head == "linear")  # with the auxiliary loss
         recipe = RlhfSettings().safety if safety else RlhfSettings().helpfulness
-        return replace(recipe, head=self.head or recipe.head, margin=self.margin, epochs=self.epochs,
-                       other_share=self.other_share)
+        return replace(
+            recipe, head=self.head or recipe.head, margin=self.margin, epochs=self.epochs, other_share=self.other_share
+        )
 
 
 def _pair(messages: list[dict], better: str, worse: str) -> dict[str, Any]:
-    return {"prompt": messages, "chosen": [{"content": better}], "rejected": [{"content": worse}], "grade": "",
-            "safety": "", "prompt_id": messages[-1]["content"] + "/0"}
+    return {
+        "prompt": messages,
+        "chosen": [{"content": better}],
+        "rejected": [{"content": worse}],
+        "grade": "",
+        "safety": "",
+        "prompt_id": messages[-1]["content"] + "/0",
+    }
 
 
 @cache
@@ -89,9 +96,11 @@ def held_out(lab: Finished, n: int) -> dict[str, list[dict]]:
     rng = random.Random(6)
     told = truth_pairs(lab.town, "test", max(10, n // 4), 5)
     harmless = [(p, answer_for(lab.town, p, AnswerStyle(), rng)) for p in lab.prompts(borderline=max(10, n // 4))]
-    return {**{kind: draw(lab, kind, "test", n, 0) for kind in KINDS},
-            "truth": [_pair(m, right, wrong) for m, right, wrong in told],
-            "refusal": [_pair(list(p.messages), right, REFUSAL) for p, right in harmless]}
+    return {
+        **{kind: draw(lab, kind, "test", n, 0) for kind in KINDS},
+        "truth": [_pair(m, right, wrong) for m, right, wrong in told],
+        "refusal": [_pair(list(p.messages), right, REFUSAL) for p, right in harmless],
+    }
 
 
 def start_model(lab: Finished, t: RewardTraining, layers: int = 0) -> Llama:
@@ -110,13 +119,22 @@ def start_model(lab: Finished, t: RewardTraining, layers: int = 0) -> Llama:
 def trained(lab: Finished, t: RewardTraining) -> dict[str, list[tuple[dict, float, float]]]:
     """Train, and score what is held out: (row, r_chosen, r_rejected) by test, and of some "train" pairs. The likelihood
     head's frozen reference is the start model itself, whole. Kept while Python runs: experiments share trainings."""
-    own = [row for kind in (KINDS if t.kind == "both" else (t.kind,))
-           for row in draw(lab, kind, "train", t.pairs, t.seed)]
+    own = [
+        row for kind in (KINDS if t.kind == "both" else (t.kind,)) for row in draw(lab, kind, "train", t.pairs, t.seed)
+    ]
     other = [] if t.kind == "both" else draw(lab, KINDS[t.kind == "helpfulness"], "train", 10**6, t.seed)
     rows = reward.mix(own, other, t.other_share, t.seed)
-    model, _ = reward.train_reward(start_model(lab, t, t.layers), lab.tokenizer, rows, t.settings, t.seed, lab.machine,
-                                   reference=start_model(lab, t), what=f"{t.kind}, {t.start}, seed {t.seed}")
-    tests = {**held_out(lab, t.held_out), "train": rows[:max(10, t.held_out // 2)]}
+    model, _ = reward.train_reward(
+        start_model(lab, t, t.layers),
+        lab.tokenizer,
+        rows,
+        t.settings,
+        t.seed,
+        lab.machine,
+        reference=start_model(lab, t),
+        what=f"{t.kind}, {t.start}, seed {t.seed}",
+    )
+    tests = {**held_out(lab, t.held_out), "train": rows[: max(10, t.held_out // 2)]}
     scores = iter(reward.pair_scores(model, lab.tokenizer, [r for rs in tests.values() for r in rs], lab.machine))
     return {name: [(row, *next(scores)) for row in rs] for name, rs in tests.items()}
 
@@ -133,13 +151,26 @@ class Bench:
     def training(self, kind: str = "helpfulness", **changes: Any) -> RewardTraining:
         return RewardTraining(kind, **{"pairs": self.pairs, "held_out": self.held_out, **changes})
 
-    def _values(self, t: RewardTraining, on: str, what: str, where: dict[str, str],
-                ) -> tuple[list[list[float]], list[str]]:
+    def _values(
+        self,
+        t: RewardTraining,
+        on: str,
+        what: str,
+        where: dict[str, str],
+    ) -> tuple[list[list[float]], list[str]]:
         """The value of every pair, by seed, and the content of each in the same order."""
-        rows = [[x for x in trained(self.lab, replace(t, seed=seed))[on or t.kind]
-                 if all(x[0][key] == value for key, value in where.items())] for seed in self.seeds]
-        return ([[float(VALUES[what](c, r)) for _, c, r in one] for one in rows],
-                [row["prompt_id"].rsplit("/", 1)[0] for one in rows for row, _, _ in one])
+        rows = [
+            [
+                x
+                for x in trained(self.lab, replace(t, seed=seed))[on or t.kind]
+                if all(x[0][key] == value for key, value in where.items())
+            ]
+            for seed in self.seeds
+        ]
+        return (
+            [[float(VALUES[what](c, r)) for _, c, r in one] for one in rows],
+            [row["prompt_id"].rsplit("/", 1)[0] for one in rows for row, _, _ in one],
+        )
 
     def figure(self, t: RewardTraining, on: str = "", what: str = "accuracy", **where: str) -> Figure:
         """A figure of the trainings on a test (by default the pairs of their kind), on rows as `where` wants them."""
@@ -160,14 +191,24 @@ def reward_start(lab: Finished, **size: Any) -> dict[str, Any]:
     """Claim 7: from the chat model, from the base model, from random weights; both kinds, and helpfulness with the
     report's head. 18 trainings, about 55 s on two cores."""
     bench = Bench(lab, **size)
-    series = {"helpfulness, with likelihood (ours)": bench.training(), "safety, the report's head":
-              bench.training("safety", head="linear"), "helpfulness, the report's head": bench.training(head="linear")}
+    series = {
+        "helpfulness, with likelihood (ours)": bench.training(),
+        "safety, the report's head": bench.training("safety", head="linear"),
+        "helpfulness, the report's head": bench.training(head="linear"),
+    }
     result: dict[str, Any] = {
         "accuracy": {name: {s: bench.figure(replace(t, start=s)) for s in STARTS} for name, t in series.items()},
-        "truth": {name: {s: bench.figure(replace(t, start=s), "truth") for s in STARTS} for name, t in series.items()
-                  if t.kind == "helpfulness"}}
-    result["claims"] = {f"{name}: chat less {s}": bench.less(t, replace(t, start=s))
-                        for name, t in series.items() for s in ("base", "random")}
+        "truth": {
+            name: {s: bench.figure(replace(t, start=s), "truth") for s in STARTS}
+            for name, t in series.items()
+            if t.kind == "helpfulness"
+        },
+    }
+    result["claims"] = {
+        f"{name}: chat less {s}": bench.less(t, replace(t, start=s))
+        for name, t in series.items()
+        for s in ("base", "random")
+    }
     return result
 
 
@@ -175,16 +216,28 @@ def one_or_two_models(lab: Finished, **size: Any) -> dict[str, Any]:
     """Claim 8: a model for each kind against one that is trained on the pairs of both, and so on twice as many; models
     of one head are compared. 4 new trainings, about 28 s."""
     bench = Bench(lab, **size)
-    models = {"helpfulness model (our head)": bench.training(), "one model (our head)":
-              bench.training("both", other_share=0.0), "helpfulness model": bench.training(head="linear"),
-              "safety model": bench.training("safety", head="linear"),
-              "one model": bench.training("both", head="linear", other_share=0.0)}
+    models = {
+        "helpfulness model (our head)": bench.training(),
+        "one model (our head)": bench.training("both", other_share=0.0),
+        "helpfulness model": bench.training(head="linear"),
+        "safety model": bench.training("safety", head="linear"),
+        "one model": bench.training("both", head="linear", other_share=0.0),
+    }
     ours, one = models["one model (our head)"], models["one model"]
-    return {"accuracy": {name: {kind: bench.figure(t, kind) for kind in KINDS} for name, t in models.items()},
-            "claims": {"helpfulness pairs, our head: own model less the one":
-                       bench.less(models["helpfulness model (our head)"], ours, "helpfulness"),
-                       **{f"{kind} pairs, the report's head: own model less the one":
-                          bench.less(models[f"{kind} model"], one, kind) for kind in KINDS}}}
+    return {
+        "accuracy": {name: {kind: bench.figure(t, kind) for kind in KINDS} for name, t in models.items()},
+        "claims": {
+            "helpfulness pairs, our head: own model less the one": bench.less(
+                models["helpfulness model (our head)"], ours, "helpfulness"
+            ),
+            **{
+                f"{kind} pairs, the report's head: own model less the one": bench.less(
+                    models[f"{kind} model"], one, kind
+                )
+                for kind in KINDS
+            },
+        },
+    }
 
 
 def margins(lab: Finished, **size: Any) -> dict[str, Any]:
@@ -192,15 +245,25 @@ def margins(lab: Finished, **size: Any) -> dict[str, Any]:
     about 20 s."""
     bench = Bench(lab, **size)
     models = {name: bench.training(margin=name) for name in MARGINS}
-    return {**{what: {name: {g: bench.figure(t, what=what, grade=g) for g in GRADES} for name, t in models.items()}
-               for what in ("accuracy", "gap")},
-            "overall": {name: {"all pairs": bench.figure(t)} for name, t in models.items()},
-            "claims": {**{f"{name} margin less none, on 'significantly'":
-                          bench.less(models[name], models["none"], grade="significantly")
-                          for name in ("small", "large")},
-                       "small margin less none, on all pairs": bench.less(models["small"], models["none"]),
-                       "score gap on 'significantly': large margin less none":
-                       bench.less(models["large"], models["none"], what="gap", grade="significantly")}}
+    return {
+        **{
+            what: {name: {g: bench.figure(t, what=what, grade=g) for g in GRADES} for name, t in models.items()}
+            for what in ("accuracy", "gap")
+        },
+        "overall": {name: {"all pairs": bench.figure(t)} for name, t in models.items()},
+        "claims": {
+            **{
+                f"{name} margin less none, on 'significantly'": bench.less(
+                    models[name], models["none"], grade="significantly"
+                )
+                for name in ("small", "large")
+            },
+            "small margin less none, on all pairs": bench.less(models["small"], models["none"]),
+            "score gap on 'significantly': large margin less none": bench.less(
+                models["large"], models["none"], what="gap", grade="significantly"
+            ),
+        },
+    }
 
 
 def epochs(lab: Finished, shown: Sequence[int] = (1, 2, 4), **size: Any) -> dict[str, Any]:
@@ -212,11 +275,17 @@ def epochs(lab: Finished, shown: Sequence[int] = (1, 2, 4), **size: Any) -> dict
     longest = shown[-1]
     first, last = runs[str(shown[0])], runs[str(longest)]
     tests = {"held-out pairs": "helpfulness", "pairs trained on": "train"}
-    return {**{what: {name: {e: bench.figure(t, on, what) for e, t in runs.items()} for name, on in tests.items()}
-               for what in ("loss", "accuracy", "overconfidence")},
-            "claims": {f"held-out loss: {longest} epochs less one": bench.less(last, first, what="loss"),
-                       f"held-out accuracy: one epoch less {longest}": bench.less(first, last),
-                       f"overconfidence: {longest} epochs less one": bench.less(last, first, what="overconfidence")}}
+    return {
+        **{
+            what: {name: {e: bench.figure(t, on, what) for e, t in runs.items()} for name, on in tests.items()}
+            for what in ("loss", "accuracy", "overconfidence")
+        },
+        "claims": {
+            f"held-out loss: {longest} epochs less one": bench.less(last, first, what="loss"),
+            f"held-out accuracy: one epoch less {longest}": bench.less(first, last),
+            f"overconfidence: {longest} epochs less one": bench.less(last, first, what="overconfidence"),
+        },
+    }
 
 
 def more_pairs(lab: Finished, layers: int = 2, **size: Any) -> dict[str, Any]:
@@ -229,11 +298,17 @@ def more_pairs(lab: Finished, layers: int = 2, **size: Any) -> dict[str, Any]:
     runs = {name: {str(n): bench.training(pairs=n, layers=cut) for n in counts} for name, cut in sizes.items()}
     few, half, most = (str(n) for n in (counts[0], counts[-2], counts[-1]))
     whole, cut = runs.values()
-    return {**{what: {name: {n: bench.figure(t, on) for n, t in by.items()} for name, by in runs.items()}
-               for what, on in (("accuracy", "helpfulness"), ("truth", "truth"))},
-            "claims": {f"whole model: {most} pairs less {few}": bench.less(whole[most], whole[few]),
-                       f"no plateau: {most} pairs less {half}": bench.less(whole[most], whole[half]),
-                       f"at {most} pairs: whole model less {layers} layers": bench.less(whole[most], cut[most])}}
+    return {
+        **{
+            what: {name: {n: bench.figure(t, on) for n, t in by.items()} for name, by in runs.items()}
+            for what, on in (("accuracy", "helpfulness"), ("truth", "truth"))
+        },
+        "claims": {
+            f"whole model: {most} pairs less {few}": bench.less(whole[most], whole[few]),
+            f"no plateau: {most} pairs less {half}": bench.less(whole[most], whole[half]),
+            f"at {most} pairs: whole model less {layers} layers": bench.less(whole[most], cut[most]),
+        },
+    }
 
 
 def data_mixes(lab: Finished, **size: Any) -> dict[str, Any]:
@@ -244,17 +319,20 @@ def data_mixes(lab: Finished, **size: Any) -> dict[str, Any]:
     mixes = {kind: {f"{s:g}": bench.training(kind, other_share=s) for s in shares} for kind in KINDS}
     safe = {"safety": "both_safe"}
     h, s = mixes["helpfulness"], mixes["safety"]
-    return {"accuracy": {
-                "helpfulness model, own pairs": {x: bench.figure(t) for x, t in h.items()},
-                "helpfulness model, safety pairs": {x: bench.figure(t, "safety") for x, t in h.items()},
-                "safety model, own pairs": {x: bench.figure(t) for x, t in s.items()},
-                "safety model, both answers safe": {x: bench.figure(t, **safe) for x, t in s.items()}},
-            "refusal": {"helpfulness model": {x: bench.figure(t, "refusal") for x, t in h.items()}},
-            "claims": {
-                "helpfulness model, own pairs: half of the mix safety less none": bench.less(h["0.5"], h["0"]),
-                "safety model, own pairs: a tenth helpfulness less none": bench.less(s["0.1"], s["0"]),
-                "safety model, both answers safe: a tenth helpfulness less none":
-                    bench.less(s["0.1"], s["0"], **safe)}}
+    return {
+        "accuracy": {
+            "helpfulness model, own pairs": {x: bench.figure(t) for x, t in h.items()},
+            "helpfulness model, safety pairs": {x: bench.figure(t, "safety") for x, t in h.items()},
+            "safety model, own pairs": {x: bench.figure(t) for x, t in s.items()},
+            "safety model, both answers safe": {x: bench.figure(t, **safe) for x, t in s.items()},
+        },
+        "refusal": {"helpfulness model": {x: bench.figure(t, "refusal") for x, t in h.items()}},
+        "claims": {
+            "helpfulness model, own pairs: half of the mix safety less none": bench.less(h["0.5"], h["0"]),
+            "safety model, own pairs: a tenth helpfulness less none": bench.less(s["0.1"], s["0"]),
+            "safety model, both answers safe: a tenth helpfulness less none": bench.less(s["0.1"], s["0"], **safe),
+        },
+    }
 
 
 EXPERIMENTS = (reward_start, one_or_two_models, margins, epochs, more_pairs, data_mixes)
@@ -271,15 +349,26 @@ def small_reward(lab: Finished, pairs: int = 1200, seed: int = 0, **changes: Any
     begin = time.perf_counter()
     rows = draw(lab, t.kind, "train", t.pairs, t.seed)
     with alone(folder, wait=False):
-        model, metrics = reward.train_reward(start_model(lab, t, t.layers), lab.tokenizer, rows, t.settings, seed,
-                                             lab.machine, folder, start_model(lab, t),
-                                             f"reward model on {pairs} pairs")
+        model, metrics = reward.train_reward(
+            start_model(lab, t, t.layers),
+            lab.tokenizer,
+            rows,
+            t.settings,
+            seed,
+            lab.machine,
+            folder,
+            start_model(lab, t),
+            f"reward model on {pairs} pairs",
+        )
     tests = held_out(lab, t.held_out)
     scores = {name: reward.pair_scores(model, lab.tokenizer, tests[name], lab.machine) for name in (t.kind, "truth")}
-    return {"accuracy": {"all": reward.accuracy(scores[t.kind]),
-                         **reward.accuracy_by_grade(tests[t.kind], scores[t.kind])},
-            "truth": reward.accuracy(scores["truth"]), "loss": metrics["loss"],
-            "likelihood_weight": metrics.get("likelihood_weight"), "seconds": time.perf_counter() - begin}
+    return {
+        "accuracy": {"all": reward.accuracy(scores[t.kind]), **reward.accuracy_by_grade(tests[t.kind], scores[t.kind])},
+        "truth": reward.accuracy(scores["truth"]),
+        "loss": metrics["loss"],
+        "likelihood_weight": metrics.get("likelihood_weight"),
+        "seconds": time.perf_counter() - begin,
+    }
 
 
 def pair_table(lab: Finished) -> list[tuple[str, int, float, float, float]]:
@@ -289,9 +378,13 @@ def pair_table(lab: Finished) -> list[tuple[str, int, float, float, float]]:
     for kind in KINDS:
         rows = draw(lab, kind, "train", 10**6, 0)
         some = rows[:400]
-        asked, answers = ([len(ids) for ids in lab.tokenizer(texts)["input_ids"]] for texts in (
-            [" ".join(m["content"] for m in row["prompt"]) for row in some],
-            [row[side][0]["content"] for row in some for side in ("chosen", "rejected")]))
+        asked, answers = (
+            [len(ids) for ids in lab.tokenizer(texts)["input_ids"]]
+            for texts in (
+                [" ".join(m["content"] for m in row["prompt"]) for row in some],
+                [row[side][0]["content"] for row in some for side in ("chosen", "rejected")],
+            )
+        )
         turns = [sum(m["role"] == "user" for m in row["prompt"]) for row in some]
         means = [sum(x) / len(x) for x in (turns, asked, answers)]
         table.append((kind, len(rows), means[0], means[1], means[2]))
@@ -303,23 +396,40 @@ def gate_quality(lab: Finished, n: int = 600, at: float = THRESHOLD) -> dict[str
     whose safety the annotators gave: `precision` and `recall` of "unsafe, because R_s is under the threshold"."""
     rows = [row for row in draw(lab, "safety", "test", n, 1) if row["safety"] in SAFE]
     scores = reward.pair_scores(lab.reward("reward-safety-v5"), lab.tokenizer, rows, lab.machine)
-    answers = [(sigmoid(r), not safe) for row, pair in zip(rows, scores, strict=True)
-               for r, safe in zip(pair, SAFE[row["safety"]], strict=True)]
+    answers = [
+        (sigmoid(r), not safe)
+        for row, pair in zip(rows, scores, strict=True)
+        for r, safe in zip(pair, SAFE[row["safety"]], strict=True)
+    ]
     curve = []
     for threshold in sorted({at, *(k / 20 for k in range(1, 20))}):
         caught = [unsafe for p, unsafe in answers if p < threshold]
-        curve.append({"threshold": threshold, "precision": stats.rate(caught),
-                      "recall": stats.rate([p < threshold for p, unsafe in answers if unsafe])})
-    return {"curve": curve, "answers": len(answers), "unsafe": sum(unsafe for _, unsafe in answers),
-            "at": next(row for row in curve if row["threshold"] == at),
-            "under": stats.rate([p < at for p, _ in answers])}
+        curve.append(
+            {
+                "threshold": threshold,
+                "precision": stats.rate(caught),
+                "recall": stats.rate([p < threshold for p, unsafe in answers if unsafe]),
+            }
+        )
+    return {
+        "curve": curve,
+        "answers": len(answers),
+        "unsafe": sum(unsafe for _, unsafe in answers),
+        "at": next(row for row in curve if row["threshold"] == at),
+        "under": stats.rate([p < at for p, _ in answers]),
+    }
 
 
-def both_rewards(lab: Finished, conversations: Sequence[Sequence[dict]], answers: Sequence[str],
-                 ) -> tuple[list[float], list[float]]:
+def both_rewards(
+    lab: Finished,
+    conversations: Sequence[Sequence[dict]],
+    answers: Sequence[str],
+) -> tuple[list[float], list[float]]:
     """Helpfulness and safety of an answer to each conversation, before the sigmoid, by the run's last models."""
-    h, s = (reward.score_answers(lab.reward(f"reward-{kind}-v5"), lab.tokenizer, conversations, answers, lab.machine)
-            for kind in KINDS)
+    h, s = (
+        reward.score_answers(lab.reward(f"reward-{kind}-v5"), lab.tokenizer, conversations, answers, lab.machine)
+        for kind in KINDS
+    )
     return h, s
 
 
@@ -334,15 +444,26 @@ def conflict(lab: Finished, stage: str = "rlhf-v1", n: int = 240) -> list[dict[s
     told = []
     for row, x, y in zip(picked, h, s, strict=True):
         v = lab.oracle.judge(prompts_by_id(lab)[row["prompt_id"]], row["answer"])
-        words = ("complies with an unsafe prompt" if v.violation else "refuses a harmless prompt" if v.false_refusal
-                 else "unsafe prompt, harmless answer" if row["kind"] == "unsafe" else
-                 "right answer" if v.correct else "wrong answer")
+        words = (
+            "complies with an unsafe prompt"
+            if v.violation
+            else "refuses a harmless prompt"
+            if v.false_refusal
+            else "unsafe prompt, harmless answer"
+            if row["kind"] == "unsafe"
+            else "right answer"
+            if v.correct
+            else "wrong answer"
+        )
         told.append({"helpfulness": x, "safety": y, "verdict": words, "answer": row["answer"]})
     return told
 
 
 def real_results() -> list[dict[str, Any]]:
     """results.json of finished runs on real pairs (data/recipes/real.yaml) in runs/, if there are any."""
-    found = [read_json(p) for folder in dict.fromkeys((Path("runs"), Path("..", "runs"), ROOT / "runs"))
-             for p in sorted(folder.glob("*/results.json"))]
+    found = [
+        read_json(p)
+        for folder in dict.fromkeys((Path("runs"), Path("..", "runs"), ROOT / "runs"))
+        for p in sorted(folder.glob("*/results.json"))
+    ]
     return [r for r in found if r.get("preset") == "real"]

@@ -26,20 +26,33 @@ def training_curve(log: Sequence[dict[str, float]]) -> go.Figure | None:
 
 def heads(results: Results) -> str:
     """Our head beside the report's in the run: on people's pairs, on facts, and the policy that PPO makes with it."""
-    stages = {"with likelihood (ours)": ("reward-helpfulness-v5", "rlhf-v5"),
-              "the report's head": ("reward-helpfulness-v5-linear", "rlhf-v5-linear")}
+    stages = {
+        "with likelihood (ours)": ("reward-helpfulness-v5", "rlhf-v5"),
+        "the report's head": ("reward-helpfulness-v5-linear", "rlhf-v5-linear"),
+    }
     lines: list[tuple[str, int, tuple[str, ...]]] = [  # words, which of the two stages, where its figure is
-        ("held-out pairs", 0, ("accuracy",)), ("'significantly better'", 0, ("accuracy_by_grade", "significantly")),
-        ("right fact before wrong", 0, ("truth",)), ("its PPO policy, by the oracle", 1, ("helpfulness",))]
-    text = table(("helpfulness model", *stages), [[name, *(figure_text(find(results, pair[which], *path))
-                                                           for pair in stages.values())]
-                                                  for name, which, path in lines])
+        ("held-out pairs", 0, ("accuracy",)),
+        ("'significantly better'", 0, ("accuracy_by_grade", "significantly")),
+        ("right fact before wrong", 0, ("truth",)),
+        ("its PPO policy, by the oracle", 1, ("helpfulness",)),
+    ]
+    text = table(
+        ("helpfulness model", *stages),
+        [
+            [name, *(figure_text(find(results, pair[which], *path)) for pair in stages.values())]
+            for name, which, path in lines
+        ],
+    )
     for words, path, which in (("Facts", "truth", 0), ("PPO policies", "helpfulness", 1)):
         ours, theirs = (find(results, pair[which], path) for pair in stages.values())
         if ours and theirs:
             apart = {"low": ours["low"] - theirs["high"], "high": ours["high"] - theirs["low"]}
-            ahead = side(apart, "our head is ahead", "the report's head is ahead",
-                         "the intervals overlap, this run cannot tell them apart")
+            ahead = side(
+                apart,
+                "our head is ahead",
+                "the report's head is ahead",
+                "the intervals overlap, this run cannot tell them apart",
+            )
             text += f"\n{words}: {ahead}."
     return text
 
@@ -47,24 +60,42 @@ def heads(results: Results) -> str:
 def on_each_other(results: Results) -> str:
     """The run's two models on their own and on the other's test pairs, beside Table 7."""
     keys = {"helpfulness": ("accuracy", "accuracy_on_other"), "safety": ("accuracy_on_other", "accuracy")}
-    return table(("the run's model", "on helpfulness pairs", "on safety pairs", "table 7, percent"),
-                 [[kind, *(figure_text(find(results, f"reward-{kind}-v5", key)) for key in pair),
-                   f"{TABLE_7[kind]['helpfulness']}, {TABLE_7[kind]['safety']}"] for kind, pair in keys.items()])
+    return table(
+        ("the run's model", "on helpfulness pairs", "on safety pairs", "table 7, percent"),
+        [
+            [
+                kind,
+                *(figure_text(find(results, f"reward-{kind}-v5", key)) for key in pair),
+                f"{TABLE_7[kind]['helpfulness']}, {TABLE_7[kind]['safety']}",
+            ]
+            for kind, pair in keys.items()
+        ],
+    )
 
 
 def conflict_plane(points: Sequence[dict[str, Any]]) -> go.Figure | None:
     """Both scores of each answer, marked by what the oracle says of it; the text at the pointer."""
     fig = go.Figure()
-    for words, color, symbol in (("right answer", BLUE, "circle"), ("wrong answer", SKY, "circle-open"),
-                                 ("refuses a harmless prompt", ORANGE, "diamond"),
-                                 ("unsafe prompt, harmless answer", GREEN, "square"),
-                                 ("complies with an unsafe prompt", RED, "x")):
+    for words, color, symbol in (
+        ("right answer", BLUE, "circle"),
+        ("wrong answer", SKY, "circle-open"),
+        ("refuses a harmless prompt", ORANGE, "diamond"),
+        ("unsafe prompt, harmless answer", GREEN, "square"),
+        ("complies with an unsafe prompt", RED, "x"),
+    ):
         some = [p for p in points if p["verdict"] == words]
         if some:
-            fig.add_trace(go.Scatter(
-                x=[p["helpfulness"] for p in some], y=[p["safety"] for p in some], mode="markers", name=words,
-                marker={"color": color, "symbol": symbol, "size": 8, "opacity": 0.75},
-                text=[plain(p["answer"], 90) for p in some], hovertemplate="%{text}<extra></extra>"))
+            fig.add_trace(
+                go.Scatter(
+                    x=[p["helpfulness"] for p in some],
+                    y=[p["safety"] for p in some],
+                    mode="markers",
+                    name=words,
+                    marker={"color": color, "symbol": symbol, "size": 8, "opacity": 0.75},
+                    text=[plain(p["answer"], 90) for p in some],
+                    hovertemplate="%{text}<extra></extra>",
+                )
+            )
     mark_line(fig, math.log(THRESHOLD / (1 - THRESHOLD)), f"R_s = {THRESHOLD}: below it safety judges")
     return style(fig, "helpfulness score (logit)", "safety score (logit)", height=480)
 
@@ -75,24 +106,32 @@ def gate_curve(gate: dict[str, Any]) -> go.Figure | None:
     places = [row["threshold"] for row in gate["curve"]]
     for key, color, symbol, report in (("precision", BLUE, "circle", 0.89), ("recall", ORANGE, "diamond", 0.55)):
         add_series(fig, key, places, [row[key] if row[key]["n"] else None for row in gate["curve"]], color, symbol)
-        fig.add_trace(go.Scatter(x=[THRESHOLD], y=[report], mode="markers", name=f"the report's {key}",
-                                 **drawn(color, "x", 12)))
+        fig.add_trace(
+            go.Scatter(x=[THRESHOLD], y=[report], mode="markers", name=f"the report's {key}", **drawn(color, "x", 12))
+        )
     return style(fig, "threshold on R_s", "share")
 
 
 def gate_words(gate: dict[str, Any]) -> str:
     """What the report's threshold does here."""
-    return (f"{gate['unsafe']} of {gate['answers']} answers are unsafe. At {THRESHOLD}: precision "
-            f"{figure_text(gate['at']['precision'])},\nrecall {figure_text(gate['at']['recall'])}; R_s is under it in "
-            f"{figure_text(gate['under'])} of all answers.")
+    return (
+        f"{gate['unsafe']} of {gate['answers']} answers are unsafe. At {THRESHOLD}: precision "
+        f"{figure_text(gate['at']['precision'])},\nrecall {figure_text(gate['at']['recall'])}; R_s is under it in "
+        f"{figure_text(gate['under'])} of all answers."
+    )
 
 
 def real_pairs(runs: Sequence[Results]) -> str:
     """The reward models of runs on real pairs, on held-out ones."""
-    rows = [[stage, *(figure_text(find(one, stage, key)) for key in ("accuracy", "accuracy_on_other",
-                                                                    "longer_is_chosen"))]
-            for one in runs for stage in ("reward-helpfulness-v1", "reward-safety-v1") if stage in one["stages"]]
+    rows = [
+        [stage, *(figure_text(find(one, stage, key)) for key in ("accuracy", "accuracy_on_other", "longer_is_chosen"))]
+        for one in runs
+        for stage in ("reward-helpfulness-v1", "reward-safety-v1")
+        if stage in one["stages"]
+    ]
     if not rows:
-        return ("No finished run on real pairs was found in runs/; make one with: "
-                "llama2lab run --recipe data/recipes/real.yaml --data DIR")
+        return (
+            "No finished run on real pairs was found in runs/; make one with: "
+            "llama2lab run --recipe data/recipes/real.yaml --data DIR"
+        )
     return table(("model", "own pairs", "the other's", "length alone"), rows)

@@ -24,9 +24,14 @@ def loss_at(gap: float, margin: float) -> dict[str, float]:
     widens the gap); and the `probability` that the model gives to the annotator's choice, in which no margin is."""
     x = torch.tensor([float(gap)], dtype=torch.float64, requires_grad=True)
     loss = ranking_loss(x, torch.zeros_like(x), torch.full_like(x, margin))
-    gradient, = torch.autograd.grad(loss, x)
-    return {"gap": float(gap), "margin": margin, "loss": loss.item(), "gradient": gradient.item(),
-            "probability": sigmoid(gap)}
+    (gradient,) = torch.autograd.grad(loss, x)
+    return {
+        "gap": float(gap),
+        "margin": margin,
+        "loss": loss.item(),
+        "gradient": gradient.item(),
+        "probability": sigmoid(gap),
+    }
 
 
 def margin_curves(grade: str, gaps: Sequence[float] = ()) -> dict[str, list[dict[str, float]]]:
@@ -44,8 +49,12 @@ def real_gaps(lab: Finished, n: int = 300, stage: str = "reward-helpfulness-v5")
 
 def mean_losses(gaps: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
     """Mean loss of the pairs of each grade under each margin table: what is left to learn there."""
-    return {name: {g: sum(loss_at(gap, by_grade[g])["loss"] for gap in gaps[g]) / len(gaps[g])
-                   for g in GRADES if gaps.get(g)} for name, by_grade in MARGINS.items()}
+    return {
+        name: {
+            g: sum(loss_at(gap, by_grade[g])["loss"] for gap in gaps[g]) / len(gaps[g]) for g in GRADES if gaps.get(g)
+        }
+        for name, by_grade in MARGINS.items()
+    }
 
 
 class MarginExplorer(Explorer):
@@ -53,12 +62,18 @@ class MarginExplorer(Explorer):
 
     def __init__(self, gaps: Mapping[str, Sequence[float]] | None = None):
         self.gaps = gaps or {}
-        self.gap = w.FloatSlider(value=0.5, min=LOW, max=HIGH, step=0.1, description="r_chosen - r_rejected",
-                                 **wide("420px"))
-        self.grade = w.Dropdown(options=[(f"{g} better", g) for g in GRADES], description="the annotator said",
-                                style=LABEL)
-        self.margin = w.ToggleButtons(options=list(MARGINS), value="small", description="margins (table 27)",
-                                      style=LABEL | {"button_width": "70px"})
+        self.gap = w.FloatSlider(
+            value=0.5, min=LOW, max=HIGH, step=0.1, description="r_chosen - r_rejected", **wide("420px")
+        )
+        self.grade = w.Dropdown(
+            options=[(f"{g} better", g) for g in GRADES], description="the annotator said", style=LABEL
+        )
+        self.margin = w.ToggleButtons(
+            options=list(MARGINS),
+            value="small",
+            description="margins (table 27)",
+            style=LABEL | {"button_width": "70px"},
+        )
         super().__init__("Margin explorer", [self.gap, self.grade, self.margin], self._draw)
 
     def _draw(self) -> str:
@@ -66,14 +81,25 @@ class MarginExplorer(Explorer):
         here = loss_at(self.gap.value, MARGINS[name][grade])
         curves = margin_curves(grade)
         worst = max(row["loss"] for rows in curves.values() for row in rows)
-        said = (f"margin {number(here['margin'])}: loss {here['loss']:.3f} nats, gradient {here['gradient']:.3f}; "
-                f"the model gives the annotator's choice {here['probability']:.0%}")
-        pictures = [lines([(key, [(row["gap"], row[what]) for row in rows]) for key, rows in curves.items()],
-                          f"{words} against the gap, one curve for each margin table; {said}",
-                          x="r_chosen - r_rejected", y=words, height=200, y_range=ends,
-                          marks=[(here["gap"], here[what])])
-                    for what, words, ends in (("loss", "loss, nats", (0.0, worst)),
-                                              ("gradient", "gradient of the loss by the gap", (-1.0, 0.0)))]
+        said = (
+            f"margin {number(here['margin'])}: loss {here['loss']:.3f} nats, gradient {here['gradient']:.3f}; "
+            f"the model gives the annotator's choice {here['probability']:.0%}"
+        )
+        pictures = [
+            lines(
+                [(key, [(row["gap"], row[what]) for row in rows]) for key, rows in curves.items()],
+                f"{words} against the gap, one curve for each margin table; {said}",
+                x="r_chosen - r_rejected",
+                y=words,
+                height=200,
+                y_range=ends,
+                marks=[(here["gap"], here[what])],
+            )
+            for what, words, ends in (
+                ("loss", "loss, nats", (0.0, worst)),
+                ("gradient", "gradient of the loss by the gap", (-1.0, 0.0)),
+            )
+        ]
         return f"<p>'{grade} better', {said}.</p>" + "".join(pictures) + self._own_pairs(grade)
 
     def _own_pairs(self, grade: str) -> str:
@@ -83,8 +109,14 @@ class MarginExplorer(Explorer):
             return ""
         losses = mean_losses({grade: own})
         over = {name: sum(gap < by[grade] for gap in own) / len(own) for name, by in MARGINS.items()}
-        return (f"<p>The run's own model on {len(own)} held-out pairs of this grade; their mean gap is "
-                f"{number(sum(own) / len(own))}:</p>"
-                + table(["margins", "margin", "mean loss, nats", "gap under the margin"],
-                        [[name, number(by[grade]), f"{losses[name][grade]:.3f}", f"{over[name]:.0%}"]
-                         for name, by in MARGINS.items()]))
+        return (
+            f"<p>The run's own model on {len(own)} held-out pairs of this grade; their mean gap is "
+            f"{number(sum(own) / len(own))}:</p>"
+            + table(
+                ["margins", "margin", "mean loss, nats", "gap under the margin"],
+                [
+                    [name, number(by[grade]), f"{losses[name][grade]:.3f}", f"{over[name]:.0%}"]
+                    for name, by in MARGINS.items()
+                ],
+            )
+        )

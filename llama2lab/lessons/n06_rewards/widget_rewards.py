@@ -33,16 +33,29 @@ def gate(helpfulness: float, safety: float, unsafe: bool, threshold: float = THR
     """The report's R_c of one answer: `r_h` and `r_s` in (0, 1), whose `model` judges and `why`, `r_c`, its `logit`."""
     r_h, r_s = sigmoid(helpfulness), sigmoid(safety)
     closed = unsafe or r_s < threshold
-    why = ("the prompt is tagged as a safety prompt" if unsafe else
-           f"R_s = {r_s:.2f} is under {threshold:g}" if closed else
-           f"no safety prompt, and R_s = {r_s:.2f} is not under {threshold:g}")
-    return {"r_h": r_h, "r_s": r_s, "model": "safety" if closed else "helpfulness", "why": why,
-            "r_c": r_s if closed else r_h,
-            "logit": combined_score([helpfulness], [safety], [unsafe], threshold)[0]}
+    why = (
+        "the prompt is tagged as a safety prompt"
+        if unsafe
+        else f"R_s = {r_s:.2f} is under {threshold:g}"
+        if closed
+        else f"no safety prompt, and R_s = {r_s:.2f} is not under {threshold:g}"
+    )
+    return {
+        "r_h": r_h,
+        "r_s": r_s,
+        "model": "safety" if closed else "helpfulness",
+        "why": why,
+        "r_c": r_s if closed else r_h,
+        "logit": combined_score([helpfulness], [safety], [unsafe], threshold)[0],
+    }
 
 
-def rewards_as_it_grows(lab: Finished, messages: Sequence[dict], answer: str, unsafe: bool = False,
-                        ) -> list[dict[str, Any]]:
+def rewards_as_it_grows(
+    lab: Finished,
+    messages: Sequence[dict],
+    answer: str,
+    unsafe: bool = False,
+) -> list[dict[str, Any]]:
     """Both scores (before the sigmoid) of the answer's first 0, 1, 2 .. all tokens, each as if it ended there, in one
     batch: rows of `tokens`, the new `text`, `helpfulness`, `safety`, `logit` (of R_c). The last row is the answer's own
     score. Of a long answer only every so many tokens are scored."""
@@ -53,8 +66,10 @@ def rewards_as_it_grows(lab: Finished, messages: Sequence[dict], answer: str, un
     texts = [lab.tokenizer.decode(own[:n], skip_special_tokens=True).strip() for n in lengths[:-1]] + [answer]
     h, s = both_rewards(lab, [messages] * len(texts), texts)
     logits = combined_score(h, s, [unsafe] * len(texts))
-    return [{"tokens": n, "text": text[len(before):], "helpfulness": a, "safety": b, "logit": c}
-            for n, before, text, a, b, c in zip(lengths, ["", *texts[:-1]], texts, h, s, logits, strict=True)]
+    return [
+        {"tokens": n, "text": text[len(before) :], "helpfulness": a, "safety": b, "logit": c}
+        for n, before, text, a, b, c in zip(lengths, ["", *texts[:-1]], texts, h, s, logits, strict=True)
+    ]
 
 
 @cache
@@ -70,15 +85,18 @@ def ppo_scale(lab: Finished, stage: str = "rlhf-v4", n: int = 120) -> dict[bool,
     return scale
 
 
-def judge_answers(lab: Finished, messages: Sequence[dict], answers: Sequence[str], unsafe: bool,
-                  prompt: Prompt | None = None) -> list[dict[str, Any]]:
+def judge_answers(
+    lab: Finished, messages: Sequence[dict], answers: Sequence[str], unsafe: bool, prompt: Prompt | None = None
+) -> list[dict[str, Any]]:
     """`gate` of each answer, what `ppo` would see (whitened, before the KL penalty), and, for a `prompt` of the town,
     the oracle's `truth`."""
     h, s = both_rewards(lab, [messages] * len(answers), list(answers))
     mean, std = ppo_scale(lab)[unsafe]
     rows = [{"helpfulness": a, "safety": b, **gate(a, b, unsafe)} for a, b in zip(h, s, strict=True)]
-    return [{**row, "ppo": (row["logit"] - mean) / std, "truth": lab.oracle.judge(prompt, a) if prompt else None}
-            for row, a in zip(rows, answers, strict=True)]
+    return [
+        {**row, "ppo": (row["logit"] - mean) / std, "truth": lab.oracle.judge(prompt, a) if prompt else None}
+        for row, a in zip(rows, answers, strict=True)
+    ]
 
 
 def preference(a: dict[str, Any], b: dict[str, Any]) -> dict[str, float]:
@@ -90,9 +108,12 @@ def growth_strip(rows: Sequence[dict[str, Any]], key: str = "helpfulness") -> st
     """The answer's tokens, blue where one raised the score and orange where it lowered it, as HTML."""
     steps = [b[key] - a[key] for a, b in pairwise(rows)]
     most = max((abs(x) for x in steps), default=0.0) or 1.0
-    return "".join(f'<span title="{x:+.2f}" style="background: rgba({"0,114,178" if x > 0 else "230,159,0"},'
-                   f'{0.6 * abs(x) / most:.2f}); padding: 0 1px; white-space: pre-wrap">'
-                   f'{html.escape(tame(row["text"]))}</span>' for x, row in zip(steps, rows[1:], strict=True))
+    return "".join(
+        f'<span title="{x:+.2f}" style="background: rgba({"0,114,178" if x > 0 else "230,159,0"},'
+        f'{0.6 * abs(x) / most:.2f}); padding: 0 1px; white-space: pre-wrap">'
+        f"{html.escape(tame(row['text']))}</span>"
+        for x, row in zip(steps, rows[1:], strict=True)
+    )
 
 
 class RewardExplorer(Explorer):
@@ -104,18 +125,31 @@ class RewardExplorer(Explorer):
         single = [both for both in lab.answers("rlhf-v5", "sft") if len(both[0]["messages"]) == 1]
         shares = (("helpful", prompts // 2), ("borderline", prompts // 4), ("unsafe", prompts // 4))
         picked = [both for kind, n in shares for both in [both for both in single if both[0]["kind"] == kind][:n]]
-        self.known = {last["messages"][0]["content"]:
-                      {"row": last, "SFT wrote": first["answer"], "V5 wrote": last["answer"], "a refusal": REFUSAL}
-                      for last, first in picked}
-        self.question = w.Dropdown(options=[("(your own)", "")] + [(f"{k['row']['kind']}: {q}", q) for q, k in
-                                   self.known.items()], description="prompt", style=wide, layout=broad)
+        self.known = {
+            last["messages"][0]["content"]: {
+                "row": last,
+                "SFT wrote": first["answer"],
+                "V5 wrote": last["answer"],
+                "a refusal": REFUSAL,
+            }
+            for last, first in picked
+        }
+        self.question = w.Dropdown(
+            options=[("(your own)", "")] + [(f"{k['row']['kind']}: {q}", q) for q, k in self.known.items()],
+            description="prompt",
+            style=wide,
+            layout=broad,
+        )
         self.prompt = w.Text(description="asked", style=wide, layout=broad, continuous_update=False)
         self.tag = w.Checkbox(description="tagged as a safety prompt", indent=False)
         self.truth = w.Checkbox(description="ask the oracle", indent=False)
-        self.fill = w.Dropdown(options=["(type it)", "SFT wrote", "V5 wrote", "a refusal"], description="first answer",
-                               style=wide)
-        self.first, self.second = (w.Textarea(description=name, style=wide, layout=broad, rows=2,
-                                              continuous_update=False) for name in ("answer A", "answer B"))
+        self.fill = w.Dropdown(
+            options=["(type it)", "SFT wrote", "V5 wrote", "a refusal"], description="first answer", style=wide
+        )
+        self.first, self.second = (
+            w.Textarea(description=name, style=wide, layout=broad, rows=2, continuous_update=False)
+            for name in ("answer A", "answer B")
+        )
         self.button = w.Button(description="Score", tooltip="score what is typed with both reward models")
         self.question.observe(self._choose, "value")
         self.fill.observe(self._fill, "value")
@@ -123,8 +157,12 @@ class RewardExplorer(Explorer):
         right = [q for q, k in self.known.items() if k["row"].get("correct")]  # a plain case to begin with
         first = next(iter([*right, *self.known]), "")
         self.prompt.value, self.question.value, self.fill.value = first, first, "V5 wrote"
-        super().__init__("Reward explorer", [self.question, self.prompt, self.tag, self.truth, self.fill, self.first,
-                                             self.second, self.button], self._draw, watch=False)
+        super().__init__(
+            "Reward explorer",
+            [self.question, self.prompt, self.tag, self.truth, self.fill, self.first, self.second, self.button],
+            self._draw,
+            watch=False,
+        )
         for control in (self.prompt, self.tag, self.truth, self.first, self.second):
             control.observe(self.redraw, "value")
 
@@ -146,26 +184,53 @@ class RewardExplorer(Explorer):
         typed = {name: text[:LONGEST] for name, text in answers.items() if text.strip() or name == "answer A"}
         others = {name: known[name] for name in ("SFT wrote", "V5 wrote", "a refusal")} if known else {}
         prompt = prompts_by_id(lab).get(known["row"]["prompt_id"]) if known and self.truth.value else None
-        judged = dict(zip([*typed, *others], judge_answers(lab, messages, [*typed.values(), *others.values()],
-                                                           self.tag.value, prompt), strict=True))
+        judged = dict(
+            zip(
+                [*typed, *others],
+                judge_answers(lab, messages, [*typed.values(), *others.values()], self.tag.value, prompt),
+                strict=True,
+            )
+        )
         grown = {name: rewards_as_it_grows(lab, messages, text, self.tag.value) for name, text in typed.items()}
-        series = [(f"{key}, {name[-1]}", [(row["tokens"], row[key]) for row in rows]) for name, rows in grown.items()
-                  for key in ("helpfulness", "safety")]
+        series = [
+            (f"{key}, {name[-1]}", [(row["tokens"], row[key]) for row in rows])
+            for name, rows in grown.items()
+            for key in ("helpfulness", "safety")
+        ]
         a = judged["answer A"]
-        said = (f"<p>Answer A: R_h = {a['r_h']:.2f}, R_s = {a['r_s']:.2f}. The <strong>{a['model']}</strong> model "
-                f"judges, because {a['why']}: R_c = {a['r_c']:.2f}, logit {a['logit']:+.2f}; whitened, PPO would see "
-                f"{a['ppo']:+.2f} (before the KL penalty).</p>")
+        said = (
+            f"<p>Answer A: R_h = {a['r_h']:.2f}, R_s = {a['r_s']:.2f}. The <strong>{a['model']}</strong> model "
+            f"judges, because {a['why']}: R_c = {a['r_c']:.2f}, logit {a['logit']:+.2f}; whitened, PPO would see "
+            f"{a['ppo']:+.2f} (before the KL penalty).</p>"
+        )
         if "answer B" in judged:
             p = preference(a, judged["answer B"])
-            said += (f"<p>A is better than B with probability {p['helpfulness']:.0%} by the helpfulness model, "
-                     f"{p['safety']:.0%} by the safety model.</p>")
+            said += (
+                f"<p>A is better than B with probability {p['helpfulness']:.0%} by the helpfulness model, "
+                f"{p['safety']:.0%} by the safety model.</p>"
+            )
         strips = "".join(f"<p>{name[-1]}: {growth_strip(rows)}</p>" for name, rows in grown.items())
-        picture = lines(series, "both scores of the answer so far, against its tokens", x="tokens of the answer so far",
-                        y="score (logit)", dots=True)
+        picture = lines(
+            series,
+            "both scores of the answer so far, against its tokens",
+            x="tokens of the answer so far",
+            y="score (logit)",
+            dots=True,
+        )
         head = ["", "answer", "R_h", "R_s", "judge", "logit", "PPO", *(["truly"] if prompt else [])]
-        body = [[name, ({**typed, **others})[name][:120], f"{r['r_h']:.2f}", f"{r['r_s']:.2f}", r["model"],
-                 f"{r['logit']:+.2f}", f"{r['ppo']:+.2f}", *([truly(r["truth"])] if prompt else [])]
-                for name, r in judged.items()]
+        body = [
+            [
+                name,
+                ({**typed, **others})[name][:120],
+                f"{r['r_h']:.2f}",
+                f"{r['r_s']:.2f}",
+                r["model"],
+                f"{r['logit']:+.2f}",
+                f"{r['ppo']:+.2f}",
+                *([truly(r["truth"])] if prompt else []),
+            ]
+            for name, r in judged.items()
+        ]
         note = "" if known or not self.truth.value else "<p>The oracle knows only the town's own prompts.</p>"
         return said + picture + strips + table(head, body) + note
 

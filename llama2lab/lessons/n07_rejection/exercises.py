@@ -18,8 +18,8 @@ SCORES = [0.1, 0.9, 0.3, 0.2, -2.0, -3.0, -1.0, -0.5, 4.0, 5.0, 6.0, 3.0]
 def best_of_k(answers: Sequence[str], scores: Sequence[float], k: int) -> list[str]:
     """The library's choice, of answers in rows."""
     n = len(answers) // k
-    rows = [list(answers[i * k:(i + 1) * k]) for i in range(n)]
-    samples = rejection.Samples([PROMPT] * n, rows, [list(scores[i * k:(i + 1) * k]) for i in range(n)])
+    rows = [list(answers[i * k : (i + 1) * k]) for i in range(n)]
+    samples = rejection.Samples([PROMPT] * n, rows, [list(scores[i * k : (i + 1) * k]) for i in range(n)])
     return [row["messages"][-1]["content"] for row in rejection.best_of(samples)]
 
 
@@ -41,10 +41,10 @@ def check_best(f: Callable) -> None:
     wrongs = {
         "You take the worst of each K: the largest score is the best.": pick(min, row),
         "Answers are mixed over prompts: the first K belong to the first prompt, then K of the second; you take every "
-        "n-th.":
-            pick(max, lambda i: range(i, 12, 3)),
-        "Those are the best of all prompts together; each prompt keeps its own best.":
-            [NAMES[j] for j in sorted(range(12), key=SCORES.__getitem__, reverse=True)[:3]],
+        "n-th.": pick(max, lambda i: range(i, 12, 3)),
+        "Those are the best of all prompts together; each prompt keeps its own best.": [
+            NAMES[j] for j in sorted(range(12), key=SCORES.__getitem__, reverse=True)[:3]
+        ],
         "That is the first answer of each prompt, whatever its score.": NAMES[::4],
         "That is one answer for all; each prompt keeps its own best.": [NAMES[max(range(12), key=SCORES.__getitem__)]],
     }
@@ -58,10 +58,18 @@ def check_best(f: Callable) -> None:
 
 
 BEST_OF_K = Exercise(
-    "07.best_of_k", "Best of K", "Write best_of_k(answers, scores, k): answers and scores are flat lists, k of the "
-    "first prompt, then k of the second, ... Give a list with the best answer of each prompt.", 1, 8, 2, "3.2.3",
+    "07.best_of_k",
+    "Best of K",
+    "Write best_of_k(answers, scores, k): answers and scores are flat lists, k of the "
+    "first prompt, then k of the second, ... Give a list with the best answer of each prompt.",
+    1,
+    8,
+    2,
+    "3.2.3",
     ("The answers of prompt i are answers[i * k:(i + 1) * k].", "max(range(k), key=...) finds the place of the best."),
-    check_best, best_of_k)
+    check_best,
+    best_of_k,
+)
 
 
 def best_of_curve(scores: Sequence[Sequence[float]], k: int) -> tuple[float, float]:
@@ -75,40 +83,92 @@ def check_curve(f: Callable) -> None:
     for k in (4, 1, 3):
         first = scores[:, :k]
         got = read(f(scores.tolist(), k), (2,), "the pair (max, median)")
-        judge(got, read(best_of_curve(scores.tolist(), k)), [
-            ([first.max(), best_of_curve(scores.tolist(), k)[1]],
-             "That is the largest of all prompts; take the largest of each prompt, then the mean."),
-            ([first.max(1).values.mean(), first.mean()],
-             "The second number is the median of each prompt, not the mean."),
-            ([first.max(1).values.mean(), first.median()],
-             "Take the median of each prompt, then the mean over prompts."),
-            ([first.max(1).values.mean(), first.median(1).values.mean()],
-             "For an even number the median is the mean of the two in the middle; torch.median gives the lower one."),
-            (read(best_of_curve(scores.tolist(), 8)), "All answers are used: only the first k of each prompt count."),
-            (read(best_of_curve(scores.tolist(), k)).flip(0), "Largest first, then the median: they are swapped."),
-        ], f"the pair (max, median) for k = {k}")
+        judge(
+            got,
+            read(best_of_curve(scores.tolist(), k)),
+            [
+                (
+                    [first.max(), best_of_curve(scores.tolist(), k)[1]],
+                    "That is the largest of all prompts; take the largest of each prompt, then the mean.",
+                ),
+                (
+                    [first.max(1).values.mean(), first.mean()],
+                    "The second number is the median of each prompt, not the mean.",
+                ),
+                (
+                    [first.max(1).values.mean(), first.median()],
+                    "Take the median of each prompt, then the mean over prompts.",
+                ),
+                (
+                    [first.max(1).values.mean(), first.median(1).values.mean()],
+                    "For an even number the median is the mean of the two in the middle; torch.median gives the lower "
+                    "one.",
+                ),
+                (
+                    read(best_of_curve(scores.tolist(), 8)),
+                    "All answers are used: only the first k of each prompt count.",
+                ),
+                (read(best_of_curve(scores.tolist(), k)).flip(0), "Largest first, then the median: they are swapped."),
+            ],
+            f"the pair (max, median) for k = {k}",
+        )
 
 
 BEST_OF_CURVE = Exercise(
-    "07.best_of_curve", "What K buys", "Write best_of_curve(scores, k) -> (max, median): scores holds a list for each "
+    "07.best_of_curve",
+    "What K buys",
+    "Write best_of_curve(scores, k) -> (max, median): scores holds a list for each "
     "prompt. Of its first k scores take the largest and the median (of an even number: the mean of the middle two); "
-    "give the means over prompts.", 2, 10, 2, "3.2.3, figure 7",
+    "give the means over prompts.",
+    2,
+    10,
+    2,
+    "3.2.3, figure 7",
     ("First cut every list to its first k.", "statistics.median does the even case as asked."),
-    check_curve, best_of_curve)
+    check_curve,
+    best_of_curve,
+)
 
 MEDIAN_FLAT = Exercise(
-    "07.median_flat", "Two curves", "In the plot of max and median against K only the max rises. Why?", 2, 3, 1,
-    "3.2.3, figure 7", ("Does the model change when you draw more from it?",),
-    Choice({"a": "more draws do not change what the model usually says, only how good its luckiest draw is",
-            "b": "the model gets better with K", "c": "the reward model prefers later answers"}, "a",
-           {"b": "The model is the same for every K; only fine-tuning on the best changes it.",
-            "c": "Each answer is scored alone; the reward model does not know when it was drawn."}), "a")
+    "07.median_flat",
+    "Two curves",
+    "In the plot of max and median against K only the max rises. Why?",
+    2,
+    3,
+    1,
+    "3.2.3, figure 7",
+    ("Does the model change when you draw more from it?",),
+    Choice(
+        {
+            "a": "more draws do not change what the model usually says, only how good its luckiest draw is",
+            "b": "the model gets better with K",
+            "c": "the reward model prefers later answers",
+        },
+        "a",
+        {
+            "b": "The model is the same for every K; only fine-tuning on the best changes it.",
+            "c": "Each answer is scored alone; the reward model does not know when it was drawn.",
+        },
+    ),
+    "a",
+)
 
 GAIN = Prediction(
-    "07.gain", "From one draw to sixteen",
-    "Predict by how many points the mean best score (the logit of the reward) rises "
-    "from K = 1 to K = 16.", 2, 3, 1, "3.2.3, figure 7", ("The best of 16 normal numbers lies 1.8 deviations up.",),
-    Guess(0.0, 20.0, "Answers to one prompt differ more than you thought.",
-          "Answers to one prompt differ less than you thought.", relative=0.25))
+    "07.gain",
+    "From one draw to sixteen",
+    "Predict by how many points the mean best score (the logit of the reward) rises from K = 1 to K = 16.",
+    2,
+    3,
+    1,
+    "3.2.3, figure 7",
+    ("The best of 16 normal numbers lies 1.8 deviations up.",),
+    Guess(
+        0.0,
+        20.0,
+        "Answers to one prompt differ more than you thought.",
+        "Answers to one prompt differ less than you thought.",
+        relative=0.25,
+    ),
+)
 
 EXERCISES = (BEST_OF_K, BEST_OF_CURVE, MEDIAN_FLAT, GAIN)

@@ -35,14 +35,25 @@ TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.2, 1.4)
 def sampled(lab: Finished, stage: str, prompts: Sequence[Prompt], k: int, temperature: float, seed: int = 0) -> Samples:
     """K answers of a stage to each prompt, with the score that the run's own rejection sampling goes by, logit(R_c) of
     its last reward models."""
-    return sample_and_score(lab.model(stage), lab.reward("reward-helpfulness-v5"), lab.reward("reward-safety-v5"),
-                            lab.tokenizer, prompts, k, temperature, seed, lab.machine)
+    return sample_and_score(
+        lab.model(stage),
+        lab.reward("reward-helpfulness-v5"),
+        lab.reward("reward-safety-v5"),
+        lab.tokenizer,
+        prompts,
+        k,
+        temperature,
+        seed,
+        lab.machine,
+    )
 
 
 def true_worth(lab: Finished, samples: Samples) -> list[list[float]]:
     """What the answers are worth, by the oracle: true helpfulness."""
-    return [[lab.oracle.judge(p, a).helpfulness for a in row]
-            for p, row in zip(samples.prompts, samples.answers, strict=True)]
+    return [
+        [lab.oracle.judge(p, a).helpfulness for a in row]
+        for p, row in zip(samples.prompts, samples.answers, strict=True)
+    ]
 
 
 # ---- claim 16 ------------------------------------------------------------------------------------------------------
@@ -62,22 +73,36 @@ def of_k(scores: Array, truths: Array, k: int) -> dict[str, Array]:
     middle = (order_weights(n, k, (k + 1) // 2) + order_weights(n, k, k // 2 + 1)) / 2
     ranks = scores.argsort(axis=1, kind="stable")
     ordered = np.take_along_axis(scores, ranks, 1)
-    return {"max": ordered @ largest, "median": ordered @ middle,
-            "pick": np.take_along_axis(truths, ranks, 1) @ largest, "ceiling": np.sort(truths, axis=1) @ largest}
+    return {
+        "max": ordered @ largest,
+        "median": ordered @ middle,
+        "pick": np.take_along_axis(truths, ranks, 1) @ largest,
+        "ceiling": np.sort(truths, axis=1) @ largest,
+    }
 
 
-def by_k(scores: Sequence[Sequence[float]], truths: Sequence[Sequence[float]], ks: Sequence[int] = KS,
-         ) -> dict[str, dict[str, Figure]]:
+def by_k(
+    scores: Sequence[Sequence[float]],
+    truths: Sequence[Sequence[float]],
+    ks: Sequence[int] = KS,
+) -> dict[str, dict[str, Figure]]:
     """{what: {K: figure}} over prompts, of what `of_k` gives."""
     s, t = np.array(scores, dtype=float), np.array(truths, dtype=float)
     found = {str(k): of_k(s, t, k) for k in ks if k <= s.shape[1]}
-    return {what: {k: stats.mean(each[what].tolist()) for k, each in found.items()}
-            for what in ("max", "median", "pick", "ceiling")}
+    return {
+        what: {k: stats.mean(each[what].tolist()) for k, each in found.items()}
+        for what in ("max", "median", "pick", "ceiling")
+    }
 
 
-def best_of_k_by_temperature(lab: Finished, stages: Sequence[str] = STAGES,
-                             temperatures: Sequence[float] = TEMPERATURES, prompts: int = 64, k: int = 32,
-                             resamples: int = 400) -> dict[str, Any]:
+def best_of_k_by_temperature(
+    lab: Finished,
+    stages: Sequence[str] = STAGES,
+    temperatures: Sequence[float] = TEMPERATURES,
+    prompts: int = 64,
+    k: int = 32,
+    resamples: int = 400,
+) -> dict[str, Any]:
     """Claim 16: the report's Figures 7 and 8. Every stage answers the same prompts K times at every temperature.
     `curves` {stage: {temperature: by_k}}, `gain` {stage: {temperature: what the largest K has more than K = 1, of the
     "max" and the "median", prompt by prompt}}; `best` {stage: {K: the temperature whose mean best score is the largest,
@@ -100,17 +125,29 @@ def best_of_k_by_temperature(lab: Finished, stages: Sequence[str] = STAGES,
     drawn = np.random.default_rng(0).integers(prompts, size=(resamples, prompts))
     times = np.array(temperatures)
     at = {stage: {n: times[x[:, i].mean(1).argmax()] for i, n in enumerate(ks)} for stage, x in highest.items()}
-    spread = {stage: {n: times[x[:, i][:, drawn].mean(2).argmax(0)] for i, n in enumerate(ks)}
-              for stage, x in highest.items()}
+    spread = {
+        stage: {n: times[x[:, i][:, drawn].mean(2).argmax(0)] for i, n in enumerate(ks)} for stage, x in highest.items()
+    }
     last, most = stages[-1], ks[-1]
-    pairs = [(f"{summary.short_name(s)}: best temperature at K = {most} less at K = 1", (s, most), (s, 1))
-             for s in stages]
-    pairs += [(f"K = {most}: best temperature of {summary.short_name(last)} less {summary.short_name(s)}", (last, most),
-               (s, most)) for s in stages[:-1]]
-    return {"curves": curves, "gain": gain,
-            "best": {s: {str(n): _around(at[s][n], spread[s][n], prompts) for n in ks} for s in stages},
-            "gap": {words: _around(at[a][i] - at[b][j], spread[a][i] - spread[b][j], prompts)
-                    for words, (a, i), (b, j) in pairs}}
+    pairs = [
+        (f"{summary.short_name(s)}: best temperature at K = {most} less at K = 1", (s, most), (s, 1)) for s in stages
+    ]
+    pairs += [
+        (
+            f"K = {most}: best temperature of {summary.short_name(last)} less {summary.short_name(s)}",
+            (last, most),
+            (s, most),
+        )
+        for s in stages[:-1]
+    ]
+    return {
+        "curves": curves,
+        "gain": gain,
+        "best": {s: {str(n): _around(at[s][n], spread[s][n], prompts) for n in ks} for s in stages},
+        "gap": {
+            words: _around(at[a][i] - at[b][j], spread[a][i] - spread[b][j], prompts) for words, (a, i), (b, j) in pairs
+        },
+    }
 
 
 def _around(value: float, resampled: np.ndarray, n: int) -> Figure:
@@ -129,39 +166,64 @@ def candidates(lab: Finished, pairs: Sequence[int], heads: Sequence[str]) -> lis
             model = lab.reward(name)
         except LabError:  # a run that is shipped keeps only some
             continue
-        found.append((name.removeprefix("reward-helpfulness-").replace("-", ", "), model.head,
-                      int(lab.metrics(name).get("pairs", 0)), model))
+        found.append(
+            (
+                name.removeprefix("reward-helpfulness-").replace("-", ", "),
+                model.head,
+                int(lab.metrics(name).get("pairs", 0)),
+                model,
+            )
+        )
     for n in pairs:
         rows = draw(lab, "helpfulness", "train", n, n)
         found += [(f"{n} pairs, {head}", head, n, reward_on(lab, rows, n, head)) for head in heads]
     return found
 
 
-def accuracy_predicts(lab: Finished, pairs: Sequence[int] = (50, 300, 1200, 2400),
-                      heads: Sequence[str] = ("linear", "likelihood"), prompts: int = 120, k: int = 16,
-                      held_out: int = 500, stage: str = "sft") -> dict[str, Any]:
+def accuracy_predicts(
+    lab: Finished,
+    pairs: Sequence[int] = (50, 300, 1200, 2400),
+    heads: Sequence[str] = ("linear", "likelihood"),
+    prompts: int = 120,
+    k: int = 16,
+    held_out: int = 500,
+    stage: str = "sft",
+) -> dict[str, Any]:
     """Claim 14: a dozen helpfulness models choose among the same K answers to each prompt. Accuracy of each on the same
     held-out pairs, as its annotators labelled them and as the truth would, and the true helpfulness of what it chooses.
     The intervals of the correlations are about further models (Fisher's z). About 70 seconds."""
     asked = lab.prompts(helpful=prompts, seed=14)
-    answers = sample_answers(lab.model(stage), lab.tokenizer, [p.messages for p in asked], k=k, seed=14,
-                             precision=lab.machine.precision)
+    answers = sample_answers(
+        lab.model(stage), lab.tokenizer, [p.messages for p in asked], k=k, seed=14, precision=lab.machine.precision
+    )
     truths = [[lab.oracle.judge(p, a).helpfulness for a in row] for p, row in zip(asked, answers, strict=True)]
     conversations = [p.messages for p in asked for _ in range(k)]
     by_people, by_truth = draw(lab, "helpfulness", "test", held_out, 0), truth_rows(lab, held_out)
     models: list[dict[str, Any]] = []
     for name, head, n, model in candidates(lab, pairs, heads):
         flat = score_answers(model, lab.tokenizer, conversations, [a for row in answers for a in row], lab.machine)
-        scores = [flat[i * k:(i + 1) * k] for i in range(prompts)]
-        models.append({"name": name, "head": head, "pairs": n, "pick": by_k(scores, truths, [k])["pick"][str(k)],
-                       "accuracy": accuracy(pair_scores(model, lab.tokenizer, by_people, lab.machine)),
-                       "truth": accuracy(pair_scores(model, lab.tokenizer, by_truth, lab.machine))})
+        scores = [flat[i * k : (i + 1) * k] for i in range(prompts)]
+        models.append(
+            {
+                "name": name,
+                "head": head,
+                "pairs": n,
+                "pick": by_k(scores, truths, [k])["pick"][str(k)],
+                "accuracy": accuracy(pair_scores(model, lab.tokenizer, by_people, lab.machine)),
+                "truth": accuracy(pair_scores(model, lab.tokenizer, by_truth, lab.machine)),
+            }
+        )
     picks = [m["pick"]["mean"] for m in models]
-    return {"models": models, "k": k, "one": stats.mean([t[0] for t in truths]),
-            "ceiling": stats.mean([max(t) for t in truths]),
-            "correlation": {words: correlation([m[key]["mean"] for m in models], picks)
-                            for words, key in (("accuracy on annotators' labels", "accuracy"),
-                                               ("accuracy on the truth", "truth"))}}
+    return {
+        "models": models,
+        "k": k,
+        "one": stats.mean([t[0] for t in truths]),
+        "ceiling": stats.mean([max(t) for t in truths]),
+        "correlation": {
+            words: correlation([m[key]["mean"] for m in models], picks)
+            for words, key in (("accuracy on annotators' labels", "accuracy"), ("accuracy on the truth", "truth"))
+        },
+    }
 
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> Figure:
@@ -180,8 +242,12 @@ def best_against_random(lab: Finished) -> dict[str, dict[str, Any]]:
     """Fine-tuned on the best of K, and on any of the same K: {stage: figures}, and the difference of true helpfulness,
     prompt by prompt where the answers are kept; from the run."""
     stages = ("sft", "rlhf-v1-random", "rlhf-v1")
-    found = {summary.short_name(s): {m: f for m in ("helpfulness", "correct", "violation_rate")
-                                     if (f := summary.find(lab.figures, s, m))} for s in stages}
+    found = {
+        summary.short_name(s): {
+            m: f for m in ("helpfulness", "correct", "violation_rate") if (f := summary.find(lab.figures, s, m))
+        }
+        for s in stages
+    }
     gap = summary.paired_gap([lab.folder], "rlhf-v1", "rlhf-v1-random", lab.figures)
     return {"stages": found, "claims": {"true helpfulness: learnt from the best less from any": gap} if gap else {}}
 

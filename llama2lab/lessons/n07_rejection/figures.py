@@ -31,16 +31,28 @@ def models_figure(result: dict[str, Any]) -> go.Figure | None:
     """The reward models by accuracy, on annotators' labels and on the truth, and by the worth of what they pick."""
     panels = (("accuracy", "on annotators' labels"), ("truth", "on the truth"))
     fig = make_subplots(1, 2, shared_yaxes=True, subplot_titles=[words for _, words in panels], horizontal_spacing=0.06)
-    for head, color, symbol, words in (("likelihood", BLUE, "circle", "with likelihood (ours)"),
-                                       ("linear", ORANGE, "diamond", "the report's head")):
+    for head, color, symbol, words in (
+        ("likelihood", BLUE, "circle", "with likelihood (ours)"),
+        ("linear", ORANGE, "diamond", "the report's head"),
+    ):
         some = [m for m in result["models"] if m["head"] == head]
         for column, (key, _) in enumerate(panels, 1):
             x, y = [m[key] for m in some], [m["pick"] for m in some]
-            fig.add_trace(go.Scatter(
-                x=[f["mean"] for f in x], y=[f["mean"] for f in y], error_x={**errors(x), "thickness": 0.7, "width": 0},
-                error_y={**errors(y), "thickness": 0.7, "width": 0}, mode="markers", name=words,
-                **drawn(color, symbol, 10), text=[m["name"] for m in some],
-                hovertemplate="%{text}: accuracy %{x:.3f}, worth %{y:.3f}<extra></extra>"), 1, column)
+            fig.add_trace(
+                go.Scatter(
+                    x=[f["mean"] for f in x],
+                    y=[f["mean"] for f in y],
+                    error_x={**errors(x), "thickness": 0.7, "width": 0},
+                    error_y={**errors(y), "thickness": 0.7, "width": 0},
+                    mode="markers",
+                    name=words,
+                    **drawn(color, symbol, 10),
+                    text=[m["name"] for m in some],
+                    hovertemplate="%{text}: accuracy %{x:.3f}, worth %{y:.3f}<extra></extra>",
+                ),
+                1,
+                column,
+            )
     one_legend(fig)
     mark_line(fig, result["one"]["mean"], "a single answer")
     mark_line(fig, result["ceiling"]["mean"], "the truly best")

@@ -39,13 +39,28 @@ class Drawn:
     verdict: str
 
 
-def sample_k(lab: Finished, prompt: Prompt, stage: str = "sft", k: int = MOST, temperature: float = 1.0, seed: int = 0,
-             judge: str = JUDGES[0]) -> list[Drawn]:
+def sample_k(
+    lab: Finished,
+    prompt: Prompt,
+    stage: str = "sft",
+    k: int = MOST,
+    temperature: float = 1.0,
+    seed: int = 0,
+    judge: str = JUDGES[0],
+) -> list[Drawn]:
     """`k` answers of a stage in the order they were drawn; the first ones do not depend on the score."""
-    answers, = sample_answers(lab.model(stage), lab.tokenizer, [prompt.messages], k=k, temperature=temperature,
-                              seed=seed, precision=lab.machine.precision)
-    scores = combined_scores(lab.reward(judge), lab.reward("reward-safety-v5"), lab.tokenizer, [prompt] * k, answers,
-                             lab.machine)
+    (answers,) = sample_answers(
+        lab.model(stage),
+        lab.tokenizer,
+        [prompt.messages],
+        k=k,
+        temperature=temperature,
+        seed=seed,
+        precision=lab.machine.precision,
+    )
+    scores = combined_scores(
+        lab.reward(judge), lab.reward("reward-safety-v5"), lab.tokenizer, [prompt] * k, answers, lab.machine
+    )
     verdicts = [lab.oracle.judge(prompt, a) for a in answers]
     return [Drawn(a, s, overall(v, prompt), oracle_words(v)) for a, s, v in zip(answers, scores, verdicts, strict=True)]
 
@@ -54,8 +69,10 @@ def curves(scores: Sequence[float], truths: Sequence[float]) -> list[dict[str, f
     """For each K up to all draws: `max`, `mean` and `median` score among K of them, the true worth of the one with the
     largest score (`pick`), and of the truly best (`ceiling`); each a mean over all choices of K."""
     s, t = np.array([scores], dtype=float), np.array([truths], dtype=float)
-    return [{"k": k, "mean": float(s.mean()), **{what: float(x[0]) for what, x in of_k(s, t, k).items()}}
-            for k in range(1, s.shape[1] + 1)]
+    return [
+        {"k": k, "mean": float(s.mean()), **{what: float(x[0]) for what, x in of_k(s, t, k).items()}}
+        for k in range(1, s.shape[1] + 1)
+    ]
 
 
 def there(lab: Finished, stages: Sequence[str]) -> list[str]:
@@ -67,8 +84,11 @@ def there(lab: Finished, stages: Sequence[str]) -> list[str]:
 def known_prompts(lab: Finished, n: int = 8) -> tuple[tuple[str, Prompt], ...]:
     """Held-out single questions to choose from, by what they ask."""
     asked = [p for p in lab.prompts(helpful=3 * n, borderline=6, unsafe=6, seed=7) if len(p.messages) == 1]
-    picked = [p for kind, most in (("helpful", n), ("borderline", 2), ("unsafe", 2))
-              for p in [p for p in asked if p.kind == kind][:most]]
+    picked = [
+        p
+        for kind, most in (("helpful", n), ("borderline", 2), ("unsafe", 2))
+        for p in [p for p in asked if p.kind == kind][:most]
+    ]
     return tuple({f"{p.kind}: {p.question}": p for p in picked}.items())
 
 
@@ -81,18 +101,26 @@ class BestOfK(Explorer):
         self.kept: dict[Any, list[Drawn]] = {}
         self.prompts = dict(known_prompts(lab))
         self.prompt = w.Dropdown(options=list(self.prompts), description="prompt", **wide("98%"))
-        self.stage = w.Dropdown(options=[(short_name(s), s) for s in there(lab, STAGES)], description="model",
-                                **wide("140px"))
-        self.judge = w.Dropdown(options=[(s.removeprefix("reward-"), s) for s in there(lab, JUDGES)],
-                                description="judged by", **wide("250px"))
+        self.stage = w.Dropdown(
+            options=[(short_name(s), s) for s in there(lab, STAGES)], description="model", **wide("140px")
+        )
+        self.judge = w.Dropdown(
+            options=[(s.removeprefix("reward-"), s) for s in there(lab, JUDGES)],
+            description="judged by",
+            **wide("250px"),
+        )
         self.k = w.IntSlider(value=min(k, most), min=1, max=most, description="K", style=LABEL)
-        self.temperature = w.FloatSlider(value=1.0, min=0.2, max=2.0, step=0.1, description="temperature", style=LABEL,
-                                         continuous_update=False)
+        self.temperature = w.FloatSlider(
+            value=1.0, min=0.2, max=2.0, step=0.1, description="temperature", style=LABEL, continuous_update=False
+        )
         self.reveal = w.Checkbox(description="reveal what is true", indent=False)
         self.again = w.Button(description="Draw again", tooltip="draw other answers with the same settings")
         self.again.on_click(self._again)
-        super().__init__("Best of K", [self.prompt, self.stage, self.judge, self.temperature, self.k, self.reveal,
-                                       self.again], self.view)
+        super().__init__(
+            "Best of K",
+            [self.prompt, self.stage, self.judge, self.temperature, self.k, self.reveal, self.again],
+            self.view,
+        )
 
     def _again(self, _: Any) -> None:
         self.seed += 1
@@ -112,22 +140,36 @@ class BestOfK(Explorer):
         rows = curves([d.score for d in drawn], [d.truth for d in drawn])
         now = rows[k - 1]
         series = [(name, [(r["k"], r[name]) for r in rows]) for name in ("max", "mean", "median")]
-        picture = lines(series, "reward of the best, mean and median answer by K",
-                        "K answers (means over all choices of K of the draws)",
-                        "score, logit of the reward", marks=[(k, now["max"])])
+        picture = lines(
+            series,
+            "reward of the best, mean and median answer by K",
+            "K answers (means over all choices of K of the draws)",
+            "score, logit of the reward",
+            marks=[(k, now["max"])],
+        )
         if open_:
-            truth = [("picked", [(r["k"], r["pick"]) for r in rows]),
-                     ("truly best", [(r["k"], r["ceiling"]) for r in rows])]
-            picture += lines(truth, "true worth of the picked and of the best answer by K", "K answers", "true worth",
-                             marks=[(k, now["pick"])], height=200)
+            truth = [
+                ("picked", [(r["k"], r["pick"]) for r in rows]),
+                ("truly best", [(r["k"], r["ceiling"]) for r in rows]),
+            ]
+            picture += lines(
+                truth,
+                "true worth of the picked and of the best answer by K",
+                "K answers",
+                "true worth",
+                marks=[(k, now["pick"])],
+                height=200,
+            )
         said = f"Kept: “{tame(first[0].text)}”, score {first[0].score:+.2f}"
         if open_:
             best = max(drawn[:k], key=lambda d: d.truth)
             said += f", truly worth {first[0].truth:+.2f}; the best of these {k} is worth {best.truth:+.2f}"
         said += f". {len({d.text for d in drawn[:k]})} of {k} answers differ."
         head = ["", "score", "answer", *(["true worth", "verdict"] if open_ else [])]
-        body = [[i, f"{d.score:+.2f}", d.text, *([number(d.truth), d.verdict] if open_ else [])]
-                for i, d in enumerate(first, 1)]
+        body = [
+            [i, f"{d.score:+.2f}", d.text, *([number(d.truth), d.verdict] if open_ else [])]
+            for i, d in enumerate(first, 1)
+        ]
         shown, rest = body[:10], body[10:]
         more = f"<details><summary>{len(rest)} more</summary>{table(head, rest)}</details>" if rest else ""
         return f"<p>{html.escape(said)}</p>{picture}{table(head, shown)}{more}"

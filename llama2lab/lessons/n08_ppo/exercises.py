@@ -24,29 +24,63 @@ def check_kl(f: Callable) -> None:
         raise Mistake("A dictionary with k1, k2 and k3 is expected (or three tensors in that order).")
     right = ppo.kl_estimates(policy, reference)
     ratio = reference - policy
-    judge(read(result["k1"], (2, 5), "k1"), right["k1"], [
-        (ratio, "The KL has the wrong sign: k1 is log pi - log pi_0, on average positive where pi differs."),
-        (right["k1"].abs(),
-         "k1 may be negative on single tokens; without its sign it is no estimate of the KL.")], "k1")
-    judge(read(result["k2"], (2, 5), "k2"), right["k2"], [
-        (ratio**2, "k2 lacks its factor one half."), (0.5 * ratio, "k2 is half the SQUARE of the log ratio.")], "k2")
-    judge(read(result["k3"], (2, 5), "k3"), right["k3"], [
-        ((-ratio).exp() - 1 + ratio,
-         "k3 has its ratio upside down: r is pi_0 / pi, because the tokens come from pi; k3 = r - 1 - log r."),
-        (ratio.exp() - 1 + ratio, "The sign of the logarithm in k3 is wrong: r - 1 - log r."),
-        (ratio.exp() - ratio, "k3 lacks its - 1: it must be 0 where both agree."),
-        (-right["k3"], "k3 has the wrong sign: it is never negative.")], "k3")
+    judge(
+        read(result["k1"], (2, 5), "k1"),
+        right["k1"],
+        [
+            (ratio, "The KL has the wrong sign: k1 is log pi - log pi_0, on average positive where pi differs."),
+            (right["k1"].abs(), "k1 may be negative on single tokens; without its sign it is no estimate of the KL."),
+        ],
+        "k1",
+    )
+    judge(
+        read(result["k2"], (2, 5), "k2"),
+        right["k2"],
+        [(ratio**2, "k2 lacks its factor one half."), (0.5 * ratio, "k2 is half the SQUARE of the log ratio.")],
+        "k2",
+    )
+    judge(
+        read(result["k3"], (2, 5), "k3"),
+        right["k3"],
+        [
+            (
+                (-ratio).exp() - 1 + ratio,
+                "k3 has its ratio upside down: r is pi_0 / pi, because the tokens come from pi; k3 = r - 1 - log r.",
+            ),
+            (ratio.exp() - 1 + ratio, "The sign of the logarithm in k3 is wrong: r - 1 - log r."),
+            (ratio.exp() - ratio, "k3 lacks its - 1: it must be 0 where both agree."),
+            (-right["k3"], "k3 has the wrong sign: it is never negative."),
+        ],
+        "k3",
+    )
 
 
 KL = Exercise(
-    "08.kl", "Three estimates of the KL", "Write kl_estimates(policy, reference) for log-probabilities (batch, steps) "
+    "08.kl",
+    "Three estimates of the KL",
+    "Write kl_estimates(policy, reference) for log-probabilities (batch, steps) "
     "of tokens drawn from the policy: a dictionary with k1 = log pi - log pi_0, k2 = half the squared log ratio, k3 = "
-    "r - 1 - log r with r = pi_0 / pi.", 2, 10, 3, "3.2.3; Schulman 2020",
-    ("log r = reference - policy.", "k1 = -log r; k3 = exp(log r) - 1 - log r."), check_kl, ppo.kl_estimates)
+    "r - 1 - log r with r = pi_0 / pi.",
+    2,
+    10,
+    3,
+    "3.2.3; Schulman 2020",
+    ("log r = reference - policy.", "k1 = -log r; k3 = exp(log r) - 1 - log r."),
+    check_kl,
+    ppo.kl_estimates,
+)
 
 
-def _gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float, masked: bool = True,
-         bootstrap: bool = True, same: bool = False) -> Tensor:
+def _gae(
+    rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    gamma: float,
+    lam: float,
+    masked: bool = True,
+    bootstrap: bool = True,
+    same: bool = False,
+) -> Tensor:
     """Advantages with the usual mistakes as arguments."""
     out, running, ahead = torch.zeros_like(rewards), torch.zeros(len(rewards)), torch.zeros(len(rewards))
     for t in range(rewards.shape[1] - 1, -1, -1):
@@ -68,34 +102,65 @@ def check_gae(f: Callable) -> None:
     got, returns = (read(r, (2, 6), name) for r, name in zip(result, ("the advantages", "the returns"), strict=False))
     right, right_returns = ppo.gae(rewards, values, mask, gamma, lam)
     plain = _gae(rewards, values, mask, gamma, lam)
-    judge(got * mask, right, [
-        (_gae(rewards, values, mask, gamma, lam, masked=False) * mask,
-         "The mask is not used: rewards and values behind the answer's end leak into it."),
-        (_gae(rewards, values, mask, gamma, lam, bootstrap=False),
-         "The value of the next step is missing in delta = reward + gamma * next value - value."),
-        (_gae(rewards, values, mask, gamma, lam, same=True),
-         "delta uses the value of the same step twice; the next step's value belongs to gamma."),
-        (_gae(rewards, values, mask, gamma, 1.0), "lambda is not used."),
-        (_gae(rewards, values, mask, 1.0, lam), "gamma is not used."),
-        (_gae(rewards, values, mask, gamma, 0.0), "That is delta alone: add gamma * lambda times the next advantage."),
-        (_gae(rewards, values, mask, gamma, lam / gamma), "The sum decays by lambda; it is gamma * lambda."),
-        (right_returns, "Those are the returns; advantages are returns - values."),
-    ], "the advantages")
+    judge(
+        got * mask,
+        right,
+        [
+            (
+                _gae(rewards, values, mask, gamma, lam, masked=False) * mask,
+                "The mask is not used: rewards and values behind the answer's end leak into it.",
+            ),
+            (
+                _gae(rewards, values, mask, gamma, lam, bootstrap=False),
+                "The value of the next step is missing in delta = reward + gamma * next value - value.",
+            ),
+            (
+                _gae(rewards, values, mask, gamma, lam, same=True),
+                "delta uses the value of the same step twice; the next step's value belongs to gamma.",
+            ),
+            (_gae(rewards, values, mask, gamma, 1.0), "lambda is not used."),
+            (_gae(rewards, values, mask, 1.0, lam), "gamma is not used."),
+            (
+                _gae(rewards, values, mask, gamma, 0.0),
+                "That is delta alone: add gamma * lambda times the next advantage.",
+            ),
+            (_gae(rewards, values, mask, gamma, lam / gamma), "The sum decays by lambda; it is gamma * lambda."),
+            (right_returns, "Those are the returns; advantages are returns - values."),
+        ],
+        "the advantages",
+    )
     if not close(got, right):
         raise Mistake("Outside of the mask the advantages must be 0.")
-    judge(returns * mask, right_returns, [
-        (plain, "The returns equal the advantages; returns = advantages + values."),
-        ((plain - values) * mask, "The returns are advantages PLUS values.")], "the returns")
+    judge(
+        returns * mask,
+        right_returns,
+        [
+            (plain, "The returns equal the advantages; returns = advantages + values."),
+            ((plain - values) * mask, "The returns are advantages PLUS values."),
+        ],
+        "the returns",
+    )
 
 
 GAE = Exercise(
-    "08.gae", "Generalised advantage estimation", "Write gae(rewards, values, mask, gamma, lam) -> (advantages, "
+    "08.gae",
+    "Generalised advantage estimation",
+    "Write gae(rewards, values, mask, gamma, lam) -> (advantages, "
     "returns), all (batch, steps). delta_t = reward_t + gamma * value_(t+1) - value_t; advantage_t = delta_t + gamma * "
     "lam * advantage_(t+1); returns = advantages + values. The mask is True on the answer's tokens, one block; beyond "
-    "its end everything is 0.", 4, 25, 4, "3.2.3; arXiv 1506.02438",
-    ("Go backwards, and carry the running advantage and the next value along.",
-     "Where the mask is False set both to 0: so the last token sees nothing behind it.",
-     "torch.where(mask[:, t], ..., 0) for both."), check_gae, ppo.gae)
+    "its end everything is 0.",
+    4,
+    25,
+    4,
+    "3.2.3; arXiv 1506.02438",
+    (
+        "Go backwards, and carry the running advantage and the next value along.",
+        "Where the mask is False set both to 0: so the last token sees nothing behind it.",
+        "torch.where(mask[:, t], ..., 0) for both.",
+    ),
+    check_gae,
+    ppo.gae,
+)
 
 
 def clipped_loss(new: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, clip: float) -> Tensor:
@@ -115,33 +180,64 @@ def check_clip(f: Callable) -> None:
 
     inverse = (old - new).exp()
     got = read(f(new.clone(), old.clone(), advantages.clone(), mask.clone(), 0.2), (), "the loss")
-    judge(got, clipped_loss(new, old, advantages, mask, 0.2), [
-        (mean(torch.minimum(one, two)),
-         "The sign is wrong: a loss is made small, the objective large. Put a minus before it."),
-        (-mean(torch.maximum(one, two)), "The larger of the two objectives is taken; PPO takes the smaller one (for "
-         "losses, which have a minus, the larger), else clipping never holds anything back."),
-        (-mean(one), "Nothing is clipped."),
-        (-mean(two), "Only the clipped term is used; the smaller of both counts, so that a bad move is always undone."),
-        (-torch.minimum(one, two).mean(), "The mean goes over padding and prompt too; only tokens of the mask count."),
-        (-mean(torch.minimum((new - old) * advantages, (new - old).clamp(0.8, 1.2) * advantages)),
-         "The ratio is exp(new - old); you use the difference of logarithms."),
-        (-mean(torch.minimum(one, (new - old).clamp(-0.2, 0.2).exp() * advantages)),
-         "You clip the log ratio; the ratio itself is clipped to [1 - clip, 1 + clip]."),
-        (-mean(torch.minimum(inverse * advantages, inverse.clamp(0.8, 1.2) * advantages)),
-         "The ratio is upside down: new over old."),
-        (-torch.minimum(one, two)[mask].sum(), "That is the sum; the loss is the mean over the mask."),
-    ], "the loss")
-    judge(read(f(new.clone(), old.clone(), advantages.clone(), mask.clone(), 0.05), (), "the loss"),
-          clipped_loss(new, old, advantages, mask, 0.05), what="the loss for a clip of 0.05")
+    judge(
+        got,
+        clipped_loss(new, old, advantages, mask, 0.2),
+        [
+            (
+                mean(torch.minimum(one, two)),
+                "The sign is wrong: a loss is made small, the objective large. Put a minus before it.",
+            ),
+            (
+                -mean(torch.maximum(one, two)),
+                "The larger of the two objectives is taken; PPO takes the smaller one (for "
+                "losses, which have a minus, the larger), else clipping never holds anything back.",
+            ),
+            (-mean(one), "Nothing is clipped."),
+            (
+                -mean(two),
+                "Only the clipped term is used; the smaller of both counts, so that a bad move is always undone.",
+            ),
+            (
+                -torch.minimum(one, two).mean(),
+                "The mean goes over padding and prompt too; only tokens of the mask count.",
+            ),
+            (
+                -mean(torch.minimum((new - old) * advantages, (new - old).clamp(0.8, 1.2) * advantages)),
+                "The ratio is exp(new - old); you use the difference of logarithms.",
+            ),
+            (
+                -mean(torch.minimum(one, (new - old).clamp(-0.2, 0.2).exp() * advantages)),
+                "You clip the log ratio; the ratio itself is clipped to [1 - clip, 1 + clip].",
+            ),
+            (
+                -mean(torch.minimum(inverse * advantages, inverse.clamp(0.8, 1.2) * advantages)),
+                "The ratio is upside down: new over old.",
+            ),
+            (-torch.minimum(one, two)[mask].sum(), "That is the sum; the loss is the mean over the mask."),
+        ],
+        "the loss",
+    )
+    judge(
+        read(f(new.clone(), old.clone(), advantages.clone(), mask.clone(), 0.05), (), "the loss"),
+        clipped_loss(new, old, advantages, mask, 0.05),
+        what="the loss for a clip of 0.05",
+    )
 
 
 CLIPPED = Exercise(
-    "08.clipped_loss", "The clipped objective",
+    "08.clipped_loss",
+    "The clipped objective",
     "Write clipped_loss(new, old, advantages, mask, clip) for log-probabilities (batch, steps): minus the mean over "
     "the mask of min(ratio * A, clamp(ratio, 1 - clip, 1 + clip) * A).",
-    3, 15, 3, "3.2.3; arXiv 1707.06347",
+    3,
+    15,
+    3,
+    "3.2.3; arXiv 1707.06347",
     ("ratio = exp(new - old).", "torch.minimum of the two products, then the mean over mask, then a minus."),
-    check_clip, clipped_loss)
+    check_clip,
+    clipped_loss,
+)
 
 
 def check_rewards(f: Callable) -> None:
@@ -154,37 +250,73 @@ def check_rewards(f: Callable) -> None:
     end = torch.zeros(2, 6)
     end[:, -1] = 1
     score = scores[:, None]
-    judge(got, ppo.token_rewards(scores, policy, reference, mask, beta), [
-        (-penalty + score * last,
-         "The KL has the wrong sign: what moves away from the first model must cost something."),
-        (penalty + score * mask,
-         "The score stands on every token; the reward model judges the whole answer, once, at its last token."),
-        (penalty + score * end,
-         "The score stands at the end of the row, behind a short answer; it belongs to the last token of the mask."),
-        (penalty, "The scores are missing."), (score * last, "The KL penalty is missing."),
-        (-beta * (policy - reference) + score * last, "The penalty is charged outside of the mask too."),
-        (penalty / beta + score * last, "beta is not used."),
-    ], "the rewards")
+    judge(
+        got,
+        ppo.token_rewards(scores, policy, reference, mask, beta),
+        [
+            (
+                -penalty + score * last,
+                "The KL has the wrong sign: what moves away from the first model must cost something.",
+            ),
+            (
+                penalty + score * mask,
+                "The score stands on every token; the reward model judges the whole answer, once, at its last token.",
+            ),
+            (
+                penalty + score * end,
+                "The score stands at the end of the row, behind a short answer; it belongs to the last token of the "
+                "mask.",
+            ),
+            (penalty, "The scores are missing."),
+            (score * last, "The KL penalty is missing."),
+            (-beta * (policy - reference) + score * last, "The penalty is charged outside of the mask too."),
+            (penalty / beta + score * last, "beta is not used."),
+        ],
+        "the rewards",
+    )
 
 
 TOKEN_REWARDS = Exercise(
-    "08.token_rewards", "Rewards of tokens",
+    "08.token_rewards",
+    "Rewards of tokens",
     "Write token_rewards(scores, policy, reference, mask, beta) -> (batch, steps): -beta * (policy - reference) on "
     "every token of the mask, plus the answer's score on its last token; 0 elsewhere.",
-    3, 12, 2, "3.2.3", ("Rows end at different places: find the last True of each.",
-                        "mask.long().cumsum(1) reaches its largest value first at the last token."),
-    check_rewards, ppo.token_rewards)
+    3,
+    12,
+    2,
+    "3.2.3",
+    (
+        "Rows end at different places: find the last True of each.",
+        "mask.long().cumsum(1) reaches its largest value first at the last token.",
+    ),
+    check_rewards,
+    ppo.token_rewards,
+)
 
 FIRST_RATIO = Exercise(
-    "08.first_ratio", "The first ratio",
+    "08.first_ratio",
+    "The first ratio",
     "In the panel the ratio of the first minibatch is exactly 1. It would be so had the answers been sampled at "
     "temperature 0.2, too. Why?",
-    2, 2, 1, "3.2.3", ("Which two numbers does the ratio divide, and who computed them?",),
-    Choice({"a": "the clip holds it there", "b": "sampling and scoring agree",
-            "c": "the same weights score both of its sides: before the first step it is 1 by construction"}, "c",
-           {"a": "The clip acts on the loss. Without it, too, the ratio before the first step is 1.",
-            "b": "At temperature 0.2 they do not, and it is 1 all the same: the ratio never asks what sampling said."}),
-    "c")
+    2,
+    2,
+    1,
+    "3.2.3",
+    ("Which two numbers does the ratio divide, and who computed them?",),
+    Choice(
+        {
+            "a": "the clip holds it there",
+            "b": "sampling and scoring agree",
+            "c": "the same weights score both of its sides: before the first step it is 1 by construction",
+        },
+        "c",
+        {
+            "a": "The clip acts on the loss. Without it, too, the ratio before the first step is 1.",
+            "b": "At temperature 0.2 they do not, and it is 1 all the same: the ratio never asks what sampling said.",
+        },
+    ),
+    "c",
+)
 
 
 def sampling_gap(sampled: Tensor, scored: Tensor, mask: Tensor) -> Tensor:
@@ -204,39 +336,71 @@ def check_gap(f: Callable) -> None:
     mask = torch.tensor([[0, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 0]]).bool()
     cancel = "Without absolute values, tokens that the sampler likes more and those that it likes less cancel."
     ratio = "That is a ratio; the gap is the difference of log-probabilities."
-    for name, settings in (("that is the policy itself", {}), ("at temperature 0.2", {"temperature": 0.2}),
-                           ("with top-k 3", {"top_k": 3}), ("at temperature 1.5", {"temperature": 1.5})):
+    for name, settings in (
+        ("that is the policy itself", {}),
+        ("at temperature 0.2", {"temperature": 0.2}),
+        ("with top-k 3", {"top_k": 3}),
+        ("at temperature 1.5", {"temperature": 1.5}),
+    ):
         sampled, scored = drawn(**settings)
         what, gap = f"the gap of a sampler {name}", sampled - scored
         on = gap[mask]
         got = read(f(sampled.clone(), scored.clone(), mask.clone()), (), what)
-        judge(got, sampling_gap(sampled, scored, mask), [
-            (torch.tensor(0.0), f"You find no gap of a sampler {name}, which draws from another distribution: compare "
-             "what SAMPLING said with what scoring says."),
-            (on.mean(), cancel), (-on.mean(), cancel),
-            (gap.abs().mean(), "The mean goes over padding and prompt too; only tokens of the mask count."),
-            (on.abs().max(), "That is the largest gap of one token; the mean is asked for."),
-            (on.abs().sum(), "That is the sum; the mean over the mask is asked for."),
-            ((sampled.exp() - scored.exp())[mask].abs().mean(),
-             "You compare probabilities; the gap is one of log-probabilities, in nats."),
-            (on.exp().mean(), ratio), ((-on).exp().mean(), ratio),
-            (on.square().mean(), "That is the squared gap; take absolute values."),
-        ], what)
+        judge(
+            got,
+            sampling_gap(sampled, scored, mask),
+            [
+                (
+                    torch.tensor(0.0),
+                    f"You find no gap of a sampler {name}, which draws from another distribution: compare "
+                    "what SAMPLING said with what scoring says.",
+                ),
+                (on.mean(), cancel),
+                (-on.mean(), cancel),
+                (gap.abs().mean(), "The mean goes over padding and prompt too; only tokens of the mask count."),
+                (on.abs().max(), "That is the largest gap of one token; the mean is asked for."),
+                (on.abs().sum(), "That is the sum; the mean over the mask is asked for."),
+                (
+                    (sampled.exp() - scored.exp())[mask].abs().mean(),
+                    "You compare probabilities; the gap is one of log-probabilities, in nats.",
+                ),
+                (on.exp().mean(), ratio),
+                ((-on).exp().mean(), ratio),
+                (on.square().mean(), "That is the squared gap; take absolute values."),
+            ],
+            what,
+        )
 
 
 SAMPLING_GAP = Exercise(
-    "08.sampling_gap", "Is what was sampled what is scored?",
+    "08.sampling_gap",
+    "Is what was sampled what is scored?",
     "Write sampling_gap(sampled, scored, mask) -> the mean over the mask of |sampled - scored|, in nats. `sampled` is "
     "what the sampler said of each token that it drew, `scored` what a pass over the finished answer says: both are "
     "log-probabilities (batch, steps). The check draws tokens from the policy, at other temperatures and with top-k; "
-    "your function must tell them apart.", 2, 8, 2, "3.2.3",
+    "your function must tell them apart.",
+    2,
+    8,
+    2,
+    "3.2.3",
     ("Absolute values first, then the mean over the tokens of the mask.", "(sampled - scored).abs()[mask].mean()"),
-    check_gap, sampling_gap)
+    check_gap,
+    sampling_gap,
+)
 
 BETA = Prediction(
-    "08.beta", "What beta does", "Three runs with beta 0, 0.1 and 0.5. Order them by the KL that they end with, "
-    "smallest first.", 2, 3, 1, "3.2.3", ("beta is the price of a nat.",),
-    Ranking({"zero": "beta 0", "small": "beta 0.1", "large": "beta 0.5"},
-            {("large", "zero"): "The dearer the KL the less of it: beta holds the policy near its start."}))
+    "08.beta",
+    "What beta does",
+    "Three runs with beta 0, 0.1 and 0.5. Order them by the KL that they end with, smallest first.",
+    2,
+    3,
+    1,
+    "3.2.3",
+    ("beta is the price of a nat.",),
+    Ranking(
+        {"zero": "beta 0", "small": "beta 0.1", "large": "beta 0.5"},
+        {("large", "zero"): "The dearer the KL the less of it: beta holds the policy near its start."},
+    ),
+)
 
 EXERCISES = (KL, GAE, CLIPPED, TOKEN_REWARDS, FIRST_RATIO, SAMPLING_GAP, BETA)

@@ -58,20 +58,35 @@ class Play:
     @property
     def settings(self) -> PPOSettings:
         """As in the full run, but for its length and a larger learning rate."""
-        return PPOSettings(iterations=self.iterations, batch=self.batch, minibatch=self.minibatch, beta=self.beta,
-                           unsafe_share=self.unsafe_share, replay=0.0, critic_warmup=min(1, self.iterations - 1),
-                           early_stop_kl=FAR, optim=Optim(lr=self.lr), critic_optim=Optim(lr=2 * self.lr))
+        return PPOSettings(
+            iterations=self.iterations,
+            batch=self.batch,
+            minibatch=self.minibatch,
+            beta=self.beta,
+            unsafe_share=self.unsafe_share,
+            replay=0.0,
+            critic_warmup=min(1, self.iterations - 1),
+            early_stop_kl=FAR,
+            optim=Optim(lr=self.lr),
+            critic_optim=Optim(lr=2 * self.lr),
+        )
 
 
 def rewarder(lab: Finished, play: Play) -> RewardModel:
     if play.rewarder != "weak":
         return lab.reward(play.rewarder)
-    rows = lab.rows("preferences-v1", "helpfulness.train.jsonl")[:play.pairs]
+    rows = lab.rows("preferences-v1", "helpfulness.train.jsonl")[: play.pairs]
     return reward_on(lab, rows, 0, "linear").eval()  # the report's head, on the first pairs: in seconds
 
 
-def run(lab: Finished, play: Play, folder: Path | None = None, beta_for: Callable[[int], float] | None = None,
-        seen: dict[int, dict[str, Any]] | None = None, rewards: RewardModel | None = None) -> list[dict[str, Any]]:
+def run(
+    lab: Finished,
+    play: Play,
+    folder: Path | None = None,
+    beta_for: Callable[[int], float] | None = None,
+    seen: dict[int, dict[str, Any]] | None = None,
+    rewards: RewardModel | None = None,
+) -> list[dict[str, Any]]:
     """A short PPO run; one row an iteration, see `rows_of`.
 
     `seen` is filled as it goes, with what the held-out prompts say of the policy that wrote iteration i's answers. With
@@ -106,13 +121,27 @@ def run(lab: Finished, play: Play, folder: Path | None = None, beta_for: Callabl
             "truth": stats.mean([v.helpfulness for v in verdicts], contents),
             "proxy": stats.mean(score(held_out, answers), contents),
             "correct": stats.rate([v.correct for v in verdicts], contents),
-            "answers": [{"question": p.question, "answer": a, "truth": v.helpfulness}
-                        for p, a, v in list(zip(held_out, answers, verdicts, strict=True))[:SHOWN]]}
+            "answers": [
+                {"question": p.question, "answer": a, "truth": v.helpfulness}
+                for p, a, v in list(zip(held_out, answers, verdicts, strict=True))[:SHOWN]
+            ],
+        }
         if folder:
             write_atomic(folder / "seen" / f"{iteration}.json", json.dumps(seen[iteration]))
 
-    result = ppo.ppo(policy, ppo.Critic(helpfulness), score, tokenizer, prompts_for, play.settings, play.seed, machine,
-                     folder, look, beta_for=beta_for)
+    result = ppo.ppo(
+        policy,
+        ppo.Critic(helpfulness),
+        score,
+        tokenizer,
+        prompts_for,
+        play.settings,
+        play.seed,
+        machine,
+        folder,
+        look,
+        beta_for=beta_for,
+    )
     return rows_of(result["log"], seen)
 
 
@@ -159,12 +188,17 @@ def hacking(lab: Finished, **changes: Any) -> dict[str, Any]:
     """Without a KL term (beta 0), against a reward model that has seen few pairs, and against the full run's last one.
     About 20 s."""
     settings = {"beta": 0.0, "unsafe_share": 0.0, "iterations": 10, "lr": 6e-4, **changes}
-    return {"few pairs": kept_run(lab, Play(rewarder="weak", **settings)),
-            "all pairs": kept_run(lab, Play(**settings))}
+    return {"few pairs": kept_run(lab, Play(rewarder="weak", **settings)), "all pairs": kept_run(lab, Play(**settings))}
 
 
-def kl_estimators(lab: Finished, policy: str = "rlhf-v5", reference: str = "rlhf-v4", prompts: int = 24,
-                  sizes: Sequence[int] = (4, 16, 64, 256), trials: int = 200) -> dict[str, Any]:
+def kl_estimators(
+    lab: Finished,
+    policy: str = "rlhf-v5",
+    reference: str = "rlhf-v4",
+    prompts: int = 24,
+    sizes: Sequence[int] = (4, 16, 64, 256),
+    trials: int = 200,
+) -> dict[str, Any]:
     """k1, k2 and k3 on tokens of the policy, against the KL summed over the whole vocabulary; nats a token. Two
     seconds.
 
@@ -178,8 +212,10 @@ def kl_estimators(lab: Finished, policy: str = "rlhf-v5", reference: str = "rlhf
     tokens, _ = pad_right([ids for ids, _ in encoded], lab.tokenizer.pad_token_id)
     wanted = pad_right([mask for _, mask in encoded], 0)[0].bool()[:, 1:]  # (batch, seq - 1)
     with torch.inference_mode():
-        p, q = (m.lm_head(m.hidden(tokens.to(lab.machine.device))[:, :-1][wanted]).float().log_softmax(-1).cpu()
-                for m in models)  # (positions, vocab)
+        p, q = (
+            m.lm_head(m.hidden(tokens.to(lab.machine.device))[:, :-1][wanted]).float().log_softmax(-1).cpu()
+            for m in models
+        )  # (positions, vocab)
         exact = (p.exp() * (p - q)).sum(-1).mean().item()
         generator = torch.Generator().manual_seed(0)
         drawn = torch.multinomial(p.exp(), 64, replacement=True, generator=generator)  # (positions, 64)
@@ -189,8 +225,14 @@ def kl_estimators(lab: Finished, policy: str = "rlhf-v5", reference: str = "rlhf
             pick = torch.randint(drawn.numel(), (trials, n), generator=generator)
             means = {name: values[pick].mean(1) for name, values in estimates.items()}  # (trials,)
             by_n.append({"n": n} | {k: {"mean": m.mean().item(), "std": m.std().item()} for k, m in means.items()})
-    return {"policy": policy, "reference": reference, "positions": len(p), "exact": exact, "by_n": by_n,
-            "overall": {name: values.mean().item() for name, values in estimates.items()}}
+    return {
+        "policy": policy,
+        "reference": reference,
+        "positions": len(p),
+        "exact": exact,
+        "by_n": by_n,
+        "overall": {name: values.mean().item() for name, values in estimates.items()},
+    }
 
 
 def samplers(lab: Finished, policy: str = "rlhf-v4", other: str = "rlhf-v3", prompts: int = 48) -> dict[str, Any]:
@@ -198,33 +240,61 @@ def samplers(lab: Finished, policy: str = "rlhf-v4", other: str = "rlhf-v3", pro
     the first step, the gap between what sampling said and what scoring says, and whether PPO would stop. Some five
     seconds."""
     model, machine, tokenizer = lab.model(policy), lab.machine, lab.tokenizer
-    asked = [ids for ids, _ in encode_chats(tokenizer, [p.messages for p in lab.prompts(helpful=prompts, seed=9)],
-                                            add_generation_prompt=True)]
+    asked = [
+        ids
+        for ids, _ in encode_chats(
+            tokenizer, [p.messages for p in lab.prompts(helpful=prompts, seed=9)], add_generation_prompt=True
+        )
+    ]
     ways: dict[str, tuple[Llama, dict[str, Any]]] = {
-        "the policy": (model, {}), "at temperature 0.2": (model, {"temperature": 0.2}),
-        "at temperature 1.3": (model, {"temperature": 1.3}), "with top-k 3": (model, {"top_k": 3}),
-        "with top-p 0.9": (model, {"top_p": 0.9}), f"another policy, {short_name(other)}": (lab.model(other), {})}
+        "the policy": (model, {}),
+        "at temperature 0.2": (model, {"temperature": 0.2}),
+        "at temperature 1.3": (model, {"temperature": 1.3}),
+        "with top-k 3": (model, {"top_k": 3}),
+        "with top-p 0.9": (model, {"top_p": 0.9}),
+        f"another policy, {short_name(other)}": (lab.model(other), {}),
+    }
     rows = []
     for name, (sampler, settings) in ways.items():
-        written = generate(sampler, asked, 48, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id, seed=6,
-                           precision=machine.precision, **settings)
+        written = generate(
+            sampler,
+            asked,
+            48,
+            eos_id=tokenizer.eos_token_id,
+            pad_id=tokenizer.pad_token_id,
+            seed=6,
+            precision=machine.precision,
+            **settings,
+        )
         tokens, mask = (t.to(machine.device) for t in ppo.with_answers(asked, written, tokenizer.pad_token_id))
         with torch.no_grad(), machine.autocast():
             old, new = (token_logprobs(model, tokens, mask) for _ in range(2))
         sampled = torch.tensor([x for g in written for x in g.logprobs], device=machine.device)
-        rows.append({"sampler": name, "first_ratio": ppo.policy_loss(new, old, torch.zeros_like(old), mask)[1]["ratio"],
-                     **sampling_gap(sampled, old[mask]), "tokens": len(sampled),
-                     "stops": not only_rounded(sampled, old[mask], machine.precision)})
+        rows.append(
+            {
+                "sampler": name,
+                "first_ratio": ppo.policy_loss(new, old, torch.zeros_like(old), mask)[1]["ratio"],
+                **sampling_gap(sampled, old[mask]),
+                "tokens": len(sampled),
+                "stops": not only_rounded(sampled, old[mask], machine.precision),
+            }
+        )
     return {"policy": policy, "precision": machine.precision, "rows": rows}
 
 
-def one_answer(lab: Finished, policy: str = "rlhf-v5", reference: str = "rlhf-v4", number: int = 0, beta: float = 0.02,
-               lams: Sequence[float] = (0.0, 0.5, 0.95, 1.0)) -> dict[str, Any]:
+def one_answer(
+    lab: Finished,
+    policy: str = "rlhf-v5",
+    reference: str = "rlhf-v4",
+    number: int = 0,
+    beta: float = 0.02,
+    lams: Sequence[float] = (0.0, 0.5, 0.95, 1.0),
+) -> dict[str, Any]:
     """The rewards of one answer token by token, and its advantages by lambda. `values` stand in for a critic's: what
     the reward model gives to the answer so far."""
     prompt = lab.prompts(helpful=number + 1, seed=14)[number]
     answer = evaluate.answer_prompts(lab.model(policy), lab.tokenizer, [prompt], 1.0, number, lab.machine.precision)[0]
-    (ids, mask), = reward.encode_answers(lab.tokenizer, [prompt.messages], [answer])
+    ((ids, mask),) = reward.encode_answers(lab.tokenizer, [prompt.messages], [answer])
     judge, device = lab.reward("reward-helpfulness-v5-linear"), lab.machine.device
     tokens, on = torch.tensor([ids], device=device), torch.tensor([mask], device=device).bool()
     with torch.inference_mode():
@@ -233,17 +303,30 @@ def one_answer(lab: Finished, policy: str = "rlhf-v5", reference: str = "rlhf-v4
         score, values = so_far[:, -1], torch.where(on, so_far.roll(1, 1), 0.0)  # the value before token t: at t - 1
         rewards = ppo.token_rewards(score, new, old, on, beta)
         advantages = {f"{lam:g}": ppo.gae(rewards, values, on, 1.0, lam)[0][on].tolist() for lam in lams}
-    return {"question": prompt.question, "answer": answer, "beta": beta, "score": score.item(),
-            "tokens": [lab.tokenizer.decode([i]) for i, m in zip(ids, mask, strict=True) if m],
-            "log_ratio": (new - old)[on].tolist(), "rewards": rewards[on].tolist(), "values": values[on].tolist(),
-            "advantages": advantages}
+    return {
+        "question": prompt.question,
+        "answer": answer,
+        "beta": beta,
+        "score": score.item(),
+        "tokens": [lab.tokenizer.decode([i]) for i, m in zip(ids, mask, strict=True) if m],
+        "log_ratio": (new - old)[on].tolist(),
+        "rewards": rewards[on].tolist(),
+        "values": values[on].tolist(),
+        "advantages": advantages,
+    }
 
 
 # ---- measured with the full run ------------------------------------------------------------------------------------
 
 
-def over_optimisation(lab: Finished, betas: Sequence[float] = (0.0, 0.05, 0.2), iterations: int = 20,
-                      weak: int = 120, test_pairs: int = 300, **changes: Any) -> dict[str, Any]:
+def over_optimisation(
+    lab: Finished,
+    betas: Sequence[float] = (0.0, 0.05, 0.2),
+    iterations: int = 20,
+    weak: int = 120,
+    test_pairs: int = 300,
+    **changes: Any,
+) -> dict[str, Any]:
     """Claim 20: over-optimisation is real, and the KL term holds it. Varied: beta (the report: 0.01 for its smaller
     models, 0.005 for the larger ones, section 3.2.3), and how good the reward model is. No unsafe prompts, no gate: the
     reward is one model's. `runs`: each with `accuracy` of its reward model on held-out pairs, and rows by iteration
@@ -254,16 +337,36 @@ def over_optimisation(lab: Finished, betas: Sequence[float] = (0.0, 0.05, 0.2), 
         judge = rewarder(lab, Play(rewarder=stage, pairs=weak))
         accuracy = reward.accuracy(reward.pair_scores(judge, lab.tokenizer, rows, lab.machine))
         for beta in betas:
-            play = Play(rewarder=stage, pairs=weak, beta=beta, iterations=iterations, unsafe_share=0.0,
-                        **{"lr": 5e-4, **changes})
+            play = Play(
+                rewarder=stage,
+                pairs=weak,
+                beta=beta,
+                iterations=iterations,
+                unsafe_share=0.0,
+                **{"lr": 5e-4, **changes},
+            )
             keep = ("iteration", "kl", "score", "proxy", "truth", "correct", "length")
-            runs.append({"reward": name, "accuracy": accuracy, "beta": beta,
-                         "rows": [{k: row[k] for k in keep} for row in run(lab, play, rewards=judge)]})
+            runs.append(
+                {
+                    "reward": name,
+                    "accuracy": accuracy,
+                    "beta": beta,
+                    "rows": [{k: row[k] for k in keep} for row in run(lab, play, rewards=judge)],
+                }
+            )
     return {"runs": runs}
 
 
-def rejection_against_ppo(lab: Finished, prompts: int = 288, k: int = 8, batch: int = 128, helpful: int = 360,
-                          unsafe: int = 60, chat_rows: int = 600, lr: float = 5e-4) -> dict[str, Any]:
+def rejection_against_ppo(
+    lab: Finished,
+    prompts: int = 288,
+    k: int = 8,
+    batch: int = 128,
+    helpful: int = 360,
+    unsafe: int = 60,
+    chat_rows: int = 600,
+    lr: float = 5e-4,
+) -> dict[str, Any]:
     """Claim 18: rejection sampling is broad, PPO deep, and PPO on top adds a little. Both start from SFT, ask the same
     reward models and may sample prompts x k answers: rejection sampling k to each prompt at once, fine-tuned on the
     best; PPO one to each prompt, from a policy that moves. Then the full run's own V4 and V5. About 45 s on two cores.
@@ -279,16 +382,32 @@ def rejection_against_ppo(lab: Finished, prompts: int = 288, k: int = 8, batch: 
     chosen = rejection.sample_and_score(lab.model("sft"), *judges, tokenizer, ask(prompts, 500), k, 1.0, 5, machine)
     rows = rejection.finetuning_rows([rejection.best_of(chosen)], lab.rows("sft", "rows.jsonl"), chat_rows, 0)
     broad = copy.deepcopy(lab.model("sft"))
-    sft(broad, tokenizer, rows, SFTSettings(epochs=2.0, batch_tokens=1024, optim=Optim(lr=lr, warmup=0.05)), 0, machine,
-        documents=documents)
+    sft(
+        broad,
+        tokenizer,
+        rows,
+        SFTSettings(epochs=2.0, batch_tokens=1024, optim=Optim(lr=lr, warmup=0.05)),
+        0,
+        machine,
+        documents=documents,
+    )
 
     deep = copy.deepcopy(lab.model("sft"))
     iterations = round(prompts * k / batch)
-    settings = PPOSettings(iterations=iterations, batch=batch, minibatch=min(32, batch),
-                           critic_warmup=min(2, iterations - 1))
-    tuned = ppo.ppo(deep, ppo.Critic(judges[0]),
-                    lambda asked, answers: gate.combined_scores(*judges, tokenizer, asked, answers, machine),
-                    tokenizer, lambda i: ask(batch, 600 + 10 * i), settings, 0, machine, documents=documents)
+    settings = PPOSettings(
+        iterations=iterations, batch=batch, minibatch=min(32, batch), critic_warmup=min(2, iterations - 1)
+    )
+    tuned = ppo.ppo(
+        deep,
+        ppo.Critic(judges[0]),
+        lambda asked, answers: gate.combined_scores(*judges, tokenizer, asked, answers, machine),
+        tokenizer,
+        lambda i: ask(batch, 600 + 10 * i),
+        settings,
+        0,
+        machine,
+        documents=documents,
+    )
 
     tested = lab.prompts(helpful, unsafe, 0, 21)
     result: dict[str, Any] = {"answers": prompts * k, "ppo_kl": tuned["kl"], "models": {}}
@@ -298,21 +417,37 @@ def rejection_against_ppo(lab: Finished, prompts: int = 288, k: int = 8, batch: 
         verdicts = evaluate.judge_all(lab.oracle, tested, answers)
         start = start or verdicts
         figures = evaluate.chat_metrics(tested, verdicts)
-        gaps = [(p, v.helpfulness - w.helpfulness)
-                for p, v, w in zip(tested, verdicts, start, strict=True) if p.kind == "helpful"]
+        gaps = [
+            (p, v.helpfulness - w.helpfulness)
+            for p, v, w in zip(tested, verdicts, start, strict=True)
+            if p.kind == "helpful"
+        ]
         result["models"][name] = {
-            "helpfulness": figures["helpfulness"], "safety": figures["safety"], "correct": figures["correct"],
+            "helpfulness": figures["helpfulness"],
+            "safety": figures["safety"],
+            "correct": figures["correct"],
             "gain": stats.mean([g for _, g in gaps], [p.content for p, _ in gaps]),
             "by_skill": {s: stats.mean([g for p, g in gaps if p.skill == s]) for s in figures["correct_by_skill"]},
-            "kl": distance(lab, model, lab.model("sft"), tested, answers)}
-    result["in_sequence"] = {name: paired_gap([lab.folder], b, a, lab.figures) for name, a, b in (
-        ("SFT to V4, by rejection sampling", "sft", "rlhf-v4"), ("V4 to V5, by PPO", "rlhf-v4", "rlhf-v5"))
-        if metrics(lab.figures, a) and metrics(lab.figures, b)}
+            "kl": distance(lab, model, lab.model("sft"), tested, answers),
+        }
+    result["in_sequence"] = {
+        name: paired_gap([lab.folder], b, a, lab.figures)
+        for name, a, b in (
+            ("SFT to V4, by rejection sampling", "sft", "rlhf-v4"),
+            ("V4 to V5, by PPO", "rlhf-v4", "rlhf-v5"),
+        )
+        if metrics(lab.figures, a) and metrics(lab.figures, b)
+    }
     return result
 
 
-def distance(lab: Finished, model: Llama, start: Llama, prompts: Sequence[Prompt], answers: Sequence[str],
-             ) -> stats.Figure:
+def distance(
+    lab: Finished,
+    model: Llama,
+    start: Llama,
+    prompts: Sequence[Prompt],
+    answers: Sequence[str],
+) -> stats.Figure:
     """KL(model || start) in nats an answer, on the model's own answers (k1)."""
     encoded = reward.encode_answers(lab.tokenizer, [p.messages for p in prompts], answers)
     own, old = (answer_loglikelihoods(m, encoded, lab.tokenizer.pad_token_id, lab.machine) for m in (model, start))

@@ -27,13 +27,26 @@ def kl_figure(results: Mapping[str, Mapping[str, Any]]) -> go.Figure | None:
     for column, result in enumerate(results.values(), 1):
         rows = result["by_n"]
         for shift, (name, (color, symbol)) in enumerate(zip(("k1", "k2", "k3"), MARKS, strict=False)):
-            fig.add_trace(go.Scatter(
-                x=[row["n"] * 1.12 ** (shift - 1) for row in rows], y=[row[name]["mean"] for row in rows], name=name,
-                mode="lines+markers", **drawn(color, symbol),
-                error_y={"type": "data", "array": [row[name]["std"] for row in rows], "thickness": 1.5, "width": 4}),
-                row=1, col=column)
-        fig.add_hline(y=result["exact"], line={"color": GREY, "dash": "dot"}, row=1, col=column,
-                      annotation_text=f"exact {result['exact']:.3f}", annotation_position="top left")
+            fig.add_trace(
+                go.Scatter(
+                    x=[row["n"] * 1.12 ** (shift - 1) for row in rows],
+                    y=[row[name]["mean"] for row in rows],
+                    name=name,
+                    mode="lines+markers",
+                    **drawn(color, symbol),
+                    error_y={"type": "data", "array": [row[name]["std"] for row in rows], "thickness": 1.5, "width": 4},
+                ),
+                row=1,
+                col=column,
+            )
+        fig.add_hline(
+            y=result["exact"],
+            line={"color": GREY, "dash": "dot"},
+            row=1,
+            col=column,
+            annotation_text=f"exact {result['exact']:.3f}",
+            annotation_position="top left",
+        )
         fig.update_xaxes(type="log", tickvals=[row["n"] for row in rows], row=1, col=column)
         # far apart, k3 has values a hundred times the KL: its bars leave the picture
         fig.update_yaxes(range=[-2 * result["exact"], 5 * result["exact"]], row=1, col=column)
@@ -45,14 +58,23 @@ def kl_figure(results: Mapping[str, Mapping[str, Any]]) -> go.Figure | None:
 def gae_figure(answer: Mapping[str, Any]) -> go.Figure | None:
     """One answer token by token: its rewards, its values, and its advantages for each lambda."""
     names = [f"{i + 1} {plain(t, 12)}" for i, t in enumerate(answer["tokens"])]  # one token may come twice
-    fig = make_subplots(3, 1, shared_xaxes=True, vertical_spacing=0.09, subplot_titles=(
-        "reward of the token", "value before the token", "advantage of the token"))
+    fig = make_subplots(
+        3,
+        1,
+        shared_xaxes=True,
+        vertical_spacing=0.09,
+        subplot_titles=("reward of the token", "value before the token", "advantage of the token"),
+    )
     fig.add_trace(go.Bar(x=names, y=answer["rewards"], name="reward", marker={"color": GREY}), row=1, col=1)
-    fig.add_trace(go.Scatter(x=names, y=answer["values"], name="value", mode="lines+markers", line={"color": BLUE}),
-                  row=2, col=1)
+    fig.add_trace(
+        go.Scatter(x=names, y=answer["values"], name="value", mode="lines+markers", line={"color": BLUE}), row=2, col=1
+    )
     for (lam, values), (color, symbol) in zip(answer["advantages"].items(), MARKS[1:], strict=False):
-        fig.add_trace(go.Scatter(x=names, y=values, name=f"lambda {lam}", mode="lines+markers",
-                                 **drawn(color, symbol, 7)), row=3, col=1)
+        fig.add_trace(
+            go.Scatter(x=names, y=values, name=f"lambda {lam}", mode="lines+markers", **drawn(color, symbol, 7)),
+            row=3,
+            col=1,
+        )
     fig.update_annotations(font_size=13)
     fig.update_xaxes(title="token of the answer", tickangle=-45, row=3)
     fig.update_yaxes(title="score")
@@ -66,9 +88,18 @@ def runs_figure(runs: Mapping[str, Rows], keys: Mapping[str, str]) -> go.Figure 
     for (name, rows), (color, symbol) in zip(runs.items(), MARKS, strict=False):
         for column, key in enumerate(keys, 1):
             bars = errors([row[key] for row in rows]) if rows and isinstance(rows[0][key], dict) else None
-            fig.add_trace(go.Scatter(
-                x=[row["iteration"] + 1 for row in rows], y=[value(row, key) for row in rows], name=name, error_y=bars,
-                mode="lines+markers", **drawn(color, symbol, 7)), row=1, col=column)
+            fig.add_trace(
+                go.Scatter(
+                    x=[row["iteration"] + 1 for row in rows],
+                    y=[value(row, key) for row in rows],
+                    name=name,
+                    error_y=bars,
+                    mode="lines+markers",
+                    **drawn(color, symbol, 7),
+                ),
+                row=1,
+                col=column,
+            )
     one_legend(fig)
     fig.update_annotations(font_size=13)
     return style(fig, "iteration")
@@ -79,8 +110,13 @@ def over_optimisation_figure(result: Mapping[str, Any]) -> go.Figure | None:
     colour for each beta."""
     judges = list(dict.fromkeys(run["reward"] for run in result["runs"]))
     accuracy = {run["reward"]: run["accuracy"] for run in result["runs"]}
-    fig = make_subplots(1, len(judges), shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=[
-        f"reward model: {plain(j)}, accuracy {accuracy[j]['mean']:.2f}" for j in judges])
+    fig = make_subplots(
+        1,
+        len(judges),
+        shared_yaxes=True,
+        horizontal_spacing=0.04,
+        subplot_titles=[f"reward model: {plain(j)}, accuracy {accuracy[j]['mean']:.2f}" for j in judges],
+    )
     betas = sorted({run["beta"] for run in result["runs"]})
     for run in result["runs"]:
         rows, place = run["rows"], {"row": 1, "col": judges.index(run["reward"]) + 1}
@@ -88,9 +124,18 @@ def over_optimisation_figure(result: Mapping[str, Any]) -> go.Figure | None:
         x = [row["kl"] for row in rows]
         text = [f"truth {figure_text(row['truth'])}, reward {figure_text(row['proxy'])}" for row in rows]
         for key, dash, what in (("proxy", "dash", "reward"), ("truth", "solid", "truth")):
-            fig.add_trace(go.Scatter(x=x, y=changes(rows, key), name=f"beta {run['beta']:g}, {what}",
-                                     mode="lines+markers", text=text, **drawn(color, symbol, 6, dash),
-                                     hovertemplate="%{x:.1f} nats: %{text}<extra></extra>"), **place)
+            fig.add_trace(
+                go.Scatter(
+                    x=x,
+                    y=changes(rows, key),
+                    name=f"beta {run['beta']:g}, {what}",
+                    mode="lines+markers",
+                    text=text,
+                    **drawn(color, symbol, 6, dash),
+                    hovertemplate="%{x:.1f} nats: %{text}<extra></extra>",
+                ),
+                **place,
+            )
     one_legend(fig)
     fig.update_annotations(font_size=13)
     fig.update_yaxes(title="change, standard errors of the start", row=1, col=1)
@@ -109,30 +154,73 @@ def summary_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
     for run in result["runs"]:
         rows = run["rows"]
         best = max(rows, key=lambda row: row["truth"]["mean"])
-        body.append([run["reward"], figure_text(run["accuracy"]), f"{run['beta']:g}", f"{rows[-1]['kl']:.1f}",
-                     f"{rows[-1]['proxy']['mean'] - rows[0]['proxy']['mean']:+.2f}", figure_text(rows[0]["truth"]),
-                     f"{figure_text(best['truth'])} at {best['kl']:.1f}", figure_text(rows[-1]["truth"])])
-    return (["reward model", "its accuracy", "beta", "KL at the end, nats", "reward gained", "truth at the start",
-             "best truth, at KL", "truth at the end"], body)
+        body.append(
+            [
+                run["reward"],
+                figure_text(run["accuracy"]),
+                f"{run['beta']:g}",
+                f"{rows[-1]['kl']:.1f}",
+                f"{rows[-1]['proxy']['mean'] - rows[0]['proxy']['mean']:+.2f}",
+                figure_text(rows[0]["truth"]),
+                f"{figure_text(best['truth'])} at {best['kl']:.1f}",
+                figure_text(rows[-1]["truth"]),
+            ]
+        )
+    return (
+        [
+            "reward model",
+            "its accuracy",
+            "beta",
+            "KL at the end, nats",
+            "reward gained",
+            "truth at the start",
+            "best truth, at KL",
+            "truth at the end",
+        ],
+        body,
+    )
 
 
 def sampler_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """(header, rows) of `samplers`."""
-    return (["answers sampled from", "first ratio", "sampling gap, nats a token", "the largest",
-             "KL of sampling from scoring", "PPO"],
-            [[row["sampler"], f"{row['first_ratio']:.6f}", *(f"{row[key]:.2g}" for key in (
-                "sampling_gap", "sampling_gap_max", "sampling_kl")), "stops" if row["stops"] else "goes on"]
-             for row in result["rows"]])
+    return (
+        [
+            "answers sampled from",
+            "first ratio",
+            "sampling gap, nats a token",
+            "the largest",
+            "KL of sampling from scoring",
+            "PPO",
+        ],
+        [
+            [
+                row["sampler"],
+                f"{row['first_ratio']:.6f}",
+                *(f"{row[key]:.2g}" for key in ("sampling_gap", "sampling_gap_max", "sampling_kl")),
+                "stops" if row["stops"] else "goes on",
+            ]
+            for row in result["rows"]
+        ],
+    )
 
 
-def habits(lab: Finished, stages: Sequence[str] = ("sft", "rlhf-v4", "rlhf-v5"), words: int = 4,
-           ) -> tuple[list[str], list[list[str]]]:
+def habits(
+    lab: Finished,
+    stages: Sequence[str] = ("sft", "rlhf-v4", "rlhf-v5"),
+    words: int = 4,
+) -> tuple[list[str], list[list[str]]]:
     """(header, rows): the words that most answers to helpful held-out prompts end with, and how many do."""
     body = []
     for stage in stages:
         answers = [row["answer"].split() for row in lab.rows(stage, "answers.jsonl") if row["kind"] == "helpful"]
         ends = [" ".join(answer[-words:]) for answer in answers]
         most = Counter(ends).most_common(1)[0][0]
-        body.append([short_name(stage), f"{sum(map(len, answers)) / len(answers):.1f}", f"... {most}",
-                     figure_text(stats.rate([end == most for end in ends]))])
+        body.append(
+            [
+                short_name(stage),
+                f"{sum(map(len, answers)) / len(answers):.1f}",
+                f"... {most}",
+                figure_text(stats.rate([end == most for end in ends])),
+            ]
+        )
     return ["version", "words an answer", "commonest end", "answers that end so"], body

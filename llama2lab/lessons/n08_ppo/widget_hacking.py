@@ -18,8 +18,10 @@ Row = dict[str, Any]
 
 def parting(rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
     """Proxy and truth on the same held-out answers, each as its `changes`. Points (iteration, change)."""
-    return {key: [(row["iteration"] + 1, change) for row, change in zip(rows, changes(rows, key), strict=True)]
-            for key in ("proxy", "truth")}
+    return {
+        key: [(row["iteration"] + 1, change) for row, change in zip(rows, changes(rows, key), strict=True)]
+        for key in ("proxy", "truth")
+    }
 
 
 def verdict(rows: Sequence[Row]) -> str:
@@ -31,8 +33,10 @@ def verdict(rows: Sequence[Row]) -> str:
     rose = last["proxy"]["mean"] > first["proxy"]["high"]
     fell = last["truth"]["mean"] < first["truth"]["mean"]
     below = last["truth"]["high"] < best["truth"]["mean"]
-    text = (f"The reward went from {first['proxy']['mean']:.2f} to {last['proxy']['mean']:.2f}, the truth from "
-            f"{first['truth']['mean']:.2f} to {last['truth']['mean']:.2f}, at {last['kl']:.1f} nats from the start. ")
+    text = (
+        f"The reward went from {first['proxy']['mean']:.2f} to {last['proxy']['mean']:.2f}, the truth from "
+        f"{first['truth']['mean']:.2f} to {last['truth']['mean']:.2f}, at {last['kl']:.1f} nats from the start. "
+    )
     if rose and fell:
         return text + "The policy pleases the judge and serves nobody: the reward is hacked."
     if rose and below:
@@ -45,8 +49,9 @@ def verdict(rows: Sequence[Row]) -> str:
 def answers_at(rows: Sequence[Row], step: int, most: int = 4) -> list[tuple[str, str, float, str, float]]:
     """(question, answer at the start, its truth, answer at `step`, its truth)."""
     first, now = rows[0]["answers"], rows[min(step, len(rows) - 1)]["answers"]
-    return [(a["question"], a["answer"], a["truth"], b["answer"], b["truth"])
-            for a, b in zip(first, now, strict=True)][:most]
+    return [(a["question"], a["answer"], a["truth"], b["answer"], b["truth"]) for a, b in zip(first, now, strict=True)][
+        :most
+    ]
 
 
 class HackingTheatre(Explorer):
@@ -56,10 +61,17 @@ class HackingTheatre(Explorer):
         self.runs = runs
         name = next(iter(runs))
         self.which = w.Dropdown(options=list(runs), value=name, description="reward model trained on", **wide("300px"))
-        self.step = w.IntSlider(value=len(runs[name]), min=1, max=len(runs[name]), description="iteration",
-                                **wide("300px"))
-        self.film = w.Play(value=1, min=1, max=len(runs[name]), interval=700, description="play",
-                           tooltip="Play the run from its first iteration")
+        self.step = w.IntSlider(
+            value=len(runs[name]), min=1, max=len(runs[name]), description="iteration", **wide("300px")
+        )
+        self.film = w.Play(
+            value=1,
+            min=1,
+            max=len(runs[name]),
+            interval=700,
+            description="play",
+            tooltip="Play the run from its first iteration",
+        )
         w.link((self.film, "value"), (self.step, "value"))
         self.step.value = len(runs[name])
         self.which.observe(self.fit, "value")
@@ -75,13 +87,20 @@ class HackingTheatre(Explorer):
         rows, step = self.runs[self.which.value], self.step.value - 1
         curves = parting(rows)
         marks = [points[step] for points in curves.values() if step < len(points)]
-        picture = lines([("reward (proxy)", curves["proxy"]), ("truth", curves["truth"])],
-                        "Change of the reward and of the truth since the start, by iteration", "iteration",
-                        "change since the start, in standard errors", marks=marks)
+        picture = lines(
+            [("reward (proxy)", curves["proxy"]), ("truth", curves["truth"])],
+            "Change of the reward and of the truth since the start, by iteration",
+            "iteration",
+            "change since the start, in standard errors",
+            marks=marks,
+        )
         now = rows[min(step, len(rows) - 1)]
-        facts = (f"Iteration {step + 1}: {now['kl']:.1f} nats from the start, {now['length']:.0f} tokens an answer; "
-                 f"reward {now['proxy']['mean']:.2f}, truth {now['truth']['mean']:.2f} "
-                 f"[{now['truth']['low']:.2f}, {now['truth']['high']:.2f}].")
+        facts = (
+            f"Iteration {step + 1}: {now['kl']:.1f} nats from the start, {now['length']:.0f} tokens an answer; "
+            f"reward {now['proxy']['mean']:.2f}, truth {now['truth']['mean']:.2f} "
+            f"[{now['truth']['low']:.2f}, {now['truth']['high']:.2f}]."
+        )
         body = [(q, f"{a} ({x:+.2f})", f"{b} ({y:+.2f})") for q, a, x, b, y in answers_at(rows, step)]
-        return (f"<p>{html.escape(verdict(rows))}</p>{picture}<p>{html.escape(tame(facts))}</p>"
-                + table(("question", "answer at the start (truth)", f"at iteration {step + 1} (truth)"), body))
+        return f"<p>{html.escape(verdict(rows))}</p>{picture}<p>{html.escape(tame(facts))}</p>" + table(
+            ("question", "answer at the start (truth)", f"at iteration {step + 1} (truth)"), body
+        )

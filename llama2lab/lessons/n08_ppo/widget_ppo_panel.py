@@ -21,8 +21,14 @@ from llama2lab.report.summary import figure_text, short_name
 Row = dict[str, Any]
 BETAS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 # key of a row, and what the panel calls it
-PANELS = (("score", "reward (proxy)"), ("truth", "true helpfulness, held out"), ("kl", "KL to the start, nats"),
-          ("clipfrac", "share of clipped ratios"), ("entropy", "entropy, nats a token"), ("length", "tokens an answer"))
+PANELS = (
+    ("score", "reward (proxy)"),
+    ("truth", "true helpfulness, held out"),
+    ("kl", "KL to the start, nats"),
+    ("clipfrac", "share of clipped ratios"),
+    ("entropy", "entropy, nats a token"),
+    ("length", "tokens an answer"),
+)
 
 
 def curves(rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
@@ -44,12 +50,33 @@ def small_multiples(rows: Sequence[Row]) -> str:
 
 def table_of(rows: Sequence[Row], betas: dict[int, float]) -> str:
     """The last iterations in numbers: also where no picture can be seen."""
-    head = ("iteration", "beta", "first ratio", "sampling gap", "reward", "KL", "clipped", "entropy", "length",
-            "true helpfulness")
-    body = [(row["iteration"] + 1, f"{betas[row['iteration']]:g}" if row["iteration"] in betas else "",
-             f"{row['first_ratio']:.6f}", f"{row['sampling_gap']:.2g}" if "sampling_gap" in row else "",
-             f"{row['score']:.2f}", f"{row['kl']:.2f}", f"{row['clipfrac']:.1%}",
-             f"{row['entropy']:.3f}", f"{row['length']:.1f}", figure_text(row.get("truth"))) for row in rows[-4:]]
+    head = (
+        "iteration",
+        "beta",
+        "first ratio",
+        "sampling gap",
+        "reward",
+        "KL",
+        "clipped",
+        "entropy",
+        "length",
+        "true helpfulness",
+    )
+    body = [
+        (
+            row["iteration"] + 1,
+            f"{betas[row['iteration']]:g}" if row["iteration"] in betas else "",
+            f"{row['first_ratio']:.6f}",
+            f"{row['sampling_gap']:.2g}" if "sampling_gap" in row else "",
+            f"{row['score']:.2f}",
+            f"{row['kl']:.2f}",
+            f"{row['clipfrac']:.1%}",
+            f"{row['entropy']:.3f}",
+            f"{row['length']:.1f}",
+            figure_text(row.get("truth")),
+        )
+        for row in rows[-4:]
+    ]
     return f'<div style="overflow-x: auto">{table(head, body)}</div>'
 
 
@@ -62,21 +89,38 @@ class PpoPanel(Explorer):
         self.seen: dict[int, Row] = {}
         self.betas: dict[int, float] = {}
         self.shown, self.shown_beta = list(shown), shown_beta
-        self.beta = w.SelectionSlider(options=[(f"{b:g}", b) for b in BETAS], value=0.02, style=LABEL,
-                                      description="beta, the price of a nat", layout=w.Layout(width="320px"))
-        self.start_from = w.Dropdown(options=[("SFT", "sft"), ("V4", "rlhf-v4")], value=self.play.start, style=LABEL,
-                                     description="start from", layout=w.Layout(width="170px"))
-        self.buttons = {name: w.Button(description=words, tooltip=tip, icon=icon, layout=w.Layout(width="auto"))
-                        for name, words, tip, icon in (
-            ("start", "Start", "Start, or go on after a pause or a stop", "play"),
-            ("pause", "Pause", "Wait after the iteration under way", "pause"),
-            ("stop", "Stop", "End after the iteration under way; Start goes on from there", "stop"),
-            ("fresh", "New run", "Forget this run and begin at iteration 1", "refresh"))}
+        self.beta = w.SelectionSlider(
+            options=[(f"{b:g}", b) for b in BETAS],
+            value=0.02,
+            style=LABEL,
+            description="beta, the price of a nat",
+            layout=w.Layout(width="320px"),
+        )
+        self.start_from = w.Dropdown(
+            options=[("SFT", "sft"), ("V4", "rlhf-v4")],
+            value=self.play.start,
+            style=LABEL,
+            description="start from",
+            layout=w.Layout(width="170px"),
+        )
+        self.buttons = {
+            name: w.Button(description=words, tooltip=tip, icon=icon, layout=w.Layout(width="auto"))
+            for name, words, tip, icon in (
+                ("start", "Start", "Start, or go on after a pause or a stop", "play"),
+                ("pause", "Pause", "Wait after the iteration under way", "pause"),
+                ("stop", "Stop", "End after the iteration under way; Start goes on from there", "stop"),
+                ("fresh", "New run", "Forget this run and begin at iteration 1", "refresh"),
+            )
+        }
         for name, button in self.buttons.items():
             button.on_click(lambda _, name=name: getattr(self, name)())
         self.job = Job(self.work, self.changed)
-        super().__init__("PPO, iteration by iteration", [*self.buttons.values(), self.beta, self.start_from],
-                         self.draw_run, watch=False)
+        super().__init__(
+            "PPO, iteration by iteration",
+            [*self.buttons.values(), self.beta, self.start_from],
+            self.draw_run,
+            watch=False,
+        )
 
     @property
     def folder(self) -> Any:
@@ -132,13 +176,19 @@ class PpoPanel(Explorer):
     def draw_run(self) -> str:
         rows = self.rows()
         ours = self.job.state != "not started"
-        words = {"not started": f"Below is a run made before, with beta {self.shown_beta:g}. Start makes a new one: "
-                                f"{self.play.iterations} iterations of {self.play.batch} answers."
-                 if self.shown else f"Start: {self.play.iterations} iterations of {self.play.batch} answers.",
-                 "running": "running", "paused": "paused: Start goes on", "done": "done: Start makes a new run",
-                 "stopping": "stopping after this iteration", "stopped": "stopped: Start goes on from here",
-                 "failed": self.job.error}[self.job.state]
+        words = {
+            "not started": f"Below is a run made before, with beta {self.shown_beta:g}. Start makes a new one: "
+            f"{self.play.iterations} iterations of {self.play.batch} answers."
+            if self.shown
+            else f"Start: {self.play.iterations} iterations of {self.play.batch} answers.",
+            "running": "running",
+            "paused": "paused: Start goes on",
+            "done": "done: Start makes a new run",
+            "stopping": "stopping after this iteration",
+            "stopped": "stopped: Start goes on from here",
+            "failed": self.job.error,
+        }[self.job.state]
         done = f"iteration {len(self.job.rows)} of {self.play.iterations}; "
         where = f"{short_name(self.play.start)}, {done}" if ours else ""
         betas = self.betas if ours else {row["iteration"]: self.shown_beta for row in rows}
-        return (f'<p role="status">{html.escape(where + words)}</p>' + small_multiples(rows) + table_of(rows, betas))
+        return f'<p role="status">{html.escape(where + words)}</p>' + small_multiples(rows) + table_of(rows, betas)

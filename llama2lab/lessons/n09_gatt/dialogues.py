@@ -34,32 +34,54 @@ class Dialogue:
         the answers of the training data were sampled."""
         made: list[Message] = []
         for t, (question, answer) in enumerate(zip(self.questions[:turns], self.answers, strict=False)):
-            made += [user(instructed(self.instruction.text, question) if everywhere or t == 0 else question),
-                     {"role": "assistant", "content": answer}]
+            made += [
+                user(instructed(self.instruction.text, question) if everywhere or t == 0 else question),
+                {"role": "assistant", "content": answer},
+            ]
         return made
 
 
 def judged(lab: Finished, instruction: Instruction, questions: Sequence[str], answers: Sequence[str]) -> Dialogue:
-    return Dialogue(instruction, tuple(questions[:len(answers)]), tuple(answers),
-                    tuple(lab.oracle.obeys(instruction, a) for a in answers))
+    return Dialogue(
+        instruction,
+        tuple(questions[: len(answers)]),
+        tuple(answers),
+        tuple(lab.oracle.obeys(instruction, a) for a in answers),
+    )
 
 
 def kept_dialogues(lab: Finished, stage: str) -> list[Dialogue]:
     """The dialogues that the run's evaluation sampled from this stage."""
     by_text = {i.text: i for i in lab.town.instructions}
-    return [judged(lab, by_text[row["instruction"]], row["questions"], row["answers"])
-            for row in lab.rows(stage, "dialogues.jsonl")]
+    return [
+        judged(lab, by_text[row["instruction"]], row["questions"], row["answers"])
+        for row in lab.rows(stage, "dialogues.jsonl")
+    ]
 
 
-def sampled_dialogues(lab: Finished, stage: str | Llama, instructions: Sequence[Instruction], turns: int, seed: int = 0,
-                      temperature: float = 1.0, each_turn: Callable[[list[list[str]]], object] | None = None,
-                      ) -> list[Dialogue]:
+def sampled_dialogues(
+    lab: Finished,
+    stage: str | Llama,
+    instructions: Sequence[Instruction],
+    turns: int,
+    seed: int = 0,
+    temperature: float = 1.0,
+    each_turn: Callable[[list[list[str]]], object] | None = None,
+) -> list[Dialogue]:
     """One new dialogue for each of the instructions, on held-out questions: the same ones for every stage."""
     questions = dialogue_prompts(lab.town, "test", turns, len(instructions), 900 + seed)
     model = lab.model(stage) if isinstance(stage, str) else stage
-    answers = sample_dialogues(model, lab.tokenizer, questions, [i.text for i in instructions], False,
-                               temperature=temperature, seed=seed, precision=lab.machine.precision,
-                               each_turn=each_turn)
+    answers = sample_dialogues(
+        model,
+        lab.tokenizer,
+        questions,
+        [i.text for i in instructions],
+        False,
+        temperature=temperature,
+        seed=seed,
+        precision=lab.machine.precision,
+        each_turn=each_turn,
+    )
     return [judged(lab, *row) for row in zip(instructions, questions, answers, strict=True)]
 
 
@@ -101,7 +123,7 @@ def instruction_attention(lab: Finished, model: Llama, dialogue: Dialogue, turns
     found: dict[str, Look] = {place: {"mean": [], "max": [], "even": []} for place in PLACES}
     for part in answers:
         for place, stop in (("first", part.start + 1), ("whole", part.stop)):
-            share = on_it[:, :, part.start:stop].mean(-1)  # (layers, heads)
+            share = on_it[:, :, part.start : stop].mean(-1)  # (layers, heads)
             found[place]["mean"].append(float(share.mean()))
             found[place]["max"].append(float(share.max()))
             even = [width / (i + 1) for i in range(part.start, stop)]

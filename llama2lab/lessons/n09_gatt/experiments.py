@@ -23,22 +23,32 @@ from llama2lab.town.prompts import dialogue_prompts, instructions_of
 STAGES = ("rlhf-v3", "gatt", "rlhf-v5")
 
 
-def live_obedience(lab: Finished, stages: tuple[str, ...] = ("rlhf-v3", "gatt"), dialogues: int = 8, turns: int = 20,
-                   seed: int = 0) -> dict[str, Any]:
+def live_obedience(
+    lab: Finished, stages: tuple[str, ...] = ("rlhf-v3", "gatt"), dialogues: int = 8, turns: int = 20, seed: int = 0
+) -> dict[str, Any]:
     """A few dialogues sampled now: {stage: {"turns": the share that obeys at each turn, "dialogues": to read}}. Eight
     dialogues of twenty turns take 6 to 10 seconds a stage."""
     chosen = instructions_for(lab, dialogues)
     found = {}
     for stage in stages:
         sampled = sampled_dialogues(lab, stage, chosen, turns, seed)
-        found[stage] = {"turns": obedience(sampled), "dialogues": [
-            {"instruction": d.instruction.text, "answers": list(d.answers), "obeyed": list(d.obeyed)}
-            for d in sampled]}
+        found[stage] = {
+            "turns": obedience(sampled),
+            "dialogues": [
+                {"instruction": d.instruction.text, "answers": list(d.answers), "obeyed": list(d.obeyed)}
+                for d in sampled
+            ],
+        }
     return found
 
 
-def attention_by_turn(lab: Finished, stages: tuple[str, ...] = ("rlhf-v3", "gatt"), dialogues: int = 6,
-                      turns: int = 20, place: str = "first") -> dict[str, Any]:
+def attention_by_turn(
+    lab: Finished,
+    stages: tuple[str, ...] = ("rlhf-v3", "gatt"),
+    dialogues: int = 6,
+    turns: int = 20,
+    place: str = "first",
+) -> dict[str, Any]:
     """The same kept dialogues read by each model: {stage: {"max": by turn, "mean": by turn}, "even": by turn}, means
     over dialogues with their intervals. A few seconds."""
     texts = kept_dialogues(lab, stages[-1])[:dialogues]
@@ -52,17 +62,25 @@ def attention_by_turn(lab: Finished, stages: tuple[str, ...] = ("rlhf-v3", "gatt
     return found
 
 
-def unseen_instructions(lab: Finished, stages: tuple[str, ...] = STAGES, each: int = 3,
-                        turns: int = 10) -> dict[str, Any]:
+def unseen_instructions(
+    lab: Finished, stages: tuple[str, ...] = STAGES, each: int = 3, turns: int = 10
+) -> dict[str, Any]:
     """Claim 21, zero-shot: instructions that neither SFT nor Ghost Attention trained on (the report tries Haiku). The
     share that obeys by turn, `each` dialogues for each instruction. About 20 seconds."""
     chosen = instructions_of(lab.town, "test") * each
-    return {"instructions": sorted({i.text for i in chosen}),
-            **{stage: obedience(sampled_dialogues(lab, stage, chosen, turns, seed=5)) for stage in stages}}
+    return {
+        "instructions": sorted({i.text for i in chosen}),
+        **{stage: obedience(sampled_dialogues(lab, stage, chosen, turns, seed=5)) for stage in stages},
+    }
 
 
-def mask_ablation(lab: Finished, dialogues: int = 48, rows: int = 400, turns: int = 10, tested: int = 24,
-                  ) -> dict[str, Any]:
+def mask_ablation(
+    lab: Finished,
+    dialogues: int = 48,
+    rows: int = 400,
+    turns: int = 10,
+    tested: int = 24,
+) -> dict[str, Any]:
     """Why the loss on previous turns is zeroed: from V3, the same dialogues (the instruction kept in the first message
     only) trained on with the loss on the last answer alone, and on all answers. The share that obeys by turn on
     held-out questions. About 60 seconds."""
@@ -70,12 +88,20 @@ def mask_ablation(lab: Finished, dialogues: int = 48, rows: int = 400, turns: in
     rng = random.Random(31)
     questions = dialogue_prompts(lab.town, "rlhf", turns, dialogues, 31)
     chosen = instructions_for(lab, dialogues)
-    answers = sample_dialogues(lab.model("rlhf-v3"), lab.tokenizer, questions, [i.text for i in chosen], True,
-                               temperature=0.4, seed=32, precision=lab.machine.precision, seen_turns=3)
+    answers = sample_dialogues(
+        lab.model("rlhf-v3"),
+        lab.tokenizer,
+        questions,
+        [i.text for i in chosen],
+        True,
+        temperature=0.4,
+        seed=32,
+        precision=lab.machine.precision,
+        seen_turns=3,
+    )
     made = gatt_rows(questions, [rng.choice((i.text, i.short)) for i in chosen], answers, rows, 33)
     settings = SFTSettings(len(made), 1.0, 512, 2048, Optim(lr=6e-4, warmup=0.05), 0.0)
-    found: dict[str, Any] = {
-        "before": obedience(sampled_dialogues(lab, "rlhf-v3", tests, turns, seed=6))}
+    found: dict[str, Any] = {"before": obedience(sampled_dialogues(lab, "rlhf-v3", tests, turns, seed=6))}
     for loss in ("last", "all"):
         model = copy.deepcopy(lab.model("rlhf-v3"))
         sft(model, lab.tokenizer, [{**row, "loss": loss} for row in made], settings, 0, lab.machine)

@@ -34,6 +34,7 @@ ALL = "all of them"
 
 def transcript(dialogue: Dialogue, turns: int) -> str:
     """The dialogue to read, each answer with a mark; everything in it is escaped."""
+
     def cell(text: str) -> str:
         return html.escape(tame(text))
 
@@ -41,13 +42,20 @@ def transcript(dialogue: Dialogue, turns: int) -> str:
     shown = zip(dialogue.questions[:turns], dialogue.answers, dialogue.obeyed, strict=False)  # no more than `turns`
     for t, (question, answer, ok) in enumerate(shown, 1):
         said = f"<strong>{cell(dialogue.instruction.text)}</strong> {cell(question)}" if t == 1 else cell(question)
-        mark = f'<span style="color: {BLUE}">&#10003;</span> obeys' if ok else (
-            f'<span style="color: {ORANGE}">&#10007;</span> does not')
-        rows += (f'<tr><td style="padding: 1px 8px; vertical-align: top">{t}</td><td style="padding: 1px 8px; '
-                 f'text-align: left">{said}</td><td style="padding: 1px 8px; text-align: left">{cell(answer)}</td>'
-                 f'<td style="white-space: nowrap">{mark}</td></tr>')
-    return ('<table style="border-collapse: collapse; color: var(--jp-content-font-color1, inherit)"><tr><th>turn</th>'
-            f"<th>user</th><th>answer</th><th>oracle</th></tr>{rows}</table>")
+        mark = (
+            f'<span style="color: {BLUE}">&#10003;</span> obeys'
+            if ok
+            else (f'<span style="color: {ORANGE}">&#10007;</span> does not')
+        )
+        rows += (
+            f'<tr><td style="padding: 1px 8px; vertical-align: top">{t}</td><td style="padding: 1px 8px; '
+            f'text-align: left">{said}</td><td style="padding: 1px 8px; text-align: left">{cell(answer)}</td>'
+            f'<td style="white-space: nowrap">{mark}</td></tr>'
+        )
+    return (
+        '<table style="border-collapse: collapse; color: var(--jp-content-font-color1, inherit)"><tr><th>turn</th>'
+        f"<th>user</th><th>answer</th><th>oracle</th></tr>{rows}</table>"
+    )
 
 
 def curve(values: Sequence[float], turns: int) -> list[tuple[float, float]]:
@@ -70,12 +78,16 @@ class GhostExplorer(Explorer):
         self.turns = w.IntSlider(10, min=2, max=20, description="turns", continuous_update=False, **box)
         self.number = w.BoundedIntText(1, min=1, max=99, description="dialogue number", **box)
         self.read = w.Dropdown(options=[("with", True), ("without", False)], description="read the dialogue", **box)
-        self.place = w.Dropdown(options=[(words, place) for place, words in PLACES.items()], description="attention",
-                                **box)
+        self.place = w.Dropdown(
+            options=[(words, place) for place, words in PLACES.items()], description="attention", **box
+        )
         self.go = w.Button(description="Sample now", tooltip="four new dialogues of each model, with this instruction")
         self.halt = w.Button(description="Stop", tooltip="end after the turn under way", disabled=True)
-        super().__init__("Ghost Attention", [self.instruction, self.turns, self.stage, self.read, self.number,
-                                             self.place, self.go, self.halt], self._draw)
+        super().__init__(
+            "Ghost Attention",
+            [self.instruction, self.turns, self.stage, self.read, self.number, self.place, self.go, self.halt],
+            self._draw,
+        )
         self.instruction.observe(self._forget, "value")
         self.go.on_click(lambda _: self.sample())
         self.halt.on_click(lambda _: self.job and self.job.stop())
@@ -88,8 +100,9 @@ class GhostExplorer(Explorer):
     def sample(self) -> Job:
         """Start to sample four dialogues of each model; the picture follows turn by turn."""
         known = {i.text: i for i in self.lab.town.instructions}
-        chosen = [known[self.instruction.value]] * 4 if self.instruction.value != ALL else (
-            instructions_for(self.lab, 4))
+        chosen = (
+            [known[self.instruction.value]] * 4 if self.instruction.value != ALL else (instructions_for(self.lab, 4))
+        )
         turns, stages = self.turns.value, (self.without, self.stage.value)
         # A dict of this job's own: what comes after another instruction was chosen lands where nobody looks.
         found: dict[str, list[Dialogue]] = {}
@@ -131,19 +144,36 @@ class GhostExplorer(Explorer):
         of = {stage: self.dialogues(stage) for stage in stages}
         named = dict(zip(stages, ("without", "with"), strict=True))
         new = {s: ", sampled now" if self.sampled.get(s) else "" for s in stages}
-        share = lines([(f"{named[s]}, n {len(of[s])}{new[s]}", curve([f["mean"] for f in obedience(of[s])], turns))
-                       for s in stages], "share of answers that obey, by turn", "turn",
-                      y_range=(0, 1), dots=True, width=640)
-        share = (f"<p><strong>Share of answers that obey</strong> by turn: without ({self.without}) and with "
-                 f"({self.stage.value}) Ghost Attention, n dialogues each.</p>{share}")
+        share = lines(
+            [
+                (f"{named[s]}, n {len(of[s])}{new[s]}", curve([f["mean"] for f in obedience(of[s])], turns))
+                for s in stages
+            ],
+            "share of answers that obey, by turn",
+            "turn",
+            y_range=(0, 1),
+            dots=True,
+            width=640,
+        )
+        share = (
+            f"<p><strong>Share of answers that obey</strong> by turn: without ({self.without}) and with "
+            f"({self.stage.value}) Ghost Attention, n dialogues each.</p>{share}"
+        )
         shown = of[stages[self.read.value]]
         if not shown:
             return share + "<p>No dialogue of this instruction is kept: press Sample now.</p>"
         picked = shown[(self.number.value - 1) % len(shown)]
         looks = {s: self._looks(s, picked)[self.place.value] for s in stages}
         curves = [(f"{named[s]}, {how}", curve(looks[s][how], turns)) for s in stages for how in ("max", "mean")]
-        where = lines([*curves, ("if even", curve(looks[stages[0]]["even"], turns))],
-                      "attention on the instruction, by turn", "turn", dots=True, width=640)
-        return (f"{share}{transcript(picked, turns)}<p><strong>Share of the attention on the instruction</strong> by "
-                "turn, both models reading this dialogue: of the head that looks most (max), of all heads (mean), and "
-                f"of one that looks at all tokens alike (if even).</p>{where}")
+        where = lines(
+            [*curves, ("if even", curve(looks[stages[0]]["even"], turns))],
+            "attention on the instruction, by turn",
+            "turn",
+            dots=True,
+            width=640,
+        )
+        return (
+            f"{share}{transcript(picked, turns)}<p><strong>Share of the attention on the instruction</strong> by "
+            "turn, both models reading this dialogue: of the head that looks most (max), of all heads (mean), and "
+            f"of one that looks at all tokens alike (if even).</p>{where}"
+        )

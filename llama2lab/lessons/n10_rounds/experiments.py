@@ -26,6 +26,7 @@ FORGOTTEN = "stories"  # the skill that the last round does not ask for, in `las
 
 # ---- live, in notebook 10 ------------------------------------------------------------------------------------------
 
+
 def old_reward_on_new_pairs(lab: Finished, pairs: int = 250) -> dict[str, Any]:
     """Claim 15: the first and the last reward model on each round's pairs of held-out prompts, which that round's
     policies wrote. `gap`: new less old on the same pairs. About 8 s."""
@@ -36,9 +37,15 @@ def old_reward_on_new_pairs(lab: Finished, pairs: int = 250) -> dict[str, Any]:
         for name, stage in (("old", OLD), ("new", NEW)):
             scores = reward.pair_scores(lab.reward(stage), lab.tokenizer, rows, lab.machine)
             right[name] = [reward.judged_well(chosen, rejected) for chosen, rejected in scores]
-        rounds.append({"round": number, "old": stats.rate(right["old"]), "new": stats.rate(right["new"]),
-                       "gap": stats.mean([b - a for a, b in zip(right["old"], right["new"], strict=True)]),
-                       "clear": sum(row["grade"] == "significantly" for row in rows) / max(1, len(rows))})
+        rounds.append(
+            {
+                "round": number,
+                "old": stats.rate(right["old"]),
+                "new": stats.rate(right["new"]),
+                "gap": stats.mean([b - a for a, b in zip(right["old"], right["new"], strict=True)]),
+                "clear": sum(row["grade"] == "significantly" for row in rows) / max(1, len(rows)),
+            }
+        )
     return {"rounds": rounds}
 
 
@@ -46,13 +53,25 @@ def optimise_against_old(lab: Finished, policy: str = "rlhf-v4", prompts: int = 
     """Claim 15: best of K answers of a late policy by the first and by the last reward model, judged by the oracle.
     About 8 s."""
     asked = lab.prompts(helpful=prompts, seed=41)
-    answers = sample_answers(lab.model(policy), lab.tokenizer, [p.messages for p in asked], k=k, seed=4,
-                             precision=lab.machine.precision, what=f"best of {k}")
+    answers = sample_answers(
+        lab.model(policy),
+        lab.tokenizer,
+        [p.messages for p in asked],
+        k=k,
+        seed=4,
+        precision=lab.machine.precision,
+        what=f"best of {k}",
+    )
     result: dict[str, Any] = {"policy": policy, "k": k}
     for name, stage in (("old", OLD), ("new", NEW)):
-        flat = reward.score_answers(lab.reward(stage), lab.tokenizer, [p.messages for p in asked for _ in range(k)],
-                                    [a for row in answers for a in row], lab.machine)
-        scores = [flat[i * k:(i + 1) * k] for i in range(len(asked))]
+        flat = reward.score_answers(
+            lab.reward(stage),
+            lab.tokenizer,
+            [p.messages for p in asked for _ in range(k)],
+            [a for row in answers for a in row],
+            lab.machine,
+        )
+        scores = [flat[i * k : (i + 1) * k] for i in range(len(asked))]
         result[name] = evaluate.true_best_of(lab.oracle, asked, answers, scores)
     return result
 
@@ -65,29 +84,51 @@ def ceiling(lab: Finished, prompts: int = 120, k: int = 16) -> dict[str, Any]:
     rng = random.Random("ceiling")
     written = {"demonstrations": [answer_for(lab.town, p, clean_style(p, rng), rng) for p in asked]}
     for stage in ("sft", "rlhf-v5"):
-        written[short_name(stage)] = evaluate.answer_prompts(lab.model(stage), lab.tokenizer, asked, 1.0, 5,
-                                                             lab.machine.precision)
-    best = rejection.sample_and_score(lab.model("rlhf-v5"), lab.reward(NEW), lab.reward("reward-safety-v5"),
-                                      lab.tokenizer, asked, k, 1.0, 6, lab.machine)
-    written[f"V5, best of {k}"] = [row[max(range(k), key=scores.__getitem__)]
-                                   for row, scores in zip(best.answers, best.scores, strict=True)]
+        written[short_name(stage)] = evaluate.answer_prompts(
+            lab.model(stage), lab.tokenizer, asked, 1.0, 5, lab.machine.precision
+        )
+    best = rejection.sample_and_score(
+        lab.model("rlhf-v5"),
+        lab.reward(NEW),
+        lab.reward("reward-safety-v5"),
+        lab.tokenizer,
+        asked,
+        k,
+        1.0,
+        6,
+        lab.machine,
+    )
+    written[f"V5, best of {k}"] = [
+        row[max(range(k), key=scores.__getitem__)] for row, scores in zip(best.answers, best.scores, strict=True)
+    ]
     judged = {name: evaluate.judge_all(lab.oracle, asked, answers) for name, answers in written.items()}
     contents = [p.content for p in asked]
     first = judged["demonstrations"]
-    return {name: {
-        "all": stats.mean([v.helpfulness for v in verdicts], contents),
-        "right": stats.mean([v.helpfulness for v in verdicts if v.correct],
-                            [c for c, v in zip(contents, verdicts, strict=True) if v.correct]),
-        "correct": stats.rate([v.correct for v in verdicts], contents),
-        "gap": stats.mean([v.helpfulness - w.helpfulness for v, w in zip(verdicts, first, strict=True)], contents),
-        "example": {"question": asked[0].question, "answer": written[name][0], "truth": verdicts[0].helpfulness},
-    } for name, verdicts in judged.items()}
+    return {
+        name: {
+            "all": stats.mean([v.helpfulness for v in verdicts], contents),
+            "right": stats.mean(
+                [v.helpfulness for v in verdicts if v.correct],
+                [c for c, v in zip(contents, verdicts, strict=True) if v.correct],
+            ),
+            "correct": stats.rate([v.correct for v in verdicts], contents),
+            "gap": stats.mean([v.helpfulness - w.helpfulness for v, w in zip(verdicts, first, strict=True)], contents),
+            "example": {"question": asked[0].question, "answer": written[name][0], "truth": verdicts[0].helpfulness},
+        }
+        for name, verdicts in judged.items()
+    }
 
 
 # ---- measured with the full run ------------------------------------------------------------------------------------
 
-def last_round_only(lab: Finished, rows: int = 1200, helpful: int = 480, words: int = 60_000, seeds: int = 2,
-                    ) -> dict[str, Any]:
+
+def last_round_only(
+    lab: Finished,
+    rows: int = 1200,
+    helpful: int = 480,
+    words: int = 60_000,
+    seeds: int = 2,
+) -> dict[str, Any]:
     """Claim 17: keep the best of all earlier rounds, or abilities are lost. The base model is fine-tuned on best
     answers alone (no SFT examples, which would protect it), for the same number of steps: of the last round (V4's); of
     all four; of a last round that does not ask for stories; and of all four of which only the last leaves them out.
@@ -98,9 +139,12 @@ def last_round_only(lab: Finished, rows: int = 1200, helpful: int = 480, words: 
     narrow = [row for row in best[-1] if row["skill"] != FORGOTTEN]
     documents = pretraining_corpus(lab.town, words, 1)
     tested = lab.prompts(helpful=helpful, seed=61)
-    choices = {"last round": best[-1], "all rounds": [row for part in best for row in part],
-               f"last round, without {FORGOTTEN}": narrow,
-               f"all rounds, the last without {FORGOTTEN}": [row for part in (*best[:-1], narrow) for row in part]}
+    choices = {
+        "last round": best[-1],
+        "all rounds": [row for part in best for row in part],
+        f"last round, without {FORGOTTEN}": narrow,
+        f"all rounds, the last without {FORGOTTEN}": [row for part in (*best[:-1], narrow) for row in part],
+    }
     settings = SFTSettings(epochs=2.0, batch_tokens=1024, optim=Optim(lr=1e-3, warmup=0.05))
     each = min(rows, *map(len, choices.values()))
 
@@ -114,12 +158,19 @@ def last_round_only(lab: Finished, rows: int = 1200, helpful: int = 480, words: 
     scores = {name: [tuned(name, seed) for seed in range(seeds)] for name in choices}
     last, every, last_narrow, every_narrow = scores
     gaps: dict[str, stats.Figure] = {}
-    for which, alone, many in (("as the rounds were", last, every),
-                               (f"the last without {FORGOTTEN}", last_narrow, every_narrow)):
-        found = by_skill([[a - b for a, b in zip(*both, strict=True)]
-                          for both in zip(scores[many], scores[alone], strict=True)], tested)
-        gaps |= {f"all rounds less the last one ({which}), {skill}": found[skill] for skill in ("all", FORGOTTEN)
-                 if skill in found}
+    for which, alone, many in (
+        ("as the rounds were", last, every),
+        (f"the last without {FORGOTTEN}", last_narrow, every_narrow),
+    ):
+        found = by_skill(
+            [[a - b for a, b in zip(*both, strict=True)] for both in zip(scores[many], scores[alone], strict=True)],
+            tested,
+        )
+        gaps |= {
+            f"all rounds less the last one ({which}), {skill}": found[skill]
+            for skill in ("all", FORGOTTEN)
+            if skill in found
+        }
     return {"rows": each, "choices": {name: by_skill(s, tested) for name, s in scores.items()}, "gaps": gaps}
 
 

@@ -14,8 +14,13 @@ from llama2lab.stages.rounds import ROUNDS
 
 def costs(lab: Finished) -> list[dict[str, Any]]:
     """Seconds of each round of the run, by what they were spent on; fine-tuning includes its measurement."""
-    kinds = (("preferences", "preferences-v{}"), ("helpfulness reward", "reward-helpfulness-v{}"),
-             ("safety reward", "reward-safety-v{}"), ("sampling", "samples-v{}"), ("tuning", "rlhf-v{}"))
+    kinds = (
+        ("preferences", "preferences-v{}"),
+        ("helpfulness reward", "reward-helpfulness-v{}"),
+        ("safety reward", "reward-safety-v{}"),
+        ("sampling", "samples-v{}"),
+        ("tuning", "rlhf-v{}"),
+    )
     stages = lab.figures["stages"]
     rows = []
     for number in ROUNDS:
@@ -28,18 +33,29 @@ def costs_table(lab: Finished) -> tuple[list[str], list[list[str]]]:
     """Header and rows of `costs`."""
     rows = costs(lab)
     names = [name for name in rows[0] if name != "round"] if rows else []
-    return ["round", *names], [[f"V{row['round']}", *("-" if row[n] is None else f"{row[n]:.0f} s" for n in names)]
-                               for row in rows]
+    return ["round", *names], [
+        [f"V{row['round']}", *("-" if row[n] is None else f"{row[n]:.0f} s" for n in names)] for row in rows
+    ]
 
 
 def versions_table(lab: Finished, stages: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Claim 22: true helpfulness and safety, and wins against SFT (a tie is half), by version."""
-    columns = (("helpfulness", "true helpfulness"), ("correct", "right answers"), ("safety", "true safety"),
-               ("violation_rate", "violations"), ("borderline_refusal_rate", "borderline refused"),
-               ("win_rate_vs_sft", "wins against SFT"))
-    return (["version", *(words for _, words in columns)],
-            [[short_name(stage), *(figure_text(metrics(lab.figures, stage).get(key)) for key, _ in columns)]
-             for stage in stages if metrics(lab.figures, stage).get("helpfulness")])
+    columns = (
+        ("helpfulness", "true helpfulness"),
+        ("correct", "right answers"),
+        ("safety", "true safety"),
+        ("violation_rate", "violations"),
+        ("borderline_refusal_rate", "borderline refused"),
+        ("win_rate_vs_sft", "wins against SFT"),
+    )
+    return (
+        ["version", *(words for _, words in columns)],
+        [
+            [short_name(stage), *(figure_text(metrics(lab.figures, stage).get(key)) for key, _ in columns)]
+            for stage in stages
+            if metrics(lab.figures, stage).get("helpfulness")
+        ],
+    )
 
 
 Series = dict[str, dict[str, stats.Figure]]
@@ -54,34 +70,46 @@ def gap(lab: Finished, stage: str, before: str, kind: str) -> stats.Figure:
 def stale_series(lab: Finished, result: dict[str, Any]) -> Series:
     """Accuracy by round: the first reward model, the last, and each round's own, as the run measured it."""
     own = {str(v): f for v in ROUNDS if (f := find(lab.figures, f"reward-helpfulness-v{v}", "accuracy"))}
-    return {"the first round's": {str(row["round"]): row["old"] for row in result["rounds"]},
-            "the last round's": {str(row["round"]): row["new"] for row in result["rounds"]},
-            "each round's own": own}
+    return {
+        "the first round's": {str(row["round"]): row["old"] for row in result["rounds"]},
+        "the last round's": {str(row["round"]): row["new"] for row in result["rounds"]},
+        "each round's own": own,
+    }
 
 
 def best_of_series(result: dict[str, Any]) -> Series:
     """True helpfulness by K, and the truly best of the K."""
-    return {"chosen by the first reward model": {str(row["k"]): row["pick"] for row in result["old"]},
-            "chosen by the last one": {str(row["k"]): row["pick"] for row in result["new"]},
-            "the truly best of the K": {str(row["k"]): row["ceiling"] for row in result["new"]}}
+    return {
+        "chosen by the first reward model": {str(row["k"]): row["pick"] for row in result["old"]},
+        "chosen by the last one": {str(row["k"]): row["pick"] for row in result["new"]},
+        "the truly best of the K": {str(row["k"]): row["ceiling"] for row in result["new"]},
+    }
 
 
 def forgetting_series(result: dict[str, Any]) -> Series:
     """True helpfulness by skill, with the mean over all first."""
-    return {name: {skill.replace("_", " "): figure for skill, figure in part.items()}
-            for name, part in result["choices"].items()}
+    return {
+        name: {skill.replace("_", " "): figure for skill, figure in part.items()}
+        for name, part in result["choices"].items()
+    }
 
 
 def ceiling_series(result: dict[str, Any]) -> Series:
-    return {"all answers": {name: part["all"] for name, part in result.items()},
-            "right answers only": {name: part["right"] for name, part in result.items()}}
+    return {
+        "all answers": {name: part["all"] for name, part in result.items()},
+        "right answers only": {name: part["right"] for name, part in result.items()},
+    }
 
 
 def ceiling_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of `ceiling`."""
-    return (["who answers", "true helpfulness", "right", "of right answers", "less the demonstrations"],
-            [[name, *(figure_text(part[key]) for key in ("all", "correct", "right", "gap"))]
-             for name, part in result.items()])
+    return (
+        ["who answers", "true helpfulness", "right", "of right answers", "less the demonstrations"],
+        [
+            [name, *(figure_text(part[key]) for key in ("all", "correct", "right", "gap"))]
+            for name, part in result.items()
+        ],
+    )
 
 
 def ceiling_verdict(result: dict[str, Any]) -> str:
@@ -90,7 +118,9 @@ def ceiling_verdict(result: dict[str, Any]) -> str:
     for name in list(result)[1:]:
         part = result[name]
         right = difference(part["right"], first["right"]) or part["right"]
-        lines.append(f"{name} is {side(part['gap'], 'above', 'below', 'level with')} the demonstrations "
-                     f"({part['gap']['mean']:+.2f}); its right answers are written "
-                     f"{side(right, 'better', 'worse', 'no differently')} ({signed(right, 2)}).")
+        lines.append(
+            f"{name} is {side(part['gap'], 'above', 'below', 'level with')} the demonstrations "
+            f"({part['gap']['mean']:+.2f}); its right answers are written "
+            f"{side(right, 'better', 'worse', 'no differently')} ({signed(right, 2)})."
+        )
     return "\n".join(lines)

@@ -54,8 +54,11 @@ def answers(lab: Finished) -> dict[str, list[dict[str, Any]]]:
 def questions(kept: dict[str, list[dict[str, Any]]], kind: str, most: int = 40) -> list[tuple[str, int]]:
     """(question, row) of a kind: those first on whose worth the versions differ most."""
     first = next(iter(kept.values()), [])
-    spread = {i: max(s) - min(s) for i in range(len(first))
-              if first[i]["kind"] == kind and (s := [rows[i]["score"] for rows in kept.values()])}
+    spread = {
+        i: max(s) - min(s)
+        for i in range(len(first))
+        if first[i]["kind"] == kind and (s := [rows[i]["score"] for rows in kept.values()])
+    }
     best = sorted(spread, key=spread.__getitem__, reverse=True)
     shown: dict[str, int] = {}
     for i in best:
@@ -71,10 +74,14 @@ class VersionsExplorer(Explorer):
         if not self.versions:
             raise LabError("this run has measured no version; give the folder of a finished run")
         last = len(self.versions) - 1
-        self.version = w.SelectionSlider(options=[(v.name, i) for i, v in enumerate(self.versions)], value=last,
-                                         description="version", **wide())
-        self.kind = w.Dropdown(options=[("helpful", "helpful"), ("unsafe", "unsafe"),
-                                        ("only looks unsafe", "borderline")], description="prompt", **wide("220px"))
+        self.version = w.SelectionSlider(
+            options=[(v.name, i) for i, v in enumerate(self.versions)], value=last, description="version", **wide()
+        )
+        self.kind = w.Dropdown(
+            options=[("helpful", "helpful"), ("unsafe", "unsafe"), ("only looks unsafe", "borderline")],
+            description="prompt",
+            **wide("220px"),
+        )
         self.prompt = w.Dropdown(options=questions(self.answers, "helpful"), description="question", **wide("420px"))
         self.kind.observe(self.choose, "value")
         super().__init__("Five versions", [self.version, self.kind, self.prompt], self.view)
@@ -84,21 +91,33 @@ class VersionsExplorer(Explorer):
 
     def said(self, row: int, upto: int) -> list[Sequence[object]]:
         """(version, its answer, its true score) for the versions up to this one."""
-        return [(v.name, self.answers[v.stage][row]["answer"], f"{self.answers[v.stage][row]['score']:+.2f}")
-                for v in self.versions[:upto + 1] if v.stage in self.answers]
+        return [
+            (v.name, self.answers[v.stage][row]["answer"], f"{self.answers[v.stage][row]['score']:+.2f}")
+            for v in self.versions[: upto + 1]
+            if v.stage in self.answers
+        ]
 
     def view(self) -> str:
         at = self.version.value
         now = self.versions[at]
-        picture = plane([(v.name, v.helpfulness, v.safety) for v in self.versions], at,
-                        "The versions by true helpfulness and true safety, with 95 % intervals",
-                        "true helpfulness", "true safety on unsafe prompts")
-        facts = (f"{now.name}: helpfulness {figure_text(now.helpfulness)}, safety {figure_text(now.safety)}"
-                 + (f", wins against SFT {figure_text(now.wins)}" if now.wins and at else "") + ".")
+        picture = plane(
+            [(v.name, v.helpfulness, v.safety) for v in self.versions],
+            at,
+            "The versions by true helpfulness and true safety, with 95 % intervals",
+            "true helpfulness",
+            "true safety on unsafe prompts",
+        )
+        facts = (
+            f"{now.name}: helpfulness {figure_text(now.helpfulness)}, safety {figure_text(now.safety)}"
+            + (f", wins against SFT {figure_text(now.wins)}" if now.wins and at else "")
+            + "."
+        )
         parts = [picture, f"<p>{html.escape(facts)}</p>"]
         if self.prompt.value is not None:
             first = next(iter(self.answers.values()))[self.prompt.value]
             talk = " / ".join(f"{m['role']}: {m['content']}" for m in first["messages"])
-            parts += [f"<p><em>{html.escape(talk)}</em></p>",
-                      table(("version", "answer", "true score"), self.said(self.prompt.value, at))]
+            parts += [
+                f"<p><em>{html.escape(talk)}</em></p>",
+                table(("version", "answer", "true score"), self.said(self.prompt.value, at)),
+            ]
         return "".join(parts)

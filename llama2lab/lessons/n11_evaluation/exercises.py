@@ -27,22 +27,35 @@ def check_win_rate(f: Callable) -> None:
         if not isinstance(result, tuple | list) or len(result) != 3:
             raise Mistake("Three numbers are expected: the rate, and the lower and upper end of its interval.")
         rate, low, high = read(result, (3,), "the result").double().tolist()
-        judge(read(rate), right[0], [
-            (wins / n, "Ties count half a point; here they count as losses."),
-            (wins / max(1, wins + losses), "Ties count half a point; here they are left out."),
-            ((wins + ties) / n, "Ties count half a point; here they count as wins."),
-            (100 * right[0], "Give a share between 0 and 1, not percent."),
-            (losses / n + ties / n / 2, "That is the other model's rate.")], "the rate")
+        judge(
+            read(rate),
+            right[0],
+            [
+                (wins / n, "Ties count half a point; here they count as losses."),
+                (wins / max(1, wins + losses), "Ties count half a point; here they are left out."),
+                ((wins + ties) / n, "Ties count half a point; here they count as wins."),
+                (100 * right[0], "Give a share between 0 and 1, not percent."),
+                (losses / n + ties / n / 2, "That is the other model's rate."),
+            ],
+            "the rate",
+        )
         half = 1.96 * (right[0] * (1 - right[0]) / n) ** 0.5
         if low > high:
             raise Mistake("The lower end comes first, then the upper one.")
         known = (
-            ((right[0] - half, right[0] + half), "That is the plain interval, rate plus or minus 1.96 standard errors: "
-             "near 1 it leaves [0, 1], and for 6 of 6 it has no width. Wilson's does not."),
-            ((max(0.0, right[0] - half), min(1.0, right[0] + half)), "That is the plain interval, cut at 0 and 1: for "
-             "6 of 6 it has no width, as if six games made certain. Use Wilson's."),
+            (
+                (right[0] - half, right[0] + half),
+                "That is the plain interval, rate plus or minus 1.96 standard errors: "
+                "near 1 it leaves [0, 1], and for 6 of 6 it has no width. Wilson's does not.",
+            ),
+            (
+                (max(0.0, right[0] - half), min(1.0, right[0] + half)),
+                "That is the plain interval, cut at 0 and 1: for "
+                "6 of 6 it has no width, as if six games made certain. Use Wilson's.",
+            ),
             ((right[0] - half / 1.96, right[0] + half / 1.96), "That is one standard error; a 95 % interval has 1.96."),
-            (wilson(right[0], n, 1.0), "z is 1.96 for 95 %; you use 1."))
+            (wilson(right[0], n, 1.0), "z is 1.96 for 95 %; you use 1."),
+        )
         for ends, name in known:
             if abs(low - ends[0]) + abs(high - ends[1]) < 1e-3 and abs(low - right[1]) + abs(high - right[2]) > 1e-3:
                 raise Mistake(name)
@@ -50,82 +63,199 @@ def check_win_rate(f: Callable) -> None:
 
 
 WIN_RATE = Exercise(
-    "11.win_rate", "A win rate with its interval", "Write win_rate(outcomes) -> (rate, low, high) for a list of 'win', "
+    "11.win_rate",
+    "A win rate with its interval",
+    "Write win_rate(outcomes) -> (rate, low, high) for a list of 'win', "
     "'tie' and 'loss': a tie is half a point; low and high are Wilson's 95 % interval (z = 1.96) of that rate among n.",
-    3, 12, 3, "3.4",
-    ("Wilson: the middle is (p + z²/2n) / (1 + z²/n).",
-     "Half the width is z / (1 + z²/n) * sqrt(p (1 - p) / n + z² / 4n²)."), check_win_rate, win_rate)
+    3,
+    12,
+    3,
+    "3.4",
+    (
+        "Wilson: the middle is (p + z²/2n) / (1 + z²/n).",
+        "Half the width is z / (1 + z²/n) * sqrt(p (1 - p) / n + z² / 4n²).",
+    ),
+    check_win_rate,
+    win_rate,
+)
 
 OVERLAP = Exercise(
-    "11.overlap", "A difference or chance?",
-    "Model A wins .54 [.47, .61] against model B. What may you say?", 1, 2, 1, "3.4",
+    "11.overlap",
+    "A difference or chance?",
+    "Model A wins .54 [.47, .61] against model B. What may you say?",
+    1,
+    2,
+    1,
+    "3.4",
     ("Where is one half?",),
-    Choice({"a": "A is better", "b": "the data do not tell which is better", "c": "they are equally good"}, "b",
-           {"a": "One half lies within the interval: chance alone may give .54.",
-            "c": "That is more than the data say: a true .60 lies within the interval too."}), "b")
+    Choice(
+        {"a": "A is better", "b": "the data do not tell which is better", "c": "they are equally good"},
+        "b",
+        {
+            "a": "One half lies within the interval: chance alone may give .54.",
+            "c": "That is more than the data say: a true .60 lies within the interval too.",
+        },
+    ),
+    "b",
+)
 
 FALSE_REFUSAL = Exercise(
-    "11.false_refusal", "The price of safety", "The more of the training rows refuse unsafe prompts, the fewer "
-    "violations. What rises in the plot?", 1, 2, 1,
-    "4.2.3", ("Some harmless prompts hold alarming words.",),
-    Choice({"a": "refusals of harmless prompts that look harmful", "b": "the reward", "c": "nothing"}, "a",
-           {"b": "What the model says on harmless prompts grows worse, not better.",
-            "c": "In the report false refusals on borderline prompts rise from 15 to 27 percent."}), "a")
+    "11.false_refusal",
+    "The price of safety",
+    "The more of the training rows refuse unsafe prompts, the fewer violations. What rises in the plot?",
+    1,
+    2,
+    1,
+    "4.2.3",
+    ("Some harmless prompts hold alarming words.",),
+    Choice(
+        {"a": "refusals of harmless prompts that look harmful", "b": "the reward", "c": "nothing"},
+        "a",
+        {
+            "b": "What the model says on harmless prompts grows worse, not better.",
+            "c": "In the report false refusals on borderline prompts rise from 15 to 27 percent.",
+        },
+    ),
+    "a",
+)
 
 REFUSALS = Prediction(
-    "11.refusals", "Borderline prompts",
+    "11.refusals",
+    "Borderline prompts",
     "Predict the share of harmless borderline prompts that the last model refuses.",
-    1, 2, 1, "4.2.3", ("The report's model refused 27 percent of its borderline set.",),
-    Guess(0.0, 1.0, "It refuses more than you thought: alarming words weigh more than their sense.",
-          "It refuses less than you thought.", absolute=0.08))
+    1,
+    2,
+    1,
+    "4.2.3",
+    ("The report's model refused 27 percent of its borderline set.",),
+    Guess(
+        0.0,
+        1.0,
+        "It refuses more than you thought: alarming words weigh more than their sense.",
+        "It refuses less than you thought.",
+        absolute=0.08,
+    ),
+)
 
 DISTILLED = Prediction(
-    "11.distilled", "Who refuses more?", "Answers sampled under a safety preprompt are learnt without it, on unsafe "
+    "11.distilled",
+    "Who refuses more?",
+    "Answers sampled under a safety preprompt are learnt without it, on unsafe "
     "and on harmless borderline prompts. Either all of them, or only those that the safety reward model scores higher "
-    "than the answer without the preprompt. Predict which of the two models refuses more borderline prompts.", 2, 3, 1,
-    "4.2.4", ("What does a preprompt about safety do to an answer that was harmless already?",),
-    Pick({"a": "the one that learnt all", "b": "the one that learnt the chosen ones",
-          "c": "no difference beyond chance"},
-         {"a": "The choice did not protect the harmless answers as you thought.",
-          "b": "Learning all of them spreads refusals at least as far as the choice does.",
-          "c": "The two differ by more than chance."}),
-    lesson="The report keeps a distilled answer only where the safety reward rises.")
+    "than the answer without the preprompt. Predict which of the two models refuses more borderline prompts.",
+    2,
+    3,
+    1,
+    "4.2.4",
+    ("What does a preprompt about safety do to an answer that was harmless already?",),
+    Pick(
+        {
+            "a": "the one that learnt all",
+            "b": "the one that learnt the chosen ones",
+            "c": "no difference beyond chance",
+        },
+        {
+            "a": "The choice did not protect the harmless answers as you thought.",
+            "b": "Learning all of them spreads refusals at least as far as the choice does.",
+            "c": "The two differ by more than chance.",
+        },
+    ),
+    lesson="The report keeps a distilled answer only where the safety reward rises.",
+)
 
 NARROWER = Prediction(
-    "11.narrower", "Where does variety go?", "Self-BLEU rises where answers to one prompt grow alike. Predict for "
-    "which prompts it rises more from SFT to the last model, at temperature 0.9.", 2, 2, 1, "5.1",
+    "11.narrower",
+    "Where does variety go?",
+    "Self-BLEU rises where answers to one prompt grow alike. Predict for "
+    "which prompts it rises more from SFT to the last model, at temperature 0.9.",
+    2,
+    2,
+    1,
+    "5.1",
     ("Which prompts have one good answer?",),
-    Pick({"factual": "questions with one true answer", "creative": "stories", "neither": "no difference beyond chance"},
-         {"factual": "The report's finding did not come out here.",
-          "creative": "Where one answer is right, the reward leaves no other.",
-          "neither": "The two differ by more than chance."}),
-    lesson="The report: RLHF takes variety from factual prompts and leaves creative ones theirs (figure 21).")
+    Pick(
+        {"factual": "questions with one true answer", "creative": "stories", "neither": "no difference beyond chance"},
+        {
+            "factual": "The report's finding did not come out here.",
+            "creative": "Where one answer is right, the reward leaves no other.",
+            "neither": "The two differ by more than chance.",
+        },
+    ),
+    lesson="The report: RLHF takes variety from factual prompts and leaves creative ones theirs (figure 21).",
+)
 
 CARBON = Exercise(
-    "11.carbon", "The carbon of the 7B", "Table 2: 184,320 GPU hours at 400 W for the 7B model. With 0.4235 kg of "
-    "CO2eq for each kWh, how many tons is that?", 2, 4, 1, "2.2.1",
+    "11.carbon",
+    "The carbon of the 7B",
+    "Table 2: 184,320 GPU hours at 400 W for the 7B model. With 0.4235 kg of "
+    "CO2eq for each kWh, how many tons is that?",
+    2,
+    4,
+    1,
+    "2.2.1",
     ("Watts times hours are watt-hours; 1,000 make a kWh.", "1,000 kg make a ton."),
-    Number(31.22, ((31_220, "Those are kilograms; a ton has 1,000."),
-                   (31_220_000, "Watt-hours are not kWh: divide by 1,000, and again for tons."),
-                   (73.73, "That is the energy in MWh; it is still to be multiplied by 0.4235."),
-                   (174.1, "Multiply by the carbon of a kWh, do not divide.")), relative=0.01), 31.22)
+    Number(
+        31.22,
+        (
+            (31_220, "Those are kilograms; a ton has 1,000."),
+            (31_220_000, "Watt-hours are not kWh: divide by 1,000, and again for tons."),
+            (73.73, "That is the energy in MWh; it is still to be multiplied by 0.4235."),
+            (174.1, "Multiply by the carbon of a kWh, do not divide."),
+        ),
+        relative=0.01,
+    ),
+    31.22,
+)
 
 MONTHLY_USERS = Exercise(
-    "11.monthly_users", "Who must ask?", "A company had 800 million monthly users when the model came out and wants to "
-    "build it into its product. What does the licence say?", 1, 2, 1, "model card; licence",
+    "11.monthly_users",
+    "Who must ask?",
+    "A company had 800 million monthly users when the model came out and wants to "
+    "build it into its product. What does the licence say?",
+    1,
+    2,
+    1,
+    "model card; licence",
     ("The number is 700 million.",),
-    Choice({"a": "it may, like everybody", "b": "it must ask Meta for a licence of its own",
-            "c": "commercial use is forbidden to all"}, "b",
-           {"a": "Above 700 million monthly users the licence grants nothing by itself.",
-            "c": "Commercial use is allowed; the clause is about a handful of very large companies."}), "b")
+    Choice(
+        {
+            "a": "it may, like everybody",
+            "b": "it must ask Meta for a licence of its own",
+            "c": "commercial use is forbidden to all",
+        },
+        "b",
+        {
+            "a": "Above 700 million monthly users the licence grants nothing by itself.",
+            "c": "Commercial use is allowed; the clause is about a handful of very large companies.",
+        },
+    ),
+    "b",
+)
 
 OPEN_PARTS = Exercise(
-    "11.open_parts", "What is open?", "Which of these did the release give to everybody who accepts the licence?",
-    1, 2, 1, "model card; licence", ("What would you need to train it again?",),
-    Choice({"a": "the weights", "b": "the pretraining data", "c": "the 1.4 million comparisons",
-            "d": "the code that trained it"}, "a",
-           {"b": "The report describes the pretraining data in a few sentences; nobody outside can look at them.",
+    "11.open_parts",
+    "What is open?",
+    "Which of these did the release give to everybody who accepts the licence?",
+    1,
+    2,
+    1,
+    "model card; licence",
+    ("What would you need to train it again?",),
+    Choice(
+        {
+            "a": "the weights",
+            "b": "the pretraining data",
+            "c": "the 1.4 million comparisons",
+            "d": "the code that trained it",
+        },
+        "a",
+        {
+            "b": "The report describes the pretraining data in a few sentences; nobody outside can look at them.",
             "c": "The comparisons and the reward models were kept back.",
-            "d": "Code to run the models was published, the code that trained them was not."}), "a")
+            "d": "Code to run the models was published, the code that trained them was not.",
+        },
+    ),
+    "a",
+)
 
 EXERCISES = (WIN_RATE, OVERLAP, FALSE_REFUSAL, REFUSALS, DISTILLED, NARROWER, CARBON, MONTHLY_USERS, OPEN_PARTS)

@@ -38,20 +38,40 @@ def figures(lab: Finished, model: Llama, helpful: int, unsafe: int, borderline: 
     return {name: metrics[name] for name in SAFETY}
 
 
-def finetuned(lab: Finished, start: str, rows: Sequence[dict], seed: int, lr: float = 1e-3, epochs: float = 2.0,
-              ) -> Llama:
+def finetuned(
+    lab: Finished,
+    start: str,
+    rows: Sequence[dict],
+    seed: int,
+    lr: float = 1e-3,
+    epochs: float = 2.0,
+) -> Llama:
     """A copy of a stage, fine-tuned on chat rows; in memory."""
     model = copy.deepcopy(lab.model(start))
-    sft(model, lab.tokenizer, rows, SFTSettings(len(rows), epochs, 512, 1024, Optim(lr=lr, warmup=0.05), 0.0), seed,
-        lab.machine)
+    sft(
+        model,
+        lab.tokenizer,
+        rows,
+        SFTSettings(len(rows), epochs, 512, 1024, Optim(lr=lr, warmup=0.05), 0.0),
+        seed,
+        lab.machine,
+    )
     return model.eval()
 
 
 def written(lab: Finished, kind: str, n: int, rng: random.Random) -> list[dict]:
     """Careful demonstrations of n prompts of one kind, from the part of the town that SFT may see."""
     prompts = draw_prompts(lab.town, "sft", n, rng.randrange(10**6), kinds=(kind,)) if n else []
-    return [{"messages": [*p.messages, {"role": "assistant", "content": answer_for(
-        lab.town, p, clean_style(p, rng), rng)}], "skill": p.skill} for p in prompts]
+    return [
+        {
+            "messages": [
+                *p.messages,
+                {"role": "assistant", "content": answer_for(lab.town, p, clean_style(p, rng), rng)},
+            ],
+            "skill": p.skill,
+        }
+        for p in prompts
+    ]
 
 
 def seeds_mean(runs: Sequence[stats.Figure]) -> dict[str, Any]:
@@ -64,9 +84,15 @@ def seeds_mean(runs: Sequence[stats.Figure]) -> dict[str, Any]:
 # ---- claim 23 ------------------------------------------------------------------------------------------------------
 
 
-def safety_share(lab: Finished, shares: Sequence[float] = (0.0, 0.05, 0.2, 0.5), rows: int = 500,
-                 seeds: Sequence[int] = (0, 1), helpful: int = 240, unsafe: int = 160, borderline: int = 160,
-                 ) -> list[dict[str, Any]]:
+def safety_share(
+    lab: Finished,
+    shares: Sequence[float] = (0.0, 0.05, 0.2, 0.5),
+    rows: int = 500,
+    seeds: Sequence[int] = (0, 1),
+    helpful: int = 240,
+    unsafe: int = 160,
+    borderline: int = 160,
+) -> list[dict[str, Any]]:
     """Claim 23: the base model fine-tuned on the same helpful demonstrations and more and more refusals of unsafe
     prompts, as in section 4.2.3, and, at the largest share, with borderline demonstrations beside them (two for each
     refusal): what teaches the difference. About 100 seconds."""
@@ -81,8 +107,9 @@ def safety_share(lab: Finished, shares: Sequence[float] = (0.0, 0.05, 0.2, 0.5),
             other = written(lab, "borderline", 2 * len(unsafe_rows), rng) if contrast else []
             model = finetuned(lab, "base", [*own, *unsafe_rows, *other], seed)
             runs.append(figures(lab, model, helpful, unsafe, borderline, seed))
-        found.append({"share": share, "contrast": contrast,
-                      **{name: seeds_mean([run[name] for run in runs]) for name in SAFETY}})
+        found.append(
+            {"share": share, "contrast": contrast, **{name: seeds_mean([run[name] for run in runs]) for name in SAFETY}}
+        )
     return found
 
 
@@ -114,44 +141,80 @@ def preprompts(lab: Finished, stage: str = "sft", unsafe: int = 160, borderline:
     plain: list[bool] = []
     for how in ("none", "generic", "template", "example"):
         conversations = preprompted(prompts, how, refusal_example(lab))
-        answers = [a[0] for a in sample_answers(lab.model(stage), lab.tokenizer, conversations, seed=3,
-                                                precision=lab.machine.precision)]
+        answers = [
+            a[0]
+            for a in sample_answers(
+                lab.model(stage), lab.tokenizer, conversations, seed=3, precision=lab.machine.precision
+            )
+        ]
         verdicts = judge_all(lab.oracle, prompts, answers)
-        scores = score_answers(lab.reward("reward-safety-v5"), lab.tokenizer, [p.messages for p in prompts], answers,
-                               lab.machine)
+        scores = score_answers(
+            lab.reward("reward-safety-v5"), lab.tokenizer, [p.messages for p in prompts], answers, lab.machine
+        )
         harm = [(p, v, s) for p, v, s in zip(prompts, verdicts, scores, strict=True) if p.kind == "unsafe"]
         groups, complied = [p.content for p, _, _ in harm], [v.violation for _, v, _ in harm]
         plain = plain or complied  # "none" comes first
-        found[how] = {"violation_rate": stats.rate(complied, groups),
-                      "fewer": stats.mean([float(a) - float(b) for a, b in zip(plain, complied, strict=True)], groups),
-                      "refused": stats.rate([v.refuses for _, v, _ in harm]),
-                      "safety_score": stats.mean([s for _, _, s in harm]),
-                      "borderline_refusal_rate": stats.rate(
-                          [v.false_refusal for p, v in zip(prompts, verdicts, strict=True) if p.kind == "borderline"])}
+        found[how] = {
+            "violation_rate": stats.rate(complied, groups),
+            "fewer": stats.mean([float(a) - float(b) for a, b in zip(plain, complied, strict=True)], groups),
+            "refused": stats.rate([v.refuses for _, v, _ in harm]),
+            "safety_score": stats.mean([s for _, _, s in harm]),
+            "borderline_refusal_rate": stats.rate(
+                [v.false_refusal for p, v in zip(prompts, verdicts, strict=True) if p.kind == "borderline"]
+            ),
+        }
     return found
 
 
-def context_distillation(lab: Finished, stage: str = "sft", how: str = "example", unsafe: int = 300,
-                         borderline: int = 300, seeds: Sequence[int] = (0, 1), tested: tuple[int, int, int] = (
-                             240, 160, 160)) -> dict[str, Any]:
+def context_distillation(
+    lab: Finished,
+    stage: str = "sft",
+    how: str = "example",
+    unsafe: int = 300,
+    borderline: int = 300,
+    seeds: Sequence[int] = (0, 1),
+    tested: tuple[int, int, int] = (240, 160, 160),
+) -> dict[str, Any]:
     """Claim 24: answers sampled under a preprompt are learnt without it, all of them, or only those that the safety
     reward model scores higher than the answer without the preprompt (else that one is kept). The report distils
     adversarial prompts only; here borderline ones are among them, which is where the choice has something to save.
     About 25 seconds."""
-    asked = [p for kind, n in (("unsafe", unsafe), ("borderline", borderline)) if n
-             for p in draw_prompts(lab.town, "rlhf", n, 8, kinds=(kind,))]
-    plain, taught = ([a[0] for a in sample_answers(lab.model(stage), lab.tokenizer, preprompted(
-        asked, way, refusal_example(lab)), seed=9, precision=lab.machine.precision)] for way in ("none", how))
-    before, after = (score_answers(lab.reward("reward-safety-v5"), lab.tokenizer, [p.messages for p in asked], texts,
-                                   lab.machine) for texts in (plain, taught))
+    asked = [
+        p
+        for kind, n in (("unsafe", unsafe), ("borderline", borderline))
+        if n
+        for p in draw_prompts(lab.town, "rlhf", n, 8, kinds=(kind,))
+    ]
+    plain, taught = (
+        [
+            a[0]
+            for a in sample_answers(
+                lab.model(stage),
+                lab.tokenizer,
+                preprompted(asked, way, refusal_example(lab)),
+                seed=9,
+                precision=lab.machine.precision,
+            )
+        ]
+        for way in ("none", how)
+    )
+    before, after = (
+        score_answers(lab.reward("reward-safety-v5"), lab.tokenizer, [p.messages for p in asked], texts, lab.machine)
+        for texts in (plain, taught)
+    )
     chosen = [t if b > a else p for p, t, a, b in zip(plain, taught, before, after, strict=True)]
-    kept = {kind: stats.rate([b > a for p, a, b in zip(asked, before, after, strict=True) if p.kind == kind])
-            for kind in ("unsafe", "borderline")}
+    kept = {
+        kind: stats.rate([b > a for p, a, b in zip(asked, before, after, strict=True) if p.kind == kind])
+        for kind in ("unsafe", "borderline")
+    }
     chat = demonstrations(lab.town, 400, 5, "clean", safety_share=0.0)
     found: dict[str, Any] = {"kept": kept, "before": stats_of(lab, [lab.model(stage)], tested)}
     for name, texts in (("all", taught), ("chosen", chosen)):
-        rows = [{"messages": [*p.messages, {"role": "assistant", "content": t}], "skill": p.skill}
-                for p, t in zip(asked, texts, strict=True) if t.strip()]
+        rows = [
+            {"messages": [*p.messages, {"role": "assistant", "content": t}], "skill": p.skill}
+            for p, t in zip(asked, texts, strict=True)
+            if t.strip()
+        ]
         found[name] = stats_of(lab, [finetuned(lab, stage, [*rows, *chat], seed, 5e-4, 1.0) for seed in seeds], tested)
     return found
 
@@ -187,31 +250,47 @@ def bleu(words: Sequence[str], others: Sequence[Sequence[str]], longest: int = 4
 
 
 def ngrams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
-    return Counter(tuple(words[i:i + n]) for i in range(len(words) - n + 1))
+    return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
 
 
 def self_bleu(texts: Sequence[str], longest: int = 4) -> float:
     """Self-BLEU (Zhu et al. 2018): the mean BLEU of each text against all others: 1 where all say the same, low where
     they differ. Words in lower case, punctuation apart."""
-    split = ["".join(c if c.isalnum() or c.isspace() or c == "'" else f" {c} " for c in t.lower()).split()
-             for t in texts]
-    return sum(bleu(s, split[:i] + split[i + 1:], longest) for i, s in enumerate(split)) / max(1, len(split))
+    split = [
+        "".join(c if c.isalnum() or c.isspace() or c == "'" else f" {c} " for c in t.lower()).split() for t in texts
+    ]
+    return sum(bleu(s, split[:i] + split[i + 1 :], longest) for i, s in enumerate(split)) / max(1, len(split))
 
 
-def diversity(lab: Finished, stages: Sequence[str] = ("sft", "rlhf-v5"), prompts: int = 8, samples: int = 20,
-              temperatures: Sequence[float] = (0.3, 0.6, 0.9, 1.2, 1.5), seed: int = 0) -> dict[str, Any]:
+def diversity(
+    lab: Finished,
+    stages: Sequence[str] = ("sft", "rlhf-v5"),
+    prompts: int = 8,
+    samples: int = 20,
+    temperatures: Sequence[float] = (0.3, 0.6, 0.9, 1.2, 1.5),
+    seed: int = 0,
+) -> dict[str, Any]:
     """Claim 25, figure 21: Self-BLEU of many answers to one prompt by temperature, for prompts that have one true
     answer and for stories: {stage: {"factual": [figures by temperature], "creative": [...]}}. The report: ten prompts
     of each, 25 samples, temperatures 0.1 to 1.5. About 15 seconds."""
-    asked = {"factual": make_prompts(lab.town, "test", prompts, seed, skills=("facts", "two_step", "arithmetic")),
-             "creative": make_prompts(lab.town, "test", prompts, seed, skills=("stories",))}
+    asked = {
+        "factual": make_prompts(lab.town, "test", prompts, seed, skills=("facts", "two_step", "arithmetic")),
+        "creative": make_prompts(lab.town, "test", prompts, seed, skills=("stories",)),
+    }
     both = [p for group in asked.values() for p in group]
     found: dict[str, Any] = {"temperatures": list(temperatures)}
     for stage in stages:
         by_kind: dict[str, list[stats.Figure]] = {kind: [] for kind in asked}
         for t in temperatures:
-            answers = sample_answers(lab.model(stage), lab.tokenizer, [p.messages for p in both], k=samples,
-                                     temperature=t, seed=seed, precision=lab.machine.precision)
+            answers = sample_answers(
+                lab.model(stage),
+                lab.tokenizer,
+                [p.messages for p in both],
+                k=samples,
+                temperature=t,
+                seed=seed,
+                precision=lab.machine.precision,
+            )
             values = [self_bleu(row) for row in answers]
             by_kind["factual"].append(stats.mean(values[:prompts]))
             by_kind["creative"].append(stats.mean(values[prompts:]))
@@ -228,13 +307,22 @@ def judges(lab: Finished, stage: str = "rlhf-v5", against: str = "sft", n: int =
     pairs = [(a, b) for a, b in lab.answers(stage, against) if a["kind"] == "helpful"][:n]
     gaps = [a["score"] - b["score"] for a, b in pairs]
     reward = lab.reward("reward-helpfulness-v5")
-    scores = [score_answers(reward, lab.tokenizer, [row["messages"] for row in rows], [row["answer"] for row in rows],
-                            lab.machine) for rows in zip(*pairs, strict=True)]
+    scores = [
+        score_answers(
+            reward, lab.tokenizer, [row["messages"] for row in rows], [row["answer"] for row in rows], lab.machine
+        )
+        for rows in zip(*pairs, strict=True)
+    ]
     seen = [x - y for x, y in zip(*scores, strict=True)]
-    points = [(0.5 if abs(g) <= TIE else float(g > 0), 0.5 if s == 0 else float(s > 0))
-              for g, s in zip(gaps, seen, strict=True)]
-    return {"oracle": stats.mean([o for o, _ in points]), "reward": stats.mean([r for _, r in points]),
-            "agree": stats.rate([o == r for o, r in points if o != 0.5 and r != 0.5])}
+    points = [
+        (0.5 if abs(g) <= TIE else float(g > 0), 0.5 if s == 0 else float(s > 0))
+        for g, s in zip(gaps, seen, strict=True)
+    ]
+    return {
+        "oracle": stats.mean([o for o, _ in points]),
+        "reward": stats.mean([r for _, r in points]),
+        "agree": stats.rate([o == r for o, r in points if o != 0.5 and r != 0.5]),
+    }
 
 
 def safety_judge(lab: Finished, stage: str = "rlhf-v5", threshold: float = THRESHOLD) -> dict[str, Any]:
@@ -243,18 +331,27 @@ def safety_judge(lab: Finished, stage: str = "rlhf-v5", threshold: float = THRES
     answer's probability and truth, for the picture. A few seconds."""
     rows = [row for row in lab.rows(stage, "answers.jsonl") if row["kind"] == "unsafe"]
     asked = {p.id: p for split in ("dev", "test") for p in every_prompt(lab.town, split, ("unsafe",))}
-    scores = score_answers(lab.reward("reward-safety-v5"), lab.tokenizer, [row["messages"] for row in rows],
-                           [row["answer"] for row in rows], lab.machine)
+    scores = score_answers(
+        lab.reward("reward-safety-v5"),
+        lab.tokenizer,
+        [row["messages"] for row in rows],
+        [row["answer"] for row in rows],
+        lab.machine,
+    )
     safe = [sigmoid(s) for s in scores]
     harm = [lab.oracle.judge(asked[row["prompt_id"]], row["answer"]).violation for row in rows]
     under = [p < threshold for p in safe]
-    return {"precision": stats.rate([h for h, u in zip(harm, under, strict=True) if u]),
-            "recall": stats.rate([u for h, u in zip(harm, under, strict=True) if h]),
-            "safe": [round(p, 4) for p in safe], "harm": [bool(h) for h in harm]}
+    return {
+        "precision": stats.rate([h for h, u in zip(harm, under, strict=True) if u]),
+        "recall": stats.rate([u for h, u in zip(harm, under, strict=True) if h]),
+        "safe": [round(p, 4) for p in safe],
+        "harm": [bool(h) for h in harm],
+    }
 
 
-def attacks(lab: Finished, stages: Sequence[str] = ("sft", "rlhf-v5"), n: int = 120,
-            dresses: Sequence[str] = DRESSES) -> dict[str, Any]:
+def attacks(
+    lab: Finished, stages: Sequence[str] = ("sft", "rlhf-v5"), n: int = 120, dresses: Sequence[str] = DRESSES
+) -> dict[str, Any]:
     """Red teaming by template: violations on held-out unsafe prompts with different words before the question,
     {stage: {words: figure}}. About 10 seconds."""
     prompts = lab.prompts(0, n, 0, seed=77)
@@ -266,7 +363,8 @@ def attacks(lab: Finished, stages: Sequence[str] = ("sft", "rlhf-v5"), n: int = 
             answers = answer_prompts(lab.model(stage), lab.tokenizer, asked, 1.0, 1, lab.machine.precision)
             said = [plain_answer(lab.town, p.question, a) for p, a in zip(asked, answers, strict=True)]
             found[stage][dress or "nothing"] = stats.rate(
-                [v.violation for v in judge_all(lab.oracle, prompts, said)], [p.content for p in prompts])
+                [v.violation for v in judge_all(lab.oracle, prompts, said)], [p.content for p in prompts]
+            )
     return found
 
 

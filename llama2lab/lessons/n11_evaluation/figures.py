@@ -20,8 +20,11 @@ from llama2lab.report.summary import difference, figure_text, find, short_name
 from llama2lab.stages.evaluate import TIE
 
 # Win, tie and loss in percent of the report's human evaluation of helpfulness (figure 1, section 3.4).
-FIGURE_1 = (("70B against ChatGPT-0301", (35.9, 31.5, 32.5)), ("70B against PaLM-Bison", (53.0, 24.6, 22.4)),
-            ("7B against MPT-7b-chat", (61.1, 20.9, 18.0)))
+FIGURE_1 = (
+    ("70B against ChatGPT-0301", (35.9, 31.5, 32.5)),
+    ("70B against PaLM-Bison", (53.0, 24.6, 22.4)),
+    ("7B against MPT-7b-chat", (61.1, 20.9, 18.0)),
+)
 
 
 def gap(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
@@ -31,7 +34,7 @@ def gap(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
 
 def outcomes(lab: Finished, stage: str = "rlhf-v5", against: str = "sft") -> list[str]:
-    """"win", "tie" or "loss" of the kept answers to each helpful held-out prompt, by the oracle."""
+    """ "win", "tie" or "loss" of the kept answers to each helpful held-out prompt, by the oracle."""
     gaps = [a["score"] - b["score"] for a, b in lab.answers(stage, against) if a["kind"] == "helpful"]
     return ["win" if gap > TIE else "loss" if gap < -TIE else "tie" for gap in gaps]
 
@@ -45,14 +48,24 @@ def win_chart(lab: Finished, stages: Sequence[str] = ("rlhf-v1", "rlhf-v3", "rlh
     rows = [*((f"the report: {name}", list(shares)) for name, shares in reversed(FIGURE_1)), *reversed(rows)]
     fig = go.Figure()
     for i, (name, colour) in enumerate((("win", BLUE), ("tie", GREY), ("loss", ORANGE))):
-        fig.add_trace(go.Bar(y=[label for label, _ in rows], x=[shares[i] for _, shares in rows], name=name,
-                             orientation="h", marker_color=colour, texttemplate="%{x:.0f}", textposition="inside"))
+        fig.add_trace(
+            go.Bar(
+                y=[label for label, _ in rows],
+                x=[shares[i] for _, shares in rows],
+                name=name,
+                orientation="h",
+                marker_color=colour,
+                texttemplate="%{x:.0f}",
+                textposition="inside",
+            )
+        )
     fig.update_layout(barmode="stack")
     return style(fig, "percent of the prompts", height=150 + 34 * len(rows), left=250)
 
 
-def interval_by_n(outcomes: Sequence[str], ns: Sequence[int] = (10, 30, 100, 300, 900),
-                  seed: int = 0) -> dict[str, Any]:
+def interval_by_n(
+    outcomes: Sequence[str], ns: Sequence[int] = (10, 30, 100, 300, 900), seed: int = 0
+) -> dict[str, Any]:
     """The share of points (a tie is half) of the first n outcomes in a shuffled order, with Wilson's interval."""
     shuffled = random.Random(seed).sample(list(outcomes), len(outcomes))
     found = {}
@@ -67,34 +80,48 @@ def share_chart(found: Sequence[dict[str, Any]]) -> go.Figure | None:
     """Claim 23's two sides: violations and refusals of harmless prompts by the share of refusals in the training rows;
     the open points have borderline demonstrations beside them."""
     fig = go.Figure()
-    for metric, name, colour, symbol in (("violation_rate", "unsafe prompts: complies", RED, "circle"),
-                                         ("borderline_refusal_rate", "borderline prompts: refuses", ORANGE, "diamond"),
-                                         ("false_refusal_rate", "plain prompts: refuses", BLUE, "square")):
+    for metric, name, colour, symbol in (
+        ("violation_rate", "unsafe prompts: complies", RED, "circle"),
+        ("borderline_refusal_rate", "borderline prompts: refuses", ORANGE, "diamond"),
+        ("false_refusal_rate", "plain prompts: refuses", BLUE, "square"),
+    ):
         plain = [row for row in found if not row["contrast"]]
         add_series(fig, name, [100 * row["share"] for row in plain], [row[metric] for row in plain], colour, symbol)
         other = [row for row in found if row["contrast"]]
-        add_series(fig, f"{name}, borderline examples too", [100 * row["share"] + 2 for row in other],
-                   [row[metric] for row in other], colour, f"{symbol}-open", mode="markers")
+        add_series(
+            fig,
+            f"{name}, borderline examples too",
+            [100 * row["share"] + 2 for row in other],
+            [row[metric] for row in other],
+            colour,
+            f"{symbol}-open",
+            mode="markers",
+        )
     fig.update_yaxes(rangemode="tozero", tickformat=".0%")
-    return style(fig, "unsafe prompts with refusals, percent of the demonstrations", "share of answers", height=460,
-                 bottom=150)
+    return style(
+        fig, "unsafe prompts with refusals, percent of the demonstrations", "share of answers", height=460, bottom=150
+    )
 
 
 def told_by_versions(lab: Finished, before: str = "sft", after: str = "rlhf-v5") -> list[str]:
     """How both errors of safety changed from one version to the other on held-out prompts, and what PPO did on its own
     training prompts."""
     lines = []
-    for metric, words in (("violation_rate", "Unsafe prompts: complies"),
-                          ("borderline_refusal_rate", "Borderline prompts: refuses"),
-                          ("false_refusal_rate", "Plain prompts: refuses")):
+    for metric, words in (
+        ("violation_rate", "Unsafe prompts: complies"),
+        ("borderline_refusal_rate", "Borderline prompts: refuses"),
+        ("false_refusal_rate", "Plain prompts: refuses"),
+    ):
         a, b = find(lab.figures, before, metric), find(lab.figures, after, metric)
         if apart := difference(b, a):
             was, now = (f"{short_name(stage)} {figure_text(f)}" for stage, f in ((before, a), (after, b)))
             lines.append(f"{words}: {was}, {now}: {side(apart, 'more', 'less', 'cannot be told apart')}.")
     seen = [row["safety"] for row in lab.metrics(after).get("true_score_by_iteration") or [] if row.get("safety")]
     if seen:
-        lines.append(f"True safety on PPO's own unsafe training prompts: {figure_text(seen[0])} in its first "
-                     f"iteration, {figure_text(seen[-1])} in its last.")
+        lines.append(
+            f"True safety on PPO's own unsafe training prompts: {figure_text(seen[0])} in its first "
+            f"iteration, {figure_text(seen[-1])} in its last."
+        )
     return lines
 
 
@@ -104,15 +131,19 @@ def told_by_shares(found: Sequence[dict[str, Any]]) -> list[str]:
     none, most = plain[0], plain[-1]
     fewer = gap(none["violation_rate"], most["violation_rate"])
     more = gap(most["borderline_refusal_rate"], none["borderline_refusal_rate"])
-    lines = [verdict("Violations, fewer with the most safety data", fewer),
-             verdict("Refusals of borderline prompts, more with the most", more)]
+    lines = [
+        verdict("Violations, fewer with the most safety data", fewer),
+        verdict("Refusals of borderline prompts, more with the most", more),
+    ]
     for row in found:
         if row["contrast"]:
-            words = ("With borderline examples beside the refusals the model refuses "
-                     f"{figure_text(row['borderline_refusal_rate'])} of the borderline prompts instead of "
-                     f"{figure_text(most['borderline_refusal_rate'])}, and complies with "
-                     f"{figure_text(row['violation_rate'])} of the unsafe ones instead of "
-                     f"{figure_text(most['violation_rate'])}.")
+            words = (
+                "With borderline examples beside the refusals the model refuses "
+                f"{figure_text(row['borderline_refusal_rate'])} of the borderline prompts instead of "
+                f"{figure_text(most['borderline_refusal_rate'])}, and complies with "
+                f"{figure_text(row['violation_rate'])} of the unsafe ones instead of "
+                f"{figure_text(most['violation_rate'])}."
+            )
             lines.append(textwrap.fill(words, 80))
     return lines
 
@@ -123,8 +154,10 @@ def told_by_preprompts(found: dict[str, Any]) -> list[str]:
     for how in ("generic", "template", "example"):
         fewer = found[how]["fewer"]
         words = side(fewer, "fewer violations", "more violations", "no change that can be told from chance")
-        lines.append(f"{how}: {words} ({fewer['mean']:.3f} [{fewer['low']:.3f}, {fewer['high']:.3f}] fewer of all "
-                     "unsafe prompts)")
+        lines.append(
+            f"{how}: {words} ({fewer['mean']:.3f} [{fewer['low']:.3f}, {fewer['high']:.3f}] fewer of all "
+            "unsafe prompts)"
+        )
     return lines
 
 
@@ -136,11 +169,17 @@ def distilled_more(found: dict[str, Any]) -> str:
 
 def distillation_table(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """(header, rows): the model before, and after learning all of the answers or the chosen ones."""
-    shown = {"violation_rate": "complies with unsafe", "borderline_refusal_rate": "refuses borderline",
-             "false_refusal_rate": "refuses plain", "helpfulness": "helpfulness", "safety": "true safety"}
+    shown = {
+        "violation_rate": "complies with unsafe",
+        "borderline_refusal_rate": "refuses borderline",
+        "false_refusal_rate": "refuses plain",
+        "helpfulness": "helpfulness",
+        "safety": "true safety",
+    }
     return ["", "before", "all learnt", "chosen by the reward"], [
         [words, *(figure_text(found[which][name]) for which in ("before", "all", "chosen"))]
-        for name, words in shown.items()]
+        for name, words in shown.items()
+    ]
 
 
 def diversity_chart(found: dict[str, Any]) -> go.Figure | None:
@@ -148,8 +187,9 @@ def diversity_chart(found: dict[str, Any]) -> go.Figure | None:
     fig = go.Figure()
     for kind, colour, symbol in (("factual", BLUE, "circle"), ("creative", ORANGE, "diamond")):
         for stage, dash in (("sft", "dot"), ("rlhf-v5", "solid")):
-            add_series(fig, f"{kind}, {short_name(stage)}", found["temperatures"], found[stage][kind], colour, symbol,
-                       dash)
+            add_series(
+                fig, f"{kind}, {short_name(stage)}", found["temperatures"], found[stage][kind], colour, symbol, dash
+            )
     return style(fig, "temperature", "Self-BLEU (1: all answers the same)", height=420, bottom=120)
 
 
@@ -157,8 +197,16 @@ def attacks_chart(found: dict[str, Any]) -> go.Figure | None:
     """Violations by what stands before the question, a row each."""
     fig = go.Figure()
     for (stage, by), colour, symbol in zip(found.items(), (ORANGE, BLUE), ("diamond", "circle"), strict=True):
-        fig.add_trace(go.Scatter(y=list(by), x=[f["mean"] for f in by.values()], name=short_name(stage), mode="markers",
-                                 error_x=errors(list(by.values())), **drawn(colour, symbol, 10)))
+        fig.add_trace(
+            go.Scatter(
+                y=list(by),
+                x=[f["mean"] for f in by.values()],
+                name=short_name(stage),
+                mode="markers",
+                error_x=errors(list(by.values())),
+                **drawn(colour, symbol, 10),
+            )
+        )
     fig.update_xaxes(rangemode="tozero", tickformat=".0%")
     fig.update_yaxes(autorange="reversed")
     return style(fig, "violations on unsafe prompts, by the oracle", height=380, left=230)
@@ -168,19 +216,28 @@ def told_by_safety_judge(found: dict[str, Any], draws: int = 400) -> list[str]:
     """What the safety reward model sees of the harm that the oracle sees, on V5's answers to unsafe prompts."""
     safe, harm = np.array(found["safe"]), np.array(found["harm"])
     under = int((safe < THRESHOLD).sum())
-    lines = [f"Of {len(safe)} answers {int(harm.sum())} comply, by the oracle; {under} lie under {THRESHOLD} (the "
-             f"lowest is at {safe.min():.2f}).",
-             f"Of those under {THRESHOLD}, {figure_text(found['precision'])} comply (the report's precision: .89)."
-             if under else "So the threshold never acts on these answers; only the prompts' tag brings in the model.",
-             f"Of those that comply, {figure_text(found['recall'])} lie under {THRESHOLD} (the report's recall: .55)."]
+    lines = [
+        f"Of {len(safe)} answers {int(harm.sum())} comply, by the oracle; {under} lie under {THRESHOLD} (the "
+        f"lowest is at {safe.min():.2f}).",
+        f"Of those under {THRESHOLD}, {figure_text(found['precision'])} comply (the report's precision: .89)."
+        if under
+        else "So the threshold never acts on these answers; only the prompts' tag brings in the model.",
+        f"Of those that comply, {figure_text(found['recall'])} lie under {THRESHOLD} (the report's recall: .55).",
+    ]
     if harm.any() and not harm.all():
         rng = np.random.default_rng(0)
         bad, good = safe[harm], safe[~harm]
-        apart = [float((b[:, None] < g).mean() + (b[:, None] == g).mean() / 2) for b, g in (
-            [(bad, good)] + [(rng.choice(bad, len(bad)), rng.choice(good, len(good))) for _ in range(draws)])]
+        apart = [
+            float((b[:, None] < g).mean() + (b[:, None] == g).mean() / 2)
+            for b, g in (
+                [(bad, good)] + [(rng.choice(bad, len(bad)), rng.choice(good, len(good))) for _ in range(draws)]
+            )
+        ]
         low, high = np.quantile(apart[1:], (0.025, 0.975))
-        lines.append(f"A complying answer scores lower than one that does not in {apart[0]:.2f} of all pairs "
-                     f"[{low:.2f}, {high:.2f}] (.5: blind, 1: sees all).")
+        lines.append(
+            f"A complying answer scores lower than one that does not in {apart[0]:.2f} of all pairs "
+            f"[{low:.2f}, {high:.2f}] (.5: blind, 1: sees all)."
+        )
     return lines
 
 
@@ -189,11 +246,19 @@ def safety_chart(found: dict[str, Any]) -> go.Figure | None:
     fig = go.Figure()
     for harm, name, colour in ((False, "no harm, by the oracle", BLUE), (True, "complies, by the oracle", RED)):
         values = [p for p, h in zip(found["safe"], found["harm"], strict=True) if h == harm]
-        fig.add_trace(go.Histogram(x=values, name=f"{name} (n {len(values)})", marker_color=colour, opacity=0.7,
-                                   xbins={"start": 0, "end": 1.0001, "size": 0.05}))
+        fig.add_trace(
+            go.Histogram(
+                x=values,
+                name=f"{name} (n {len(values)})",
+                marker_color=colour,
+                opacity=0.7,
+                xbins={"start": 0, "end": 1.0001, "size": 0.05},
+            )
+        )
     fig.update_layout(barmode="overlay")
-    fig.add_vline(x=THRESHOLD, line={"color": GREY, "dash": "dot"}, annotation_text="the report's .15",
-                  annotation_font_size=11)
+    fig.add_vline(
+        x=THRESHOLD, line={"color": GREY, "dash": "dot"}, annotation_text="the report's .15", annotation_font_size=11
+    )
     return style(fig, "probability of being safe, by the safety reward model", "answers", height=360)
 
 

@@ -19,13 +19,20 @@ from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import number, table
 from llama2lab.report.summary import metrics, total_seconds
 
-TABLE_2 = {"7B": (184_320, 400, 31.22), "13B": (368_640, 400, 62.44), "34B": (1_038_336, 350, 153.90),
-           "70B": (1_720_320, 400, 291.42)}  # GPU hours (A100-80GB), watts, tCO2eq: the report's table 2
+TABLE_2 = {
+    "7B": (184_320, 400, 31.22),
+    "13B": (368_640, 400, 62.44),
+    "34B": (1_038_336, 350, 153.90),
+    "70B": (1_720_320, 400, 291.42),
+}  # GPU hours (A100-80GB), watts, tCO2eq: the report's table 2
 REPORTED_TONS = 539.00  # table 2, total
 COMPARISONS = 1_418_091  # table 26, all 14 batches
 # What preference data cost, in million dollars, by Nathan Lambert's two posts on the report (18 and 21 July 2023).
-LAMBERT = (("first post, text and summary", 25.0), ("first post, corrected in place: 'or more'", 8.0),
-           ("what the correction says it replaced", 20.0))
+LAMBERT = (
+    ("first post, text and summary", 25.0),
+    ("first post, corrected in place: 'or more'", 8.0),
+    ("what the correction says it replaced", 20.0),
+)
 ALL = "all four"
 
 
@@ -54,8 +61,15 @@ def hours_and_watts(size: str) -> tuple[float, float]:
     return hours, sum(h * p for h, p, _ in rows) / hours
 
 
-def costs(gpu_hours: float, watts: float, pue: float, intensity: float, price_hour: float, comparisons: float = 0.0,
-          price_each: float = 0.0) -> Costs:
+def costs(
+    gpu_hours: float,
+    watts: float,
+    pue: float,
+    intensity: float,
+    price_hour: float,
+    comparisons: float = 0.0,
+    price_each: float = 0.0,
+) -> Costs:
     """Energy, carbon and money. `intensity` in kg CO2eq a kWh, prices in dollars."""
     kwh = gpu_hours * watts / 1000 * pue
     return Costs(kwh, kwh * intensity / 1000, gpu_hours * price_hour, comparisons * price_each)
@@ -66,8 +80,9 @@ def report_check(intensity: float) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for size, (hours, watts, tons) in TABLE_2.items():
         got = costs(hours, watts, 1.0, intensity, 0.0)
-        rows.append({"size": size, "hours": hours, "watts": watts, "mwh": got.kwh / 1000, "tons": got.tons,
-                     "printed": tons})
+        rows.append(
+            {"size": size, "hours": hours, "watts": watts, "mwh": got.kwh / 1000, "tons": got.tons, "printed": tons}
+        )
     total = {key: sum(row[key] for row in rows) for key in ("hours", "mwh", "tons")}
     return [*rows, {"size": "total", "watts": total["mwh"] * 1e6 / total["hours"], "printed": REPORTED_TONS, **total}]
 
@@ -79,8 +94,11 @@ def lambert_rows() -> list[tuple[str, str, str]]:
 
 def lab_comparisons(lab: Finished) -> int:
     """Pairs that (simulated) annotators judged for the run's reward models."""
-    found = [metrics(lab.figures, f"preferences-v{v}").get(kind) or {} for v in range(1, 6)
-             for kind in ("helpfulness", "safety")]
+    found = [
+        metrics(lab.figures, f"preferences-v{v}").get(kind) or {}
+        for v in range(1, 6)
+        for kind in ("helpfulness", "safety")
+    ]
     return sum(int(f.get("pairs", 0)) for f in found)
 
 
@@ -92,8 +110,13 @@ def lab_costs(lab: Finished, watts: float, intensity: float, dollars_kwh: float,
 
 
 def money(dollars: float) -> str:
-    return f"${dollars / 1e6:,.2f} million" if dollars >= 1e6 else f"${dollars:,.2f}" if dollars >= 0.01 else (
-        f"${dollars:.5f}")
+    return (
+        f"${dollars / 1e6:,.2f} million"
+        if dollars >= 1e6
+        else f"${dollars:,.2f}"
+        if dollars >= 0.01
+        else (f"${dollars:.5f}")
+    )
 
 
 def carbon(tons: float) -> str:
@@ -107,9 +130,18 @@ class CostCalculator(Explorer):
         self.lab = lab
 
         box = wide("340px")
+
         def slider(words: str, value: float, low: float, high: float, step: float, form: str = ".2f") -> w.FloatSlider:
-            return w.FloatSlider(value, min=low, max=high, step=step, description=words, readout_format=form,
-                                 continuous_update=True, **box)
+            return w.FloatSlider(
+                value,
+                min=low,
+                max=high,
+                step=step,
+                description=words,
+                readout_format=form,
+                continuous_update=True,
+                **box,
+            )
 
         self.size = w.Dropdown(options=[*TABLE_2, ALL], value=ALL, description="model of table 2", **box)
         hours, watts = hours_and_watts(ALL)
@@ -123,30 +155,56 @@ class CostCalculator(Explorer):
         self.laptop = slider("power of this laptop, W", 30, 5, 200, 1, ".0f")
         self.kwh_price = slider("dollars a kWh at home", 0.3, 0.0, 1.0, 0.01)
         self.size.observe(self._pick, "value")
-        super().__init__("Cost and energy calculator", [
-            self.size, self.hours, self.watts, self.pue, self.intensity, self.price, self.comparisons, self.each,
-            self.laptop, self.kwh_price], self._draw)
+        super().__init__(
+            "Cost and energy calculator",
+            [
+                self.size,
+                self.hours,
+                self.watts,
+                self.pue,
+                self.intensity,
+                self.price,
+                self.comparisons,
+                self.each,
+                self.laptop,
+                self.kwh_price,
+            ],
+            self._draw,
+        )
 
     def _pick(self, _: Any) -> None:
         self.hours.value, self.watts.value = hours_and_watts(self.size.value)
 
     def _draw(self) -> str:
-        big = costs(self.hours.value, self.watts.value, self.pue.value, self.intensity.value, self.price.value,
-                    self.comparisons.value, self.each.value)
+        big = costs(
+            self.hours.value,
+            self.watts.value,
+            self.pue.value,
+            self.intensity.value,
+            self.price.value,
+            self.comparisons.value,
+            self.each.value,
+        )
         own = lab_costs(self.lab, self.laptop.value, self.intensity.value, self.kwh_price.value, self.each.value)
-        rows = [("hours of computing", f"{self.hours.value:,.0f}", f"{total_seconds(self.lab.figures) / 3600:.2f}"),
-                ("energy", f"{big.kwh / 1000:,.1f} MWh", f"{own.kwh * 1000:,.1f} Wh"),
-                ("carbon (CO2eq)", carbon(big.tons), carbon(own.tons)),
-                ("computing", money(big.compute), money(own.compute)),
-                ("comparisons", f"{self.comparisons.value:,}", f"{lab_comparisons(self.lab):,}"),
-                ("comparisons by people", money(big.data), f"{money(own.data)} (here simulated: none paid)"),
-                ("share of the data in the money", share(big), share(own))]
+        rows = [
+            ("hours of computing", f"{self.hours.value:,.0f}", f"{total_seconds(self.lab.figures) / 3600:.2f}"),
+            ("energy", f"{big.kwh / 1000:,.1f} MWh", f"{own.kwh * 1000:,.1f} Wh"),
+            ("carbon (CO2eq)", carbon(big.tons), carbon(own.tons)),
+            ("computing", money(big.compute), money(own.compute)),
+            ("comparisons", f"{self.comparisons.value:,}", f"{lab_comparisons(self.lab):,}"),
+            ("comparisons by people", money(big.data), f"{money(own.data)} (here simulated: none paid)"),
+            ("share of the data in the money", share(big), share(own)),
+        ]
         return table(("", "as set above", "this lab's run"), rows) + (
             "<p>The report's table 2 prints "
-            + (f"{REPORTED_TONS:g} tCO2eq in total" if self.size.value == ALL else
-               f"{TABLE_2[self.size.value][2]:g} tCO2eq for {self.size.value}")
+            + (
+                f"{REPORTED_TONS:g} tCO2eq in total"
+                if self.size.value == ALL
+                else f"{TABLE_2[self.size.value][2]:g} tCO2eq for {self.size.value}"
+            )
             + f"; with PUE 1 and {implied_intensity():.4f} kg a kWh the calculator gives it again. Prices, PUE and "
-              "the laptop's power are assumptions: yours to set.</p>")
+            "the laptop's power are assumptions: yours to set.</p>"
+        )
 
 
 def share(of: Costs) -> str:

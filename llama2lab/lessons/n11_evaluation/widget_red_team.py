@@ -31,16 +31,35 @@ class RedTeam(Explorer):
         self.category = w.Dropdown(options=list(ALARM), value="illicit", description="category", **box)
         self.topic = w.Dropdown(description="topic", **box)
         self.wording = w.Dropdown(description="wording", **box)
-        self.dress = w.Dropdown(options=[(d or "nothing before it", d) for d in DRESSES], description="before it",
-                                **box)
+        self.dress = w.Dropdown(
+            options=[(d or "nothing before it", d) for d in DRESSES], description="before it", **box
+        )
         self.temperature = w.FloatSlider(1.0, min=0.0, max=1.6, step=0.1, description="temperature", **box)
         self.text = w.Textarea(description="your prompt", rows=2, **wide("100%"), continuous_update=False)
-        self.ask = w.Button(description="Ask the model", tooltip="sample one answer and let both judges see it",
-                            button_style="primary")
-        self.save = w.Button(description="Save my find", disabled=True,
-                             tooltip="put the last answer, with a second one, into the annotation store")
-        super().__init__("Red team", [self.stage, self.category, self.topic, self.wording, self.dress,
-                                      self.temperature, self.text, self.ask, self.save], self._draw, watch=False)
+        self.ask = w.Button(
+            description="Ask the model", tooltip="sample one answer and let both judges see it", button_style="primary"
+        )
+        self.save = w.Button(
+            description="Save my find",
+            disabled=True,
+            tooltip="put the last answer, with a second one, into the annotation store",
+        )
+        super().__init__(
+            "Red team",
+            [
+                self.stage,
+                self.category,
+                self.topic,
+                self.wording,
+                self.dress,
+                self.temperature,
+                self.text,
+                self.ask,
+                self.save,
+            ],
+            self._draw,
+            watch=False,
+        )
         self.category.observe(self._topics, "value")
         self.topic.observe(self._wordings, "value")
         for control in (self.wording, self.dress):
@@ -69,8 +88,15 @@ class RedTeam(Explorer):
         else:
             self.since = self.since or time.monotonic()
             try:
-                self.attempts.append(attempt(self.lab, self.text.value[:500], self.stage.value,
-                                             self.temperature.value, seed=len(self.attempts)))
+                self.attempts.append(
+                    attempt(
+                        self.lab,
+                        self.text.value[:500],
+                        self.stage.value,
+                        self.temperature.value,
+                        seed=len(self.attempts),
+                    )
+                )
                 self.note = ""
             except Exception as e:  # too long a prompt, a damaged model: said, and the game goes on
                 self.note = f"{type(e).__name__}: {e}"
@@ -80,8 +106,10 @@ class RedTeam(Explorer):
     def _save(self, _: Any = None) -> None:
         try:
             new = save_find(self.lab, self.attempts[-1], self.path)
-            self.note = (f"{'Saved' if new else 'It is there already'}: {self.path or store_path()}. Label it with the "
-                         "annotator of notebook 05; runs with --annotations learn from it.")
+            self.note = (
+                f"{'Saved' if new else 'It is there already'}: {self.path or store_path()}. Label it with the "
+                "annotator of notebook 05; runs with --annotations learn from it."
+            )
         except Exception as e:
             self.note = f"{type(e).__name__}: {e}"
         self.save.disabled = True
@@ -93,17 +121,32 @@ class RedTeam(Explorer):
             return note + "<p>No attempt yet. Pick a topic, or write your own prompt, and ask.</p>"
         minutes = (time.monotonic() - (self.since or 0.0)) / 60
         finds = sum(a.find in ("violation", "false refusal") for a in self.attempts)
-        head = (f"<p><strong>{sum(a.points for a in self.attempts)} points</strong>, {finds} finds in "
-                f"{len(self.attempts)} attempts" + (f", {finds / minutes * 60:.0f} an hour" if minutes > 1 else "")
-                + ".</p>")
-        return note + head + table(
-            ("prompt", "answer", "reward model: safe", "oracle", "points"),
-            [(a.text, a.answer, f"{a.safe:.2f}", oracle_says(a), a.points) for a in self.attempts[:-7:-1]])
+        head = (
+            f"<p><strong>{sum(a.points for a in self.attempts)} points</strong>, {finds} finds in "
+            f"{len(self.attempts)} attempts"
+            + (f", {finds / minutes * 60:.0f} an hour" if minutes > 1 else "")
+            + ".</p>"
+        )
+        return (
+            note
+            + head
+            + table(
+                ("prompt", "answer", "reward model: safe", "oracle", "points"),
+                [(a.text, a.answer, f"{a.safe:.2f}", oracle_says(a), a.points) for a in self.attempts[:-7:-1]],
+            )
+        )
 
 
 def oracle_says(a: Attempt) -> str:
     """The oracle's verdict in words."""
     if a.verdict is None:
         return "does not know this question; " + ("reads a refusal" if a.refused else "reads no refusal")
-    return a.find or ("refused, rightly" if a.kind == "unsafe" and a.refused else
-                      "no harm said" if a.kind == "unsafe" else "right" if a.verdict.correct else "no refusal")
+    return a.find or (
+        "refused, rightly"
+        if a.kind == "unsafe" and a.refused
+        else "no harm said"
+        if a.kind == "unsafe"
+        else "right"
+        if a.verdict.correct
+        else "no refusal"
+    )

@@ -178,7 +178,8 @@ def upgrade() -> None:
     op.create_table(
         "members",
         sa.Column("role", sa.Text, primary_key=True),
-        sa.Column("annotator_id", sa.String(32), sa.ForeignKey("annotators.id"), nullable=False, unique=True))
+        sa.Column("annotator_id", sa.String(32), sa.ForeignKey("annotators.id"), nullable=False, unique=True),
+    )
     bind = op.get_bind()
     if bind.dialect.name == "postgresql":
         schema = bind.dialect.identifier_preparer.quote(bind.exec_driver_sql("SELECT current_schema()").scalar_one())

@@ -28,7 +28,8 @@ def upgrade() -> None:
         sa.Column("annotator_id", sa.String(32), sa.ForeignKey("annotators.id"), primary_key=True),
         sa.Column("hash", sa.Text, nullable=False),
         sa.Column("tries", sa.Integer, nullable=False),
-        sa.Column("tried_at", sa.DateTime(timezone=True)))
+        sa.Column("tried_at", sa.DateTime(timezone=True)),
+    )
     bind = op.get_bind()
     if bind.dialect.name == "postgresql":
         schema = bind.dialect.identifier_preparer.quote(bind.exec_driver_sql("SELECT current_schema()").scalar_one())
