@@ -6,9 +6,12 @@ Shapes are written (batch, seq, ...).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from llama2lab.engine.errors import LabError
 from llama2lab.model.rope import rotate
@@ -159,25 +162,84 @@ def score_bias(mask: Tensor, n_heads: int, n_kv_heads: int, dtype: torch.dtype) 
     return blocks
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Blocks) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Blocks, kept: list[Tensor] | None = None) -> Tensor:
     """softmax(q k' / sqrt(head_dim) + bias) v, in blocks of queries small enough for the processor's cache.
 
     q (batch, n_heads, seq, head_dim), k and v (batch, n_kv_heads, k_len, head_dim) -> the shape of q. The
     query heads of a KV head become further rows of its product, so that no key or value is repeated. Training
-    on a CPU, this takes about half the time of scaled_dot_product_attention.
+    on a CPU, this takes about half the time of scaled_dot_product_attention. The weights of each block, (batch *
+    n_kv_heads, group * rows, keys), are added to `kept`.
     """
     batch, n_kv_heads, k_len, size = k.shape
-    seq = q.shape[2]
-    q = q.reshape(batch * n_kv_heads, -1, seq, size)  # (batch * n_kv_heads, group, seq, head_dim)
+    queries = grouped(q, n_kv_heads)
     k, v = k.reshape(-1, k_len, size).transpose(1, 2), v.reshape(-1, k_len, size)
     outputs = []
     for i, (first, block) in enumerate(bias):
-        rows = q[:, :, i * ROWS : (i + 1) * ROWS]
+        rows = queries[:, :, i * ROWS : (i + 1) * ROWS]
         end = first + block.shape[2]
-        scores = torch.baddbmm(block, rows.reshape(q.shape[0], -1, size), k[:, :, first:end], alpha=size**-0.5)
-        outputs.append((scores.softmax(-1) @ v[:, first:end]).view(rows.shape))
+        scores = torch.baddbmm(block, rows.reshape(len(queries), -1, size), k[:, :, first:end], alpha=size**-0.5)
+        weights = scores.softmax(-1)
+        if kept is not None:
+            kept.append(weights)
+        outputs.append((weights @ v[:, first:end]).view(rows.shape))
     whole = torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0]
-    return whole.view(batch, -1, seq, size)
+    return whole.view(batch, -1, q.shape[2], size)
+
+
+class Attended(Function):
+    """From `qkv`, queries, keys and values side by side, to the mix of the values: all that stands between the two
+    products with weights in `plain_attention`, its gradient by hand (see fused.py). No cache.
+
+    qkv (batch, seq, (n_heads + 2 n_kv_heads) * head_dim), cos and sin (batch or 1, 1, seq, head_dim), `bias` of
+    `score_bias` -> (batch, seq, n_heads * head_dim).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, bias: Blocks, n_heads: int, n_kv_heads: int) -> Tensor:
+        batch, seq, _ = qkv.shape
+        heads = qkv.view(batch, seq, n_heads + 2 * n_kv_heads, -1).transpose(1, 2)  # (batch, heads, seq, size)
+        turned = qkv.new_empty(batch, n_heads + n_kv_heads, seq, heads.shape[-1])
+        turn(heads[:, :-n_kv_heads], cos, sin, turned)  # values are not
+        q, k = turned.split([n_heads, n_kv_heads], 1)
+        v = heads[:, -n_kv_heads:].contiguous()
+        weights: list[Tensor] = []
+        y = attend(q, k, v, bias, weights)  # (batch, n_heads, seq, size)
+        ctx.save_for_backward(q, k, v, cos, sin, *weights)
+        ctx.firsts = [first for first, _ in bias]
+        return y.transpose(1, 2).reshape(batch, seq, -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, cos, sin, *weights = ctx.saved_tensors
+        batch, n_heads, seq, size = q.shape
+        n_kv_heads = k.shape[1]
+        above = grouped(gradient.view(batch, seq, n_heads, size).transpose(1, 2), n_kv_heads)
+        queries, k, v = grouped(q, n_kv_heads), k.flatten(0, 1), v.flatten(0, 1)
+        of_q, of_k, of_v = torch.empty_like(queries), torch.zeros_like(k), torch.zeros_like(v)
+        for i, (first, p) in enumerate(zip(ctx.firsts, weights, strict=True)):
+            rows, keys = slice(i * ROWS, (i + 1) * ROWS), slice(first, first + p.shape[2])
+            g, asked = above[:, :, rows].flatten(1, 2), queries[:, :, rows].flatten(1, 2)
+            of_v[:, keys] += p.transpose(1, 2) @ g
+            of_scores = torch._softmax_backward_data(g @ v[:, keys].transpose(1, 2), p, -1, p.dtype)
+            of_q[:, :, rows] = (of_scores @ k[:, keys]).view(len(k), -1, g.shape[1] * n_kv_heads // n_heads, size)
+            of_k[:, keys] += of_scores.transpose(1, 2) @ asked
+        of_qkv = gradient.new_empty(batch, seq, (n_heads + 2 * n_kv_heads) * size)
+        heads = of_qkv.view(batch, seq, -1, size).transpose(1, 2)
+        turned = torch.cat([of_q.view(batch, n_heads, seq, size), of_k.view(batch, n_kv_heads, seq, size)], 1)
+        turn(turned.mul_(size**-0.5), cos, -sin, heads[:, :-n_kv_heads])  # back by the same angle
+        heads[:, -n_kv_heads:] = of_v.view(batch, n_kv_heads, seq, size)
+        return of_qkv, None, None, None, None, None
+
+
+def grouped(q: Tensor, n_kv_heads: int) -> Tensor:
+    """(batch, n_heads, seq, head_dim) -> (batch * n_kv_heads, group, seq, head_dim)."""
+    return q.reshape(q.shape[0] * n_kv_heads, -1, q.shape[2], q.shape[3])
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
+    """rope.rotate(x, cos, sin), written into `out`."""
+    torch.mul(x, cos, out=out)
+    out.add_(x.roll(x.shape[-1] // 2, -1).mul_(sin))
 
 
 class Linear(nn.Linear):
@@ -202,6 +264,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Blocks, cache: KVCache | None, layer: int) -> Tensor:
         """x (batch, seq, dim) -> the same shape. `bias` is of `score_bias`."""
+        if cache is None and torch.is_grad_enabled():
+            return self.out(Attended.apply(self.qkv(x), cos, sin, bias, self.n_heads, self.n_kv_heads))
         batch, seq, _ = x.shape
         # (batch, n_heads + 2 n_kv_heads, seq, head_dim)
         heads = self.qkv(x).view(batch, seq, -1, self.head_dim).transpose(1, 2)

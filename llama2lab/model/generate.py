@@ -166,11 +166,13 @@ def _generate_batch(
     progress: Callable[[int], object] | None,
 ) -> list[Generation]:
     device, n = head.device, len(prompts)
+    read = {tuple(p): i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}  # K answers read their prompt once
+    whose = torch.tensor([read[tuple(p)] for p in prompts], device=device)  # (n,)
     longest = max(map(len, prompts))
-    tokens = torch.tensor([[pad_id] * (longest - len(p)) + p for p in prompts], device=device)  # (n, longest)
-    padding = torch.tensor([longest - len(p) for p in prompts], device=device)
+    tokens = torch.tensor([[pad_id] * (longest - len(p)) + list(p) for p in read], device=device)  # (read, longest)
+    padding = torch.tensor([longest - len(p) for p in read], device=device)
     uniforms = uniforms.to(device)
-    cache = model.new_cache(n, longest)
+    cache = model.new_cache(len(read), longest)
     positions = (torch.arange(longest, device=device) - padding[:, None]).clamp(min=0)
     mask = left_padding_mask(padding, longest, longest)
     chosen = torch.full((max_new_tokens, n), pad_id, device=device)
@@ -178,7 +180,10 @@ def _generate_batch(
     alive = torch.arange(n, device=device)  # which of the n rows the batch still holds
     done = torch.zeros(n, dtype=torch.bool, device=device)  # which of those have met eos
     for step in range(max_new_tokens):
-        hidden = model.hidden(tokens, positions, mask, cache)[:, -1]  # (rows, dim)
+        hidden = model.hidden(tokens, positions, mask, cache)[:, -1]  # (rows, dim), at first (read, dim)
+        if step == 0 and len(read) < n:
+            cache.keep_rows(whose)
+            hidden, padding, mask = hidden[whose], padding[whose], mask[whose]
         logits = hidden.float() @ head.T  # (rows, vocab)
         token, logprob = sample(logits, uniforms[:, step], temperature, top_p, top_k)
         chosen[step].index_copy_(0, alive, token)

@@ -6,17 +6,16 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from llama2lab.engine.bar import bar
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.parallel import batches_of, in_parallel
+from llama2lab.model.fused import token_nll
 from llama2lab.model.generate import COLDEST
 from llama2lab.model.network import Llama
 
-LOGITS = 2**25  # numbers at once: a large vocabulary's logits would be the largest thing in memory
 # Sampling and scoring round differently (a cache, other shapes, in bf16 other casts). Rounding goes both ways, a
 # sampler that cuts does not; docs/trials.md has what was measured of both.
 ROUNDING = {"fp32": 3e-4, "bf16": 0.15}  # the most that the gap's root mean square may be
@@ -46,14 +45,7 @@ def token_logprobs(model: Llama, tokens: Tensor, wanted: Tensor, temperature: fl
         raise LabError(f"log-probabilities at temperature {temperature}; there are none but from {COLDEST:g} up")
     hidden = model.hidden(tokens)[:, :-1]  # (batch, seq - 1, dim)
     ask = wanted[:, 1:]
-    rows = max(1, LOGITS // model.config.vocab_size)
-    parts = zip(hidden[ask].split(rows), tokens[:, 1:][ask].split(rows), strict=True)  # (asked, dim), (asked,)
-    picked = torch.cat(
-        [
-            -F.cross_entropy(model.lm_head(states).float() / temperature, targets, reduction="none")
-            for states, targets in parts
-        ]
-    )
+    picked = -token_nll(hidden[ask], model.lm_head.weight, tokens[:, 1:][ask], temperature)  # (asked,)
     result = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
     result[:, 1:][ask] = picked
     return result

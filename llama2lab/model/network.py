@@ -10,11 +10,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llama2lab.engine.errors import LabError
 from llama2lab.model.attention import Attention, Blocks, KVCache, Linear, causal_mask, score_bias
+from llama2lab.model.fused import RMSNormed, SwiGLU
 from llama2lab.model.rope import rope_frequencies, rope_kind, rope_tables
 
 LONG_CONTEXT = 2**15  # tokens, up to which the tables of rotary angles are made at once
@@ -120,7 +120,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return RMSNormed.apply(x, self.weight, self.eps)
 
 
 class FeedForward(nn.Module):
@@ -131,7 +131,7 @@ class FeedForward(nn.Module):
         self.gate, self.up, self.down = Linear(dim, ffn_dim), Linear(dim, ffn_dim), Linear(ffn_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.down(SwiGLU.apply(self.gate(x), self.up(x)))
 
 
 class Block(nn.Module):
@@ -230,9 +230,10 @@ class Llama(nn.Module):
         highest = int(tokens.max()) if tokens.device.type == "cpu" and tokens.numel() else 0  # a GPU would wait for it
         if highest >= self.config.vocab_size:
             raise no_row(highest, self.config.vocab_size)
-        x = self.embed(tokens)  # (batch, seq, dim)
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        kind, dtype = tokens.device.type, self.embed.weight.dtype
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+        x = self.embed(tokens).to(dtype)  # (batch, seq, dim)
         cos, sin = (table.to(dtype) for table in self.rope_at(positions))
         bias = score_bias(mask, self.config.n_heads, self.config.n_kv_heads, dtype)
         for i, layer in enumerate(self.layers):

@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -30,6 +29,7 @@ from llama2lab.engine.optim import Optim
 from llama2lab.engine.packing import Packed, epoch_batches, pack
 from llama2lab.engine.settings import Clash, Count, Epochs, Limit, Weight, checked
 from llama2lab.model.attention import document_mask, document_positions
+from llama2lab.model.fused import token_nll
 from llama2lab.model.generate import generate
 from llama2lab.model.logprobs import answer_loglikelihoods
 from llama2lab.model.network import Llama, ModelConfig
@@ -243,12 +243,11 @@ def packed_lm_loss(model: Llama, tokens: Tensor, segments: Tensor, loss_mask: Te
     hidden = model.hidden(tokens, document_positions(segments), document_mask(segments))  # (batch, seq, dim)
     same = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
     wanted = same & loss_mask[:, 1:]
-    logits = model.lm_head(hidden[:, :-1][wanted])  # (wanted, vocab)
-    targets = tokens[:, 1:][wanted]
+    states, targets = hidden[:, :-1][wanted], tokens[:, 1:][wanted]  # (wanted, dim), (wanted,)
     count = torch.tensor(len(targets))
     if len(targets) == 0:
         return hidden.sum() * 0.0, count
-    return F.cross_entropy(logits.float(), targets), count
+    return token_nll(states, model.lm_head.weight, targets).mean(), count
 
 
 def rows_loss(model: Llama, data: Packed, rows: Sequence[int], machine: Machine) -> tuple[Tensor, Tensor]:
