@@ -247,6 +247,6 @@ def agreement(labels: Iterable[Label], what: What, seed: int = 0, resamples: int
     return figures_of(counts_of(labels, what), LEVELS[what], seed, resamples)
 
 
-def agreement_table(labels: Sequence[Label], seed: int = 0) -> dict[What, dict[str, Figure]]:
+def agreement_table(labels: Sequence[Label], seed: int = 0) -> dict[str, dict[str, Figure]]:
     """Agreement on all three things."""
     return {what: agreement(labels, what, seed) for what in WHATS}

@@ -42,7 +42,6 @@ class Quality:
     """What is to be said of one annotator or vendor."""
 
     name: str
-    kind: str  # "person", "simulated", or "mixed" for a vendor with both
     vendor: str
     labels: int  # judgements, gold items among them
     skips: int
@@ -143,11 +142,9 @@ def _quality(
     others = [x["choice"] == most[x["item_id"], name] for x in judged(labels) if (x["item_id"], name) in most]
     lengths = [(x, longer_answer(x)) for x in mine]
     seconds = [x["seconds"] for x in mine if x["seconds"] and x["seconds"] > 0]
-    kinds = {x["annotator_kind"] for x in labels}
     vendors = {x["vendor"] for x in labels}
     return Quality(
         name=name,
-        kind=kinds.pop() if len(kinds) == 1 else "mixed",
         vendor=vendors.pop() if len(vendors) == 1 else "",
         labels=len(mine),
         skips=sum(bool(x["skip_reason"]) for x in labels),
