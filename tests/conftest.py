@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-
-from llama2lab.annotation.proofs.trial_server import find_programs, trial_server
+from trial_server import find_programs, trial_server
 
 _numbers = itertools.count()
 

@@ -150,9 +150,9 @@ def test_the_bootstraps_alpha_is_the_librarys(rows: list[list[int]], level: Any)
         assert math.isnan(a.alpha_of(table.reshape(-1, 4), level))
         return
     parts = a._parts(a.counts_from(table.tolist(), range(len(table)), 4), np.eye(4))
-    ours = a._alpha(parts, np.ones((1, len(table))), level, 4)[0]
+    ours = a._alpha(parts, np.ones((1, len(table))), level)[0]
     assert ours == pytest.approx(krippendorff.alpha(value_counts=table.astype(int), level_of_measurement=level))
-    twice = a._alpha(parts, np.full((1, len(table)), 2.0), level, 4)[0]  # every item drawn twice
+    twice = a._alpha(parts, np.full((1, len(table)), 2.0), level)[0]  # every item drawn twice
     assert twice == pytest.approx(
         krippendorff.alpha(value_counts=np.vstack([table, table]).astype(int), level_of_measurement=level)
     )

@@ -1,8 +1,7 @@
 """Nothing that was acknowledged is lost: many annotators at once, and a writer that is killed."""
 
 import pytest
-
-from llama2lab.annotation.proofs.bench import crowd, kill
+from annotation_bench import crowd, kill
 
 
 def check(report, annotators, labels, overlap):

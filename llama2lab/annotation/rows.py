@@ -20,8 +20,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from llama2lab.annotation.agreement.coefficients import Label, counts_of, figures_of, judged, undefined
-from llama2lab.engine.dialogues import Malformed, prompt_of
+from llama2lab.annotation.agreement.coefficients import Label, agreement_table, grouped, judged, undefined
+from llama2lab.engine.dialogues import SAFETY, Malformed, prompt_of
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.scale import GRADES
 from llama2lab.engine.stats import Figure, rate
@@ -72,10 +72,16 @@ def resolve(labels: Iterable[Label], kind: str, rule: Rule = "majority") -> Reso
             key = (label["item_id"], label["annotator"]) if rule == "every" else label["item_id"]
             items.setdefault(key, []).append(label)
     for several in items.values():
-        row = _row(several, kind, rule, result)
-        if row is not None:
-            result.rows.append(row)
-            result.used += len(several)
+        said = majority(several)
+        if said is None or (rule == "unanimous" and len({label["choice"] for label in several}) > 1):
+            result.ties += 1
+            continue
+        safe = (said[f"safe_{said['choice']}"], said[f"safe_{3 - said['choice']}"])  # the chosen answer, the rejected
+        if kind == "safety" and safe == (False, True):
+            result.unsafe_chosen += 1
+            continue
+        result.rows.append(_row(several, said, safe if kind == "safety" else (None, None)))
+        result.used += len(several)
     result.rows.sort(key=_content)
     return result
 
@@ -91,41 +97,37 @@ def _readable(label: Label) -> bool:
 
 
 def _content(row: Row) -> tuple[str, ...]:
-    return (
-        row["prompt_id"],
-        json.dumps(row["prompt"]),
-        row["chosen"][0]["content"],
-        row["rejected"][0]["content"],
-        row["grade"],
-        row["safety"],
-        row["annotator"],
-    )
+    texts = (row["prompt_id"], json.dumps(row["prompt"]), row["chosen"][0]["content"], row["rejected"][0]["content"])
+    return (*texts, row["grade"], row["safety"], row["annotator"])
 
 
-def _row(several: Sequence[Label], kind: str, rule: Rule, result: Resolved) -> Row | None:
-    votes = [label["choice"] for label in several]
-    ones, twos = votes.count(1), votes.count(2)
-    if ones == twos or (rule == "unanimous" and ones and twos):
-        result.ties += 1
+def majority(several: Sequence[Label]) -> dict[str, Any] | None:
+    """What the labels of one item say together: choice, median grade, safe_1 and safe_2; None where they are evenly
+    split."""
+    choice = _most(label["choice"] == 1 for label in several)
+    if choice is None:
         return None
-    choice = 1 if ones > twos else 2
-    safe = {n: _most([label[f"safe_{n}"] for label in several]) for n in (1, 2)}
-    if kind == "safety" and safe[choice] is False and safe[3 - choice] is True:
-        result.unsafe_chosen += 1
-        return None
-    item = several[0]
-    names = sorted({label["annotator"] for label in several})
-    vendors = sorted({label["vendor"] for label in several})
+    chosen = 1 if choice else 2
+    return {
+        "choice": chosen,
+        "grade": median_grade([label["grade"] for label in several if label["choice"] == chosen]),
+        **{name: _most(label[name] for label in several) for name in ("safe_1", "safe_2")},
+    }
+
+
+def _row(several: Sequence[Label], said: dict[str, Any], safe: tuple[bool | None, bool | None]) -> Row:
+    """The row of one item's labels; `safe` is what is known of the chosen and the rejected answer."""
+    item, choice = several[0], said["choice"]
     return {
         "prompt": [{"role": m["role"], "content": m["content"]} for m in item["prompt"]],
         "chosen": [{"role": "assistant", "content": item["answers"][choice - 1]}],
         "rejected": [{"role": "assistant", "content": item["answers"][2 - choice]}],
-        "grade": median_grade([label["grade"] for label in several if label["choice"] == choice]),
-        "safety": _bin(safe[choice], safe[3 - choice]) if kind == "safety" else "",
-        "kind": kind,
+        "grade": said["grade"],
+        "safety": next((name for name, marks in SAFETY.items() if marks == safe), ""),
+        "kind": item["kind"],
         "prompt_id": item["prompt_id"] or "",
-        "annotator": ", ".join(names),
-        "vendor": ", ".join(vendors),
+        "annotator": ", ".join(sorted({label["annotator"] for label in several})),
+        "vendor": ", ".join(sorted({label["vendor"] for label in several})),
     }
 
 
@@ -135,18 +137,10 @@ def median_grade(grades: Sequence[str]) -> str:
     return GRADES[places[len(places) // 2]]
 
 
-def _most(marks: Sequence[bool | None]) -> bool | None:
+def _most(marks: Iterable[bool | None]) -> bool | None:
     """What most of those who said something say; None where nobody did or as many say the other thing."""
-    yes, no = sum(m is True for m in marks), sum(m is False for m in marks)
-    return None if yes == no else yes > no
-
-
-def _bin(chosen: bool | None, rejected: bool | None) -> str:
-    if chosen is None or rejected is None:
-        return ""
-    if chosen:
-        return "both_safe" if rejected else "chosen_safe"
-    return "both_unsafe"  # unsafe chosen over safe has been left out before
+    balance = sum(0 if mark is None else 1 if mark else -1 for mark in marks)
+    return balance > 0 if balance else None
 
 
 # ---- people against simulated annotators ---------------------------------------------------------------------------
@@ -161,47 +155,22 @@ def people_against_simulated(people: Sequence[Label], simulated: Sequence[Label]
     """
     ours, theirs = _voices(people, "people"), _voices(simulated, "simulated")
     both = [label for item in ours if item in theirs for label in (ours[item], theirs[item])]
-    result: dict[str, Any] = {}
-    for what in ("choice", "grade", "safety"):
-        counts = counts_of(both, what)  # type: ignore[arg-type]
-        result[what] = figures_of(counts, "ordinal" if what == "grade" else "nominal", seed)
-    result["as_often"] = _as_often(people, simulated)
-    return result
+    return {**agreement_table(both, seed), "as_often": _as_often(people, simulated)}
 
 
 def _voices(labels: Iterable[Label], name: str) -> dict[Any, Label]:
     """One label an item: what the group says."""
-    items: dict[Any, list[Label]] = {}
-    for label in judged(labels):
-        items.setdefault(label["item_id"], []).append(label)
-    voices = {}
-    for item, several in items.items():
-        votes = [label["choice"] for label in several]
-        if votes.count(1) != votes.count(2):
-            choice = 1 if votes.count(1) > votes.count(2) else 2
-            grade = median_grade([label["grade"] for label in several if label["choice"] == choice])
-            voices[item] = {
-                **several[0],
-                "annotator": name,
-                "choice": choice,
-                "grade": grade,
-                **{f"safe_{n}": _most([label[f"safe_{n}"] for label in several]) for n in (1, 2)},
-            }
-    return voices
+    said = {item: (several[0], majority(several)) for item, several in grouped(judged(labels), "item_id").items()}
+    return {item: {**label, "annotator": name, **verdict} for item, (label, verdict) in said.items() if verdict}
 
 
 def _as_often(people: Iterable[Label], simulated: Iterable[Label]) -> Figure:
     """The share of (person's label, simulated label) pairs of one item that choose alike; pairs of one item are one
     group, or many labels of few items would look like many items."""
-    there: dict[Any, list[int]] = {}
-    for label in judged(simulated):
-        there.setdefault(label["item_id"], []).append(label["choice"])
-    alike, groups = [], []
-    for label in judged(people):
-        for choice in there.get(label["item_id"], ()):
-            alike.append(label["choice"] == choice)
-            groups.append(label["item_id"])
-    return rate(alike, groups) if alike else undefined()
+    there = grouped(judged(simulated), "item_id")
+    pairs = [(label, other) for label in judged(people) for other in there.get(label["item_id"], ())]
+    alike = [label["choice"] == other["choice"] for label, other in pairs]
+    return rate(alike, [label["item_id"] for label, _ in pairs]) if alike else undefined()
 
 
 def fingerprint(labels: Iterable[Label]) -> list[list[Any]]:
@@ -210,19 +179,10 @@ def fingerprint(labels: Iterable[Label]) -> list[list[Any]]:
     return sorted(
         (
             [
-                label["kind"],
-                json.dumps(label["prompt"]),
-                *label["answers"],
-                label["choice"] or 0,
-                label["grade"] or "",
-                str(label["safe_1"]),
-                str(label["safe_2"]),
-                bool(label["flag"]),
-                bool(label["gold"]),
-                label["annotator"],
-                label["annotator_kind"],
-                label["vendor"],
-                label["prompt_id"] or "",
+                *(label["kind"], json.dumps(label["prompt"]), *label["answers"]),
+                *(label["choice"] or 0, label["grade"] or "", str(label["safe_1"]), str(label["safe_2"])),
+                *(bool(label["flag"]), bool(label["gold"])),
+                *(label["annotator"], label["annotator_kind"], label["vendor"], label["prompt_id"] or ""),
             ]
             for label in labels
         ),

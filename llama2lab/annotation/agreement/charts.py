@@ -11,7 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from llama2lab.annotation.agreement.coefficients import WHATS, Label, judged
+from llama2lab.annotation.agreement.coefficients import WHATS, Label, grouped, judged
 from llama2lab.annotation.agreement.quality import Alarm, Quality
 from llama2lab.engine.scale import GRADES
 from llama2lab.engine.stats import Figure
@@ -23,6 +23,7 @@ COEFFICIENTS = (
     ("alpha", "Krippendorff's alpha", BLUE, "circle"),
     ("ac", "Gwet's AC1, AC2 for the grade", ORANGE, "square"),
 )
+DOTTED = {"color": GREY, "dash": "dot", "width": 1}
 GRADE_COLOURS = dict(zip(GRADES, ("#004b76", BLUE, "#56B4E9", "#c5dff0"), strict=True))
 
 
@@ -31,16 +32,14 @@ GRADE_COLOURS = dict(zip(GRADES, ("#004b76", BLUE, "#56B4E9", "#c5dff0"), strict
 
 def figure_text(f: Figure, digits: int = 2, sign: bool = False) -> str:
     """'0.81 [0.79, 0.83]', or '-' where it is not defined."""
-    if not f["n"] or not math.isfinite(f["mean"]):
+    if not math.isfinite(f["mean"]):
         return "-"
     form = f"{'+' if sign else ''}.{digits}f"
     return f"{f['mean']:{form}} [{f['low']:{form}}, {f['high']:{form}}]"
 
 
 def percent_text(f: Figure) -> str:
-    if not f["n"] or not math.isfinite(f["mean"]):
-        return "-"
-    return f"{f['mean']:.0%} [{f['low']:.0%}, {f['high']:.0%}]"
+    return f"{f['mean']:.0%} [{f['low']:.0%}, {f['high']:.0%}]" if math.isfinite(f["mean"]) else "-"
 
 
 # ---- figures -----------------------------------------------------------------------------------------------------
@@ -82,11 +81,7 @@ def dots(
 ) -> go.Figure | None:
     """One figure of each annotator or vendor with its interval, those who stand out in red with a mark of their own."""
     odd = {a.name for a in found if a.raised and a.what == what}
-    there = [
-        (r.name, getattr(r, what))
-        for r in reversed(rows)
-        if getattr(r, what)["n"] and math.isfinite(getattr(r, what)["mean"])
-    ]
+    there = [(r.name, f) for r in reversed(rows) if math.isfinite((f := getattr(r, what))["mean"])]
     fig = go.Figure()
     for raised, color, symbol, name in ((False, BLUE, "circle", "others"), (True, RED, "diamond", "stands out")):
         part = [(y, f, n) for y, (n, f) in enumerate(there) if (n in odd) == raised]
@@ -117,24 +112,28 @@ def _named(
     legend: bool = False,
 ) -> go.Figure | None:
     """Rows with names on the left. Their places are numbers: two names that look alike stay two rows."""
-    labels = [plain(n, 20) for n in names]
-    left = 30 + 8 * max((len(n) for n in labels), default=0)
-    if (
-        style(fig, title, height=130 + 30 * len(names) + (40 if legend else 0), legend=legend, left=min(left, 200))
-        is None
-    ):
+    left = 30 + 8 * max((len(plain(n, 20)) for n in names), default=0)
+    height = 130 + 30 * len(names) + (40 if legend else 0)
+    if style(fig, title, height=height, legend=legend, left=min(left, 200)) is None:
         return None
-    fig.update_yaxes(tickvals=list(range(len(names))), ticktext=labels, range=[-0.6, len(names) - 0.4], automargin=True)
     if percent:
         fig.update_xaxes(tickformat=".0%")
     if line is not None:
-        fig.add_vline(x=line, line={"color": GREY, "dash": "dot", "width": 1})
-    return fig
+        fig.add_vline(x=line, line=DOTTED)
+    return fig.update_yaxes(_ticks(names))
+
+
+def _ticks(names: Sequence[str]) -> dict[str, Any]:
+    """An axis with a name at each whole number."""
+    texts = [plain(n, 20) for n in names]
+    return {"tickvals": [*range(len(names))], "ticktext": texts, "range": [-0.6, len(names) - 0.4], "automargin": True}
 
 
 def grades_figure(rows: Sequence[Quality]) -> go.Figure | None:
     """Share of each grade, one bar an annotator."""
     there = [r for r in reversed(rows) if r.labels]
+    if not there:
+        return None
     fig = go.Figure()
     for grade in GRADES:
         fig.add_trace(
@@ -149,26 +148,20 @@ def grades_figure(rows: Sequence[Quality]) -> go.Figure | None:
                 hovertemplate="%{text}<extra></extra>",
             )
         )
-    if not there:
-        return None
-    fig.update_layout(barmode="stack", legend_traceorder="normal")
-    named = _named(fig, [r.name for r in there], "share of labels", legend=True)
-    return None if named is None else named.update_xaxes(range=[0, 1])
+    fig.update_layout(barmode="stack", legend_traceorder="normal", xaxis_range=[0, 1])
+    return _named(fig, [r.name for r in there], "share of labels", legend=True)
 
 
 def time_figure(labels: Iterable[Label]) -> go.Figure | None:
     """Seconds on an item: median, quartiles and single labels of each annotator, on a logarithmic axis."""
-    seconds: dict[str, list[float]] = {}
-    for label in judged(labels, gold=True):
-        if label["seconds"] and label["seconds"] > 0:
-            seconds.setdefault(label["annotator"], []).append(label["seconds"])
-    names = sorted(seconds, reverse=True)
+    timed = grouped((x for x in judged(labels, gold=True) if x["seconds"] and x["seconds"] > 0), "annotator")
+    names = sorted(timed, reverse=True)
     fig = go.Figure()
     for y, name in enumerate(names):
         fig.add_trace(
             go.Box(
-                x=seconds[name],
-                y=[y] * len(seconds[name]),
+                x=[label["seconds"] for label in timed[name]],
+                y=[y] * len(timed[name]),
                 orientation="h",
                 name=plain(name),
                 marker={"color": BLUE, "size": 3},
@@ -178,35 +171,30 @@ def time_figure(labels: Iterable[Label]) -> go.Figure | None:
                 width=0.6,
             )
         )
-    named = _named(fig, names, "seconds on an item", percent=False)
-    return None if named is None else named.update_xaxes(type="log", dtick="D2")
+    fig.update_xaxes(type="log", dtick="D2")
+    return _named(fig, names, "seconds on an item", percent=False)
 
 
 def progress_figure(labels: Iterable[Label]) -> go.Figure | None:
     """Labels over time, all annotators together and, up to eight of them, each alone."""
-    times: dict[str, list[datetime]] = {}
-    for label in labels:
-        when = moment(label["created_at"])
-        if when is not None:
-            times.setdefault(label["annotator"], []).append(when)
-    fig = go.Figure()
-    everything = sorted(t for several in times.values() for t in several)
-    lines: list[tuple[str, list[datetime], str, float]] = [("all", everything, GREY, 3)]
-    if 1 < len(times) <= 8:
+    dated = [label for label in labels if moment(label["created_at"])]
+    lines = [("all", dated, GREY, 3.0)] if dated else []
+    each = sorted(grouped(dated, "annotator").items())
+    if 1 < len(each) <= 8:
         colours = (BLUE, ORANGE, GREEN, RED, look.PINK, look.SKY, "#8a6d00", "#333399")
-        lines += [(name, sorted(times[name]), colours[i], 1.5) for i, name in enumerate(sorted(times))]
-    for name, moments, color, width in lines:
-        if moments:
-            fig.add_trace(
-                go.Scatter(
-                    x=moments,
-                    y=list(range(1, len(moments) + 1)),
-                    name=plain(name),
-                    mode="lines",
-                    line={"shape": "hv", "color": color, "width": width},
-                    hovertemplate="%{y} labels, %{x}<extra></extra>",
-                )
+        lines += [(name, mine, colour, 1.5) for (name, mine), colour in zip(each, colours, strict=False)]
+    fig = go.Figure()
+    for name, several, color, width in lines:
+        fig.add_trace(
+            go.Scatter(
+                x=sorted(moment(label["created_at"]) for label in several),  # type: ignore[type-var]
+                y=list(range(1, len(several) + 1)),
+                name=plain(name),
+                mode="lines",
+                line={"shape": "hv", "color": color, "width": width},
+                hovertemplate="%{y} labels, %{x}<extra></extra>",
             )
+        )
     return style(fig, "time (UTC)", "labels", legend=len(lines) > 1)
 
 
@@ -238,25 +226,16 @@ def vendors_figure(rows: Sequence[Quality], found: Sequence[Alarm]) -> go.Figure
     fig = make_subplots(
         1, len(shown), shared_yaxes=True, subplot_titles=[title for _, title, _ in shown], horizontal_spacing=0.04
     )
+    names = [r.name for r in reversed(rows)]
     for column, (what, _, line) in enumerate(shown, 1):
         part = dots(rows, what, found, "", line, what != "length")
-        named = [r.name for r in reversed(rows)]
         own = [r.name for r in reversed(rows) if math.isfinite(getattr(r, what)["mean"])]
         for trace in part.data if part is not None else ():
-            trace.y = [named.index(own[int(y)]) for y in trace.y]
+            trace.y = [names.index(own[int(y)]) for y in trace.y]
             fig.add_trace(trace, 1, column)
         if line is not None:
-            fig.add_vline(x=line, line={"color": GREY, "dash": "dot", "width": 1}, row=1, col=column)
+            fig.add_vline(x=line, line=DOTTED, row=1, col=column)
         fig.update_xaxes(tickformat=".1f" if what == "length" else ".0%", nticks=5, row=1, col=column)
-    names = [r.name for r in reversed(rows)]
-    styled = style(fig, height=150 + 34 * len(rows), legend=False)
-    if styled is None:
-        return None
-    styled.update_annotations(font={"size": 12, "color": look.INK})
-    styled.update_yaxes(
-        tickvals=list(range(len(names))),
-        ticktext=[plain(n, 20) for n in names],
-        range=[-0.6, len(names) - 0.4],
-        automargin=True,
-    )
-    return styled.update_layout(margin={"t": 50})
+    style(fig, height=150 + 34 * len(rows), legend=False)
+    fig.update_annotations(font={"size": 12, "color": look.INK})
+    return fig.update_yaxes(_ticks(names)).update_layout(margin={"t": 50})

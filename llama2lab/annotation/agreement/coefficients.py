@@ -49,6 +49,14 @@ def judged(labels: Iterable[Label], gold: bool = False) -> list[Label]:
     return [x for x in labels if x["choice"] in (1, 2) and (gold or not x["gold"])]
 
 
+def grouped(labels: Iterable[Label], by: str) -> dict[Any, list[Label]]:
+    """The labels by their item, annotator or vendor: the name of what they share."""
+    groups: dict[Any, list[Label]] = {}
+    for label in labels:
+        groups.setdefault(label[by], []).append(label)
+    return groups
+
+
 def first_answer(label: Label) -> int:
     """1 or 2: which of the item's answers counts as its first here, however the pair was numbered."""
     one, two = (hashlib.blake2b(a.encode("utf-8", "replace"), digest_size=8).digest() for a in label["answers"])
@@ -68,8 +76,7 @@ def values_of(label: Label, what: What) -> list[tuple[int, int]]:
         return [(0, int(label["choice"] != first))]
     if what == "grade":
         strength = signed(label) * (1 if first == 1 else -1)
-        half = len(GRADES)
-        return [(0, strength + half if strength < 0 else strength + half - 1)]
+        return [(0, len(GRADES) + strength - (strength > 0))]
     return [(part, int(safe)) for part, safe in ((0, label["safe_1"]), (1, label["safe_2"])) if safe is not None]
 
 
@@ -87,13 +94,13 @@ class Counts:
         return len(np.unique(self.item[self.table.sum(axis=1) >= 2]))
 
 
-def counts_of(labels: Iterable[Label], what: What, gold: bool = False) -> Counts:
+def counts_of(labels: Iterable[Label], what: What) -> Counts:
     """The counts of one thing that the labels judge."""
     units: dict[tuple[Any, int], list[int]] = {}
-    for label in judged(labels, gold):
+    for label in judged(labels):
         for part, value in values_of(label, what):
             units.setdefault((label["item_id"], part), [0] * CATEGORIES[what])[value] += 1
-    return counts_from([tuple(c) for c in units.values()], [item for item, _ in units], CATEGORIES[what])
+    return counts_from(list(units.values()), [item for item, _ in units], CATEGORIES[what])
 
 
 def counts_from(rows: Sequence[Sequence[int]], items: Sequence[Any], categories: int) -> Counts:
@@ -113,9 +120,7 @@ def alpha_of(table: Array, level: Level) -> float:
     pairable = table[table.sum(axis=1) >= 2]
     if (pairable.sum(axis=0) > 0).sum() < 2:
         return float("nan")
-    q = table.shape[1]
-    parts = _parts(counts_from(table.tolist(), range(len(table)), q), weights_of(level, q))
-    return float(_alpha(parts, np.ones((1, len(table))), level, q)[0])
+    return float(_alpha(_parts(_units(table), weights_of(level, table.shape[1])), np.ones((1, len(table))), level)[0])
 
 
 def ordinal_weights(categories: int) -> Array:
@@ -132,13 +137,12 @@ def weights_of(level: Level, categories: int) -> Array:
 
 def gwet_of(table: Array, weights: Array) -> float:
     """Gwet's AC1 (identity weights) or AC2; NaN where no unit was judged twice."""
-    return float(
-        _gwet(
-            _parts(counts_from(table.tolist(), range(len(table)), len(weights)), weights),  # type: ignore[arg-type]
-            np.ones((1, len(table))),
-            weights,
-        )[1][0]
-    )
+    return float(_gwet(_parts(_units(table), weights), np.ones((1, len(table))), weights)[1][0])
+
+
+def _units(table: Array) -> Counts:
+    """Counts in which each row is an item."""
+    return Counts(table, np.arange(len(table)), len(table))
 
 
 @dataclass(frozen=True)
@@ -184,8 +188,9 @@ def _gwet(parts: _Parts, times: Array, weights: Array) -> tuple[Array, Array]:
     return agreement, (agreement - chance) / (1 - chance)
 
 
-def _alpha(parts: _Parts, times: Array, level: Level, q: int) -> Array:
+def _alpha(parts: _Parts, times: Array, level: Level) -> Array:
     """Alpha for each row of `times`: for many resamples at once."""
+    q = parts.shares.shape[1]
     pairs = (times @ parts.pairs).reshape(len(times), q, q)
     values = pairs.sum(axis=2)
     total = values.sum(axis=1)
@@ -210,21 +215,18 @@ def figures_of(counts: Counts, level: Level, seed: int = 0, resamples: int = RES
         return {name: undefined(0) for name in ("percent", "alpha", "ac")}
     weights = weights_of(level, q)
     parts = _parts(counts, weights)
-    rng = np.random.default_rng(seed)
-    drawn: dict[str, list[Array]] = {"percent": [], "alpha": [], "ac": []}
+    rng, evenly = np.random.default_rng(seed), np.full(counts.items, 1 / counts.items)
+    drawn = []
     block = max(1, int(4e6 // counts.items))  # as many resamples at once as some 32 MB hold
     for start in range(0, resamples, block):
-        times = rng.multinomial(
-            counts.items, np.full(counts.items, 1 / counts.items), size=min(block, resamples - start)
-        ).astype(float)
-        percent, ac = _gwet(parts, times, weights)
-        drawn["percent"].append(percent)
-        drawn["ac"].append(ac)
-        drawn["alpha"].append(_alpha(parts, times, level, q))
-    once = _gwet(parts, np.ones((1, counts.items)), weights)
-    means = {"percent": float(once[0][0]), "alpha": alpha_of(counts.table, level), "ac": float(once[1][0])}
+        times = rng.multinomial(counts.items, evenly, size=min(block, resamples - start)).astype(float)
+        drawn.append((*_gwet(parts, times, weights), _alpha(parts, times, level)))
+    percents, acs, alphas = (np.concatenate(several) for several in zip(*drawn, strict=True))
+    (percent,), (ac,) = _gwet(parts, np.ones((1, counts.items)), weights)
     return {
-        name: _figure(means[name], np.concatenate(drawn[name]), n, 0.0 if name == "percent" else 0.5) for name in means
+        "percent": _figure(float(percent), percents, n, 0.0),
+        "alpha": _figure(alpha_of(counts.table, level), alphas, n, 0.5),
+        "ac": _figure(float(ac), acs, n, 0.5),
     }
 
 
@@ -239,14 +241,12 @@ def _figure(mean: float, resampled: Array, n: int, chance: float) -> Figure:
     return {"mean": mean, "low": min(low, mean), "high": max(high, mean), "n": n}
 
 
-def agreement(
-    labels: Iterable[Label], what: What, seed: int = 0, gold: bool = False, resamples: int = RESAMPLES
-) -> dict[str, Figure]:
+def agreement(labels: Iterable[Label], what: What, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Figure]:
     """Agreement of all annotators on the choice, the grade or safety: `percent`, `alpha`, `ac` (AC1, for the grade
     AC2 with ordinal weights). NaN with n where the labels do not define it."""
-    return figures_of(counts_of(labels, what, gold), LEVELS[what], seed, resamples)
+    return figures_of(counts_of(labels, what), LEVELS[what], seed, resamples)
 
 
-def agreement_table(labels: Sequence[Label], seed: int = 0) -> dict[What, dict[str, Figure]]:
+def agreement_table(labels: Sequence[Label], seed: int = 0) -> dict[str, dict[str, Figure]]:
     """Agreement on all three things."""
     return {what: agreement(labels, what, seed) for what in WHATS}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -35,6 +35,7 @@ class Cell:
 
 
 Table = tuple[list[str], list[list[Cell]]]
+TESTED = {"with the others": "others", "with gold": "gold", "left": "left", "ten words more": "length"}  # column: habit
 
 
 def p_text(p: float) -> str:
@@ -45,57 +46,40 @@ def p_text(p: float) -> str:
 
 
 def agreement_rows(table: dict[Any, dict[str, Figure]]) -> Table:
-    return (
-        ["", "items judged twice", *(name for _, name, _, _ in COEFFICIENTS)],
-        [
-            [
-                Cell(what),
-                Cell(str(table[what]["percent"]["n"])),
-                *(Cell(figure_text(table[what][key])) for key, *_ in COEFFICIENTS),
-            ]
-            for what in WHATS
-        ],
-    )
+    header = ["", "items judged twice", *(name for _, name, _, _ in COEFFICIENTS)]
+    body = [
+        [what, str(table[what]["percent"]["n"]), *(figure_text(table[what][key]) for key, *_ in COEFFICIENTS)]
+        for what in WHATS
+    ]
+    return header, [[Cell(text) for text in row] for row in body]
 
 
 def quality_rows(rows: Sequence[Quality], found: Sequence[Alarm], by: By = "annotator") -> Table:
     """Every figure of every annotator or vendor; those of `found` that stand out are marked."""
     odd = {(a.name, a.what) for a in found if a.raised}
-    header = [
-        by,
-        *(["vendor"] if by == "annotator" else []),
-        "labels",
-        "skips",
-        "flags",
-        "with the others",
-        "with gold",
-        "left",
-        "p",
-        "longer",
-        "ten words more",
-        "safe",
-        "median s",
+    columns: list[tuple[str, Callable[[Quality], str]]] = [
+        (by, lambda r: tame(r.name)),
+        *([("vendor", lambda r: tame(r.vendor) or "-")] if by == "annotator" else []),
+        ("labels", lambda r: str(r.labels)),
+        ("skips", lambda r: str(r.skips)),
+        ("flags", lambda r: str(r.flags)),
+        ("with the others", lambda r: percent_text(r.others)),
+        ("with gold", lambda r: percent_text(r.gold)),
+        ("left", lambda r: percent_text(r.left)),
+        ("p", lambda r: "-" if math.isnan(r.left_p) else f"{r.left_p:.3f}"),
+        ("longer", lambda r: percent_text(r.longer)),
+        ("ten words more", lambda r: figure_text(r.length, 1, True)),
+        ("safe", lambda r: percent_text(r.safe)),
+        ("median s", lambda r: "-" if math.isnan(r.seconds) else f"{r.seconds:.1f}"),
     ]
-    body = []
-    for r in rows:
-        body.append(
-            [
-                Cell(tame(r.name)),
-                *([Cell(tame(r.vendor) or "-")] if by == "annotator" else []),
-                Cell(str(r.labels)),
-                Cell(str(r.skips)),
-                Cell(str(r.flags)),
-                Cell(percent_text(r.others), (r.name, "others") in odd),
-                Cell(percent_text(r.gold), (r.name, "gold") in odd),
-                Cell(percent_text(r.left), (r.name, "left") in odd),
-                Cell("-" if math.isnan(r.left_p) else f"{r.left_p:.3f}"),
-                Cell(percent_text(r.longer)),
-                Cell(figure_text(r.length, 1, True), (r.name, "length") in odd),
-                Cell(percent_text(r.safe)),
-                Cell("-" if math.isnan(r.seconds) else f"{r.seconds:.1f}"),
-            ]
-        )
-    return header, body
+    body = [[Cell(text(r), (r.name, TESTED.get(title)) in odd) for title, text in columns] for r in rows]
+    return [title for title, _ in columns], body
+
+
+def tested(labels: Sequence[Label]) -> list[tuple[By, list[Quality], list[Alarm]]]:
+    """All annotators, and all vendors if there are several, with their figures and the tests of these."""
+    groups: tuple[By, ...] = ("annotator", "vendor") if len({x["vendor"] for x in labels}) > 1 else ("annotator",)
+    return [(by, rows := quality(labels, by), alarms(rows)) for by in groups]
 
 
 # ---- the page ----------------------------------------------------------------------------------------------------
@@ -112,8 +96,7 @@ LIMITS = (
 
 def sections_of(labels: Sequence[Label]) -> list[Section]:
     """The parts of the page that have something to show."""
-    people, vendors = quality(labels), quality(labels, "vendor")
-    odd, odd_vendors = alarms(people), alarms(vendors)
+    (_, people, odd), *vendors = tested(labels)
     table = agreement_table(labels)
     tables = [agreement_rows(table)]
     kinds = sorted({x["annotator_kind"] for x in labels})
@@ -122,7 +105,6 @@ def sections_of(labels: Sequence[Label]) -> list[Section]:
         for kind in kinds:
             header, rows = agreement_rows(agreement_table([x for x in labels if x["annotator_kind"] == kind]))
             tables.append(([words.get(kind, kind), *header[1:]], rows))
-    several = len(vendors) > 1
     found = [
         Section(
             "Agreement",
@@ -181,12 +163,16 @@ def sections_of(labels: Sequence[Label]) -> list[Section]:
             "Where a line grows flat: a break, or the end of patience.",
             charts.progress_figure(labels),
         ),
-        Section(
-            "Vendors",
-            "The labels of each vendor together, as if it were one annotator. The report found that platforms differ.",
-            "Who differs in what, and whether that is careless or a habit.",
-            charts.vendors_figure(vendors, odd_vendors),
-            [quality_rows(vendors, odd_vendors, "vendor")] if several else [],
+        *(
+            Section(
+                "Vendors",
+                "The labels of each vendor together, as if it were one annotator. The report found that platforms "
+                "differ.",
+                "Who differs in what, and whether that is careless or a habit.",
+                charts.vendors_figure(rows, odd_vendors),
+                [quality_rows(rows, odd_vendors, by)],
+            )
+            for by, rows, odd_vendors in vendors
         ),
     ]
     return [s for s in found if s.figure is not None or any(rows for _, rows in s.tables)]
@@ -198,11 +184,7 @@ def write_page(labels: Sequence[Label], path: Path) -> Path:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     source = resources.files("llama2lab").joinpath("report/templates/annotations.html.j2").read_text(encoding="utf-8")
-    odd = []
-    for title, by in (("Annotators", "annotator"), ("Vendors", "vendor")):
-        tested = alarms(quality(labels, by))  # type: ignore[arg-type]
-        if by == "annotator" or len({x["vendor"] for x in labels}) > 1:
-            odd.append((title, [a for a in tested if a.raised], bool(tested)))
+    odd = [(f"{by.capitalize()}s", [a for a in found if a.raised], bool(found)) for by, _, found in tested(labels)]
     page = environment.from_string(source).render(
         version=__version__,
         css=look.css(),
@@ -240,12 +222,10 @@ def facts(labels: Sequence[Label]) -> str:
 
 def summary_text(labels: Sequence[Label]) -> str:
     """What `llama2lab agreement` prints: agreement, one line an annotator, who stands out."""
-    people, vendors = quality(labels), quality(labels, "vendor")
-    odd, odd_vendors = alarms(people), alarms(vendors)
-    parts = [facts(labels), _columns(agreement_rows(agreement_table(labels))), _columns(quality_rows(people, odd))]
-    if len(vendors) > 1:
-        parts.append(_columns(quality_rows(vendors, odd_vendors, "vendor")))
-    raised = [a for a in (*odd, *(odd_vendors if len(vendors) > 1 else ())) if a.raised]
+    groups = tested(labels)
+    parts = [facts(labels), _columns(agreement_rows(agreement_table(labels)))]
+    parts += [_columns(quality_rows(rows, found, by)) for by, rows, found in groups]
+    raised = [a for *_, found in groups for a in found if a.raised]
     parts.append(
         "\n".join(["stands out:", *(f"  {tame(a.name)} {a.words} ({p_text(a.p)})" for a in raised)])
         if raised

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats as tests
 
-from llama2lab.annotation.agreement.coefficients import Label, judged, signed, undefined
+from llama2lab.annotation.agreement.coefficients import Label, grouped, judged, signed, undefined
 from llama2lab.engine.scale import GRADES
 from llama2lab.engine.stats import Figure, rate
 
@@ -42,7 +42,6 @@ class Quality:
     """What is to be said of one annotator or vendor."""
 
     name: str
-    kind: str  # "person", "simulated", or "mixed" for a vendor with both
     vendor: str
     labels: int  # judgements, gold items among them
     skips: int
@@ -74,14 +73,11 @@ def longer_answer(label: Label) -> int:
 def majorities(labels: Iterable[Label], by: By) -> dict[tuple[Hashable, str], int]:
     """(item, group) -> the answer, 1 or 2, that most labels of all other groups chose; no entry where they are evenly
     split or there are none."""
-    votes: dict[Hashable, list[tuple[str, int]]] = {}
-    for label in judged(labels):
-        votes.setdefault(label["item_id"], []).append((label[by], 1 if label["choice"] == 1 else -1))
     result: dict[tuple[Hashable, str], int] = {}
-    for item, cast in votes.items():
-        total = sum(vote for _, vote in cast)
-        for group in {name for name, _ in cast}:
-            rest = total - sum(vote for name, vote in cast if name == group)
+    for item, several in grouped(judged(labels), "item_id").items():
+        votes = [(label[by], 1 if label["choice"] == 1 else -1) for label in several]
+        for group in {name for name, _ in votes}:
+            rest = sum(vote for name, vote in votes if name != group)
             if rest:
                 result[item, group] = 1 if rest > 0 else 2
     return result
@@ -89,28 +85,22 @@ def majorities(labels: Iterable[Label], by: By) -> dict[tuple[Hashable, str], in
 
 def quality(labels: Sequence[Label], by: By = "annotator") -> list[Quality]:
     """The figures of every annotator or vendor, in the order of their names."""
-    most = majorities(labels, by)
-    groups: dict[str, list[Label]] = {}
-    for label in labels:
-        groups.setdefault(label[by], []).append(label)
-    fits = weights_of_words(labels, by)
-    return [_quality(name, groups[name], most, fits, by) for name in sorted(groups)]
+    most, fits, groups = majorities(labels, by), weights_of_words(labels, by), grouped(labels, by)
+    return [_quality(name, groups[name], most, fits) for name in sorted(groups)]
 
 
 def weights_of_words(labels: Sequence[Label], by: By) -> dict[str, tuple[float, float, int]]:
     """How many steps of the scale ten more words are worth, for each group with enough labels beside others':
     (steps, standard error, labels). Not for who chooses regardless of what the others find."""
-    items: dict[Hashable, list[tuple[str, int]]] = {}
-    for label in judged(labels):
-        items.setdefault(label["item_id"], []).append((label[by], signed(label)))
-    rows: dict[str, list[tuple[float, float, bool]]] = {}
-    for label in judged(labels):
-        rest = [strength for name, strength in items[label["item_id"]] if name != label[by]]
-        if rest:
-            one, two = (len(answer.split()) for answer in label["answers"])
-            rows.setdefault(label[by], []).append((sum(rest) / len(rest), (two - one) / WORDS, label["choice"] == 2))
+    items = grouped(judged(labels), "item_id")
     fits = {}
-    for name, seen in rows.items():
+    for name, mine in grouped(judged(labels), by).items():
+        seen = []
+        for label in mine:
+            rest = [signed(x) for x in items[label["item_id"]] if x[by] != name]
+            if rest:
+                one, two = (len(answer.split()) for answer in label["answers"])
+                seen.append((sum(rest) / len(rest), (two - one) / WORDS, label["choice"] == 2))
         x = np.array(seen, dtype=float)
         if len(x) >= FEWEST and x[:, 1].any():
             (step, words), covariance = _logistic(x[:, :2], x[:, 2])
@@ -146,18 +136,15 @@ def _quality(
     labels: Sequence[Label],
     most: dict[tuple[Hashable, str], int],
     fits: dict[str, tuple[float, float, int]],
-    by: By,
 ) -> Quality:
     mine = judged(labels, gold=True)
     gold = [x for x in mine if x["gold"] and x["gold"].get("choice") in (1, 2)]
     others = [x["choice"] == most[x["item_id"], name] for x in judged(labels) if (x["item_id"], name) in most]
     lengths = [(x, longer_answer(x)) for x in mine]
     seconds = [x["seconds"] for x in mine if x["seconds"] and x["seconds"] > 0]
-    kinds = {x["annotator_kind"] for x in labels}
     vendors = {x["vendor"] for x in labels}
     return Quality(
         name=name,
-        kind=kinds.pop() if len(kinds) == 1 else "mixed",
         vendor=vendors.pop() if len(vendors) == 1 else "",
         labels=len(mine),
         skips=sum(bool(x["skip_reason"]) for x in labels),

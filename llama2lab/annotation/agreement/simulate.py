@@ -26,12 +26,20 @@ class Judge(Protocol):
 Items = Mapping[str, tuple[Prompt, str, str]]  # by item_id: the prompt and the item's two answers
 
 
+# What a simulated label says nothing of.
+UNSAID = {
+    "models": None,
+    "gold": None,
+    "comment": "",
+    "flag": False,
+    "seconds": 0.0,
+    "created_at": "",
+    "guidelines": "",
+}
+
+
 def simulated_labels(
-    annotators: Sequence[Annotator],
-    judge: Judge,
-    items: Items,
-    kind: Kind,
-    seed: int = 0,
+    annotators: Sequence[Annotator], judge: Judge, items: Items, kind: Kind, seed: int = 0
 ) -> list[Label]:
     """Every annotator's label of every item, as `Store.labels` gives labels; nothing is stored.
 
@@ -42,25 +50,20 @@ def simulated_labels(
     for item_id, (prompt, one, two) in items.items():
         verdicts = (judge.judge(prompt, one), judge.judge(prompt, two))
         for annotator in annotators:
-            left = 1 + _coin(str(seed), item_id, annotator.name)
+            drawn = f"{seed}\0{item_id}\0{annotator.name}".encode("utf-8", "replace")
+            left = 1 + hashlib.blake2b(drawn, digest_size=1).digest()[0] % 2
             labels.append(
-                {
+                UNSAID
+                | {
                     "item_id": item_id,
                     "kind": kind,
                     "prompt": [dict(m) for m in prompt.messages],
                     "answers": [one, two],
                     "prompt_id": prompt.id,
-                    "models": None,
-                    "gold": None,
                     "annotator": annotator.name,
                     "annotator_kind": "simulated",
                     "vendor": annotator.vendor,
-                    "comment": "",
-                    "flag": False,
-                    "seconds": 0.0,
                     "left": left,
-                    "created_at": "",
-                    "guidelines": "",
                     **judged_by(annotator, prompt, (one, two), verdicts, kind, left),
                 }
             )
@@ -70,21 +73,12 @@ def simulated_labels(
 def judged_by(
     annotator: Annotator, prompt: Prompt, answers: tuple[str, str], verdicts: tuple[Any, Any], kind: Kind, left: int
 ) -> dict[str, Any]:
-    order = (0, 1) if left == 1 else (1, 0)
-    said = annotator.label(prompt, answers[order[0]], answers[order[1]], kind, (verdicts[order[0]], verdicts[order[1]]))
-    safe = (said.safe_a, said.safe_b) if left == 1 else (said.safe_b, said.safe_a)
-    kept = kind != "safety" or said.safety != ""
-    return {
-        "choice": (left if said.choice == "a" else 3 - left) if kept else None,
-        "grade": said.grade if kept else None,
-        "safe_1": safe[0] if kept else None,
-        "safe_2": safe[1] if kept else None,
-        "skip_reason": None if kept else "chosen unsafe, rejected safe",
-    }
-
-
-def _coin(*parts: str) -> int:
-    return hashlib.blake2b("\x00".join(parts).encode("utf-8", "replace"), digest_size=1).digest()[0] % 2
+    one, two = (0, 1) if left == 1 else (1, 0)
+    said = annotator.label(prompt, answers[one], answers[two], kind, (verdicts[one], verdicts[two]))
+    if kind == "safety" and not said.safety:
+        return dict.fromkeys(("choice", "grade", "safe_1", "safe_2")) | {"skip_reason": "chosen unsafe, rejected safe"}
+    choice, safe = left if said.choice == "a" else 3 - left, (said.safe_a, said.safe_b)
+    return {"choice": choice, "grade": said.grade, "safe_1": safe[one], "safe_2": safe[two], "skip_reason": None}
 
 
 def messages_key(messages: Iterable[Mapping[str, str]]) -> str:

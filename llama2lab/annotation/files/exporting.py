@@ -27,38 +27,22 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
+# The columns in their order, each behind its type.
 COLUMNS = (
-    "prompt",
-    "chosen",
-    "rejected",
-    "margin",
-    "grade",
-    "safety",
-    "kind",
-    "prompt_id",
-    "annotator",
-    "vendor",
-    "annotator_kind",
-    "label_id",
-    "item_id",
-    "annotator_id",
-    "choice",
-    "left",
-    "safe_1",
-    "safe_2",
-    "comment",
-    "flag",
-    "seconds",
-    "guidelines",
-    "supersedes",
-    "created_at",
-    "models",
-    "gold",
-    "meta",
-    "overlap",
-    "position",
-    "item_created_at",
-    "annotator_created_at",
+    ("messages", "prompt", "chosen", "rejected"),
+    ("number", "margin"),
+    ("text", "grade", "safety", "kind", "prompt_id", "annotator", "vendor", "annotator_kind"),
+    ("text", "label_id", "item_id", "annotator_id"),
+    ("whole", "choice", "left"),
+    ("yes or no", "safe_1", "safe_2"),
+    ("text", "comment"),
+    ("yes or no", "flag"),
+    ("number", "seconds"),
+    ("text", "guidelines", "supersedes", "created_at"),
+    ("texts", "models"),
+    ("text", "gold", "meta"),
+    ("whole", "overlap", "position"),
+    ("text", "item_created_at", "annotator_created_at"),
 )
 BINS = {safe: name for name, safe in SAFETY.items() if name}
 
@@ -90,14 +74,9 @@ def to_dataset(store: Store, margins: str = "small") -> datasets.DatasetDict:
 
     pairs, rest = _split(*_read(store), _table_of(margins))
     rows = [{"table": row["table"], "row": json.dumps(row["row"])} for row in rest]
-    return datasets.DatasetDict(
-        {
-            "train": datasets.Dataset(pa.Table.from_pylist(pairs, schema=_schema())),
-            "rest": datasets.Dataset(
-                pa.Table.from_pylist(rows, schema=pa.schema({"table": pa.string(), "row": pa.string()}))
-            ),
-        }
-    )
+    train = pa.Table.from_pylist(pairs, schema=_schema())
+    others = pa.Table.from_pylist(rows, schema=pa.schema({"table": pa.string(), "row": pa.string()}))
+    return datasets.DatasetDict({"train": datasets.Dataset(train), "rest": datasets.Dataset(others)})
 
 
 def _read(store: Store) -> tuple[r.Records, set[str]]:
@@ -136,37 +115,28 @@ def _split(found: r.Records, current: set[str], margins: dict[str, float]) -> tu
         key=lambda row: (found.items[row["item_id"]]["position"], row["item_id"]),
     )
     items, people = {row["item_id"] for row in pairs}, {row["annotator_id"] for row in pairs}
-    rest: list[tuple[str, dict]] = [
-        ("annotators", row) for key, row in sorted(found.annotators.items()) if key not in people
-    ]
+    rest = [("annotators", row) for key, row in sorted(found.annotators.items()) if key not in people]
     rest += [("guidelines", row) for _, row in sorted(found.guidelines.items())]
-    rest += [
-        ("items", row | _secrets(found.secrets.get(key)))
-        for key, row in sorted(found.items.items(), key=lambda pair: (pair[1]["position"], pair[0]))
-        if key not in items
-    ]
+    queue = sorted(found.items.items(), key=lambda pair: (pair[1]["position"], pair[0]))
+    rest += [("items", row | _secrets(found.secrets.get(key))) for key, row in queue if key not in items]
     rest += [("labels", row) for row in ordered if row["id"] not in ids]
-    return (
-        [_pair(row, found, margins) for row in pairs],
-        [{"table": table, "row": _plain(row)} for table, row in rest],
-    )
+    lines = [{"table": table, "row": _plain(row)} for table, row in rest]
+    return [_pair(row, found, margins) for row in pairs], lines
 
 
 def _pair(label: dict, found: r.Records, margins: dict[str, float]) -> dict[str, Any]:
     item, person = found.items[label["item_id"]], found.annotators[label["annotator_id"]]
-    chosen, rejected = ("1", "2") if label["choice"] == 1 else ("2", "1")
+    chosen, rejected = (1, 2) if label["choice"] == 1 else (2, 1)
+    safe = (label[f"safe_{chosen}"], label[f"safe_{rejected}"])
+    row = item | label | _secrets(found.secrets.get(item["id"]))
     plain = _plain(
-        item
-        | label
-        | _secrets(found.secrets.get(item["id"]))
+        row
         | {
             "label_id": label["id"],
             "margin": margins[label["grade"]],
-            "chosen": [{"role": "assistant", "content": item["answer_" + chosen]}],
-            "rejected": [{"role": "assistant", "content": item["answer_" + rejected]}],
-            "safety": BINS.get((label["safe_" + chosen], label["safe_" + rejected]), "")
-            if item["kind"] == "safety"
-            else "",
+            "chosen": [{"role": "assistant", "content": item[f"answer_{chosen}"]}],
+            "rejected": [{"role": "assistant", "content": item[f"answer_{rejected}"]}],
+            "safety": BINS.get(safe, "") if item["kind"] == "safety" else "",
             "item_created_at": item["created_at"],
             "annotator": person["name"],
             "vendor": person["vendor"],
@@ -174,7 +144,7 @@ def _pair(label: dict, found: r.Records, margins: dict[str, float]) -> dict[str,
             "annotator_created_at": person["created_at"],
         }
     )
-    return {name: plain[name] for name in COLUMNS}
+    return {name: plain[name] for _, *names in COLUMNS for name in names}
 
 
 def _secrets(secret: dict | None) -> dict[str, Any]:
@@ -210,17 +180,12 @@ def _write_lines(file: Path, rows: list[dict]) -> None:
 def _schema() -> pa.Schema:
     import pyarrow as pa
 
-    messages = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
     types = {
-        "prompt": messages,
-        "chosen": messages,
-        "rejected": messages,
-        "margin": pa.float64(),
-        "seconds": pa.float64(),
-        "flag": pa.bool_(),
-        "safe_1": pa.bool_(),
-        "safe_2": pa.bool_(),
-        "models": pa.list_(pa.string()),
+        "messages": pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
+        "number": pa.float64(),
+        "whole": pa.int64(),
+        "yes or no": pa.bool_(),
+        "text": pa.string(),
+        "texts": pa.list_(pa.string()),
     }
-    types |= dict.fromkeys(("choice", "left", "overlap", "position"), pa.int64())
-    return pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])
+    return pa.schema([(name, types[kind]) for kind, *names in COLUMNS for name in names])

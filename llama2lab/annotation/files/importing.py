@@ -6,6 +6,7 @@ or a margin of a table that the user states. Several rows on one pair: see opini
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
@@ -21,7 +22,7 @@ from sqlalchemy.exc import IntegrityError
 
 from llama2lab.annotation.files import opinions as op
 from llama2lab.annotation.files.exporting import rest_of
-from llama2lab.annotation.files.records import Records
+from llama2lab.annotation.files.records import Records, renamed
 from llama2lab.annotation.files.taking_in import UNNAMED, Counts
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.checks import (
@@ -239,11 +240,7 @@ def _take_rest(reading: Reading, line: Any, where: str) -> None:
                 "all others; correct created_at"
             )
     elif line["table"] == "items":
-        item = row | {
-            "item_id": row.get("id"),
-            "answers": [row.get("answer_1"), row.get("answer_2")],
-            "item_created_at": row.get("created_at"),
-        }
+        item = renamed(row)
         records.add_item(item | checked(Known, item, where).model_dump(), where)
     else:
         records.add_label(row, "", where)
@@ -319,10 +316,10 @@ def _grade(given: Theirs, table: dict[str, float] | None, csv: bool, where: str)
     margin = given.margin
     if given.grade and (table is None or margin is None):
         return given.grade
-    try:
-        number = float(margin) if not isinstance(margin, bool) and (csv or not isinstance(margin, str)) else math.nan
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
+    number = math.nan
+    if not isinstance(margin, bool) and (csv or not isinstance(margin, str)):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            number = float(margin)
     tables = [table] if table else [MARGINS[name] for name in ("small", "large", "none")]
     meant = {grade for one in tables for grade, value in one.items() if abs(number - value) < CLOSE}
     if given.grade and meant != {given.grade}:

@@ -8,6 +8,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -96,14 +97,10 @@ def _none(file: Path, e: Exception) -> LabError:
 
 def _copy(file: Path, copy: Path) -> None:
     """As SQLite reads it, with whoever writes to it at this moment; with its journal where a writer died."""
+    uri = f"file:{quote(os.fsencode(file))}?mode=ro"
     try:
-        source = sqlite3.connect(f"file:{quote(os.fsencode(file))}?mode=ro", uri=True, timeout=30)
-        target = sqlite3.connect(copy)
-        try:
+        with closing(sqlite3.connect(uri, uri=True, timeout=30)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
-        finally:
-            source.close()
-            target.close()
     except sqlite3.OperationalError as e:
         beside = [Path(f"{file}{ending}") for ending in ("-journal", "-wal") if Path(f"{file}{ending}").is_file()]
         if not beside:
@@ -118,8 +115,7 @@ def _copy(file: Path, copy: Path) -> None:
 def _without_what_runs(copy: Path, file: Path) -> None:
     """Take views and triggers out of the copy; LabError where a table of the store is no plain table of sound rows."""
     until = time.monotonic() + SECONDS
-    conn = sqlite3.connect(copy, isolation_level=None)
-    try:
+    with closing(sqlite3.connect(copy, isolation_level=None)) as conn:
         conn.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE)
         conn.set_progress_handler(lambda: time.monotonic() > until, 100_000)
         conn.execute("PRAGMA trusted_schema=OFF")
@@ -129,12 +125,8 @@ def _without_what_runs(copy: Path, file: Path) -> None:
         for kind, name, made in conn.execute("SELECT type, name, sql FROM sqlite_master").fetchall():
             quoted = '"' + name.replace('"', '""') + '"'
             if name.lower() in ours and kind in ("table", "view"):
-                virtual = kind == "table" and made.upper().startswith("CREATE VIRTUAL")
-                if (
-                    kind == "view"
-                    or virtual
-                    or any(column[6] for column in conn.execute(f"PRAGMA table_xinfo({quoted})").fetchall())
-                ):
+                plain = kind == "table" and not made.upper().startswith("CREATE VIRTUAL")
+                if not plain or any(hidden for *_, hidden in conn.execute(f"PRAGMA table_xinfo({quoted})")):
                     raise LabError(
                         f"{file}: {name} is no plain table but is made up when it is read; the file was "
                         "tampered with; nothing was merged"
@@ -145,8 +137,6 @@ def _without_what_runs(copy: Path, file: Path) -> None:
         if rows > MAX_ROWS:
             raise LabError(f"{file} holds {rows:,} rows, more than the {MAX_ROWS:,} of any class; nothing was merged")
         sound = conn.execute("PRAGMA quick_check(1)").fetchone()[0]
-    finally:
-        conn.close()
     if sound != "ok":
         raise StoreError(
             f"{file} is damaged ({sound}); nothing was merged; rescue what is in it with: "

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,6 +21,8 @@ from llama2lab.annotation.files.records import Records
 from llama2lab.annotation.files.taking_in import UNNAMED, Counts, take_in
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.in_force import current_labels
+
+SAYS = ("choice", "grade", "safe_1", "safe_2")  # what makes two labels of one pair the same
 
 
 @dataclass
@@ -43,7 +45,7 @@ class Opinion:
 
     @property
     def says(self) -> tuple[Any, ...]:
-        return tuple(self.label[name] for name in ("choice", "grade", "safe_1", "safe_2"))
+        return tuple(self.label[name] for name in SAYS)
 
 
 def find_edits(opinions: Sequence[Opinion]) -> list[str]:
@@ -86,7 +88,7 @@ def write(conn: sa.Connection, old: Records, opinions: Sequence[Opinion]) -> Cou
     """Records and opinions into the store of this transaction. Both stay as they are: a transaction that other writers
     undid is tried again."""
     counts = Counts()
-    records = Records(old.source, dict(old.annotators), old.guidelines, old.items, old.secrets, dict(old.labels))
+    records = replace(old, annotators=dict(old.annotators), labels=dict(old.labels))
     in_force, ids = _labels_there(conn) if opinions else ({}, {})
     here: dict[tuple[str, str], set[str]] = defaultdict(set)  # ids of labels that this import gives somebody
     for one in sorted(opinions, key=lambda one: one.label["created_at"]):  # in the file's order, where undated
@@ -117,16 +119,13 @@ def write(conn: sa.Connection, old: Records, opinions: Sequence[Opinion]) -> Cou
 def _labels_there(conn: sa.Connection) -> tuple[dict[tuple[str, str], dict[tuple, str]], dict[str, tuple]]:
     """The labels in force in the store: by annotator (name, and id too) and item what they say and their id; and what
     every label says, by id."""
-    lab, a = t.labels.c, t.annotators.c
     in_force = set(conn.execute(current_labels()).scalars())
     found: dict[tuple[str, str], dict[tuple, str]] = defaultdict(dict)
     ids: dict[str, tuple] = {}
-    for row in conn.execute(
-        sa.select(lab.id, lab.item_id, lab.annotator_id, a.name, lab.choice, lab.grade, lab.safe_1, lab.safe_2).join(
-            t.annotators, a.id == lab.annotator_id
-        )
-    ):
-        ids[row.id] = (row.choice, row.grade, row.safe_1, row.safe_2)
+    lab, a = t.labels.c, t.annotators.c
+    said = sa.select(lab.id, lab.item_id, lab.annotator_id, a.name, *(lab[name] for name in SAYS))
+    for row in conn.execute(said.join(t.annotators, a.id == lab.annotator_id)):
+        ids[row.id] = tuple(getattr(row, name) for name in SAYS)
         if row.id in in_force:
             for who in (row.name, row.annotator_id):
                 found[who, row.item_id][ids[row.id]] = row.id

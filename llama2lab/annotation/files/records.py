@@ -80,18 +80,20 @@ def whose(row: Mapping[str, Any]) -> tuple[str, str]:
 def read(conn: sa.Connection, source: str) -> Records:
     """All rows of a store."""
     found = Records(source)
-    for name, table, key in (
-        ("annotators", t.annotators, "id"),
-        ("guidelines", t.guidelines, "version"),
-        ("items", t.items, "id"),
-        ("secrets", t.secrets, "item_id"),
-        ("labels", t.labels, "id"),
-    ):
-        getattr(found, name).update({row[key]: dict(row) for row in conn.execute(sa.select(table)).mappings()})
+    for table in (t.annotators, t.guidelines, t.items, t.secrets, t.labels):
+        (key,) = table.primary_key.columns.keys()
+        rows = conn.execute(sa.select(table)).mappings()
+        getattr(found, table.name).update({row[key]: dict(row) for row in rows})
     for row in found.secrets.values():  # what is handed out to nobody is no gold elsewhere either
         if row["gold"] and row["gold"]["choice"] and not row["gold_choice"]:
             row["gold"] = claimed(row["gold"])
     return found
+
+
+def renamed(item: Row) -> Row:
+    """A row of `items` as ItemRow takes it."""
+    answers = [item.get("answer_1"), item.get("answer_2")]
+    return item | {"item_id": item.get("id"), "answers": answers, "item_created_at": item.get("created_at")}
 
 
 def claimed(gold: Any) -> Any:
@@ -105,27 +107,12 @@ def check(found: Records) -> Records:
         for item in found.items.values():
             place = f"{where} item {item['id']}"
             secret = found.secrets.get(item["id"]) or {}
+            models = [secret.get("model_1"), secret.get("model_2")]
             records.add_item(
-                item
-                | {
-                    "item_id": item["id"],
-                    "item_created_at": item["created_at"],
-                    "answers": [item["answer_1"], item["answer_2"]],
-                    "gold": secret.get("gold"),
-                    "meta": secret.get("meta"),
-                    "models": [secret.get("model_1"), secret.get("model_2")],
-                },
-                place,
+                renamed(item) | {"gold": secret.get("gold"), "meta": secret.get("meta"), "models": models}, place
             )
-            texts = [
-                item["prompt_id"],
-                item["answer_1"],
-                item["answer_2"],
-                secret.get("model_1") or "",
-                secret.get("model_2") or "",
-                *(m["content"] for m in item["prompt"]),
-            ]
-            if max(map(len, texts)) > MAX_TEXT:
+            texts = (item["prompt_id"], item["answer_1"], item["answer_2"], *(m["content"] for m in item["prompt"]))
+            if max(map(len, (*texts, *(model or "" for model in models)))) > MAX_TEXT:
                 raise LabError(f"{place}: a text is longer than {MAX_TEXT:,} characters")
         for person in found.annotators.values():
             records.add_annotator(person, where)
@@ -136,11 +123,8 @@ def check(found: Records) -> Records:
             if row["text"] and guidelines_version(row["kind"], row["text"]) != row["version"]:
                 raise LabError(f"{where}: the guidelines {row['version']} are not what they were; they were changed")
         for label in found.labels.values():
-            records.add_label(
-                label,
-                (records.items.get(label["item_id"]) or {"kind": ""})["kind"],
-                f"{where} label {shown(label['id'])}",
-            )
+            kind = records.items[label["item_id"]]["kind"] if label["item_id"] in records.items else ""
+            records.add_label(label, kind, f"{where} label {shown(label['id'])}")
         records.check_whole()
     except (TypeError, KeyError, AttributeError) as e:
         raise LabError(f"{where} holds rows that are none of an annotation store's ({first_line(e)})") from e

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -124,22 +124,15 @@ def _of_one(records: Records, name: str) -> Records:
     people = {key: row for key, row in records.annotators.items() if row["name"] == name}
     if not people:
         raise LabError(f"{records.source}: nobody is called {name!r} there; the names are {', '.join(names) or 'none'}")
-    return Records(
-        records.source,
-        people,
-        records.guidelines,
-        records.items,
-        records.secrets,
-        {key: row for key, row in records.labels.items() if row["annotator_id"] in people},
-    )
+    labels = {key: row for key, row in records.labels.items() if row["annotator_id"] in people}
+    return replace(records, annotators=people, labels=labels)
 
 
 def _moments(records: Records, counts: Counts, trust: bool) -> None:
     """No time in the future: what is dated 9999 would be the newest for ever."""
     now = t.now()
-    dated = [
-        row for part in (records.annotators, records.guidelines, records.items, records.labels) for row in part.values()
-    ]
+    parts = (records.annotators, records.guidelines, records.items, records.labels)
+    dated = [row for part in parts for row in part.values()]
     late = [row for row in dated if row["created_at"] > now + SKEW]
     if late and not trust:
         raise LabError(
@@ -166,9 +159,8 @@ def _guidelines(conn: sa.Connection, records: Records, counts: Counts, trust: bo
     for version, row in wanted.items():
         there = known.get(version)
         if there and row["text"] and (there.text == "" or row["created_at"] > there.created_at == LONG_AGO):
-            conn.execute(
-                t.guidelines.update().where(g.version == version).values(text=row["text"], created_at=row["created_at"])
-            )
+            new_text = {"text": row["text"], "created_at": row["created_at"]}
+            conn.execute(t.guidelines.update().where(g.version == version).values(**new_text))
     new = [row for version, row in wanted.items() if version not in known]
     insert(conn, t.guidelines, new)
     counts.guidelines += len(new)
@@ -202,13 +194,10 @@ def _annotators(conn: sa.Connection, records: Records, counts: Counts) -> dict[s
 
 
 def _items(conn: sa.Connection, records: Records, counts: Counts, trust: bool, fresh: bool) -> None:
-    known = {
-        row["id"]: dict(row)
-        for row in conn.execute(sa.select(t.items.c.id, t.items.c.position, t.items.c.overlap)).mappings()
-    }
-    new = sorted(
-        (row for key, row in records.items.items() if key not in known), key=lambda row: (row["position"], row["id"])
-    )
+    there = conn.execute(sa.select(t.items.c.id, t.items.c.position, t.items.c.overlap)).mappings()
+    known = {row["id"]: dict(row) for row in there}
+    new = [row for key, row in records.items.items() if key not in known]
+    new.sort(key=lambda row: (row["position"], row["id"]))
     if new and known:  # behind those that are there; into an empty store as they were
         last = max(row["position"] for row in known.values())
         new = [row | {"position": position} for position, row in enumerate(new, last + 1)]
@@ -245,10 +234,8 @@ def _take_after_all(conn: sa.Connection, records: Records, known: dict[str, Row]
         if gold and gold["choice"]:
             conn.execute(t.secrets.update().where(g.item_id == row.item_id).values(**gold_columns(gold)))
     count, last = sa.func.count().label("count"), sa.func.max(s.number).label("last")
-    slots = {
-        row.item_id: row
-        for row in _in_parts(conn, sa.select(s.item_id, count, last).group_by(s.item_id), s.item_id, again)
-    }
+    taken = sa.select(s.item_id, count, last).group_by(s.item_id)
+    slots = {row.item_id: row for row in _in_parts(conn, taken, s.item_id, again)}
     for key in sorted(again):
         missing, after = known[key]["overlap"], 0
         if key in slots:
@@ -296,11 +283,8 @@ def _labels(
         lab = t.labels.c
         key = current(conn, annotator_id, item_id)
         skipped, left = conn.execute(sa.select(lab.skip_reason, lab.left).where(lab.id == key)).one()
-        conn.execute(
-            t.slots.update()
-            .where(t.slots.c.item_id == item_id, t.slots.c.annotator_id == annotator_id)
-            .values(state="done" if skipped is None else "skipped", left=left or 1)
-        )
+        slot = t.slots.update().where(t.slots.c.item_id == item_id, t.slots.c.annotator_id == annotator_id)
+        conn.execute(slot.values(state="done" if skipped is None else "skipped", left=left or 1))
         changed[annotator_id] += was.get((item_id, annotator_id)) not in (None, key)
     counts.labels += len(ordered)
     for who, count in sorted(several.items(), key=lambda pair: called[pair[0]]):
@@ -374,11 +358,9 @@ def _slots(conn: sa.Connection, labels: Sequence[Row]) -> None:
             continue
         values = {"annotator_id": annotator_id, "left": row["left"] or 1, "state": "done"}
         if open_.get(item_id):
-            conn.execute(
-                t.slots.update().where(s.item_id == item_id, s.number == open_[item_id].pop(0)).values(**values)
-            )
+            slot = t.slots.update().where(s.item_id == item_id, s.number == open_[item_id].pop(0))
+            conn.execute(slot.values(**values))
         else:
             last[item_id] = last.get(item_id, 0) + 1
-            conn.execute(
-                t.slots.insert().values(item_id=item_id, number=last[item_id], position=positions[item_id], **values)
-            )
+            new = {"item_id": item_id, "number": last[item_id], "position": positions[item_id]}
+            conn.execute(t.slots.insert().values(**new, **values))

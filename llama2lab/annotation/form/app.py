@@ -84,15 +84,10 @@ class Standing:
 
     def words(self, attempt: int) -> dict[str, int]:
         """What the page may know: never how many agree while an attempt goes on."""
-        done = len(self.outcomes) - (attempt - 1) * self.number
-        return {
-            "number": self.number,
-            "needed": self.needed,
-            "attempts": self.attempts,
-            "attempt": attempt,
-            "done": min(done, self.number),
-            **({"agreed": self.agreed(attempt)} if done >= self.number else {}),
-        }
+        done = min(len(self.outcomes) - (attempt - 1) * self.number, self.number)
+        known = {"number": self.number, "needed": self.needed, "attempts": self.attempts}
+        agreed = {"agreed": self.agreed(attempt)} if done == self.number else {}
+        return {**known, "attempt": attempt, "done": done, **agreed}
 
 
 class Application(AnnotationForm):

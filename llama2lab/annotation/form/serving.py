@@ -129,11 +129,7 @@ def command(
     host: str, port: int, base_url: str, visitors: int = 20, names: Sequence[str] = (), gone_seconds: int = GONE_SECONDS
 ) -> list[str]:
     return [
-        sys.executable,
-        "-m",
-        "llama2lab.annotation.form.room",
-        "annotate.ipynb",
-        "--no-browser",
+        *(sys.executable, "-m", "llama2lab.annotation.form.room", "annotate.ipynb", "--no-browser"),
         f"--port={port}",
         f"--Voila.ip={host}",
         "--Voila.port_retries=0",
@@ -173,29 +169,23 @@ def room_for() -> int:
 def environment(location: str, settings: Settings, folder: Path) -> dict[str, str]:
     paths = [str(folder / "share"), os.environ.get("JUPYTER_PATH", "")]
     kept = {key: value for key, value in os.environ.items() if key != STORE_VARIABLE}
-    return {
-        **kept,
-        URL_VARIABLE: location,
-        SETTINGS_VARIABLE: json.dumps(asdict(settings)),
-        "JUPYTER_PATH": os.pathsep.join(p for p in paths if p),
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    }
+    ours = {URL_VARIABLE: location, SETTINGS_VARIABLE: json.dumps(asdict(settings))}
+    jupyter = {"JUPYTER_PATH": os.pathsep.join(p for p in paths if p), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    return kept | ours | jupyter
 
 
 def _pairs(store: Store) -> tuple[int, list[str]]:
     """How many pairs there are, of which kinds. A class's login sees the pairs that it was given, and may count those
     that wait for it."""
     name = store.login()
-    if name is not None:
-        me = store.annotator(name)
-        found = {kind: queue.progress(store, me, kind) for kind in KINDS}
-        own = {kind: one.done + one.skipped + one.open for kind, one in found.items()}
-        return sum(own.values()), sorted(kind for kind, number in own.items() if number)
-    with store.begin(read=True) as conn:
-        counts: dict[str, int] = dict(
-            conn.execute(sa.select(t.items.c.kind, sa.func.count()).group_by(t.items.c.kind)).tuples().all()
-        )
-    return sum(counts.values()), sorted(counts)
+    if name is None:
+        with store.begin(read=True) as conn:
+            of_kinds = sa.select(t.items.c.kind, sa.func.count()).group_by(t.items.c.kind)
+            counts: dict[str, int] = dict(conn.execute(of_kinds).tuples().all())
+    else:
+        found = {kind: queue.progress(store, store.annotator(name), kind) for kind in KINDS}
+        counts = {kind: one.done + one.skipped + one.open for kind, one in found.items()}
+    return sum(counts.values()), sorted(kind for kind, number in counts.items() if number)
 
 
 def _check_port(host: str, port: int) -> None:

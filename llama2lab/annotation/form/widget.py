@@ -180,15 +180,11 @@ class AnnotationForm(anywidget.AnyWidget):
             with self._lock:
                 answer = {"ok": True, **self._answer(parse(content))}
         except LabError as e:
-            answer = {
-                "ok": False,
-                "error": str(e),
-                "retry": getattr(e, "retry", False),
-                "gone": getattr(e, "gone", False),
-            }
+            known = {name: getattr(e, name, False) for name in ("retry", "gone")}
+            answer = {"ok": False, "error": str(e), **known}
         except Exception as e:
             fault = e
-            answer = {"ok": False, "retry": False, "gone": False, "error": self._fault_words(e)}
+            answer = {"ok": False, "error": self._fault_words(e), "retry": False, "gone": False}
         self.send({"type": "answer", "request": request if isinstance(request, str) else None, **printable(answer)})
         if fault:
             raise fault
@@ -234,14 +230,7 @@ class AnnotationForm(anywidget.AnyWidget):
         }
 
     def _claim(self, gold_first: bool = False) -> queue.Task | None:
-        return queue.next_task(
-            self._open(),
-            self._annotator,
-            seed=self._seed,
-            lease_seconds=self._lease,
-            kind=self._kind,
-            gold_first=gold_first,
-        )
+        return queue.next_task(self._open(), self._annotator, self._seed, self._lease, self._kind, gold_first)
 
     def _progress(self) -> queue.Progress:
         return queue.progress(self._open(), self._annotator, kind=self._kind)
@@ -266,35 +255,10 @@ class AnnotationForm(anywidget.AnyWidget):
         return [{"kind": k, "version": version, "text": text} for k, version, text in found if text]
 
     def _save(self, message: Submit | Skip) -> dict[str, Any]:
-        store, item, label = self._open(), message.item_id, message.label_id
+        store, item = self._open(), message.item_id
+        save = queue.submit if isinstance(message, Submit) else queue.skip
         try:
-            if isinstance(message, Submit):
-                queue.submit(
-                    store,
-                    self._annotator,
-                    item,
-                    message.side,
-                    message.grade,
-                    message.safe_left,
-                    message.safe_right,
-                    message.comment,
-                    message.flag,
-                    message.seconds,
-                    label,
-                    message.replaces,
-                )
-            else:
-                queue.skip(
-                    store,
-                    self._annotator,
-                    item,
-                    message.reason,
-                    message.seconds,
-                    label,
-                    message.comment,
-                    message.flag,
-                    message.replaces,
-                )
+            save(store, self._annotator, **message.model_dump(exclude={"request", "type"}))
         except queue.Superseded as e:
             index = next((i for i, past in enumerate(self._history()) if past.task.item_id == item), None)
             if index is None:
@@ -307,7 +271,7 @@ class AnnotationForm(anywidget.AnyWidget):
             if not answered and not queue.renew(store, self._annotator, item, self._lease):
                 e.gone = True  # type: ignore[attr-defined]  # the page then goes on with another item
             raise
-        return {"saved": label}
+        return {"saved": message.label_id}
 
     # -- where no widget can run -------------------------------------------------------------------------------------
 

@@ -28,8 +28,9 @@ from llama2lab.annotation.store import server
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.checks import clean_name
 from llama2lab.annotation.store.engines import parse_url
-from llama2lab.annotation.store.faults import StoreError
+from llama2lab.annotation.store.faults import StoreError, sqlstate
 from llama2lab.annotation.store.roster import read_roster, read_urls, write_urls
+from llama2lab.annotation.store.server import ask
 from llama2lab.annotation.store.store import Store, open_store
 from llama2lab.engine.errors import LabError
 
@@ -91,7 +92,7 @@ class ClassReport:
     known: list[str]
     renewed: list[str]
     file: Path
-    notes: tuple[str, ...] = ()  # what was found and mended, or could not be
+    notes: Sequence[str] = ()  # what was found and mended, or could not be
 
     def __str__(self) -> str:
         renewed = f", {len(self.renewed)} new passwords" if self.renewed else ""
@@ -124,7 +125,7 @@ def create_class(
         try:
             return _create(store, address, names, again, file, known_urls)
         except StoreError as e:
-            state = getattr(getattr(e.__cause__, "orig", e.__cause__), "sqlstate", None)
+            state = sqlstate(e.__cause__)
             if state == "55P03":
                 raise StoreError(f"{e}{_who_waits(store)}", retry=True) from e
             if state == "42501":
@@ -138,61 +139,46 @@ def create_class(
 def _create(
     store: Store, address: URL, names: list[str], again: list[str], file: Path, urls: dict[str, str]
 ) -> ClassReport:
-    created: list[str] = []
-    known: list[str] = []
-    before = dict(urls)
-    wrote = False
-    notes: list[str] = []
+    before, wrote = dict(urls), False
     try:
         with store.begin() as conn:
             # Two teachers who run this at once go one after the other. No login of the class can hold this lock.
             conn.exec_driver_sql("LOCK TABLE members IN SHARE ROW EXCLUSIVE MODE")
-            address = address.set(database=conn.exec_driver_sql("SELECT current_database()::text").scalar_one())
-            notes += _strangers(conn)
-            group = _rules(conn, address, store.where)
-            members = {
-                row.name: row.role
-                for row in conn.execute(
-                    sa.select(t.annotators.c.name, t.members.c.role).join(
-                        t.annotators, t.annotators.c.id == t.members.c.annotator_id
-                    )
-                )
-            }
+            address = address.set(database=ask(conn, "SELECT current_database()::text"))
+            notes = _strangers(conn)
+            annotators, teachers = _rules(conn, address, store.where)
+            roles = sa.select(t.annotators.c.name, t.members.c.role).join_from(t.annotators, t.members)
+            members: dict[str, str] = dict(conn.execute(roles).tuples().all())
+            created = [name for name in names if name not in members]
             unknown = [name for name in again if name not in members and name not in names and name != TEACHER]
             if unknown:
                 raise LabError(f"{unknown[0]!r} has no login in this class; put the name on the roster")
             teacher = role_name(address, "teacher")
-            if (
-                TEACHER in again
-                or not conn.execute(
-                    sa.text(
-                        "SELECT pg_has_role(r.oid, g.oid, 'MEMBER') FROM pg_roles r, pg_roles g "
-                        "WHERE r.rolname = :r AND g.rolname = :g"
-                    ),
-                    {"r": teacher, "g": group[1]},
-                ).scalar()
-            ):
-                urls[TEACHER] = _login(conn, address, teacher, group[1])
-            for name in names:
-                if name in members:
-                    known.append(name)
-                    continue
+            there = ask(
+                conn,
+                "SELECT pg_has_role(r.oid, g.oid, 'MEMBER') FROM pg_roles r, pg_roles g "
+                "WHERE r.rolname = :r AND g.rolname = :g",
+                r=teacher,
+                g=teachers,
+            )
+            if TEACHER in again or not there:
+                urls[TEACHER] = _login(conn, address, teacher, teachers)
+            for name in created:
                 role = role_name(address, "student", name)
-                urls[name] = _login(conn, address, role, group[0])
+                urls[name] = _login(conn, address, role, annotators)
                 annotator = conn.execute(sa.select(t.annotators.c.id).where(t.annotators.c.name == name)).scalar()
                 if annotator is None:
                     annotator = secrets.token_hex(16)
                     conn.execute(t.annotators.insert().values(id=annotator, name=name, kind="person", vendor=""))
                 conn.execute(t.members.insert().values(role=role, annotator_id=annotator))
-                created.append(name)
             renewed = [name for name in again if name in members]
             for name in renewed:
-                urls[name] = _login(conn, address, members[name], group[0])
+                urls[name] = _login(conn, address, members[name], annotators)
             students = list(conn.execute(sa.select(t.members.c.role)).scalars())
             for role in students:
                 _settings(conn, role, PATIENCE)
             _settings(conn, teacher, {})
-            notes += _close(conn, address, [*students, *group])
+            notes += _close(conn, address, [*students, annotators, teachers])
             # Before the commit: a password that is nowhere written down would be lost with a login that exists.
             if urls != before or not file.exists():
                 write_urls(file, urls)
@@ -201,7 +187,7 @@ def _create(
         if wrote:
             write_urls(file, before)
         raise
-    return ClassReport(created, known, renewed, file, tuple(notes))
+    return ClassReport(created, [name for name in names if name in members], renewed, file, notes)
 
 
 def role_name(address: URL, *parts: str) -> str:
@@ -227,7 +213,7 @@ def _rules(conn: sa.Connection, address: URL, where: str) -> tuple[str, str]:
         )
     groups = role_name(address, "annotators"), role_name(address, "teachers")
     for group in groups:
-        if not conn.execute(sa.text("SELECT 1 FROM pg_roles WHERE rolname = :name"), {"name": group}).scalar():
+        if not ask(conn, "SELECT 1 FROM pg_roles WHERE rolname = :name", name=group):
             conn.exec_driver_sql(f"CREATE ROLE {quote(group)} NOLOGIN")
     annotators, teachers = map(quote, groups)
     run = conn.exec_driver_sql
@@ -243,9 +229,7 @@ def _rules(conn: sa.Connection, address: URL, where: str) -> tuple[str, str]:
         run(f"GRANT {theirs} ON {table} TO {teachers}")
         if table == t.VERSION_TABLE:
             continue
-        if not conn.execute(
-            sa.text("SELECT relrowsecurity FROM pg_class WHERE oid = CAST(:table AS regclass)"), {"table": table}
-        ).scalar():
+        if not ask(conn, "SELECT relrowsecurity FROM pg_class WHERE oid = CAST(:table AS regclass)", table=table):
             run(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
         _policy(conn, "llama2lab_teachers", table, f"TO {teachers} USING (true) WITH CHECK (true)")
     for table, command, condition in POLICIES:
@@ -256,14 +240,8 @@ def _rules(conn: sa.Connection, address: URL, where: str) -> tuple[str, str]:
 def _policy(conn: sa.Connection, name: str, table: str, rule: str) -> None:
     """The policy, unless it is there as this version makes it: to make one waits for every open transaction."""
     mark = "llama2lab " + hashlib.sha256(rule.encode()).hexdigest()[:16]
-    said = conn.execute(
-        sa.text(
-            "SELECT obj_description(oid, 'pg_policy') FROM pg_policy WHERE polname = :name "
-            "AND polrelid = CAST(:table AS regclass)"
-        ),
-        {"name": name, "table": table},
-    ).scalar()
-    if said != mark:
+    there = "FROM pg_policy WHERE polname = :name AND polrelid = CAST(:table AS regclass)"
+    if ask(conn, f"SELECT obj_description(oid, 'pg_policy') {there}", name=name, table=table) != mark:
         conn.exec_driver_sql(f"DROP POLICY IF EXISTS {name} ON {table}")
         conn.exec_driver_sql(f"CREATE POLICY {name} ON {table} {rule}")
         conn.exec_driver_sql(f"COMMENT ON POLICY {name} ON {table} IS '{mark}'")
@@ -272,8 +250,7 @@ def _policy(conn: sa.Connection, name: str, table: str, rule: str) -> None:
 def _strangers(conn: sa.Connection) -> list[str]:
     """Take away the functions and operators that logins of the class have made anywhere in this database: nothing here
     would call them, but who types SQL could. What else they own is named."""
-    gone: list[str] = []
-    left: list[str] = []
+    removed, left = [], []
     objects = conn.execute(
         sa.text(
             "SELECT pg_get_userbyid(d.refobjid)::text AS owner, o.type, o.identity FROM pg_shdepend d "
@@ -285,16 +262,13 @@ def _strangers(conn: sa.Connection) -> list[str]:
     ).all()  # operators before their functions
     for row in objects:
         what = f"{row.type} {row.identity}, made by {row.owner}"
-        if row.type in ("operator", "function", "procedure", "aggregate") and _tried(
-            conn, f"DROP {row.type.upper()} {row.identity}"
-        ):
-            gone.append(what)
+        runs = row.type in ("operator", "function", "procedure", "aggregate")
+        if runs and _tried(conn, f"DROP {row.type.upper()} {row.identity}"):
+            removed.append(f"removed: {what}")
         else:
             left.append(what)
-    notes = [f"removed: {what}" for what in gone]
-    if left:
-        notes.append(f"not removed, look into it: {'; '.join(left[:10])}{' ...' if len(left) > 10 else ''}")
-    return notes
+    more = " ..." if len(left) > 10 else ""
+    return removed + ([f"not removed, look into it: {'; '.join(left[:10])}{more}"] if left else [])
 
 
 def _tried(conn: sa.Connection, statement: str) -> bool:
@@ -304,7 +278,7 @@ def _tried(conn: sa.Connection, statement: str) -> bool:
             conn.exec_driver_sql(statement)
         return True
     except SQLAlchemyError as e:
-        if getattr(getattr(e, "orig", None), "sqlstate", "08")[:2] in ("08", "57", "55"):
+        if sqlstate(e)[:2] in ("", "08", "57", "55"):
             raise  # no answer to the question
         return False
 
@@ -369,7 +343,7 @@ def _login(conn: sa.Connection, address: URL, role: str, group: str) -> str:
     # Hashed here, so that the password is in no log of the server.
     hashed = raw.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
     quote = conn.dialect.identifier_preparer.quote_identifier
-    exists = conn.execute(sa.text("SELECT 1 FROM pg_roles WHERE rolname = :name"), {"name": role}).scalar()
+    exists = ask(conn, "SELECT 1 FROM pg_roles WHERE rolname = :name", name=role)
     conn.exec_driver_sql(
         f"{'ALTER' if exists else 'CREATE'} ROLE {quote(role)} LOGIN CONNECTION LIMIT {CONNECTIONS} PASSWORD '{hashed}'"
     )

@@ -130,9 +130,5 @@ def _person(conn: sa.Connection, name: str) -> str:
 
 
 def _kept(conn: sa.Connection, name: str, lock: bool = False) -> Any:
-    rows = (
-        sa.select(t.codes)
-        .join(t.annotators, t.annotators.c.id == t.codes.c.annotator_id)
-        .where(t.annotators.c.name == name)
-    )
+    rows = sa.select(t.codes).join(t.annotators).where(t.annotators.c.name == name)
     return conn.execute(rows.with_for_update(of=t.codes) if lock else rows).first()

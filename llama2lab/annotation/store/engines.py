@@ -22,7 +22,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from llama2lab.annotation.store import address
-from llama2lab.annotation.store.faults import StoreError, unreachable
+from llama2lab.annotation.store.faults import StoreError, sqlstate, unreachable
 from llama2lab.engine.errors import LabError
 
 BUSY_SECONDS = 30
@@ -122,23 +122,16 @@ def sqlite_engine(url: URL, create: bool, where: str | None) -> sa.Engine:
 
     @sa.event.listens_for(engine, "connect")
     def settings(connection: Any, _: Any) -> None:
-        _patiently(
-            connection,
-            "PRAGMA foreign_keys=ON",
-            "PRAGMA journal_mode=DELETE",
-            "PRAGMA synchronous=FULL",
-            "PRAGMA trusted_schema=OFF",
-        )
+        wanted = ("foreign_keys=ON", "journal_mode=DELETE", "synchronous=FULL", "trusted_schema=OFF")
+        _patiently(connection, *(f"PRAGMA {setting}" for setting in wanted))
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
         # IMMEDIATE: the lock is taken before anything is read, so that two claims cannot see the same free slot. A
         # reader takes its lock with the first row that it reads.
         read = connection.get_execution_options().get("llama2lab_read")
-        _patiently(
-            connection.connection.dbapi_connection,
-            *(("BEGIN", "SELECT 1 FROM sqlite_master LIMIT 1") if read else ("BEGIN IMMEDIATE",)),
-        )
+        statements = ("BEGIN", "SELECT 1 FROM sqlite_master LIMIT 1") if read else ("BEGIN IMMEDIATE",)
+        _patiently(connection.connection.dbapi_connection, *statements)
 
     return engine
 
@@ -177,9 +170,9 @@ def postgres_engine(url: URL, where: str, search_path: str) -> sa.Engine:
     if not set(url.query) <= known:
         raise StoreError(f"{where}: the URL has an option after its ? that PostgreSQL does not know; correct it")
     path = re.sub(r"([\\ ])", r"\\\1", search_path)  # as libpq wants it
-    places, given = url.get_dialect()().create_connect_args(url)
+    places, own = url.get_dialect()().create_connect_args(url)
     options = {
-        **given,
+        **own,
         "connect_timeout": 10,
         "tcp_user_timeout": 15000,
         "keepalives_idle": 20,
@@ -194,16 +187,10 @@ def postgres_engine(url: URL, where: str, search_path: str) -> sa.Engine:
             fault = unreachable(e, where)
         raise fault  # outside of the handler: the driver's words, which may hold parts of the URL, are not behind it
 
-    engine = sa.create_engine(
-        "postgresql+psycopg://",
-        creator=connect,
-        pool_size=1,
-        max_overflow=4,
-        pool_pre_ping=True,
-        pool_timeout=BUSY_SECONDS,
-        hide_parameters=True,
-        use_native_hstore=False,
-    )  # to look for its type is a query more for each connection
+    pool = {"pool_size": 1, "max_overflow": 4, "pool_pre_ping": True, "pool_timeout": BUSY_SECONDS}
+    # Hstore: to look for its type is a query more for each connection.
+    given = {"creator": connect, "hide_parameters": True, "use_native_hstore": False}
+    engine = sa.create_engine("postgresql+psycopg://", **given, **pool)
     _close_when_idle(engine)
     return engine
 
@@ -229,8 +216,5 @@ def _close_when_idle(engine: sa.Engine) -> None:
 
 def collision(cause: BaseException | None) -> bool:
     """Refused because others were writing, and certainly not committed."""
-    original = getattr(cause, "orig", cause)
-    code, state = getattr(original, "sqlite_errorcode", None), getattr(original, "sqlstate", None)
-    return (code is not None and code & 0xFF in (5, 6)) or (
-        state is not None and (state[:2] == "40" or state in ("55P03", "23505"))
-    )
+    code, state = getattr(getattr(cause, "orig", cause), "sqlite_errorcode", 0), sqlstate(cause)
+    return code & 0xFF in (5, 6) or state[:2] == "40" or state in ("55P03", "23505")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 
 from sqlalchemy.exc import DBAPIError, InterfaceError
@@ -18,11 +19,12 @@ class StoreError(LabError):
         self.retry = retry
 
 
+LOCKED = ("is locked by another program that writes to it; it is tried again, or close the other program", True)
 # SQLite's primary result codes (the low byte of sqlite_errorcode).
 SQLITE = {
     3: ("may not be read or written by you; mend its permissions", False),
-    5: ("is locked by another program that writes to it; it is tried again, or close the other program", True),
-    6: ("is locked by another program that writes to it; it is tried again, or close the other program", True),
+    5: LOCKED,
+    6: LOCKED,
     8: ("is read-only; mend the permissions of the file and its folder, or open a copy elsewhere", True),
     10: (
         "cannot be read or written: the disk or the network folder failed; check it, and keep the file on a disk of "
@@ -62,57 +64,50 @@ POSTGRES = {
 }
 
 
+def sqlstate(error: BaseException | None) -> str:
+    """PostgreSQL's code of an error, its driver's or SQLAlchemy's; "" where there is none."""
+    return getattr(getattr(error, "orig", error), "sqlstate", None) or ""
+
+
 def explain(error: Exception, where: str) -> StoreError | None:
     """The StoreError for a database's exception; None if it is no fault of the database but of our code."""
     if isinstance(error, PoolTimeout):
         return StoreError(f"{where}: all connections are busy; it is tried again", retry=True)
     original: Exception = getattr(error, "orig", None) or error
-    if type(original).__name__ == "DataError" and getattr(original, "sqlstate", None) is None:
+    state = sqlstate(original)
+    if type(original).__name__ == "DataError" and not state:
         return StoreError(f"{where}: {POSTGRES['22'][0]}")  # the driver would not even send it
     code = getattr(original, "sqlite_errorcode", None)
     if code is not None:
         if code == sqlite3.SQLITE_READONLY_DBMOVED:
             return StoreError(f"{where} was moved away while it was written to; put it back", retry=True)
-        if code & 0xFF in SQLITE:
-            words, retry = SQLITE[code & 0xFF]
-            return StoreError(f"{where} {words}", retry)
+        if known := SQLITE.get(code & 0xFF):
+            return StoreError(f"{where} {known[0]}", known[1])
         if "no such table" in str(original) or "no such column" in str(original):
             return StoreError(
                 f"{where} has not the tables of an annotation store ({first_line(original)}); give the "
                 "path of one, or of a new file"
             )
         return None
-    state = getattr(original, "sqlstate", None)
     if state:
-        for key in (state, state[:2]):
-            if key in POSTGRES:
-                words, retry = POSTGRES[key]
-                return StoreError(f"{where}: {words}", retry)
+        if known := POSTGRES.get(state) or POSTGRES.get(state[:2]):
+            return StoreError(f"{where}: {known[0]}", known[1])
         if state in ("42P01", "42703", "42883"):
             return StoreError(
                 f"{where}: the database has not the tables of an annotation store "
                 f"({first_line(original)}); check the end of the URL"
             )
         return None
-    if (
-        isinstance(error, InterfaceError)
-        or (isinstance(error, DBAPIError) and error.connection_invalidated)
-        or (type(original).__name__ == "OperationalError")
-    ):
-        return unreachable(original, where)
-    return None
+    lost = isinstance(error, InterfaceError) or (isinstance(error, DBAPIError) and error.connection_invalidated)
+    return unreachable(original, where) if lost or type(original).__name__ == "OperationalError" else None
 
 
-# What psycopg says, which has no code before there is a connection: (words in it, ours, whether it may mend itself).
+# What psycopg says, which has no code before there is a connection: (pattern, the code that it would be).
 CONNECTING = (
-    (("password authentication failed",), POSTGRES["28P01"]),
-    (("no password supplied",), POSTGRES["28P01"]),
-    (("database", "does not exist"), POSTGRES["3D000"]),
-    (("role", "does not exist"), POSTGRES["28"]),
-    (("pg_hba.conf",), POSTGRES["28"]),
-    (("too many clients",), POSTGRES["53300"]),
-    (("too many connections",), POSTGRES["53300"]),
-    (("remaining connection slots",), POSTGRES["53300"]),
+    ("password authentication failed|no password supplied", "28P01"),
+    ("database.*does not exist", "3D000"),
+    (r"role.*does not exist|pg_hba\.conf", "28"),
+    ("too many clients|too many connections|remaining connection slots", "53300"),
 )
 REASONS = (
     "Connection refused",
@@ -138,9 +133,9 @@ def unreachable(error: Exception, where: str) -> StoreError:
     """For a server with which there is no connection. The driver's own words can hold parts of the URL, a password
     that was not escaped among them: only words that we know are passed on."""
     said = str(error)
-    for words, (ours, retry) in CONNECTING:
-        if all(word in said for word in words):
-            return StoreError(f"{where}: {ours}", retry)
+    for pattern, code in CONNECTING:
+        if re.search(pattern, said, re.DOTALL):
+            return StoreError(f"{where}: {POSTGRES[code][0]}", POSTGRES[code][1])
     reason = next((f" ({one})" for one in REASONS if one in said), "")
     return StoreError(
         f"{where}: the server does not answer{reason}; check that it runs, its name and port in the URL, "

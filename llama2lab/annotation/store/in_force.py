@@ -55,32 +55,11 @@ def labels_in_force(conn: sa.Connection) -> list[dict[str, Any]]:
     """All of a store, each with its item and its annotator, in the order of the queue."""
     lab, i, g, a = t.labels.c, t.items.c, t.secrets.c, t.annotators.c
     query = (
-        sa.select(
-            lab.id.label("label_id"),
-            lab.item_id,
-            i.kind,
-            i.prompt,
-            i.answer_1,
-            i.answer_2,
-            i.prompt_id,
-            g.model_1,
-            g.model_2,
-            g.gold,
-            a.name.label("annotator"),
-            a.kind.label("annotator_kind"),
-            a.vendor,
-            lab.choice,
-            lab.grade,
-            lab.safe_1,
-            lab.safe_2,
-            lab.comment,
-            lab.flag,
-            lab.skip_reason,
-            lab.seconds,
-            lab.left,
-            lab.created_at,
-            lab.guidelines,
-        )
+        sa.select(lab.id.label("label_id"), lab.item_id, i.kind, i.prompt, i.answer_1, i.answer_2, i.prompt_id)
+        .add_columns(g.model_1, g.model_2, g.gold, a.name.label("annotator"), a.kind.label("annotator_kind"), a.vendor)
+        .add_columns(lab.choice, lab.grade, lab.safe_1, lab.safe_2, lab.comment, lab.flag, lab.skip_reason)
+        .add_columns(lab.seconds, lab.left, lab.created_at, lab.guidelines)
+        .select_from(t.labels)
         .join(t.items, i.id == lab.item_id)
         .join(t.annotators, a.id == lab.annotator_id)
         .outerjoin(t.secrets, g.item_id == lab.item_id)

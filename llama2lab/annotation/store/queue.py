@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,6 +19,7 @@ from sqlalchemy.exc import IntegrityError
 
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.checks import ID, MAX_COMMENT, MAX_LEASE, MAX_SECONDS
+from llama2lab.annotation.store.faults import sqlstate
 from llama2lab.annotation.store.in_force import current, in_force
 from llama2lab.annotation.store.store import Store, newest_guidelines
 from llama2lab.engine.errors import LabError, first_line
@@ -162,78 +164,43 @@ def _of_kind(query: sa.Select, kind: str | None) -> sa.Select:
     return query.where(sa.exists(t.items.c.id).where(t.items.c.id == t.slots.c.item_id, t.items.c.kind == kind))
 
 
+def _gold(columns: Sequence[Any], kind: str | None) -> sa.Select:
+    """Of the gold items (of this kind)."""
+    query = sa.select(*columns).select_from(t.items.join(t.secrets)).where(t.secrets.c.gold_choice.is_not(None))
+    return query if kind is None else query.where(t.items.c.kind == kind)
+
+
 def _claim(
-    conn: sa.Connection,
-    annotator_id: str,
-    name: str,
-    seed: int,
-    lease_seconds: float,
-    kind: str | None,
-    gold_first: bool,
+    conn: sa.Connection, me: str, name: str, seed: int, lease_seconds: float, kind: str | None, gold_first: bool
 ) -> str | None:
     """SQLite's claim: the whole file is locked for this transaction. server.py has PostgreSQL's."""
     s, i, now = t.slots.c, t.items.c, t.now()
     lease = {"state": "leased", "leased_until": now + timedelta(seconds=lease_seconds)}
     is_gold = sa.exists().where(t.secrets.c.item_id == s.item_id, t.secrets.c.gold_choice.is_not(None))
-    held = list(
-        conn.execute(
-            _of_kind(sa.select(s.item_id, is_gold.label("gold")), kind)
-            .where(s.annotator_id == annotator_id, s.state == "leased")
-            .order_by(s.position)
-        )
-    )
+    mine = _of_kind(sa.select(s.item_id, is_gold.label("gold")), kind)
+    held = list(conn.execute(mine.where(s.annotator_id == me, s.state == "leased").order_by(s.position)))
     if gold_first:
         held.sort(key=lambda row: not row.gold)
-    gold = None
+    gold = free = None
     if not held or (gold_first and not held[0].gold):
-        gold = conn.execute(
-            sa.select(i.id, i.position)
-            .join(t.secrets, t.secrets.c.item_id == i.id)
-            .where(
-                t.secrets.c.gold_choice.is_not(None),
-                ~_given(annotator_id, i.id),
-                sa.true() if kind is None else i.kind == kind,
-            )
-            .order_by(i.position)
-            .limit(1)
-        ).first()
+        new = _gold((i.id, i.position), kind).where(~_given(me, i.id))
+        gold = conn.execute(new.order_by(i.position).limit(1)).first()
     if held and gold is None:
-        conn.execute(
-            t.slots.update().where(s.item_id == held[0].item_id, s.annotator_id == annotator_id).values(**lease)
-        )
+        conn.execute(t.slots.update().where(s.item_id == held[0].item_id, s.annotator_id == me).values(**lease))
         return held[0].item_id
-    free = (
-        None
-        if gold and gold_first
-        else conn.execute(
-            _of_kind(sa.select(s.item_id, s.number, s.position), kind)
-            .where(_available(now), ~_given(annotator_id, s.item_id))
-            .order_by(s.position, s.number)
-            .limit(1)
-        ).first()
-    )
+    if gold is None or not gold_first:
+        slots = _of_kind(sa.select(s.item_id, s.number, s.position), kind)
+        slots = slots.where(_available(now), ~_given(me, s.item_id)).order_by(s.position, s.number)
+        free = conn.execute(slots.limit(1)).first()
     if gold and (free is None or gold.position < free.position):
-        number = conn.execute(
-            sa.select(sa.func.coalesce(sa.func.max(s.number), 0) + 1).where(s.item_id == gold.id)
-        ).scalar_one()
-        conn.execute(
-            t.slots.insert().values(
-                item_id=gold.id,
-                number=number,
-                position=gold.position,
-                annotator_id=annotator_id,
-                left=side_for(seed, gold.id, name),
-                **lease,
-            )
-        )
+        last = conn.execute(sa.select(sa.func.max(s.number)).where(s.item_id == gold.id)).scalar() or 0
+        taken = {"annotator_id": me, "left": side_for(seed, gold.id, name), **lease}
+        conn.execute(t.slots.insert().values(item_id=gold.id, number=last + 1, position=gold.position, **taken))
         return gold.id
     if free is None:
         return None
-    conn.execute(
-        t.slots.update()
-        .where(s.item_id == free.item_id, s.number == free.number)
-        .values(annotator_id=annotator_id, left=side_for(seed, free.item_id, name), **lease)
-    )
+    taken = {"annotator_id": me, "left": side_for(seed, free.item_id, name), **lease}
+    conn.execute(t.slots.update().where(s.item_id == free.item_id, s.number == free.number).values(**taken))
     return free.item_id
 
 
@@ -252,9 +219,7 @@ def _task(conn: sa.Connection, annotator_id: str, item_id: str) -> Task:
 
 def _as_task(row: Any, number: int) -> Task:
     texts = (row.answer_1, row.answer_2) if _left(row) == 1 else (row.answer_2, row.answer_1)
-    return Task(
-        row.item_id, row.kind, row.prompt, *texts, number=number, leased_until=row.leased_until, prompt_id=row.prompt_id
-    )
+    return Task(row.item_id, row.kind, row.prompt, *texts, number, row.leased_until, row.prompt_id)
 
 
 def renew(store: Store, annotator_id: str, item_id: str, lease_seconds: float = 900) -> bool:
@@ -264,50 +229,26 @@ def renew(store: Store, annotator_id: str, item_id: str, lease_seconds: float = 
 
     def extend(conn: sa.Connection) -> bool:
         if not store.sqlite:
-            return conn.execute(
-                sa.select(sa.func.llama2lab_renew(annotator_id, item_id, float(lease_seconds)))
-            ).scalar_one()
-        return bool(
-            conn.execute(
-                t.slots.update()
-                .where(s.item_id == item_id, s.annotator_id == annotator_id, s.state == "leased")
-                .values(leased_until=t.now() + timedelta(seconds=lease_seconds))
-            ).rowcount
-        )
+            renewed = sa.func.llama2lab_renew(annotator_id, item_id, float(lease_seconds))
+            return conn.execute(sa.select(renewed)).scalar_one()
+        held = (s.item_id == item_id, s.annotator_id == annotator_id, s.state == "leased")
+        until = t.now() + timedelta(seconds=lease_seconds)
+        return bool(conn.execute(t.slots.update().where(*held).values(leased_until=until)).rowcount)
 
     return store.write(extend)
 
 
 def progress(store: Store, annotator_id: str, kind: str | None = None) -> Progress:
     """How far this annotator is, of all items or those of one kind."""
-    s, g = t.slots.c, t.secrets.c
+    s = t.slots.c
+    mine = _of_kind(sa.select(s.state, sa.func.count()), kind).where(s.annotator_id == annotator_id).group_by(s.state)
     with store.begin(read=True) as conn:
-        states: dict[str, int] = dict(
-            conn.execute(
-                _of_kind(sa.select(s.state, sa.func.count()), kind)
-                .where(s.annotator_id == annotator_id)
-                .group_by(s.state)
-            )
-            .tuples()
-            .all()
-        )
+        states: dict[str, int] = dict(conn.execute(mine).tuples().all())
         if store.sqlite:
-            free = conn.execute(
-                _of_kind(sa.select(sa.func.count(sa.distinct(s.item_id))), kind).where(
-                    _available(t.now()), ~_given(annotator_id, s.item_id)
-                )
-            ).scalar_one()
-            gold = conn.execute(
-                sa.select(sa.func.count())
-                .select_from(t.secrets)
-                .join(t.items, t.items.c.id == g.item_id)
-                .where(
-                    g.gold_choice.is_not(None),
-                    ~_given(annotator_id, g.item_id),
-                    sa.true() if kind is None else t.items.c.kind == kind,
-                )
-            ).scalar_one()
-            waiting = free + gold
+            free = _of_kind(sa.select(sa.func.count(sa.distinct(s.item_id))), kind)
+            free = free.where(_available(t.now()), ~_given(annotator_id, s.item_id))
+            gold = _gold([sa.func.count()], kind).where(~_given(annotator_id, t.items.c.id))
+            waiting = conn.execute(free).scalar_one() + conn.execute(gold).scalar_one()
         else:
             waiting = conn.execute(sa.select(sa.func.llama2lab_waiting(annotator_id, kind))).scalar_one()
     return Progress(states.get("done", 0), states.get("skipped", 0), states.get("leased", 0) + waiting)
@@ -337,17 +278,8 @@ def submit(
         raise LabError(f"a label chooses 'left' or 'right', not {side!r}")
     if grade not in GRADES:
         raise LabError(f"a label's grade is one of {', '.join(GRADES)}, not {grade!r}")
-    return _save(
-        store,
-        annotator_id,
-        item_id,
-        label_id,
-        replaces,
-        side,
-        seconds,
-        (safe_left, safe_right),
-        {"grade": grade, "comment": comment, "flag": flag},
-    )
+    values = {"grade": grade, "comment": comment, "flag": flag}
+    return _save(store, annotator_id, item_id, values, seconds, label_id, replaces, side, (safe_left, safe_right))
 
 
 def skip(
@@ -364,29 +296,20 @@ def skip(
     """Save that the annotator will not judge this item, and why. It can be edited into a label later."""
     if not reason.strip():
         raise LabError("a skip needs a reason; say one")
-    return _save(
-        store,
-        annotator_id,
-        item_id,
-        label_id,
-        replaces,
-        None,
-        seconds,
-        (None, None),
-        {"skip_reason": reason, "comment": comment, "flag": flag},
-    )
+    values = {"skip_reason": reason, "comment": comment, "flag": flag}
+    return _save(store, annotator_id, item_id, values, seconds, label_id, replaces)
 
 
 def _save(
     store: Store,
     annotator_id: str,
     item_id: str,
+    values: dict[str, Any],
+    seconds: float,
     label_id: str | None,
     replaces: str | None,
-    side: Side | None,
-    seconds: float,
-    safe: tuple[bool | None, bool | None],
-    values: dict[str, Any],
+    side: Side | None = None,
+    safe: tuple[bool | None, bool | None] = (None, None),
 ) -> str:
     new = label_id or uuid.uuid4().hex
     if not ID.fullmatch(new):
@@ -395,11 +318,9 @@ def _save(
         raise LabError(NOT_YOURS)
     if not 0 <= seconds <= MAX_SECONDS:
         raise LabError(f"the seconds spent on an item are a number from 0 to {MAX_SECONDS:.0f}, not {seconds}")
-    for name in ("comment", "skip_reason"):
-        if len(t.escape(values.get(name) or "")) > MAX_COMMENT:
-            raise LabError(
-                f"a {'comment' if name == 'comment' else 'reason'} has at most {MAX_COMMENT:,} characters; shorten it"
-            )
+    for name, word in (("comment", "comment"), ("skip_reason", "reason")):
+        if len(t.escape(values.get(name, ""))) > MAX_COMMENT:
+            raise LabError(f"a {word} has at most {MAX_COMMENT:,} characters; shorten it")
     lab, s = t.labels.c, t.slots.c
 
     def save(conn: sa.Connection) -> str:
@@ -424,30 +345,18 @@ def _save(
         choice = None if side is None else slot.left if side == "left" else 3 - slot.left
         if choice and slot.kind == "safety":
             _check_safety(choice, safe_1, safe_2)
-        conn.execute(
-            t.labels.insert().values(
-                id=new,
-                item_id=item_id,
-                annotator_id=annotator_id,
-                choice=choice,
-                safe_1=safe_1,
-                safe_2=safe_2,
-                seconds=float(seconds),
-                left=slot.left,
-                supersedes=before,
-                guidelines=newest_guidelines(slot.kind, t.guidelines.c.version).scalar_subquery(),
-                **values,
-            )
-        )
+        row = values | {"id": new, "item_id": item_id, "annotator_id": annotator_id, "seconds": float(seconds)}
+        row |= {"choice": choice, "safe_1": safe_1, "safe_2": safe_2, "left": slot.left, "supersedes": before}
+        row["guidelines"] = newest_guidelines(slot.kind, t.guidelines.c.version).scalar_subquery()
+        conn.execute(t.labels.insert().values(**row))
         return new  # a trigger has marked the slot as answered
 
     try:
         return store.write(save)
     except IntegrityError as e:
-        state = getattr(e.orig, "sqlstate", None)
-        if state == "23503":  # the slot was handed on in this very moment
+        if sqlstate(e) == "23503":  # the slot was handed on in this very moment
             raise LabError(NOT_YOURS) from e
-        if state == "23514":
+        if sqlstate(e) == "23514":
             raise LabError(f"the database refuses this label ({first_line(e.orig or e)})") from e
         raise
 
@@ -493,28 +402,19 @@ def _past(row: Any, number: int) -> Past:
 
 def qualify(store: Store, annotator_id: str, kind: str | None = None) -> Qualification:
     """How this annotator fares on gold items (of one kind)."""
-    lab, g = t.labels.c, t.secrets.c
+    lab, outcomes = t.labels.c, None
     with store.begin(read=True) as conn:
-        counted = (
-            None if store.sqlite else conn.execute(sa.select(sa.func.llama2lab_gold(annotator_id, kind))).scalar_one()
+        if not store.sqlite:
+            wanted, *agreed = conn.execute(sa.select(sa.func.llama2lab_gold(annotator_id, kind))).scalar_one()
+            outcomes = tuple(map(bool, agreed))
+            if store.login_of(conn) is not None:
+                return Qualification(outcomes, wanted)
+        known = {row.item_id: row for row in conn.execute(_gold([t.secrets], kind))}
+        mine = sa.select(t.labels).where(
+            lab.annotator_id == annotator_id, lab.item_id.in_(_gold([t.secrets.c.item_id], kind))
         )
-        if counted is not None and store.login_of(conn) is not None:
-            return Qualification(tuple(map(bool, counted[1:])), counted[0])
-        gold = (
-            sa.select(t.secrets)
-            .join(t.items, t.items.c.id == g.item_id)
-            .where(g.gold_choice.is_not(None), sa.true() if kind is None else t.items.c.kind == kind)
-        )
-        known = {row.item_id: row for row in conn.execute(gold)}
-        rows = conn.execute(
-            sa.select(t.labels)
-            .where(lab.annotator_id == annotator_id, lab.item_id.in_(gold.with_only_columns(g.item_id)))
-            .order_by(lab.created_at, lab.id)
-        ).all()
-    given = in_force(rows)
-    outcomes = (
-        tuple(agrees(row, known[row.item_id]) for row in given) if counted is None else tuple(map(bool, counted[1:]))
-    )
+        given = in_force(conn.execute(mine.order_by(lab.created_at, lab.id)).all())
+    outcomes = tuple(agrees(row, known[row.item_id]) for row in given) if outcomes is None else outcomes
     return Qualification(outcomes, len(known), tuple(row.item_id for row in given))
 
 

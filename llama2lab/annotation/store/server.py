@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -28,6 +29,11 @@ NOBODYS = "pg_catalog,pg_temp"  # a search path in which nobody but the server h
 LOCK = 20230719  # one makes a new store, the others wait
 # Logins of annotators, as classroom.py names them: nothing that one of them owns is taken for the store's.
 STUDENT = "^l2l_[a-z0-9]*_student_"
+
+
+def ask(conn: sa.Connection, question: str, **values: Any) -> Any:
+    """The first value that a query finds; None where it finds nothing."""
+    return conn.execute(sa.text(question), values).scalar()
 
 
 @dataclass(frozen=True)
@@ -65,17 +71,13 @@ def look(conn: sa.Connection) -> Found:
         ),
         {"own": SCHEMA, "version": t.VERSION_TABLE, "student": STUDENT},
     ).first()
-    schema: str | None = row.nspname if row else None
-    tables = frozenset(
-        conn.execute(
-            sa.text(
-                "SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
-                "WHERE n.nspname = :schema AND c.relkind = 'r'"
-            ),
-            {"schema": schema or SCHEMA},
-        ).scalars()
+    schema: str = row.nspname if row else SCHEMA
+    names = sa.text(
+        "SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE n.nspname = :schema AND c.relkind = 'r'"
     )
-    if row is None or schema is None:
+    tables = frozenset(conn.execute(names, {"schema": schema}).scalars())
+    if row is None:
         return Found(None, None, None, tables, False)
     quoted = conn.dialect.identifier_preparer.quote_identifier(schema)
     version = conn.exec_driver_sql(f"SELECT version_num FROM {quoted}.{t.VERSION_TABLE}").scalar()
@@ -94,38 +96,31 @@ def settle(conn: sa.Connection, where: str) -> str:
     quote = conn.dialect.identifier_preparer.quote_identifier
     run = conn.exec_driver_sql
     if found.schema is None:
-        conn.execute(sa.text("SELECT pg_catalog.pg_advisory_xact_lock(:key)"), {"key": LOCK})
+        ask(conn, "SELECT pg_catalog.pg_advisory_xact_lock(:key)", key=LOCK)
     else:  # no annotator's login can hold this lock, as it could an advisory one
         run(f"LOCK TABLE {quote(found.schema)}.secrets IN SHARE ROW EXCLUSIVE MODE")
     found = look(conn)  # another may have done it meanwhile
-    me = run("SELECT current_user::text").scalar_one()
+    me = ask(conn, "SELECT current_user::text")
     owner = found.owner or me
     schema = found.schema
     if schema != SCHEMA:
-        there = conn.execute(
-            sa.text("SELECT pg_catalog.pg_get_userbyid(nspowner) FROM pg_catalog.pg_namespace WHERE nspname = :name"),
-            {"name": SCHEMA},
-        ).scalar()
-        may = conn.execute(
-            sa.text("SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')")
-        ).scalar()
+        owned = "SELECT pg_catalog.pg_get_userbyid(nspowner) FROM pg_catalog.pg_namespace WHERE nspname = :name"
+        there = ask(conn, owned, name=SCHEMA)
+        may = ask(conn, "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')")
         cure = f"the database's owner gives once: CREATE SCHEMA {SCHEMA} AUTHORIZATION {quote(owner)}"
         if there is None and may:
             run(f"CREATE SCHEMA {SCHEMA} AUTHORIZATION {quote(owner)}")
             there = owner
         if there == owner:
-            _move(conn, schema, found)
+            if schema is not None:
+                _move(conn, schema, found)
             schema = SCHEMA
         elif there is not None:
             raise StoreError(
                 f"{where}: the schema {SCHEMA}, which the store needs, belongs to {there}; look into it, "
                 f"remove it, and {cure}"
             )
-        elif (
-            schema is not None
-            and "members" in found.tables
-            and run(f"SELECT EXISTS (SELECT 1 FROM {quote(schema)}.members)").scalar()
-        ):
+        elif schema and "members" in found.tables and run(f"SELECT 1 FROM {quote(schema)}.members LIMIT 1").scalar():
             raise StoreError(f"{where}: a class needs a schema of its own, which this login may not make; {cure}")
         else:
             schema = schema or "public"
@@ -137,25 +132,17 @@ def settle(conn: sa.Connection, where: str) -> str:
     return schema
 
 
-def _move(conn: sa.Connection, old: str | None, found: Found) -> None:
+def _move(conn: sa.Connection, old: str, found: Found) -> None:
     """The tables and functions of a store from another schema into its own. What they are keeps: rights, triggers."""
-    if old is None:
-        return
     quote = conn.dialect.identifier_preparer.quote_identifier
     for table in sorted(found.tables & {*t.metadata.tables, t.VERSION_TABLE}):
         conn.exec_driver_sql(f"ALTER TABLE {quote(old)}.{quote(table)} SET SCHEMA {SCHEMA}")
-    for function in (
-        conn.execute(
-            sa.text(
-                "SELECT p.oid::pg_catalog.regprocedure::text FROM pg_catalog.pg_proc p "
-                "JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = :old "
-                "AND p.proname LIKE 'llama2lab\\_%' AND pg_catalog.pg_get_userbyid(p.proowner) = :owner"
-            ),
-            {"old": old, "owner": found.owner},
-        )
-        .scalars()
-        .all()
-    ):
+    functions = sa.text(
+        "SELECT p.oid::pg_catalog.regprocedure::text FROM pg_catalog.pg_proc p "
+        "JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = :old "
+        "AND p.proname LIKE 'llama2lab\\_%' AND pg_catalog.pg_get_userbyid(p.proowner) = :owner"
+    )
+    for function in conn.execute(functions, {"old": old, "owner": found.owner}).scalars().all():
         conn.exec_driver_sql(f"ALTER FUNCTION {function} SET SCHEMA {SCHEMA}")
 
 
@@ -163,39 +150,26 @@ def install(conn: sa.Connection) -> None:
     """The functions and triggers as this version wants them, whatever was there. Class logins may call what
     classroom.py hands out; nobody else may call any. Whoever may ask for items may also hold them while saving: a class
     that was made before there was a function for that labels on."""
-    schema = conn.dialect.identifier_preparer.quote_identifier(
-        conn.exec_driver_sql("SELECT current_schema()").scalar_one()
-    )
+    quote = conn.dialect.identifier_preparer.quote_identifier
+    schema = quote(ask(conn, "SELECT current_schema()"))
     for statement, signature in FUNCTION.findall(FUNCTIONS):
         # Triggers may stay: a function that is replaced keeps its identity.
         conn.exec_driver_sql(statement.replace("@SCHEMA", schema))
         conn.exec_driver_sql(f"REVOKE ALL ON FUNCTION {schema}.{signature} FROM PUBLIC")
+    there = (
+        "SELECT 1 FROM pg_catalog.pg_trigger WHERE tgname = :name AND tgrelid = CAST(:labels AS pg_catalog.regclass)"
+    )
     for name, when, function in TRIGGERS:
-        if not conn.execute(
-            sa.text(
-                "SELECT 1 FROM pg_catalog.pg_trigger WHERE tgname = :name AND tgrelid = "
-                "CAST(:labels AS pg_catalog.regclass)"
-            ),
-            {"name": name, "labels": f"{schema}.labels"},
-        ).scalar():
+        if not ask(conn, there, name=name, labels=f"{schema}.labels"):
             conn.exec_driver_sql(f"CREATE TRIGGER {name} {when} EXECUTE FUNCTION {schema}.{function}()")
-    for role in (
-        conn.execute(
-            sa.text(
-                "SELECT DISTINCT r.rolname FROM pg_catalog.pg_proc p "
-                "CROSS JOIN LATERAL pg_catalog.aclexplode(p.proacl) a "
-                "JOIN pg_catalog.pg_roles r ON r.oid = a.grantee "
-                "WHERE p.pronamespace = pg_catalog.current_schema()::pg_catalog.regnamespace "
-                "AND p.proname = 'llama2lab_claim' AND a.grantee <> p.proowner"
-            )
-        )
-        .scalars()
-        .all()
-    ):
-        conn.exec_driver_sql(
-            f"GRANT EXECUTE ON FUNCTION {schema}.llama2lab_hold(text, text) TO "
-            f"{conn.dialect.identifier_preparer.quote_identifier(role)}"
-        )
+    callers = sa.text(
+        "SELECT DISTINCT r.rolname FROM pg_catalog.pg_proc p CROSS JOIN LATERAL pg_catalog.aclexplode(p.proacl) a "
+        "JOIN pg_catalog.pg_roles r ON r.oid = a.grantee "
+        "WHERE p.pronamespace = pg_catalog.current_schema()::pg_catalog.regnamespace "
+        "AND p.proname = 'llama2lab_claim' AND a.grantee <> p.proowner"
+    )
+    for role in conn.execute(callers).scalars().all():
+        conn.exec_driver_sql(f"GRANT EXECUTE ON FUNCTION {schema}.llama2lab_hold(text, text) TO {quote(role)}")
 
 
 TRIGGERS = (

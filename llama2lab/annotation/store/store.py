@@ -20,7 +20,7 @@ from llama2lab.annotation.store import engines, server
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.checks import clean_name, guidelines_version
 from llama2lab.annotation.store.engines import parse_url, public_url
-from llama2lab.annotation.store.faults import StoreError, explain
+from llama2lab.annotation.store.faults import StoreError, explain, sqlstate
 from llama2lab.annotation.store.in_force import labels_in_force
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.scale import KINDS
@@ -121,12 +121,8 @@ class Store:
         """The same, inside a transaction."""
         if self.sqlite:
             return None
-        me = conn.execute(sa.select(sa.func.llama2lab_me())).scalar()
-        return (
-            None
-            if me is None
-            else conn.execute(sa.select(t.annotators.c.name).where(t.annotators.c.id == me)).scalar_one()
-        )
+        me = sa.select(sa.func.llama2lab_me()).scalar_subquery()
+        return conn.execute(sa.select(t.annotators.c.name).where(t.annotators.c.id == me)).scalar()
 
     def add_guidelines(self, kind: str, text: str) -> str:
         """The version of these guidelines, which are the ones in force for this kind from now on."""
@@ -186,7 +182,7 @@ def open_store(url: str | os.PathLike[str], create: bool = True, where: str | No
                 home = _prepare(store, create)
                 break
             except StoreError as e:  # another has moved the store to its own schema at this moment, or is about to
-                state = getattr(getattr(e.__cause__, "orig", None), "sqlstate", None) or ""
+                state = sqlstate(e.__cause__)
                 if attempt == ATTEMPTS - 1 or not (state == "42P01" or state[:2] == "40"):
                     raise
     except BaseException:
@@ -203,11 +199,10 @@ def _prepare(store: Store, create: bool) -> str | None:
 
     The schema that the store stands in; None on SQLite.
     """
-    home = None
+    home, moves = None, False
     with store.begin(read=True) as conn:
         if store.sqlite:
             version, tables = _version(conn)
-            current = version == t.SCHEMA
         else:
             encoding = conn.exec_driver_sql("SHOW server_encoding").scalar()
             if encoding != "UTF8":
@@ -216,9 +211,8 @@ def _prepare(store: Store, create: bool) -> str | None:
                     "text; create one with ENCODING 'UTF8'"
                 )
             found = server.look(conn)
-            home, version, tables = found.schema, found.version, set(found.tables)
-            current = version == t.SCHEMA and not found.moves
-    if current:
+            home, version, tables, moves = found.schema, found.version, set(found.tables), found.moves
+    if version == t.SCHEMA and not moves:
         missing = set(t.metadata.tables) - tables
         if missing:  # a view in the place of a table could go on for ever
             raise StoreError(
@@ -250,8 +244,7 @@ def _prepare(store: Store, create: bool) -> str | None:
             elif not store.sqlite:  # it was only moved: its functions still search the schema that they came from
                 server.install(conn)
     except StoreError as e:
-        state = getattr(getattr(e.__cause__, "orig", None), "sqlstate", None)
-        if state == "42501":
+        if sqlstate(e.__cause__) == "42501":
             raise StoreError(
                 f"{store.where}: the database is not set up for this version of llama2lab (schema "
                 f"{version or 'none'}, wanted {t.SCHEMA}), and this login may not do it; ask whoever made "
@@ -264,12 +257,8 @@ def _prepare(store: Store, create: bool) -> str | None:
 def _version(conn: sa.Connection) -> tuple[str | None, set[str]]:
     """The schema's version, None where there is none, and the tables that there are: real ones, no views."""
     if conn.dialect.name == "sqlite":
-        tables = set(
-            conn.exec_driver_sql(
-                "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE "
-                "'sqlite_%' AND sql NOT LIKE 'CREATE VIRTUAL%'"
-            ).scalars()
-        )
+        query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' "
+        tables = set(conn.exec_driver_sql(query + "AND sql NOT LIKE 'CREATE VIRTUAL%'").scalars())
     else:
         tables = set(sa.inspect(conn).get_table_names())
     if t.VERSION_TABLE not in tables:

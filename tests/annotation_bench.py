@@ -1,8 +1,8 @@
 """Proofs that nothing is lost: thirty annotators at once, and a writer that is killed again and again.
 
-python -m llama2lab.annotation.proofs.bench                 both, on SQLite and on a PostgreSQL server of its own
-python -m llama2lab.annotation.proofs.bench crowd --url postgresql://...
-python -m llama2lab.annotation.proofs.bench kill --times 200
+python tests/annotation_bench.py                 both, on SQLite and on a PostgreSQL server of its own
+python tests/annotation_bench.py crowd --url postgresql://...
+python tests/annotation_bench.py kill --times 200
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from trial_server import find_programs, trial_server
 
 from llama2lab.annotation.files.adding import add_pairs
-from llama2lab.annotation.proofs.trial_server import find_programs, trial_server
 from llama2lab.annotation.store import queue
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.faults import StoreError
@@ -238,9 +238,7 @@ def _stores(url: str | None, folder: str) -> Iterator[list[tuple[str, str]]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m llama2lab.annotation.proofs.bench", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("what", nargs="?", choices=("crowd", "kill", "all"), default="all")
     parser.add_argument("--url", help="an empty store for the crowd")
     parser.add_argument("--annotators", type=int, default=30)

@@ -1,1 +1,0 @@
-"""Proofs that nothing is lost: writers killed, many annotators at once."""
