@@ -4,7 +4,8 @@ All facts are stated alike, whatever their split.
 """
 
 import random
-from typing import get_args
+from collections.abc import Mapping
+from typing import TypeVar, get_args
 
 from llama2lab.town.items import SKILLS
 from llama2lab.town.prompts import contents, instructions_of
@@ -12,6 +13,8 @@ from llama2lab.town.schema import Day, Place
 from llama2lab.town.town import TOWN_NAME, Town
 from llama2lab.town.truth import place_statements
 from llama2lab.town.wording import enumerate_words
+
+T = TypeVar("T")
 
 DAYS = get_args(Day)
 TIMES = ("In the morning", "At noon", "In the afternoon", "In the evening", "After lunch", "Before dinner")
@@ -67,8 +70,17 @@ class Pen:
             for who, person in self.town.people.items()
         }
 
+    def pick(self, *options: str) -> str:
+        return self.rng.choice(options)
+
+    def one_of(self, entries: Mapping[str, T]) -> T:
+        return self.rng.choice(list(entries.values()))
+
     def people(self, n: int) -> list[str]:
         return self.rng.sample(list(self.town.people), n)
+
+    def names(self, n: int) -> list[str]:
+        return [self.town.people[who].name for who in self.people(n)]
 
     def attributes(self, n: int) -> list[str]:
         return self.rng.sample(list(self.town.attributes), n)
