@@ -153,19 +153,15 @@ def check_memory(needed: int, what: str) -> None:
     """LabError where `needed` bytes are more than this machine has in all: said before they are asked for."""
     there = memory_gb() * 1e9
     if there and needed > there:
-        raise LabError(
-            f"{what} take {needed / 1e9:,.1f} GB, this machine has {there / 1e9:,.1f}; choose a smaller model"
-        )
+        has = f"{needed / 1e9:,.1f} GB, this machine has {there / 1e9:,.1f}"
+        raise LabError(f"{what} take {has}; choose a smaller model")
 
 
 def describe_machine() -> dict[str, Any]:
     """What `llama2lab doctor` shows: processor, memory in GB, versions, the precision chosen and the measured
     ceilings in GFLOP/s."""
     device = pick_device()
-    ceilings = {
-        name: round(matmul_ceiling(device, dtype) / 1e9)
-        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
-    }
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
     return {
         "cpu": _cpu_name(),
         "cores": _cores(),
@@ -177,7 +173,7 @@ def describe_machine() -> dict[str, Any]:
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "",
         "precision": pick_precision(device),
-        "gflops": ceilings,
+        "gflops": {name: round(matmul_ceiling(device, dtype) / 1e9) for name, dtype in dtypes.items()},
     }
 
 
