@@ -142,11 +142,19 @@ def _forget_peak() -> bool:
 
 def _status_mb(name: str) -> float | None:
     """A size in /proc/self/status, in MB."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) * 1024 / 1e6
+    with contextlib.suppress(ValueError, IndexError):
+        return int(_in_proc("self/status", name).split()[0]) * 1024 / 1e6
     return None
+
+
+def _in_proc(file: str, name: str) -> str:
+    """What a file of Linux's /proc says of `name`, "" for nothing."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc", file).read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == name:
+                return value.strip()
+    return ""
 
 
 def check_memory(needed: int, what: str) -> None:
@@ -163,7 +171,7 @@ def describe_machine() -> dict[str, Any]:
     device = pick_device()
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
     return {
-        "cpu": _cpu_name(),
+        "cpu": _in_proc("cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cores": _cores(),
         "memory_gb": memory_gb(),
         "system": platform.platform(),
@@ -175,15 +183,6 @@ def describe_machine() -> dict[str, Any]:
         "precision": pick_precision(device),
         "gflops": {name: round(matmul_ceiling(device, dtype) / 1e9) for name, dtype in dtypes.items()},
     }
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _cores() -> int:
