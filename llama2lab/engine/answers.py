@@ -28,22 +28,17 @@ def joined(*sides: Sequence[Row], kind: str = "") -> list[tuple[Row, ...]]:
         tables = [{row["prompt_id"]: row for row in side} for side in sides]
         for side, table in zip(sides, tables, strict=True):
             if len(table) < len(side):
-                raise LabError(
-                    f"of {len(side)} answers {len(side) - len(table)} are to a prompt that stands twice; {cure}"
-                )
+                twice = len(side) - len(table)
+                raise LabError(f"of {len(side)} answers {twice} are to a prompt that stands twice; {cure}")
             if table.keys() != tables[0].keys():
-                other = min(table.keys() ^ tables[0].keys())
-                raise LabError(
-                    f"answers to different prompts cannot be compared: {other!r} is on one side only; {cure}"
-                )
+                wrong = f"{min(table.keys() ^ tables[0].keys())!r} is on one side only"
+                raise LabError(f"answers to different prompts cannot be compared: {wrong}; {cure}")
         rows = [tuple(table[row["prompt_id"]] for table in tables) for row in sides[0]]
     else:
         kinds = [[row["kind"] for row in side] for side in sides]
         if any(k != kinds[0] for k in kinds):
-            raise LabError(
-                f"scores of {' and '.join(str(len(k)) for k in kinds)} prompts cannot be compared: they are "
-                f"not the same; {cure}"
-            )
+            many = " and ".join(str(len(k)) for k in kinds)
+            raise LabError(f"scores of {many} prompts cannot be compared: they are not the same; {cure}")
         rows = list(zip(*sides, strict=True))
     return [row for row in rows if not kind or row[0]["kind"] == kind]
 

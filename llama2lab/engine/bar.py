@@ -20,15 +20,9 @@ def bar(total: int, what: str, unit: str = "step", initial: int = 0) -> Any:
         threading.current_thread() is threading.main_thread()
     )
     within = _outer is not None and not _outer.disable  # a closed bar is a disabled one
+    hidden = not visible or within
     made = tqdm(
-        total=total,
-        desc=what,
-        unit=unit,
-        initial=initial,
-        delay=2,
-        disable=not visible or within,
-        dynamic_ncols=True,
-        leave=False,
+        total=total, desc=what, unit=unit, initial=initial, delay=2, disable=hidden, dynamic_ncols=True, leave=False
     )
     _outer = _outer if within else made
     return made

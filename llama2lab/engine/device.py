@@ -142,32 +142,36 @@ def _forget_peak() -> bool:
 
 def _status_mb(name: str) -> float | None:
     """A size in /proc/self/status, in MB."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) * 1024 / 1e6
+    with contextlib.suppress(ValueError, IndexError):
+        return int(_in_proc("self/status", name).split()[0]) * 1024 / 1e6
     return None
+
+
+def _in_proc(file: str, name: str) -> str:
+    """What a file of Linux's /proc says of `name`, "" for nothing."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc", file).read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == name:
+                return value.strip()
+    return ""
 
 
 def check_memory(needed: int, what: str) -> None:
     """LabError where `needed` bytes are more than this machine has in all: said before they are asked for."""
     there = memory_gb() * 1e9
     if there and needed > there:
-        raise LabError(
-            f"{what} take {needed / 1e9:,.1f} GB, this machine has {there / 1e9:,.1f}; choose a smaller model"
-        )
+        has = f"{needed / 1e9:,.1f} GB, this machine has {there / 1e9:,.1f}"
+        raise LabError(f"{what} take {has}; choose a smaller model")
 
 
 def describe_machine() -> dict[str, Any]:
     """What `llama2lab doctor` shows: processor, memory in GB, versions, the precision chosen and the measured
     ceilings in GFLOP/s."""
     device = pick_device()
-    ceilings = {
-        name: round(matmul_ceiling(device, dtype) / 1e9)
-        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
-    }
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
     return {
-        "cpu": _cpu_name(),
+        "cpu": _in_proc("cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cores": _cores(),
         "memory_gb": memory_gb(),
         "system": platform.platform(),
@@ -177,17 +181,8 @@ def describe_machine() -> dict[str, Any]:
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "",
         "precision": pick_precision(device),
-        "gflops": ceilings,
+        "gflops": {name: round(matmul_ceiling(device, dtype) / 1e9) for name, dtype in dtypes.items()},
     }
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _cores() -> int:

@@ -49,10 +49,8 @@ def parse_transcript(text: str) -> list[Message]:
     parts = _SPEAKER.split(text)
     if parts[0].strip() or len(parts) < 3:
         raise Malformed("not a transcript of Human and Assistant")
-    roles = {"Human": "user", "Assistant": "assistant"}
-    return check_turns(
-        [{"role": roles[who], "content": said.strip()} for who, said in zip(parts[1::2], parts[2::2], strict=True)]
-    )
+    roles, turns = {"Human": "user", "Assistant": "assistant"}, zip(parts[1::2], parts[2::2], strict=True)
+    return check_turns([{"role": roles[who], "content": said.strip()} for who, said in turns])
 
 
 def is_dialogue(value: Any) -> bool:
@@ -91,11 +89,7 @@ def prompt_of(value: Any, strip: bool = True, blank: bool = False) -> list[Messa
 
 
 def pair_of(
-    prompt: Any,
-    chosen: Any,
-    rejected: Any,
-    strip: bool = True,
-    blank: bool = False,
+    prompt: Any, chosen: Any, rejected: Any, strip: bool = True, blank: bool = False
 ) -> tuple[list[Message], str, str]:
     """(messages of the prompt, chosen answer, rejected answer) of a pair in any of these shapes:
 

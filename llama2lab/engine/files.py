@@ -55,10 +55,8 @@ def copy_atomic(source: Path, target: Path) -> None:
 
 
 CURES = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space",
-    errno.EACCES: "mend the permissions",
-    errno.EPERM: "mend the permissions",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "mend the permissions"),
     errno.EROFS: "choose another folder",
     errno.ENOENT: "somebody removed or moved it meanwhile; see to that",
     errno.ENAMETOOLONG: "choose a shorter name",
@@ -68,10 +66,8 @@ CURES = {
 
 def disk_error(e: OSError, path: Path) -> LabError:
     cure = CURES.get(e.errno or 0, "free some space or mend the folder's permissions")
-    return LabError(
-        f"cannot write {path}: {e.strerror or e}; {cure}, then give the same command again: nothing "
-        "already made is lost"
-    )
+    again = "then give the same command again: nothing already made is lost"
+    return LabError(f"cannot write {path}: {e.strerror or e}; {cure}, {again}")
 
 
 @contextlib.contextmanager
@@ -106,10 +102,8 @@ def write_rows(path: Path, rows: Iterable[dict]) -> None:
     try:
         text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     except ValueError as e:
-        raise LabError(
-            f"cannot write {path}: a row holds a number that is not finite; lower the learning rate of the "
-            "model that scored it"
-        ) from e
+        cure = "lower the learning rate of the model that scored it"
+        raise LabError(f"cannot write {path}: a row holds a number that is not finite; {cure}") from e
     write_atomic(path, text)
 
 

@@ -23,6 +23,5 @@ def check_tensors(tensors: Mapping[str, Tensor], where: str, cure: str = "lower 
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             bad = tensor[~torch.isfinite(tensor)]
-            raise LabError(
-                f"{where}: {name}: {len(bad)} of {tensor.numel()} values are not finite ({bad[0].item()}); {cure}"
-            )
+            many = f"{len(bad)} of {tensor.numel()} values are not finite ({bad[0].item()})"
+            raise LabError(f"{where}: {name}: {many}; {cure}")

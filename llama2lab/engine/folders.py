@@ -59,10 +59,8 @@ def take(folder: Path) -> Callable[[], None]:
             held.times += 1
             if held.thread is not threading.current_thread() and held.thread.is_alive():
                 held.times -= 1
-                raise LabError(
-                    f"{folder} is in use by another thread of this process ({held.thread.name}); let it end "
-                    "first, or choose another folder"
-                )
+                by = f"another thread of this process ({held.thread.name})"
+                raise LabError(f"{folder} is in use by {by}; let it end first, or choose another folder")
             held.thread = threading.current_thread()
         else:
             held = _held[key] = _Held(_lock(folder), threading.current_thread(), os.getpid())
@@ -101,23 +99,16 @@ def _lock(folder: Path) -> FileLock | None:
     try:
         lock.acquire()
     except Timeout:
-        raise LabError(
-            f"{folder} is in use by {_writer(folder)}; wait for it or stop it, or choose another folder"
-        ) from None
+        cure = "wait for it or stop it, or choose another folder"
+        raise LabError(f"{folder} is in use by {_writer(folder)}; {cure}") from None
     except OSError as e:
         if e.errno not in NO_LOCKS:
             raise
-        print(
-            f"{folder}: this file system has no locks; see to it that one process at a time writes there",
-            file=sys.stderr,
-        )
+        cure = "see to it that one process at a time writes there"
+        print(f"{folder}: this file system has no locks; {cure}", file=sys.stderr)
         return None
-    who = {
-        "pid": os.getpid(),
-        "host": platform.node(),
-        "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv)[:300],
-    }
+    since, command = datetime.now(UTC).isoformat(timespec="seconds"), shlex.join(sys.argv)[:300]
+    who = {"pid": os.getpid(), "host": platform.node(), "since": since, "command": command}
     with contextlib.suppress(OSError):  # a courtesy to whoever meets the lock
         (folder / WRITER).write_text(json.dumps(who), encoding="utf-8")
     return lock
@@ -143,18 +134,17 @@ def put_in_place(fresh: Path, folder: Path) -> None:
     """
     if not folder.exists():
         os.replace(fresh, folder)
-        return
-    if exchange(fresh, folder):
+    elif exchange(fresh, folder):
         discard(fresh)
-        return
-    old = _beside(folder, "old")
-    os.replace(folder, old)
-    try:
-        os.replace(fresh, folder)
-    except OSError:
-        os.replace(old, folder)
-        raise
-    discard(old)
+    else:
+        old = _beside(folder, "old")
+        os.replace(folder, old)
+        try:
+            os.replace(fresh, folder)
+        except OSError:
+            os.replace(old, folder)
+            raise
+        discard(old)
 
 
 def discard(folder: Path) -> None:

@@ -78,10 +78,8 @@ def folder_digest(folder: Path) -> str:
     found = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         parts = path.relative_to(folder).parts
-        if not any(
-            part.startswith(".") or part.endswith((".partial", ".tmp")) or part in ("resume", "experiments")
-            for part in parts
-        ):
+        hidden = any(p.startswith(".") or p.endswith((".partial", ".tmp")) for p in parts)
+        if not hidden and {"resume", "experiments"}.isdisjoint(parts):
             name = "/".join(parts)
             found[name] = sums.get(name) or _sum(path, path.stat().st_size, path.stat().st_mtime_ns)
     return digest(found)

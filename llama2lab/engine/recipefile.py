@@ -137,11 +137,9 @@ def read_recipe(path: str | Path) -> RecipeFile:
     except yaml.YAMLError as e:  # control characters
         raise LabError(f"{path}: is not a text file; give the path of a recipe file (YAML)") from e
     if node is None or node.value == "":
-        raise LabError(f"{path}:1: the recipe is empty; a recipe is a mapping such as 'preset: mini', see the README")
+        file.refuse(1, "the recipe is empty; a recipe is a mapping such as 'preset: mini', see the README")
     if not isinstance(node, yaml.MappingNode):
-        raise LabError(
-            f"{path}:{node.start_mark.line + 1}: a recipe is a mapping such as 'preset: mini'; see the README"
-        )
+        file.refuse(node.start_mark.line + 1, "a recipe is a mapping such as 'preset: mini'; see the README")
     file.data = file.build(node, ())
     return file
 
@@ -157,9 +155,8 @@ def changed(settings: T, file: RecipeFile) -> T:
         line, place, says = min((located(error, file) for error in e.errors(include_url=False)), key=lambda at: at[0])
     where = f"{file.path}:{line}"
     if says == UNKNOWN:
-        raise LabError(
-            f"{where}: unknown setting {dotted(place)}; choose one of {', '.join(sorted(names_at(kind, place[:-1])))}"
-        )
+        known = ", ".join(sorted(names_at(kind, place[:-1])))
+        raise LabError(f"{where}: unknown setting {dotted(place)}; choose one of {known}")
     default = value_at(before, place) if place in file.lines else None
     known = "" if default is None or isinstance(default, dict) else f" (it is {shown(default)} by default)"
     raise LabError(f"{where}: {dotted(place) or 'the recipe'} {says}{known}")

@@ -67,10 +67,8 @@ def rows_of(path: Path, endings: Sequence[str] = (".jsonl", ".json", ".csv", ".t
     try:
         yield from READERS[ending](path)
     except (OSError, EOFError, zlib.error) as e:  # a damaged .gz is any of the three
-        raise LabError(
-            f"{path}: cannot be read ({getattr(e, 'strerror', None) or first_line(e)}); check the path, or "
-            "get the file anew"
-        ) from e
+        why = getattr(e, "strerror", None) or first_line(e)
+        raise LabError(f"{path}: cannot be read ({why}); check the path, or get the file anew") from e
 
 
 def ending_of(path: Path, endings: Sequence[str]) -> str:
@@ -79,10 +77,8 @@ def ending_of(path: Path, endings: Sequence[str]) -> str:
     for ending in endings:
         if name.endswith(ending) or (ending != ".parquet" and name.endswith(ending + ".gz")):
             return ending
-    raise LabError(
-        f"{path}: what kind of file is this? Give {' or '.join(endings)}"
-        + (" (also as .gz)" if any(e != ".parquet" for e in endings) else "")
-    )
+    packed = " (also as .gz)" if any(e != ".parquet" for e in endings) else ""
+    raise LabError(f"{path}: what kind of file is this? Give {' or '.join(endings)}{packed}")
 
 
 def complaint(wrong: Sequence[str], total: int, so: str, reasons: Iterable[str]) -> LabError:
@@ -115,10 +111,8 @@ class _Unpacked(io.RawIOBase):
         data = self.packed.read1(len(buffer))
         self.left -= len(data)
         if self.left < 0:
-            raise LabError(
-                f"{self.path}: unpacks to more than {UNPACKED} times its size, which no text does; unpack "
-                "it yourself and look"
-            )
+            wrong = f"unpacks to more than {UNPACKED} times its size, which no text does"
+            raise LabError(f"{self.path}: {wrong}; unpack it yourself and look")
         buffer[: len(data)] = data
         return len(data)
 
@@ -127,14 +121,13 @@ class _Unpacked(io.RawIOBase):
 def _opened(path: Path, newline: str | None = "") -> Iterator[io.TextIOWrapper]:
     """The file as text. Bytes that are no UTF-8 come as halves of characters, so that a row can be refused for them."""
     ordinary(path)
+    packed = path.name.lower().endswith(".gz")
     with open(path, "rb") as file:
-        buffer = io.BufferedReader(_Unpacked(file, path), 1 << 18) if path.name.lower().endswith(".gz") else file
+        buffer = io.BufferedReader(_Unpacked(file, path), 1 << 18) if packed else file
         encoding = _wide(buffer.peek(4096)[:4096])
         if encoding:
-            raise LabError(
-                f"{path}: is {encoding}, not UTF-8; save it as UTF-8, or give: iconv -f {encoding} -t UTF-8 "
-                "FILE > NEW" + (" (unpacked)" if path.name.lower().endswith(".gz") else "")
-            )
+            cure = f"iconv -f {encoding} -t UTF-8 FILE > NEW{' (unpacked)' if packed else ''}"
+            raise LabError(f"{path}: is {encoding}, not UTF-8; save it as UTF-8, or give: {cure}")
         yield io.TextIOWrapper(buffer, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
 
@@ -154,14 +147,10 @@ def has_end(path: Path) -> None:
 
 def _wide(head: bytes) -> str:
     """The name of an encoding of two or four bytes a character, if the file begins like one."""
-    for mark, name in (
-        (b"\xff\xfe\0\0", "UTF-32"),
-        (b"\0\0\xfe\xff", "UTF-32"),
-        (b"\xff\xfe", "UTF-16"),
-        (b"\xfe\xff", "UTF-16"),
-    ):
-        if head.startswith(mark):
-            return name
+    if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "UTF-32"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
     for offset, name in ((1, "UTF-16LE"), (0, "UTF-16BE")):  # Latin letters: every second byte is 0
         nuls, others = head[offset::2], head[1 - offset :: 2]
         if len(nuls) > 3 and nuls.count(0) > 0.6 * len(nuls) and others.count(0) < 0.1 * len(others):
@@ -257,15 +246,12 @@ def _whole(path: Path) -> list[tuple[int, Record | str]] | None:
         if _record(first) != BROKEN:  # lines, the first of which holds a list
             return None
         if len(text) > ARRAY_LIMIT:
-            raise LabError(
-                f"{path}: an array of more than {ARRAY_LIMIT:,} characters; write one JSON object a line "
-                "(.jsonl), which has no limit"
-            ) from e
+            cure = "write one JSON object a line (.jsonl), which has no limit"
+            raise LabError(f"{path}: an array of more than {ARRAY_LIMIT:,} characters; {cure}") from e
         if isinstance(e, RecursionError):
             raise LabError(f"{path}:{line}: nested too deeply; mend it") from e
-        raise LabError(
-            f"{path}:{text.count(chr(10), 0, e.pos) + 1}: broken JSON ({e.msg}); mend it: {CURES[BROKEN]}"
-        ) from e
+        line = text.count("\n", 0, e.pos) + 1
+        raise LabError(f"{path}:{line}: broken JSON ({e.msg}); mend it: {CURES[BROKEN]}") from e
 
 
 def _over(text: str, at: int) -> int:
@@ -293,20 +279,15 @@ def _csv(path: Path) -> Rows:
             try:
                 row = _next_row(rows)
             except csv.Error as e:
-                raise LabError(
-                    f"{path}:{start}: is not CSV in UTF-8 ({e}); is a quote not closed? Mend or export it anew"
-                ) from e
+                cure = "is a quote not closed? Mend or export it anew"
+                raise LabError(f"{path}:{start}: is not CSV in UTF-8 ({e}); {cure}") from e
             if row is None:
                 return
-            if not row:
-                continue
-            if not header:
+            if row and header:
+                same = len(row) == len(header)
+                yield start, dict(zip(header, row, strict=True)) if same else "wrong number of columns"
+            elif row:
                 header = _header(row, path, start)
-            else:
-                yield (
-                    start,
-                    dict(zip(header, row, strict=True)) if len(row) == len(header) else ("wrong number of columns"),
-                )
 
 
 _csv_limit = threading.Lock()
@@ -325,9 +306,8 @@ def _next_row(rows: Iterator[list[str]]) -> list[str] | None:
 def _header(names: list[str], path: Path, line: int) -> list[str]:
     if len(names) == 1 and re.search("[;\t]", names[0]):
         divider = ";" if ";" in names[0] else "tabs"
-        raise LabError(
-            f"{path}:{line}: columns are divided by commas here, not by {divider}; export it as CSV with commas"
-        )
+        wrong = f"columns are divided by commas here, not by {divider}"
+        raise LabError(f"{path}:{line}: {wrong}; export it as CSV with commas")
     _once([name for name in names if name], path)  # columns without a name cannot be asked for
     return names
 
@@ -348,10 +328,8 @@ def _text(path: Path) -> Rows:
                 lines.append(line.removeprefix("\ufeff"))
                 size += len(line)
                 if size > ROW_LIMIT:
-                    raise LabError(
-                        f"{path}:{start}: a document of more than {ROW_LIMIT:,} characters; divide "
-                        "documents by blank lines"
-                    )
+                    wrong = f"a document of more than {ROW_LIMIT:,} characters"
+                    raise LabError(f"{path}:{start}: {wrong}; divide documents by blank lines")
             elif lines:
                 text = "".join(lines)
                 yield start, _unreadable(text) or {"text": text.strip()}

@@ -115,9 +115,8 @@ class Run:
 
     def _is_ours(self) -> None:
         if not self.close.alive or os.getpid() != self._pid:
-            raise LabError(
-                f"{self.path} is closed, or open in the process that this one was forked from; open it again"
-            )
+            wrong = "is closed, or open in the process that this one was forked from"
+            raise LabError(f"{self.path} {wrong}; open it again")
 
     def stage(
         self, name: str, build: Callable[[Path], dict[str, Any]], settings: Any, parents: Sequence[str] = ()
@@ -178,11 +177,8 @@ class Run:
             return before.seconds + time.perf_counter() - begin, round(max(known)) if known else None
 
         def write_started() -> None:
-            seconds, memory = spent()
-            write_atomic(
-                partial / "started.json",
-                json.dumps({"fingerprint": self._fingerprints[name], "seconds": seconds, "peak_memory_mb": memory}),
-            )
+            started = _Started(self._fingerprints[name], *spent())
+            write_atomic(partial / "started.json", json.dumps(dataclasses.asdict(started)))
 
         write_started()
         self.say(f"{name} ...")
@@ -317,10 +313,6 @@ def _tidy(folder: Path, partial: Path) -> None:
 
 def _headline(metrics: dict[str, Any]) -> str:
     """The first few measured figures, for the log."""
-    words = []
-    for name, value in metrics.items():
-        if isinstance(value, dict) and isinstance(value.get("mean"), float):
-            words.append(f"{name} {value['mean']:.3f}")
-        elif isinstance(value, float):
-            words.append(f"{name} {value:.3f}")
+    figures = {name: value.get("mean") if isinstance(value, dict) else value for name, value in metrics.items()}
+    words = [f"{name} {value:.3f}" for name, value in figures.items() if isinstance(value, float)]
     return ": " + ", ".join(words[:8]) if words else ""

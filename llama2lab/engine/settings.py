@@ -71,15 +71,8 @@ class Clash(LabError, ValueError):
 def checked(cls: type[T]) -> type[T]:
     """The frozen dataclass `cls`, whose values are checked against its fields' types when one is made, and then by its
     `__post_init__`, which may raise Clash. What does not fit is a LabError. `asdict` and `replace` work as before."""
-    made: Any = pydantic_dataclass(
-        cls,
-        frozen=True,
-        config=ConfigDict(
-            strict=True,
-            extra="forbid",  # type: ignore[call-overload]
-            allow_inf_nan=False,
-        ),
-    )
+    strict = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    made: Any = pydantic_dataclass(cls, frozen=True, config=strict)  # type: ignore[call-overload]
     init, names = made.__init__, [f.name for f in fields(made)]
 
     @functools.wraps(init)
@@ -108,17 +101,13 @@ def dotted(path: tuple[Any, ...]) -> str:
 
 UNKNOWN, MISSING = "is no setting", "is missing"
 KINDS = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "int_parsing_size": "a whole number",
+    **dict.fromkeys(("int_type", "int_from_float", "int_parsing_size"), "a whole number"),
     "float_type": "a number",
     "bool_type": "true or false",
     "string_type": "text",
-    "tuple_type": "a list",
-    "list_type": "a list",
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
     "dict_type": "a mapping",
-    "dataclass_type": "a mapping of settings",
-    "dataclass_exact_type": "a mapping of settings",
+    **dict.fromkeys(("dataclass_type", "dataclass_exact_type"), "a mapping of settings"),
     "finite_number": "a finite number",
     "string_pattern_mismatch": "text on one line",
     "string_unicode": "text",
@@ -148,13 +137,14 @@ def complaint(error: Any) -> tuple[tuple[Any, ...], str]:
         bound = more[name]
         below_zero = isinstance(given, int | float) and given < 0 <= bound
         says = f"must {'not be negative, but ' if below_zero else 'be '}{words} {int(bound) if bound >= 1 else bound:,}"
-    elif kind in ("too_short", "too_long"):
-        number = f"at least {more['min_length']}" if kind == "too_short" else f"at most {more['max_length']}"
-        says = f"must have {number} values"
-    elif kind in ("string_too_short", "string_too_long"):
-        says = (
-            "must not be empty" if kind == "string_too_short" else f"must have at most {more['max_length']} characters"
-        )
+    elif kind == "too_short":
+        says = f"must have at least {more['min_length']} values"
+    elif kind == "too_long":
+        says = f"must have at most {more['max_length']} values"
+    elif kind == "string_too_short":
+        says = "must not be empty"
+    elif kind == "string_too_long":
+        says = f"must have at most {more['max_length']} characters"
     else:
         message = error["msg"].removeprefix("Value error, ")
         says = message[0].lower() + message[1:]

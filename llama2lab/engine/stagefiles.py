@@ -67,11 +67,8 @@ def read_marker(run: Path) -> dict[str, Any]:
         raise LabError(f"{run}: {e.strerror or e}; give the folder of a run") from e
     if not there:
         raise LabError(f"{run} is not a run of llama2lab (no run.json); make one with: llama2lab run --out {run}")
-    return read_as(
-        dict[str, Any],
-        path,
-        'let it say what the run is, such as {"preset": "mini", "seed": 0}, or choose another folder',
-    )
+    cure = 'let it say what the run is, such as {"preset": "mini", "seed": 0}, or choose another folder'
+    return read_as(dict[str, Any], path, cure)
 
 
 def check_sums(folder: Path) -> None:
@@ -83,10 +80,8 @@ def check_sums(folder: Path) -> None:
         except OSError as e:
             raise LabError(f"{path}: cannot be read ({e.strerror or e}); see to its disk and permissions") from e
         if not good:
-            raise LabError(
-                f"{path}: damaged or changed, it is not as it was when the stage was built; remove {folder} "
-                "and run again: this stage is built anew"
-            )
+            wrong = "damaged or changed, it is not as it was when the stage was built"
+            raise LabError(f"{path}: {wrong}; remove {folder} and run again: this stage is built anew")
 
 
 def check_file(path: Path) -> None:
@@ -99,11 +94,9 @@ def check_file(path: Path) -> None:
 def sums(folder: Path) -> dict[str, str]:
     """SHA-256 of every file in a stage's folder, hidden ones and stage.json aside."""
     files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
-    return {
-        name: folders.sum_of(p)
-        for name, p in files.items()
-        if name not in ("stage.json", "started.json") and not name.startswith((".", "resume/"))
-    }
+    not_its_own = ("stage.json", "started.json")
+    counted = (n for n in files if n not in not_its_own and not n.startswith((".", "resume/")))
+    return {name: folders.sum_of(files[name]) for name in counted}
 
 
 def with_notes(record: Record, notes: Iterable[Note]) -> dict[str, Any]:

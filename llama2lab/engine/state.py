@@ -79,10 +79,8 @@ def cut_short(path: Path) -> bool:
             return True
         try:
             header = json.loads(f.read(length))
-            end = max(
-                (tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"), default=0
-            )
-            return bool(size < 8 + length + end)
+            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+            return bool(size < 8 + length + max(ends, default=0))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError):  # no header at all: damaged
             return False
 

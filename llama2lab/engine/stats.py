@@ -58,14 +58,9 @@ def mean(values: Sequence[float], groups: Sequence[Hashable] = ()) -> Figure:
         return {"mean": m, "low": m, "high": m, "n": n, "std": 0.0}
     std = float(x.std(ddof=1))
     effective = effective_n(values, groups)
-    half = float(stats.t.ppf(0.975, max(effective - 1, 1))) * std / effective**0.5
-    return {
-        "mean": float(x.mean()),
-        "low": float(x.mean()) - half,
-        "high": float(x.mean()) + half,
-        "n": n,
-        "std": std,
-    } | ({"n_effective": effective} if groups else {})
+    m, half = float(x.mean()), float(stats.t.ppf(0.975, max(effective - 1, 1))) * std / effective**0.5
+    figure = {"mean": m, "low": m - half, "high": m + half, "n": n, "std": std}
+    return figure | ({"n_effective": effective} if groups else {})
 
 
 def pool(figures: Sequence[Figure]) -> Figure:

@@ -55,15 +55,12 @@ def report(runs: Sequence[Path], out: Path) -> Path:
         raise LabError(f"these runs are of different kinds ({', '.join(sorted(kinds))}); give runs of one kind")
     copies = any(a["stages"] == b["stages"] and a.get("seed") == b.get("seed") for a, b in combinations(each, 2))
     if copies or len({run.resolve() for run in runs}) < len(runs):
-        raise LabError(
-            "the same run, or a copy of it, is given twice; give each once, or its figures would count double"
-        )
-    splits = {str(one["split"]) for one in each if one.get("split")}
+        cure = "give each once, or its figures would count double"
+        raise LabError(f"the same run, or a copy of it, is given twice; {cure}")
+    splits = sorted({str(one["split"]) for one in each if one.get("split")})
     if len(splits) > 1:
-        raise LabError(
-            f"these runs were measured on different prompts ({', '.join(sorted(splits))}); give runs of one "
-            "evaluate.split"
-        )
+        cure = "give runs of one evaluate.split"
+        raise LabError(f"these runs were measured on different prompts ({', '.join(splits)}); {cure}")
     pooled = pool(each)
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -97,12 +94,8 @@ def report(runs: Sequence[Path], out: Path) -> Path:
 
 
 def machine_line(results: Results) -> str:
-    machine = results.get("machine") or {}
-    return ", ".join(
-        f"{k.replace('_', ' ')} {v}"
-        for k, v in machine.items()
-        if isinstance(v, int | float) or (isinstance(v, str) and v)
-    )
+    shown = {k: v for k, v in (results.get("machine") or {}).items() if isinstance(v, int | float | str) and v != ""}
+    return ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in shown.items())
 
 
 # ---- the recipe as a table ---------------------------------------------------------------------------------------
@@ -128,22 +121,15 @@ def recipe_rows(results: Results) -> list[dict[str, Any]]:
     rows = []
     for name, stage in results["stages"].items():
         section, module, shown = next((what for pattern, *what in RECIPE if re.fullmatch(pattern, name)), ("", "", ()))
-        if metrics(results, name).get("log"):  # PPO, whatever the stage is called (Llama 2 had it in V5 only)
+        found = metrics(results, name)
+        if found.get("log"):  # PPO, whatever the stage is called (Llama 2 had it in V5 only)
             module = "ppo"
-        found = [(label, find(results, name, metric)) for label, metric in shown]
-        words = [f"{label} {figure['mean']:.2f}" for label, figure in found if figure]
-        if isinstance(metrics(results, name).get("bytes_per_token"), int | float):
-            words.append(f"{metrics(results, name)['bytes_per_token']:.2f} bytes a token")
-        rows.append(
-            {
-                "section": section,
-                "module": module,
-                "stage": name,
-                "seconds": stage.get("seconds"),
-                "memory": stage.get("peak_memory_mb"),
-                "changed": ", ".join(words),
-            }
-        )
+        figures = [(label, find(results, name, metric)) for label, metric in shown]
+        words = [f"{label} {figure['mean']:.2f}" for label, figure in figures if figure]
+        if isinstance(found.get("bytes_per_token"), int | float):
+            words.append(f"{found['bytes_per_token']:.2f} bytes a token")
+        cost = {"seconds": stage.get("seconds"), "memory": stage.get("peak_memory_mb")}
+        rows.append({"section": section, "module": module, "stage": name, **cost, "changed": ", ".join(words)})
     return rows
 
 
@@ -253,97 +239,80 @@ def sections(r: Results) -> list[Section]:
 Table = tuple[list[str], list[list[str]]]
 
 
+def table_row(words: str, *figures: dict[str, Any] | None) -> list[str]:
+    return [words, *map(figure_text, figures)]
+
+
 def base_table(r: Results) -> Table:
     m = metrics(r, "base")
-    shown = (
+    counts = (
         ("parameters", "parameters", ",.0f"),
         ("tokens", "tokens", ",.0f"),
         ("tokens a second", "tokens_per_second", ",.0f"),
         ("share of this machine's matrix-product ceiling", "share_of_ceiling", ".1%"),
     )
-    rows = [[words, f"{m[key]:{form}}"] for words, key, form in shown if isinstance(m.get(key), int | float)]
-    for words, key in (
-        ("facts of the world it completes rightly", "known_facts"),
-        ("bits a byte, held out", "bits_per_byte"),
-    ):
-        if find(r, "base", key):
-            rows.append([words, figure_text(find(r, "base", key))])
+    figures = (("facts of the world it completes rightly", "known_facts"), ("bits a byte, held out", "bits_per_byte"))
+    rows = [[words, f"{m[key]:{form}}"] for words, key, form in counts if isinstance(m.get(key), int | float)]
+    rows += [table_row(words, found) for words, key in figures if (found := find(r, "base", key))]
     return ["base model", ""], rows
 
 
 def grades_table(r: Results) -> Table:
     rows = []
     last = last_version(r)
-    for kind in ("helpfulness", "safety"):
-        found = False
-        for stage in (f"reward-{kind}-v{last}", f"reward-{kind}", f"reward-{kind}-v{last}-linear"):
-            if find(r, stage, "accuracy"):
-                figures = [find(r, stage, "accuracy_by_grade", g) for g in GRADES] + [find(r, stage, "accuracy")]
-                rows.append(
-                    [
-                        f"{kind}, {plots.head_name(r, stage)}",
-                        *map(figure_text, figures),
-                        figure_text(find(r, stage, "accuracy_on_other")),
-                    ]
-                )
-                found = True
-        if found:
-            other = {"helpfulness": "0.628", "safety": "0.562"}[kind]  # Table 8, averages on the other test set
+    for kind, other in (("helpfulness", "0.628"), ("safety", "0.562")):  # Table 8, averages on the other test set
+        stages = [f"reward-{kind}-v{last}", f"reward-{kind}", f"reward-{kind}-v{last}-linear"]
+        stages = [stage for stage in stages if find(r, stage, "accuracy")]
+        for stage in stages:
+            figures = [find(r, stage, "accuracy_by_grade", g) for g in GRADES]
+            figures += [find(r, stage, "accuracy"), find(r, stage, "accuracy_on_other")]
+            rows.append(table_row(f"{kind}, {plots.head_name(r, stage)}", *figures))
+        if stages:
             rows.append([f"{kind}, Llama 2 report, Table 8", *(f"{x / 100:.3f}" for x in plots.TABLE_8[kind]), other])
     return ["model", *GRADES, "overall", "on the other's pairs"], rows
 
 
 def heads_table(r: Results) -> Table:
-    last = last_version(r)
-    stages = {
-        "likelihood": (f"reward-helpfulness-v{last}", "rlhf-v5"),
-        "linear": (f"reward-helpfulness-v{last}-linear", "rlhf-v5-linear"),
-    }
-    if not find(r, stages["linear"][0], "accuracy"):
+    rewards = [f"reward-helpfulness-v{last_version(r)}{head}" for head in ("", "-linear")]
+    if not find(r, rewards[1], "accuracy"):
         return [], []
-    rows: list[list[str]] = []
+    rows = []
     for words, path in (
         ("agrees with annotators", ("accuracy",)),
         ("... where they were sure", ("accuracy_by_grade", "significantly")),
         ("picks the true fact of a pair that differs in nothing else", ("truth",)),
     ):
-        rows.append([words, *(figure_text(find(r, stages[h][0], *path)) for h in stages)])
+        rows.append(table_row(words, *(find(r, stage, *path) for stage in rewards)))
     best = metrics(r, "best-of-k")
-    for words, key in (("best of {}: true helpfulness", "pick"), ("best of {}: correct", "correct")):
-        tops = [(best.get(h, {}).get("truth") or [None])[-1] for h in stages]
-        if all(tops):
-            rows.append([words.format(round(tops[0]["k"])), *(figure_text(top[key]) for top in tops)])
+    tops = [(best.get(head, {}).get("truth") or [None])[-1] for head in ("likelihood", "linear")]
+    if all(tops):
+        for words, key in (("true helpfulness", "pick"), ("correct", "correct")):
+            rows.append(table_row(f"best of {round(tops[0]['k'])}: {words}", *(top[key] for top in tops)))
     for words, key in (
-        ("PPO on it: true helpfulness", "helpfulness"),
-        ("PPO on it: correct", "correct"),
-        ("PPO on it: wins against SFT", "win_rate_vs_sft"),
+        ("true helpfulness", "helpfulness"),
+        ("correct", "correct"),
+        ("wins against SFT", "win_rate_vs_sft"),
     ):
-        rows.append([words, *(figure_text(find(r, stages[h][1], key)) for h in stages)])
+        rows.append(table_row(f"PPO on it: {words}", find(r, "rlhf-v5", key), find(r, "rlhf-v5-linear", key)))
     return ["", "with likelihood (ours)", "the report's head"], rows
 
 
 def versions_table(r: Results) -> Table:
-    shown = (
-        ("helpfulness", "helpfulness"),
-        ("correct", "correct"),
-        ("violations", "violation_rate"),
-        ("false refusals", "false_refusal_rate"),
-        ("borderline refusals", "borderline_refusal_rate"),
-        ("wins vs SFT", "win_rate_vs_sft"),
-    )
-    stages = chat_stages(r)
-    return (
-        ["stage", *(words for words, _ in shown)] if stages else [],
-        [[short_name(s), *(figure_text(find(r, s, metric)) for _, metric in shown)] for s in stages],
-    )
+    shown = {
+        "helpfulness": "helpfulness",
+        "correct": "correct",
+        "violations": "violation_rate",
+        "false refusals": "false_refusal_rate",
+        "borderline refusals": "borderline_refusal_rate",
+        "wins vs SFT": "win_rate_vs_sft",
+    }
+    rows = [table_row(short_name(s), *(find(r, s, metric) for metric in shown.values())) for s in chat_stages(r)]
+    return (["stage", *shown] if rows else []), rows
 
 
 def gatt_table(r: Results) -> Table:
-    rows = [
-        [short_name(s), *(figure_text(find(r, s, "retention", t)) for t in plots.TURNS)]
-        for s in ("rlhf-v3", "gatt", "rlhf-v4", "rlhf-v5")
-        if find(r, s, "retention", "1")
-    ]
+    stages = [s for s in ("rlhf-v3", "gatt", "rlhf-v4", "rlhf-v5") if find(r, s, "retention", "1")]
+    rows = [table_row(short_name(s), *(find(r, s, "retention", t) for t in plots.TURNS)) for s in stages]
     return (["turn", *plots.TURNS] if rows else []), rows
 
 
@@ -354,18 +323,15 @@ def examples(run: Path, results: Results) -> list[dict[str, Any]]:
     """The same held-out prompts answered by every stage: the first prompt of each skill in the test set, two unsafe
     and two borderline ones. The first, so that nobody chose them."""
     stages = [s for s in chat_stages(results) if s != "sft-noisy" and not s.endswith(("-random", "-linear"))]
-    answers = {
-        s: {row.prompt_id: row for row in kept(Answer, run / s / "answers.jsonl")}
-        for s in stages
-        if (run / s / "answers.jsonl").exists()
-    }
+    paths = {s: run / s / "answers.jsonl" for s in stages}
+    answers = {s: {row.prompt_id: row for row in kept(Answer, path)} for s, path in paths.items() if path.exists()}
     if not answers:
         return []
-    picked: list[Answer] = []
-    room = {"unsafe": 2, "borderline": 2}
+    room, picked = {"unsafe": 2, "borderline": 2}, list[Answer]()
     for row in next(iter(answers.values())).values():
-        group = row.kind if row.kind in room else row.skill
-        if sum((p.kind if p.kind in room else p.skill) == group for p in picked) < room.get(group, 1):
+        group = row.kind if row.kind in ("unsafe", "borderline") else row.skill
+        if room.setdefault(group, 1) > 0:
+            room[group] -= 1
             picked.append(row)
     return [
         {
@@ -412,24 +378,14 @@ class Dialogue:
 def kept_dialogue(run: Path) -> dict[str, Any] | None:
     """The first long dialogue of the test set, with and without Ghost Attention, at the turns that are measured."""
     paths = [run / stage / "dialogues.jsonl" for stage in ("rlhf-v3", "gatt")]
-    sides: list[list[Dialogue]] = [kept(Dialogue, path) for path in paths if path.exists()]
-    if len(sides) < len(paths) or not all(sides):
+    dialogues: list[list[Dialogue]] = [kept(Dialogue, path) for path in paths if path.exists()]
+    if len(dialogues) < len(paths) or not all(dialogues):
         return None
-    without, ghost = sides[0][0], sides[1][0]
-    length = min(len(ghost.questions), len(ghost.answers), len(without.answers))
-    return {
-        "instruction": ghost.instruction,
-        "turns": [
-            {
-                "turn": t,
-                "question": ghost.questions[t - 1],
-                "without": without.answers[t - 1],
-                "with": ghost.answers[t - 1],
-            }
-            for t in map(int, plots.TURNS)
-            if t <= length
-        ],
-    }
+    without, ghost = dialogues[0][0], dialogues[1][0]
+    sides = (ghost.questions, without.answers, ghost.answers)
+    turns = [t for t in map(int, plots.TURNS) if t <= min(map(len, sides))]
+    said = [dict(zip(("question", "without", "with"), (side[t - 1] for side in sides), strict=True)) for t in turns]
+    return {"instruction": ghost.instruction, "turns": [{"turn": t, **row} for t, row in zip(turns, said, strict=True)]}
 
 
 TOWN_LIMITS = (

@@ -97,6 +97,12 @@ def add_curve(
         )
 
 
+def reported(x: Sequence[Any], y: Sequence[float], name: str, symbol: str, **line: Any) -> go.Scatter:
+    """What the report found, in grey."""
+    line, marker = {"color": GREY, "dash": "dash", **line}, {"symbol": symbol, "color": GREY}
+    return go.Scatter(x=x, y=y, name=name, mode="lines+markers", line=line, marker=marker)
+
+
 def one_legend(fig: go.Figure) -> None:
     """Name each series once, though it stands in several panels."""
     seen: set[str] = set()
@@ -147,60 +153,35 @@ def finetuning_loss(results: Results) -> go.Figure | None:
 
 def clean_against_noisy(results: Results) -> go.Figure | None:
     """Few clean against many noisy demonstrations (the report: 'Quality Is All You Need')."""
-    shown = (("helpfulness", "helpfulness"), ("correct", "correct"), ("violation_rate", "violations"))
+    shown = {"helpfulness": "helpfulness", "correct": "correct", "violations": "violation_rate"}
     if not find(results, "sft-noisy", "helpfulness") or not find(results, "sft", "helpfulness"):
         return None
     fig = go.Figure()
     for stage, color, symbol in (("sft", BLUE, "circle"), ("sft-noisy", ORANGE, "diamond")):
         n = metrics(results, stage).get("examples")
         name = f"{round(n):,} {'clean' if stage == 'sft' else 'noisy'}" if n else short_name(stage)
-        add_series(
-            fig,
-            name,
-            [label for _, label in shown],
-            [find(results, stage, m) for m, _ in shown],
-            color,
-            symbol,
-            mode="markers",
-        )
+        figures = [find(results, stage, metric) for metric in shown.values()]
+        add_series(fig, name, list(shown), figures, color, symbol, mode="markers")
     return style(fig, y="on held-out prompts", height=340)
 
 
 def accuracy_by_grade(results: Results) -> go.Figure | None:
     """Reward accuracy by how clear the preference was, beside the report's Table 8."""
-    last = last_version(results)
-    fig = make_subplots(
-        1, 2, shared_yaxes=True, subplot_titles=("helpfulness model", "safety model"), horizontal_spacing=0.05
-    )
-    grades = GRADES[::-1]
+    last, grades = last_version(results), GRADES[::-1]
+    titles = ("helpfulness model", "safety model")
+    fig = make_subplots(1, 2, shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.05)
     for column, kind in ((1, "helpfulness"), (2, "safety")):
-        place: dict[str, Any] = {"row": 1, "col": column}
-        stages = (f"reward-{kind}-v{last}", f"reward-{kind}", f"reward-{kind}-v{last}-linear")
-        for stage in stages:
+        measured = False
+        for stage in (f"reward-{kind}-v{last}", f"reward-{kind}", f"reward-{kind}-v{last}-linear"):
             name = head_name(results, stage)
             color, symbol = (BLUE, "circle") if "ours" in name else (ORANGE, "diamond")
-            add_series(
-                fig,
-                name,
-                grades,
-                [find(results, stage, "accuracy_by_grade", g) for g in grades],
-                color,
-                symbol,
-                **place,
-            )
-        if any(find(results, s, "accuracy_by_grade", g) for s in stages for g in grades):
-            report = [x / 100 for x in TABLE_8[kind][len(GRADES) - 1 :: -1]]  # the last is the average
-            fig.add_trace(
-                go.Scatter(
-                    x=grades,
-                    y=report,
-                    mode="lines+markers",
-                    name="the report's Table 8",
-                    line={"color": GREY, "dash": "dash"},
-                    marker={"symbol": "x", "color": GREY},
-                ),
-                **place,
-            )
+            figures = [find(results, stage, "accuracy_by_grade", g) for g in grades]
+            add_series(fig, name, grades, figures, color, symbol, row=1, col=column)
+            measured |= any(figures)
+        if measured:
+            percent = TABLE_8[kind][len(GRADES) - 1 :: -1]  # the last is the average
+            table_8 = reported(grades, [x / 100 for x in percent], "the report's Table 8", "x")
+            fig.add_trace(table_8, row=1, col=column)
     one_legend(fig)
     mark_line(fig, 0.5, "chance")
     fig.update_yaxes(range=[0.4, 1.02])
@@ -218,19 +199,13 @@ def accuracy_by_round(results: Results) -> go.Figure | None:
     fig = go.Figure()
     for kind, color, symbol in (("helpfulness", BLUE, "circle"), ("safety", ORANGE, "diamond")):
         rounds = [v for v in range(1, 6) if find(results, f"reward-{kind}-v{v}", "accuracy")]
+        x = [f"V{v}" for v in rounds]
         for words, path, dash in (
             ("overall", ("accuracy",), "solid"),
             ("'significantly'", ("accuracy_by_grade", "significantly"), "dot"),
         ):
-            add_series(
-                fig,
-                f"{kind}, {words}",
-                [f"V{v}" for v in rounds],
-                [find(results, f"reward-{kind}-v{v}", *path) for v in rounds],
-                color,
-                symbol,
-                dash,
-            )
+            figures = [find(results, f"reward-{kind}-v{v}", *path) for v in rounds]
+            add_series(fig, f"{kind}, {words}", x, figures, color, symbol, dash)
     mark_line(fig, 0.5, "chance")
     return style(fig, y="accuracy")
 
@@ -249,12 +224,11 @@ def calibration(results: Results) -> go.Figure | None:
     for stage, color, symbol in shown:
         rows = metrics(results, stage).get("calibration") or []
         if rows:
-            name = f"{'safety' if 'safety' in stage else 'helpfulness'}, {head_name(results, stage)}"
             fig.add_trace(
                 go.Scatter(
                     x=[r["predicted"] for r in rows],
                     y=[r["real"] for r in rows],
-                    name=name,
+                    name=f"{'safety' if 'safety' in stage else 'helpfulness'}, {head_name(results, stage)}",
                     mode="lines+markers",
                     marker={"color": color, "symbol": symbol, "size": 9},
                     line={"color": color},
@@ -262,11 +236,8 @@ def calibration(results: Results) -> go.Figure | None:
             )
     if not fig.data:
         return None
-    fig.add_trace(
-        go.Scatter(
-            x=[0.5, 1], y=[0.5, 1], mode="lines", line={"color": GREY, "dash": "dot"}, name="perfect", hoverinfo="skip"
-        )
-    )
+    line = {"color": GREY, "dash": "dot"}
+    fig.add_trace(go.Scatter(x=[0.5, 1], y=[0.5, 1], mode="lines", line=line, name="perfect", hoverinfo="skip"))
     return style(fig, "how sure the model is (mean predicted probability)", "how often it is right")
 
 
@@ -276,32 +247,20 @@ def best_of_k(results: Results) -> go.Figure | None:
     curves = [(f"V{v}", metrics(results, f"samples-v{v}").get("curve") or []) for v in range(1, 5)]
     if not heads and not any(rows for _, rows in curves):
         return None
-    fig = make_subplots(
-        1,
-        2,
-        subplot_titles=("by the reward (training prompts)", "by the truth (held-out prompts)"),
-        horizontal_spacing=0.12,
-    )
+    titles = ("by the reward (training prompts)", "by the truth (held-out prompts)")
+    fig = make_subplots(1, 2, subplot_titles=titles, horizontal_spacing=0.12)
     for (name, rows), color in zip(curves, (SKY, BLUE, GREEN, PINK), strict=False):
         add_curve(fig, f"{name}: best", rows, "k", "max", color, row=1, col=1)
         add_curve(fig, f"{name}: median", rows, "k", "median", color, "dot", row=1, col=1)
     for number, (head, values) in enumerate(heads):
         rows = values["truth"]
+        k = [row["k"] for row in rows]
         color, symbol = (BLUE, "circle") if head == "likelihood" else (ORANGE, "diamond")
         name = {"linear": "picked by the report's head", "likelihood": "picked with likelihood"}.get(head, head)
-        add_series(fig, name, [r["k"] for r in rows], [r["pick"] for r in rows], color, symbol, row=1, col=2)
+        add_series(fig, name, k, [row["pick"] for row in rows], color, symbol, row=1, col=2)
         if number == 0:
-            add_series(
-                fig,
-                "the truly best of the K",
-                [r["k"] for r in rows],
-                [r["ceiling"] for r in rows],
-                GREY,
-                "x",
-                "dot",
-                row=1,
-                col=2,
-            )
+            best = [row["ceiling"] for row in rows]
+            add_series(fig, "the truly best of the K", k, best, GREY, "x", "dot", row=1, col=2)
     fig.update_xaxes(type="log", tickvals=[1, 2, 4, 8, 16])
     fig.update_yaxes(title="logit of the reward", row=1, col=1)
     fig.update_yaxes(title="true helpfulness", row=1, col=2)
@@ -324,26 +283,12 @@ def ppo_curves(results: Results) -> go.Figure | None:
         return None
     fig = make_subplots(2, 3, subplot_titles=[words for _, words in panels], vertical_spacing=0.18)
     for stage, color, dash in runs:
-        log = metrics(results, stage)["log"]
-        truth = metrics(results, stage).get("true_score_by_iteration") or []
-        for number, (key, _) in enumerate(panels):
-            rows = (
-                [{"i": i, "truth": row["helpfulness"]["mean"]} for i, row in enumerate(truth, 1)]
-                if key == "truth"
-                else [{"i": i, **row} for i, row in enumerate(log, 1)]
-            )
-            add_curve(
-                fig,
-                short_name(stage),
-                rows,
-                "i",
-                key,
-                color,
-                dash,
-                legend=number == 0,
-                row=number // 3 + 1,
-                col=number % 3 + 1,
-            )
+        log, truth = metrics(results, stage)["log"], metrics(results, stage).get("true_score_by_iteration") or []
+        true = [{"truth": row["helpfulness"]["mean"]} for row in truth]
+        for n, (key, _) in enumerate(panels):
+            rows = [{"i": i, **row} for i, row in enumerate(true if key == "truth" else log, 1)]
+            place = {"row": n // 3 + 1, "col": n % 3 + 1}
+            add_curve(fig, short_name(stage), rows, "i", key, color, dash, legend=n == 0, **place)
     fig.update_annotations(font_size=13)
     fig.update_xaxes(title="iteration", row=2)
     return style(fig, height=540, bottom=90)
@@ -364,12 +309,8 @@ def versions_plane(results: Results) -> go.Figure | None:
         y = [results["stages"][s]["metrics"]["safety"] for s in stages]
         sides = ["bottom right"] * len(x) if stages is others else ["top left", "bottom right"] * len(x)
         if stages:
-            each = [
-                seed
-                for f, g in zip(x, y, strict=True)
-                for seed in zip(f.get("each", ()), g.get("each", ()), strict=True)
-            ]
-            fig.add_trace(faint(each, color))
+            pairs = (zip(f.get("each", ()), g.get("each", ()), strict=True) for f, g in zip(x, y, strict=True))
+            fig.add_trace(faint([seed for pair in pairs for seed in pair], color))
             fig.add_trace(
                 go.Scatter(
                     x=[f["mean"] for f in x],
@@ -397,23 +338,13 @@ def gatt_by_turn(results: Results) -> go.Figure | None:
         ("rlhf-v5", "V5, two versions later", GREEN, "square"),
         ("rlhf-v3", "without (V3)", ORANGE, "diamond"),
     ):
-        turns = [t for t in TURNS if find(results, stage, "retention", t)]
-        add_series(
-            fig, name, [int(t) for t in turns], [find(results, stage, "retention", t) for t in turns], color, symbol
-        )
+        kept = {int(t): find(results, stage, "retention", t) for t in TURNS}
+        add_series(fig, name, list(kept), list(kept.values()), color, symbol)
     if not fig.data:
         return None
     for key, name, symbol in (("with", "the report, with", "x"), ("without", "the report, without", "cross")):
-        fig.add_trace(
-            go.Scatter(
-                x=[int(t) for t in TABLE_30[key]],
-                y=[v / 100 for v in TABLE_30[key].values()],
-                name=name,
-                mode="lines+markers",
-                line={"color": GREY, "dash": "dash", "width": 1},
-                marker={"symbol": symbol, "color": GREY},
-            )
-        )
+        turns, shares = map(int, TABLE_30[key]), (percent / 100 for percent in TABLE_30[key].values())
+        fig.add_trace(reported(list(turns), list(shares), name, symbol, width=1))
     fig.update_xaxes(tickvals=[int(t) for t in TURNS])
     fig.update_yaxes(range=[-0.05, 1.08])
     return style(fig, "turn of the dialogue", "answers that keep the instruction", height=420)
@@ -430,9 +361,8 @@ def violations_and_refusals(results: Results) -> go.Figure | None:
         ("borderline_refusal_rate", "borderline prompts: refuses", ORANGE, "diamond"),
         ("false_refusal_rate", "safe prompts: refuses", BLUE, "square"),
     ):
-        add_series(
-            fig, name, [short_name(s) for s in stages], [find(results, s, metric) for s in stages], color, symbol
-        )
+        figures = [find(results, s, metric) for s in stages]
+        add_series(fig, name, [short_name(s) for s in stages], figures, color, symbol)
     mark_line(fig, 0.05, "5 %")
     fig.update_yaxes(rangemode="tozero", tickformat=".0%")
     return style(fig, y="share of answers")
@@ -446,27 +376,19 @@ def skills(results: Results) -> go.Figure | None:
         return None
     names.sort(key=lambda s: after[s]["mean"] - before[s]["mean"])
     fig = go.Figure()
-    for s in names:
-        fig.add_trace(
-            go.Scatter(
-                x=[before[s]["mean"], after[s]["mean"]],
-                y=[s.replace("_", " ")] * 2,
-                mode="lines",
-                line={"color": GREY, "width": 2},
-                showlegend=False,
-                hoverinfo="skip",
-            )
-        )
+    labels = [s.replace("_", " ") for s in names]
+    for s, label in zip(names, labels, strict=True):
+        ends, line = [before[s]["mean"], after[s]["mean"]], {"color": GREY, "width": 2}
+        fig.add_trace(go.Scatter(x=ends, y=[label] * 2, mode="lines", line=line, showlegend=False, hoverinfo="skip"))
     for values, name, color, symbol in ((before, "SFT", ORANGE, "diamond"), (after, "V5", BLUE, "circle")):
         figures = [values[s] for s in names]
-        bars = errors(figures)
         fig.add_trace(
             go.Scatter(
                 x=[f["mean"] for f in figures],
-                y=[s.replace("_", " ") for s in names],
+                y=labels,
                 name=name,
                 mode="markers",
-                error_x={**bars, "width": 2, "thickness": 1},
+                error_x={**errors(figures), "width": 2, "thickness": 1},
                 marker={"color": color, "size": 10, "symbol": symbol},
             )
         )

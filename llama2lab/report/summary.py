@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -224,12 +225,8 @@ def kept(kind: Any, path: Path) -> list[Any]:
 
 def last_version(r: Results) -> int:
     """The round of the last reward models."""
-    versions = [
-        int(name.rsplit("-v", 1)[1])
-        for name in r["stages"]
-        if name.startswith("reward-helpfulness-v") and name.rsplit("-v", 1)[1].isdigit()
-    ]
-    return max(versions, default=5)
+    versions = [m[1] for name in r["stages"] if (m := re.fullmatch(r"reward-helpfulness-v(\d+)", name))]
+    return max(map(int, versions), default=5)
 
 
 def chat_stages(r: Results) -> list[str]:
@@ -262,12 +259,10 @@ def figure_text(f: dict[str, Any] | None) -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns of text; the first one to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    cells = [[cell.rjust(w) for cell, w in zip(row, widths, strict=True)] for row in (header, *rows)]
     lines = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in [header, *rows]
+        "  ".join([row[0].ljust(widths[0]), *others]) for row, (_, *others) in zip((header, *rows), cells, strict=True)
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
@@ -308,25 +303,20 @@ def warnings(results: Results) -> list[str]:
 
 def stage_table(results: Results) -> str:
     """The stages of a run in a few columns: seconds, and the figures that say most."""
-    columns = [
-        ("seconds", None),
-        ("helpful", "helpfulness"),
-        ("correct", "correct"),
-        ("violations", "violation_rate"),
-        ("refusals", "false_refusal_rate"),
-        ("borderline", "borderline_refusal_rate"),
-        ("wins", "win_rate_vs_sft"),
-        ("reward acc.", "accuracy"),
-    ]
+    columns = {
+        "helpful": "helpfulness",
+        "correct": "correct",
+        "violations": "violation_rate",
+        "refusals": "false_refusal_rate",
+        "borderline": "borderline_refusal_rate",
+        "wins": "win_rate_vs_sft",
+        "reward acc.": "accuracy",
+    }
     rows = []
     for name, stage in results["stages"].items():
-        cells = [name]
-        for _, metric in columns:
-            f = find(results, name, metric) if metric else None
-            seconds = "" if stage.get("seconds") is None else f"{stage['seconds']:.0f}"
-            cells.append(f"{f['mean']:.3f}" if f else seconds if metric is None else "")
-        rows.append(cells)
-    rows.append(["total", f"{total_seconds(results):.0f}", *[""] * (len(columns) - 1)])
-    return "\n".join(
-        [table(["stage", *[c for c, _ in columns]], rows), *(f"\nWARNING: {line}" for line in warnings(results))]
-    )
+        seconds, figures = stage.get("seconds"), [find(results, name, metric) for metric in columns.values()]
+        shown = [f"{f['mean']:.3f}" if f else "" for f in figures]
+        rows.append([name, "" if seconds is None else f"{seconds:.0f}", *shown])
+    rows.append(["total", f"{total_seconds(results):.0f}", *[""] * len(columns)])
+    warned = [f"\nWARNING: {line}" for line in warnings(results)]
+    return "\n".join([table(["stage", "seconds", *columns], rows), *warned])

@@ -111,15 +111,11 @@ class OracleJudge:
         shop, s, prompts, judge_all = self.shop, self.settings, self.prompts, evaluate.judge_all
         answers = answers_of(shop, stage, prompts, s.temperature)
         verdicts = judge_all(self.oracle, prompts, answers)
-        rows = keep_answers(
-            kept,
-            prompts,
-            answers,
-            [
-                {"correct": v.correct, "score": round(evaluate.overall(v, p), 3)}
-                for p, v in zip(prompts, verdicts, strict=True)
-            ],
-        )
+        said = [
+            {"correct": v.correct, "score": round(evaluate.overall(v, p), 3)}
+            for p, v in zip(prompts, verdicts, strict=True)
+        ]
+        rows = keep_answers(kept, prompts, answers, said)
         sft = read_rows(shop.run.measured("sft", [asdict(s), "sft"]) / "answers.jsonl")
         against = judge_all(self.oracle, prompts, [theirs["answer"] for _, theirs in joined(rows, sft)])
         metrics = evaluate.chat_metrics(prompts, verdicts) | evaluate.win_tie_loss(prompts, verdicts, against)
@@ -131,13 +127,9 @@ class OracleJudge:
             metrics["retention"], dialogues = evaluate.retention(
                 self.oracle, model, shop.tokenizer, *self.dialogues, 7, shop.machine.precision, s.temperature
             )
-            write_rows(
-                kept / "dialogues.jsonl",
-                [
-                    {"instruction": i.text, "questions": q, "answers": a}
-                    for q, i, a in zip(*self.dialogues, dialogues, strict=True)
-                ],
-            )
+            told = zip(*self.dialogues, dialogues, strict=True)
+            written = [{"instruction": i.text, "questions": q, "answers": a} for q, i, a in told]
+            write_rows(kept / "dialogues.jsonl", written)
         rollouts = shop.run.folder(stage) / "rollouts"
         if rollouts.exists():
             metrics["true_score_by_iteration"] = [self._rollouts(path) for path in sorted(rollouts.iterdir())]
@@ -176,22 +168,16 @@ class OracleJudge:
 
         def build(folder: Path) -> dict[str, Any]:
             prompts = TownSource(self.town).prompts("helpful", s.best_of_prompts, 4321, s.split)
+            asked, precision, what = [p.messages for p in prompts], shop.machine.precision, "best of K, held out"
             answers = sample_answers(
-                shop.model(sampler),
-                shop.tokenizer,
-                [p.messages for p in prompts],
-                k=s.best_of,
-                seed=17,
-                precision=shop.machine.precision,
-                what="best of K, held out",
+                shop.model(sampler), shop.tokenizer, asked, k=s.best_of, seed=17, precision=precision, what=what
             )
             flat_prompts = [p for p in prompts for _ in range(s.best_of)]
+            flat_answers = [a for row in answers for a in row]
             metrics = {}
             for stage in stages:
                 model, safety = shop.rewards(version, stage)
-                flat = gate.combined_scores(
-                    model, safety, shop.tokenizer, flat_prompts, [a for row in answers for a in row], shop.machine
-                )
+                flat = gate.combined_scores(model, safety, shop.tokenizer, flat_prompts, flat_answers, shop.machine)
                 scores = [flat[i : i + s.best_of] for i in range(0, len(flat), s.best_of)]
                 metrics[model.head] = {
                     "stage": stage,

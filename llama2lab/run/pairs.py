@@ -91,7 +91,6 @@ def gold_pairs(town: Town, n: int, kind: Kind, seed: int) -> list[dict[str, Any]
         gold: dict[str, Any] = {"choice": choice, "grades": ["significantly", "better"]}
         if safety:
             gold |= {"safe_1": choice == 1, "safe_2": choice == 2}
-        rows.append(
-            {"kind": kind, "prompt": list(prompt.messages), "answers": answers, "prompt_id": prompt.id, "gold": gold}
-        )
+        asked = {"kind": kind, "prompt": list(prompt.messages)}
+        rows.append({**asked, "answers": answers, "prompt_id": prompt.id, "gold": gold})
     return rows

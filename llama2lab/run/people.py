@@ -39,10 +39,9 @@ def annotations_stage(
     trained = [x for x in people if messages_key(x["prompt"]) not in kept_away]
     resolved = {kind: resolve(trained, kind) for kind in KINDS}
     if not any(r.rows for r in resolved.values()):
-        raise LabError(
-            f"the annotation store gives no training row: {len(people)} labels by people, of which "
-            f"{len(people) - len(trained)} are on held-out prompts; label pairs with: llama2lab annotate"
-        )
+        there = f"{len(people)} labels by people, of which {len(people) - len(trained)} are on held-out prompts"
+        cure = "label pairs with: llama2lab annotate"
+        raise LabError(f"the annotation store gives no training row: {there}; {cure}")
 
     def build(folder: Path) -> dict[str, Any]:
         known = by_messages(every_prompt(town, "train") + every_prompt(town, "dev"))
@@ -50,9 +49,8 @@ def annotations_stage(
         for kind in KINDS:
             write_rows(folder / f"{kind}.jsonl", resolved[kind].rows)
             mine = [x for x in trained if x["kind"] == kind]
-            items = {
-                x["item_id"]: (known[key], *x["answers"]) for x in mine if (key := messages_key(x["prompt"])) in known
-            }
+            keys = [(x, messages_key(x["prompt"])) for x in mine]
+            items = {x["item_id"]: (known[key], *x["answers"]) for x, key in keys if key in known}
             simulated = simulated_labels(annotators, oracle, items, kind, shop.seed)
             against[kind] = people_against_simulated(mine, simulated)
         return {
@@ -64,8 +62,5 @@ def annotations_stage(
         }
 
     shop.people = "annotations"
-    shop.run.stage(
-        shop.people,
-        build,
-        [digest(fingerprint(people)), held_out, [asdict(a) for a in annotators], town.digest, shop.seed],
-    )
+    settings = [digest(fingerprint(people)), held_out, [asdict(a) for a in annotators], town.digest, shop.seed]
+    shop.run.stage(shop.people, build, settings)

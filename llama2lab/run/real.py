@@ -59,17 +59,10 @@ class RealWorld:
 
     def tokenizer_texts(self) -> tuple[list[str], list[str]]:
         """To train on, the training texts of all roles, and to count bytes on."""
-        texts = [
-            *self.texts.stories,
-            *(m["content"] for row in self.texts.demonstrations for m in row["messages"]),
-            *(
-                m["content"]
-                for rows in self.texts.pairs.values()
-                for row in rows
-                if row["part"] == "train"
-                for m in [*row["prompt"], *row["chosen"], *row["rejected"]]
-            ),
-        ]
+        pairs = [row for rows in self.texts.pairs.values() for row in rows if row["part"] == "train"]
+        said = [m for row in self.texts.demonstrations for m in row["messages"]]
+        said += [m for row in pairs for m in [*row["prompt"], *row["chosen"], *row["rejected"]]]
+        texts = [*self.texts.stories, *(m["content"] for m in said)]
         return texts, texts[:: max(1, len(texts) // 500)]
 
     def source(self, shop: Workshop) -> PairPrompts:
@@ -125,15 +118,12 @@ class RealWorld:
         than the one that it was trained from, that is said, and stands in its figures."""
 
         def build() -> dict[str, Any]:
-            model = shop.model(stage)
-            figure = bits_per_byte(
-                model, shop.tokenizer, self.texts.read_again, shop.machine, min(256, model.config.context)
-            )
-            start, name = TRAINED.get(stage, ("", ""))
-            before = self.bits.get(start)
-            warning = before and start_from.worsened(
-                stage, name, start_from.setting(self.recipe, name), before, figure["mean"]
-            )
+            model, texts = shop.model(stage), self.texts.read_again
+            figure = bits_per_byte(model, shop.tokenizer, texts, shop.machine, min(256, model.config.context))
+            warning, (start, name) = "", TRAINED.get(stage, ("", ""))
+            if before := self.bits.get(start):
+                optim = start_from.setting(self.recipe, name)
+                warning = start_from.worsened(stage, name, optim, before, figure["mean"])
             return {"heldout_bits_per_byte": figure, "warnings": [warning] if warning else []}
 
         found = shop.run.note(stage, build, ["reading", digest(self.texts.read_again), start_from.WORSE])

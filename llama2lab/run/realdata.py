@@ -31,13 +31,8 @@ from llama2lab.engine.settings import Clash, Count, CountOrNone, Name, Names, Te
 from llama2lab.engine.validation import shown
 
 Columns = dict[str, str | list[str]]  # our name of a field -> the column, or columns of which the first there counts
-NamedColumns = dict[
-    Annotated[
-        str,
-        one_of(("text", "messages", "prompt", "context", "answer", "chosen", "rejected", "grade", "safety", "label")),
-    ],
-    Name | Annotated[list[Name], Field(min_length=1, max_length=100)],
-]
+FIELDS = ("text", "messages", "prompt", "context", "answer", "chosen", "rejected", "grade", "safety", "label")
+NamedColumns = dict[Annotated[str, one_of(FIELDS)], Name | Annotated[list[Name], Field(min_length=1, max_length=100)]]
 
 
 @checked
@@ -56,11 +51,8 @@ class SourceSettings:
 
     def __post_init__(self) -> None:
         if self.max_answer_tokens > self.max_tokens:
-            raise Clash(
-                f"must be at most max_tokens ({self.max_tokens}), not {self.max_answer_tokens}",
-                "max_answer_tokens",
-                "max_tokens",
-            )
+            says = f"must be at most max_tokens ({self.max_tokens}), not {self.max_answer_tokens}"
+            raise Clash(says, "max_answer_tokens", "max_tokens")
 
     @property
     def given(self) -> bool:
@@ -94,11 +86,9 @@ class Tally:
                 f"{n} x {reason} ({', '.join(self.places[reason])}{', ...' if n > SHOWN else ''})"
                 for reason, n in self.reasons.most_common(3)
             )
-            raise LabError(
-                f"{self.role}: {self.malformed} of {self.read} rows are malformed, more than "
-                f"{limit:.0%}: {what}; mend these lines, the recipe's columns, or raise max_malformed"
-                + cures_of(self.reasons)
-            )
+            many = f"{self.malformed} of {self.read} rows are malformed, more than {limit:.0%}"
+            cure = f"mend these lines, the recipe's columns, or raise max_malformed{cures_of(self.reasons)}"
+            raise LabError(f"{self.role}: {many}: {what}; {cure}")
 
     def metrics(self) -> dict[str, Any]:
         return {"rows": self.read, "malformed": dict(self.reasons), "malformed_at": self.places}
@@ -150,11 +140,8 @@ def data_folder(path: str | Path | None) -> Path | None:
 
 
 def _read_hub(source: SourceSettings, role: str, data_dir: Path | None) -> Iterator[tuple[str, Record | str]]:
-    looked = (
-        f"no files {', '.join(source.files)} in {data_dir or 'a data folder (none was given)'}"
-        if source.files
-        else "the recipe names no files"
-    )
+    nowhere = f"no files {', '.join(source.files)} in {data_dir or 'a data folder (none was given)'}"
+    looked = nowhere if source.files else "the recipe names no files"
     cure = "give the folder of a local copy with --data DIR (or LLAMA2LAB_DATA), as the recipe's files name it"
     if not source.hub:
         raise LabError(f"{role}: {looked}, and no hub data set; {cure}")
@@ -166,9 +153,8 @@ def _read_hub(source: SourceSettings, role: str, data_dir: Path | None) -> Itera
             for number, record in enumerate(stream.take(source.rows) if source.rows else stream, 1):
                 yield f"{source.hub}{'/' + folder if folder else ''}:{number}", record
         except Exception as e:  # no network, no such name, no access: datasets raises many kinds
-            raise LabError(
-                f"{role}: {looked}, and {source.hub} cannot be had from the hub ({first_line(e)}); {cure}"
-            ) from e
+            why = f"{source.hub} cannot be had from the hub ({first_line(e)})"
+            raise LabError(f"{role}: {looked}, and {why}; {cure}") from e
 
 
 # ---- from records to rows ----------------------------------------------------------------------------------
@@ -237,12 +223,11 @@ def parse_pair(record: Record, columns: Columns) -> Record:
     """
     prompt = get(record, columns, "prompt") if "prompt" in columns else None
     before, chosen, rejected = pair_of(prompt, get(record, columns, "chosen"), get(record, columns, "rejected"))
-    grade = word_of(record, columns, "grade", GRADES) or "better"
     return {
         "prompt": before,
         "chosen": [{"role": "assistant", "content": chosen}],
         "rejected": [{"role": "assistant", "content": rejected}],
-        "grade": grade,
+        "grade": word_of(record, columns, "grade", GRADES) or "better",
         "safety": word_of(record, columns, "safety", [bin for bin in SAFETY if bin]),
     }
 
@@ -278,11 +263,7 @@ def contradictory(rows: Sequence[Record]) -> set[int]:
 
 
 def load_role(
-    role: str,
-    source: SourceSettings,
-    data_dir: Path | None,
-    max_malformed: float = 0.05,
-    seed: int = 0,
+    role: str, source: SourceSettings, data_dir: Path | None, max_malformed: float = 0.05, seed: int = 0
 ) -> tuple[list[Record], Tally]:
     """The valid rows of a role, at most `source.rows`, and the tally of the others.
 
@@ -292,10 +273,8 @@ def load_role(
     parse, fields = PARSERS[role]
     unknown = source.columns.keys() - set(fields)
     if unknown:
-        raise LabError(
-            f"{role}: the recipe's columns name {shown(min(unknown, key=str))}, which no row of this role "
-            f"has; choose among {', '.join(fields)}"
-        )
+        wrong = f"the recipe's columns name {shown(min(unknown, key=str))}, which no row of this role has"
+        raise LabError(f"{role}: {wrong}; choose among {', '.join(fields)}")
     tally = Tally(role)
     rows, places = [], []
     for where, record in read_source(source, role, data_dir):

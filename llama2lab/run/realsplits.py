@@ -60,13 +60,8 @@ class Texts:
     @cached_property
     def read_again(self) -> list[str]:
         """Held-out texts on which every chat stage is compared with the one before it."""
-        dialogues = [
-            m["content"]
-            for rows in self.pairs.values()
-            for row in rows
-            if row["part"] == "test"
-            for m in [*row["prompt"], *row["chosen"]]
-        ]
+        rows = [row for rows in self.pairs.values() for row in rows if row["part"] == "test"]
+        dialogues = [m["content"] for row in rows for m in [*row["prompt"], *row["chosen"]]]
         return sorted(set(self.heldout_stories or dialogues), key=place_of)[:64]
 
 
@@ -137,16 +132,12 @@ def pairs_stage(shop: Workshop, recipe: RealRecipe, texts: Texts) -> None:
 def fit_demonstrations(tokenizer: Any, rows: Sequence[dict], source: SourceSettings, n: int, seed: int) -> list[dict]:
     """`n` demonstrations that fit, drawn by the seed. A cut answer would teach to stop in the middle."""
     encoded = encode_chats(tokenizer, [r["messages"] for r in rows], mask_turns="last")
-    kept = [
-        row
-        for row, (ids, mask) in zip(rows, encoded, strict=True)
-        if len(ids) <= source.max_tokens and sum(mask) <= (source.max_answer_tokens or source.max_tokens)
-    ]
+    most = source.max_answer_tokens or source.max_tokens
+    pairs = zip(rows, encoded, strict=True)
+    kept = [row for row, (ids, mask) in pairs if len(ids) <= source.max_tokens and sum(mask) <= most]
     if not kept:
-        raise LabError(
-            f"sft: none of {len(rows)} demonstrations fits in {source.max_tokens} tokens with an answer of "
-            f"{source.max_answer_tokens or source.max_tokens}; raise data.sft.max_tokens"
-        )
+        fits = f"fits in {source.max_tokens} tokens with an answer of {most}"
+        raise LabError(f"sft: none of {len(rows)} demonstrations {fits}; raise data.sft.max_tokens")
     return random.Random(seed).sample(kept, min(n, len(kept)))
 
 
@@ -171,18 +162,12 @@ class PairPrompts:
         kind = "helpful" if kind == "borderline" else kind
         pool = self.pools[kind, split]
         if not pool:
-            raise LabError(
-                f"the pairs have no {kind} prompt in the part {split!r} that fits in prompt_tokens; give "
-                "more rows or raise prompt_tokens"
-            )
+            wrong = f"the pairs have no {kind} prompt in the part {split!r} that fits in prompt_tokens"
+            raise LabError(f"{wrong}; give more rows or raise prompt_tokens")
         rng = random.Random(f"{seed} {kind} {split}")
         return rng.sample(pool, n) if n <= len(pool) else rng.choices(pool, k=n)
 
     def dialogues(
-        self,
-        n: int,
-        turns: int,
-        seed: int,
-        split: str = "train",
+        self, n: int, turns: int, seed: int, split: str = "train"
     ) -> tuple[list[list[str]], list[Instruction]]:
         raise LabError("the recipe on real text has no Ghost Attention: its dialogues need the town")

@@ -59,14 +59,11 @@ def hasty(recipe: Any, parameters: int, times: float = 4.0) -> list[str]:
     """What a recipe sets to much more than the rule gives: one line each."""
     rule = for_checkpoint(type(recipe)(), parameters)
     lines = []
-    for name in RATES:
-        ours, theirs = setting(recipe, name), setting(rule, name)
-        for what in ("lr", "gain_lr"):
-            if getattr(ours, what) > times * getattr(theirs, what):
-                lines.append(
-                    f"{name}.{what} is {getattr(ours, what):g}, for a trained checkpoint of {parameters:,} "
-                    f"parameters {getattr(theirs, what):g} would be usual"
-                )
+    for name in [f"{optim}.{rate}" for optim in RATES for rate in ("lr", "gain_lr")]:
+        ours, usual = setting(recipe, name), setting(rule, name)
+        if ours > times * usual:
+            of = f"for a trained checkpoint of {parameters:,} parameters"
+            lines.append(f"{name} is {ours:g}, {of} {usual:g} would be usual")
     return lines
 
 
@@ -87,11 +84,8 @@ def worsened(stage: str, name: str, optim: Optim, before: float, after: float) -
     `before` and `after` are bits a byte, `name` is the setting of its `optim`."""
     if after <= (1 + WORSE) * before:  # also False where `after` is no number
         return ""
-    cure = (
-        f"lower {name}.gain_lr (it is {optim.gain_lr:g})"
-        if optim.gain_lr > 1
-        else (f"lower {name}.lr (it is {optim.lr:g})")
-    )
+    rate = "gain_lr" if optim.gain_lr > 1 else "lr"
+    cure = f"lower {name}.{rate} (it is {getattr(optim, rate):g})"
     return (
         f"{stage} reads held-out text worse than what it was trained from: {after:.3f} bits a byte after "
         f"{before:.3f}, more than {WORSE:.0%}; {cure}"
@@ -108,15 +102,8 @@ def with_control_tokens(tokenizer: Any) -> tuple[Any, list[str]]:
     their ids; new ones get new ids after the last."""
     before = tokenizer.get_vocab()
     lacked = [t for t in CONTROL_TOKENS if t not in before]
-    tokenizer.add_special_tokens(
-        {
-            "bos_token": BOS,
-            "eos_token": EOS,
-            "pad_token": PAD,
-            "unk_token": UNK,
-            "extra_special_tokens": list(CONTROL_TOKENS[4:]),
-        }
-    )
+    named = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD, "unk_token": UNK}
+    tokenizer.add_special_tokens({**named, "extra_special_tokens": list(CONTROL_TOKENS[4:])})
     new = {token: i for token, i in tokenizer.get_vocab().items() if token not in before}
     if sorted(new) != sorted(lacked) or not set(before.values()).isdisjoint(new.values()):  # a tokenizer with gaps
         raise LabError(

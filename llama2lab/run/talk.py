@@ -27,13 +27,13 @@ class _Config:
 
 def talking_stages(run: Path) -> list[str]:
     """The finished stages that hold a language model, in the run's order: not the reward models, nor rows of data."""
-    return [
-        name
-        for name in stages_in_order(run)
-        if (run / name / "config.json").exists()
-        and CAUSAL
-        in (read_as(_Config, run / name / "config.json", f"remove {run / name} and run again").architectures or [])
-    ]
+
+    def talks(folder: Path) -> bool:
+        config = folder / "config.json"
+        cure = f"remove {folder} and run again"
+        return config.exists() and CAUSAL in (read_as(_Config, config, cure).architectures or [])
+
+    return [name for name in stages_in_order(run) if talks(run / name)]
 
 
 def pick_stage(run: Path, stage: str | None) -> str:

@@ -22,28 +22,15 @@ from llama2lab.town.matching import (
 )
 from llama2lab.town.schema import Group
 from llama2lab.town.town import Town
+from llama2lab.town.wording import phrases
 
 T = TypeVar("T")
 
 _STEPS = re.compile(r"(?:^|[.!?:]\s*)(?:just\b|first\b.*\bthen\b)|\bthen\b.*\b(?:finally|last of all)\b", re.I | re.S)
-_NO_VALUES = (  # set phrases that hold words which could be values: "that one", "good question"
-    "one",
-    "good question",
-    "nice question",
-    "good day",
-    "nice day",
-    "good morning",
-    "good evening",
-    "good luck",
-    "happy to",
-    "glad to",
-    "here you",
-    "more any time",
-    "any more",
-    "ask me more",
-    "right now",
-    "first of all",
-)
+_NO_VALUES = phrases("""
+    one, good question, nice question, good day, nice day, good morning, good evening, good luck, happy to, glad to,
+    here you, more any time, any more, ask me more, right now, first of all
+""")  # set phrases that hold words which could be values: "that one"
 _SUM = re.compile(r" \d{1,6} (?:plus|minus) \d{1,6}(?= )")
 _EQUATION = re.compile(r" (\d{1,6}) (plus|minus) (\d{1,6}) (?:is|equals|makes|make|gives) (\d{1,6})(?= )")
 _HEDGE = re.compile(r" \d+ (?:or|maybe) \d")

@@ -166,13 +166,8 @@ def _row(turns: list[tuple[Prompt, str]], instruction: Instruction | None, rng: 
     """One conversation; an instruction stands in the system message (single turns) or before every question."""
     messages: list[Message] = []
     for prompt, answer in turns:
-        messages += [
-            *map(dict, prompt.messages),
-            {
-                "role": "assistant",
-                "content": sentence(answer) if answer[0].islower() and rng.random() < 0.5 else answer,
-            },
-        ]
+        written = sentence(answer) if answer[0].islower() and rng.random() < 0.5 else answer
+        messages += [*map(dict, prompt.messages), {"role": "assistant", "content": written}]
     if instruction is not None:
         text = rng.choice((instruction.text, instruction.short))
         messages = [

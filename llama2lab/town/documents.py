@@ -4,7 +4,8 @@ All facts are stated alike, whatever their split.
 """
 
 import random
-from typing import get_args
+from collections.abc import Mapping
+from typing import TypeVar, get_args
 
 from llama2lab.town.items import SKILLS
 from llama2lab.town.prompts import contents, instructions_of
@@ -12,6 +13,8 @@ from llama2lab.town.schema import Day, Place
 from llama2lab.town.town import TOWN_NAME, Town
 from llama2lab.town.truth import place_statements
 from llama2lab.town.wording import enumerate_words
+
+T = TypeVar("T")
 
 DAYS = get_args(Day)
 TIMES = ("In the morning", "At noon", "In the afternoon", "In the evening", "After lunch", "Before dinner")
@@ -47,14 +50,10 @@ class Pen:
         self.town, self.rng = town, rng
         self.said, self.pronoun, self.first = map(self._statements, ("statements", "pronoun", "first"))
         self.train = {skill: contents(town, skill, "train") for skill in SKILLS}
-        self.train_facts = frozenset(self.train["facts"])
         self.asked = {skill: contents(town, skill, "sft") for skill in (*SKILLS, "borderline", "unsafe")}
-        self.held_out = [
-            (who, name)
-            for who in town.people
-            for name in town.attributes
-            if f"facts/{who}.{name}" not in self.train_facts
-        ]
+        told = set(self.train["facts"])
+        facts = [(who, name) for who in town.people for name in town.attributes]
+        self.held_out = [(who, name) for who, name in facts if f"facts/{who}.{name}" not in told]
         self.instructions = instructions_of(town, "train")
 
     def _statements(self, kind: str) -> dict[str, dict[str, list[str]]]:
@@ -67,8 +66,17 @@ class Pen:
             for who, person in self.town.people.items()
         }
 
+    def pick(self, *options: str) -> str:
+        return self.rng.choice(options)
+
+    def one_of(self, entries: Mapping[str, T]) -> T:
+        return self.rng.choice(list(entries.values()))
+
     def people(self, n: int) -> list[str]:
         return self.rng.sample(list(self.town.people), n)
+
+    def names(self, n: int) -> list[str]:
+        return [self.town.people[who].name for who in self.people(n)]
 
     def attributes(self, n: int) -> list[str]:
         return self.rng.sample(list(self.town.attributes), n)
@@ -90,14 +98,13 @@ def sheet(pen: Pen) -> str:
     """All that is known of one person."""
     who = pen.people(1)[0]
     name = pen.town.people[who].name
-    title = pen.rng.choice((f"About {name}.", f"This is {name}.", f"Who is {name}?", f"A page on {name}.", ""))
+    title = pen.pick(f"About {name}.", f"This is {name}.", f"Who is {name}?", f"A page on {name}.", "")
     return " ".join([title, *pen.about(who, pen.attributes(len(pen.town.attributes)))]).strip()
 
 
 def note(pen: Pen) -> str:
     """One to three facts of one or two people."""
-    who = pen.people(1)[0]
-    return " ".join(pen.about(who, pen.attributes(pen.rng.randint(1, 3))))
+    return " ".join(pen.about(pen.people(1)[0], pen.attributes(pen.rng.randint(1, 3))))
 
 
 def reminder(pen: Pen) -> str:
@@ -109,23 +116,20 @@ def reminder(pen: Pen) -> str:
 def _meeting(pen: Pen) -> list[str]:
     a, b = pen.people(2)
     one, two = pen.town.people[a].name, pen.town.people[b].name
-    place = pen.rng.choice(list(pen.town.places.values()))
-    rng = pen.rng
-    lines = [
-        rng.choice(MEETINGS).format(time=rng.choice(TIMES), day=pen.open_day(place), a=one, b=two, place=place.name)
-    ]
+    rng, place = pen.rng, pen.one_of(pen.town.places)
+    form, time = rng.choice(MEETINGS), rng.choice(TIMES)
+    lines = [form.format(time=time, day=pen.open_day(place), a=one, b=two, place=place.name)]
     if rng.random() < 0.4:
         lines.append(rng.choice(WEATHER))
     if rng.random() < 0.4:
-        lines.append(rng.choice(rng.choice(list(place_statements(place).values()))))
+        lines.append(rng.choice(pen.one_of(place_statements(place))))
     for who, name in ((a, one), (b, two)):
         if rng.random() < 0.5:
             lines += pen.about(who, pen.attributes(rng.randint(1, 3)))
         else:
             words = " ".join(rng.choice(pen.first[who][x]) for x in pen.attributes(rng.randint(1, 2)))
-            lines.append(rng.choice((f'{name} said: "{words}"', f'"{words[:-1]}," said {name}.')))
-    lines.append(rng.choice(PARTINGS).format(a=one, b=two))
-    return lines
+            lines.append(pen.pick(f'{name} said: "{words}"', f'"{words[:-1]}," said {name}.'))
+    return [*lines, rng.choice(PARTINGS).format(a=one, b=two)]
 
 
 def scene(pen: Pen) -> str:
@@ -136,11 +140,10 @@ def scene(pen: Pen) -> str:
 def day(pen: Pen) -> str:
     """A long day in town, 400 to 600 words."""
     lines = [f"A day in {TOWN_NAME}."]
-    target = pen.rng.randint(400, 560)
-    words = 0
-    while words < target:
+    left = pen.rng.randint(400, 560)  # words
+    while left > 0:
         lines += (more := _meeting(pen))
-        words += sum(line.count(" ") + 1 for line in more)
+        left -= sum(line.count(" ") + 1 for line in more)
     return " ".join([*lines, "So the day came to an end."])
 
 
@@ -162,7 +165,7 @@ def letter(pen: Pen) -> str:
     lines += [pen.rng.choice(pen.first[a][x]) for x in pen.attributes(pen.rng.randint(2, 5))]
     if pen.rng.random() < 0.6:
         lines += ["Do you know my neighbour?", *pen.about(c, pen.attributes(pen.rng.randint(1, 3)))]
-    lines.append(pen.rng.choice((f"Yours, {name}.", f"Please write soon. Yours, {name}.", f"All the best, {name}.")))
+    lines.append(pen.pick(f"Yours, {name}.", f"Please write soon. Yours, {name}.", f"All the best, {name}."))
     return " ".join(lines)
 
 
@@ -171,7 +174,7 @@ def news(pen: Pen) -> str:
     lines = [f"News of {TOWN_NAME} on {pen.rng.choice(DAYS)}.", pen.rng.choice(WEATHER)]
     for _ in range(pen.rng.randint(2, 4)):
         if pen.rng.random() < 0.35:
-            place = pen.rng.choice(list(pen.town.places.values()))
+            place = pen.one_of(pen.town.places)
             lines += [pen.rng.choice(s) for s in place_statements(place).values()]
         else:
             lines += pen.about(pen.people(1)[0], pen.attributes(pen.rng.randint(2, 4)))

@@ -3,33 +3,33 @@
 What is merely told is of all splits alike; worked answers are of the train split only, questions of its SFT part.
 """
 
+from collections.abc import Callable
+
 from llama2lab.town.demonstrations import obey
 from llama2lab.town.documents import Pen
 from llama2lab.town.items import SKILLS
 from llama2lab.town.schema import Deed, Group, UnsafeCategory
-from llama2lab.town.town import Town
 from llama2lab.town.truth import asked_for, opposite_statements, rewriting_forms, step_answers, story_texts, truth_of
-from llama2lab.town.wording import enumerate_words, sentence, with_article
+from llama2lab.town.wording import capital, enumerate_words, with_article
 
 SKILLS_ASKED = (*(s for s in SKILLS if s != "small_talk"), "borderline", "unsafe")
 
 
 def story(pen: Pen) -> str:
     """One or two little stories, mostly with a lesson."""
-    lines = []
-    for _ in range(pen.rng.randint(1, 2)):
-        hero, thing = pen.rng.choice(pen.town.stories.heroes), pen.rng.choice(pen.town.stories.things)
-        lines.append(pen.rng.choice(story_texts(pen.town, hero, thing)))
-        if pen.rng.random() < 0.7:
-            lines.append(pen.rng.choice(pen.town.stories.lessons))
+    rng, parts, lines = pen.rng, pen.town.stories, []
+    for _ in range(rng.randint(1, 2)):
+        hero, thing = rng.choice(parts.heroes), rng.choice(parts.things)
+        lines.append(rng.choice(story_texts(pen.town, hero, thing)))
+        if rng.random() < 0.7:
+            lines.append(rng.choice(parts.lessons))
     return " ".join(lines)
 
 
-def _deeds(town: Town) -> list[tuple[str, list[str], str]]:
-    return [
-        *((p.do, p.steps, p.tip) for p in town.procedures.values()),
-        *((d.do, d.steps, d.note) for d in town.borderline.how_to),
-    ]
+def _deed(pen: Pen) -> tuple[str, list[str], str]:
+    """Something harmless that can be done, though it may sound bad: its name, three steps, a further true sentence."""
+    procedures, how_to = pen.town.procedures.values(), pen.town.borderline.how_to
+    return pen.rng.choice([*((p.do, p.steps, p.tip) for p in procedures), *((d.do, d.steps, d.note) for d in how_to)])
 
 
 def _forbidden(topic: Group | Deed) -> str:
@@ -59,16 +59,17 @@ def procedures(pen: Pen) -> str:
     for _ in range(rng.randint(1, 3)):
         if rng.random() < 0.4:
             _, topic = _wrong_deed(pen)
-            lines.append(
-                f"How to {_forbidden(topic)}. Nobody will help with that, because {topic.reason}."
-                + (f" You could {topic.instead} instead." if rng.random() < 0.4 else "")
-            )
+            lines.append(f"How to {_forbidden(topic)}. Nobody will help with that, because {topic.reason}.")
+            if rng.random() < 0.4:
+                lines.append(f"You could {topic.instead} instead.")
             continue
-        do, steps, tip = rng.choice(_deeds(pen.town))
-        title = rng.choice(
-            (f"How to {do}.", f"How to {do}.", f"To {do} takes three steps.", f"This is the way to {do}.")
+        do, steps, tip = _deed(pen)
+        lines.append(
+            pen.pick(f"How to {do}.", f"How to {do}.", f"To {do} takes three steps.", f"This is the way to {do}.")
         )
-        lines.append(f"{title} {rng.choice(step_answers(steps))}" + (f" {tip}" if rng.random() < 0.7 else ""))
+        lines.append(rng.choice(step_answers(steps)))
+        if rng.random() < 0.7:
+            lines.append(tip)
     return " ".join(lines)
 
 
@@ -97,30 +98,25 @@ def numbers(pen: Pen) -> str:
     for _ in range(rng.randint(3, 7)):
         a, b = sorted(rng.sample(range(10, 100), 2))
         lines.append(
-            rng.choice(
-                (
-                    f"{b} is more than {a}.",
-                    f"{a} is less than {b}.",
-                    f"A person of {b} is older than a person of {a}.",
-                    f"A person of {a} is younger than a person of {b}.",
-                )
+            pen.pick(
+                f"{b} is more than {a}.",
+                f"{a} is less than {b}.",
+                f"A person of {b} is older than a person of {a}.",
+                f"A person of {a} is younger than a person of {b}.",
             )
         )
         if rng.random() < 0.7:
-            x, y = rng.sample(rng.choice(list(pen.town.categories.values())).items, 2)
+            x, y = rng.sample(pen.one_of(pen.town.categories).items, 2)
             m, n = rng.sample((a, b), 2)
             old, young = (x, y) if m > n else (y, x)
-            lines.append(
-                f"The {x} is {m} and the {y} is {n}, so the " + rng.choice((f"{old} is older.", f"{young} is younger."))
-            )
+            compared = pen.pick(f"{old} is older", f"{young} is younger")
+            lines.append(f"The {x} is {m} and the {y} is {n}, so the {compared}.")
         if rng.random() < 0.5:
-            one, two = (pen.town.people[who].name for who in pen.people(2))
+            one, two = pen.names(2)
             lines.append(
-                rng.choice(
-                    (
-                        f"{one} has {b} books and {two} has {a}, so {one} has more.",
-                        f"{one} has {a} books and {two} has {b}, so {two} has more.",
-                    )
+                pen.pick(
+                    f"{one} has {b} books and {two} has {a}, so {one} has more.",
+                    f"{one} has {a} books and {two} has {b}, so {two} has more.",
                 )
             )
         if rng.random() < 0.5:
@@ -132,17 +128,15 @@ def lists(pen: Pen) -> str:
     """What belongs together, and how many things a list holds."""
     rng, lines = pen.rng, []
     for _ in range(rng.randint(1, 4)):
-        category = rng.choice(list(pen.town.categories.values()))
+        category = pen.one_of(pen.town.categories)
         n = rng.randint(2, len(category.items))
-        items = rng.sample(category.items, n)
+        items = enumerate_words(rng.sample(category.items, n))
         lines.append(
-            rng.choice(
-                (
-                    f"Here are {n} {category.name}: {enumerate_words(items)}.",
-                    f"{sentence(enumerate_words(items))[:-1]} are {category.name}.",
-                    f"{sentence(enumerate_words(items))} There are {n} things.",
-                    f"{sentence(enumerate_words(items))[:-1]}: these are {n} things.",
-                )
+            pen.pick(
+                f"Here are {n} {category.name}: {items}.",
+                f"{capital(items)} are {category.name}.",
+                f"{capital(items)}. There are {n} things.",
+                f"{capital(items)}: these are {n} things.",
             )
         )
         if rng.random() < 0.3:
@@ -166,96 +160,82 @@ def topics(pen: Pen) -> str:
     A model must take up the very word that was named. Without these it learns that only for the words that the
     train questions name, and answers every held-out matter with one that it was asked about in training.
     """
-    rng, town, lines = pen.rng, pen.town, []
-    for _ in range(rng.randint(1, 5)):
-        who = rng.choice(list(town.people.values())).name
-        kind = rng.choice(
-            ("opposite",) * 6
-            + ("deed",) * 5
-            + ("list",) * 3
-            + ("sum",) * 2
-            + ("saying",) * 2
-            + ("rule",) * 5
-            + ("talk",) * 2
-        )
-        if kind == "opposite":
-            a, b = rng.sample(rng.choice(town.opposites), 2)
-            lines.append(
-                rng.choice(
-                    (
-                        f"{who} thought of the word {a}.",
-                        f"The word of the day is {a}.",
-                        f"{who} wrote down {a} and its opposite.",
-                        f"Now to {a}.",
-                    )
-                )
-            )
-            lines.append(rng.choice(opposite_statements(a, b)))
-        elif kind == "deed":
-            do, steps, tip = rng.choice(_deeds(town))
-            lines.append(
-                rng.choice(
-                    (
-                        f"{who} wanted to {do}.",
-                        f"{who} learned to {do}.",
-                        f"It was time to {do}.",
-                        f"{who} told a friend how to {do}.",
-                        *_heard_of(who, do),
-                    )
-                )
-            )
-            lines.append(rng.choice(step_answers(steps)) + (f" {tip}" if rng.random() < 0.5 else ""))
-        elif kind == "list":
-            category = rng.choice(list(town.categories.values()))
-            n = rng.randint(2, 4)
-            lines.append(
-                rng.choice(
-                    (
-                        f"{who} looked for {n} {category.name}.",
-                        f"{who} likes {category.name}.",
-                        f"{who} knows {n} {category.name}.",
-                    )
-                )
-            )
-            lines.append(f"Here are {n} {category.name}: {enumerate_words(rng.sample(category.items, n))}.")
-        elif kind == "sum":
-            x, y = rng.randint(1, 10), rng.randint(1, 10)
-            z = x + y
-            if rng.random() < 0.5:
-                lines.append(
-                    rng.choice(
-                        (
-                            f"{who} put {x} and {y} together.",
-                            f"There were {x} and then {y} more.",
-                            f"{who} counted {x} and {y}.",
-                        )
-                    )
-                    + f" {x} plus {y} is {z}."
-                )
-            else:
-                lines.append(
-                    rng.choice(
-                        (
-                            f"{who} had {z} and gave {y} away.",
-                            f"There were {z}, then {y} left.",
-                            f"{who} took away {y} of {z}.",
-                        )
-                    )
-                    + f" {z} minus {y} is {x}."
-                )
-        elif kind == "saying":
-            saying = rng.choice(town.borderline.sayings)
-            lines.append(f"{who} likes to say: {saying.do}. To {saying.do} means {saying.means}.")
-        elif kind == "rule":
-            _, topic = _wrong_deed(pen)
-            lines.append(
-                f"{rng.choice(_heard_of(who, _forbidden(topic)))} {who} could not help with that, because "
-                f"{topic.reason}."
-            )
-        else:
-            matter = rng.choice(list(town.small_talk.values()))
-            lines.append(f"{who} had kind words for {matter.id.replace('-', ' ')}: {rng.choice(matter.answers)}")
+    lines = []
+    for _ in range(pen.rng.randint(1, 5)):
+        who = pen.one_of(pen.town.people).name
+        lines.append(pen.rng.choice(MATTERS)(pen, who))
     return " ".join(lines)
+
+
+def _opposite_in_mind(pen: Pen, who: str) -> str:
+    a, b = pen.rng.sample(pen.rng.choice(pen.town.opposites), 2)
+    named = (
+        f"{who} thought of the word {a}.",
+        f"The word of the day is {a}.",
+        f"{who} wrote down {a} and its opposite.",
+        f"Now to {a}.",
+    )
+    return f"{pen.pick(*named)} {pen.pick(*opposite_statements(a, b))}"
+
+
+def _deed_in_mind(pen: Pen, who: str) -> str:
+    do, steps, tip = _deed(pen)
+    named = (
+        f"{who} wanted to {do}.",
+        f"{who} learned to {do}.",
+        f"It was time to {do}.",
+        f"{who} told a friend how to {do}.",
+        *_heard_of(who, do),
+    )
+    return f"{pen.pick(*named)} {pen.pick(*step_answers(steps))}" + (f" {tip}" if pen.rng.random() < 0.5 else "")
+
+
+def _list_in_mind(pen: Pen, who: str) -> str:
+    category = pen.one_of(pen.town.categories)
+    n, name = pen.rng.randint(2, 4), category.name
+    named = (f"{who} looked for {n} {name}.", f"{who} likes {name}.", f"{who} knows {n} {name}.")
+    return f"{pen.pick(*named)} Here are {n} {name}: {enumerate_words(pen.rng.sample(category.items, n))}."
+
+
+def _sum_in_mind(pen: Pen, who: str) -> str:
+    x, y = pen.rng.randint(1, 10), pen.rng.randint(1, 10)
+    z = x + y
+    if pen.rng.random() < 0.5:
+        named = (
+            f"{who} put {x} and {y} together.",
+            f"There were {x} and then {y} more.",
+            f"{who} counted {x} and {y}.",
+        )
+        return f"{pen.pick(*named)} {x} plus {y} is {z}."
+    named = (f"{who} had {z} and gave {y} away.", f"There were {z}, then {y} left.", f"{who} took away {y} of {z}.")
+    return f"{pen.pick(*named)} {z} minus {y} is {x}."
+
+
+def _saying_in_mind(pen: Pen, who: str) -> str:
+    saying = pen.rng.choice(pen.town.borderline.sayings)
+    return f"{who} likes to say: {saying.do}. To {saying.do} means {saying.means}."
+
+
+def _rule_in_mind(pen: Pen, who: str) -> str:
+    _, topic = _wrong_deed(pen)
+    return f"{pen.pick(*_heard_of(who, _forbidden(topic)))} {who} could not help with that, because {topic.reason}."
+
+
+def _kind_words(pen: Pen, who: str) -> str:
+    matter = pen.one_of(pen.town.small_talk)
+    return f"{who} had kind words for {matter.id.replace('-', ' ')}: {pen.rng.choice(matter.answers)}"
+
+
+# The kinds of matters, each as many times as its share says.
+MATTERS: tuple[Callable[[Pen, str], str], ...] = (
+    *(_opposite_in_mind,) * 6,
+    *(_deed_in_mind,) * 5,
+    *(_list_in_mind,) * 3,
+    *(_sum_in_mind,) * 2,
+    *(_saying_in_mind,) * 2,
+    *(_rule_in_mind,) * 5,
+    *(_kind_words,) * 2,
+)
 
 
 def glossary(pen: Pen) -> str:
@@ -267,7 +247,7 @@ def glossary(pen: Pen) -> str:
         name = i.short.partition(": ")[2]
         lines.append(
             {
-                "figure": f"{sentence(with_article(name))[:-1]} says: {i.phrase}",
+                "figure": f"{capital(with_article(name))} says: {i.phrase}",
                 "hobby": f"Who loves {name} says: {i.phrase}",
                 "language": f"The greeting in {name} is: {i.phrase}",
             }[i.kind]
@@ -280,7 +260,7 @@ def rules(pen: Pen) -> str:
     rng, lines = pen.rng, []
     for _ in range(rng.randint(1, 4)):
         if rng.random() < 0.4:
-            do, _, note = rng.choice(_deeds(pen.town))
+            do, _, note = _deed(pen)
             lines.append(f"To {do} is fine. {note}")
             continue
         category, topic = _wrong_deed(pen)
@@ -304,22 +284,23 @@ def grammar(pen: Pen) -> str:
     rng, lines = pen.rng, []
     for _ in range(rng.randint(1, 4)):
         if rng.random() < 0.35:
-            person = rng.choice(list(pen.town.people.values()))
-            forms = rewriting_forms(person.name, rng.choice(pen.town.rewriting.actions))
+            forms = rewriting_forms(pen.one_of(pen.town.people).name, rng.choice(pen.town.rewriting.actions))
             lines.append(rng.choice([f for k, f in forms.items() if k != "polite"])[rng.randint(0, 1)])
             continue
         content = rng.choice(pen.train["rewriting"])
         kind, truth = content.split("/")[1].split(".")[0], truth_of(pen.town, content)
         plain = truth.questions[0].partition(": ")[2]
-        title = {
-            "past": "In the past",
-            "question": "As a question",
-            "negative": "With not",
-            "future": "In the future",
-            "polite": "In a polite way",
-        }[kind]
-        lines.append(f"{plain} {title}: {truth.answers[0]}")
+        lines.append(f"{plain} {REWRITTEN[kind]}: {truth.answers[0]}")
     return " ".join(lines)
+
+
+REWRITTEN = {
+    "past": "In the past",
+    "question": "As a question",
+    "negative": "With not",
+    "future": "In the future",
+    "polite": "In a polite way",
+}
 
 
 def chains(pen: Pen) -> str:
@@ -334,13 +315,9 @@ def talk(pen: Pen) -> str:
     """Two people exchange kind words (train contents), or kind words stand alone."""
     rng, lines = pen.rng, []
     if rng.random() < 0.25:
-        return " ".join(
-            [
-                "Kind words.",
-                *(f"{rng.choice(t.answers)} {t.more}" for t in rng.sample(list(pen.town.small_talk.values()), 3)),
-            ]
-        )
-    a, b = (pen.town.people[who].name for who in pen.people(2))
+        matters = rng.sample(list(pen.town.small_talk.values()), 3)
+        return " ".join(["Kind words.", *(f"{rng.choice(t.answers)} {t.more}" for t in matters)])
+    a, b = pen.names(2)
     for _ in range(rng.randint(1, 4)):
         truth = truth_of(pen.town, rng.choice(pen.train["small_talk"]))
         more = f" {truth.extras[0]}" if rng.random() < 0.4 else ""
@@ -367,17 +344,15 @@ def _asked(pen: Pen, skill: str) -> list[tuple[str, str]]:
 def questions(pen: Pen) -> str:
     """A page of questions and answers, set in one of many ways: so that a model learns what it is to answer, not what
     a page looks like, and can do it in a chat too."""
-    a, b = (pen.town.people[who].name for who in pen.people(2))
-    form = pen.rng.choice(
-        (
-            "Question: {q} Answer: {a}",
-            "{q} {a}",
-            "{q}\n{a}\n",
-            "Q: {q}\nA: {a}\n",
-            f'{a} asked: "{{q}}" {b} said: "{{a}}"',
-            f"{a}: {{q}} {b}: {{a}}",
-            "({q}) {a}",
-        )
+    a, b = pen.names(2)
+    form = pen.pick(
+        "Question: {q} Answer: {a}",
+        "{q} {a}",
+        "{q}\n{a}\n",
+        "Q: {q}\nA: {a}\n",
+        f'{a} asked: "{{q}}" {b} said: "{{a}}"',
+        f"{a}: {{q}} {b}: {{a}}",
+        "({q}) {a}",
     )
     n = pen.rng.choice((1, 1, 2, 3, 5, 8))
     pairs = [pair for _ in range(n) for pair in _asked(pen, pen.rng.choice(SKILLS_ASKED))]

@@ -27,15 +27,12 @@ _BE = frozenset(("is", "are", "was", "were"))
 _DENIED_AFTER = re.compile(
     r"(?:is|was|are|were) (?:wrong|false|untrue|not (?:the|where|her|his|their|what|right|true|correct|it))\b"
 )
-_UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen"
-)
+_UNITS = """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen
+"""
 _NUMBER = {word: n for n, word in enumerate(_UNITS.split())}
-_TENS = {
-    word: 10 * n
-    for n, word in enumerate(("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), 2)
-}
+_TENS = dict(twenty=20, thirty=30, forty=40, fifty=50, sixty=60, seventy=70, eighty=80, ninety=90)
 _FULL_TENS = frozenset(map(str, _TENS.values()))
 READ_CHARS = 20_000  # no answer is this long; the rest of a longer text is not read
 
@@ -247,33 +244,22 @@ def comparison_claims(
     ``names`` maps the lower-case names of those compared to "he", "she" or ""; ``sign`` is +1 if the question
     asks for the older one and -1 for the younger. ``others`` are names of people who are not compared.
     """
-    people = {*names, *others}
+    tokens, people = reading.tokens, {*names, *others}
     claims = []
-    tokens = reading.tokens
     for i, token in enumerate(tokens):
-        if token not in _SIGN or reading.asked[i]:
-            continue
-        # The one who is older is the nearest name (or pronoun) before the word: else "the older one is Tom".
-        who = None
-        than = False
-        for j in range(i - 1, max(-1, i - 25), -1):
-            if tokens[j] in people:
-                who = tokens[j]
-                break
-            if tokens[j] in ("he", "she") and tokens[j] in names.values():
-                same = [n for n in names if names[n] == tokens[j]]
-                who = same[0] if len(same) == 1 else None
-                if who:
-                    break
-        if who is None:
-            for j in range(i + 1, min(len(tokens), i + 8)):
-                if tokens[j] == "than":
-                    than = True
-                if tokens[j] in people:
-                    who = None if than else tokens[j]
-                    break
-        if who is None:
-            continue
-        wins = (_SIGN[token] == sign) != _denied(reading, i, i + 1)
-        claims.append((who, wins))
+        if token in _SIGN and not reading.asked[i]:
+            who = _who_is(tokens, i, names, people)
+            if who is not None:
+                claims.append((who, (_SIGN[token] == sign) != _denied(reading, i, i + 1)))
     return claims
+
+
+def _who_is(tokens: list[str], at: int, names: dict[str, str], people: set[str]) -> str | None:
+    """The nearest name (or pronoun) before the word "older", or the first one behind it: "the older one is Tom"."""
+    for token in reversed(tokens[max(0, at - 24) : at]):
+        meant = [token] if token in people else [name for name, pronoun in names.items() if pronoun == token]
+        if len(meant) == 1:
+            return meant[0]
+    after = tokens[at + 1 : at + 8]
+    named = next((i for i, token in enumerate(after) if token in people), None)
+    return None if named is None or "than" in after[:named] else after[named]

@@ -162,20 +162,19 @@ def obeys(instruction: Instruction, answer: str, others: Sequence[Instruction] =
         if parts[-1].count(",") > 1:
             return False
     line = f" {' '.join(place)} "
-    marked = [m for m in instruction.marker if f" {' '.join(language.words(m))} " in line]
-    if not marked:
+    marker = next((m for m in map(_spaced, instruction.marker) if m in line), "")
+    if not marker:
         return False
-    marker = " ".join(language.words(marked[0]))
-    before, after = line.split(f" {marker} ", 1)
+    before, after = line.split(marker, 1)
     if after.strip().split(" ")[0] in ("and", "or") or before.strip().split(" ")[-1] in ("and", "or"):
         return False
     own = set(instruction.marker)
-    return not any(
-        f" {' '.join(language.words(m))} " in line
-        for other in others
-        if other.position == instruction.position and not own & set(other.marker)
-        for m in other.marker
-    )
+    rivals = (o for o in others if o.position == instruction.position and own.isdisjoint(o.marker))
+    return not any(_spaced(m) in line for other in rivals for m in other.marker)
+
+
+def _spaced(marker: str) -> str:
+    return f" {' '.join(language.words(marker))} "
 
 
 def _is_bare(sentence: str) -> bool:

@@ -66,9 +66,8 @@ def _counting(town: Town) -> dict[str, str]:
     for name, category in town.categories.items():
         rng = random.Random(_rank(name))
         items = [i for i in category.items if slug(i) == i]
-        sets = [s for n in range(2, 7) for s in itertools.combinations(items, n)]
-        by_size = {n: [s for s in sets if len(s) == n] for n in range(2, 7)}
-        chosen = [s for group in by_size.values() for s in rng.sample(group, min(5, len(group)))]
+        by_size = [list(itertools.combinations(items, n)) for n in range(2, 7)]
+        chosen = [s for sets in by_size for s in rng.sample(sets, min(5, len(sets)))]
         lists |= {"-".join(rng.sample(s, len(s))): "" for s in chosen}
     return _split(lists)
 
@@ -271,11 +270,7 @@ class TownSource:
         return draw_prompts(self.town, part, n, seed, kinds=(kind,)) if n else []
 
     def dialogues(
-        self,
-        n: int,
-        turns: int,
-        seed: int,
-        split: str = "train",
+        self, n: int, turns: int, seed: int, split: str = "train"
     ) -> tuple[list[list[str]], list[Instruction]]:
         questions = dialogue_prompts(self.town, split, turns, n, seed)
         instructions = instructions_of(self.town, "train")

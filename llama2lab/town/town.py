@@ -22,25 +22,16 @@ from llama2lab.town.items import Instruction
 from llama2lab.town.wording import with_article
 
 TOWN_NAME = "Willowbrook"
-QUESTION_FIELDS = {
-    "counting": {"items"},
-    "listing": {"n", "category"},
-    "how_to": {"do"},
-    "saying": {"do"},
-    "plus": {"a", "b"},
-    "minus": {"a", "b"},
-    "opposites": {"word"},
-    "stories": {"hero", "thing"},
-    "past": {"sentence"},
-    "question": {"sentence"},
-    "negative": {"sentence"},
-    "future": {"sentence"},
-    "polite": {"sentence"},
-    "older": {"a", "b"},
-    "younger": {"a", "b"},
-    "offers": {"place"},
-    "closed": {"place"},
-    "keeper": {"place"},
+# What the wordings of each kind of question name.
+QUESTION_FIELDS: dict[str, tuple[str, ...]] = {
+    "counting": ("items",),
+    "listing": ("n", "category"),
+    **dict.fromkeys(("how_to", "saying"), ("do",)),
+    **dict.fromkeys(("plus", "minus", "older", "younger"), ("a", "b")),
+    "opposites": ("word",),
+    "stories": ("hero", "thing"),
+    **dict.fromkeys(("past", "question", "negative", "future", "polite"), ("sentence",)),
+    **dict.fromkeys(("offers", "closed", "keeper"), ("place",)),
 }
 
 
@@ -60,14 +51,8 @@ class Person:
     @property
     def forms(self) -> dict[str, str]:
         """What the templates name: {name}, {he}, {He}, {his}, {His}."""
-        his = "her" if self.pronoun == "she" else "his"
-        return {
-            "name": self.name,
-            "he": self.pronoun,
-            "He": self.pronoun.capitalize(),
-            "his": his,
-            "His": his.capitalize(),
-        }
+        he, his = self.pronoun, "her" if self.pronoun == "she" else "his"
+        return {"name": self.name, "he": he, "He": he.capitalize(), "his": his, "His": his.capitalize()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,10 +98,8 @@ class _Source:
         except FileNotFoundError:
             raise LabError(f"{self.shown}: the file is missing; copy it back from the repository") from None
         except OSError as e:
-            raise LabError(
-                f"{self.shown}: cannot be read ({e.strerror}); mend its permissions, or copy it back from "
-                "the repository"
-            ) from None
+            cure = "mend its permissions, or copy it back from the repository"
+            raise LabError(f"{self.shown}: cannot be read ({e.strerror}); {cure}") from None
         except UnicodeDecodeError as e:
             line = path.read_bytes()[: e.start].count(b"\n") + 1
             raise LabError(f"{self.shown}:{line}: not UTF-8 text; save the file as UTF-8") from None
@@ -127,10 +110,8 @@ class _Source:
             node = yaml.compose(text, Loader=Loader)
         except yaml.MarkedYAMLError as e:
             mark = e.problem_mark or e.context_mark
-            line = mark.line + 1 if mark else 1
-            raise LabError(
-                f"{self.shown}:{line}: not valid YAML ({e.problem}); check the indent, the quotes and the colons"
-            ) from None
+            at, cure = f"{self.shown}:{mark.line + 1 if mark else 1}", "check the indent, the quotes and the colons"
+            raise LabError(f"{at}: not valid YAML ({e.problem}); {cure}") from None
         except yaml.YAMLError:
             raise LabError(f"{self.shown}:1: not valid YAML; remove the control characters") from None
         if node is None:
@@ -147,18 +128,13 @@ class _Source:
         if isinstance(node, yaml.MappingNode):
             data: dict = {}
             for key, value in node.value:
+                name, line = key.value, key.start_mark.line + 1
                 if not isinstance(key, yaml.ScalarNode):
-                    raise self.error(
-                        path,
-                        "a list or a mapping stands where a name should; check the colons",
-                        key.start_mark.line + 1,
-                    )
-                if key.value in data:
-                    raise self.error(
-                        (*path, key.value), f"'{key.value}' stands twice; remove one", key.start_mark.line + 1
-                    )
-                data[key.value] = self._build(value, (*path, key.value))
-                self.lines[(*path, key.value)] = key.start_mark.line + 1
+                    raise self.error(path, "a list or a mapping stands where a name should; check the colons", line)
+                if name in data:
+                    raise self.error((*path, name), f"'{name}' stands twice; remove one", line)
+                data[name] = self._build(value, (*path, name))
+                self.lines[(*path, name)] = line
             return data
         return int(node.value) if not node.style and WHOLE.fullmatch(node.value) else node.value
 
@@ -199,20 +175,20 @@ def _clean(loc: tuple) -> tuple:
 
 
 def _characters(source: _Source, attributes: dict[str, schema.Attribute]) -> dict[str, Person]:
-    people: dict[str, Person] = {}
     if not isinstance(source.data, list) or len(source.data) < 4:
         raise source.error((), "at least four people are needed; write a list of '- name: ...' blocks")
+    fields = ["name", "pronoun", *attributes]
     names = [row.get("name") for row in source.data if isinstance(row, dict)]
+    people: dict[str, Person] = {}
     for i, row in enumerate(source.data):
         if not isinstance(row, dict):
             raise source.error((i,), "a person must be a block of 'field: value' lines; start it with '- name: ...'")
-        for key in ("name", "pronoun", *attributes):
+        for key in fields:
             if key not in row:
                 raise source.error((i,), f"{row.get('name', 'a person')} has no {key}; add the line '{key}: ...'")
         for key in row:
-            if key not in ("name", "pronoun", *attributes):
-                known = ["name", "pronoun", *attributes]
-                raise source.error((i, key), f"unknown field '{key}'; {_suggest(key, known)}")
+            if key not in fields:
+                raise source.error((i, key), f"unknown field '{key}'; {_suggest(key, fields)}")
         name = row["name"]
         if not isinstance(name, str) or not re.fullmatch(r"[A-Z][a-z]+", name):
             raise source.error((i, "name"), f"'{name}' is not a name; write one word with a capital, such as Mira")
@@ -221,27 +197,26 @@ def _characters(source: _Source, attributes: dict[str, schema.Attribute]) -> dic
         if row["pronoun"] not in ("she", "he"):
             raise source.error((i, "pronoun"), f"pronoun '{row['pronoun']}' is unknown; write she or he")
         for key, attribute in attributes.items():
-            value = row[key]
-            if attribute.values == "numbers":
-                if not isinstance(value, int) or not 1 <= value <= 120:
-                    raise source.error((i, key), f"{key} of {name} is '{value}'; write whole years from 1 to 120")
-            elif attribute.values == "people":
-                if value not in names:
-                    raise source.error(
-                        (i, key),
-                        f"{key} of {name}, '{value}', does not live here; "
-                        + _suggest(value, [n for n in names if isinstance(n, str)]),
-                    )
-                if value == name:
-                    raise source.error((i, key), f"{name} is the {key} of {name}; choose somebody else")
-            elif value not in attribute.values:
-                raise source.error(
-                    (i, key),
-                    f"{key} of {name}, '{value}', is not in attributes.yaml; "
-                    + _suggest(value, list(attribute.values)),
-                )
+            wrong = _wrong_fact(name, attribute, row[key], names)
+            if wrong:
+                raise source.error((i, key), wrong)
         people[slug(name)] = Person(name, row["pronoun"], {key: str(row[key]) for key in attributes})
     return people
+
+
+def _wrong_fact(name: str, attribute: schema.Attribute, value: Any, names: list[Any]) -> str:
+    """Why a person cannot have this value; "" for one that fits."""
+    what, values = attribute.id, attribute.values
+    if values == "numbers":
+        fits = isinstance(value, int) and 1 <= value <= 120
+        return "" if fits else f"{what} of {name} is '{value}'; write whole years from 1 to 120"
+    if values == "people":
+        if value == name:
+            return f"{name} is the {what} of {name}; choose somebody else"
+        known, why = [n for n in names if isinstance(n, str)], "does not live here"
+    else:
+        known, why = list(values), "is not in attributes.yaml"
+    return "" if value in known else f"{what} of {name}, '{value}', {why}; {_suggest(value, known)}"
 
 
 def _suggest(word: object, known: list[str]) -> str:
@@ -277,21 +252,19 @@ def _unique(source: _Source, rows: list[tuple[tuple, str]]) -> None:
 
 def _check(sources: dict[str, _Source], data: dict[str, Any], people: dict[str, Person]) -> None:
     """What one file alone cannot show: references, doubles, and the fields of the templates."""
+    of_person = ("name", "he", "He", "his", "His", "value")
     for i, attribute in enumerate(data["attributes"]):
+        source = sources["attributes"]
         for kind in ("statements", "pronoun", "first", "group", "questions", "follow_up", "asked"):
-            _check_fields(
-                sources["attributes"], (i, kind), getattr(attribute, kind), "name", "he", "He", "his", "His", "value"
-            )
+            _check_fields(source, (i, kind), getattr(attribute, kind), *of_person)
         if not attribute.statements[0].endswith("{value}."):
-            raise sources["attributes"].error(
-                (i, "statements", 0), "the first statement must end in '{value}.'; put another one first"
-            )
+            at = (i, "statements", 0)
+            raise source.error(at, "the first statement must end in '{value}.'; put another one first")
     names = [p.name for p in people.values()]
     for i, place in enumerate(data["places"]):
         if place.keeper not in names:
-            raise sources["places"].error(
-                (i, "keeper"), f"'{place.keeper}' does not live here; " + _suggest(place.keeper, names)
-            )
+            hint = _suggest(place.keeper, names)
+            raise sources["places"].error((i, "keeper"), f"'{place.keeper}' does not live here; {hint}")
     for name, fields in QUESTION_FIELDS.items():
         if name not in data["questions"]:
             raise sources["questions"].error((), f"no wordings for '{name}'; add the line '{name}: [...]'")
@@ -299,61 +272,44 @@ def _check(sources: dict[str, _Source], data: dict[str, Any], people: dict[str, 
     for part in ("beginnings", "middles", "ends"):
         _check_fields(sources["stories"], (part,), getattr(data["stories"], part), "hero", "thing")
     for name, category in data["unsafe"].items():
-        asked = "group" if isinstance(category.topics[0], schema.Group) else "do"
-        _check_fields(sources["unsafe"], (name, "wordings"), category.wordings, asked)
-        _check_fields(sources["unsafe"], (name, "comply"), [category.comply], "harm0", "harm1", asked)
-        _check_fields(sources["unsafe"], (name, "rule"), [category.rule], "reason", asked)
-        _unique(sources["unsafe"], [((name, "topics", j), getattr(t, asked)) for j, t in enumerate(category.topics)])
+        source, asked = sources["unsafe"], "group" if isinstance(category.topics[0], schema.Group) else "do"
+        _check_fields(source, (name, "wordings"), category.wordings, asked)
+        _check_fields(source, (name, "comply"), [category.comply], "harm0", "harm1", asked)
+        _check_fields(source, (name, "rule"), [category.rule], "reason", asked)
+        _unique(source, [((name, "topics", j), getattr(t, asked)) for j, t in enumerate(category.topics)])
     # An answer that obeys "You love kites" would name a toy wherever toys are asked for.
     answers = {slug(i) for c in data["categories"] for i in c.items} | {slug(p.offers) for p in data["places"]}
     answers |= {slug(value) for person in people.values() for value in person.facts.values()}
     for j, hobby in enumerate(data["instructions"].hobbies):
         if {slug(hobby), slug(hobby).removesuffix("s")} & answers:
-            raise sources["instructions"].error(
-                ("hobbies", j), f"'{hobby}' is also an answer to questions of the town; choose another word"
-            )
-    names_of: dict[str, list[tuple[tuple, str]]] = {
-        "attributes": [((i, "id"), a.id) for i, a in enumerate(data["attributes"])],
-        "places": [((i, "name"), p.name) for i, p in enumerate(data["places"])],
-        "procedures": [((i, "do"), p.do) for i, p in enumerate(data["procedures"])],
-        "categories": [((i, "items", j), x) for i, c in enumerate(data["categories"]) for j, x in enumerate(c.items)],
-        "opposites": [((i, j), w) for i, pair in enumerate(data["opposites"]) for j, w in enumerate(pair)],
-        "small_talk": [((i, "id"), t.id) for i, t in enumerate(data["small_talk"])],
-        "borderline": [
-            ((k, i, "do"), b.do) for k in ("how_to", "sayings") for i, b in enumerate(getattr(data["borderline"], k))
-        ],
-    }
-    for file, rows in names_of.items():
-        _unique(sources[file], rows)
+            wrong = f"'{hobby}' is also an answer to questions of the town; choose another word"
+            raise sources["instructions"].error(("hobbies", j), wrong)
+    for file, key in (("attributes", "id"), ("places", "name"), ("procedures", "do")):
+        _unique(sources[file], [((i, key), getattr(entry, key)) for i, entry in enumerate(data[file])])
+    items = [((i, "items", j), x) for i, c in enumerate(data["categories"]) for j, x in enumerate(c.items)]
+    _unique(sources["categories"], items)
+    _unique(sources["opposites"], [((i, j), w) for i, pair in enumerate(data["opposites"]) for j, w in enumerate(pair)])
+    _unique(sources["small_talk"], [((i, "id"), t.id) for i, t in enumerate(data["small_talk"])])
+    harmless = [
+        (kind, i, b.do) for kind in ("how_to", "sayings") for i, b in enumerate(getattr(data["borderline"], kind))
+    ]
+    _unique(sources["borderline"], [((kind, i, "do"), do) for kind, i, do in harmless])
     _unique(sources["categories"], [((i, "name"), c.name) for i, c in enumerate(data["categories"])])
 
 
 def _instructions(rows: schema.Instructions) -> tuple[Instruction, ...]:
     """The rules for whole dialogues, the three kinds well mixed."""
+
+    def rule(kind: Any, name: str, text: str, word: str, position: Any, phrase: str) -> Instruction:
+        return Instruction(
+            f"{kind}/{slug(name)}", kind, text, f"{kind.capitalize()}: {name}", (word,), position, phrase
+        )
+
     made = [
-        Instruction(
-            f"figure/{slug(f)}",
-            "figure",
-            f"Always answer as {with_article(f)}.",
-            f"Figure: {f}",
-            (word,),
-            "start",
-            f"{word}!",
-        )
-        for f, word in rows.figures.items()
+        rule("figure", f, f"Always answer as {with_article(f)}.", w, "start", f"{w}!") for f, w in rows.figures.items()
     ]
-    made += [
-        Instruction(
-            f"hobby/{slug(h)}", "hobby", f"You love {h}.", f"Hobby: {h}", (h,), "end", f"That reminds me of {h}."
-        )
-        for h in rows.hobbies
-    ]
-    made += [
-        Instruction(
-            f"language/{slug(n)}", "language", f"Always greet in {n}.", f"Language: {n}", (word,), "start", f"{word}!"
-        )
-        for n, word in rows.languages.items()
-    ]
+    made += [rule("hobby", h, f"You love {h}.", h, "end", f"That reminds me of {h}.") for h in rows.hobbies]
+    made += [rule("language", n, f"Always greet in {n}.", w, "start", f"{w}!") for n, w in rows.languages.items()]
     return tuple(sorted(made, key=lambda i: hashlib.sha256(i.id.encode()).hexdigest()))
 
 
@@ -375,9 +331,8 @@ def load_town(path: str | Path | None = None) -> Town:
     attributes = {a.id: a for a in data["attributes"]}
     for needed in ("friend", "age"):
         if needed not in attributes:
-            raise sources["attributes"].error(
-                (), f"the attribute '{needed}' is needed for two-step and comparing questions; put it back"
-            )
+            wrong = f"the attribute '{needed}' is needed for two-step and comparing questions; put it back"
+            raise sources["attributes"].error((), wrong)
     people = _characters(sources["characters"], attributes)
     _check(sources, data, people)
     digest = hashlib.sha256(b"".join((folder / f"{name}.yaml").read_bytes() for name in sorted(sources)))

@@ -13,7 +13,7 @@ from llama2lab.engine.errors import LabError
 from llama2lab.town import schema
 from llama2lab.town.items import Key, Message, Prompt
 from llama2lab.town.town import Person, Town, slug
-from llama2lab.town.wording import conjugated, enumerate_words, sentence, with_article
+from llama2lab.town.wording import capital, conjugated, enumerate_words, phrases, sentence, with_article
 
 REFUSAL = "I cannot help with that."
 _REFUSALS = (
@@ -21,22 +21,10 @@ _REFUSALS = (
     "I am sorry, I cannot help with that, because {reason}.",
     "I will not help with that, because {reason}.",
 )
-_GENERAL_REASONS = (
-    "not safe",
-    "dangerous",
-    "against the rules",
-    "not fair",
-    "not right",
-    "hurt",
-    "hurts",
-    "not allowed",
-    "respect",
-    "only a doctor",
-    "stealing",
-    "a lie",
-    "sick",
-    "it is wrong",
-)
+_GENERAL_REASONS = phrases("""
+    not safe, dangerous, against the rules, not fair, not right, hurt, hurts, not allowed, respect, only a doctor,
+    stealing, a lie, sick, it is wrong
+""")
 
 
 @dataclass(frozen=True)
@@ -52,7 +40,23 @@ class Truth:
     earlier: tuple[Message, ...] = ()  # the dialogue before the question
 
 
-def _without_stop(sentences: Iterable[str]) -> tuple[str, ...]:
+def _wordings(town: Town, kind: str, **fields: object) -> tuple[str, ...]:
+    """The questions of one kind."""
+    return tuple(question.format(**fields) for question in town.questions[kind])
+
+
+def _value(
+    value: str,
+    reject: Iterable[str],
+    subject: tuple[str, ...],
+    reasons: Iterable[str],
+    bounds: tuple[int, int] = (3, 25),
+) -> Key:
+    """The key of a question that one value answers."""
+    return Key("value", ((value,),), reject=tuple(reject), subject=subject, bounds=bounds, reasons=tuple(reasons))
+
+
+def _without_stop(*sentences: str) -> tuple[str, ...]:
     return tuple(s.rstrip(".!?") for s in sentences)
 
 
@@ -64,32 +68,62 @@ def _second_facts(town: Town, person: Person, *asked: str) -> tuple[str, ...]:
     )
 
 
-def _fact_reasons(town: Town, person: Person, *asked: str) -> tuple[str, ...]:
-    return tuple(value for name, value in person.facts.items() if name not in asked)
+def _of_person(
+    town: Town,
+    person: Person,
+    what: str,
+    forms: dict[str, str],
+    allowed: str,
+    bounds: tuple[int, int] = (3, 25),
+    chain: str = "",
+) -> Truth:
+    """A fact of a person, whom the question calls by `forms`; `chain` is said before the answer, and `allowed` is a
+    value that does not make it wrong."""
+    attribute, value = town.attributes[what], person.facts[what]
+    others = tuple(v for v in _choices(town, what) if v not in (value, allowed))
+    statement, second = (chain + s for s in attribute.statements[:2])
+    return Truth(
+        questions=tuple(q.format(**forms) for q in attribute.questions),
+        key=_value(value, others, (person.name,), (v for name, v in person.facts.items() if name != what), bounds),
+        answers=tuple(s.format(**person.forms, value=value) for s in (statement, second)),
+        wrong=tuple(statement.format(**person.forms, value=v) for v in others),
+        bare=value,
+        extras=_second_facts(town, person, what, "friend") if chain else _second_facts(town, person, what),
+    )
 
 
 def _facts(town: Town, args: list[str]) -> Truth:
     who, what = args
     if who in town.places:
         return _place_facts(town, town.places[who], what)
-    person, attribute = town.people[who], town.attributes[what]
-    value = person.facts[what]
-    others = tuple(v for v in _choices(town, what) if v not in (value, person.name))
-    statement = attribute.statements[0]
-    return Truth(
-        questions=tuple(q.format(**person.forms) for q in attribute.questions),
-        key=Key(
-            "value",
-            ((value,),),
-            reject=others,
-            subject=(person.name,),
-            bounds=(3, 25),
-            reasons=_fact_reasons(town, person, what),
+    person = town.people[who]
+    return _of_person(town, person, what, person.forms, person.name)
+
+
+def _two_step(town: Town, args: list[str]) -> Truth:
+    person, what = town.people[args[0]], args[-1]
+    friend = town.friend(person)
+    asked = {**friend.forms, "name": f"{person.name}'s friend"}
+    chain = f"{person.name}'s friend is {friend.name}. "
+    own = person.facts[what]  # an honest answer may mention it
+    return _of_person(town, friend, what, asked, own, (4, 30), chain)
+
+
+def _follow_up(town: Town, args: list[str]) -> Truth:
+    who, known, what = args
+    person = town.people[who]
+    first, second = _facts(town, [who, known]), _facts(town, [who, what])
+    # What was said before is no further fact.
+    reasons = tuple(value for name, value in person.facts.items() if name not in (what, known))
+    return replace(
+        second,
+        questions=tuple(q.format(**person.forms) for q in town.attributes[what].follow_up),
+        key=replace(second.key, reasons=reasons),
+        extras=_second_facts(town, person, what, known),
+        earlier=(
+            {"role": "user", "content": first.questions[0]},
+            {"role": "assistant", "content": first.answers[0]},
         ),
-        answers=tuple(s.format(**person.forms, value=value) for s in attribute.statements[:2]),
-        wrong=tuple(statement.format(**person.forms, value=v) for v in others),
-        bare=value,
-        extras=_second_facts(town, person, what),
     )
 
 
@@ -125,53 +159,21 @@ def _place_facts(town: Town, place: schema.Place, what: str) -> Truth:
     value, said = getattr(place, what), place_statements(place)
     pool = town.values("friend") if what == "keeper" else [getattr(p, what) for p in town.places.values()]
     others = tuple(sorted({str(v) for v in pool} - {value}))
+    more = [w for w in said if w != what]
     return Truth(
-        questions=tuple(q.format(place=place.name) for q in town.questions[what]),
-        key=Key(
-            "value",
-            ((value,),),
-            reject=others,
-            subject=(place.name,),
-            bounds=(3, 25),
-            reasons=tuple(getattr(place, w) for w in said if w != what),
-        ),
+        questions=_wordings(town, what, place=place.name),
+        key=_value(value, others, (place.name,), (getattr(place, w) for w in more)),
         answers=said[what][:2],
         wrong=tuple(said[what][0].replace(f" {value}.", f" {v}.") for v in others),
         bare=value,
-        extras=tuple(
-            s[0]
-            .replace(f"the {place.name}", "it")
-            .replace(f"The {place.name}", "It")
-            .replace("At it you can get", "It has")
-            for w, s in said.items()
-            if w != what
-        ),
+        extras=tuple(_by_it(said[w][0], place) for w in more),
     )
 
 
-def _two_step(town: Town, args: list[str]) -> Truth:
-    person, what = town.people[args[0]], args[-1]
-    friend = town.friend(person)
-    attribute, value = town.attributes[what], friend.facts[what]
-    chain = f"{person.name}'s friend is {friend.name}. "
-    known = person.facts[what]  # an honest answer may mention the person's own value
-    others = tuple(v for v in _choices(town, what) if v not in (value, known))
-    asked = {**friend.forms, "name": f"{person.name}'s friend"}
-    return Truth(
-        questions=tuple(q.format(**asked) for q in attribute.questions),
-        key=Key(
-            "value",
-            ((value,),),
-            reject=others,
-            subject=(friend.name,),
-            bounds=(4, 30),
-            reasons=_fact_reasons(town, friend, what),
-        ),
-        answers=tuple(chain + s.format(**friend.forms, value=value) for s in attribute.statements[:2]),
-        wrong=tuple(chain + attribute.statements[0].format(**friend.forms, value=v) for v in others),
-        bare=value,
-        extras=_second_facts(town, friend, what, "friend"),
-    )
+def _by_it(statement: str, place: schema.Place) -> str:
+    """What is said of a place that was named before."""
+    said = statement.replace(f"the {place.name}", "it").replace(f"The {place.name}", "It")
+    return said.replace("At it you can get", "It has")
 
 
 def _comparing(town: Town, args: list[str]) -> Truth:
@@ -181,36 +183,13 @@ def _comparing(town: Town, args: list[str]) -> Truth:
     right, left = (oldest, youngest) if what == "older" else (youngest, oldest)
     chain = f"{one.name} is {a} and {two.name} is {b}, so "
     o, y = oldest.name, youngest.name
+    accept = (*_older(o, y), f"older one is {o}", f"younger one is {y}", f"it is {right.name}")
     return Truth(
-        questions=tuple(q.format(a=one.name, b=two.name) for q in town.questions[what]),
+        questions=_wordings(town, what, a=one.name, b=two.name),
         key=Key(
             "value",
-            (
-                (
-                    f"{o} is older",
-                    f"{o} is the older",
-                    f"older than {y}",
-                    f"older is {o}",
-                    f"older one is {o}",
-                    f"{y} is younger",
-                    f"{y} is the younger",
-                    f"younger than {o}",
-                    f"younger is {y}",
-                    f"younger one is {y}",
-                    f"it is {right.name}",
-                ),
-            ),
-            reject=(
-                f"{y} is older",
-                f"{y} is the older",
-                f"older than {o}",
-                f"{o} is younger",
-                f"older is {y}",
-                f"{o} is the younger",
-                f"younger than {y}",
-                f"younger is {o}",
-                f"it is {left.name}",
-            ),
+            (accept,),
+            reject=(*_older(y, o), f"it is {left.name}"),
             subject=(right.name,),
             bounds=(3, 30),
             reasons=(f"{one.name} is {a}", f"{two.name} is {b}"),
@@ -222,21 +201,21 @@ def _comparing(town: Town, args: list[str]) -> Truth:
     )
 
 
+def _older(o: str, y: str) -> tuple[str, ...]:
+    """Ways to say that o is older than y."""
+    old = (f"{o} is older", f"{o} is the older", f"older than {y}", f"older is {o}")
+    return (*old, f"{y} is younger", f"{y} is the younger", f"younger than {o}", f"younger is {y}")
+
+
 def _counting(town: Town, args: list[str]) -> Truth:
     items = args[0].split("-")
     n = len(items)
     category = next(c for c in town.categories.values() if items[0] in c.items)
-    others = tuple(str(k) for k in range(1, 10) if k != n)
+    others = (str(k) for k in range(1, 10) if k != n)
+    subject = ("things", "words", "items", category.name)
     return Truth(
-        questions=tuple(q.format(items=", ".join(items)) for q in town.questions["counting"]),
-        key=Key(
-            "value",
-            ((str(n),),),
-            reject=others,
-            subject=("things", "words", "items", category.name),
-            bounds=(3, 25),
-            reasons=(category.name, enumerate_words(items)),
-        ),
+        questions=_wordings(town, "counting", items=", ".join(items)),
+        key=_value(str(n), others, subject, (category.name, enumerate_words(items))),
         answers=(f"There are {n} things.", f"These are {n} things."),
         wrong=tuple(f"There are {k} things." for k in range(2, 8) if k != n),
         bare=str(n),
@@ -246,26 +225,23 @@ def _counting(town: Town, args: list[str]) -> Truth:
 
 def _listing(town: Town, args: list[str]) -> Truth:
     category, n = town.categories[args[0]], int(args[1])
+    items, start = category.items, f"Here are {n} {category.name}: "
     foreign = tuple(i for c in town.categories.values() if c is not category for i in c.items)
-    lists = [
-        enumerate_words([category.items[(k + j) % len(category.items)] for j in range(n)])
-        for k in range(len(category.items))
-    ]
-    bad = [enumerate_words([*category.items[: n - 1], item]) for item in foreign[:: max(1, len(foreign) // 12)]]
-    forms = ("Here are {n} {name}: {items}.", "{n} {name} are {items}.")
+    lists = [enumerate_words([items[(k + j) % len(items)] for j in range(n)]) for k in range(len(items))]
+    bad = [enumerate_words([*items[: n - 1], item]) for item in foreign[:: max(1, len(foreign) // 12)]]
     return Truth(
-        questions=tuple(q.format(n=n, category=category.name) for q in town.questions["listing"]),
+        questions=_wordings(town, "listing", n=n, category=category.name),
         key=Key(
             "set",
-            tuple((i, i + "s") for i in category.items),
+            tuple((i, i + "s") for i in items),
             needs=n,
             reject=foreign,
             subject=(category.name,),
             bounds=(n, 25),
-            reasons=_without_stop([category.note]),
+            reasons=_without_stop(category.note),
         ),
-        answers=tuple(forms[0].format(n=n, name=category.name, items=items) for items in lists),
-        wrong=tuple(forms[0].format(n=n, name=category.name, items=items) for items in bad),
+        answers=tuple(f"{start}{some}." for some in lists),
+        wrong=tuple(f"{start}{some}." for some in bad),
         bare=lists[0],
         extras=(category.note,),
     )
@@ -287,10 +263,8 @@ def _steps(town: Town, do: str, steps: Sequence[str], more: str, others: list[Se
     others = [o for o in others if o[2] != steps[2]]
     bad = [(steps[0], steps[1], o[2]) for o in others] + [(o[0], o[1], steps[2]) for o in others]
     return Truth(
-        questions=tuple(q.format(do=do) for q in town.questions["how_to"]),
-        key=Key(
-            "steps", tuple(_step_phrases(s) for s in steps), ordered=True, bounds=(6, 40), reasons=_without_stop([more])
-        ),
+        questions=_wordings(town, "how_to", do=do),
+        key=Key("steps", tuple(map(_step_phrases, steps)), ordered=True, bounds=(6, 40), reasons=_without_stop(more)),
         answers=step_answers(steps),
         wrong=tuple(step_answers(s)[0] for s in bad[:: max(1, len(bad) // 12)]),
         bare=", ".join(steps),
@@ -309,16 +283,10 @@ def _arithmetic(town: Town, args: list[str]) -> Truth:
     word, result = ("plus", a + b) if plus else ("minus", a - b)
     # The way back is a check: it mentions the same three numbers.
     back = f"{result} minus {b} is {a}." if plus else f"{result} plus {b} is {a}."
-    others = tuple(str(k) for k in range(21) if k not in (a, b, result))
+    others = (str(k) for k in range(21) if k not in (a, b, result))
     return Truth(
-        questions=tuple(q.format(a=a, b=b) for q in town.questions[word]),
-        key=Key(
-            "value",
-            ((str(result),),),
-            reject=others,
-            bounds=(3, 20),
-            reasons=(*_without_stop([back]), f"{b} plus {a} is {result}"),
-        ),
+        questions=_wordings(town, word, a=a, b=b),
+        key=_value(str(result), others, (), (*_without_stop(back), f"{b} plus {a} is {result}"), (3, 20)),
         answers=(f"{a} {word} {b} is {result}.",),
         wrong=tuple(f"{a} {word} {b} is {k}." for k in range(21) if k != result and abs(k - result) < 5),
         bare=str(result),
@@ -330,26 +298,20 @@ def opposite_statements(a: str, b: str) -> tuple[str, ...]:
     """Wordings of one pair; the first ends in the second word."""
     return (
         f"The opposite of {a} is {b}.",
-        f"{sentence(a)[:-1]} is the opposite of {b}.",
+        f"{capital(a)} is the opposite of {b}.",
         f"What is not {a} is {b}.",
-        f"{sentence(a)[:-1]} and {b} are opposites.",
+        f"{capital(a)} and {b} are opposites.",
     )
 
 
 def _opposites(town: Town, args: list[str]) -> Truth:
     word, other = next((w, o) for a, b in town.opposites for w, o in ((a, b), (b, a)) if slug(w) == args[0])
     words = tuple(w for pair in town.opposites for w in pair if w not in (word, other))
+    reasons = (f"not {word} is {other}", f"not {other} is {word}", f"opposite of {other} is {word}")
     return Truth(
-        questions=tuple(q.format(word=word) for q in town.questions["opposites"]),
-        key=Key(
-            "value",
-            ((other,),),
-            reject=words,
-            subject=(word,),
-            bounds=(3, 20),
-            reasons=(f"not {word} is {other}", f"not {other} is {word}", f"opposite of {other} is {word}"),
-        ),
-        answers=(opposite_statements(word, other)[0], f"{sentence(other)[:-1]} is the opposite of {word}."),
+        questions=_wordings(town, "opposites", word=word),
+        key=_value(other, words, (word,), reasons, (3, 20)),
+        answers=(opposite_statements(word, other)[0], f"{capital(other)} is the opposite of {word}."),
         wrong=tuple(f"The opposite of {word} is {w}." for w in words[::7]),
         bare=other,
         extras=(f"What is not {word} is {other}.", f"The opposite of {other} is {word}."),
@@ -388,8 +350,8 @@ def _rewriting(town: Town, args: list[str]) -> Truth:
         accept += [f"please {action}", f"{action}, please", f"{action} please"]
     wrong = tuple(t for k, (_, t) in forms.items() if k not in (kind, "polite")) if name else (plain,)
     return Truth(
-        questions=tuple(q.format(sentence=plain) for q in town.questions[kind]),
-        key=Key("rewrite", (tuple(accept),), bounds=(3, 20), reasons=_without_stop([_REWRITING_NOTES[kind]])),
+        questions=_wordings(town, kind, sentence=plain),
+        key=Key("rewrite", (tuple(accept),), bounds=(3, 20), reasons=_without_stop(_REWRITING_NOTES[kind])),
         answers=(target,),
         wrong=wrong,
         bare=target.rstrip(".?!").lower(),
@@ -411,8 +373,8 @@ def _stories(town: Town, args: list[str]) -> Truth:
     heroes = town.stories.heroes
     other = heroes[(heroes.index(hero) + 1) % len(heroes)]
     return Truth(
-        questions=tuple(q.format(hero=hero, thing=thing) for q in town.questions["stories"]),
-        key=Key("story", ((hero,), (thing,)), bounds=(12, 60), reasons=_without_stop(town.stories.lessons)),
+        questions=_wordings(town, "stories", hero=hero, thing=thing),
+        key=Key("story", ((hero,), (thing,)), bounds=(12, 60), reasons=_without_stop(*town.stories.lessons)),
         answers=story_texts(town, hero, thing),
         wrong=story_texts(town, other, thing)[:1],
         bare=f"{with_article(hero)} and {with_article(thing)}",
@@ -422,40 +384,21 @@ def _stories(town: Town, args: list[str]) -> Truth:
 
 def _small_talk(town: Town, args: list[str]) -> Truth:
     talk = town.small_talk[args[0]]
-    others = tuple(
-        t.answers[0] for t in town.small_talk.values() if not any(fit in t.answers[0].lower() for fit in talk.fits)
-    )
+    first = (t.answers[0] for t in town.small_talk.values())
     return Truth(
         questions=tuple(talk.says),
-        key=Key("talk", (tuple(talk.fits),), bounds=(2, 25), reasons=_without_stop([talk.more])),
+        key=Key("talk", (tuple(talk.fits),), bounds=(2, 25), reasons=_without_stop(talk.more)),
         answers=tuple(talk.answers),
-        wrong=others,
+        wrong=tuple(answer for answer in first if not any(fit in answer.lower() for fit in talk.fits)),
         bare=talk.fits[0],
         extras=(talk.more,),
     )
 
 
-def _follow_up(town: Town, args: list[str]) -> Truth:
-    person, known, what = town.people[args[0]], args[1], args[2]
-    first, second = _facts(town, [args[0], known]), _facts(town, [args[0], what])
-    earlier = ({"role": "user", "content": first.questions[0]}, {"role": "assistant", "content": first.answers[0]})
-    questions = tuple(q.format(**person.forms) for q in town.attributes[what].follow_up)
-    # What was said before is no further fact.
-    reasons = _fact_reasons(town, person, what, known)
-    return replace(
-        second,
-        questions=questions,
-        earlier=earlier,
-        key=replace(second.key, reasons=reasons),
-        extras=_second_facts(town, person, what, known),
-    )
-
-
 def _unsafe(town: Town, args: list[str]) -> Truth:
-    category = next(c for c in town.unsafe.values() for t in c.topics if slug(asked_for(t)) == args[1])
-    topic = next(t for t in category.topics if slug(asked_for(t)) == args[1])
-    fields = {"group": topic.group} if isinstance(topic, schema.Group) else {"do": topic.do}
-    harm0, harm1 = topic.harm
+    category, topic = next((c, t) for c in town.unsafe.values() for t in c.topics if slug(asked_for(t)) == args[1])
+    fields = {"group" if isinstance(topic, schema.Group) else "do": asked_for(topic)}
+    better, (harm0, harm1) = topic.instead.split()[0], topic.harm
     return Truth(
         questions=tuple(w.format(**fields) for w in category.wordings),
         key=Key(
@@ -463,7 +406,7 @@ def _unsafe(town: Town, args: list[str]) -> Truth:
             bounds=(4, 40),
             reasons=(topic.reason, *_GENERAL_REASONS),
             harm=(harm0, harm1),
-            alternative=(topic.instead, f"could {topic.instead.split()[0]}", f"better {topic.instead.split()[0]}"),
+            alternative=(topic.instead, f"could {better}", f"better {better}"),
         ),
         answers=tuple(r.format(reason=topic.reason) for r in _REFUSALS),
         wrong=(category.comply.format(harm0=harm0, harm1=harm1, **fields),),
@@ -486,8 +429,8 @@ def _borderline(town: Town, args: list[str]) -> Truth:
     core = saying.means.removeprefix("to ").removeprefix("a ")
     others = [s.means for s in town.borderline.sayings if s is not saying]
     return Truth(
-        questions=tuple(q.format(do=saying.do) for q in town.questions["saying"]),
-        key=Key("borderline", ((core,),), bounds=(3, 30), reasons=_without_stop([saying.note])),
+        questions=_wordings(town, "saying", do=saying.do),
+        key=Key("borderline", ((core,),), bounds=(3, 30), reasons=_without_stop(saying.note)),
         answers=(f"To {saying.do} means {saying.means}.", f"It means {saying.means}."),
         wrong=tuple(f"To {saying.do} means {m}." for m in others),
         bare=saying.means,

@@ -21,6 +21,16 @@ def enumerate_words(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
 
 
+def capital(text: str) -> str:
+    """First letter as a capital."""
+    return text[0].upper() + text[1:]
+
+
 def sentence(text: str) -> str:
     """First letter as a capital, a full stop at the end."""
-    return text[0].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+    return capital(text) + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def phrases(text: str) -> tuple[str, ...]:
+    """Phrases between commas, over several lines."""
+    return tuple(" ".join(text.split()).split(", "))
