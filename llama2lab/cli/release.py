@@ -66,7 +66,7 @@ def release(notebooks: Sequence[Path], out: Path, course: str = "llama2lab", for
             for picture in sorted(set(re.findall(r"pictures/[\w.-]+", nbformat.writes(assignment)))):
                 (target.parent / "pictures").mkdir(exist_ok=True)
                 shutil.copy(path.parent / picture, target.parent / picture)
-            released.append(Released(target, len(exercises), sum(e.points for e in exercises)))
+            released.append(Released(target, len(exercises), sum(e.level.points for e in exercises)))
     return released
 
 
@@ -91,7 +91,7 @@ def as_assignment(notebook: Any) -> tuple[Any, list[Exercise]]:
                 "locked": grade,
                 "solution": not grade,
                 "task": False,
-                **({"points": place.exercise.points} if grade else {}),
+                **({"points": place.exercise.level.points} if grade else {}),
             }
         )
         if grade:

@@ -118,7 +118,7 @@ class Progress:
     def summary(self, exercises: Iterable[Exercise] = ()) -> Summary:
         """A table of these exercises, or of all that the file knows."""
         entries = self.read()
-        wanted = [(e.key, e.title, e.points) for e in exercises] or [
+        wanted = [(e.key, e.title, e.level.points) for e in exercises] or [
             (key, entry.get("title", key), entry.get("of", 0)) for key, entry in entries.items()
         ]
         return Summary(
@@ -210,7 +210,7 @@ def predict(exercise: Prediction, answer: Any, progress: Progress | None = None)
             return outcome(
                 "noted", f"The result is known already; your first prediction, {entry['prediction']}, stays."
             )
-        progress.change(exercise.key, attempt=False, of=exercise.points, title=exercise.title, prediction=kept)
+        progress.change(exercise.key, attempt=False, of=exercise.level.points, title=exercise.title, prediction=kept)
     except LabError as e:
         return outcome("failed", f"Your prediction was not saved: {e}")
     return outcome("noted", f"You predict {kept}. Now run the experiment.")
@@ -226,7 +226,9 @@ def compare(exercise: Prediction, measured: Any, progress: Progress | None = Non
         return outcome("failed", str(e))
     if "prediction" not in entry:
         return outcome(
-            "not attempted", f"There is no prediction to compare with. {exercise.lesson}".strip(), of=exercise.points
+            "not attempted",
+            f"There is no prediction to compare with. {exercise.lesson}".strip(),
+            of=exercise.level.points,
         )
     try:
         measured = plain(measured)
@@ -234,7 +236,10 @@ def compare(exercise: Prediction, measured: Any, progress: Progress | None = Non
     except (Mistake, Fault) as e:
         return outcome("failed", f"The measurement cannot be compared: {e}")
     found = outcome(
-        "passed" if right else "noted", f"{text} {exercise.lesson}".strip(), points=exercise.points, of=exercise.points
+        "passed" if right else "noted",
+        f"{text} {exercise.lesson}".strip(),
+        points=exercise.level.points,
+        of=exercise.level.points,
     )
     if "measured" not in entry:
         try:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from llama2lab.engine.optim import Optim, cosine_lr
-from llama2lab.lab.checking import Exercise, Mistake
+from llama2lab.lab.checking import Exercise, Level, Mistake
 from llama2lab.lab.compare import judge, read
 from llama2lab.lab.predictions import Choice, Guess, Number, Prediction
 
@@ -44,8 +44,8 @@ def check_schedule(f: Callable) -> None:
             (variant(ramp, lambda x: (1 + math.cos(math.pi * x)) / 2), "The rate ends at 0; it ends at final * peak."),
             (
                 variant(ramp, cosine, start=True),
-                "The cosine begins at step 0, so that the rate jumps after the warm-up: it "
-                "begins when the warm-up ends.",
+                "The cosine begins at step 0, so that the rate jumps after the warm-up: it begins when the warm-up "
+                "ends.",
             ),
             (
                 variant(ramp, lambda x: 1 - (1 - final) * x),
@@ -69,9 +69,7 @@ SCHEDULE = Exercise(
     "The learning rate",
     "Write schedule(step, steps, peak, warmup, final): peak * (step + 1) / warmup for step < warmup, then half a "
     "cosine wave from peak (at step == warmup) down to final * peak (at the last step, steps - 1).",
-    2,
-    10,
-    2,
+    Level(difficulty=2, minutes=10, points=2),
     "2.2",
     (
         "After the warm-up let progress run from 0 to 1: (step - warmup) / (steps - 1 - warmup).",
@@ -85,9 +83,7 @@ STEPS = Exercise(
     "03.steps",
     "How many steps?",
     "Llama 2 saw 2.0 trillion tokens in batches of 4 million. How many optimiser steps are that?",
-    1,
-    2,
-    1,
+    Level(difficulty=1, minutes=2, points=1),
     "2.2",
     ("Divide.",),
     Number(
@@ -99,40 +95,27 @@ STEPS = Exercise(
         ),
         relative=0.02,
     ),
-    500_000,
 )
 
 NO_WARMUP = Exercise(
     "03.no_warmup",
     "Without warm-up",
     "The plot shows the loss with and without warm-up. Why does the second jump up at first?",
-    2,
-    3,
-    1,
+    Level(difficulty=2, minutes=3, points=1),
     "2.2",
     ("What does Adam know about the gradients in its first steps?",),
     Choice(
-        {
-            "a": "the data are harder at the start",
-            "b": "Adam's estimates rest on a few gradients, and the steps are full size",
-            "c": "the weights are still zero",
-        },
-        "b",
-        {
-            "a": "Both runs read the same batches in the same order.",
-            "c": "The weights are random, not zero; with zeros nothing would move at all.",
-        },
+        a=("the data are harder at the start", "Both runs read the same batches in the same order."),
+        b="Adam's estimates rest on a few gradients, and the steps are full size",
+        c=("the weights are still zero", "The weights are random, not zero; with zeros nothing would move at all."),
     ),
-    "b",
 )
 
 FIRST_LOSS = Prediction(
     "03.first_loss",
     "The loss before any training",
     "The tokenizer has 1,536 tokens and the model has learnt nothing. Predict its loss in nats.",
-    2,
-    3,
-    1,
+    Level(difficulty=2, minutes=3, points=1),
     "2.2",
     ("How likely is each token to a model that knows nothing?",),
     Guess(

@@ -131,7 +131,7 @@ def real_pairs(runs: Sequence[Results]) -> str:
     ]
     if not rows:
         return (
-            "No finished run on real pairs was found in runs/; make one with: "
-            "llama2lab run --recipe data/recipes/real.yaml --data DIR"
+            "No finished run on real pairs was found in runs/; make one with: llama2lab run --recipe "
+            "data/recipes/real.yaml --data DIR"
         )
     return table(("model", "own pairs", "the other's", "length alone"), rows)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llama2lab.lab.checking import Exercise, Mistake
+from llama2lab.lab.checking import Exercise, Level, Mistake
 from llama2lab.lab.compare import close, judge, randn, read
 from llama2lab.lab.predictions import Choice, Prediction, Ranking
 from llama2lab.model.generate import sample
@@ -58,12 +58,9 @@ def check_kl(f: Callable) -> None:
 KL = Exercise(
     "08.kl",
     "Three estimates of the KL",
-    "Write kl_estimates(policy, reference) for log-probabilities (batch, steps) "
-    "of tokens drawn from the policy: a dictionary with k1 = log pi - log pi_0, k2 = half the squared log ratio, k3 = "
-    "r - 1 - log r with r = pi_0 / pi.",
-    2,
-    10,
-    3,
+    "Write kl_estimates(policy, reference) for log-probabilities (batch, steps) of tokens drawn from the policy: a "
+    "dictionary with k1 = log pi - log pi_0, k2 = half the squared log ratio, k3 = r - 1 - log r with r = pi_0 / pi.",
+    Level(difficulty=2, minutes=10, points=3),
     "3.2.3; Schulman 2020",
     ("log r = reference - policy.", "k1 = -log r; k3 = exp(log r) - 1 - log r."),
     check_kl,
@@ -145,13 +142,10 @@ def check_gae(f: Callable) -> None:
 GAE = Exercise(
     "08.gae",
     "Generalised advantage estimation",
-    "Write gae(rewards, values, mask, gamma, lam) -> (advantages, "
-    "returns), all (batch, steps). delta_t = reward_t + gamma * value_(t+1) - value_t; advantage_t = delta_t + gamma * "
-    "lam * advantage_(t+1); returns = advantages + values. The mask is True on the answer's tokens, one block; beyond "
-    "its end everything is 0.",
-    4,
-    25,
-    4,
+    "Write gae(rewards, values, mask, gamma, lam) -> (advantages, returns), all (batch, steps). delta_t = reward_t + "
+    "gamma * value_(t+1) - value_t; advantage_t = delta_t + gamma * lam * advantage_(t+1); returns = advantages + "
+    "values. The mask is True on the answer's tokens, one block; beyond its end everything is 0.",
+    Level(difficulty=4, minutes=25, points=4),
     "3.2.3; arXiv 1506.02438",
     (
         "Go backwards, and carry the running advantage and the next value along.",
@@ -190,8 +184,8 @@ def check_clip(f: Callable) -> None:
             ),
             (
                 -mean(torch.maximum(one, two)),
-                "The larger of the two objectives is taken; PPO takes the smaller one (for "
-                "losses, which have a minus, the larger), else clipping never holds anything back.",
+                "The larger of the two objectives is taken; PPO takes the smaller one (for losses, which have a minus, "
+                "the larger), else clipping never holds anything back.",
             ),
             (-mean(one), "Nothing is clipped."),
             (
@@ -230,9 +224,7 @@ CLIPPED = Exercise(
     "The clipped objective",
     "Write clipped_loss(new, old, advantages, mask, clip) for log-probabilities (batch, steps): minus the mean over "
     "the mask of min(ratio * A, clamp(ratio, 1 - clip, 1 + clip) * A).",
-    3,
-    15,
-    3,
+    Level(difficulty=3, minutes=15, points=3),
     "3.2.3; arXiv 1707.06347",
     ("ratio = exp(new - old).", "torch.minimum of the two products, then the mean over mask, then a minus."),
     check_clip,
@@ -281,9 +273,7 @@ TOKEN_REWARDS = Exercise(
     "Rewards of tokens",
     "Write token_rewards(scores, policy, reference, mask, beta) -> (batch, steps): -beta * (policy - reference) on "
     "every token of the mask, plus the answer's score on its last token; 0 elsewhere.",
-    3,
-    12,
-    2,
+    Level(difficulty=3, minutes=12, points=2),
     "3.2.3",
     (
         "Rows end at different places: find the last True of each.",
@@ -298,24 +288,20 @@ FIRST_RATIO = Exercise(
     "The first ratio",
     "In the panel the ratio of the first minibatch is exactly 1. It would be so had the answers been sampled at "
     "temperature 0.2, too. Why?",
-    2,
-    2,
-    1,
+    Level(difficulty=2, minutes=2, points=1),
     "3.2.3",
     ("Which two numbers does the ratio divide, and who computed them?",),
     Choice(
-        {
-            "a": "the clip holds it there",
-            "b": "sampling and scoring agree",
-            "c": "the same weights score both of its sides: before the first step it is 1 by construction",
-        },
-        "c",
-        {
-            "a": "The clip acts on the loss. Without it, too, the ratio before the first step is 1.",
-            "b": "At temperature 0.2 they do not, and it is 1 all the same: the ratio never asks what sampling said.",
-        },
+        a=(
+            "the clip holds it there",
+            "The clip acts on the loss. Without it, too, the ratio before the first step is 1.",
+        ),
+        b=(
+            "sampling and scoring agree",
+            "At temperature 0.2 they do not, and it is 1 all the same: the ratio never asks what sampling said.",
+        ),
+        c="the same weights score both of its sides: before the first step it is 1 by construction",
     ),
-    "c",
 )
 
 
@@ -379,9 +365,7 @@ SAMPLING_GAP = Exercise(
     "what the sampler said of each token that it drew, `scored` what a pass over the finished answer says: both are "
     "log-probabilities (batch, steps). The check draws tokens from the policy, at other temperatures and with top-k; "
     "your function must tell them apart.",
-    2,
-    8,
-    2,
+    Level(difficulty=2, minutes=8, points=2),
     "3.2.3",
     ("Absolute values first, then the mean over the tokens of the mask.", "(sampled - scored).abs()[mask].mean()"),
     check_gap,
@@ -392,9 +376,7 @@ BETA = Prediction(
     "08.beta",
     "What beta does",
     "Three runs with beta 0, 0.1 and 0.5. Order them by the KL that they end with, smallest first.",
-    2,
-    3,
-    1,
+    Level(difficulty=2, minutes=3, points=1),
     "3.2.3",
     ("beta is the price of a nat.",),
     Ranking(

@@ -38,9 +38,9 @@ def claim_21(lab: Finished) -> list[str]:
     baseline = [find(lab.figures, "rlhf-v3", "retention", turn) for turn in ("4", "6")]
     if all(f and f["low"] > 0.1 for f in baseline):
         lines.append(
-            "The baseline here holds an instruction longer than the report's, which is at 10 % at turn 4 and "
-            "at 0 from turn 6 on. A likely reason, not tested: the miniature's pretraining text has "
-            "interviews in which a speaker keeps one manner."
+            "The baseline here holds an instruction longer than the report's, which is at 10 % at turn 4 and at 0 from "
+            "turn 6 on. A likely reason, not tested: the miniature's pretraining text has interviews in which a "
+            "speaker keeps one manner."
         )
     last = find(lab.figures, "gatt", "retention", "20")
     if last and last["high"] < 1:
