@@ -158,7 +158,7 @@ def test_orders_are_compared_pair_by_pair(progress) -> None:
 
 @pytest.mark.parametrize("exercise", [e for e in all_exercises() if isinstance(e, Prediction)], ids=lambda e: e.key)
 def test_every_prediction_answers_both_ways(exercise, tmp_path) -> None:
-    form = exercise.form
+    form = exercise.check
     if isinstance(form, Guess):
         middle = (form.low + form.high) / 2
         band = max(form.absolute, form.relative * middle)
@@ -190,11 +190,11 @@ def test_every_prediction_answers_both_ways(exercise, tmp_path) -> None:
 def test_a_pick_has_its_word() -> None:
     pick = Pick(up=("it rises", "Nothing pushes it."), down=("it falls", "Something holds it."))
     exercise = Prediction("99.pick", "t", "t", Level(1, 1, 1), "-", ("h",), pick)
-    assert exercise.form.compare("UP", "down") == (
+    assert exercise.check.compare("UP", "down") == (
         False,
         "You predicted up (it rises); measured is down (it falls). Nothing pushes it.",
     )
-    assert exercise.form.compare("up", "up")[0]
+    assert exercise.check.compare("up", "up")[0]
     with pytest.raises(Mistake, match="none of the choices"):
         pick("sideways")
     assert "up: it rises" in repr(exercise)

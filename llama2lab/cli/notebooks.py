@@ -120,7 +120,7 @@ def student_name(notebook: NotebookNode, key: str) -> str:
 
 def any_answer(prediction: Prediction) -> Any:
     """An answer that could be, for a run in which nobody predicts."""
-    form = prediction.form
+    form = prediction.check
     if isinstance(form, Guess):
         return (form.low + form.high) / 2
     if isinstance(form, Pick | Ranking):

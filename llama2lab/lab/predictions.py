@@ -230,10 +230,5 @@ class Prediction(Exercise):
     """An exercise whose answer is only known after a run. `check` is the form of the answer; `lesson` is said when
     prediction and measurement are compared, whichever way it went."""
 
+    check: Foreseen
     lesson: str = ""
-
-    @property
-    def form(self) -> Foreseen:
-        if not isinstance(self.check, Foreseen):
-            raise TypeError(f"prediction {self.key}: check must be a form, not {type(self.check).__name__}")
-        return self.check
