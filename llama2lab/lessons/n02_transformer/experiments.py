@@ -27,7 +27,6 @@ from llama2lab.lessons.n02_transformer.sizes import cache_bytes, parameters, var
 from llama2lab.model.logprobs import pad_right, token_logprobs
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.rope import rope_tables, rotate
-from llama2lab.model.sample import sample_answers
 from llama2lab.stages.pretrain import encode_documents, fit_packed
 from llama2lab.town.corpus import heldout_documents, pretraining_corpus
 from llama2lab.town.prompts import every_prompt, make_prompts
@@ -351,14 +350,8 @@ def facts_after_talk(
                     [*p.messages[:-1], *some[: 2 * between], p.messages[-1]][-(2 * seen - 1) :]
                     for p, some in zip(asked, talk, strict=True)
                 ]
-                answers = sample_answers(
-                    lab.model(stage),
-                    lab.tokenizer,
-                    chats,
-                    temperature=0.0,
-                    precision=lab.machine.precision,
-                    what=f"{between} turns between, {seen} seen",
-                )
+                what = f"{between} turns between, {seen} seen"
+                answers = lab.sample_answers(stage, chats, temperature=0.0, what=what)
                 right[between, seen] = [lab.oracle.judge(p, a[0]).correct for p, a in zip(asked, answers, strict=True)]
             series[name][str(between)] = stats.rate(right[between, seen])
     short, long = min(windows), max(windows)

@@ -252,15 +252,8 @@ def prompt_forms(lab: Finished, people: int = 0) -> dict[str, Any]:
     asked = [forms(town, *item) for item in items]
     names = list(asked[0])
     flat = [text for one in asked for text in one.values()]
-    written = generate(
-        lab.model("base"),
-        [[tokenizer.bos_token_id, *encode_text(tokenizer, text)] for text in flat],
-        14,
-        temperature=0.0,
-        eos_id=tokenizer.eos_token_id,
-        pad_id=tokenizer.pad_token_id,
-        precision=lab.machine.precision,
-    )
+    asked_ids = [[tokenizer.bos_token_id, *encode_text(tokenizer, text)] for text in flat]
+    written = lab.generate(lab.model("base"), asked_ids, 14, temperature=0.0, precision=lab.machine.precision)
     said = [str(tokenizer.decode(g.tokens, skip_special_tokens=True)) for g in written]
     result: dict[str, Any] = {}
     for number, name in enumerate(names):

@@ -426,10 +426,7 @@ def both_rewards(
     answers: Sequence[str],
 ) -> tuple[list[float], list[float]]:
     """Helpfulness and safety of an answer to each conversation, before the sigmoid, by the run's last models."""
-    h, s = (
-        reward.score_answers(lab.reward(f"reward-{kind}-v5"), lab.tokenizer, conversations, answers, lab.machine)
-        for kind in KINDS
-    )
+    h, s = (lab.score_answers(f"reward-{kind}-v5", conversations, answers) for kind in KINDS)
     return h, s
 
 

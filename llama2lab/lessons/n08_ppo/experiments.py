@@ -24,7 +24,6 @@ from llama2lab.engine.optim import Optim
 from llama2lab.lab.finished import Finished
 from llama2lab.lessons.n05_preferences.experiments import reward_on
 from llama2lab.model.chat import encode_chats
-from llama2lab.model.generate import generate
 from llama2lab.model.logprobs import answer_loglikelihoods, only_rounded, pad_right, sampling_gap, token_logprobs
 from llama2lab.model.network import Llama
 from llama2lab.report.summary import metrics, paired_gap, short_name
@@ -129,18 +128,9 @@ def run(
         if folder:
             write_atomic(folder / "seen" / f"{iteration}.json", json.dumps(seen[iteration]))
 
+    settings, critic = play.settings, ppo.Critic(helpfulness)
     result = ppo.ppo(
-        policy,
-        ppo.Critic(helpfulness),
-        score,
-        tokenizer,
-        prompts_for,
-        play.settings,
-        play.seed,
-        machine,
-        folder,
-        look,
-        beta_for=beta_for,
+        policy, critic, score, tokenizer, prompts_for, settings, play.seed, machine, folder, look, beta_for=beta_for
     )
     return rows_of(result["log"], seen)
 
@@ -240,12 +230,8 @@ def samplers(lab: Finished, policy: str = "rlhf-v4", other: str = "rlhf-v3", pro
     the first step, the gap between what sampling said and what scoring says, and whether PPO would stop. Some five
     seconds."""
     model, machine, tokenizer = lab.model(policy), lab.machine, lab.tokenizer
-    asked = [
-        ids
-        for ids, _ in encode_chats(
-            tokenizer, [p.messages for p in lab.prompts(helpful=prompts, seed=9)], add_generation_prompt=True
-        )
-    ]
+    chats = [p.messages for p in lab.prompts(helpful=prompts, seed=9)]
+    asked = [ids for ids, _ in encode_chats(tokenizer, chats, add_generation_prompt=True)]
     ways: dict[str, tuple[Llama, dict[str, Any]]] = {
         "the policy": (model, {}),
         "at temperature 0.2": (model, {"temperature": 0.2}),
@@ -256,16 +242,7 @@ def samplers(lab: Finished, policy: str = "rlhf-v4", other: str = "rlhf-v3", pro
     }
     rows = []
     for name, (sampler, settings) in ways.items():
-        written = generate(
-            sampler,
-            asked,
-            48,
-            eos_id=tokenizer.eos_token_id,
-            pad_id=tokenizer.pad_token_id,
-            seed=6,
-            precision=machine.precision,
-            **settings,
-        )
+        written = lab.generate(sampler, asked, 48, seed=6, precision=machine.precision, **settings)
         tokens, mask = (t.to(machine.device) for t in ppo.with_answers(asked, written, tokenizer.pad_token_id))
         with torch.no_grad(), machine.autocast():
             old, new = (token_logprobs(model, tokens, mask) for _ in range(2))
@@ -382,32 +359,23 @@ def rejection_against_ppo(
     chosen = rejection.sample_and_score(lab.model("sft"), *judges, tokenizer, ask(prompts, 500), k, 1.0, 5, machine)
     rows = rejection.finetuning_rows([rejection.best_of(chosen)], lab.rows("sft", "rows.jsonl"), chat_rows, 0)
     broad = copy.deepcopy(lab.model("sft"))
-    sft(
-        broad,
-        tokenizer,
-        rows,
-        SFTSettings(epochs=2.0, batch_tokens=1024, optim=Optim(lr=lr, warmup=0.05)),
-        0,
-        machine,
-        documents=documents,
-    )
+    tuning = SFTSettings(epochs=2.0, batch_tokens=1024, optim=Optim(lr=lr, warmup=0.05))
+    sft(broad, tokenizer, rows, tuning, 0, machine, documents=documents)
 
     deep = copy.deepcopy(lab.model("sft"))
     iterations = round(prompts * k / batch)
     settings = PPOSettings(
         iterations=iterations, batch=batch, minibatch=min(32, batch), critic_warmup=min(2, iterations - 1)
     )
-    tuned = ppo.ppo(
-        deep,
-        ppo.Critic(judges[0]),
-        lambda asked, answers: gate.combined_scores(*judges, tokenizer, asked, answers, machine),
-        tokenizer,
-        lambda i: ask(batch, 600 + 10 * i),
-        settings,
-        0,
-        machine,
-        documents=documents,
-    )
+
+    def score(asked: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
+        return gate.combined_scores(*judges, tokenizer, asked, answers, machine)
+
+    def prompts_for(iteration: int) -> list[Prompt]:
+        return ask(batch, 600 + 10 * iteration)
+
+    critic = ppo.Critic(judges[0])
+    tuned = ppo.ppo(deep, critic, score, tokenizer, prompts_for, settings, 0, machine, documents=documents)
 
     tested = lab.prompts(helpful, unsafe, 0, 21)
     result: dict[str, Any] = {"answers": prompts * k, "ppo_kl": tuned["kl"], "models": {}}
@@ -423,9 +391,7 @@ def rejection_against_ppo(
             if p.kind == "helpful"
         ]
         result["models"][name] = {
-            "helpfulness": figures["helpfulness"],
-            "safety": figures["safety"],
-            "correct": figures["correct"],
+            **{what: figures[what] for what in ("helpfulness", "safety", "correct")},
             "gain": stats.mean([g for _, g in gaps], [p.content for p, _ in gaps]),
             "by_skill": {s: stats.mean([g for p, g in gaps if p.skill == s]) for s in figures["correct_by_skill"]},
             "kl": distance(lab, model, lab.model("sft"), tested, answers),

@@ -11,9 +11,9 @@ from typing import Any
 from llama2lab.engine import stats
 from llama2lab.engine.optim import Optim
 from llama2lab.lab.finished import Finished
-from llama2lab.model.sample import sample_answers
+from llama2lab.lessons.n07_rejection.experiments import sampled, score_rows
 from llama2lab.report.summary import short_name
-from llama2lab.stages import evaluate, rejection, reward
+from llama2lab.stages import evaluate, reward
 from llama2lab.stages.rounds import ROUNDS
 from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.town.corpus import pretraining_corpus
@@ -53,25 +53,10 @@ def optimise_against_old(lab: Finished, policy: str = "rlhf-v4", prompts: int = 
     """Claim 15: best of K answers of a late policy by the first and by the last reward model, judged by the oracle.
     About 8 s."""
     asked = lab.prompts(helpful=prompts, seed=41)
-    answers = sample_answers(
-        lab.model(policy),
-        lab.tokenizer,
-        [p.messages for p in asked],
-        k=k,
-        seed=4,
-        precision=lab.machine.precision,
-        what=f"best of {k}",
-    )
+    answers = lab.sample_answers(policy, [p.messages for p in asked], k=k, seed=4, what=f"best of {k}")
     result: dict[str, Any] = {"policy": policy, "k": k}
     for name, stage in (("old", OLD), ("new", NEW)):
-        flat = reward.score_answers(
-            lab.reward(stage),
-            lab.tokenizer,
-            [p.messages for p in asked for _ in range(k)],
-            [a for row in answers for a in row],
-            lab.machine,
-        )
-        scores = [flat[i * k : (i + 1) * k] for i in range(len(asked))]
+        scores = score_rows(lab, lab.reward(stage), asked, answers)
         result[name] = evaluate.true_best_of(lab.oracle, asked, answers, scores)
     return result
 
@@ -87,17 +72,7 @@ def ceiling(lab: Finished, prompts: int = 120, k: int = 16) -> dict[str, Any]:
         written[short_name(stage)] = evaluate.answer_prompts(
             lab.model(stage), lab.tokenizer, asked, 1.0, 5, lab.machine.precision
         )
-    best = rejection.sample_and_score(
-        lab.model("rlhf-v5"),
-        lab.reward(NEW),
-        lab.reward("reward-safety-v5"),
-        lab.tokenizer,
-        asked,
-        k,
-        1.0,
-        6,
-        lab.machine,
-    )
+    best = sampled(lab, "rlhf-v5", asked, k, 1.0, 6)
     written[f"V5, best of {k}"] = [
         row[max(range(k), key=scores.__getitem__)] for row, scores in zip(best.answers, best.scores, strict=True)
     ]

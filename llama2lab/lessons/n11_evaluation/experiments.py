@@ -17,9 +17,7 @@ from llama2lab.lab.finished import Finished
 from llama2lab.lessons.n06_rewards.experiments import THRESHOLD, sigmoid
 from llama2lab.lessons.n11_evaluation.attacks import DRESSES, dressed, plain_answer
 from llama2lab.model.network import Llama
-from llama2lab.model.sample import sample_answers
 from llama2lab.stages.evaluate import TIE, answer_prompts, chat_metrics, judge_all
-from llama2lab.stages.reward import score_answers
 from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.town.demonstrations import AnswerStyle, answer_for, clean_style, demonstrations
 from llama2lab.town.items import Prompt
@@ -141,16 +139,9 @@ def preprompts(lab: Finished, stage: str = "sft", unsafe: int = 160, borderline:
     plain: list[bool] = []
     for how in ("none", "generic", "template", "example"):
         conversations = preprompted(prompts, how, refusal_example(lab))
-        answers = [
-            a[0]
-            for a in sample_answers(
-                lab.model(stage), lab.tokenizer, conversations, seed=3, precision=lab.machine.precision
-            )
-        ]
+        answers = [a for (a,) in lab.sample_answers(stage, conversations, seed=3)]
         verdicts = judge_all(lab.oracle, prompts, answers)
-        scores = score_answers(
-            lab.reward("reward-safety-v5"), lab.tokenizer, [p.messages for p in prompts], answers, lab.machine
-        )
+        scores = lab.score_answers("reward-safety-v5", [p.messages for p in prompts], answers)
         harm = [(p, v, s) for p, v, s in zip(prompts, verdicts, scores, strict=True) if p.kind == "unsafe"]
         groups, complied = [p.content for p, _, _ in harm], [v.violation for _, v, _ in harm]
         plain = plain or complied  # "none" comes first
@@ -186,21 +177,11 @@ def context_distillation(
         for p in draw_prompts(lab.town, "rlhf", n, 8, kinds=(kind,))
     ]
     plain, taught = (
-        [
-            a[0]
-            for a in sample_answers(
-                lab.model(stage),
-                lab.tokenizer,
-                preprompted(asked, way, refusal_example(lab)),
-                seed=9,
-                precision=lab.machine.precision,
-            )
-        ]
+        [a for (a,) in lab.sample_answers(stage, preprompted(asked, way, refusal_example(lab)), seed=9)]
         for way in ("none", how)
     )
     before, after = (
-        score_answers(lab.reward("reward-safety-v5"), lab.tokenizer, [p.messages for p in asked], texts, lab.machine)
-        for texts in (plain, taught)
+        lab.score_answers("reward-safety-v5", [p.messages for p in asked], texts) for texts in (plain, taught)
     )
     chosen = [t if b > a else p for p, t, a, b in zip(plain, taught, before, after, strict=True)]
     kept = {
@@ -282,15 +263,7 @@ def diversity(
     for stage in stages:
         by_kind: dict[str, list[stats.Figure]] = {kind: [] for kind in asked}
         for t in temperatures:
-            answers = sample_answers(
-                lab.model(stage),
-                lab.tokenizer,
-                [p.messages for p in both],
-                k=samples,
-                temperature=t,
-                seed=seed,
-                precision=lab.machine.precision,
-            )
+            answers = lab.sample_answers(stage, [p.messages for p in both], k=samples, temperature=t, seed=seed)
             values = [self_bleu(row) for row in answers]
             by_kind["factual"].append(stats.mean(values[:prompts]))
             by_kind["creative"].append(stats.mean(values[prompts:]))
@@ -306,11 +279,8 @@ def judges(lab: Finished, stage: str = "rlhf-v5", against: str = "sft", n: int =
     the helpfulness reward model, and how often the two judges agree on a pair. About 5 seconds."""
     pairs = [(a, b) for a, b in lab.answers(stage, against) if a["kind"] == "helpful"][:n]
     gaps = [a["score"] - b["score"] for a, b in pairs]
-    reward = lab.reward("reward-helpfulness-v5")
     scores = [
-        score_answers(
-            reward, lab.tokenizer, [row["messages"] for row in rows], [row["answer"] for row in rows], lab.machine
-        )
+        lab.score_answers("reward-helpfulness-v5", [r["messages"] for r in rows], [r["answer"] for r in rows])
         for rows in zip(*pairs, strict=True)
     ]
     seen = [x - y for x, y in zip(*scores, strict=True)]
@@ -331,13 +301,7 @@ def safety_judge(lab: Finished, stage: str = "rlhf-v5", threshold: float = THRES
     answer's probability and truth, for the picture. A few seconds."""
     rows = [row for row in lab.rows(stage, "answers.jsonl") if row["kind"] == "unsafe"]
     asked = {p.id: p for split in ("dev", "test") for p in every_prompt(lab.town, split, ("unsafe",))}
-    scores = score_answers(
-        lab.reward("reward-safety-v5"),
-        lab.tokenizer,
-        [row["messages"] for row in rows],
-        [row["answer"] for row in rows],
-        lab.machine,
-    )
+    scores = lab.score_answers("reward-safety-v5", [row["messages"] for row in rows], [row["answer"] for row in rows])
     safe = [sigmoid(s) for s in scores]
     harm = [lab.oracle.judge(asked[row["prompt_id"]], row["answer"]).violation for row in rows]
     under = [p < threshold for p in safe]
