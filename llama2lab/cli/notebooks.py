@@ -25,6 +25,7 @@ from typing import Annotated, Any
 import nbformat
 import typer
 from nbformat import NotebookNode
+from typer import Argument, Option
 
 from llama2lab.cli.commands import Commands
 from llama2lab.engine.errors import LabError
@@ -339,7 +340,7 @@ app = typer.Typer(
 )
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="NOTEBOOK...", help="Number, name or path.  [default: all]", show_default=False),
+    Argument(metavar="NOTEBOOK...", help="Number, name or path.  [default: all]"),
 ]
 
 
@@ -357,9 +358,9 @@ def check_command(names: Names = None) -> None:
 @app.command("execute")
 def execute_command(
     names: Names = None,
-    solutions: Annotated[bool, typer.Option("--solutions", help="Solve every exercise first.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="So many at once; the seconds then say less.")] = 1,
-    out: Annotated[Path, typer.Option(help="Where they go with their outputs.")] = Path("runs/notebooks"),
+    solutions: Annotated[bool, Option("--solutions", help="Solve every exercise first.")] = False,
+    jobs: Annotated[int, Option(min=1, help="So many at once; the seconds then say less.")] = 1,
+    out: Annotated[Path, Option(help="Where they go with their outputs.")] = Path("runs/notebooks"),
 ) -> None:
     """Run notebooks to their end."""
     begin, wrong = time.perf_counter(), False
