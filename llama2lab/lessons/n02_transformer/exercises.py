@@ -53,7 +53,7 @@ def check_rms_norm(f: Callable) -> None:
             ),
             (x * root * weight, "You multiply by the rms instead of dividing by it."),
         ]
-        got = read(f(x.clone(), weight.clone(), eps), x.shape)
+        got = read(f(x, weight, eps), x.shape)
         judge(got, rms_norm(x, weight, eps), wrongs[:5] + wrongs[7:] if i == 0 else wrongs)
 
 
@@ -127,7 +127,7 @@ def check_rope(f: Callable) -> None:
             "All pairs turn equally fast; each has a frequency of its own.",
         ),
     ]
-    got = read(f(x.clone(), theta), x.shape)
+    got = read(f(x, theta), x.shape)
     if not close(got.double().norm(dim=-1), x.double().norm(dim=-1), 1e-3):
         raise Mistake(
             "A rotation keeps the length of every vector; yours does not. Each pair needs both terms: (a cos - b sin, "
@@ -136,7 +136,7 @@ def check_rope(f: Callable) -> None:
     judge(got, rotate_positions(x, theta), wrongs)
     other = randn(1, 1, 3, 4, seed=3)
     judge(
-        read(f(other.clone(), 500.0), other.shape),
+        read(f(other, 500.0), other.shape),
         rotate_positions(other, 500.0),
         [(rotate_positions(other, theta), "theta is an argument; you use 10000 always.")],
     )
@@ -211,13 +211,13 @@ def check_attention(f: Callable) -> None:
             "The scores are divided by sqrt(dim) of all heads together; each head divides by sqrt(head_dim).",
         ),
     ]
-    got = read(f(q.clone(), k.clone(), v.clone()), q.shape)
+    got = read(f(q, k, v), q.shape)
     judge(got, grouped_attention(q, k, v), wrongs, tolerance=1e-3)
     one = randn(1, 1, 3, 6, seed=4)
     for heads in (1, 3):  # as many KV heads as heads, and one for all
         many = randn(1, heads, 3, 6, seed=5)
         judge(
-            read(f(many.clone(), one.clone(), one.clone()), many.shape),
+            read(f(many, one, one), many.shape),
             grouped_attention(many, one, one),
             what=f"the result for {heads} heads on one KV head",
             tolerance=1e-3,
@@ -375,7 +375,7 @@ def document_mask(segments: Tensor) -> Tensor:
 
 def check_document_mask(f: Callable) -> None:
     segments = torch.tensor([[1, 1, 2, 2, 2, 0], [1, 2, 2, 3, 0, 0]])
-    got = as_mask(f(segments.clone()), (2, 6, 6))
+    got = as_mask(f(segments), (2, 6, 6))
     same = segments[:, :, None] == segments[:, None, :]
     real = (segments > 0)[:, :, None] & (segments > 0)[:, None, :]
     judge(
@@ -433,7 +433,7 @@ def check_swiglu(f: Callable) -> None:
         ((g * u) @ down.T, "The gate needs its silu(z) = z * sigmoid(z); without it nothing is shut."),
         ((functional.silu(g) + u) @ down.T, "Gate and up are multiplied, not added."),
     ]
-    got = read(f(x.clone(), gate.clone(), up.clone(), down.clone()), x.shape)
+    got = read(f(x, gate, up, down), x.shape)
     judge(got, swiglu(x, gate, up, down), wrongs, tolerance=1e-3)
 
 

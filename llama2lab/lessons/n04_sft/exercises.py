@@ -85,7 +85,7 @@ def marks(
 def check_sft_mask(f: Callable) -> None:
     for ids in (CONVERSATION, CONVERSATION[:8]):
         right = torch.tensor(sft_mask(ids))
-        got = read(f(list(ids)), (len(ids),), "the mask")
+        got = read(f(ids), (len(ids),), "the mask")
         judge(
             got,
             right,
@@ -142,7 +142,7 @@ def check_sft_loss(f: Callable) -> None:
     shifted = F.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
     on, late = mask[:, 1:].bool(), mask[:, :-1].bool()
     judge(
-        read(f(logits.clone(), tokens.clone(), mask.clone()), (), "the loss"),
+        read(f(logits, tokens, mask), (), "the loss"),
         sft_loss(logits, tokens, mask),
         [
             (

@@ -39,7 +39,7 @@ def check_percent(f: Callable) -> None:
         twice = raters > 1
         agree, _ = _pieces(table)
         judge(
-            read(f(table.copy()), (), "the agreement"),
+            read(f(table), (), "the agreement"),
             percent_agreement(table),
             [
                 (
@@ -94,7 +94,7 @@ def check_ac1(f: Callable) -> None:
         pooled = table.sum(0) / table.sum()
         pooled_chance = (pooled * (1 - pooled)).sum() / (q - 1)
         judge(
-            read(f(table.copy()), (), "AC1"),
+            read(f(table), (), "AC1"),
             gwet_ac1(table),
             [
                 (

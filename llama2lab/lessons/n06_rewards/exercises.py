@@ -24,7 +24,7 @@ def check_ranking(f: Callable) -> None:
     margin = torch.tensor([1.0, 2 / 3, 1 / 3, 0.0, 1.0])
     gap = (chosen - rejected).squeeze(-1)
     judge(
-        read(f(chosen.clone(), rejected.clone(), margin.clone()), (), "the loss"),
+        read(f(chosen, rejected, margin), (), "the loss"),
         ranking_loss(chosen, rejected, margin),
         [
             (
@@ -79,7 +79,7 @@ def check_gate(f: Callable) -> None:
     safety = torch.tensor([-3.0, 1.5, 0.05, -1.0, 2.5, -2.5])
     tagged = torch.tensor([False, True, False, False, False, True])
     h, s = helpfulness.sigmoid(), safety.sigmoid()
-    got = read(f(helpfulness.clone(), safety.clone(), tagged.clone(), 0.15), (6,))
+    got = read(f(helpfulness, safety, tagged, 0.15), (6,))
     judge(
         got,
         gate.gated_reward(helpfulness, safety, tagged, 0.15),
@@ -111,7 +111,7 @@ def check_gate(f: Callable) -> None:
         ],
     )
     judge(
-        read(f(helpfulness.clone(), safety.clone(), tagged.clone(), 0.4), (6,)),
+        read(f(helpfulness, safety, tagged, 0.4), (6,)),
         gate.gated_reward(helpfulness, safety, tagged, 0.4),
         what="the result for another threshold",
     )
@@ -140,7 +140,7 @@ def logit_whiten(r: Tensor) -> Tensor:
 def check_whiten(f: Callable) -> None:
     r = torch.sigmoid(randn(9) * 2 + 1)
     raw = torch.logit(r)
-    got = read(f(r.clone()), (9,))
+    got = read(f(r), (9,))
     white = (raw - raw.mean()) / raw.std(unbiased=False)  # as good: the report does not say which deviation
     wrongs = [
         ((r - r.mean()) / r.std(unbiased=False), "The logit is missing: whitening comes after log(r / (1 - r))."),

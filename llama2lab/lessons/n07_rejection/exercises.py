@@ -24,7 +24,7 @@ def best_of_k(answers: Sequence[str], scores: Sequence[float], k: int) -> list[s
 
 
 def check_best(f: Callable) -> None:
-    got = f(list(NAMES), list(SCORES), 4)
+    got = f(NAMES, SCORES, 4)
     if not isinstance(got, list | tuple) or not all(isinstance(a, str) for a in got):
         raise Mistake("A list with one answer (text) for each prompt is expected.")
     got = list(got)

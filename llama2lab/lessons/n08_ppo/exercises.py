@@ -17,7 +17,7 @@ from llama2lab.stages import ppo
 
 def check_kl(f: Callable) -> None:
     policy, reference = randn(2, 5) - 2, randn(2, 5, seed=1) - 2
-    result = f(policy.clone(), reference.clone())
+    result = f(policy, reference)
     if isinstance(result, tuple | list) and len(result) == 3:
         result = dict(zip(("k1", "k2", "k3"), result, strict=False))
     if not isinstance(result, Mapping) or set(result) != {"k1", "k2", "k3"}:
@@ -93,7 +93,7 @@ def _gae(
 def check_gae(f: Callable) -> None:
     mask = torch.tensor([[0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 0, 0]]).bool()
     rewards, values, gamma, lam = randn(2, 6), randn(2, 6, seed=1), 0.9, 0.8  # what lies outside the mask is noise
-    result = f(rewards.clone(), values.clone(), mask.clone(), gamma, lam)
+    result = f(rewards, values, mask, gamma, lam)
     if not isinstance(result, tuple | list) or len(result) != 2:
         raise Mistake("Two tensors are expected: advantages and returns.")
     got, returns = (read(r, (2, 6), name) for r, name in zip(result, ("the advantages", "the returns"), strict=False))
@@ -173,7 +173,7 @@ def check_clip(f: Callable) -> None:
         return x[mask].mean()
 
     inverse = (old - new).exp()
-    got = read(f(new.clone(), old.clone(), advantages.clone(), mask.clone(), 0.2), (), "the loss")
+    got = read(f(new, old, advantages, mask, 0.2), (), "the loss")
     judge(
         got,
         clipped_loss(new, old, advantages, mask, 0.2),
@@ -213,7 +213,7 @@ def check_clip(f: Callable) -> None:
         "the loss",
     )
     judge(
-        read(f(new.clone(), old.clone(), advantages.clone(), mask.clone(), 0.05), (), "the loss"),
+        read(f(new, old, advantages, mask, 0.05), (), "the loss"),
         clipped_loss(new, old, advantages, mask, 0.05),
         what="the loss for a clip of 0.05",
     )
@@ -235,7 +235,7 @@ CLIPPED = Exercise(
 def check_rewards(f: Callable) -> None:
     scores, policy, reference, beta = torch.tensor([1.5, -2.0]), randn(2, 6) - 2, randn(2, 6, seed=1) - 2, 0.1
     mask = torch.tensor([[0, 1, 1, 1, 1, 1], [0, 0, 1, 1, 0, 0]]).bool()
-    got = read(f(scores.clone(), policy.clone(), reference.clone(), mask.clone(), beta), (2, 6), "the rewards")
+    got = read(f(scores, policy, reference, mask, beta), (2, 6), "the rewards")
     penalty = -beta * (policy - reference) * mask
     last = torch.zeros(2, 6)
     last[0, 5] = last[1, 3] = 1
@@ -331,7 +331,7 @@ def check_gap(f: Callable) -> None:
         sampled, scored = drawn(**settings)
         what, gap = f"the gap of a sampler {name}", sampled - scored
         on = gap[mask]
-        got = read(f(sampled.clone(), scored.clone(), mask.clone()), (), what)
+        got = read(f(sampled, scored, mask), (), what)
         judge(
             got,
             sampling_gap(sampled, scored, mask),

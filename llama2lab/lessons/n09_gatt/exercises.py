@@ -25,7 +25,7 @@ def check_gatt(f: Callable) -> None:
         first = torch.where(torch.arange(len(ids)) < cut, every, 0)
         ends = torch.tensor([int(token == EOS) for token in ids])
         judge(
-            read(f(list(ids)), (len(ids),), "the mask"),
+            read(f(ids), (len(ids),), "the mask"),
             right,
             [
                 (

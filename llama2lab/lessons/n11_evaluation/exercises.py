@@ -23,7 +23,7 @@ def check_win_rate(f: Callable) -> None:
         outcomes = ["win"] * wins + ["loss"] * losses + ["tie"] * ties
         n = len(outcomes)
         right = win_rate(outcomes)
-        result = f(list(outcomes))
+        result = f(outcomes)
         if not isinstance(result, tuple | list) or len(result) != 3:
             raise Mistake("Three numbers are expected: the rate, and the lower and upper end of its interval.")
         rate, low, high = read(result, (3,), "the result").double().tolist()
