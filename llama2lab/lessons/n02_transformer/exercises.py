@@ -54,7 +54,7 @@ def check_rms_norm(f: Callable) -> None:
             (x * root * weight, "You multiply by the rms instead of dividing by it."),
         ]
         got = read(f(x, weight, eps), x.shape)
-        judge(got, rms_norm(x, weight, eps), wrongs[:5] + wrongs[7:] if i == 0 else wrongs)
+        judge(got, rms_norm(x, weight, eps), *(wrongs[:5] + wrongs[7:] if i == 0 else wrongs))
 
 
 RMS_NORM = Exercise(
@@ -133,12 +133,12 @@ def check_rope(f: Callable) -> None:
             "A rotation keeps the length of every vector; yours does not. Each pair needs both terms: (a cos - b sin, "
             "b cos + a sin)."
         )
-    judge(got, rotate_positions(x, theta), wrongs)
+    judge(got, rotate_positions(x, theta), *wrongs)
     other = randn(1, 1, 3, 4, seed=3)
     judge(
         read(f(other, 500.0), other.shape),
         rotate_positions(other, 500.0),
-        [(rotate_positions(other, theta), "theta is an argument; you use 10000 always.")],
+        (rotate_positions(other, theta), "theta is an argument; you use 10000 always."),
     )
 
 
@@ -212,7 +212,7 @@ def check_attention(f: Callable) -> None:
         ),
     ]
     got = read(f(q, k, v), q.shape)
-    judge(got, grouped_attention(q, k, v), wrongs, tolerance=1e-3)
+    judge(got, grouped_attention(q, k, v), *wrongs, tolerance=1e-3)
     one = randn(1, 1, 3, 6, seed=4)
     for heads in (1, 3):  # as many KV heads as heads, and one for all
         many = randn(1, heads, 3, 6, seed=5)
@@ -285,7 +285,7 @@ def check_cache(f: Callable) -> None:
                     f"The {name} are not written into the memory (keys[:, :, length:...] = k): at the next "
                     "token they would be missing."
                 )
-            judge(got, right[:, :, :end], [(other[:, :, :end], "Keys and values are swapped.")], f"the {name}")
+            judge(got, right[:, :, :end], (other[:, :, :end], "Keys and values are swapped."), what=f"the {name}")
         length = end
 
 
@@ -335,19 +335,17 @@ def check_causal_mask(f: Callable) -> None:
         judge(
             got,
             right,
-            [
-                (everything.tril(past + 1), "The mask lets a token see the next one."),
-                (everything.tril(past - 1), "A token must see itself too."),
-                (~right, "The mask is inverted: True is where a token may look."),
-                (everything.triu(past), "The mask is upside down: True is above the diagonal, in the future."),
-                (
-                    everything.tril(),
-                    "With a cache the queries are the last q_len of k_len positions: query 0 stands "
-                    f"at position {past} and sees all before it.",
-                ),
-                (everything, "Everything may look at everything; the future must be hidden."),
-            ],
-            f"the mask for {q_len} queries and {k_len} keys",
+            (everything.tril(past + 1), "The mask lets a token see the next one."),
+            (everything.tril(past - 1), "A token must see itself too."),
+            (~right, "The mask is inverted: True is where a token may look."),
+            (everything.triu(past), "The mask is upside down: True is above the diagonal, in the future."),
+            (
+                everything.tril(),
+                "With a cache the queries are the last q_len of k_len positions: query 0 stands "
+                f"at position {past} and sees all before it.",
+            ),
+            (everything, "Everything may look at everything; the future must be hidden."),
+            what=f"the mask for {q_len} queries and {k_len} keys",
         )
 
 
@@ -381,15 +379,13 @@ def check_document_mask(f: Callable) -> None:
     judge(
         got,
         document_mask(segments),
-        [
-            (same & real, "Within a document a token sees the next ones: the mask must be causal too."),
-            (same, "Within a document a token sees the next ones, and padding sees padding."),
-            (same.tril(), "Padding (segment 0) is no document: its tokens must not see each other."),
-            (real.tril(), "Documents see each other: compare the segment numbers of query and key."),
-            (torch.ones_like(same).tril(), "That is only causal: documents see each other."),
-            (same.tril(-1) & real, "A token must see itself too."),
-        ],
-        "the mask",
+        (same & real, "Within a document a token sees the next ones: the mask must be causal too."),
+        (same, "Within a document a token sees the next ones, and padding sees padding."),
+        (same.tril(), "Padding (segment 0) is no document: its tokens must not see each other."),
+        (real.tril(), "Documents see each other: compare the segment numbers of query and key."),
+        (torch.ones_like(same).tril(), "That is only causal: documents see each other."),
+        (same.tril(-1) & real, "A token must see itself too."),
+        what="the mask",
     )
 
 
@@ -434,7 +430,7 @@ def check_swiglu(f: Callable) -> None:
         ((functional.silu(g) + u) @ down.T, "Gate and up are multiplied, not added."),
     ]
     got = read(f(x, gate, up, down), x.shape)
-    judge(got, swiglu(x, gate, up, down), wrongs, tolerance=1e-3)
+    judge(got, swiglu(x, gate, up, down), *wrongs, tolerance=1e-3)
 
 
 SWIGLU = Exercise(

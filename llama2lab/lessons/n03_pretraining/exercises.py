@@ -39,28 +39,25 @@ def check_schedule(f: Callable) -> None:
     judge(
         got,
         right,
-        [
-            (variant(lambda s: 1.0, cosine), "There is no warm-up: in the first steps the rate climbs in a line."),
-            (variant(ramp, lambda x: (1 + math.cos(math.pi * x)) / 2), "The rate ends at 0; it ends at final * peak."),
-            (
-                variant(ramp, cosine, start=True),
-                "The cosine begins at step 0, so that the rate jumps after the warm-up: it begins when the warm-up "
-                "ends.",
-            ),
-            (
-                variant(ramp, lambda x: 1 - (1 - final) * x),
-                "That is a line down; here it is half a wave of the cosine.",
-            ),
-            (
-                variant(ramp, lambda x: final + (1 - final) * math.cos(math.pi * x / 2)),
-                "That is a quarter of a wave, which is steep at the end: use (1 + cos(pi * progress)) / 2.",
-            ),
-            (
-                variant(ramp, lambda x: final + (1 + math.cos(math.pi * x)) / 2),
-                "The rate goes above the peak: scale the wave by 1 - final before you add final.",
-            ),
-        ],
-        "the rate as a share of the peak",
+        (variant(lambda s: 1.0, cosine), "There is no warm-up: in the first steps the rate climbs in a line."),
+        (variant(ramp, lambda x: (1 + math.cos(math.pi * x)) / 2), "The rate ends at 0; it ends at final * peak."),
+        (
+            variant(ramp, cosine, start=True),
+            "The cosine begins at step 0, so that the rate jumps after the warm-up: it begins when the warm-up ends.",
+        ),
+        (
+            variant(ramp, lambda x: 1 - (1 - final) * x),
+            "That is a line down; here it is half a wave of the cosine.",
+        ),
+        (
+            variant(ramp, lambda x: final + (1 - final) * math.cos(math.pi * x / 2)),
+            "That is a quarter of a wave, which is steep at the end: use (1 + cos(pi * progress)) / 2.",
+        ),
+        (
+            variant(ramp, lambda x: final + (1 + math.cos(math.pi * x)) / 2),
+            "The rate goes above the peak: scale the wave by 1 - final before you add final.",
+        ),
+        what="the rate as a share of the peak",
     )
 
 

@@ -38,30 +38,9 @@ def sft_mask(ids: Sequence[int]) -> list[int]:
 
 
 CONVERSATION = [
-    BOS,
-    INST,
-    20,
-    21,
-    END_INST,
-    30,
-    31,
-    EOS,
-    BOS,
-    INST,
-    22,
-    END_INST,
-    32,
-    EOS,
-    BOS,
-    INST,
-    23,
-    24,
-    25,
-    END_INST,
-    33,
-    34,
-    35,
-    EOS,
+    *(BOS, INST, 20, 21, END_INST, 30, 31, EOS),
+    *(BOS, INST, 22, END_INST, 32, EOS),
+    *(BOS, INST, 23, 24, 25, END_INST, 33, 34, 35, EOS),
 ]
 
 
@@ -89,26 +68,24 @@ def check_sft_mask(f: Callable) -> None:
         judge(
             got,
             right,
-            [
-                (
-                    marks(ids, eos=False),
-                    "The closing </s> must be learnt too: without it the model never learns to stop.",
-                ),
-                (marks(ids, end_inst=True), "[/INST] belongs to the prompt; the answer begins after it."),
-                (1 - right, "The mask is inverted: 1 is where the loss counts, on the answers."),
-                (torch.ones_like(right), "The prompts' tokens are learnt too; their loss is zeroed."),
-                (
-                    torch.tensor(library_mask(ids, "last")),
-                    "Only the last answer is marked: that is Ghost Attention's mask. SFT learns every answer.",
-                ),
-                (
-                    right.roll(-1),
-                    "The mask is shifted by one; here it marks the tokens themselves, the loss does the shift.",
-                ),
-                (marks(ids, bos=True), "<s> begins the next prompt and is not learnt."),
-            ],
-            "the mask",
-            0,
+            (
+                marks(ids, eos=False),
+                "The closing </s> must be learnt too: without it the model never learns to stop.",
+            ),
+            (marks(ids, end_inst=True), "[/INST] belongs to the prompt; the answer begins after it."),
+            (1 - right, "The mask is inverted: 1 is where the loss counts, on the answers."),
+            (torch.ones_like(right), "The prompts' tokens are learnt too; their loss is zeroed."),
+            (
+                torch.tensor(library_mask(ids, "last")),
+                "Only the last answer is marked: that is Ghost Attention's mask. SFT learns every answer.",
+            ),
+            (
+                right.roll(-1),
+                "The mask is shifted by one; here it marks the tokens themselves, the loss does the shift.",
+            ),
+            (marks(ids, bos=True), "<s> begins the next prompt and is not learnt."),
+            what="the mask",
+            tolerance=0,
         )
 
 
@@ -144,23 +121,21 @@ def check_sft_loss(f: Callable) -> None:
     judge(
         read(f(logits, tokens, mask), (), "the loss"),
         sft_loss(logits, tokens, mask),
-        [
-            (
-                each[mask.bool()].mean(),
-                "The logits at a token predict the next one: shift them by one place, or the model is asked for a "
-                "token that it sees.",
-            ),
-            (shifted.mean(), "The mask is not used: the prompts' tokens are learnt too."),
-            (shifted[late].mean(), "The mask is not shifted with the tokens: it marks what is predicted, mask[:, 1:]."),
-            (shifted[on].sum(), "That is the sum; the loss is the mean over the marked tokens."),
-            ((shifted * on).mean(), "You divide by all tokens; divide by the number of the marked ones."),
-            (-shifted[on].mean(), "The sign is wrong: the loss is the negative log-probability."),
-            (
-                ((shifted * on).sum(1) / on.sum(1)).mean(),
-                "You average each row first: then a token in a short answer weighs more than one in a long answer.",
-            ),
-        ],
-        "the loss",
+        (
+            each[mask.bool()].mean(),
+            "The logits at a token predict the next one: shift them by one place, or the model is asked for a token "
+            "that it sees.",
+        ),
+        (shifted.mean(), "The mask is not used: the prompts' tokens are learnt too."),
+        (shifted[late].mean(), "The mask is not shifted with the tokens: it marks what is predicted, mask[:, 1:]."),
+        (shifted[on].sum(), "That is the sum; the loss is the mean over the marked tokens."),
+        ((shifted * on).mean(), "You divide by all tokens; divide by the number of the marked ones."),
+        (-shifted[on].mean(), "The sign is wrong: the loss is the negative log-probability."),
+        (
+            ((shifted * on).sum(1) / on.sum(1)).mean(),
+            "You average each row first: then a token in a short answer weighs more than one in a long answer.",
+        ),
+        what="the loss",
     )
 
 

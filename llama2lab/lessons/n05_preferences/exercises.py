@@ -41,31 +41,28 @@ def check_percent(f: Callable) -> None:
         judge(
             read(f(table), (), "the agreement"),
             percent_agreement(table),
-            [
-                (
-                    agree.sum() / len(table),
-                    "Items judged by one person alone say nothing about agreement: leave them out, also when you "
-                    "divide.",
-                ),
-                (
-                    ((table / raters[:, None]) ** 2).sum(1)[twice].mean(),
-                    "You pair every judgement with itself too: of n judgements there are n * (n - 1) pairs.",
-                ),
-                (
-                    ((table / raters[:, None]) ** 2).sum(1).mean(),
-                    "You pair every judgement with itself too, and count items judged only once.",
-                ),
-                (
-                    (table.max(1) / raters)[twice].mean(),
-                    "That is the share of the majority; agreement counts pairs of people.",
-                ),
-                (
-                    (table.max(1) == raters)[twice].mean(),
-                    "That is the share of items on which all agree; agreement counts pairs of people.",
-                ),
-                (agree.mean() * 100, "Give a share between 0 and 1, not percent."),
-            ],
-            "the agreement",
+            (
+                agree.sum() / len(table),
+                "Items judged by one person alone say nothing about agreement: leave them out, also when you divide.",
+            ),
+            (
+                ((table / raters[:, None]) ** 2).sum(1)[twice].mean(),
+                "You pair every judgement with itself too: of n judgements there are n * (n - 1) pairs.",
+            ),
+            (
+                ((table / raters[:, None]) ** 2).sum(1).mean(),
+                "You pair every judgement with itself too, and count items judged only once.",
+            ),
+            (
+                (table.max(1) / raters)[twice].mean(),
+                "That is the share of the majority; agreement counts pairs of people.",
+            ),
+            (
+                (table.max(1) == raters)[twice].mean(),
+                "That is the share of items on which all agree; agreement counts pairs of people.",
+            ),
+            (agree.mean() * 100, "Give a share between 0 and 1, not percent."),
+            what="the agreement",
         )
 
 
@@ -96,26 +93,24 @@ def check_ac1(f: Callable) -> None:
         judge(
             read(f(table), (), "AC1"),
             gwet_ac1(table),
-            [
-                (
-                    observed,
-                    "That is plain agreement; take out what chance would give: (agreement - chance) / (1 - chance).",
-                ),
-                (
-                    (observed - squares) / (1 - squares),
-                    "Chance is the sum of squared shares there: that is Fleiss' kappa, which collapses when nearly all "
-                    "choose the same. Gwet: sum of p (1 - p), divided by q - 1.",
-                ),
-                (observed - chance, "Divide by 1 - chance, so that full agreement gives 1."),
-                ((observed - 0.5) / 0.5, "Chance is not one half: it follows from how often each category is chosen."),
-                ((observed - chance * (q - 1)) / (1 - chance * (q - 1)), "The division by q - 1 is missing in chance."),
-                (
-                    (observed - pooled_chance) / (1 - pooled_chance),
-                    "The shares are those of each item, averaged: you pool all judgements, so that items with many of "
-                    "them weigh more.",
-                ),
-            ],
-            "AC1",
+            (
+                observed,
+                "That is plain agreement; take out what chance would give: (agreement - chance) / (1 - chance).",
+            ),
+            (
+                (observed - squares) / (1 - squares),
+                "Chance is the sum of squared shares there: that is Fleiss' kappa, which collapses when nearly all "
+                "choose the same. Gwet: sum of p (1 - p), divided by q - 1.",
+            ),
+            (observed - chance, "Divide by 1 - chance, so that full agreement gives 1."),
+            ((observed - 0.5) / 0.5, "Chance is not one half: it follows from how often each category is chosen."),
+            ((observed - chance * (q - 1)) / (1 - chance * (q - 1)), "The division by q - 1 is missing in chance."),
+            (
+                (observed - pooled_chance) / (1 - pooled_chance),
+                "The shares are those of each item, averaged: you pool all judgements, so that items with many of them "
+                "weigh more.",
+            ),
+            what="AC1",
         )
 
 

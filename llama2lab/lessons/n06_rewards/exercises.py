@@ -26,25 +26,23 @@ def check_ranking(f: Callable) -> None:
     judge(
         read(f(chosen, rejected, margin), (), "the loss"),
         ranking_loss(chosen, rejected, margin),
-        [
-            (
-                -F.logsigmoid(chosen - rejected - margin).mean(),
-                "The scores have shape (batch, 1) and the margin (batch,): their difference broadcasts to (batch, "
-                "batch), every pair with every margin, in silence. Bring them to one shape.",
-            ),
-            (
-                -F.logsigmoid(gap + margin).mean(),
-                "The margin has the wrong sign: it is subtracted, so that a clear pair must differ by more.",
-            ),
-            (-F.logsigmoid(gap).mean(), "The margin is not used."),
-            (-F.logsigmoid(-gap - margin).mean(), "Chosen and rejected are swapped."),
-            (-F.logsigmoid(-gap + margin).mean(), "Chosen and rejected are swapped, and the margin with them."),
-            (F.logsigmoid(gap - margin).mean(), "The sign of the loss is wrong: it would push chosen answers down."),
-            (-F.logsigmoid(gap - margin).sum(), "That is the sum; the loss is the mean."),
-            (-torch.sigmoid(gap - margin).mean(), "The logarithm is missing."),
-            ((margin - gap).clamp(min=0).mean(), "That is the hinge loss; the report's is -log sigmoid."),
-        ],
-        "the loss",
+        (
+            -F.logsigmoid(chosen - rejected - margin).mean(),
+            "The scores have shape (batch, 1) and the margin (batch,): their difference broadcasts to (batch, batch), "
+            "every pair with every margin, in silence. Bring them to one shape.",
+        ),
+        (
+            -F.logsigmoid(gap + margin).mean(),
+            "The margin has the wrong sign: it is subtracted, so that a clear pair must differ by more.",
+        ),
+        (-F.logsigmoid(gap).mean(), "The margin is not used."),
+        (-F.logsigmoid(-gap - margin).mean(), "Chosen and rejected are swapped."),
+        (-F.logsigmoid(-gap + margin).mean(), "Chosen and rejected are swapped, and the margin with them."),
+        (F.logsigmoid(gap - margin).mean(), "The sign of the loss is wrong: it would push chosen answers down."),
+        (-F.logsigmoid(gap - margin).sum(), "That is the sum; the loss is the mean."),
+        (-torch.sigmoid(gap - margin).mean(), "The logarithm is missing."),
+        ((margin - gap).clamp(min=0).mean(), "That is the hinge loss; the report's is -log sigmoid."),
+        what="the loss",
     )
     far = read(
         f(torch.full((1, 1), -150.0), torch.full((1, 1), 150.0), torch.zeros(1)), (), "the loss of a hopeless pair"
@@ -83,32 +81,30 @@ def check_gate(f: Callable) -> None:
     judge(
         got,
         gate.gated_reward(helpfulness, safety, tagged, 0.15),
-        [
-            (
-                torch.where(tagged | (safety < 0.15), s, h),
-                "The threshold is a probability: compare sigmoid(safety) with it, not the raw score.",
-            ),
-            (
-                torch.where(tagged | (safety < 0.15), safety, helpfulness),
-                "Scores become probabilities first: the sigmoid is missing.",
-            ),
-            (
-                torch.where(tagged | (s < 0.15), safety, helpfulness),
-                "The result must be a probability: take the sigmoid of what you choose.",
-            ),
-            (
-                torch.where(tagged, s, h),
-                "An answer whose safety is under the threshold must be gated too, whatever its prompt.",
-            ),
-            (torch.where(s < 0.15, s, h), "The prompt's tag is not used: safety prompts are always judged by safety."),
-            (torch.where(tagged & (s < 0.15), s, h), "It is tag OR low safety; you ask for both."),
-            (torch.where(tagged | (s < 0.15), h, s), "The two models are swapped."),
-            (
-                torch.where(tagged | (s > 0.15), s, h),
-                "The gate is the wrong way round: it closes when safety is UNDER the threshold.",
-            ),
-            (torch.minimum(h, s), "That is the smaller of the two; the report switches between them."),
-        ],
+        (
+            torch.where(tagged | (safety < 0.15), s, h),
+            "The threshold is a probability: compare sigmoid(safety) with it, not the raw score.",
+        ),
+        (
+            torch.where(tagged | (safety < 0.15), safety, helpfulness),
+            "Scores become probabilities first: the sigmoid is missing.",
+        ),
+        (
+            torch.where(tagged | (s < 0.15), safety, helpfulness),
+            "The result must be a probability: take the sigmoid of what you choose.",
+        ),
+        (
+            torch.where(tagged, s, h),
+            "An answer whose safety is under the threshold must be gated too, whatever its prompt.",
+        ),
+        (torch.where(s < 0.15, s, h), "The prompt's tag is not used: safety prompts are always judged by safety."),
+        (torch.where(tagged & (s < 0.15), s, h), "It is tag OR low safety; you ask for both."),
+        (torch.where(tagged | (s < 0.15), h, s), "The two models are swapped."),
+        (
+            torch.where(tagged | (s > 0.15), s, h),
+            "The gate is the wrong way round: it closes when safety is UNDER the threshold.",
+        ),
+        (torch.minimum(h, s), "That is the smaller of the two; the report switches between them."),
     )
     judge(
         read(f(helpfulness, safety, tagged, 0.4), (6,)),
@@ -152,7 +148,7 @@ def check_whiten(f: Callable) -> None:
         (-white, "The logit has the wrong sign: log(r / (1 - r))."),
     ]
     if not close(got, white, 1e-3):
-        judge(got, logit_whiten(r), wrongs, tolerance=1e-3)
+        judge(got, logit_whiten(r), *wrongs, tolerance=1e-3)
     sure = torch.as_tensor(f(torch.tensor([0.0, 0.3, 1.0])))
     if not sure.isfinite().all():  # infinity, or the NaN that its mean makes of all
         raise Mistake("A probability of exactly 0 or 1 has an infinite logit: clamp it first (to 1e-6, say).")

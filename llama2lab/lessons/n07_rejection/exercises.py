@@ -84,31 +84,28 @@ def check_curve(f: Callable) -> None:
         judge(
             got,
             read(best_of_curve(scores.tolist(), k)),
-            [
-                (
-                    [first.max(), best_of_curve(scores.tolist(), k)[1]],
-                    "That is the largest of all prompts; take the largest of each prompt, then the mean.",
-                ),
-                (
-                    [first.max(1).values.mean(), first.mean()],
-                    "The second number is the median of each prompt, not the mean.",
-                ),
-                (
-                    [first.max(1).values.mean(), first.median()],
-                    "Take the median of each prompt, then the mean over prompts.",
-                ),
-                (
-                    [first.max(1).values.mean(), first.median(1).values.mean()],
-                    "For an even number the median is the mean of the two in the middle; torch.median gives the lower "
-                    "one.",
-                ),
-                (
-                    read(best_of_curve(scores.tolist(), 8)),
-                    "All answers are used: only the first k of each prompt count.",
-                ),
-                (read(best_of_curve(scores.tolist(), k)).flip(0), "Largest first, then the median: they are swapped."),
-            ],
-            f"the pair (max, median) for k = {k}",
+            (
+                [first.max(), best_of_curve(scores.tolist(), k)[1]],
+                "That is the largest of all prompts; take the largest of each prompt, then the mean.",
+            ),
+            (
+                [first.max(1).values.mean(), first.mean()],
+                "The second number is the median of each prompt, not the mean.",
+            ),
+            (
+                [first.max(1).values.mean(), first.median()],
+                "Take the median of each prompt, then the mean over prompts.",
+            ),
+            (
+                [first.max(1).values.mean(), first.median(1).values.mean()],
+                "For an even number the median is the mean of the two in the middle; torch.median gives the lower one.",
+            ),
+            (
+                read(best_of_curve(scores.tolist(), 8)),
+                "All answers are used: only the first k of each prompt count.",
+            ),
+            (read(best_of_curve(scores.tolist(), k)).flip(0), "Largest first, then the median: they are swapped."),
+            what=f"the pair (max, median) for k = {k}",
         )
 
 

@@ -27,31 +27,28 @@ def check_kl(f: Callable) -> None:
     judge(
         read(result["k1"], (2, 5), "k1"),
         right["k1"],
-        [
-            (ratio, "The KL has the wrong sign: k1 is log pi - log pi_0, on average positive where pi differs."),
-            (right["k1"].abs(), "k1 may be negative on single tokens; without its sign it is no estimate of the KL."),
-        ],
-        "k1",
+        (ratio, "The KL has the wrong sign: k1 is log pi - log pi_0, on average positive where pi differs."),
+        (right["k1"].abs(), "k1 may be negative on single tokens; without its sign it is no estimate of the KL."),
+        what="k1",
     )
     judge(
         read(result["k2"], (2, 5), "k2"),
         right["k2"],
-        [(ratio**2, "k2 lacks its factor one half."), (0.5 * ratio, "k2 is half the SQUARE of the log ratio.")],
-        "k2",
+        (ratio**2, "k2 lacks its factor one half."),
+        (0.5 * ratio, "k2 is half the SQUARE of the log ratio."),
+        what="k2",
     )
     judge(
         read(result["k3"], (2, 5), "k3"),
         right["k3"],
-        [
-            (
-                (-ratio).exp() - 1 + ratio,
-                "k3 has its ratio upside down: r is pi_0 / pi, because the tokens come from pi; k3 = r - 1 - log r.",
-            ),
-            (ratio.exp() - 1 + ratio, "The sign of the logarithm in k3 is wrong: r - 1 - log r."),
-            (ratio.exp() - ratio, "k3 lacks its - 1: it must be 0 where both agree."),
-            (-right["k3"], "k3 has the wrong sign: it is never negative."),
-        ],
-        "k3",
+        (
+            (-ratio).exp() - 1 + ratio,
+            "k3 has its ratio upside down: r is pi_0 / pi, because the tokens come from pi; k3 = r - 1 - log r.",
+        ),
+        (ratio.exp() - 1 + ratio, "The sign of the logarithm in k3 is wrong: r - 1 - log r."),
+        (ratio.exp() - ratio, "k3 lacks its - 1: it must be 0 where both agree."),
+        (-right["k3"], "k3 has the wrong sign: it is never negative."),
+        what="k3",
     )
 
 
@@ -102,40 +99,36 @@ def check_gae(f: Callable) -> None:
     judge(
         got * mask,
         right,
-        [
-            (
-                _gae(rewards, values, mask, gamma, lam, masked=False) * mask,
-                "The mask is not used: rewards and values behind the answer's end leak into it.",
-            ),
-            (
-                _gae(rewards, values, mask, gamma, lam, bootstrap=False),
-                "The value of the next step is missing in delta = reward + gamma * next value - value.",
-            ),
-            (
-                _gae(rewards, values, mask, gamma, lam, same=True),
-                "delta uses the value of the same step twice; the next step's value belongs to gamma.",
-            ),
-            (_gae(rewards, values, mask, gamma, 1.0), "lambda is not used."),
-            (_gae(rewards, values, mask, 1.0, lam), "gamma is not used."),
-            (
-                _gae(rewards, values, mask, gamma, 0.0),
-                "That is delta alone: add gamma * lambda times the next advantage.",
-            ),
-            (_gae(rewards, values, mask, gamma, lam / gamma), "The sum decays by lambda; it is gamma * lambda."),
-            (right_returns, "Those are the returns; advantages are returns - values."),
-        ],
-        "the advantages",
+        (
+            _gae(rewards, values, mask, gamma, lam, masked=False) * mask,
+            "The mask is not used: rewards and values behind the answer's end leak into it.",
+        ),
+        (
+            _gae(rewards, values, mask, gamma, lam, bootstrap=False),
+            "The value of the next step is missing in delta = reward + gamma * next value - value.",
+        ),
+        (
+            _gae(rewards, values, mask, gamma, lam, same=True),
+            "delta uses the value of the same step twice; the next step's value belongs to gamma.",
+        ),
+        (_gae(rewards, values, mask, gamma, 1.0), "lambda is not used."),
+        (_gae(rewards, values, mask, 1.0, lam), "gamma is not used."),
+        (
+            _gae(rewards, values, mask, gamma, 0.0),
+            "That is delta alone: add gamma * lambda times the next advantage.",
+        ),
+        (_gae(rewards, values, mask, gamma, lam / gamma), "The sum decays by lambda; it is gamma * lambda."),
+        (right_returns, "Those are the returns; advantages are returns - values."),
+        what="the advantages",
     )
     if not close(got, right):
         raise Mistake("Outside of the mask the advantages must be 0.")
     judge(
         returns * mask,
         right_returns,
-        [
-            (plain, "The returns equal the advantages; returns = advantages + values."),
-            ((plain - values) * mask, "The returns are advantages PLUS values."),
-        ],
-        "the returns",
+        (plain, "The returns equal the advantages; returns = advantages + values."),
+        ((plain - values) * mask, "The returns are advantages PLUS values."),
+        what="the returns",
     )
 
 
@@ -177,40 +170,38 @@ def check_clip(f: Callable) -> None:
     judge(
         got,
         clipped_loss(new, old, advantages, mask, 0.2),
-        [
-            (
-                mean(torch.minimum(one, two)),
-                "The sign is wrong: a loss is made small, the objective large. Put a minus before it.",
-            ),
-            (
-                -mean(torch.maximum(one, two)),
-                "The larger of the two objectives is taken; PPO takes the smaller one (for losses, which have a minus, "
-                "the larger), else clipping never holds anything back.",
-            ),
-            (-mean(one), "Nothing is clipped."),
-            (
-                -mean(two),
-                "Only the clipped term is used; the smaller of both counts, so that a bad move is always undone.",
-            ),
-            (
-                -torch.minimum(one, two).mean(),
-                "The mean goes over padding and prompt too; only tokens of the mask count.",
-            ),
-            (
-                -mean(torch.minimum((new - old) * advantages, (new - old).clamp(0.8, 1.2) * advantages)),
-                "The ratio is exp(new - old); you use the difference of logarithms.",
-            ),
-            (
-                -mean(torch.minimum(one, (new - old).clamp(-0.2, 0.2).exp() * advantages)),
-                "You clip the log ratio; the ratio itself is clipped to [1 - clip, 1 + clip].",
-            ),
-            (
-                -mean(torch.minimum(inverse * advantages, inverse.clamp(0.8, 1.2) * advantages)),
-                "The ratio is upside down: new over old.",
-            ),
-            (-torch.minimum(one, two)[mask].sum(), "That is the sum; the loss is the mean over the mask."),
-        ],
-        "the loss",
+        (
+            mean(torch.minimum(one, two)),
+            "The sign is wrong: a loss is made small, the objective large. Put a minus before it.",
+        ),
+        (
+            -mean(torch.maximum(one, two)),
+            "The larger of the two objectives is taken; PPO takes the smaller one (for losses, which have a minus, the "
+            "larger), else clipping never holds anything back.",
+        ),
+        (-mean(one), "Nothing is clipped."),
+        (
+            -mean(two),
+            "Only the clipped term is used; the smaller of both counts, so that a bad move is always undone.",
+        ),
+        (
+            -torch.minimum(one, two).mean(),
+            "The mean goes over padding and prompt too; only tokens of the mask count.",
+        ),
+        (
+            -mean(torch.minimum((new - old) * advantages, (new - old).clamp(0.8, 1.2) * advantages)),
+            "The ratio is exp(new - old); you use the difference of logarithms.",
+        ),
+        (
+            -mean(torch.minimum(one, (new - old).clamp(-0.2, 0.2).exp() * advantages)),
+            "You clip the log ratio; the ratio itself is clipped to [1 - clip, 1 + clip].",
+        ),
+        (
+            -mean(torch.minimum(inverse * advantages, inverse.clamp(0.8, 1.2) * advantages)),
+            "The ratio is upside down: new over old.",
+        ),
+        (-torch.minimum(one, two)[mask].sum(), "That is the sum; the loss is the mean over the mask."),
+        what="the loss",
     )
     judge(
         read(f(new, old, advantages, mask, 0.05), (), "the loss"),
@@ -245,26 +236,23 @@ def check_rewards(f: Callable) -> None:
     judge(
         got,
         ppo.token_rewards(scores, policy, reference, mask, beta),
-        [
-            (
-                -penalty + score * last,
-                "The KL has the wrong sign: what moves away from the first model must cost something.",
-            ),
-            (
-                penalty + score * mask,
-                "The score stands on every token; the reward model judges the whole answer, once, at its last token.",
-            ),
-            (
-                penalty + score * end,
-                "The score stands at the end of the row, behind a short answer; it belongs to the last token of the "
-                "mask.",
-            ),
-            (penalty, "The scores are missing."),
-            (score * last, "The KL penalty is missing."),
-            (-beta * (policy - reference) + score * last, "The penalty is charged outside of the mask too."),
-            (penalty / beta + score * last, "beta is not used."),
-        ],
-        "the rewards",
+        (
+            -penalty + score * last,
+            "The KL has the wrong sign: what moves away from the first model must cost something.",
+        ),
+        (
+            penalty + score * mask,
+            "The score stands on every token; the reward model judges the whole answer, once, at its last token.",
+        ),
+        (
+            penalty + score * end,
+            "The score stands at the end of the row, behind a short answer; it belongs to the last token of the mask.",
+        ),
+        (penalty, "The scores are missing."),
+        (score * last, "The KL penalty is missing."),
+        (-beta * (policy - reference) + score * last, "The penalty is charged outside of the mask too."),
+        (penalty / beta + score * last, "beta is not used."),
+        what="the rewards",
     )
 
 
@@ -335,26 +323,24 @@ def check_gap(f: Callable) -> None:
         judge(
             got,
             sampling_gap(sampled, scored, mask),
-            [
-                (
-                    torch.tensor(0.0),
-                    f"You find no gap of a sampler {name}, which draws from another distribution: compare "
-                    "what SAMPLING said with what scoring says.",
-                ),
-                (on.mean(), cancel),
-                (-on.mean(), cancel),
-                (gap.abs().mean(), "The mean goes over padding and prompt too; only tokens of the mask count."),
-                (on.abs().max(), "That is the largest gap of one token; the mean is asked for."),
-                (on.abs().sum(), "That is the sum; the mean over the mask is asked for."),
-                (
-                    (sampled.exp() - scored.exp())[mask].abs().mean(),
-                    "You compare probabilities; the gap is one of log-probabilities, in nats.",
-                ),
-                (on.exp().mean(), ratio),
-                ((-on).exp().mean(), ratio),
-                (on.square().mean(), "That is the squared gap; take absolute values."),
-            ],
-            what,
+            (
+                torch.tensor(0.0),
+                f"You find no gap of a sampler {name}, which draws from another distribution: compare "
+                "what SAMPLING said with what scoring says.",
+            ),
+            (on.mean(), cancel),
+            (-on.mean(), cancel),
+            (gap.abs().mean(), "The mean goes over padding and prompt too; only tokens of the mask count."),
+            (on.abs().max(), "That is the largest gap of one token; the mean is asked for."),
+            (on.abs().sum(), "That is the sum; the mean over the mask is asked for."),
+            (
+                (sampled.exp() - scored.exp())[mask].abs().mean(),
+                "You compare probabilities; the gap is one of log-probabilities, in nats.",
+            ),
+            (on.exp().mean(), ratio),
+            ((-on).exp().mean(), ratio),
+            (on.square().mean(), "That is the squared gap; take absolute values."),
+            what=what,
         )
 
 

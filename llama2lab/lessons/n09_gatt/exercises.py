@@ -27,23 +27,21 @@ def check_gatt(f: Callable) -> None:
         judge(
             read(f(ids), (len(ids),), "the mask"),
             right,
-            [
-                (
-                    every,
-                    "All answers are learnt; the report zeroes the loss of previous turns, answers included: they were "
-                    "written with the instruction before each turn, which is gone.",
-                ),
-                (every - right, "The mask is inverted over the answers: the last one alone is learnt."),
-                (1 - right, "The mask is inverted."),
-                (first, "That is the first answer; the last one is learnt."),
-                (right - right * ends, "The closing </s> of the last answer belongs to it."),
-                (
-                    marks(ids, end_inst=True) * (torch.arange(len(ids)) >= int(right.argmax()) - 1),
-                    "[/INST] belongs to the prompt.",
-                ),
-            ],
-            "the mask",
-            0,
+            (
+                every,
+                "All answers are learnt; the report zeroes the loss of previous turns, answers included: they were "
+                "written with the instruction before each turn, which is gone.",
+            ),
+            (every - right, "The mask is inverted over the answers: the last one alone is learnt."),
+            (1 - right, "The mask is inverted."),
+            (first, "That is the first answer; the last one is learnt."),
+            (right - right * ends, "The closing </s> of the last answer belongs to it."),
+            (
+                marks(ids, end_inst=True) * (torch.arange(len(ids)) >= int(right.argmax()) - 1),
+                "[/INST] belongs to the prompt.",
+            ),
+            what="the mask",
+            tolerance=0,
         )
 
 

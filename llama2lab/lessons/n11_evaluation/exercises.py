@@ -30,14 +30,12 @@ def check_win_rate(f: Callable) -> None:
         judge(
             read(rate),
             right[0],
-            [
-                (wins / n, "Ties count half a point; here they count as losses."),
-                (wins / max(1, wins + losses), "Ties count half a point; here they are left out."),
-                ((wins + ties) / n, "Ties count half a point; here they count as wins."),
-                (100 * right[0], "Give a share between 0 and 1, not percent."),
-                (losses / n + ties / n / 2, "That is the other model's rate."),
-            ],
-            "the rate",
+            (wins / n, "Ties count half a point; here they count as losses."),
+            (wins / max(1, wins + losses), "Ties count half a point; here they are left out."),
+            ((wins + ties) / n, "Ties count half a point; here they count as wins."),
+            (100 * right[0], "Give a share between 0 and 1, not percent."),
+            (losses / n + ties / n / 2, "That is the other model's rate."),
+            what="the rate",
         )
         half = 1.96 * (right[0] * (1 - right[0]) / n) ** 0.5
         if low > high:
