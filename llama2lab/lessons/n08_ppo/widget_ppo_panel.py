@@ -15,6 +15,7 @@ from llama2lab.lab.explorer import Explorer, button, dropdown, steps
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.job import Job
 from llama2lab.lab.pictures import lines, table
+from llama2lab.lab.shown import columns
 from llama2lab.lessons.n08_ppo.experiments import Play, rows_of, run, value
 from llama2lab.report.summary import figure_text, short_name
 
@@ -50,7 +51,7 @@ def small_multiples(rows: Sequence[Row]) -> str:
 
 def table_of(rows: Sequence[Row], betas: dict[int, float]) -> str:
     """The last iterations in numbers: also where no picture can be seen."""
-    columns: dict[str, Callable[[Row], object]] = {
+    cells: dict[str, Callable[[Row], object]] = {
         "iteration": lambda row: row["iteration"] + 1,
         "beta": lambda row: f"{betas[row['iteration']]:g}" if row["iteration"] in betas else "",
         "first ratio": lambda row: f"{row['first_ratio']:.6f}",
@@ -62,8 +63,7 @@ def table_of(rows: Sequence[Row], betas: dict[int, float]) -> str:
         "length": lambda row: f"{row['length']:.1f}",
         "true helpfulness": lambda row: figure_text(row.get("truth")),
     }
-    body = [[cell(row) for cell in columns.values()] for row in rows[-4:]]
-    return f'<div style="overflow-x: auto">{table(list(columns), body)}</div>'
+    return f'<div style="overflow-x: auto">{table(*columns(rows[-4:], cells))}</div>'
 
 
 class PpoPanel(Explorer):
