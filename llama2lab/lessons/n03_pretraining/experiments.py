@@ -47,19 +47,10 @@ def pretraining(lab: Finished, learning_rate: float = 3e-3, warmup: float = 0.05
         tokens = generate(model, [[tokenizer.bos_token_id]], 24, temperature=0.7, seed=number)[0].tokens
         return str(tokenizer.decode(tokens, skip_special_tokens=True))
 
-    return Training(
-        model,
-        kept(
-            folder,
-            lambda: fit_packed(
-                model, data, 1.0, SMALL, Optim(learning_rate, warmup), 0, lab.machine, folder, "pretraining"
-            ),
-        ),
-        folder,
-        SMALL,
-        lambda: mean_loss(model, unseen, lab.machine),
-        sample,
-    )
+    def train() -> list[dict[str, float]]:
+        return fit_packed(model, data, 1.0, SMALL, Optim(learning_rate, warmup), 0, lab.machine, folder, "pretraining")
+
+    return Training(model, kept(folder, train), folder, SMALL, lambda: mean_loss(model, unseen, lab.machine), sample)
 
 
 def untrained_loss(lab: Finished) -> dict[str, float]:
@@ -179,19 +170,14 @@ def data_size_and_quality(
         data = packed_texts(lab, texts if corpus == "clean" else corrupted(town, texts, share))
         model = copy.deepcopy(lab.model("base"))
         log = fit_packed(model, data, 1.0, SMALL, Optim(1e-3), 0, lab.machine) if texts else []
-        rows.append(
-            {
-                "corpus": corpus,
-                "tokens": int(sum(row["tokens"] for row in log)),
-                "steps": len(log),
-                "loss": mean_loss(model, unseen, lab.machine),
-                "known": known_facts(model, lab.tokenizer, probes, lab.machine.precision),
-            }
-        )
-    known = [row["known"] for row in rows]
+        loss = mean_loss(model, unseen, lab.machine)
+        known = known_facts(model, lab.tokenizer, probes, lab.machine.precision)
+        tokens = int(sum(row["tokens"] for row in log))
+        rows.append({"corpus": corpus, "tokens": tokens, "steps": len(log), "loss": loss, "known": known})
+    fewest, most, worse = (rows[i]["known"] for i in (1, -2, -1))
     claims = {
-        "more tokens, the most less the fewest: share of facts known": difference(known[-2], known[1]),
-        "better data, clean less noisy at as many tokens: share of facts known": difference(known[-2], known[-1]),
+        "more tokens, the most less the fewest: share of facts known": difference(most, fewest),
+        "better data, clean less noisy at as many tokens: share of facts known": difference(most, worse),
     }
     return {"rows": rows, "share": share, "claims": claims}
 

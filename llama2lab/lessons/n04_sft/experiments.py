@@ -48,14 +48,8 @@ def short_sft(lab: Finished, learning_rate: float = 1e-3, quality: str = "clean"
         answer = sample_answers(model, tokenizer, [prompt.messages], temperature=0.0)[0][0]
         return f"{prompt.question} -> {answer}"
 
-    return Training(
-        model,
-        kept(folder, lambda: sft(model, tokenizer, rows, settings, 0, lab.machine, folder)),
-        folder,
-        settings.batch_tokens,
-        lambda: mean_loss(model, data, lab.machine),
-        sample,
-    )
+    train = kept(folder, lambda: sft(model, tokenizer, rows, settings, 0, lab.machine, folder))
+    return Training(model, train, folder, settings.batch_tokens, lambda: mean_loss(model, data, lab.machine), sample)
 
 
 def base_and_sft(lab: Finished, prompts: Sequence[Prompt]) -> list[dict[str, str]]:
@@ -133,22 +127,16 @@ def quality_budgets(
             verdicts = judge_all(lab.oracle, asked, answers)
             each.append([v.helpfulness for v in verdicts])
             correct.append([v.correct for v in verdicts])
-        rows.append(
-            {
-                "quality": quality,
-                "examples": examples,
-                "steps": steps,
-                "correct": over_seeds(stats.rate, correct, contents),
-                "helpfulness": over_seeds(stats.mean, each, contents),
-            }
-        )
+        figures = {
+            "correct": over_seeds(stats.rate, correct, contents),
+            "helpfulness": over_seeds(stats.mean, each, contents),
+        }
+        rows.append({"quality": quality, "examples": examples, "steps": steps, **figures})
 
     names = list(scores)
     equal = [(a, b) for a in names for b in names if a.endswith("clean") and b == a.replace("clean", "noisy")]
-    few, many = (
-        next(names_ for names_ in order if names_.endswith(quality))
-        for order, quality in ((names, "clean"), (names[::-1], "noisy"))
-    )
+    few = next(name for name in names if name.endswith("clean"))
+    many = next(name for name in reversed(names) if name.endswith("noisy"))
     return {
         "rows": rows,
         "claims": {
