@@ -11,7 +11,7 @@ import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -247,15 +247,10 @@ def samplers(lab: Finished, policy: str = "rlhf-v4", other: str = "rlhf-v3", pro
         with torch.no_grad(), machine.autocast():
             old, new = (token_logprobs(model, tokens, mask) for _ in range(2))
         sampled = torch.tensor([x for g in written for x in g.logprobs], device=machine.device)
-        rows.append(
-            {
-                "sampler": name,
-                "first_ratio": ppo.policy_loss(new, old, torch.zeros_like(old), mask)[1]["ratio"],
-                **sampling_gap(sampled, old[mask]),
-                "tokens": len(sampled),
-                "stops": not only_rounded(sampled, old[mask], machine.precision),
-            }
-        )
+        ratio = ppo.policy_loss(new, old, torch.zeros_like(old), mask)[1]["ratio"]
+        stops = not only_rounded(sampled, old[mask], machine.precision)
+        gap = sampling_gap(sampled, old[mask])
+        rows.append({"sampler": name, "first_ratio": ratio, **gap, "tokens": len(sampled), "stops": stops})
     return {"policy": policy, "precision": machine.precision, "rows": rows}
 
 
@@ -310,27 +305,14 @@ def over_optimisation(
     (`kl`, `proxy`, `truth`). About 100 s on two cores."""
     rows = lab.rows("preferences-v1", "helpfulness.test.jsonl")[:test_pairs]
     runs = []
+    keep = ("iteration", "kl", "score", "proxy", "truth", "correct", "length")
     for name, stage in ((f"{weak} pairs", "weak"), ("last round", "reward-helpfulness-v5")):
-        judge = rewarder(lab, Play(rewarder=stage, pairs=weak))
+        play = Play(rewarder=stage, pairs=weak, iterations=iterations, unsafe_share=0.0, **{"lr": 5e-4, **changes})
+        judge = rewarder(lab, play)
         accuracy = reward.accuracy(reward.pair_scores(judge, lab.tokenizer, rows, lab.machine))
         for beta in betas:
-            play = Play(
-                rewarder=stage,
-                pairs=weak,
-                beta=beta,
-                iterations=iterations,
-                unsafe_share=0.0,
-                **{"lr": 5e-4, **changes},
-            )
-            keep = ("iteration", "kl", "score", "proxy", "truth", "correct", "length")
-            runs.append(
-                {
-                    "reward": name,
-                    "accuracy": accuracy,
-                    "beta": beta,
-                    "rows": [{k: row[k] for k in keep} for row in run(lab, play, rewards=judge)],
-                }
-            )
+            seen = [{k: row[k] for k in keep} for row in run(lab, replace(play, beta=beta), rewards=judge)]
+            runs.append({"reward": name, "accuracy": accuracy, "beta": beta, "rows": seen})
     return {"runs": runs}
 
 
@@ -385,34 +367,25 @@ def rejection_against_ppo(
         verdicts = evaluate.judge_all(lab.oracle, tested, answers)
         start = start or verdicts
         figures = evaluate.chat_metrics(tested, verdicts)
-        gaps = [
-            (p, v.helpfulness - w.helpfulness)
-            for p, v, w in zip(tested, verdicts, start, strict=True)
-            if p.kind == "helpful"
-        ]
+        both = zip(tested, verdicts, start, strict=True)
+        gaps = [(p, v.helpfulness - w.helpfulness) for p, v, w in both if p.kind == "helpful"]
         result["models"][name] = {
             **{what: figures[what] for what in ("helpfulness", "safety", "correct")},
             "gain": stats.mean([g for _, g in gaps], [p.content for p, _ in gaps]),
             "by_skill": {s: stats.mean([g for p, g in gaps if p.skill == s]) for s in figures["correct_by_skill"]},
             "kl": distance(lab, model, lab.model("sft"), tested, answers),
         }
+    steps = (("SFT to V4, by rejection sampling", "sft", "rlhf-v4"), ("V4 to V5, by PPO", "rlhf-v4", "rlhf-v5"))
     result["in_sequence"] = {
         name: paired_gap([lab.folder], b, a, lab.figures)
-        for name, a, b in (
-            ("SFT to V4, by rejection sampling", "sft", "rlhf-v4"),
-            ("V4 to V5, by PPO", "rlhf-v4", "rlhf-v5"),
-        )
+        for name, a, b in steps
         if metrics(lab.figures, a) and metrics(lab.figures, b)
     }
     return result
 
 
 def distance(
-    lab: Finished,
-    model: Llama,
-    start: Llama,
-    prompts: Sequence[Prompt],
-    answers: Sequence[str],
+    lab: Finished, model: Llama, start: Llama, prompts: Sequence[Prompt], answers: Sequence[str]
 ) -> stats.Figure:
     """KL(model || start) in nats an answer, on the model's own answers (k1)."""
     encoded = reward.encode_answers(lab.tokenizer, [p.messages for p in prompts], answers)

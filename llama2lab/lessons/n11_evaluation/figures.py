@@ -48,17 +48,9 @@ def win_chart(lab: Finished, stages: Sequence[str] = ("rlhf-v1", "rlhf-v3", "rlh
     rows = [*((f"the report: {name}", list(shares)) for name, shares in reversed(FIGURE_1)), *reversed(rows)]
     fig = go.Figure()
     for i, (name, colour) in enumerate((("win", BLUE), ("tie", GREY), ("loss", ORANGE))):
-        fig.add_trace(
-            go.Bar(
-                y=[label for label, _ in rows],
-                x=[shares[i] for _, shares in rows],
-                name=name,
-                orientation="h",
-                marker_color=colour,
-                texttemplate="%{x:.0f}",
-                textposition="inside",
-            )
-        )
+        x, y = [shares[i] for _, shares in rows], [label for label, _ in rows]
+        bar = go.Bar(x=x, y=y, name=name, orientation="h", marker_color=colour)
+        fig.add_trace(bar.update(texttemplate="%{x:.0f}", textposition="inside"))
     fig.update_layout(barmode="stack")
     return style(fig, "percent of the prompts", height=150 + 34 * len(rows), left=250)
 
@@ -87,16 +79,9 @@ def share_chart(found: Sequence[dict[str, Any]]) -> go.Figure | None:
     ):
         plain = [row for row in found if not row["contrast"]]
         add_series(fig, name, [100 * row["share"] for row in plain], [row[metric] for row in plain], colour, symbol)
-        other = [row for row in found if row["contrast"]]
-        add_series(
-            fig,
-            f"{name}, borderline examples too",
-            [100 * row["share"] + 2 for row in other],
-            [row[metric] for row in other],
-            colour,
-            f"{symbol}-open",
-            mode="markers",
-        )
+        other, words = [row for row in found if row["contrast"]], f"{name}, borderline examples too"
+        places, figures = [100 * row["share"] + 2 for row in other], [row[metric] for row in other]
+        add_series(fig, words, places, figures, colour, f"{symbol}-open", mode="markers")
     fig.update_yaxes(rangemode="tozero", tickformat=".0%")
     return style(
         fig, "unsafe prompts with refusals, percent of the demonstrations", "share of answers", height=460, bottom=150
