@@ -18,7 +18,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from types import CodeType, FunctionType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import array_equal  # by its own name, as `array_of`: a notebook may put another into numpy's
@@ -26,13 +26,12 @@ from torch import Tensor
 
 from llama2lab.engine.errors import LabError
 from llama2lab.lab.as_json import DIGITS, array_of, pack, unpack
-from llama2lab.lab.call import Fault, Prints
+from llama2lab.lab.call import Fault, Prints, Status
 from llama2lab.lab.child import Here, Process, start
 from llama2lab.lab.restore import kept_state
 
 SECONDS = 10.0
 SOLUTIONS = "LLAMA2LAB_SOLUTIONS"  # "off" hides them
-Status = Literal["passed", "not attempted", "failed", "stopped", "error", "noted"]
 WORDS: dict[Status, str] = {
     "passed": "Passed",
     "not attempted": "Not attempted yet",
@@ -107,12 +106,8 @@ class Exercise:
         )
         choices = "".join(f"<li>{html.escape(line)}</li>" for line in getattr(self.check, "lines", ()))
         hints = (f"<ul>{choices}</ul>" if choices else "") + hints
-        return box(
-            COLOURS["noted"],
-            f"Exercise: {html.escape(self.title)}",
-            f"<p>{html.escape(self.task)}</p><p><small>{facts}</small></p>{hints}",
-            "group",
-        )
+        body = f"<p>{html.escape(self.task)}</p><p><small>{facts}</small></p>{hints}"
+        return box(COLOURS["noted"], f"Exercise: {html.escape(self.title)}", body, "group")
 
 
 def in_words(points: int) -> str:
@@ -200,11 +195,9 @@ def run(exercise: Exercise, answer: Any, seconds: float = SECONDS) -> Outcome:
         return outcome("failed", str(e))
     except Exception as e:
         # Checks meet every type a student may return; what none of them foresaw is still an answer, not a crash.
-        return outcome(
-            "failed",
-            f"The check cannot read what it was given ({type(e).__name__}: {str(e)[:200]}). "
-            "Compare types and shapes with the task.",
-        )
+        why = f"{type(e).__name__}: {str(e)[:200]}"
+        words = f"The check cannot read what it was given ({why}). Compare types and shapes with the task."
+        return outcome("failed", words)
     finally:
         with suppress(AttributeError, OSError, ValueError):  # a notebook may have closed it, or taken it away
             sys.stderr.write(warned.text)

@@ -52,17 +52,10 @@ def finished_run(path: str | Path | None = None) -> Finished:
     named = path or os.environ.get(RUN)
     if named:
         return Finished(Path(os.path.expanduser(named)))
-    own = sorted(
-        (
-            p
-            for folder in (Path("runs"), Path("..", "runs"), ROOT / "runs")
-            for p in folder.glob("*/results.json")
-            if _preset(p) == "mini"
-        ),
-        key=lambda p: (finished_at(p.parent), p.parent.name),
-    )
+    folders = (Path("runs"), Path("..", "runs"), ROOT / "runs")
+    own = [p.parent for folder in folders for p in folder.glob("*/results.json") if _preset(p) == "mini"]
     if own:
-        return Finished(own[-1].parent)
+        return Finished(sorted(own, key=lambda run: (finished_at(run), run.name))[-1])
     if (SHIPPED / "results.json").is_file():
         return Finished(SHIPPED)
     from llama2lab.run.presets import preset
@@ -205,13 +198,10 @@ class Finished:
         self, helpful: int = 0, unsafe: int = 0, borderline: int = 0, seed: int = 0, split: str = "test"
     ) -> list[Prompt]:
         """Prompts of the town. "test" and "dev" are held out, "train" are those of RLHF."""
-        source = TownSource(self.town)
-        return [
-            p
-            for i, (kind, n) in enumerate((("helpful", helpful), ("borderline", borderline), ("unsafe", unsafe)))
-            if n
-            for p in source.prompts(kind, n, seed + i, split)
-        ]
+        source, found = TownSource(self.town), []
+        for i, (kind, n) in enumerate((("helpful", helpful), ("borderline", borderline), ("unsafe", unsafe))):
+            found += source.prompts(kind, n, seed + i, split) if n else []
+        return found
 
     def measured(self, experiment: Experiment) -> dict[str, Any]:
         """The figures of an experiment: those that `llama2lab experiments` kept with this run, else those shipped with

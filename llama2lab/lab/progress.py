@@ -25,8 +25,8 @@ from typing_extensions import TypedDict
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import Number, disk_errors, write_atomic
 from llama2lab.engine.validation import fault
-from llama2lab.lab.call import Fault
-from llama2lab.lab.checking import SECONDS, WORDS, Exercise, Mistake, Outcome, Status, is_empty, plain, run
+from llama2lab.lab.call import Fault, Status
+from llama2lab.lab.checking import SECONDS, WORDS, Exercise, Mistake, Outcome, is_empty, plain, run
 from llama2lab.lab.predictions import Prediction
 
 FOLDER = "LLAMA2LAB_PROGRESS"

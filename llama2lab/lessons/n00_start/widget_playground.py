@@ -19,7 +19,7 @@ from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import label, svg
 from llama2lab.lessons.n00_start.widget_chat import talkers
 from llama2lab.model.chat import encode_chat
-from llama2lab.model.generate import check_sampling, cut, generate, sample
+from llama2lab.model.generate import check_sampling, cut, sample
 from llama2lab.model.network import Llama
 from llama2lab.model.tokenizer import encode_text
 from llama2lab.report.look import BLUE, ORANGE, tame
@@ -165,16 +165,9 @@ class Playground(Explorer):
         """Five continuations of what stands there, to compare; nothing is appended."""
         self.draws += 1
         try:
-            found = generate(
-                self.lab.model(self.stage.value),
-                [self.prompt_ids() + self.written] * CONTINUATIONS,
-                MAX_NEW_TOKENS,
-                **self.settings,
-                eos_id=self.lab.tokenizer.eos_token_id,
-                pad_id=self.lab.tokenizer.pad_token_id,
-                seed=self.draws,
-                precision="fp32",
-            )
+            model, so_far = self.lab.model(self.stage.value), self.prompt_ids() + self.written
+            settings = {**self.settings, "seed": self.draws, "precision": "fp32"}
+            found = self.lab.generate(model, [so_far] * CONTINUATIONS, MAX_NEW_TOKENS, **settings)
             self.continuations = [str(self.lab.tokenizer.decode(g.tokens, skip_special_tokens=True)) for g in found]
             self.notice = ""
             self.written_at = (

@@ -59,10 +59,7 @@ def dot_by_distance(
 
 
 def softmax_spread(
-    sizes: Sequence[int] = (8, 32, 128),
-    keys: int = 16,
-    draws: int = 400,
-    seed: int = 0,
+    sizes: Sequence[int] = (8, 32, 128), keys: int = 16, draws: int = 400, seed: int = 0
 ) -> dict[str, dict[int, list[stats.Figure]]]:
     """Attention weights of random queries on random keys, sorted, the largest first: {"divided" | "not divided":
     {head_dim: weight by rank}}."""
@@ -101,18 +98,13 @@ def logits_with(
         q, k, v = qkv.split([c.n_heads, c.n_kv_heads, c.n_kv_heads], 1)
         mixed = grouped_attention(rotate_positions(q, c.rope_theta), rotate_positions(k, c.rope_theta), v)
         x = x + layer.attention.out(mixed.to(x.dtype).transpose(1, 2).reshape(1, seq, -1))
-        ffn = layer.ffn
-        x = x + swiglu(
-            rms_norm(x, layer.ffn_norm.weight, c.norm_eps), ffn.gate.weight, ffn.up.weight, ffn.down.weight
-        ).to(x.dtype)
+        normed, ffn = rms_norm(x, layer.ffn_norm.weight, c.norm_eps), layer.ffn
+        x = x + swiglu(normed, ffn.gate.weight, ffn.up.weight, ffn.down.weight).to(x.dtype)
     return model.lm_head(rms_norm(x, model.norm.weight, c.norm_eps).to(x.dtype))[0]
 
 
 def assembled(
-    lab: Finished,
-    ids: Sequence[int],
-    stage: str = "rlhf-v5",
-    **pieces: Any,
+    lab: Finished, ids: Sequence[int], stage: str = "rlhf-v5", **pieces: Any
 ) -> tuple[Tensor, dict[str, str]]:
     """Logits (seq, vocab) of a stage's model with the student's `rms_norm`, `rope`, `grouped_attention` and `swiglu` in
     it; the library's stand in for what is not solved yet. Also says which is whose."""
@@ -299,13 +291,11 @@ def context_length(lab: Finished, full: int = 256, documents: int = 80, seed: in
         ],
         f"context of {full} tokens": [np.concatenate([x[: full // 2 - 1], [np.nan], x[full // 2 :]]) for x in whole],
     }
-    edges = range(0, full, full // 16)
-    by_place = {
-        name: {
-            str(a + full // 32): stats.mean([float(np.nanmean(x[a : a + full // 16])) for x in losses]) for a in edges
-        }
-        for name, losses in kinds.items()
-    }
+    by_place: dict[str, dict[str, stats.Figure]] = {name: {} for name in kinds}
+    for name, losses in kinds.items():
+        for a in range(0, full, full // 16):
+            part = [float(np.nanmean(x[a : a + full // 16])) for x in losses]
+            by_place[name][str(a + full // 32)] = stats.mean(part)
     half, all_of_it = ([float(np.nanmean(x[full // 2 :])) for x in losses] for losses in kinds.values())
     return {
         "by_place": by_place,

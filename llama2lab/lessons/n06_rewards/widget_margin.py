@@ -74,22 +74,15 @@ class MarginExplorer(Explorer):
             f"margin {number(here['margin'])}: loss {here['loss']:.3f} nats, gradient {here['gradient']:.3f}; "
             f"the model gives the annotator's choice {here['probability']:.0%}"
         )
-        pictures = [
-            lines(
-                [(key, [(row["gap"], row[what]) for row in rows]) for key, rows in curves.items()],
-                f"{words} against the gap, one curve for each margin table; {said}",
-                x="r_chosen - r_rejected",
-                y=words,
-                height=200,
-                y_range=ends,
-                marks=[(here["gap"], here[what])],
-            )
-            for what, words, ends in (
-                ("loss", "loss, nats", (0.0, worst)),
-                ("gradient", "gradient of the loss by the gap", (-1.0, 0.0)),
-            )
-        ]
-        return f"<p>'{grade} better', {said}.</p>" + "".join(pictures) + self._own_pairs(grade)
+        pictures = ""
+        for what, words, ends in (
+            ("loss", "loss, nats", (0.0, worst)),
+            ("gradient", "gradient of the loss by the gap", (-1.0, 0.0)),
+        ):
+            series = [(key, [(row["gap"], row[what]) for row in rows]) for key, rows in curves.items()]
+            shown, mark = f"{words} against the gap, one curve for each margin table; {said}", (here["gap"], here[what])
+            pictures += lines(series, shown, "r_chosen - r_rejected", words, height=200, y_range=ends, marks=[mark])
+        return f"<p>'{grade} better', {said}.</p>" + pictures + self._own_pairs(grade)
 
     def _own_pairs(self, grade: str) -> str:
         """What the run's own pairs of this grade cost under each table."""

@@ -182,16 +182,9 @@ def attacks_chart(found: dict[str, Any]) -> go.Figure | None:
     """Violations by what stands before the question, a row each."""
     fig = go.Figure()
     for (stage, by), colour, symbol in zip(found.items(), (ORANGE, BLUE), ("diamond", "circle"), strict=True):
-        fig.add_trace(
-            go.Scatter(
-                y=list(by),
-                x=[f["mean"] for f in by.values()],
-                name=short_name(stage),
-                mode="markers",
-                error_x=errors(list(by.values())),
-                **drawn(colour, symbol, 10),
-            )
-        )
+        x, bars = [f["mean"] for f in by.values()], errors(list(by.values()))
+        points = go.Scatter(x=x, y=list(by), name=short_name(stage), mode="markers", error_x=bars)
+        fig.add_trace(points.update(drawn(colour, symbol, 10)))
     fig.update_xaxes(rangemode="tozero", tickformat=".0%")
     fig.update_yaxes(autorange="reversed")
     return style(fig, "violations on unsafe prompts, by the oracle", height=380, left=230)
@@ -212,12 +205,8 @@ def told_by_safety_judge(found: dict[str, Any], draws: int = 400) -> list[str]:
     if harm.any() and not harm.all():
         rng = np.random.default_rng(0)
         bad, good = safe[harm], safe[~harm]
-        apart = [
-            float((b[:, None] < g).mean() + (b[:, None] == g).mean() / 2)
-            for b, g in (
-                [(bad, good)] + [(rng.choice(bad, len(bad)), rng.choice(good, len(good))) for _ in range(draws)]
-            )
-        ]
+        resampled = [(rng.choice(bad, len(bad)), rng.choice(good, len(good))) for _ in range(draws)]
+        apart = [float((b[:, None] < g).mean() + (b[:, None] == g).mean() / 2) for b, g in [(bad, good), *resampled]]
         low, high = np.quantile(apart[1:], (0.025, 0.975))
         lines.append(
             f"A complying answer scores lower than one that does not in {apart[0]:.2f} of all pairs "
@@ -231,15 +220,8 @@ def safety_chart(found: dict[str, Any]) -> go.Figure | None:
     fig = go.Figure()
     for harm, name, colour in ((False, "no harm, by the oracle", BLUE), (True, "complies, by the oracle", RED)):
         values = [p for p, h in zip(found["safe"], found["harm"], strict=True) if h == harm]
-        fig.add_trace(
-            go.Histogram(
-                x=values,
-                name=f"{name} (n {len(values)})",
-                marker_color=colour,
-                opacity=0.7,
-                xbins={"start": 0, "end": 1.0001, "size": 0.05},
-            )
-        )
+        look = {"marker_color": colour, "opacity": 0.7, "xbins": {"start": 0, "end": 1.0001, "size": 0.05}}
+        fig.add_trace(go.Histogram(x=values, name=f"{name} (n {len(values)})", **look))
     fig.update_layout(barmode="overlay")
     fig.add_vline(
         x=THRESHOLD, line={"color": GREY, "dash": "dot"}, annotation_text="the report's .15", annotation_font_size=11
