@@ -27,14 +27,8 @@ MODELS = (*POLICIES, *(f"reward-{name}" for name in REWARDS))
 ROWS = ("tokenizer", "best-of-k", *(f"preferences-v{v}" for v in range(1, 6)), *(f"samples-v{v}" for v in range(1, 5)))
 PAIRED = ("sft", "sft-noisy", "gatt", "rlhf-v3", "rlhf-v4", "rlhf-v5")  # see report.promises
 # large, and of use to a run that goes on
-LEFT_OUT = (
-    "rollouts",
-    "measured",
-    "gatt.jsonl",
-    "random.jsonl",
-    "sft-noisy/rows.jsonl",
-    *(f"samples-v{v}/samples.jsonl" for v in range(2, 5)),
-)
+SAMPLES = (f"samples-v{v}/samples.jsonl" for v in range(2, 5))
+LEFT_OUT = ("rollouts", "measured", "gatt.jsonl", "random.jsonl", "sft-noisy/rows.jsonl", *SAMPLES)
 
 
 def ship(run: Path, out: Path = SHIPPED) -> None:

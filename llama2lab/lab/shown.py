@@ -38,8 +38,8 @@ def add_line(
     **more: Any,
 ) -> None:
     """Add marked points that a line joins, in a panel of the figure if `row` and `col` say which."""
-    line = go.Scatter(x=x, y=y, name=name, mode="lines+markers", **drawn(colour, symbol, size, dash), **more)
-    fig.add_trace(line, row=row, col=col)
+    line = go.Scatter(x=x, y=y, name=name, mode="lines+markers", **drawn(colour, symbol, size, dash))
+    fig.add_trace(line.update(more), row=row, col=col)
 
 
 def show(
@@ -62,10 +62,8 @@ def show(
     for (name, by), (color, symbol) in zip(series.items(), cycle(MARKS)):
         add_series(fig, name, [at[key] for key in by], list(by.values()), color, symbol)
     for (name, values), symbol in zip((report or {}).items(), cycle(("x", "cross-thin-open", "asterisk-open"))):
-        look = drawn(GREY, symbol, dash="dash")
-        look["line"]["width"] = 1
-        x, y = [at[key] for key in places], [v / 100 for v in values]
-        fig.add_trace(go.Scatter(x=x, y=y, name=name, mode="lines+markers", **look))
+        shares = [v / 100 for v in values]
+        add_line(fig, name, list(at.values()), shares, GREY, symbol, dash="dash", line_width=1)
     if chance is not None and fig.data:
         mark_line(fig, chance, "chance")
     if log:

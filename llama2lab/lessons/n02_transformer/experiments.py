@@ -3,6 +3,7 @@ A.2.1): what notebook 02 shows, and measures."""
 
 from __future__ import annotations
 
+import itertools
 import random
 import shutil
 import time
@@ -29,6 +30,7 @@ from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.rope import rope_tables, rotate
 from llama2lab.stages.pretrain import encode_documents, fit_packed
 from llama2lab.town.corpus import heldout_documents, pretraining_corpus
+from llama2lab.town.items import Prompt
 from llama2lab.town.prompts import every_prompt, make_prompts
 from llama2lab.town.truth import truth_of
 
@@ -195,12 +197,8 @@ def gqa_variants(
         )
     for folder in folders:  # all are done: nothing is left to go on with
         shutil.rmtree(folder, ignore_errors=True)
-    return {
-        "rows": rows,
-        "seeds": list(seeds),
-        "batch": BATCH,
-        "gaps": {kind: gaps(losses[kind], losses["MHA"]) for kind in ("GQA", "MQA")},
-    }
+    apart = {kind: gaps(losses[kind], losses["MHA"]) for kind in ("GQA", "MQA")}
+    return {"rows": rows, "seeds": list(seeds), "batch": BATCH, "gaps": apart}
 
 
 @torch.inference_mode()
@@ -222,21 +220,16 @@ def decode_speed(
     rows, threads = [], torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for context in contexts:
-            for batch in batches:
-                times = turns(models, context, batch, repeats)
-                for kind, ms in times.items():
-                    rows.append(
-                        {
-                            "kind": kind,
-                            "context": context,
-                            "batch": batch,
-                            "ms": middle(ms),
-                            "tokens_per_second": middle([1000 * batch / one for one in ms]),
-                            "gain": middle([own / one for own, one in zip(times["MHA"], ms, strict=True)]),
-                            "cache": cache_bytes(models[kind].config, context + 1, batch, 4),
-                        }
-                    )
+        for context, batch in itertools.product(contexts, batches):
+            times = turns(models, context, batch, repeats)
+            for kind, ms in times.items():
+                speed = {
+                    "ms": middle(ms),
+                    "tokens_per_second": middle([1000 * batch / one for one in ms]),
+                    "gain": middle([own / one for own, one in zip(times["MHA"], ms, strict=True)]),
+                    "cache": cache_bytes(models[kind].config, context + 1, batch, 4),
+                }
+                rows.append({"kind": kind, "context": context, "batch": batch, **speed})
     finally:
         torch.set_num_threads(threads)
     return rows
@@ -297,12 +290,8 @@ def context_length(lab: Finished, full: int = 256, documents: int = 80, seed: in
             part = [float(np.nanmean(x[a : a + full // 16])) for x in losses]
             by_place[name][str(a + full // 32)] = stats.mean(part)
     half, all_of_it = ([float(np.nanmean(x[full // 2 :])) for x in losses] for losses in kinds.values())
-    return {
-        "by_place": by_place,
-        "documents": len(long),
-        "full": full,
-        "claims": {f"loss from token {full // 2} on, half the context less all of it": gaps([half], [all_of_it])},
-    }
+    claims = {f"loss from token {full // 2} on, half the context less all of it": gaps([half], [all_of_it])}
+    return {"by_place": by_place, "documents": len(long), "full": full, "claims": claims}
 
 
 def facts_after_talk(
@@ -321,14 +310,11 @@ def facts_after_talk(
     town, rng = lab.town, random.Random("facts after talk")
     asked = make_prompts(town, "test", prompts, 41, skills=("follow_up",))
     others = every_prompt(town, "test", ("opposites", "arithmetic", "small_talk"))
-    talk = [
-        [
-            m
-            for p in rng.sample(others, max(turns))
-            for m in (*p.messages, {"role": "assistant", "content": truth_of(town, p.content).answers[0]})
-        ]
-        for _ in asked
-    ]
+
+    def answered(p: Prompt) -> list[dict[str, str]]:
+        return [*p.messages, {"role": "assistant", "content": truth_of(town, p.content).answers[0]}]
+
+    talk = [[m for p in rng.sample(others, max(turns)) for m in answered(p)] for _ in asked]
     names = {f"last {n} turns": n for n in windows} | {"all turns": max(turns) + 2}
     right: dict[tuple[int, int], list[bool]] = {}  # by turns between and turns seen
     series: dict[str, dict[str, stats.Figure]] = {name: {} for name in names}
@@ -346,18 +332,12 @@ def facts_after_talk(
             series[name][str(between)] = stats.rate(right[between, seen])
     short, long = min(windows), max(windows)
     apart = [b for b in turns if short < b + 2 <= long]
-    shares = [
+    more, fewer = (
         [float(np.mean(x)) for x in zip(*(right[b, min(n, b + 2)] for b in apart), strict=True)] for n in (long, short)
-    ]
-    return {
-        "by_turns": series,
-        "example": [*asked[0].messages[:-1], *talk[0][:4], asked[0].messages[-1]],
-        "claims": {
-            f"right answers after {min(apart)} to {max(apart)} turns, {long} turns seen less {short}": gaps(
-                [shares[0]], [shares[1]]
-            )
-        },
-    }
+    )
+    words = f"right answers after {min(apart)} to {max(apart)} turns, {long} turns seen less {short}"
+    example = [*asked[0].messages[:-1], *talk[0][:4], asked[0].messages[-1]]
+    return {"by_turns": series, "example": example, "claims": {words: gaps([more], [fewer])}}
 
 
 EXPERIMENTS = (gqa_variants, context_length, facts_after_talk)

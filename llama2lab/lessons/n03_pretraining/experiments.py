@@ -117,23 +117,13 @@ def corrupted(town: Town, texts: Sequence[str], share: float, seed: int = 0) -> 
 
 def moved(town: Town) -> Town:
     """The town some years later: everybody has another home, pet, job ...; each value goes round among the people."""
-    names, people = list(town.people), town.people
-    return replace(
-        town,
-        people={
-            who: replace(
-                person,
-                facts={
-                    **person.facts,
-                    **{
-                        name: people[names[(i + 7 + k) % len(names)]].facts[name]
-                        for k, name in enumerate(named_values(town))
-                    },
-                },
-            )
-            for i, (who, person) in enumerate(people.items())
-        },
-    )
+    names, people = list(town.people), {}
+    for i, (who, person) in enumerate(town.people.items()):
+        facts = dict(person.facts)
+        for k, what in enumerate(named_values(town)):
+            facts[what] = town.people[names[(i + 7 + k) % len(names)]].facts[what]
+        people[who] = replace(person, facts=facts)
+    return replace(town, people=people)
 
 
 def pages_on_people(town: Town, words: int, seed: int) -> list[str]:

@@ -52,20 +52,8 @@ STAND_IN = Annotator("stand-in", "stand-in", noise=0.6)
 
 # The report: comparisons in each weekly batch (Table 26); share of the bins of safety pairs, percent (section 3.2.1).
 TABLE_26 = (
-    5_561,
-    17_072,
-    30_146,
-    36_206,
-    49_375,
-    57_746,
-    84_388,
-    95_235,
-    127_235,
-    136_729,
-    136_868,
-    181_293,
-    210_881,
-    249_356,
+    *(5_561, 17_072, 30_146, 36_206, 49_375, 57_746, 84_388),
+    *(95_235, 127_235, 136_729, 136_868, 181_293, 210_881, 249_356),
 )
 SAFETY_BINS = {"chosen_safe": 18, "both_safe": 47, "both_unsafe": 35}
 

@@ -185,16 +185,9 @@ def accuracy_predicts(
     models: list[dict[str, Any]] = []
     for name, head, n, model in candidates(lab, pairs, heads):
         scores = score_rows(lab, model, asked, answers)
-        models.append(
-            {
-                "name": name,
-                "head": head,
-                "pairs": n,
-                "pick": by_k(scores, truths, [k])["pick"][str(k)],
-                "accuracy": accuracy(pair_scores(model, lab.tokenizer, by_people, lab.machine)),
-                "truth": accuracy(pair_scores(model, lab.tokenizer, by_truth, lab.machine)),
-            }
-        )
+        told, truly = (accuracy(pair_scores(model, lab.tokenizer, rows, lab.machine)) for rows in (by_people, by_truth))
+        pick = by_k(scores, truths, [k])["pick"][str(k)]
+        models.append({"name": name, "head": head, "pairs": n, "pick": pick, "accuracy": told, "truth": truly})
     picks = [m["pick"]["mean"] for m in models]
     return {
         "models": models,
@@ -224,12 +217,8 @@ def best_against_random(lab: Finished) -> dict[str, dict[str, Any]]:
     """Fine-tuned on the best of K, and on any of the same K: {stage: figures}, and the difference of true helpfulness,
     prompt by prompt where the answers are kept; from the run."""
     stages = ("sft", "rlhf-v1-random", "rlhf-v1")
-    found = {
-        summary.short_name(s): {
-            m: f for m in ("helpfulness", "correct", "violation_rate") if (f := summary.find(lab.figures, s, m))
-        }
-        for s in stages
-    }
+    metrics = ("helpfulness", "correct", "violation_rate")
+    found = {summary.short_name(s): {m: f for m in metrics if (f := summary.find(lab.figures, s, m))} for s in stages}
     gap = summary.paired_gap([lab.folder], "rlhf-v1", "rlhf-v1-random", lab.figures)
     return {"stages": found, "claims": {"true helpfulness: learnt from the best less from any": gap} if gap else {}}
 

@@ -115,15 +115,12 @@ def run(
     def look(iteration: int, _: Any) -> None:
         answers = evaluate.answer_prompts(policy, tokenizer, held_out, 1.0, 31 + play.seed, machine.precision)
         verdicts = evaluate.judge_all(lab.oracle, held_out, answers)
-        contents = [p.content for p in held_out]
+        contents, rows = [p.content for p in held_out], list(zip(held_out, answers, verdicts, strict=True))
         seen[iteration] = {
             "truth": stats.mean([v.helpfulness for v in verdicts], contents),
             "proxy": stats.mean(score(held_out, answers), contents),
             "correct": stats.rate([v.correct for v in verdicts], contents),
-            "answers": [
-                {"question": p.question, "answer": a, "truth": v.helpfulness}
-                for p, a, v in list(zip(held_out, answers, verdicts, strict=True))[:SHOWN]
-            ],
+            "answers": [{"question": p.question, "answer": a, "truth": v.helpfulness} for p, a, v in rows[:SHOWN]],
         }
         if folder:
             write_atomic(folder / "seen" / f"{iteration}.json", json.dumps(seen[iteration]))
@@ -215,14 +212,9 @@ def kl_estimators(
             pick = torch.randint(drawn.numel(), (trials, n), generator=generator)
             means = {name: values[pick].mean(1) for name, values in estimates.items()}  # (trials,)
             by_n.append({"n": n} | {k: {"mean": m.mean().item(), "std": m.std().item()} for k, m in means.items()})
-    return {
-        "policy": policy,
-        "reference": reference,
-        "positions": len(p),
-        "exact": exact,
-        "by_n": by_n,
-        "overall": {name: values.mean().item() for name, values in estimates.items()},
-    }
+    overall = {name: values.mean().item() for name, values in estimates.items()}
+    found = {"positions": len(p), "exact": exact, "by_n": by_n, "overall": overall}
+    return {"policy": policy, "reference": reference, **found}
 
 
 def samplers(lab: Finished, policy: str = "rlhf-v4", other: str = "rlhf-v3", prompts: int = 48) -> dict[str, Any]:

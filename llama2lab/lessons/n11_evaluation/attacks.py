@@ -27,12 +27,8 @@ from llama2lab.town.prompts import contents, every_prompt
 from llama2lab.town.town import Town, slug
 from llama2lab.town.truth import REFUSAL, asked_for, truth_of
 
-ALARM = {
-    "harmless, sounds harmful": "borderline",
-    "illicit": "illicit",
-    "hateful": "hateful",
-    "unqualified advice": "unqualified_advice",
-}
+HARM = {"illicit": "illicit", "hateful": "hateful", "unqualified advice": "unqualified_advice"}
+ALARM = {"harmless, sounds harmful": "borderline", **HARM}
 # Ways to dress up a question. The first is the question as it is.
 DRESSES = (
     "",
