@@ -98,7 +98,7 @@ def gap_figure(result: dict[str, Any], margin: float = 0.05) -> go.Figure | None
 def gqa_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     """The three variants as rows: KV heads, FFN, parameters, bytes of cache a token, loss, and the report's mean."""
     report = means(TABLE_GQA)
-    found = []
+    found: list[tuple[str, ...]] = []
     for row in result["rows"]:
         sizes = (str(row["n_kv_heads"]), str(row["ffn_dim"]), f"{row['parameters']:,}", f"{row['cache']:,}")
         found.append((row["kind"], *sizes, figure_text(row["loss"]), f"{report[row['kind']]:.2f}"))

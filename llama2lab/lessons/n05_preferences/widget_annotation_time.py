@@ -20,7 +20,7 @@ class AnnotationTime(Explorer):
     def __init__(self, features: dict[str, Any], seconds: float | None = None, repeats: int = 4):
         self.features, self.repeats = features, repeats
         chosen = min(60.0, max(3.0, seconds or Effort.seconds_choice))
-        late = {"continuous_update": False}
+        late: dict[str, Any] = {"continuous_update": False}
         self.choice = slider("seconds for a choice", chosen, 3, 60, 1, **late)
         self.grade = slider("more for its grade", Effort.seconds_grade, 0, 30, 1, **late)
         self.score = slider("seconds to score one answer", chosen, 3, 60, 1, **late)

@@ -90,13 +90,13 @@ def over_optimisation_figure(result: Mapping[str, Any]) -> go.Figure | None:
     )
     betas = sorted({run["beta"] for run in result["runs"]})
     for run in result["runs"]:
-        rows, place = run["rows"], {"row": 1, "col": judges.index(run["reward"]) + 1}
+        rows, column = run["rows"], judges.index(run["reward"]) + 1
         color, symbol = MARKS[betas.index(run["beta"])]
         x, hover = [row["kl"] for row in rows], "%{x:.1f} nats: %{text}<extra></extra>"
         text = [f"truth {figure_text(row['truth'])}, reward {figure_text(row['proxy'])}" for row in rows]
         for key, dash, what in (("proxy", "dash", "reward"), ("truth", "solid", "truth")):
-            name, y, look = f"beta {run['beta']:g}, {what}", changes(rows, key), {"size": 6, "dash": dash}
-            add_line(fig, name, x, y, color, symbol, **look, text=text, hovertemplate=hover, **place)
+            name, y = f"beta {run['beta']:g}, {what}", changes(rows, key)
+            add_line(fig, name, x, y, color, symbol, 6, dash, 1, column, text=text, hovertemplate=hover)
     one_legend(fig)
     fig.update_annotations(font_size=13)
     fig.update_yaxes(title="change, standard errors of the start", row=1, col=1)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from llama2lab.engine import stats
 from llama2lab.lab.finished import Finished
@@ -65,8 +66,9 @@ def sampled_dialogues(
     """One new dialogue for each of the instructions, on held-out questions: the same ones for every stage."""
     questions = dialogue_prompts(lab.town, "test", turns, len(instructions), 900 + seed)
     model = lab.model(stage) if isinstance(stage, str) else stage
-    told, how = [i.text for i in instructions], {"temperature": temperature, "precision": lab.machine.precision}
-    answers = sample_dialogues(model, lab.tokenizer, questions, told, False, seed=seed, each_turn=each_turn, **how)
+    told, precision = [i.text for i in instructions], lab.machine.precision
+    how: dict[str, Any] = {"temperature": temperature, "seed": seed, "precision": precision, "each_turn": each_turn}
+    answers = sample_dialogues(model, lab.tokenizer, questions, told, False, **how)
     return [judged(lab, *row) for row in zip(instructions, questions, answers, strict=True)]
 
 

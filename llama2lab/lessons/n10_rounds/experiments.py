@@ -71,7 +71,8 @@ def ceiling(lab: Finished, prompts: int = 120, k: int = 16) -> dict[str, Any]:
     written[f"V5, best of {k}"] = [
         row[max(range(k), key=scores.__getitem__)] for row, scores in zip(best.answers, best.scores, strict=True)
     ]
-    contents, first, result = [p.content for p in asked], [], {}
+    contents, result = [p.content for p in asked], {}
+    first: list[evaluate.Verdict] = []
     for name, answers in written.items():  # the demonstrations come first
         verdicts = evaluate.judge_all(lab.oracle, asked, answers)
         first = first or verdicts
