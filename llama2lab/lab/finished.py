@@ -172,7 +172,7 @@ class Finished:
         return score_answers(self.reward(stage), self.tokenizer, conversations, answers, self.machine)
 
     def generate(
-        self, model: Llama, prompts: Sequence[Sequence[int]], longest: int, **settings: Any
+        self, model: Llama, prompts: Sequence[list[int]], longest: int, **settings: Any
     ) -> list[Generation]:
         """What a model writes after each prompt, until </s>; `settings` are those of `generate.generate`."""
         ends = {"eos_id": self.tokenizer.eos_token_id, "pad_id": self.tokenizer.pad_token_id}
