@@ -171,9 +171,7 @@ class Finished:
         """What a reward model gives to an answer to each conversation, before the sigmoid."""
         return score_answers(self.reward(stage), self.tokenizer, conversations, answers, self.machine)
 
-    def generate(
-        self, model: Llama, prompts: Sequence[list[int]], longest: int, **settings: Any
-    ) -> list[Generation]:
+    def generate(self, model: Llama, prompts: Sequence[list[int]], longest: int, **settings: Any) -> list[Generation]:
         """What a model writes after each prompt, until </s>; `settings` are those of `generate.generate`."""
         ends = {"eos_id": self.tokenizer.eos_token_id, "pad_id": self.tokenizer.pad_token_id}
         return generate(model, prompts, longest, **ends, **settings)
