@@ -224,9 +224,10 @@ kind = w.Dropdown(options=["one", "two"], description="Kind")
 bold = w.Checkbox(False, description="Bold")
 more = w.Button(description="More", tooltip="Adds one")
 more.count = 0
-def draw():
-    return f"<p>size {size.value} name {name.value} kind {kind.value} bold {bold.value} more {more.count}</p>"
-demo = Explorer("A demo", [size, name, kind, bold, more], draw)
+class Demo(Explorer):
+    def draw(self):
+        return f"<p>size {size.value} name {name.value} kind {kind.value} bold {bold.value} more {more.count}</p>"
+demo = Demo("A demo", [size, name, kind, bold, more])
 def add(_):
     more.count += 1
     demo.redraw()

@@ -17,7 +17,7 @@ import llama2lab.model.attention
 import llama2lab.model.network
 from llama2lab.engine.errors import LabError
 from llama2lab.lab import child
-from llama2lab.lab.checking import Exercise, Mistake, Outcome, run, solution
+from llama2lab.lab.checking import Exercise, Level, Mistake, Outcome, run, solution
 from llama2lab.lab.compare import judge, read
 from llama2lab.lessons.n02_transformer.exercises import RMS_NORM
 
@@ -30,9 +30,7 @@ DOUBLE = Exercise(
     "99.double",
     "Double <b>it</b>",
     "Write double(x).",
-    1,
-    1,
-    2,
+    Level(difficulty=1, minutes=1, points=2),
     "none",
     ("Twice <i>x</i>.",),
     check_double,

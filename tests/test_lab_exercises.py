@@ -27,7 +27,7 @@ def names(cases):
 def test_the_solution_passes(exercise: Exercise) -> None:
     outcome = run(exercise, solution(exercise))
     assert outcome.passed, outcome
-    assert outcome.points == exercise.points
+    assert outcome.points == exercise.level.points
 
 
 @pytest.mark.parametrize(("exercise", "answer"), RIGHT, ids=names(RIGHT))
@@ -89,7 +89,7 @@ def test_metadata_is_complete() -> None:
     assert len(set(keys)) == len(keys)
     for e in EXERCISES:
         assert re.fullmatch(r"\d\d\.[a-z0-9_]+", e.key)
-        assert 1 <= e.difficulty <= 5 and 1 <= e.minutes <= 30 and 1 <= e.points <= 5
+        assert 1 <= e.level.difficulty <= 5 and 1 <= e.level.minutes <= 30 and 1 <= e.level.points <= 5
         assert e.hints and e.source and e.task and e.title
         assert (e.solution is None) == isinstance(e, Prediction)
     assert len(CODE) >= 16 and len(EXERCISES) - len(CODE) >= 14

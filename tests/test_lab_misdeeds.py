@@ -30,7 +30,7 @@ import torch
 import llama2lab.model.attention
 import llama2lab.model.network
 from llama2lab.lab import child
-from llama2lab.lab.checking import Exercise, plain, run
+from llama2lab.lab.checking import Exercise, Level, plain, run
 from llama2lab.lab.compare import judge, read
 from llama2lab.lab.progress import Progress, compare, predict
 from llama2lab.lessons.n00_start.exercises import COSTS, FIRST_TALK
@@ -47,7 +47,7 @@ def check_double(f):
 
 
 DOUBLE = Exercise(
-    "99.double", "Double", "Write double(x).", 1, 1, 2, "none", ("Twice.",), check_double, lambda x: 2 * x
+    "99.double", "Double", "Write double(x).", Level(1, 1, 2), "none", ("Twice.",), check_double, lambda x: 2 * x
 )
 IMPORTS = """
 import asyncio, atexit, builtins, contextlib, ctypes, decimal, faulthandler, gc, inspect, itertools, json, locale, logging, os

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama2lab.engine.errors import LabError
-from llama2lab.lab.checking import Exercise, Mistake, Outcome, run, solution
+from llama2lab.lab.checking import Exercise, Level, Mistake, Outcome, run, solution
 from llama2lab.lab.predictions import Choice, Guess, Number, Order, Pick, Prediction, Ranking, number_of
 from llama2lab.lab.progress import FILE, Progress, check, compare, predict
 from llama2lab.lessons.catalogue import all_exercises
@@ -39,7 +39,7 @@ def test_progress_is_kept_and_what_was_passed_stays_so(progress) -> None:
     assert check(QUESTION, "b", progress).passed
     assert check(QUESTION, "c", progress).status == "failed"
     entry = Progress(progress.path.parent).read()[QUESTION.key]
-    assert (entry["status"], entry["points"], entry["attempts"]) == ("passed", QUESTION.points, 3)
+    assert (entry["status"], entry["points"], entry["attempts"]) == ("passed", QUESTION.level.points, 3)
 
 
 def test_not_attempted_leaves_no_mark(progress) -> None:
@@ -131,7 +131,7 @@ def test_a_prediction_is_made_compared_and_paid(progress) -> None:
     assert predict(PREDICTION, 0.9, progress).status == "noted"
     assert predict(PREDICTION, "20 %", progress).status == "noted"
     wrong = compare(PREDICTION, 0.7, progress)
-    assert wrong.status == "noted" and wrong.points == PREDICTION.points
+    assert wrong.status == "noted" and wrong.points == PREDICTION.level.points
     assert "0.2" in wrong.message and "0.7" in wrong.message and "more than you thought" in wrong.message
     late = predict(PREDICTION, 0.7, progress)
     assert "stays" in late.message and progress.read()[PREDICTION.key]["prediction"] == 0.2
@@ -158,7 +158,7 @@ def test_orders_are_compared_pair_by_pair(progress) -> None:
 
 @pytest.mark.parametrize("exercise", [e for e in all_exercises() if isinstance(e, Prediction)], ids=lambda e: e.key)
 def test_every_prediction_answers_both_ways(exercise, tmp_path) -> None:
-    form = exercise.form
+    form = exercise.check
     if isinstance(form, Guess):
         middle = (form.low + form.high) / 2
         band = max(form.absolute, form.relative * middle)
@@ -188,20 +188,20 @@ def test_every_prediction_answers_both_ways(exercise, tmp_path) -> None:
 
 
 def test_a_pick_has_its_word() -> None:
-    pick = Pick({"up": "it rises", "down": "it falls"}, {"up": "Nothing pushes it.", "down": "Something holds it."})
-    exercise = Prediction("99.pick", "t", "t", 1, 1, 1, "-", ("h",), pick)
-    assert exercise.form.compare("UP", "down") == (
+    pick = Pick(up=("it rises", "Nothing pushes it."), down=("it falls", "Something holds it."))
+    exercise = Prediction("99.pick", "t", "t", Level(1, 1, 1), "-", ("h",), pick)
+    assert exercise.check.compare("UP", "down") == (
         False,
         "You predicted up (it rises); measured is down (it falls). Nothing pushes it.",
     )
-    assert exercise.form.compare("up", "up")[0]
+    assert exercise.check.compare("up", "up")[0]
     with pytest.raises(Mistake, match="none of the choices"):
         pick("sideways")
     assert "up: it rises" in repr(exercise)
     with pytest.raises(ValueError):
-        Pick({"a": "x"}, {})
+        Pick(a="x")
     with pytest.raises(ValueError):
-        Choice({"a": "x", "b": "y"}, "a", {})
+        Choice(a="x", b="y")
 
 
 ANYTHING = st.one_of(
@@ -220,8 +220,8 @@ ANYTHING = st.one_of(
 @settings(deadline=None)  # a process for each answer
 @given(ANYTHING)
 def test_any_answer_to_a_question_is_an_outcome(answer) -> None:
-    for form in (Choice({"a": "x", "b": "y"}, "a", {"b": "no"}), Number(3.0), Order({"a": "x", "b": "y"}, ("a", "b"))):
-        outcome = run(Exercise("99.q", "t", "t", 1, 1, 1, "-", ("h",), form), answer)
+    for form in (Choice(a="x", b=("y", "no")), Number(3.0), Order({"a": "x", "b": "y"}, ("a", "b"))):
+        outcome = run(Exercise("99.q", "t", "t", Level(1, 1, 1), "-", ("h",), form), answer)
         assert outcome.status in ("passed", "failed", "not attempted")
         assert outcome.message or outcome.passed
         assert "cannot read" not in outcome.message

@@ -21,7 +21,11 @@ from llama2lab.engine.errors import LabError
 from llama2lab.lessons.catalogue import all_exercises
 from llama2lab.lessons.n02_transformer.exercises import GQA_LOSS, RMS_NORM, WHY_ROOT
 
-POINTS = {"02.rms_norm": RMS_NORM.points, "02.why_root": WHY_ROOT.points, "02.gqa_loss": GQA_LOSS.points}
+POINTS = {
+    "02.rms_norm": RMS_NORM.level.points,
+    "02.why_root": WHY_ROOT.level.points,
+    "02.gqa_loss": GQA_LOSS.level.points,
+}
 runner = CliRunner()
 
 
@@ -86,7 +90,7 @@ def test_a_solution_is_put_in_and_taken_out_again(key, source):
 
 def test_every_notebook_becomes_an_assignment(tmp_path):
     released = release(find(), tmp_path)
-    assert sum(r.points for r in released) == sum(e.points for e in all_exercises())
+    assert sum(r.points for r in released) == sum(e.level.points for e in all_exercises())
     for one in released:
         nbformat.validate(read(one.path))
 
@@ -211,7 +215,7 @@ def round_trip(folder: Path, notebook: Path) -> None:
     course.nbgrader("autograde", course.name)
     scores = course.scores()
     _, exercises = as_assignment(read(notebook))
-    want = {f"check_{e.key.replace('.', '_')}": float(e.points) for e in exercises}
+    want = {f"check_{e.key.replace('.', '_')}": float(e.level.points) for e in exercises}
     assert scores["ada"] == {cell: (points, points) for cell, points in want.items()}
     assert scores["nobody"] == {cell: (0.0, points) for cell, points in want.items()}
     for cell in read(course.notebook("autograded", "nobody")).cells:

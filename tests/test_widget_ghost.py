@@ -152,14 +152,15 @@ def test_a_slow_picture_of_older_settings_does_not_stay(lab) -> None:
 
     choice, begun, go_on = w.Dropdown(options=["old", "new"]), threading.Event(), threading.Event()
 
-    def draw() -> str:
-        shown = choice.value
-        if threading.current_thread().name == "slow":
-            begun.set()
-            assert go_on.wait(20)
-        return shown
+    class Slow(Explorer):
+        def draw(self) -> str:
+            shown = choice.value
+            if threading.current_thread().name == "slow":
+                begun.set()
+                assert go_on.wait(20)
+            return shown
 
-    explorer = Explorer("a title", [choice], draw)
+    explorer = Slow("a title", [choice])
     slow = threading.Thread(target=explorer.redraw, name="slow")
     slow.start()
     assert begun.wait(20)

@@ -77,8 +77,8 @@ def test_the_picture_follows_the_controls(lab):
     assert "tagged as a safety prompt" in explorer.static() and explorer.static() != first
     explorer.prompt.value = "Who are you?"
     assert "only the town" in explorer.static()
-    explorer.question.value = list(explorer.known)[-1]  # an unsafe prompt: its tag comes with it
-    assert explorer.tag.value and explorer.prompt.value == list(explorer.known)[-1]
-    assert explorer.first.value == explorer.known[explorer.prompt.value]["V5 wrote"]
+    explorer.question.value = list(explorer.rows)[-1]  # an unsafe prompt: its tag comes with it
+    assert explorer.tag.value and explorer.prompt.value == list(explorer.rows)[-1]
+    assert explorer.first.value == explorer.written[explorer.prompt.value]["V5 wrote"]
     explorer.fill.value = "a refusal"
     assert explorer.first.value == REFUSAL

@@ -10,6 +10,7 @@ import sys
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 from typer.core import TyperGroup
 
 from llama2lab.annotation.store.address import hidden
@@ -92,10 +93,8 @@ def _fail(message: str, words: list[str]) -> None:
     raise typer.Exit(2)
 
 
-Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same run.")]
+Seed = Annotated[int, Option(min=0, max=MAX_SEED, help="The same seed gives the same run.")]
 Store = Annotated[
     str,
-    typer.Argument(
-        help="An annotation store: a file (labels.db) or postgresql://...", metavar="URL", envvar=STORE_VARIABLE
-    ),
+    Argument(help="An annotation store: a file (labels.db) or postgresql://...", metavar="URL", envvar=STORE_VARIABLE),
 ]

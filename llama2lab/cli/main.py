@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from llama2lab.cli import people as cli_annotation
 from llama2lab.cli.commands import Commands, Seed
@@ -53,43 +54,34 @@ def main() -> None:
     """
 
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Precision = Annotated[str, typer.Option(help="auto (a quick measurement picks), fp32 or bf16.")]
+Device = Annotated[str, Option(help="auto, cpu, cuda or mps.")]
+Precision = Annotated[str, Option(help="auto (a quick measurement picks), fp32 or bf16.")]
 
 
 @app.command()
 def run(
     preset: Annotated[
         str | None,
-        typer.Option(
-            help="mini (the recipe) or smoke (a minute, figures mean nothing).  [default: mini]", show_default=False
-        ),
+        Option(help="mini (the recipe) or smoke (a minute, figures mean nothing).  [default: mini]"),
     ] = None,
-    recipe: Annotated[Path | None, typer.Option(help="A YAML file: a preset with changes, or your own data.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The run's folder.  [default: runs/PRESET-SEED]", show_default=False)
-    ] = None,
+    recipe: Annotated[Path | None, Option(help="A YAML file: a preset with changes, or your own data.")] = None,
+    out: Annotated[Path | None, Option(help="The run's folder.  [default: runs/PRESET-SEED]")] = None,
     seed: Seed = 0,
     device: Device = "auto",
     precision: Precision = "auto",
     data: Annotated[
-        Path | None, typer.Option(help="Folder with local copies of a recipe's data sets (or set LLAMA2LAB_DATA).")
+        Path | None, Option(help="Folder with local copies of a recipe's data sets (or set LLAMA2LAB_DATA).")
     ] = None,
     annotations: Annotated[
         str | None,
-        typer.Option(
-            metavar="URL",
-            help="An annotation store: the reward models train on people's labels, too.",
-            show_default=False,
-        ),
+        Option(metavar="URL", help="An annotation store: the reward models train on people's labels, too."),
     ] = None,
     people_share: Annotated[
         float | None,
-        typer.Option(
+        Option(
             min=0.0,
             max=1.0,
             help="Share of people's rows in what the reward models train on.  [default: all rows there are]",
-            show_default=False,
         ),
     ] = None,
 ) -> None:
@@ -139,13 +131,10 @@ def run(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs; several are pooled.", metavar="RUN...")],
+    runs: Annotated[list[Path], Argument(help="Folders of runs; several are pooled.", metavar="RUN...")],
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="The page.  [default: RUN/report.html; for several runs report.html beside the first]",
-            show_default=False,
-        ),
+        Option(help="The page.  [default: RUN/report.html; for several runs report.html beside the first]"),
     ] = None,
 ) -> None:
     """Print the promised figures with their marks, and write one page with everything.
@@ -166,11 +155,9 @@ def report(
 
 @app.command()
 def experiments(
-    run: Annotated[Path, typer.Argument(help="The folder of a finished run.", metavar="RUN")],
-    names: Annotated[
-        list[str] | None, typer.Argument(help="Only these.  [default: all]", metavar="NAME...", show_default=False)
-    ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Measure also what is there already.")] = False,
+    run: Annotated[Path, Argument(help="The folder of a finished run.", metavar="RUN")],
+    names: Annotated[list[str] | None, Argument(help="Only these.  [default: all]", metavar="NAME...")] = None,
+    again: Annotated[bool, Option("--again", help="Measure also what is there already.")] = False,
 ) -> None:
     """Put the report's claims to the test on a finished run: what the notebooks show beside the report's figures.
 
@@ -187,13 +174,11 @@ def experiments(
 
 @app.command()
 def chat(
-    run: Annotated[Path, typer.Argument(help="The folder of a run, or of one checkpoint.", metavar="RUN")],
-    prompt: Annotated[str | None, typer.Argument(help="Ask this and end; without it, a conversation.")] = None,
-    stage: Annotated[
-        str | None, typer.Option(help="Which model: sft, rlhf-v1 ... [default: the last one]", show_default=False)
-    ] = None,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest word each time.")] = 0.7,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 80,
+    run: Annotated[Path, Argument(help="The folder of a run, or of one checkpoint.", metavar="RUN")],
+    prompt: Annotated[str | None, Argument(help="Ask this and end; without it, a conversation.")] = None,
+    stage: Annotated[str | None, Option(help="Which model: sft, rlhf-v1 ... [default: the last one]")] = None,
+    temperature: Annotated[float, Option(min=0.0, help="0 takes the likeliest word each time.")] = 0.7,
+    max_new_tokens: Annotated[int, Option(min=1)] = 80,
     seed: Seed = 0,
 ) -> None:
     """Talk to a stage of a run, or to a checkpoint.
@@ -217,13 +202,11 @@ def chat(
 
 @app.command()
 def generate(
-    checkpoint: Annotated[
-        str, typer.Argument(help="A checkpoint folder (any Llama model of transformers), or a hub name.")
-    ],
-    prompt: Annotated[str, typer.Argument(help="The text to continue.")] = "",
-    greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token each time.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 100,
-    temperature: Annotated[float, typer.Option(min=0.0)] = 1.0,
+    checkpoint: Annotated[str, Argument(help="A checkpoint folder (any Llama model of transformers), or a hub name.")],
+    prompt: Annotated[str, Argument(help="The text to continue.")] = "",
+    greedy: Annotated[bool, Option("--greedy", help="Take the likeliest token each time.")] = False,
+    max_new_tokens: Annotated[int, Option(min=1)] = 100,
+    temperature: Annotated[float, Option(min=0.0)] = 1.0,
     seed: Seed = 0,
 ) -> None:
     """Continue a text; prints the text alone, prompt and continuation.
@@ -237,7 +220,7 @@ def generate(
 
 
 @app.command()
-def bench(json: Annotated[Path | None, typer.Option(help="Write the measurements here too.")] = None) -> None:
+def bench(json: Annotated[Path | None, Option(help="Write the measurements here too.")] = None) -> None:
     """Training and generation speed beside transformers' Llama, in one process, on the same weights."""
     if json is not None and (json.is_dir() or not json.resolve().parent.is_dir()):
         raise LabError(f"{json} is not a file name in an existing folder; give one with --json")

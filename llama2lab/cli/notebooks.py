@@ -25,6 +25,7 @@ from typing import Annotated, Any
 import nbformat
 import typer
 from nbformat import NotebookNode
+from typer import Argument, Option
 
 from llama2lab.cli.commands import Commands
 from llama2lab.engine.errors import LabError
@@ -118,20 +119,15 @@ def student_name(notebook: NotebookNode, key: str) -> str:
     raise LabError(f"{key}: no cell of the notebook checks a name")
 
 
-def any_answer(prediction: Prediction) -> Any:
-    """An answer that could be, for a run in which nobody predicts."""
-    form = prediction.form
+def answer_of(exercise: Exercise) -> Any:
+    """What solves a question, as a plain value; of a prediction an answer that could be."""
+    form = exercise.check
     if isinstance(form, Guess):
         return (form.low + form.high) / 2
-    if isinstance(form, Pick | Ranking):
-        return next(iter(form.options)) if isinstance(form, Pick) else list(form.options)
-    raise TypeError(f"{prediction.key}: no answer is known for a {type(form).__name__}")
-
-
-def answer_of(exercise: Exercise) -> Any:
-    """What solves a question, or fills in a prediction, as a plain value."""
-    if isinstance(exercise, Prediction):
-        return any_answer(exercise)
+    if isinstance(form, Pick):
+        return next(iter(form.options))
+    if isinstance(form, Ranking):
+        return list(form.options)
     return list(exercise.solution) if isinstance(exercise.solution, tuple) else exercise.solution
 
 
@@ -206,12 +202,8 @@ def _exercise_problems(notebook: NotebookNode, place: Place, where: dict[str, li
     order = [where[kind][0] for kind in wanted]
     if order != sorted(order):
         yield f"the cells {', '.join(wanted)} stand in the order {order}"
-    shown = [
-        at
-        for at, cell in enumerate(notebook.cells)
-        if cell.cell_type == "code" and cell.source.strip().split("\n")[-1].strip() == place.constant
-    ]
-    if not any(at < order[0] for at in shown):
+    code = [cell.source for cell in notebook.cells[: order[0]] if cell.cell_type == "code"]
+    if not any(source.strip().split("\n")[-1].strip() == place.constant for source in code):
         yield f"no cell before it shows the task ({place.constant})"
     calls = {"check": ("predict" if prediction else "check", r"\w+"), "compare": ("compare", ".+")}
     for kind in wanted[1:]:
@@ -261,9 +253,8 @@ class Result:
     wrong: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        head = f"{self.name:<28}{self.seconds:7.1f} s   slowest: cell {self.slowest[0]}, {self.slowest[1]:.1f} s" + (
-            "" if not self.wrong else "   WRONG"
-        )
+        (cell, longest), verdict = self.slowest, "   WRONG" if self.wrong else ""
+        head = f"{self.name:<28}{self.seconds:7.1f} s   slowest: cell {cell}, {longest:.1f} s{verdict}"
         return "\n".join([head, *(f"    {what}" for what in self.wrong)])
 
 
@@ -287,9 +278,8 @@ def execute(path: Path, out: Path, solved: bool = False, timeout: float = CELL_S
     except (CellTimeoutError, DeadKernelError) as e:
         result.wrong.append(f"{type(e).__name__}: {' '.join(str(e).split())[:300]}")
     result.seconds = time.perf_counter() - begin
-    result.slowest = max(
-        ((n, seconds_of(cell)) for n, cell in enumerate(notebook.cells)), key=lambda x: x[1], default=(0, 0.0)
-    )
+    times = [seconds_of(cell) for cell in notebook.cells] or [0.0]
+    result.slowest = (times.index(max(times)), max(times))
     nbformat.write(notebook, out / path.name)
     if not result.wrong:
         result.wrong += checks_that_went_wrong(notebook, Progress(progress), solved)
@@ -297,14 +287,10 @@ def execute(path: Path, out: Path, solved: bool = False, timeout: float = CELL_S
 
 
 def _failed_cell(notebook: NotebookNode) -> str:
-    return next(
-        (
-            f"cell {n}"
-            for n, cell in enumerate(notebook.cells)
-            if any(o.output_type == "error" for o in cell.get("outputs", ()))
-        ),
-        "a cell",
-    )
+    for n, cell in enumerate(notebook.cells):
+        if any(output.output_type == "error" for output in cell.get("outputs", ())):
+            return f"cell {n}"
+    return "a cell"
 
 
 def seconds_of(cell: NotebookNode) -> float:
@@ -339,7 +325,7 @@ app = typer.Typer(
 )
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="NOTEBOOK...", help="Number, name or path.  [default: all]", show_default=False),
+    Argument(metavar="NOTEBOOK...", help="Number, name or path.  [default: all]"),
 ]
 
 
@@ -357,9 +343,9 @@ def check_command(names: Names = None) -> None:
 @app.command("execute")
 def execute_command(
     names: Names = None,
-    solutions: Annotated[bool, typer.Option("--solutions", help="Solve every exercise first.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="So many at once; the seconds then say less.")] = 1,
-    out: Annotated[Path, typer.Option(help="Where they go with their outputs.")] = Path("runs/notebooks"),
+    solutions: Annotated[bool, Option("--solutions", help="Solve every exercise first.")] = False,
+    jobs: Annotated[int, Option(min=1, help="So many at once; the seconds then say less.")] = 1,
+    out: Annotated[Path, Option(help="Where they go with their outputs.")] = Path("runs/notebooks"),
 ) -> None:
     """Run notebooks to their end."""
     begin, wrong = time.perf_counter(), False

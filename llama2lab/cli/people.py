@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from llama2lab.cli.commands import Commands, Seed, Store
 from llama2lab.engine.errors import LabError
@@ -67,10 +68,7 @@ def read_labels(url: str) -> list[dict[str, Any]]:
 
 
 @app.command()
-def agreement(
-    store: Store,
-    out: Annotated[Path, typer.Option(help="The page.")] = Path("agreement.html"),
-) -> None:
+def agreement(store: Store, out: Annotated[Path, Option(help="The page.")] = Path("agreement.html")) -> None:
     """Print how far annotators agree and who stands out, and write one page with every figure.
 
     \b
@@ -90,35 +88,29 @@ def agreement(
 @app.command()
 def annotate(
     store: Store,
-    host: Annotated[str, typer.Option(help="0.0.0.0 lets the whole network in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8866,
-    kind: Annotated[
-        str | None, typer.Option(help="helpfulness or safety.  [default: both]", show_default=False)
-    ] = None,
-    gold: Annotated[int, typer.Option(min=0, help="Gold pairs in one attempt of the qualification; 0: none.")] = 5,
-    mark: Annotated[float, typer.Option(min=0, max=1, help="Share of them that must agree.")] = 0.8,
-    attempts: Annotated[int, typer.Option(min=1, help="Attempts, each with other gold pairs.")] = 2,
-    base_url: Annotated[str, typer.Option(help="Behind a proxy: /path/.")] = "/",
+    host: Annotated[str, Option(help="0.0.0.0 lets the whole network in.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=1, max=65535)] = 8866,
+    kind: Annotated[str | None, Option(help="helpfulness or safety.  [default: both]")] = None,
+    gold: Annotated[int, Option(min=0, help="Gold pairs in one attempt of the qualification; 0: none.")] = 5,
+    mark: Annotated[float, Option(min=0, max=1, help="Share of them that must agree.")] = 0.8,
+    attempts: Annotated[int, Option(min=1, help="Attempts, each with other gold pairs.")] = 2,
+    base_url: Annotated[str, Option(help="Behind a proxy: /path/.")] = "/",
     server_name: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="A name under which browsers reach the form, such as a "
-            "proxy's; may be repeated.  [default: this machine's own]",
-            show_default=False,
+            "proxy's; may be repeated.  [default: this machine's own]"
         ),
     ] = None,
-    visitors: Annotated[
-        int | None, typer.Option(min=1, help="How many at once.  [default: what the memory holds]", show_default=False)
-    ] = None,
+    visitors: Annotated[int | None, Option(min=1, help="How many at once.  [default: what the memory holds]")] = None,
     forget_code: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="A name whose code is lost: it chooses a new one at its "
-            "next visit. Nothing is served then; may be repeated.",
-            show_default=False,
+            "next visit. Nothing is served then; may be repeated."
         ),
     ] = None,
-    open_browser: Annotated[bool, typer.Option("--open", help="Open the page here.")] = False,
+    open_browser: Annotated[bool, Option("--open", help="Open the page here.")] = False,
     seed: Seed = 0,
 ) -> None:
     """Serve the annotation form to people who know no notebooks: name, guidelines, a short qualification, pairs.
@@ -154,13 +146,11 @@ def annotate(
 @classes.command()
 def release(
     notebooks: Annotated[
-        list[str], typer.Argument(help="Numbers or names, such as 02 or 02_transformer; or all.", metavar="NOTEBOOK...")
+        list[str], Argument(help="Numbers or names, such as 02 or 02_transformer; or all.", metavar="NOTEBOOK...")
     ],
-    out: Annotated[Path, typer.Option(help="The course's folder; nbgrader's commands are given there.")] = Path(
-        "course"
-    ),
-    course: Annotated[str, typer.Option(help="The course's name, for a new folder.")] = "llama2lab",
-    force: Annotated[bool, typer.Option("--force", help="Write assignments anew that are there already.")] = False,
+    out: Annotated[Path, Option(help="The course's folder; nbgrader's commands are given there.")] = Path("course"),
+    course: Annotated[str, Option(help="The course's name, for a new folder.")] = "llama2lab",
+    force: Annotated[bool, Option("--force", help="Write assignments anew that are there already.")] = False,
 ) -> None:
     """Make assignments for nbgrader (pip install nbgrader): points, solutions, and locked checks.
 
@@ -182,13 +172,9 @@ def release(
 @classes.command()
 def logins(
     store: Store,
-    roster: Annotated[Path, typer.Argument(help="Names, one a line or a CSV file.", metavar="ROSTER")],
-    out: Annotated[Path, typer.Option(help="Where the students' URLs are written (mode 0600).")] = Path(
-        "class-urls.csv"
-    ),
-    renew: Annotated[
-        list[str] | None, typer.Option(help="A name whose password is made anew; may be repeated.", show_default=False)
-    ] = None,
+    roster: Annotated[Path, Argument(help="Names, one a line or a CSV file.", metavar="ROSTER")],
+    out: Annotated[Path, Option(help="Where the students' URLs are written (mode 0600).")] = Path("class-urls.csv"),
+    renew: Annotated[list[str] | None, Option(help="A name whose password is made anew; may be repeated.")] = None,
 ) -> None:
     """Logins on a PostgreSQL server for the names of a roster; running it again adds only the new ones.
 
@@ -203,14 +189,14 @@ def logins(
 @labels.command()
 def collect(
     store: Store,
-    run: Annotated[Path, typer.Argument(help="The folder of a run on the town.", metavar="RUN")],
-    pairs: Annotated[int, typer.Option(min=1, help="How many pairs, or a few less: equal answers are left out.")] = 100,
-    kind: Annotated[str, typer.Option(help="helpfulness or safety.")] = "helpfulness",
-    gold: Annotated[int, typer.Option(min=0, help="Further pairs whose better answer is known.")] = 10,
-    overlap: Annotated[int, typer.Option(min=1, max=MAX_OVERLAP, help="How many people judge each pair.")] = 1,
+    run: Annotated[Path, Argument(help="The folder of a run on the town.", metavar="RUN")],
+    pairs: Annotated[int, Option(min=1, help="How many pairs, or a few less: equal answers are left out.")] = 100,
+    kind: Annotated[str, Option(help="helpfulness or safety.")] = "helpfulness",
+    gold: Annotated[int, Option(min=0, help="Further pairs whose better answer is known.")] = 10,
+    overlap: Annotated[int, Option(min=1, max=MAX_OVERLAP, help="How many people judge each pair.")] = 1,
     stage: Annotated[
         list[str] | None,
-        typer.Option(help="A model that answers; give two.  [default: the last one and sft]", show_default=False),
+        Option(help="A model that answers; give two.  [default: the last one and sft]"),
     ] = None,
     seed: Seed = 0,
 ) -> None:
@@ -238,12 +224,12 @@ def add(
     store: Store,
     file: Annotated[
         Path,
-        typer.Argument(
+        Argument(
             help='JSON lines (or an array, or .parquet): {"kind", "prompt": messages, "answers": [a, b]}',
             metavar="FILE",
         ),
     ],
-    overlap: Annotated[int, typer.Option(min=1, max=MAX_OVERLAP, help="How many people judge each pair.")] = 1,
+    overlap: Annotated[int, Option(min=1, max=MAX_OVERLAP, help="How many people judge each pair.")] = 1,
     seed: Seed = 0,
 ) -> None:
     """Queue pairs of answers of your own."""
@@ -259,9 +245,9 @@ def export_(
     store: Store,
     file: Annotated[
         Path,
-        typer.Argument(help="FILE.parquet or FILE.jsonl; what TRL does not read goes to FILE.rest.", metavar="FILE"),
+        Argument(help="FILE.parquet or FILE.jsonl; what TRL does not read goes to FILE.rest.", metavar="FILE"),
     ],
-    margins: Annotated[str, typer.Option(help="small, large or none: what the grades become.")] = "small",
+    margins: Annotated[str, Option(help="small, large or none: what the grades become.")] = "small",
 ) -> None:
     """Write all labels in TRL's preference format with `margin`, without loss."""
     with needs_extra():
@@ -273,18 +259,13 @@ def export_(
 @labels.command("import")
 def import_(
     store: Store,
-    file: Annotated[
-        Path, typer.Argument(help="A file of `labels export`, or anybody's preference rows.", metavar="FILE")
-    ],
-    annotator_kind: Annotated[
-        str, typer.Option(help="Who made labels that do not say it: person or simulated.")
-    ] = "person",
+    file: Annotated[Path, Argument(help="A file of `labels export`, or anybody's preference rows.", metavar="FILE")],
+    annotator_kind: Annotated[str, Option(help="Who made labels that do not say it: person or simulated.")] = "person",
     margins: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="What a margin without a grade means: small, large, or four "
-            "numbers from significantly to negligibly, such as 4,3,2,1.",
-            show_default=False,
+            "numbers from significantly to negligibly, such as 4,3,2,1."
         ),
     ] = None,
 ) -> None:
@@ -298,16 +279,14 @@ def import_(
 @labels.command()
 def merge(
     store: Store,
-    files: Annotated[list[str], typer.Argument(help="Other stores, such as students' files.", metavar="FILE...")],
+    files: Annotated[list[str], Argument(help="Other stores, such as students' files.", metavar="FILE...")],
     only: Annotated[
         str | None,
-        typer.Option(
-            help="Take the labels of this annotator alone.  [default: all]", metavar="NAME", show_default=False
-        ),
+        Option(help="Take the labels of this annotator alone.  [default: all]", metavar="NAME"),
     ] = None,
     trust: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--trust",
             help="Believe the files: queue their new pairs, gold too, put their "
             "guidelines in force, take labels in anybody's name.",

@@ -66,7 +66,7 @@ def release(notebooks: Sequence[Path], out: Path, course: str = "llama2lab", for
             for picture in sorted(set(re.findall(r"pictures/[\w.-]+", nbformat.writes(assignment)))):
                 (target.parent / "pictures").mkdir(exist_ok=True)
                 shutil.copy(path.parent / picture, target.parent / picture)
-            released.append(Released(target, len(exercises), sum(e.points for e in exercises)))
+            released.append(Released(target, len(exercises), sum(e.level.points for e in exercises)))
     return released
 
 
@@ -83,17 +83,10 @@ def as_assignment(notebook: Any) -> tuple[Any, list[Exercise]]:
             continue
         place, name = places()[key], student_name(notebook, key)
         grade = kind == "check"
-        cell.metadata.nbgrader = nbformat.from_dict(
-            {
-                "schema_version": 3,
-                "grade_id": f"{kind}_{key.replace('.', '_')}",
-                "grade": grade,
-                "locked": grade,
-                "solution": not grade,
-                "task": False,
-                **({"points": place.exercise.points} if grade else {}),
-            }
-        )
+        grading = {"schema_version": 3, "grade_id": f"{kind}_{key.replace('.', '_')}", "task": False}
+        grading |= {"grade": grade, "locked": grade, "solution": not grade}
+        grading |= {"points": place.exercise.level.points} if grade else {}
+        cell.metadata.nbgrader = nbformat.from_dict(grading)
         if grade:
             exercises.append(place.exercise)
             sources[number] = (
@@ -123,20 +116,15 @@ def with_region(source: str, place: Any, name: str) -> str:
     lines = source.split("\n")
     if isinstance(node, ast.Assign):
         begin, end = lines[node.lineno - 1][: node.value.col_offset], lines[(node.end_lineno or node.lineno) - 1]
-        answer = [
-            f"{begin}(",
-            *_region("    ", f"{answer_of(place.exercise)!r}"),
-            ")" + end[node.value.end_col_offset :],
-        ]
+        region = _region("    ", repr(answer_of(place.exercise)))
+        answer = [f"{begin}(", *region, ")" + end[node.value.end_col_offset :]]
         return "\n".join([*lines[: node.lineno - 1], *answer, *lines[node.end_lineno or node.lineno :]])
+    brought = "from llama2lab.lab.checking import solution"
     if isinstance(node, ast.ClassDef):
-        return "\n".join(
-            [source, *_region("", f"from llama2lab.lab.checking import solution\n{name} = solution({place.constant})")]
-        )
+        return "\n".join([source, *_region("", f"{brought}\n{name} = solution({place.constant})")])
     arguments = ", ".join(a.arg for a in [*node.args.posonlyargs, *node.args.args])
     empty = node.body[1:] if ast.get_docstring(node) is not None else node.body
-    code = f"from llama2lab.lab.checking import solution\nreturn solution({place.constant})({arguments})"
-    region = _region(" " * (node.col_offset + 4), code)
+    region = _region(" " * (node.col_offset + 4), f"{brought}\nreturn solution({place.constant})({arguments})")
     if not empty:
         return "\n".join([*lines[: node.end_lineno], *region, *lines[node.end_lineno :]])
     first, last = empty[0], empty[-1]

@@ -13,7 +13,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 
 from llama2lab.engine import folders
@@ -22,31 +21,14 @@ from llama2lab.engine.files import read_json, read_rows, write_rows
 from llama2lab.engine.stagefiles import stage_folder
 from llama2lab.lab.finished import SHIPPED
 
-MODELS = (
-    "base",
-    "sft",
-    "sft-noisy",
-    "rlhf-v1",
-    "rlhf-v3",
-    "gatt",
-    "rlhf-v4",
-    "rlhf-v5",
-    "reward-helpfulness-v1",
-    "reward-helpfulness-v5",
-    "reward-helpfulness-v5-linear",
-    "reward-safety-v5",
-)
+POLICIES = ("base", "sft", "sft-noisy", "rlhf-v1", "rlhf-v3", "gatt", "rlhf-v4", "rlhf-v5")
+REWARDS = ("helpfulness-v1", "helpfulness-v5", "helpfulness-v5-linear", "safety-v5")
+MODELS = (*POLICIES, *(f"reward-{name}" for name in REWARDS))
 ROWS = ("tokenizer", "best-of-k", *(f"preferences-v{v}" for v in range(1, 6)), *(f"samples-v{v}" for v in range(1, 5)))
 PAIRED = ("sft", "sft-noisy", "gatt", "rlhf-v3", "rlhf-v4", "rlhf-v5")  # see report.promises
 # large, and of use to a run that goes on
-LEFT_OUT = (
-    "rollouts",
-    "measured",
-    "gatt.jsonl",
-    "random.jsonl",
-    "sft-noisy/rows.jsonl",
-    *(f"samples-v{v}/samples.jsonl" for v in range(2, 5)),
-)
+SAMPLES = (f"samples-v{v}/samples.jsonl" for v in range(2, 5))
+LEFT_OUT = ("rollouts", "measured", "gatt.jsonl", "random.jsonl", "sft-noisy/rows.jsonl", *SAMPLES)
 
 
 def ship(run: Path, out: Path = SHIPPED) -> None:
@@ -60,22 +42,17 @@ def ship(run: Path, out: Path = SHIPPED) -> None:
     if (run / "experiments").is_dir():
         shutil.copytree(run / "experiments", fresh / "experiments")
     for weights in fresh.rglob("*.safetensors"):
-        tensors = load_file(weights)
-        save_file(
-            {k: t.to(torch.bfloat16) if t.is_floating_point() else t for k, t in tensors.items()},
-            weights,
-            {"format": "pt"},
-        )
+        tensors = {k: t.bfloat16() if t.is_floating_point() else t for k, t in load_file(weights).items()}
+        save_file(tensors, weights, {"format": "pt"})
         config = weights.with_name("config.json")
         if weights.name == "model.safetensors" and config.is_file():
             config.write_text(json.dumps({**read_json(config), "dtype": "bfloat16"}, indent=2) + "\n", encoding="utf-8")
     for record in fresh.glob("*/stage.json"):  # the sums are of what is shipped, where the stage has any
         known = read_json(record)
         if known.get("sums"):
-            there = {
-                name: folders.sum_of(record.parent / name) for name in known["sums"] if (record.parent / name).is_file()
-            }
-            record.write_text(json.dumps({**known, "sums": there}, indent=1), encoding="utf-8")
+            there = [name for name in known["sums"] if (record.parent / name).is_file()]
+            sums = {name: folders.sum_of(record.parent / name) for name in there}
+            record.write_text(json.dumps({**known, "sums": sums}, indent=1), encoding="utf-8")
     _end(fresh, out)
 
 
@@ -89,11 +66,9 @@ def ship_figures(run: Path, out: Path) -> None:
     (fresh / "results.json").write_text(results)
     for stage in PAIRED:
         rows = read_rows(stage_folder(run, stage) / "answers.jsonl")
+        scores = [{k: row[k] for k in ("prompt_id", "kind", "score") if k in row} for row in rows]
         (fresh / stage).mkdir()
-        write_rows(
-            fresh / stage / "scores.jsonl",
-            [{k: row[k] for k in ("prompt_id", "kind", "score") if k in row} for row in rows],
-        )
+        write_rows(fresh / stage / "scores.jsonl", scores)
     _end(fresh, out)
 
 
@@ -122,9 +97,6 @@ if __name__ == "__main__":
     if len(sys.argv) not in (2, 3):
         sys.exit("usage: python -m llama2lab.cli.ship RUN [FOLDER]")
     try:
-        if len(sys.argv) == 2:
-            ship(Path(sys.argv[1]))
-        else:
-            ship_figures(Path(sys.argv[1]), Path(sys.argv[2]))
+        (ship if len(sys.argv) == 2 else ship_figures)(*map(Path, sys.argv[1:]))
     except (LabError, OSError) as e:
         sys.exit(f"error: {e}")

@@ -15,23 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (
-        torch.bool,
-        torch.uint8,
-        torch.int8,
-        torch.int16,
-        torch.int32,
-        torch.int64,
-        torch.float16,
-        torch.bfloat16,
-        torch.float32,
-        torch.float64,
-        torch.complex64,
-        torch.complex128,
-    )
-}
+KINDS = "bool uint8 int8 int16 int32 int64 float16 bfloat16 float32 float64 complex64 complex128"
+DTYPES = {name: getattr(torch, name) for name in KINDS.split()}
 _DOUBLE, _NUMPY = Tensor.double, Tensor.numpy  # a notebook may put others into their places
 LONGEST = 2**24  # bytes of one array
 DIGITS = 1000  # bits of a whole number; Python refuses to read much longer ones

@@ -19,26 +19,18 @@ from llama2lab.engine.paths import PACKAGE
 from llama2lab.lab.as_json import pack, text_of
 from llama2lab.lab.restore import Library
 
+Status = Literal["passed", "not attempted", "failed", "stopped", "error", "noted"]  # of an outcome
 PRINTED = 2000  # characters that are kept of what it prints
 # Where the code of libraries lies: what was raised there is not the student's line.
-FOREIGN = (
-    str(PACKAGE),
-    *(sysconfig.get_path(n) for n in ("stdlib", "purelib", "platlib")),
-    "<frozen",
-    sys.prefix + os.sep + "lib",
-)
+PATHS = (sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+FOREIGN = (str(PACKAGE), *PATHS, "<frozen", sys.prefix + os.sep + "lib")
 
 
 class Fault(Exception):
-    """Why there is no answer to judge: the status of the outcome, and for an error the student's line."""
+    """Why there is no answer to judge: the status of the outcome, "not attempted", "stopped" or "error", and for an
+    error the student's line."""
 
-    def __init__(
-        self,
-        status: Literal["not attempted", "stopped", "error"],
-        message: str = "",
-        line: int | None = None,
-        code: str = "",
-    ):
+    def __init__(self, status: Status, message: str = "", line: int | None = None, code: str = ""):
         super().__init__(message)
         self.status, self.line, self.code = status, line, code
 
@@ -137,9 +129,8 @@ def place_of(steps: Sequence[TracebackType], code: Any) -> tuple[int | None, str
     """Line and its text, where the student's code was last on the way to an exception: in the file or cell of the
     function, else in any file that belongs to no library."""
     places = [(step.tb_frame.f_code.co_filename, step.tb_lineno) for step in steps]
-    chosen = [p for p in places if p[0] == getattr(code, "co_filename", None)] or [
-        p for p in places if not p[0].startswith(FOREIGN)
-    ]
+    own = [p for p in places if p[0] == getattr(code, "co_filename", None)]
+    chosen = own or [p for p in places if not p[0].startswith(FOREIGN)]
     if not chosen:
         return None, ""
     file, line = chosen[-1]

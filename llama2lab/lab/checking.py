@@ -18,7 +18,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from types import CodeType, FunctionType
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import array_equal  # by its own name, as `array_of`: a notebook may put another into numpy's
@@ -26,13 +26,12 @@ from torch import Tensor
 
 from llama2lab.engine.errors import LabError
 from llama2lab.lab.as_json import DIGITS, array_of, pack, unpack
-from llama2lab.lab.call import Fault, Prints
+from llama2lab.lab.call import Fault, Prints, Status
 from llama2lab.lab.child import Here, Process, start
 from llama2lab.lab.restore import kept_state
 
 SECONDS = 10.0
 SOLUTIONS = "LLAMA2LAB_SOLUTIONS"  # "off" hides them
-Status = Literal["passed", "not attempted", "failed", "stopped", "error", "noted"]
 WORDS: dict[Status, str] = {
     "passed": "Passed",
     "not attempted": "Not attempted yet",
@@ -56,54 +55,62 @@ class Mistake(Exception):
     """What is wrong with an answer, in a sentence that helps."""
 
 
+class Level(NamedTuple):
+    """How hard an exercise is, from 1 to 5, how long it takes, and what it earns."""
+
+    difficulty: int
+    minutes: int
+    points: int
+
+
 @dataclass(frozen=True)
 class Exercise:
     """One thing to do in a notebook.
 
-    `check` raises Mistake for a wrong answer. `solution` is the library's own function, or a thin adapter of it; see
-    `solution` below. `difficulty` is 1 to 5. An exercise with `in_place` may change the arguments it is given.
+    `check` raises Mistake for a wrong answer. `solution` is the library's own function, or a thin adapter of it; of a
+    question what its check holds for right. An exercise with `in_place` may change the arguments it is given.
     """
 
     key: str
     title: str
     task: str
-    difficulty: int
-    minutes: int
-    points: int
+    level: Level
     source: str
     hints: tuple[str, ...]
     check: Callable[[Any], None]
     solution: Any = None
     in_place: bool = False
 
+    def __post_init__(self) -> None:
+        if self.solution is None:
+            object.__setattr__(self, "solution", getattr(self.check, "right", None))
+
     def __repr__(self) -> str:
+        difficulty, minutes, points = self.level
         facts = (
-            f"{self.title} [{self.key}]: {self.task} (difficulty {self.difficulty} of 5, about {self.minutes} "
-            f"minutes, {points_in_words(self.points)}, paper: {self.source})"
+            f"{self.title} [{self.key}]: {self.task} (difficulty {difficulty} of 5, about {minutes} minutes, "
+            f"{in_words(points)}, paper: {self.source})"
         )
         return "\n  ".join([facts, *getattr(self.check, "lines", ())])
 
     def _repr_html_(self) -> str:
+        difficulty, minutes, points = self.level
         hints = "".join(
             f"<details><summary>Hint {i} of {len(self.hints)}</summary><p>{html.escape(hint)}</p></details>"
             for i, hint in enumerate(self.hints, 1)
         )
-        stars = "★" * self.difficulty + "☆" * (5 - self.difficulty)
+        stars = "★" * difficulty + "☆" * (5 - difficulty)
         facts = (
-            f'<span aria-hidden="true">{stars} </span>difficulty {self.difficulty} of 5 · about {self.minutes} '
-            f"min · {points_in_words(self.points)} · paper: {html.escape(self.source)}"
+            f'<span aria-hidden="true">{stars} </span>difficulty {difficulty} of 5 · about {minutes} min · '
+            f"{in_words(points)} · paper: {html.escape(self.source)}"
         )
         choices = "".join(f"<li>{html.escape(line)}</li>" for line in getattr(self.check, "lines", ()))
         hints = (f"<ul>{choices}</ul>" if choices else "") + hints
-        return box(
-            COLOURS["noted"],
-            f"Exercise: {html.escape(self.title)}",
-            f"<p>{html.escape(self.task)}</p><p><small>{facts}</small></p>{hints}",
-            "group",
-        )
+        body = f"<p>{html.escape(self.task)}</p><p><small>{facts}</small></p>{hints}"
+        return box(COLOURS["noted"], f"Exercise: {html.escape(self.title)}", body, "group")
 
 
-def points_in_words(points: int) -> str:
+def in_words(points: int) -> str:
     return f"{points} point" + ("" if points == 1 else "s")
 
 
@@ -140,7 +147,7 @@ class Outcome:
 
     @property
     def head(self) -> str:
-        earned = f" ({self.points} of {points_in_words(self.of)})" if self.of and self.status != "not attempted" else ""
+        earned = f" ({self.points} of {in_words(self.of)})" if self.of and self.status != "not attempted" else ""
         return f"{WORDS[self.status]}: {self.title}{earned}"
 
     def __repr__(self) -> str:
@@ -169,18 +176,9 @@ def run(exercise: Exercise, answer: Any, seconds: float = SECONDS) -> Outcome:
     prints, warned = Prints(), Prints()
 
     def outcome(status: Status, message: str = "", line: int | None = None, code: str = "") -> Outcome:
-        return Outcome(
-            exercise.key,
-            exercise.title,
-            status,
-            message,
-            line,
-            code,
-            prints.text,
-            time.perf_counter() - begin,
-            exercise.points if status == "passed" else 0,
-            exercise.points,
-        )
+        seconds, of = time.perf_counter() - begin, exercise.level.points
+        points = of if status == "passed" else 0
+        return Outcome(exercise.key, exercise.title, status, message, line, code, prints.text, seconds, points, of)
 
     try:
         if is_empty(answer):
@@ -197,11 +195,9 @@ def run(exercise: Exercise, answer: Any, seconds: float = SECONDS) -> Outcome:
         return outcome("failed", str(e))
     except Exception as e:
         # Checks meet every type a student may return; what none of them foresaw is still an answer, not a crash.
-        return outcome(
-            "failed",
-            f"The check cannot read what it was given ({type(e).__name__}: {str(e)[:200]}). "
-            "Compare types and shapes with the task.",
-        )
+        why = f"{type(e).__name__}: {str(e)[:200]}"
+        words = f"The check cannot read what it was given ({why}). Compare types and shapes with the task."
+        return outcome("failed", words)
     finally:
         with suppress(AttributeError, OSError, ValueError):  # a notebook may have closed it, or taken it away
             sys.stderr.write(warned.text)

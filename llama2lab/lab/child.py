@@ -35,8 +35,9 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -125,10 +126,8 @@ class Process:
         self.left -= time.monotonic() - begin
         if message.kind == "ended":
             why = f" ({signal.strsignal(message.signal)})" if message.signal else ""
-            raise Fault(
-                "error",
-                f"Your code ended Python itself{why}. A function ends with `return`, or by raising an exception.",
-            )
+            how = "A function ends with `return`, or by raising an exception."
+            raise Fault("error", f"Your code ended Python itself{why}. {how}")
         return message
 
     def _message(self, seconds: float) -> Message:
@@ -145,17 +144,14 @@ class Process:
             if time.monotonic() > end:
                 raise TimeoutError
             if len(self.rest) > ANSWER:
-                raise Fault(
-                    "error", f"The answer is longer than {ANSWER // 2**20} MB. Compare its shape with the task."
-                )
+                longest = f"{ANSWER // 2**20} MB"
+                raise Fault("error", f"The answer is longer than {longest}. Compare its shape with the task.")
         line, _, self.rest = self.rest.partition(b"\n")
         try:
             return MESSAGE.validate_json(line)
         except ValidationError:
-            raise Fault(
-                "error",
-                "The answer cannot be read: it is nested too deeply, or your code wrote where only answers belong.",
-            ) from None
+            why = "it is nested too deeply, or your code wrote where only answers belong"
+            raise Fault("error", f"The answer cannot be read: {why}.") from None
 
     def close(self) -> None:
         """End the process and all that it has started."""
@@ -246,16 +242,12 @@ def _serve(function: Callable, library: Library, channel: socket.socket) -> None
     """Answer what is asked, a line each, until nobody asks any more."""
     own = os.getpid()
     sys.stdin = io.StringIO()
+
+    def send(kind: Literal["printed", "warned"], text: str) -> None:
+        channel.sendall(_line(Message(kind, text_of(text))))
+
     # One character more than is kept, which tells that there was more.
-    sys.stdout, sys.stderr = (
-        Prints(
-            PRINTED + 1,
-            lambda text, kind=kind: channel.sendall(  # type: ignore[misc]
-                _line(Message(kind, text_of(text)))
-            ),
-        )
-        for kind in ("printed", "warned")
-    )
+    sys.stdout, sys.stderr = (Prints(PRINTED + 1, partial(send, kind)) for kind in ("printed", "warned"))
     # A notebook's own ways to its page do not work in another process.
     logging.raiseExceptions = False
     faulthandler.disable()

@@ -54,9 +54,7 @@ def close(got: Tensor, right: Any, tolerance: float = 1e-4) -> bool:
     return bool(((a == b) | ((off <= tolerance * (1 + abs(b))) & (off < np.inf))).all())
 
 
-def judge(
-    got: Tensor, right: Any, wrongs: Sequence[Wrong] = (), what: str = "the result", tolerance: float = 1e-4
-) -> None:
+def judge(got: Tensor, right: Any, *wrongs: Wrong, what: str = "the result", tolerance: float = 1e-4) -> None:
     """Raise Mistake unless `got` is right; with the name of the mistake that gives the same, if there is one."""
     if close(got, right, tolerance):
         return

@@ -13,25 +13,47 @@ import ipywidgets as w
 LABEL = {"description_width": "initial"}  # a control's description is shown whole
 
 
-def wide(width: str = "320px") -> dict[str, Any]:
+def wide(width: str | None = "320px") -> dict[str, Any]:
     """Style and layout of a control of that width."""
     return {"style": LABEL, "layout": w.Layout(width=width)}
 
 
-class Explorer(w.VBox):
-    """Controls above, a picture below. `draw()` gives the picture as HTML text and reads the controls itself; it is
-    called at the start and at each change of a control. What it raises is shown in words, and nothing is lost. Threads
-    may call `redraw`: pictures are drawn one after the other, so the last one is that of the controls as they are."""
+def slider(
+    description: str, value: float, low: float, high: float, step: float = 1, width: str | None = "320px", **more: Any
+) -> Any:
+    """A slider over whole numbers, or over real ones where `value` is one."""
+    kind = w.FloatSlider if isinstance(value, float) else w.IntSlider
+    return kind(value, min=low, max=high, step=step, description=description, **wide(width), **more)
 
-    def __init__(
-        self,
-        title: str,
-        controls: Sequence[w.Widget],
-        draw: Callable[[], str],
-        watch: bool = True,
-        below: Sequence[w.Widget] = (),
-    ):
-        self.draw, self._drawing = draw, threading.RLock()
+
+def dropdown(description: str, options: Sequence[Any], value: Any = None, width: str | None = "320px") -> w.Dropdown:
+    """Values, or (words, value), to choose from; the first one is chosen, or `value`."""
+    made = w.Dropdown(options=options, description=description, **wide(width))
+    if value is not None:
+        made.value = value
+    return made
+
+
+def steps(
+    description: str, options: Sequence[Any], value: Any, width: str | None = "320px", **more: Any
+) -> w.SelectionSlider:
+    """A slider over a few values, or (words, value)."""
+    return w.SelectionSlider(options=options, value=value, description=description, **wide(width), **more)
+
+
+def button(description: str, tooltip: str, press: Callable[[], Any], **more: Any) -> w.Button:
+    made = w.Button(description=description, tooltip=tooltip, **more)
+    made.on_click(lambda _: press())
+    return made
+
+
+class Explorer(w.VBox):
+    """Controls above, a picture below. `draw` is called at the start and at each change of a control. What it raises is
+    shown in words, and nothing is lost. Threads may call `redraw`: pictures are drawn one after the other, so the last
+    one is that of the controls as they are."""
+
+    def __init__(self, title: str, controls: Sequence[w.Widget], watch: bool = True, below: Sequence[w.Widget] = ()):
+        self._drawing = threading.RLock()
         self.picture = w.HTML(layout=w.Layout(width="100%"))
         head = w.HTML(f"<strong>{html.escape(title)}</strong>")
         box = w.Box(
@@ -43,6 +65,10 @@ class Explorer(w.VBox):
         for control in controls if watch else ():
             if control.has_trait("value"):
                 control.observe(self.redraw, "value")
+
+    def draw(self) -> str:
+        """The picture as HTML, for the controls as they are now."""
+        raise NotImplementedError
 
     def redraw(self, _: Any = None) -> None:
         with self._drawing:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -26,10 +26,12 @@ from llama2lab.engine.identity import alone, code_digest, folder_digest
 from llama2lab.engine.paths import DATA, ROOT
 from llama2lab.engine.stagefiles import finished_at, finished_stages, stage_folder
 from llama2lab.model.checkpoint import load_model
+from llama2lab.model.generate import Generation, generate
 from llama2lab.model.network import Llama
+from llama2lab.model.sample import sample_answers
 from llama2lab.model.tokenizer import load_tokenizer
 from llama2lab.report import summary
-from llama2lab.stages.reward import RewardModel, load_reward
+from llama2lab.stages.reward import RewardModel, load_reward, score_answers
 from llama2lab.town.items import Prompt
 from llama2lab.town.oracle import Oracle
 from llama2lab.town.prompts import TownSource
@@ -50,17 +52,10 @@ def finished_run(path: str | Path | None = None) -> Finished:
     named = path or os.environ.get(RUN)
     if named:
         return Finished(Path(os.path.expanduser(named)))
-    own = sorted(
-        (
-            p
-            for folder in (Path("runs"), Path("..", "runs"), ROOT / "runs")
-            for p in folder.glob("*/results.json")
-            if _preset(p) == "mini"
-        ),
-        key=lambda p: (finished_at(p.parent), p.parent.name),
-    )
+    folders = (Path("runs"), Path("..", "runs"), ROOT / "runs")
+    own = [p.parent for folder in folders for p in folder.glob("*/results.json") if _preset(p) == "mini"]
     if own:
-        return Finished(own[-1].parent)
+        return Finished(sorted(own, key=lambda run: (finished_at(run), run.name))[-1])
     if (SHIPPED / "results.json").is_file():
         return Finished(SHIPPED)
     from llama2lab.run.presets import preset
@@ -167,6 +162,20 @@ class Finished:
         """A reward model. The same object at every call."""
         return _reward(self.stage(stage)).to(self.machine.device)
 
+    def sample_answers(self, stage: str, conversations: Sequence[Sequence[dict]], **settings: Any) -> list[list[str]]:
+        """What a stage answers to each conversation; `settings` are those of `sample.sample_answers`."""
+        precision = self.machine.precision
+        return sample_answers(self.model(stage), self.tokenizer, conversations, precision=precision, **settings)
+
+    def score_answers(self, stage: str, conversations: Sequence[Sequence[dict]], answers: Sequence[str]) -> list[float]:
+        """What a reward model gives to an answer to each conversation, before the sigmoid."""
+        return score_answers(self.reward(stage), self.tokenizer, conversations, answers, self.machine)
+
+    def generate(self, model: Llama, prompts: Sequence[list[int]], longest: int, **settings: Any) -> list[Generation]:
+        """What a model writes after each prompt, until </s>; `settings` are those of `generate.generate`."""
+        ends = {"eos_id": self.tokenizer.eos_token_id, "pad_id": self.tokenizer.pad_token_id}
+        return generate(model, prompts, longest, **ends, **settings)
+
     def rows(self, stage: str, file: str) -> list[dict]:
         """The rows of a stage's JSON lines file, such as ("preferences-v1", "helpfulness.train.jsonl")."""
         return read_rows(self.stage(stage) / file)
@@ -184,21 +193,13 @@ class Finished:
         return summary.metrics(self.figures, stage)
 
     def prompts(
-        self,
-        helpful: int = 0,
-        unsafe: int = 0,
-        borderline: int = 0,
-        seed: int = 0,
-        split: str = "test",
+        self, helpful: int = 0, unsafe: int = 0, borderline: int = 0, seed: int = 0, split: str = "test"
     ) -> list[Prompt]:
         """Prompts of the town. "test" and "dev" are held out, "train" are those of RLHF."""
-        source = TownSource(self.town)
-        return [
-            p
-            for i, (kind, n) in enumerate((("helpful", helpful), ("borderline", borderline), ("unsafe", unsafe)))
-            if n
-            for p in source.prompts(kind, n, seed + i, split)
-        ]
+        source, found = TownSource(self.town), []
+        for i, (kind, n) in enumerate((("helpful", helpful), ("borderline", borderline), ("unsafe", unsafe))):
+            found += source.prompts(kind, n, seed + i, split) if n else []
+        return found
 
     def measured(self, experiment: Experiment) -> dict[str, Any]:
         """The figures of an experiment: those that `llama2lab experiments` kept with this run, else those shipped with

@@ -126,13 +126,10 @@ def lines(
             while any(abs(place - other) < 14 for other in names):
                 place -= 14
         names.append(place)
-        body += f'<rect x="{end + 8}" y="{place - 9:.1f}" width="9" height="9" fill="{colour}"/>' + label(
-            end + 21, place, name
-        )
-    body += "".join(
-        f'<circle cx="{at(p)[0]:.1f}" cy="{at(p)[1]:.1f}" r="5" fill="none" stroke="currentColor" stroke-width="2"/>'
-        for p in marks
-    )
+        body += f'<rect x="{end + 8}" y="{place - 9:.1f}" width="9" height="9" fill="{colour}"/>'
+        body += label(end + 21, place, name)
+    for a, b in map(at, marks):
+        body += f'<circle cx="{a:.1f}" cy="{b:.1f}" r="5" fill="none" stroke="currentColor" stroke-width="2"/>'
     return svg(body, width, height, words)
 
 
@@ -162,18 +159,13 @@ def plane(
     body += f'<polyline points="{path}" fill="none" stroke="{BLUE}" stroke-width="1.5"/>'
     for i, (name, h, v) in enumerate(points):
         a, b, strong = across(h["mean"]), up(v["mean"]), i == at
-        body += (
-            f'<g opacity="{1 if strong else 0.7 if i < at else 0.25}">'
-            + (
-                f'<path d="M{across(h["low"]):.1f} {b:.1f}H{across(h["high"]):.1f}M{a:.1f} {up(v["low"]):.1f}'
-                f'V{up(v["high"]):.1f}" stroke="{ORANGE}" stroke-width="1.5"/>'
-                if strong
-                else ""
-            )
-            + f'<circle cx="{a:.1f}" cy="{b:.1f}" r="{7 if strong else 4}" fill="{ORANGE if strong else BLUE}"/>'
-            + label(a + 9, b - 8 if i % 2 else b + 16, name, size=13 if strong else 11)
-            + "</g>"
-        )
+        body += f'<g opacity="{1 if strong else 0.7 if i < at else 0.25}">'
+        if strong:
+            cross = f"M{across(h['low']):.1f} {b:.1f}H{across(h['high']):.1f}"
+            cross += f"M{a:.1f} {up(v['low']):.1f}V{up(v['high']):.1f}"
+            body += f'<path d="{cross}" stroke="{ORANGE}" stroke-width="1.5"/>'
+        body += f'<circle cx="{a:.1f}" cy="{b:.1f}" r="{7 if strong else 4}" fill="{ORANGE if strong else BLUE}"/>'
+        body += label(a + 9, b - 8 if i % 2 else b + 16, name, size=13 if strong else 11) + "</g>"
     return svg(body, width, height, words)
 
 
@@ -212,21 +204,8 @@ def heatmap(
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A plain HTML table; everything in it is escaped."""
-
-    def line(cells: Sequence[object], tag: str) -> str:
-        return (
-            "<tr>"
-            + "".join(
-                f'<{tag} style="text-align: left; padding: 2px 10px; vertical-align: top">'
-                f"{html.escape(tame(str(c)))}</{tag}>"
-                for c in cells
-            )
-            + "</tr>"
-        )
-
-    return (
-        '<table style="border-collapse: collapse; color: var(--jp-content-font-color1, inherit)">'
-        + line(header, "th")
-        + "".join(line(r, "td") for r in rows)
-        + "</table>"
-    )
+    body = ""
+    for tag, cells in (("th", header), *(("td", row) for row in rows)):
+        style = 'style="text-align: left; padding: 2px 10px; vertical-align: top"'
+        body += f"<tr>{''.join(f'<{tag} {style}>{html.escape(tame(str(c)))}</{tag}>' for c in cells)}</tr>"
+    return f'<table style="border-collapse: collapse; color: var(--jp-content-font-color1, inherit)">{body}</table>'

@@ -16,55 +16,16 @@ from typing import Any
 from llama2lab.lab.checking import Exercise, Mistake
 
 
-def number_of(answer: Any) -> float:
-    """The answer as a finite number; text like "0.5" and "50 %" is read too."""
-    try:
-        if isinstance(answer, str):
-            text = answer.strip().replace(",", ".")
-            value = float(text.rstrip("% ")) / (100 if text.endswith("%") else 1)
-        elif isinstance(answer, bool):
-            raise TypeError
-        else:
-            value = float(answer)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise Mistake(f"A number is expected, not {str(answer)[:60]!r}.") from None
-    if not math.isfinite(value):
-        raise Mistake("A finite number is expected.")
-    return value
-
-
-def key_of(answer: Any, options: Mapping[str, str]) -> str:
-    key = str(answer).strip().lower()
-    if key not in options:
-        raise Mistake(f"{str(answer)[:60]!r} is none of the choices; give one of {', '.join(options)}.")
-    return key
-
-
-def order_of(answer: Any, items: Mapping[str, str]) -> list[str]:
-    if isinstance(answer, str):
-        answer = answer.replace(">", " ").replace("<", " ").replace(",", " ").split()
-    try:
-        keys = [str(a).strip().lower() for a in answer]
-    except TypeError:
-        raise Mistake(f"A list of {', '.join(items)} is expected, in your order.") from None
-    if sorted(keys) != sorted(items):
-        raise Mistake(
-            f"Each of {', '.join(items)} must stand exactly once in the list; here are "
-            f"{', '.join(keys)[:80] or 'none'}."
-        )
-    return keys
-
-
 class Form(ABC):
     """What an answer looks like. Called with an answer it raises Mistake for one that is wrong (a question) or that
     is none at all (a prediction)."""
 
     @abstractmethod
-    def __call__(self, answer: Any) -> None: ...
-
-    @abstractmethod
     def plain(self, answer: Any) -> Any:
         """The answer as JSON can keep it."""
+
+    def __call__(self, answer: Any) -> None:
+        self.plain(answer)
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -81,13 +42,29 @@ class Foreseen(Form):
 
 
 class Value(Form):
-    """A number."""
+    """A finite number; text like "0.5" and "50 %" is read too."""
 
     def plain(self, answer: Any) -> float:
         return number_of(answer)
 
 
-@dataclass(frozen=True)
+def number_of(answer: Any) -> float:
+    try:
+        if isinstance(answer, str):
+            text = answer.strip().replace(",", ".")
+            value = float(text.rstrip("% ")) / (100 if text.endswith("%") else 1)
+        elif isinstance(answer, bool):
+            raise TypeError
+        else:
+            value = float(answer)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise Mistake(f"A number is expected, not {str(answer)[:60]!r}.") from None
+    if not math.isfinite(value):
+        raise Mistake("A finite number is expected.")
+    return value
+
+
+@dataclass
 class Keyed(Form):
     """Keys of a few `options`, each with its words."""
 
@@ -97,37 +74,45 @@ class Keyed(Form):
     def lines(self) -> tuple[str, ...]:
         return tuple(f"{key}: {text}" for key, text in self.options.items())
 
-    def __call__(self, answer: Any) -> None:
-        self.plain(answer)
-
 
 class OneOf(Keyed):
     """One of several."""
 
     def plain(self, answer: Any) -> str:
-        return key_of(answer, self.options)
+        key = str(answer).strip().lower()
+        if key not in self.options:
+            raise Mistake(f"{str(answer)[:60]!r} is none of the choices; give one of {', '.join(self.options)}.")
+        return key
 
 
 class InOrder(Keyed):
     """All of several, in an order."""
 
     def plain(self, answer: Any) -> list[str]:
-        return order_of(answer, self.options)
+        names = ", ".join(self.options)
+        if isinstance(answer, str):
+            answer = answer.replace(">", " ").replace("<", " ").replace(",", " ").split()
+        try:
+            keys = [str(a).strip().lower() for a in answer]
+        except TypeError:
+            raise Mistake(f"A list of {names} is expected, in your order.") from None
+        if sorted(keys) != sorted(self.options):
+            given = ", ".join(keys)[:80] or "none"
+            raise Mistake(f"Each of {names} must stand exactly once in the list; here are {given}.")
+        return keys
 
 
 # ---- questions ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class Choice(OneOf):
-    """One of several. `wrong` has a word for every wrong option: the misunderstanding behind it."""
+    """One of several. The right one is given by its words; a wrong one by its words, and the misunderstanding behind
+    it: Choice(a="the right one", b=("a wrong one", "Why one may think so, and why it is not so."))."""
 
-    right: str
-    wrong: Mapping[str, str]
-
-    def __post_init__(self) -> None:
-        if set(self.wrong) != set(self.options) - {self.right} or self.right not in self.options:
-            raise ValueError(f"choice {self.right!r}: every wrong option needs a word, and only those")
+    def __init__(self, **options: str | tuple[str, str]):
+        super().__init__({key: option if isinstance(option, str) else option[0] for key, option in options.items()})
+        self.wrong = {key: option[1] for key, option in options.items() if not isinstance(option, str)}
+        (self.right,) = options.keys() - self.wrong.keys()
 
     def __call__(self, answer: Any) -> None:
         if (key := self.plain(answer)) != self.right:
@@ -157,7 +142,7 @@ class Number(Value):
         raise Mistake(f"{value:g} is too {'large' if value > self.right else 'small'}.")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Order(InOrder):
     """Items in a right order. `swapped` names the idea behind a pair in the wrong order: {("a", "b"): ...} is said
     when b is put before a."""
@@ -204,15 +189,13 @@ class Guess(Value, Foreseen):
         return False, f"{text} {self.under if value < real else self.over}"
 
 
-@dataclass(frozen=True)
 class Pick(OneOf, Foreseen):
-    """A choice guessed before the run. `if_wrong` has a word for each option, said when another one came true."""
+    """A choice guessed before the run. Each option is given by its words, and what is said to whoever picked it when
+    another one came true."""
 
-    if_wrong: Mapping[str, str]
-
-    def __post_init__(self) -> None:
-        if set(self.options) != set(self.if_wrong):
-            raise ValueError("pick: every option needs a word for the case that it does not come true")
+    def __init__(self, **options: tuple[str, str]):
+        super().__init__({key: words for key, (words, _) in options.items()})
+        self.if_wrong = {key: said for key, (_, said) in options.items()}
 
     def compare(self, answer: Any, measured: Any) -> tuple[bool, str]:
         key, real = self.plain(answer), self.plain(measured)
@@ -220,7 +203,7 @@ class Pick(OneOf, Foreseen):
         return (True, text) if key == real else (False, f"{text} {self.if_wrong[key]}")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Ranking(InOrder, Foreseen):
     """An order guessed before the run, from the smallest to the largest. Measured values may come as a dictionary
     {item: value}. `swapped` as in Order."""
@@ -229,11 +212,10 @@ class Ranking(InOrder, Foreseen):
 
     def compare(self, answer: Any, measured: Any) -> tuple[bool, str]:
         keys = self.plain(answer)
-        real = (
-            sorted(measured, key=lambda item: number_of(measured[item]))
-            if isinstance(measured, Mapping)
-            else self.plain(measured)
-        )
+        if isinstance(measured, Mapping):
+            real = sorted(measured, key=lambda item: number_of(measured[item]))
+        else:
+            real = self.plain(measured)
         pairs = [(a, b) for i, a in enumerate(real) for b in real[i + 1 :]]
         turned = [(a, b) for a, b in pairs if keys.index(b) < keys.index(a)]
         text = f"You predicted {', '.join(keys)}; measured is {', '.join(real)}."
@@ -248,10 +230,5 @@ class Prediction(Exercise):
     """An exercise whose answer is only known after a run. `check` is the form of the answer; `lesson` is said when
     prediction and measurement are compared, whichever way it went."""
 
+    check: Foreseen
     lesson: str = ""
-
-    @property
-    def form(self) -> Foreseen:
-        if not isinstance(self.check, Foreseen):
-            raise TypeError(f"prediction {self.key}: check must be a form, not {type(self.check).__name__}")
-        return self.check

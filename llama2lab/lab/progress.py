@@ -25,14 +25,15 @@ from typing_extensions import TypedDict
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import Number, disk_errors, write_atomic
 from llama2lab.engine.validation import fault
-from llama2lab.lab.call import Fault
-from llama2lab.lab.checking import SECONDS, WORDS, Exercise, Mistake, Outcome, Status, is_empty, plain, run
+from llama2lab.lab.call import Fault, Status
+from llama2lab.lab.checking import SECONDS, WORDS, Exercise, Mistake, Outcome, is_empty, plain, run
 from llama2lab.lab.predictions import Prediction
 
 FOLDER = "LLAMA2LAB_PROGRESS"
 FILE = "lab-progress.json"
 # The better status of two is kept.
 RANK: dict[str, int] = {"not attempted": 0, "error": 1, "stopped": 1, "failed": 1, "noted": 2, "passed": 3}
+NEW = {"status": "not attempted", "points": 0, "attempts": 0}  # an entry before the first attempt
 
 
 @with_config(ConfigDict(extra="allow"))
@@ -97,7 +98,7 @@ class Progress:
                 stack.enter_context(FileLock(self.path.with_name(f".{FILE}.lock")))
             entries = self.read()
             now = time.strftime("%Y-%m-%dT%H:%M:%S")
-            entry = entries.setdefault(key, {"status": "not attempted", "points": 0, "attempts": 0, "first": now})
+            entry = entries.setdefault(key, {**NEW, "first": now})
             if RANK[changes.get("status", entry["status"])] < RANK[entry["status"]]:
                 changes = {k: v for k, v in changes.items() if k not in ("status", "points")}
             entry.update(changes, last=now)
@@ -118,59 +119,34 @@ class Progress:
     def summary(self, exercises: Iterable[Exercise] = ()) -> Summary:
         """A table of these exercises, or of all that the file knows."""
         entries = self.read()
-        wanted = [(e.key, e.title, e.points) for e in exercises] or [
+        wanted = [(e.key, e.title, e.level.points) for e in exercises] or [
             (key, entry.get("title", key), entry.get("of", 0)) for key, entry in entries.items()
         ]
-        return Summary(
-            [
-                Row(
-                    key,
-                    title,
-                    entries.get(key, {}).get("status", "not attempted"),
-                    entries.get(key, {}).get("points", 0),
-                    of,
-                    entries.get(key, {}).get("attempts", 0),
-                )
-                for key, title, of in wanted
-            ]
-        )
-
-
-@dataclass(frozen=True)
-class Row:
-    key: str
-    title: str
-    status: Status
-    points: float
-    of: int
-    attempts: int
+        return Summary([{**NEW, **entries.get(key, {}), "title": title, "of": of} for key, title, of in wanted])
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Progress as a table, in text and in HTML."""
+    """Progress as a table, in text and in HTML; `rows` are entries."""
 
-    rows: Sequence[Row]
+    rows: Sequence[dict[str, Any]]
 
     @property
     def head(self) -> str:
-        done = sum(row.status == "passed" or (row.status == "noted" and row.points > 0) for row in self.rows)
-        return (
-            f"{done} of {len(self.rows)} exercises done, {sum(r.points for r in self.rows):g} of "
-            f"{sum(r.of for r in self.rows)} points"
-        )
+        done = sum(row["status"] == "passed" or (row["status"] == "noted" and row["points"] > 0) for row in self.rows)
+        points, of = (sum(row[key] for row in self.rows) for key in ("points", "of"))
+        return f"{done} of {len(self.rows)} exercises done, {points:g} of {of} points"
 
     def __repr__(self) -> str:
-        width = max((len(row.title) for row in self.rows), default=0)
-        return "\n".join(
-            [self.head, *(f"  {row.title:<{width}}  {row.points:g}/{row.of}  {WORDS[row.status]}" for row in self.rows)]
-        )
+        width = max((len(row["title"]) for row in self.rows), default=0)
+        lines = (f"  {r['title']:<{width}}  {r['points']:g}/{r['of']}  {WORDS[r['status']]}" for r in self.rows)
+        return "\n".join([self.head, *lines])
 
     def _repr_html_(self) -> str:
         body = "".join(
-            f'<tr><th scope="row" style="text-align: left">{html.escape(row.title)}</th>'
-            f"<td>{html.escape(WORDS[row.status])}</td><td>{row.points:g} of {row.of}</td>"
-            f"<td>{row.attempts}</td></tr>"
+            f'<tr><th scope="row" style="text-align: left">{html.escape(row["title"])}</th>'
+            f"<td>{html.escape(WORDS[row['status']])}</td><td>{row['points']:g} of {row['of']}</td>"
+            f"<td>{row['attempts']}</td></tr>"
             for row in self.rows
         )
         return (
@@ -194,23 +170,21 @@ def check(exercise: Exercise, answer: Any, progress: Progress | None = None, sec
 def predict(exercise: Prediction, answer: Any, progress: Progress | None = None) -> Outcome:
     """Keep a prediction. It can be changed until it has been compared with a measurement."""
     progress = progress or Progress()
-
     outcome = partial(Outcome, exercise.key, exercise.title)
     if is_empty(answer):
         return outcome("not attempted", "Predict first: a guess that can be wrong teaches more than a result.")
     try:
         answer = plain(answer)
-        exercise.form(answer)
-        kept = exercise.form.plain(answer)
+        exercise.check(answer)
+        kept = exercise.check.plain(answer)
     except (Mistake, Fault) as e:
         return outcome("failed", str(e))
     try:
         entry = progress.read().get(exercise.key, {})
         if "measured" in entry:
-            return outcome(
-                "noted", f"The result is known already; your first prediction, {entry['prediction']}, stays."
-            )
-        progress.change(exercise.key, attempt=False, of=exercise.points, title=exercise.title, prediction=kept)
+            known = f"The result is known already; your first prediction, {entry['prediction']}, stays."
+            return outcome("noted", known)
+        progress.change(exercise.key, attempt=False, of=exercise.level.points, title=exercise.title, prediction=kept)
     except LabError as e:
         return outcome("failed", f"Your prediction was not saved: {e}")
     return outcome("noted", f"You predict {kept}. Now run the experiment.")
@@ -218,24 +192,21 @@ def predict(exercise: Prediction, answer: Any, progress: Progress | None = None)
 
 def compare(exercise: Prediction, measured: Any, progress: Progress | None = None) -> Outcome:
     """Hold the kept prediction against the measurement. Whoever predicted gets the points, right or wrong."""
-    progress = progress or Progress()
+    progress, points = progress or Progress(), exercise.level.points
     outcome = partial(Outcome, exercise.key, exercise.title)
     try:
         entry = progress.read().get(exercise.key, {})
     except LabError as e:
         return outcome("failed", str(e))
     if "prediction" not in entry:
-        return outcome(
-            "not attempted", f"There is no prediction to compare with. {exercise.lesson}".strip(), of=exercise.points
-        )
+        return outcome("not attempted", f"There is no prediction to compare with. {exercise.lesson}".strip(), of=points)
     try:
         measured = plain(measured)
-        right, text = exercise.form.compare(entry["prediction"], measured)
+        right, text = exercise.check.compare(entry["prediction"], measured)
     except (Mistake, Fault) as e:
         return outcome("failed", f"The measurement cannot be compared: {e}")
-    found = outcome(
-        "passed" if right else "noted", f"{text} {exercise.lesson}".strip(), points=exercise.points, of=exercise.points
-    )
+    status: Status = "passed" if right else "noted"
+    found = outcome(status, f"{text} {exercise.lesson}".strip(), points=points, of=points)
     if "measured" not in entry:
         try:
             progress.change(exercise.key, attempt=False, measured=str(measured)[:200])

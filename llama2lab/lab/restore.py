@@ -54,6 +54,10 @@ class Library:
         return changed
 
 
+def _anomalies() -> tuple[bool, bool]:
+    return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+
+
 # What holds for the whole process: how it is read, and how it is put back. Gradients, autocast, the default device and
 # the like belong to a thread, and a student's code never runs in the notebook's own.
 STATE: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
@@ -64,15 +68,9 @@ STATE: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (torch.get_num_threads, torch.set_num_threads),
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
-    (
-        lambda: (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
-        lambda held: torch.autograd.set_detect_anomaly(*held),
-    ),
+    (_anomalies, lambda held: torch.autograd.set_detect_anomaly(*held)),
     (lambda: dict(vars(PRINT_OPTS)), lambda held: vars(PRINT_OPTS).update(held)),
-    (
-        lambda: (sys.stdin, sys.stdout, sys.stderr),
-        lambda held: vars(sys).update(zip(("stdin", "stdout", "stderr"), held, strict=True)),
-    ),
+    (lambda: {name: getattr(sys, name) for name in ("stdin", "stdout", "stderr")}, lambda held: vars(sys).update(held)),
 )
 
 

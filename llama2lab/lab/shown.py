@@ -4,7 +4,7 @@ figures alone."""
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -22,6 +22,24 @@ MARKS = ((BLUE, "circle"), (ORANGE, "diamond"), (GREEN, "square"), (PINK, "trian
 def drawn(colour: str, symbol: str = "circle", size: int = 9, dash: str = "solid") -> dict[str, Any]:
     """How plotly draws a trace: its line and its marks."""
     return {"line": {"color": colour, "dash": dash}, "marker": {"color": colour, "symbol": symbol, "size": size}}
+
+
+def add_line(
+    fig: go.Figure,
+    name: str,
+    x: Sequence[Any],
+    y: Sequence[float],
+    colour: str,
+    symbol: str = "circle",
+    size: int = 9,
+    dash: str = "solid",
+    row: int | None = None,
+    col: int | None = None,
+    **more: Any,
+) -> None:
+    """Add marked points that a line joins, in a panel of the figure if `row` and `col` say which."""
+    line = go.Scatter(x=x, y=y, name=name, mode="lines+markers", **drawn(colour, symbol, size, dash))
+    fig.add_trace(line.update(more), row=row, col=col)
 
 
 def show(
@@ -44,16 +62,8 @@ def show(
     for (name, by), (color, symbol) in zip(series.items(), cycle(MARKS)):
         add_series(fig, name, [at[key] for key in by], list(by.values()), color, symbol)
     for (name, values), symbol in zip((report or {}).items(), cycle(("x", "cross-thin-open", "asterisk-open"))):
-        fig.add_trace(
-            go.Scatter(
-                x=[at[key] for key in places],
-                y=[v / 100 for v in values],
-                name=name,
-                mode="lines+markers",
-                line={"color": GREY, "dash": "dash", "width": 1},
-                marker={"color": GREY, "symbol": symbol, "size": 9},
-            )
-        )
+        shares = [v / 100 for v in values]
+        add_line(fig, name, list(at.values()), shares, GREY, symbol, dash="dash", line_width=1)
     if chance is not None and fig.data:
         mark_line(fig, chance, "chance")
     if log:
@@ -115,3 +125,8 @@ def oracle_words(verdict: Verdict) -> str:
 def rows(series: Mapping[str, Mapping[str, Figure]]) -> list[list[str]]:
     """The series as the rows of a table: name, place, figure, n."""
     return [[name, place, figure_text(f), f"{f['n']:.0f}"] for name, by in series.items() for place, f in by.items()]
+
+
+def columns(rows: Sequence[Any], cells: Mapping[str, Callable[[Any], object]]) -> tuple[list[str], list[list[object]]]:
+    """(header, rows) of a table: `cells` says by the name of a column what stands there of a row."""
+    return list(cells), [[cell(row) for cell in cells.values()] for row in rows]

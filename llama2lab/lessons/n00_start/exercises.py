@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from llama2lab.lab.checking import Exercise
+from llama2lab.lab.checking import Exercise, Level
 from llama2lab.lab.predictions import Choice, Guess, Order, Prediction
 
 RECIPE = Exercise(
     "00.recipe",
     "The recipe in order",
     "Bring the stages into the order in which the report trains them.",
-    1,
-    3,
-    1,
+    Level(difficulty=1, minutes=3, points=1),
     "1, figure 4",
     ("What does a reward model need before it can be trained?",),
     Order(
@@ -30,36 +28,27 @@ RECIPE = Exercise(
             ("sft", "pref"): "People compare answers of a chat model; it must be able to answer first.",
         },
     ),
-    ("pre", "sft", "pref", "rm", "rlhf"),
 )
 
 COSTS = Exercise(
     "00.costs",
     "What is it that took 3.3 million GPU hours?",
     "The report's table 2 counts 3,311,616 GPU hours and 539 t CO2. What do they pay for?",
-    1,
-    2,
-    1,
+    Level(difficulty=1, minutes=2, points=1),
     "2.2.1, table 2",
     ("Read the caption of table 2.",),
     Choice(
-        {"a": "RLHF of the 70B", "b": "pretraining of the whole family", "c": "collecting the preferences"},
-        "b",
-        {
-            "a": "Table 2 is about pretraining; fine-tuning sees a tiny part of those tokens.",
-            "c": "Preferences cost people's time, not GPU hours.",
-        },
+        a=("RLHF of the 70B", "Table 2 is about pretraining; fine-tuning sees a tiny part of those tokens."),
+        b="pretraining of the whole family",
+        c=("collecting the preferences", "Preferences cost people's time, not GPU hours."),
     ),
-    "b",
 )
 
 FIRST_TALK = Prediction(
     "00.first_talk",
     "Ask the finished model",
     "You will ask the last model twenty questions about the town. Predict the share of right answers.",
-    1,
-    2,
-    1,
+    Level(difficulty=1, minutes=2, points=1),
     "4",
     ("It has a million parameters, and it has read the town's book many times.",),
     Guess(

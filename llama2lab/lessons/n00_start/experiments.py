@@ -17,15 +17,8 @@ def twenty_questions(
     prompts = lab.prompts(helpful=n, seed=seed)
     answers = answer_prompts(lab.model(stage), lab.tokenizer, prompts, temperature, seed, "fp32", f"asking {stage}")
     verdicts = judge_all(lab.oracle, prompts, answers)
-    return {
-        "right": stats.rate([v.correct for v in verdicts]),
-        "rows": [
-            [
-                p.skill.replace("_", " "),
-                " / ".join(m["content"] for m in p.messages),
-                a,
-                "right" if v.correct else "wrong",
-            ]
-            for p, a, v in zip(prompts, answers, verdicts, strict=True)
-        ],
-    }
+    rows = []
+    for p, answer, verdict in zip(prompts, answers, verdicts, strict=True):
+        said = " / ".join(m["content"] for m in p.messages)
+        rows.append([p.skill.replace("_", " "), said, answer, "right" if verdict.correct else "wrong"])
+    return {"right": stats.rate([v.correct for v in verdicts]), "rows": rows}

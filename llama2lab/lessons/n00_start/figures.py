@@ -57,27 +57,18 @@ def ours(lab: Finished, step: Step) -> str:
         size = metrics(r, "tokenizer").get("vocab_size")
         return f"{size:,} tokens" if size else "-"
     if step.name == "pretraining":
-        tokens = metrics(r, "base").get("tokens")
-        return (
-            f"{tokens / 1e6:.1f} million tokens; facts known {figure_text(find(r, 'base', 'known_facts'))}"
-            if (tokens)
-            else "-"
-        )
+        tokens, known = metrics(r, "base").get("tokens"), figure_text(find(r, "base", "known_facts"))
+        return f"{tokens / 1e6:.1f} million tokens; facts known {known}" if tokens else "-"
     if step.name == "supervised fine-tuning":
         examples = metrics(r, "sft").get("examples")
         return f"{round(examples):,} examples; correct {figure_text(find(r, 'sft', 'correct'))}" if examples else "-"
     if step.name == "preferences":
-        pairs = sum(
-            kind["pairs"]
-            for v in range(1, 6)
-            for kind in metrics(r, f"preferences-v{v}").values()
-            if isinstance(kind, dict) and "pairs" in kind
-        )
+        kinds = [kind for v in range(1, 6) for kind in metrics(r, f"preferences-v{v}").values()]
+        pairs = sum(kind["pairs"] for kind in kinds if isinstance(kind, dict) and "pairs" in kind)
         return f"{pairs:,} comparisons" if pairs else "-"
     if step.name == "reward models":
-        return "right: " + ", ".join(
-            f"{figure_text(find(r, f'reward-{kind}-v5', 'accuracy'))} on {kind}" for kind in ("helpfulness", "safety")
-        )
+        right = {kind: find(r, f"reward-{kind}-v5", "accuracy") for kind in ("helpfulness", "safety")}
+        return "right: " + ", ".join(f"{figure_text(f)} on {kind}" for kind, f in right.items())
     if step.name == "Ghost Attention":
         return f"kept at turn 20: {figure_text(find(r, 'gatt', 'retention', '20'))}"
     stage = "rlhf-v4" if step.name == "rejection sampling" else "rlhf-v5"
@@ -91,24 +82,12 @@ def recipe_table(lab: Finished) -> list[list[str]]:
 
 def recipe_seconds(lab: Finished) -> go.Figure | None:
     """Where a run's time goes; what trains only for comparison is a bar of its own."""
-    rows = [(s.name, seconds_of(lab, s)) for s in STEPS]
-    rows.append(
-        (
-            "for comparison only",
-            sum(s["seconds"] for s in lab.figures["stages"].values()) - sum(seconds for _, seconds in rows),
-        )
-    )
-    fig = go.Figure(
-        go.Bar(
-            x=[v for _, v in rows],
-            y=[n for n, _ in rows],
-            orientation="h",
-            marker_color=BLUE,
-            text=[f"{v:.0f}" for _, v in rows],
-            textposition="outside",
-            cliponaxis=False,
-        )
-    )
+    rows = {s.name: seconds_of(lab, s) for s in STEPS}
+    every = sum(s["seconds"] for s in lab.figures["stages"].values())
+    rows["for comparison only"] = every - sum(rows.values())
+    words = {"text": [f"{v:.0f}" for v in rows.values()], "textposition": "outside", "cliponaxis": False}
+    bars = go.Bar(x=list(rows.values()), y=list(rows), orientation="h", marker_color=BLUE, **words)
+    fig = go.Figure(bars)
     fig.update_yaxes(autorange="reversed")
     return style(fig, "seconds, with evaluation", legend=False, left=160, height=340)
 
@@ -128,15 +107,12 @@ def notebooks(folder: Path = ROOT / "notebooks") -> list[tuple[str, str, str, st
                 claims |= {int(n) for n in re.findall(r"\b\d+\b", line.partition("laim")[2].partition(":")[0])}
         title = cells[0].splitlines()[0].lstrip("# ") if cells else path.stem
         time = TIME.search(" ".join(cells[0].split())) if cells else None
-        found.append(
-            (path.name, re.sub(r"^\d+\W+", "", title), time[0] if time else "", ", ".join(map(str, sorted(claims))))
-        )
+        numbers = ", ".join(map(str, sorted(claims)))
+        found.append((path.name, re.sub(r"^\d+\W+", "", title), time[0] if time else "", numbers))
     return found
 
 
 def people_table(town: Town, who: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """(header, rows) of some people's facts."""
-    return (
-        ["name", *town.attributes],
-        [[town.people[key].name, *(str(town.people[key].facts[a]) for a in town.attributes)] for key in who],
-    )
+    people = [town.people[key] for key in who]
+    return ["name", *town.attributes], [[p.name, *(str(p.facts[a]) for a in town.attributes)] for p in people]

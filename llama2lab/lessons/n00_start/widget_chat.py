@@ -10,7 +10,7 @@ from typing import Any
 import ipywidgets as w
 
 from llama2lab.engine.errors import LabError
-from llama2lab.lab.explorer import LABEL, Explorer, wide
+from llama2lab.lab.explorer import LABEL, Explorer, button, dropdown, slider
 from llama2lab.lab.finished import SHIPPED, Finished
 from llama2lab.model.chat import Message
 from llama2lab.model.tokenizer import encode_text
@@ -76,17 +76,12 @@ class ChatExplorer(Explorer):
         self.talks: dict[tuple[int, str], list[Message]] = {}  # by column and stage
         options = [(short_name(s), s) for s in names]
         self.stages = [
-            w.Dropdown(options=options, value=s if s in names else names[-1], description=side, **wide("220px"))
+            dropdown(side, options, s if s in names else names[-1], "220px")
             for side, s in zip(("left", "right"), stages, strict=True)
         ]
-        self.temperature = w.FloatSlider(
-            0.7, min=0.0, max=1.5, step=0.1, description="temperature", style=LABEL, continuous_update=False
-        )
-        self.example = w.Dropdown(
-            options=[("choose one, or type your own below", ""), *((tame(q), q) for q in examples(lab))],
-            description="examples",
-            **wide("460px"),
-        )
+        self.temperature = slider("temperature", 0.7, 0.0, 1.5, 0.1, None, continuous_update=False)
+        asked = [("choose one, or type your own below", ""), *((tame(q), q) for q in examples(lab))]
+        self.example = dropdown("examples", asked, width="460px")
         self.text = w.Text(
             description="message",
             placeholder="type a question and press Enter",
@@ -94,13 +89,11 @@ class ChatExplorer(Explorer):
             continuous_update=False,
             layout=w.Layout(flex="1 1 260px", width="auto"),
         )
-        self.send = w.Button(description="Send", tooltip="send the message to both models")
-        self.clear = w.Button(description="Clear", tooltip="forget the dialogues that are shown")
+        self.send = button("Send", "send the message to both models", self.say)
+        self.clear = button("Clear", "forget the dialogues that are shown", self.forget)
         below = w.Box([self.text, self.send, self.clear], layout=w.Layout(flex_flow="row wrap", width="100%"))
-        super().__init__("Talk to two models", [*self.stages, self.temperature, self.example], self.view, below=[below])
+        super().__init__("Talk to two models", [*self.stages, self.temperature, self.example], below=[below])
         self.example.observe(lambda change: setattr(self.text, "value", change["new"]), "value")
-        self.send.on_click(lambda _: self.say())
-        self.clear.on_click(lambda _: self.forget())
         self.text.on_msg(self._enter)
         self.text.observe(self._typed, "value")
         if first:
@@ -152,7 +145,7 @@ class ChatExplorer(Explorer):
         self.notice = ""
         self.redraw()
 
-    def view(self) -> str:
+    def draw(self) -> str:
         columns = "".join(dialogue_html(self.stages[i].value, self.dialogue(i)) for i in (0, 1))
         notice = f'<p role="status">{html.escape(tame(self.notice))}</p>' if self.notice else ""
         return (

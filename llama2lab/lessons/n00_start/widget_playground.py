@@ -14,12 +14,12 @@ from torch import Tensor
 
 from llama2lab.engine.errors import LabError
 from llama2lab.lab.chips import chips, piece
-from llama2lab.lab.explorer import LABEL, Explorer, wide
+from llama2lab.lab.explorer import LABEL, Explorer, button, dropdown, slider
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import label, svg
 from llama2lab.lessons.n00_start.widget_chat import talkers
 from llama2lab.model.chat import encode_chat
-from llama2lab.model.generate import check_sampling, cut, generate, sample
+from llama2lab.model.generate import check_sampling, cut, sample
 from llama2lab.model.network import Llama
 from llama2lab.model.tokenizer import encode_text
 from llama2lab.report.look import BLUE, ORANGE, tame
@@ -108,12 +108,8 @@ class Playground(Explorer):
         self.continuations: list[str] = []
         self.written_at = ""  # the settings that the continuations were written at
         self._logits: OrderedDict[tuple, Tensor] = OrderedDict()
-        self.stage = w.Dropdown(
-            options=[(short_name(s), s) for s in names],
-            value=stage if stage in names else names[-1],
-            description="model",
-            **wide("200px"),
-        )
+        models = [(short_name(s), s) for s in names]
+        self.stage = dropdown("model", models, stage if stage in names else names[-1], "200px")
         self.prompt = w.Text(
             prompt,
             description="prompt",
@@ -121,34 +117,17 @@ class Playground(Explorer):
             continuous_update=False,
             layout=w.Layout(flex="1 1 300px", width="auto"),
         )
-        self.temperature = w.FloatSlider(1.0, min=0.0, max=2.0, step=0.05, description="temperature", style=LABEL)
-        self.top_p = w.FloatSlider(1.0, min=0.05, max=1.0, step=0.05, description="top-p", style=LABEL)
-        self.top_k = w.IntSlider(0, min=0, max=50, description="top-k (0: off)", style=LABEL)
-        self.next = w.Button(description="Next token", tooltip="draw one token and append it")
-        self.greedy = w.Button(description="Likeliest token", tooltip="append the likeliest token")
-        self.more = w.Button(description="Five continuations", tooltip="write five answers at these settings")
-        self.reset = w.Button(description="Reset", tooltip="back to the prompt")
-        super().__init__(
-            "Sampling playground",
-            [
-                self.stage,
-                self.prompt,
-                self.temperature,
-                self.top_p,
-                self.top_k,
-                self.next,
-                self.greedy,
-                self.more,
-                self.reset,
-            ],
-            self.view,
-        )
+        self.temperature = slider("temperature", 1.0, 0.0, 2.0, 0.05, None)
+        self.top_p = slider("top-p", 1.0, 0.05, 1.0, 0.05, None)
+        self.top_k = slider("top-k (0: off)", 0, 0, 50, width=None)
+        self.next = button("Next token", "draw one token and append it", self.append)
+        self.greedy = button("Likeliest token", "append the likeliest token", lambda: self.append(greedy=True))
+        self.more = button("Five continuations", "write five answers at these settings", self.write)
+        self.reset = button("Reset", "back to the prompt", self.restart)
+        sliders, buttons = (self.temperature, self.top_p, self.top_k), (self.next, self.greedy, self.more, self.reset)
+        super().__init__("Sampling playground", [self.stage, self.prompt, *sliders, *buttons])
         for control in (self.stage, self.prompt):
             control.observe(lambda _: self.restart(), "value")
-        self.next.on_click(lambda _: self.append())
-        self.greedy.on_click(lambda _: self.append(greedy=True))
-        self.more.on_click(lambda _: self.write())
-        self.reset.on_click(lambda _: self.restart())
 
     def prompt_ids(self) -> list[int]:
         """<s> and the text for the base model, the chat format for the others."""
@@ -186,16 +165,9 @@ class Playground(Explorer):
         """Five continuations of what stands there, to compare; nothing is appended."""
         self.draws += 1
         try:
-            found = generate(
-                self.lab.model(self.stage.value),
-                [self.prompt_ids() + self.written] * CONTINUATIONS,
-                MAX_NEW_TOKENS,
-                **self.settings,
-                eos_id=self.lab.tokenizer.eos_token_id,
-                pad_id=self.lab.tokenizer.pad_token_id,
-                seed=self.draws,
-                precision="fp32",
-            )
+            model, so_far = self.lab.model(self.stage.value), self.prompt_ids() + self.written
+            settings = {**self.settings, "seed": self.draws, "precision": "fp32"}
+            found = self.lab.generate(model, [so_far] * CONTINUATIONS, MAX_NEW_TOKENS, **settings)
             self.continuations = [str(self.lab.tokenizer.decode(g.tokens, skip_special_tokens=True)) for g in found]
             self.notice = ""
             self.written_at = (
@@ -210,7 +182,7 @@ class Playground(Explorer):
         self.written, self.finished, self.continuations, self.notice = [], False, [], ""
         self.redraw()
 
-    def view(self) -> str:
+    def draw(self) -> str:
         tokenizer = self.lab.tokenizer
         so_far = [piece(tokenizer, i) for i in [*self.prompt_ids(), *self.written]]
         parts = [chips(so_far, ids=False)]

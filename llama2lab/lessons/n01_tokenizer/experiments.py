@@ -56,15 +56,9 @@ def corpus_kinds(lab: Finished, each: int = 20, seed: int = 0) -> list[dict[str,
     for kind, share in sorted(SHARES.items(), key=lambda item: -item[1]):
         texts = [kind(pen) for _ in range(each)]
         what = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
-        found.append(
-            {
-                "kind": kind.__name__,
-                "what": what,
-                "share": share / total,
-                "words": sum(t.count(" ") + 1 for t in texts) / each,
-                "sample": textwrap.shorten(min(texts, key=len), 100, placeholder=" ..."),
-            }
-        )
+        words, sample = sum(t.count(" ") + 1 for t in texts) / each, min(texts, key=len)
+        sample = textwrap.shorten(sample, 100, placeholder=" ...")
+        found.append({"kind": kind.__name__, "what": what, "share": share / total, "words": words, "sample": sample})
     return found
 
 

@@ -11,7 +11,7 @@ import ipywidgets as w
 import torch
 
 from llama2lab.engine.packing import Packed, pack
-from llama2lab.lab.explorer import LABEL, Explorer, wide
+from llama2lab.lab.explorer import LABEL, Explorer, dropdown, steps
 from llama2lab.lab.pictures import COLOURS, svg
 from llama2lab.model.chat import encode_chat
 from llama2lab.report.look import BLUE, tame
@@ -59,11 +59,9 @@ class PackingExplorer(Explorer):
     def __init__(self, tokenizer: Any, documents: Sequence[str]):
         self.encoded = list(encode_documents(tokenizer, documents))
         self.pad = tokenizer.pad_token_id
-        self.length = w.SelectionSlider(
-            options=(128, 256, 512, 1024), value=512, description="tokens a row", style=LABEL
-        )
+        self.length = steps("tokens a row", (128, 256, 512, 1024), 512, None)
         self.packed = w.Checkbox(True, description="pack several documents into a row", style=LABEL, indent=False)
-        super().__init__("What one training step reads", [self.length, self.packed], self.picture_now)
+        super().__init__("What one training step reads", [self.length, self.packed])
 
     def data(self) -> Packed:
         if self.packed.value:
@@ -71,7 +69,7 @@ class PackingExplorer(Explorer):
         alone = [pack([one], self.length.value, 0, self.pad) for one in self.encoded[:40]]
         return Packed(*(torch.cat([getattr(p, part) for p in alone]) for part in ("tokens", "segments", "loss_mask")))
 
-    def picture_now(self) -> str:
+    def draw(self) -> str:
         data = self.data()
         return (
             packed_picture(data) + f"<p>{len(self.encoded)} documents, rows of {self.length.value} tokens; "
@@ -109,11 +107,11 @@ class MaskExplorer(Explorer):
     def __init__(self, tokenizer: Any, rows: Sequence[dict]):
         self.tokenizer, self.rows = tokenizer, rows
         names = [(f"{i + 1}: {tame(row['messages'][-2]['content'])[:50]}", i) for i, row in enumerate(rows)]
-        self.row = w.Dropdown(options=names, description="conversation", **wide("420px"))
-        self.mask = w.Dropdown(options=MASKS, description="the loss counts", **wide("auto"))
-        super().__init__("Which tokens are learnt", [self.row, self.mask], self.picture_now)
+        self.row = dropdown("conversation", names, width="420px")
+        self.mask = dropdown("the loss counts", MASKS, width="auto")
+        super().__init__("Which tokens are learnt", [self.row, self.mask])
 
-    def picture_now(self) -> str:
+    def draw(self) -> str:
         tokens = marked_tokens(self.tokenizer, self.rows[self.row.value]["messages"], self.mask.value)
         learnt = sum(mark for _, mark in tokens)
         return token_picture(tokens) + (

@@ -10,7 +10,7 @@ import ipywidgets as w
 
 from llama2lab.engine.errors import LabError
 from llama2lab.lab.chips import Piece, chips, pieces
-from llama2lab.lab.explorer import LABEL, Explorer
+from llama2lab.lab.explorer import Explorer, dropdown, steps, wide
 from llama2lab.lab.finished import Finished
 from llama2lab.lessons.n01_tokenizer.vocabularies import SIZES, vocabulary
 
@@ -60,28 +60,19 @@ class TokenExplorer(Explorer):
     def __init__(self, lab: Finished, text: str = EXAMPLES["a sentence of the town"]):
         self.lab = lab
         own = len(lab.tokenizer)
-        self.text = w.Textarea(
-            text, description="text", style=LABEL, continuous_update=True, rows=2, layout=w.Layout(width="100%")
-        )
-        self.example = w.Dropdown(options=[("choose one", ""), *EXAMPLES.items()], description="examples", style=LABEL)
-        sizes = sorted({*SIZES, own})
-        self.size = w.SelectionSlider(
-            options=[(f"{n:,}" + (" (the run's)" if n == own else ""), n) for n in sizes],
-            value=own,
-            description="vocabulary",
-            style=LABEL,
-            continuous_update=False,
-            layout=w.Layout(width="380px"),
-        )
-        self.ids = w.Checkbox(True, description="ids", style=LABEL, indent=False, layout=w.Layout(width="70px"))
-        super().__init__("Tokenizer explorer", [self.text, self.example, self.size, self.ids], self.view)
+        self.text = w.Textarea(text, description="text", continuous_update=True, rows=2, **wide("100%"))
+        self.example = dropdown("examples", [("choose one", ""), *EXAMPLES.items()], width=None)
+        sizes = [(f"{n:,}" + (" (the run's)" if n == own else ""), n) for n in sorted({*SIZES, own})]
+        self.size = steps("vocabulary", sizes, own, "380px", continuous_update=False)
+        self.ids = w.Checkbox(True, description="ids", indent=False, **wide("70px"))
+        super().__init__("Tokenizer explorer", [self.text, self.example, self.size, self.ids])
         self.example.observe(lambda _: setattr(self.text, "value", self.example.value or self.text.value), "value")
 
     def tokenizer(self) -> Any:
         size = self.size.value
         return self.lab.tokenizer if size == len(self.lab.tokenizer) else vocabulary(self.lab, size)
 
-    def view(self) -> str:
+    def draw(self) -> str:
         text, tokenizer = self.text.value, self.tokenizer()
         if len(text) > LONGEST:
             raise LabError(f"the text has {len(text):,} characters; the explorer reads {LONGEST:,}")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from llama2lab.lab.checking import Exercise, Mistake
+from llama2lab.lab.checking import Exercise, Level, Mistake
 from llama2lab.lab.compare import close, judge, randn, read
 from llama2lab.lab.predictions import Choice, Guess, Number, Prediction
 from llama2lab.model import attention, network, rope
@@ -53,18 +53,16 @@ def check_rms_norm(f: Callable) -> None:
             ),
             (x * root * weight, "You multiply by the rms instead of dividing by it."),
         ]
-        got = read(f(x.clone(), weight.clone(), eps), x.shape)
-        judge(got, rms_norm(x, weight, eps), wrongs[:5] + wrongs[7:] if i == 0 else wrongs)
+        got = read(f(x, weight, eps), x.shape)
+        judge(got, rms_norm(x, weight, eps), *(wrongs[:5] + wrongs[7:] if i == 0 else wrongs))
 
 
 RMS_NORM = Exercise(
     "02.rms_norm",
     "RMSNorm",
-    "Write rms_norm(x, weight, eps): each token, the last dimension of x (..., dim), divided "
-    "by the root of its mean square (with eps added to the mean square), times weight (dim,).",
-    1,
-    5,
-    2,
+    "Write rms_norm(x, weight, eps): each token, the last dimension of x (..., dim), divided by the root of its mean "
+    "square (with eps added to the mean square), times weight (dim,).",
+    Level(difficulty=1, minutes=5, points=2),
     "2.2; arXiv 1910.07467",
     (
         "The mean square of each token is one number: use keepdim=True, so that dividing broadcasts.",
@@ -108,8 +106,8 @@ def check_rope(f: Callable) -> None:
         ),
         (
             _turned(x, angles, -1.0),
-            "It turns the wrong way: the sign of the sine is swapped. "
-            "First half: a cos - b sin; second half: b cos + a sin.",
+            "It turns the wrong way: the sign of the sine is swapped. First half: a cos - b sin; second half: b cos + "
+            "a sin.",
         ),
         (
             _turned(x, torch.outer(at + 1, theta ** (-2 * pairs / size))),
@@ -129,29 +127,27 @@ def check_rope(f: Callable) -> None:
             "All pairs turn equally fast; each has a frequency of its own.",
         ),
     ]
-    got = read(f(x.clone(), theta), x.shape)
+    got = read(f(x, theta), x.shape)
     if not close(got.double().norm(dim=-1), x.double().norm(dim=-1), 1e-3):
         raise Mistake(
-            "A rotation keeps the length of every vector; yours does not. Each pair needs both terms: "
-            "(a cos - b sin, b cos + a sin)."
+            "A rotation keeps the length of every vector; yours does not. Each pair needs both terms: (a cos - b sin, "
+            "b cos + a sin)."
         )
-    judge(got, rotate_positions(x, theta), wrongs)
+    judge(got, rotate_positions(x, theta), *wrongs)
     other = randn(1, 1, 3, 4, seed=3)
     judge(
-        read(f(other.clone(), 500.0), other.shape),
+        read(f(other, 500.0), other.shape),
         rotate_positions(other, 500.0),
-        [(rotate_positions(other, theta), "theta is an argument; you use 10000 always.")],
+        (rotate_positions(other, theta), "theta is an argument; you use 10000 always."),
     )
 
 
 ROPE = Exercise(
     "02.rope",
     "Rotary positions",
-    "Write rope(x, theta) for x (batch, heads, seq, head_dim): at position "
-    "t = 0, 1, ... turn each pair (i, i + head_dim/2) by the angle t * theta ** (-2 i / head_dim).",
-    3,
-    15,
-    3,
+    "Write rope(x, theta) for x (batch, heads, seq, head_dim): at position t = 0, 1, ... turn each pair (i, i + "
+    "head_dim/2) by the angle t * theta ** (-2 i / head_dim).",
+    Level(difficulty=3, minutes=15, points=3),
     "2.2; arXiv 2104.09864",
     (
         "Angles are an outer product: positions (seq,) with frequencies (head_dim/2,).",
@@ -215,13 +211,13 @@ def check_attention(f: Callable) -> None:
             "The scores are divided by sqrt(dim) of all heads together; each head divides by sqrt(head_dim).",
         ),
     ]
-    got = read(f(q.clone(), k.clone(), v.clone()), q.shape)
-    judge(got, grouped_attention(q, k, v), wrongs, tolerance=1e-3)
+    got = read(f(q, k, v), q.shape)
+    judge(got, grouped_attention(q, k, v), *wrongs, tolerance=1e-3)
     one = randn(1, 1, 3, 6, seed=4)
     for heads in (1, 3):  # as many KV heads as heads, and one for all
         many = randn(1, heads, 3, 6, seed=5)
         judge(
-            read(f(many.clone(), one.clone(), one.clone()), many.shape),
+            read(f(many, one, one), many.shape),
             grouped_attention(many, one, one),
             what=f"the result for {heads} heads on one KV head",
             tolerance=1e-3,
@@ -231,12 +227,9 @@ def check_attention(f: Callable) -> None:
 GROUPED_ATTENTION = Exercise(
     "02.grouped_attention",
     "Grouped-query attention",
-    "Write grouped_attention(q, k, v), causal, for q (batch, heads, "
-    "seq, head_dim) and k, v (batch, kv_heads, seq, head_dim); head h uses KV head h // (heads / kv_heads). Give back "
-    "the shape of q.",
-    3,
-    20,
-    4,
+    "Write grouped_attention(q, k, v), causal, for q (batch, heads, seq, head_dim) and k, v (batch, kv_heads, seq, "
+    "head_dim); head h uses KV head h // (heads / kv_heads). Give back the shape of q.",
+    Level(difficulty=3, minutes=20, points=4),
     "2.2, A.2.1; arXiv 2305.13245",
     (
         "First bring k and v to as many heads as q: each KV head is used by heads / kv_heads neighbours.",
@@ -292,19 +285,17 @@ def check_cache(f: Callable) -> None:
                     f"The {name} are not written into the memory (keys[:, :, length:...] = k): at the next "
                     "token they would be missing."
                 )
-            judge(got, right[:, :, :end], [(other[:, :, :end], "Keys and values are swapped.")], f"the {name}")
+            judge(got, right[:, :, :end], (other[:, :, :end], "Keys and values are swapped."), what=f"the {name}")
         length = end
 
 
 KV_CACHE = Exercise(
     "02.kv_cache",
     "The KV cache",
-    "Write kv_cache(keys, values, length, k, v): the memory keys and values "
-    "(batch, kv_heads, room, head_dim) holds `length` tokens. Write k and v (batch, kv_heads, seq, head_dim) of the "
-    "new tokens behind them, in place, and return the keys and values of all tokens so far.",
-    2,
-    10,
-    3,
+    "Write kv_cache(keys, values, length, k, v): the memory keys and values (batch, kv_heads, room, head_dim) holds "
+    "`length` tokens. Write k and v (batch, kv_heads, seq, head_dim) of the new tokens behind them, in place, and "
+    "return the keys and values of all tokens so far.",
+    Level(difficulty=2, minutes=10, points=3),
     "2.2, A.2.1",
     (
         "The new tokens go to the places length to length + seq of dimension 2.",
@@ -344,30 +335,26 @@ def check_causal_mask(f: Callable) -> None:
         judge(
             got,
             right,
-            [
-                (everything.tril(past + 1), "The mask lets a token see the next one."),
-                (everything.tril(past - 1), "A token must see itself too."),
-                (~right, "The mask is inverted: True is where a token may look."),
-                (everything.triu(past), "The mask is upside down: True is above the diagonal, in the future."),
-                (
-                    everything.tril(),
-                    "With a cache the queries are the last q_len of k_len positions: query 0 stands "
-                    f"at position {past} and sees all before it.",
-                ),
-                (everything, "Everything may look at everything; the future must be hidden."),
-            ],
-            f"the mask for {q_len} queries and {k_len} keys",
+            (everything.tril(past + 1), "The mask lets a token see the next one."),
+            (everything.tril(past - 1), "A token must see itself too."),
+            (~right, "The mask is inverted: True is where a token may look."),
+            (everything.triu(past), "The mask is upside down: True is above the diagonal, in the future."),
+            (
+                everything.tril(),
+                "With a cache the queries are the last q_len of k_len positions: query 0 stands "
+                f"at position {past} and sees all before it.",
+            ),
+            (everything, "Everything may look at everything; the future must be hidden."),
+            what=f"the mask for {q_len} queries and {k_len} keys",
         )
 
 
 CAUSAL_MASK = Exercise(
     "02.causal_mask",
     "The causal mask",
-    "Write causal_mask(q_len, k_len) -> bool (q_len, k_len), True where a query "
-    "may look. The queries are the last q_len of the k_len positions (with a cache there are more keys than queries).",
-    2,
-    8,
-    2,
+    "Write causal_mask(q_len, k_len) -> bool (q_len, k_len), True where a query may look. The queries are the last "
+    "q_len of the k_len positions (with a cache there are more keys than queries).",
+    Level(difficulty=2, minutes=8, points=2),
     "2.2",
     (
         "Query i stands at position k_len - q_len + i.",
@@ -386,33 +373,28 @@ def document_mask(segments: Tensor) -> Tensor:
 
 def check_document_mask(f: Callable) -> None:
     segments = torch.tensor([[1, 1, 2, 2, 2, 0], [1, 2, 2, 3, 0, 0]])
-    got = as_mask(f(segments.clone()), (2, 6, 6))
+    got = as_mask(f(segments), (2, 6, 6))
     same = segments[:, :, None] == segments[:, None, :]
     real = (segments > 0)[:, :, None] & (segments > 0)[:, None, :]
     judge(
         got,
         document_mask(segments),
-        [
-            (same & real, "Within a document a token sees the next ones: the mask must be causal too."),
-            (same, "Within a document a token sees the next ones, and padding sees padding."),
-            (same.tril(), "Padding (segment 0) is no document: its tokens must not see each other."),
-            (real.tril(), "Documents see each other: compare the segment numbers of query and key."),
-            (torch.ones_like(same).tril(), "That is only causal: documents see each other."),
-            (same.tril(-1) & real, "A token must see itself too."),
-        ],
-        "the mask",
+        (same & real, "Within a document a token sees the next ones: the mask must be causal too."),
+        (same, "Within a document a token sees the next ones, and padding sees padding."),
+        (same.tril(), "Padding (segment 0) is no document: its tokens must not see each other."),
+        (real.tril(), "Documents see each other: compare the segment numbers of query and key."),
+        (torch.ones_like(same).tril(), "That is only causal: documents see each other."),
+        (same.tril(-1) & real, "A token must see itself too."),
+        what="the mask",
     )
 
 
 DOCUMENT_MASK = Exercise(
     "02.document_mask",
     "Documents packed in one row",
-    "Write document_mask(segments) -> bool (batch, seq, seq): "
-    "causal, and only within one document. segments (batch, seq) numbers each token's document from 1; 0 is padding, "
-    "which sees nothing and is seen by nobody.",
-    2,
-    10,
-    2,
+    "Write document_mask(segments) -> bool (batch, seq, seq): causal, and only within one document. segments (batch, "
+    "seq) numbers each token's document from 1; 0 is padding, which sees nothing and is seen by nobody.",
+    Level(difficulty=2, minutes=10, points=2),
     "3.1",
     ("Compare segments[:, :, None] with segments[:, None, :].", "Then make it causal, and take the padding out."),
     check_document_mask,
@@ -447,19 +429,16 @@ def check_swiglu(f: Callable) -> None:
         ((g * u) @ down.T, "The gate needs its silu(z) = z * sigmoid(z); without it nothing is shut."),
         ((functional.silu(g) + u) @ down.T, "Gate and up are multiplied, not added."),
     ]
-    got = read(f(x.clone(), gate.clone(), up.clone(), down.clone()), x.shape)
-    judge(got, swiglu(x, gate, up, down), wrongs, tolerance=1e-3)
+    got = read(f(x, gate, up, down), x.shape)
+    judge(got, swiglu(x, gate, up, down), *wrongs, tolerance=1e-3)
 
 
 SWIGLU = Exercise(
     "02.swiglu",
     "SwiGLU",
-    "Write swiglu(x, gate, up, down) for x (batch, seq, dim) and weights as torch keeps them: "
-    "gate and up (ffn_dim, dim), down (dim, ffn_dim). The feed-forward is down of silu(gate of x) times up of x; "
-    "silu(z) is z * sigmoid(z).",
-    1,
-    5,
-    2,
+    "Write swiglu(x, gate, up, down) for x (batch, seq, dim) and weights as torch keeps them: gate and up (ffn_dim, "
+    "dim), down (dim, ffn_dim). The feed-forward is down of silu(gate of x) times up of x; silu(z) is z * sigmoid(z).",
+    Level(difficulty=1, minutes=5, points=2),
     "2.2; arXiv 2002.05202",
     ("A weight (out, in) is applied by x @ weight.T.", "torch.nn.functional has silu."),
     check_swiglu,
@@ -475,11 +454,9 @@ _CACHE = 2 * _70B.n_layers * _70B.n_kv_heads * _70B.head_size * 4096 * 2 / 2**30
 CACHE_SIZE = Exercise(
     "02.cache_size",
     "How large is the cache of the 70B?",
-    "Llama 2 70B: 80 layers, 64 heads, 8 KV heads, head_dim "
-    "128. How many GiB does the KV cache of one sequence of 4,096 tokens take in 16 bit?",
-    2,
-    5,
-    1,
+    "Llama 2 70B: 80 layers, 64 heads, 8 KV heads, head_dim 128. How many GiB does the KV cache of one sequence of "
+    "4,096 tokens take in 16 bit?",
+    Level(difficulty=2, minutes=5, points=1),
     "2.2, table 1",
     ("Keys and values, for each layer, each KV head, each token: 128 numbers of 2 bytes.",),
     Number(
@@ -492,43 +469,32 @@ CACHE_SIZE = Exercise(
         ),
         relative=0.08,
     ),
-    round(_CACHE, 3),
 )
 
 WHY_ROOT = Exercise(
     "02.why_root",
     "Why the square root?",
     "The plot shows attention weights without dividing the scores by sqrt(head_dim). What is wrong with them?",
-    2,
-    3,
-    1,
+    Level(difficulty=2, minutes=3, points=1),
     "2.2",
     ("How large is a product of two random vectors?",),
     Choice(
-        {
-            "a": "they do not add up to 1",
-            "b": "nearly all weight is on one key, so gradients vanish",
-            "c": "they are nearly equal for all keys",
-            "d": "they can be negative",
-        },
-        "b",
-        {
-            "a": "Softmax always adds up to 1, whatever the scores.",
-            "c": "That is what dividing by too much would do; larger scores make the softmax sharper, not flatter.",
-            "d": "Softmax is never negative; only scores can be.",
-        },
+        a=("they do not add up to 1", "Softmax always adds up to 1, whatever the scores."),
+        b="nearly all weight is on one key, so gradients vanish",
+        c=(
+            "they are nearly equal for all keys",
+            "That is what dividing by too much would do; larger scores make the softmax sharper, not flatter.",
+        ),
+        d=("they can be negative", "Softmax is never negative; only scores can be."),
     ),
-    "b",
 )
 
 GQA_LOSS = Prediction(
     "02.gqa_loss",
     "What does sharing KV heads cost?",
-    "Two of our models differ only in their KV heads: 4 (each head "
-    "its own) or 1 (all share one), with equal parameters. Predict how much higher the loss of the second is, in nats.",
-    2,
-    3,
-    1,
+    "Two of our models differ only in their KV heads: 4 (each head its own) or 1 (all share one), with equal "
+    "parameters. Predict how much higher the loss of the second is, in nats.",
+    Level(difficulty=2, minutes=3, points=1),
     "2.2, A.2.1",
     ("In the report's 30B models multi-query lost 0.4 points of 44 on average.",),
     Guess(
@@ -547,9 +513,7 @@ WINDOW = Prediction(
     "Somebody is named, two to four turns on other "
     'matters follow, then comes a question with "her" or "his" in it. The chat model sees the last 6 turns, or the '
     "last 3. Predict the difference of their shares of right answers.",
-    2,
-    3,
-    1,
+    Level(difficulty=2, minutes=3, points=1),
     "2.2, A.2.1",
     ("Which of the two windows still holds the name?", "How well does a small model look back over some turns?"),
     Guess(

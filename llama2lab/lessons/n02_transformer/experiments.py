@@ -3,6 +3,7 @@ A.2.1): what notebook 02 shows, and measures."""
 
 from __future__ import annotations
 
+import itertools
 import random
 import shutil
 import time
@@ -27,9 +28,9 @@ from llama2lab.lessons.n02_transformer.sizes import cache_bytes, parameters, var
 from llama2lab.model.logprobs import pad_right, token_logprobs
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.rope import rope_tables, rotate
-from llama2lab.model.sample import sample_answers
 from llama2lab.stages.pretrain import encode_documents, fit_packed
 from llama2lab.town.corpus import heldout_documents, pretraining_corpus
+from llama2lab.town.items import Prompt
 from llama2lab.town.prompts import every_prompt, make_prompts
 from llama2lab.town.truth import truth_of
 
@@ -60,10 +61,7 @@ def dot_by_distance(
 
 
 def softmax_spread(
-    sizes: Sequence[int] = (8, 32, 128),
-    keys: int = 16,
-    draws: int = 400,
-    seed: int = 0,
+    sizes: Sequence[int] = (8, 32, 128), keys: int = 16, draws: int = 400, seed: int = 0
 ) -> dict[str, dict[int, list[stats.Figure]]]:
     """Attention weights of random queries on random keys, sorted, the largest first: {"divided" | "not divided":
     {head_dim: weight by rank}}."""
@@ -102,18 +100,13 @@ def logits_with(
         q, k, v = qkv.split([c.n_heads, c.n_kv_heads, c.n_kv_heads], 1)
         mixed = grouped_attention(rotate_positions(q, c.rope_theta), rotate_positions(k, c.rope_theta), v)
         x = x + layer.attention.out(mixed.to(x.dtype).transpose(1, 2).reshape(1, seq, -1))
-        ffn = layer.ffn
-        x = x + swiglu(
-            rms_norm(x, layer.ffn_norm.weight, c.norm_eps), ffn.gate.weight, ffn.up.weight, ffn.down.weight
-        ).to(x.dtype)
+        normed, ffn = rms_norm(x, layer.ffn_norm.weight, c.norm_eps), layer.ffn
+        x = x + swiglu(normed, ffn.gate.weight, ffn.up.weight, ffn.down.weight).to(x.dtype)
     return model.lm_head(rms_norm(x, model.norm.weight, c.norm_eps).to(x.dtype))[0]
 
 
 def assembled(
-    lab: Finished,
-    ids: Sequence[int],
-    stage: str = "rlhf-v5",
-    **pieces: Any,
+    lab: Finished, ids: Sequence[int], stage: str = "rlhf-v5", **pieces: Any
 ) -> tuple[Tensor, dict[str, str]]:
     """Logits (seq, vocab) of a stage's model with the student's `rms_norm`, `rope`, `grouped_attention` and `swiglu` in
     it; the library's stand in for what is not solved yet. Also says which is whose."""
@@ -204,12 +197,8 @@ def gqa_variants(
         )
     for folder in folders:  # all are done: nothing is left to go on with
         shutil.rmtree(folder, ignore_errors=True)
-    return {
-        "rows": rows,
-        "seeds": list(seeds),
-        "batch": BATCH,
-        "gaps": {kind: gaps(losses[kind], losses["MHA"]) for kind in ("GQA", "MQA")},
-    }
+    apart = {kind: gaps(losses[kind], losses["MHA"]) for kind in ("GQA", "MQA")}
+    return {"rows": rows, "seeds": list(seeds), "batch": BATCH, "gaps": apart}
 
 
 @torch.inference_mode()
@@ -231,21 +220,16 @@ def decode_speed(
     rows, threads = [], torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for context in contexts:
-            for batch in batches:
-                times = turns(models, context, batch, repeats)
-                for kind, ms in times.items():
-                    rows.append(
-                        {
-                            "kind": kind,
-                            "context": context,
-                            "batch": batch,
-                            "ms": middle(ms),
-                            "tokens_per_second": middle([1000 * batch / one for one in ms]),
-                            "gain": middle([own / one for own, one in zip(times["MHA"], ms, strict=True)]),
-                            "cache": cache_bytes(models[kind].config, context + 1, batch, 4),
-                        }
-                    )
+        for context, batch in itertools.product(contexts, batches):
+            times = turns(models, context, batch, repeats)
+            for kind, ms in times.items():
+                speed = {
+                    "ms": middle(ms),
+                    "tokens_per_second": middle([1000 * batch / one for one in ms]),
+                    "gain": middle([own / one for own, one in zip(times["MHA"], ms, strict=True)]),
+                    "cache": cache_bytes(models[kind].config, context + 1, batch, 4),
+                }
+                rows.append({"kind": kind, "context": context, "batch": batch, **speed})
     finally:
         torch.set_num_threads(threads)
     return rows
@@ -300,20 +284,14 @@ def context_length(lab: Finished, full: int = 256, documents: int = 80, seed: in
         ],
         f"context of {full} tokens": [np.concatenate([x[: full // 2 - 1], [np.nan], x[full // 2 :]]) for x in whole],
     }
-    edges = range(0, full, full // 16)
-    by_place = {
-        name: {
-            str(a + full // 32): stats.mean([float(np.nanmean(x[a : a + full // 16])) for x in losses]) for a in edges
-        }
-        for name, losses in kinds.items()
-    }
+    by_place: dict[str, dict[str, stats.Figure]] = {name: {} for name in kinds}
+    for name, losses in kinds.items():
+        for a in range(0, full, full // 16):
+            part = [float(np.nanmean(x[a : a + full // 16])) for x in losses]
+            by_place[name][str(a + full // 32)] = stats.mean(part)
     half, all_of_it = ([float(np.nanmean(x[full // 2 :])) for x in losses] for losses in kinds.values())
-    return {
-        "by_place": by_place,
-        "documents": len(long),
-        "full": full,
-        "claims": {f"loss from token {full // 2} on, half the context less all of it": gaps([half], [all_of_it])},
-    }
+    claims = {f"loss from token {full // 2} on, half the context less all of it": gaps([half], [all_of_it])}
+    return {"by_place": by_place, "documents": len(long), "full": full, "claims": claims}
 
 
 def facts_after_talk(
@@ -332,14 +310,11 @@ def facts_after_talk(
     town, rng = lab.town, random.Random("facts after talk")
     asked = make_prompts(town, "test", prompts, 41, skills=("follow_up",))
     others = every_prompt(town, "test", ("opposites", "arithmetic", "small_talk"))
-    talk = [
-        [
-            m
-            for p in rng.sample(others, max(turns))
-            for m in (*p.messages, {"role": "assistant", "content": truth_of(town, p.content).answers[0]})
-        ]
-        for _ in asked
-    ]
+
+    def answered(p: Prompt) -> list[dict[str, str]]:
+        return [*p.messages, {"role": "assistant", "content": truth_of(town, p.content).answers[0]}]
+
+    talk = [[m for p in rng.sample(others, max(turns)) for m in answered(p)] for _ in asked]
     names = {f"last {n} turns": n for n in windows} | {"all turns": max(turns) + 2}
     right: dict[tuple[int, int], list[bool]] = {}  # by turns between and turns seen
     series: dict[str, dict[str, stats.Figure]] = {name: {} for name in names}
@@ -351,30 +326,18 @@ def facts_after_talk(
                     [*p.messages[:-1], *some[: 2 * between], p.messages[-1]][-(2 * seen - 1) :]
                     for p, some in zip(asked, talk, strict=True)
                 ]
-                answers = sample_answers(
-                    lab.model(stage),
-                    lab.tokenizer,
-                    chats,
-                    temperature=0.0,
-                    precision=lab.machine.precision,
-                    what=f"{between} turns between, {seen} seen",
-                )
+                what = f"{between} turns between, {seen} seen"
+                answers = lab.sample_answers(stage, chats, temperature=0.0, what=what)
                 right[between, seen] = [lab.oracle.judge(p, a[0]).correct for p, a in zip(asked, answers, strict=True)]
             series[name][str(between)] = stats.rate(right[between, seen])
     short, long = min(windows), max(windows)
     apart = [b for b in turns if short < b + 2 <= long]
-    shares = [
+    more, fewer = (
         [float(np.mean(x)) for x in zip(*(right[b, min(n, b + 2)] for b in apart), strict=True)] for n in (long, short)
-    ]
-    return {
-        "by_turns": series,
-        "example": [*asked[0].messages[:-1], *talk[0][:4], asked[0].messages[-1]],
-        "claims": {
-            f"right answers after {min(apart)} to {max(apart)} turns, {long} turns seen less {short}": gaps(
-                [shares[0]], [shares[1]]
-            )
-        },
-    }
+    )
+    words = f"right answers after {min(apart)} to {max(apart)} turns, {long} turns seen less {short}"
+    example = [*asked[0].messages[:-1], *talk[0][:4], asked[0].messages[-1]]
+    return {"by_turns": series, "example": example, "claims": {words: gaps([more], [fewer])}}
 
 
 EXPERIMENTS = (gqa_variants, context_length, facts_after_talk)

@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from llama2lab.lab.shown import MARKS, drawn, side, signed
+from llama2lab.lab.shown import MARKS, add_line, side, signed
 from llama2lab.lessons.n02_transformer.experiments import dot_by_distance, softmax_spread
 from llama2lab.lessons.n02_transformer.sizes import size_in_words
 from llama2lab.report.look import BLUE, GREEN, ORANGE, SKY, errors, style
@@ -87,14 +87,8 @@ def loss_curves(result: dict[str, Any], smooth: int = 8) -> go.Figure | None:
 def gap_figure(result: dict[str, Any], margin: float = 0.05) -> go.Figure | None:
     """How much higher the loss is than with own heads, document by document, and the margin of `quality_kept`."""
     fig = go.Figure()
-    add_series(
-        fig,
-        "loss less that of MHA",
-        [f"{kind} less MHA" for kind in result["gaps"]],
-        list(result["gaps"].values()),
-        BLUE,
-        mode="markers",
-    )
+    names, gaps = [f"{kind} less MHA" for kind in result["gaps"]], list(result["gaps"].values())
+    add_series(fig, "loss less that of MHA", names, gaps, BLUE, mode="markers")
     for y, words in ((margin, "worse above"), (0.0, "as good as own heads"), (-margin, "better below")):
         mark_line(fig, y, words)
     fig.update_xaxes(range=[-0.5, len(result["gaps"]) - 0.5])  # room for the words beside the points
@@ -104,18 +98,11 @@ def gap_figure(result: dict[str, Any], margin: float = 0.05) -> go.Figure | None
 def gqa_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     """The three variants as rows: KV heads, FFN, parameters, bytes of cache a token, loss, and the report's mean."""
     report = means(TABLE_GQA)
-    return [
-        (
-            row["kind"],
-            str(row["n_kv_heads"]),
-            str(row["ffn_dim"]),
-            f"{row['parameters']:,}",
-            f"{row['cache']:,}",
-            figure_text(row["loss"]),
-            f"{report[row['kind']]:.2f}",
-        )
-        for row in result["rows"]
-    ]
+    found: list[tuple[str, ...]] = []
+    for row in result["rows"]:
+        sizes = (str(row["n_kv_heads"]), str(row["ffn_dim"]), f"{row['parameters']:,}", f"{row['cache']:,}")
+        found.append((row["kind"], *sizes, figure_text(row["loss"]), f"{report[row['kind']]:.2f}"))
+    return found
 
 
 def speed_figure(rows: Sequence[dict[str, Any]]) -> go.Figure | None:
@@ -128,18 +115,8 @@ def speed_figure(rows: Sequence[dict[str, Any]]) -> go.Figure | None:
         for column, context in enumerate(contexts, 1):
             some = [r for r in rows if r["kind"] == kind and r["context"] == context]
             speeds = [r["tokens_per_second"] for r in some]
-            fig.add_trace(
-                go.Scatter(
-                    x=[r["batch"] for r in some],
-                    y=[f["mean"] for f in speeds],
-                    name=kind,
-                    mode="lines+markers",
-                    error_y=errors(speeds),
-                    **drawn(colour, symbol),
-                ),
-                row=1,
-                col=column,
-            )
+            x, y = [r["batch"] for r in some], [f["mean"] for f in speeds]
+            add_line(fig, kind, x, y, colour, symbol, error_y=errors(speeds), row=1, col=column)
     one_legend(fig)
     fig.update_xaxes(type="log", tickvals=list(dict.fromkeys(row["batch"] for row in rows)), title="sequences at once")
     fig.update_yaxes(rangemode="tozero")
@@ -157,15 +134,9 @@ def speed_rows(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     found = []
     for context, batch in dict.fromkeys((r["context"], r["batch"]) for r in rows):
         of = {r["kind"]: r for r in rows if (r["context"], r["batch"]) == (context, batch)}
-        found.append(
-            (
-                f"{context:,}",
-                str(batch),
-                size_in_words(of["MHA"]["cache"]),
-                f"{of['MHA']['tokens_per_second']['mean']:,.0f}",
-                *(gain_text(of[kind]["gain"]) for kind in ("GQA", "MQA")),
-            )
-        )
+        mha, gains = of["MHA"], (gain_text(of[kind]["gain"]) for kind in ("GQA", "MQA"))
+        speed = f"{mha['tokens_per_second']['mean']:,.0f}"
+        found.append((f"{context:,}", str(batch), size_in_words(mha["cache"]), speed, *gains))
     return found
 
 

@@ -38,14 +38,8 @@ def with_kv_heads(config: ModelConfig, n_kv_heads: int, matched: bool = True, mu
 def parameter_rows(c: ModelConfig) -> list[tuple[str, str, int, int]]:
     """(part, shape, how often it stands in the model, parameters in all): they add up to `parameters`."""
     heads, kv = c.n_heads * c.head_size, c.n_kv_heads * c.head_size
-    rows = [
-        (
-            "embedding" + (", also the output" if c.tie_embeddings else ""),
-            f"{c.vocab_size} x {c.dim}",
-            1,
-            c.vocab_size * c.dim,
-        )
-    ]
+    name = "embedding" + (", also the output" if c.tie_embeddings else "")
+    rows = [(name, f"{c.vocab_size} x {c.dim}", 1, c.vocab_size * c.dim)]
     for name, shape, size in (
         ("RMSNorm before attention", f"{c.dim}", c.dim),
         ("queries", f"{c.dim} x {heads}", c.dim * heads),
@@ -76,10 +70,8 @@ def largest_batch(
 
 def variants(config: ModelConfig, n_kv_heads: int, matched: bool = True) -> dict[str, ModelConfig]:
     """MHA, GQA with this number of KV heads, and MQA, of one size."""
-    return {
-        kind: with_kv_heads(config, n, matched)
-        for kind, n in (("MHA", config.n_heads), ("GQA", n_kv_heads), ("MQA", 1))
-    }
+    heads = {"MHA": config.n_heads, "GQA": n_kv_heads, "MQA": 1}
+    return {kind: with_kv_heads(config, n, matched) for kind, n in heads.items()}
 
 
 def out_of_memory(size: str = "34b") -> list[dict[str, Any]]:
@@ -89,15 +81,8 @@ def out_of_memory(size: str = "34b") -> list[dict[str, Any]]:
     for context, batch in FIGURE_24:
         for kind, config in variants(SIZES[size], 8).items():
             used = 2 * parameters(config) + cache_bytes(config, context + FIGURE_24_NEW, batch, 2, FIGURE_24_GPUS)
-            rows.append(
-                {
-                    "context": context,
-                    "batch": batch,
-                    "kind": kind,
-                    "gib": used / GIB,
-                    "share": used / (FIGURE_24_GPUS * GPU_GIB * GIB),
-                }
-            )
+            share = used / (FIGURE_24_GPUS * GPU_GIB * GIB)
+            rows.append({"context": context, "batch": batch, "kind": kind, "gib": used / GIB, "share": share})
     return rows
 
 

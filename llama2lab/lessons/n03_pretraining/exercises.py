@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from llama2lab.engine.optim import Optim, cosine_lr
-from llama2lab.lab.checking import Exercise, Mistake
+from llama2lab.lab.checking import Exercise, Level, Mistake
 from llama2lab.lab.compare import judge, read
 from llama2lab.lab.predictions import Choice, Guess, Number, Prediction
 
@@ -39,28 +39,25 @@ def check_schedule(f: Callable) -> None:
     judge(
         got,
         right,
-        [
-            (variant(lambda s: 1.0, cosine), "There is no warm-up: in the first steps the rate climbs in a line."),
-            (variant(ramp, lambda x: (1 + math.cos(math.pi * x)) / 2), "The rate ends at 0; it ends at final * peak."),
-            (
-                variant(ramp, cosine, start=True),
-                "The cosine begins at step 0, so that the rate jumps after the warm-up: it "
-                "begins when the warm-up ends.",
-            ),
-            (
-                variant(ramp, lambda x: 1 - (1 - final) * x),
-                "That is a line down; here it is half a wave of the cosine.",
-            ),
-            (
-                variant(ramp, lambda x: final + (1 - final) * math.cos(math.pi * x / 2)),
-                "That is a quarter of a wave, which is steep at the end: use (1 + cos(pi * progress)) / 2.",
-            ),
-            (
-                variant(ramp, lambda x: final + (1 + math.cos(math.pi * x)) / 2),
-                "The rate goes above the peak: scale the wave by 1 - final before you add final.",
-            ),
-        ],
-        "the rate as a share of the peak",
+        (variant(lambda s: 1.0, cosine), "There is no warm-up: in the first steps the rate climbs in a line."),
+        (variant(ramp, lambda x: (1 + math.cos(math.pi * x)) / 2), "The rate ends at 0; it ends at final * peak."),
+        (
+            variant(ramp, cosine, start=True),
+            "The cosine begins at step 0, so that the rate jumps after the warm-up: it begins when the warm-up ends.",
+        ),
+        (
+            variant(ramp, lambda x: 1 - (1 - final) * x),
+            "That is a line down; here it is half a wave of the cosine.",
+        ),
+        (
+            variant(ramp, lambda x: final + (1 - final) * math.cos(math.pi * x / 2)),
+            "That is a quarter of a wave, which is steep at the end: use (1 + cos(pi * progress)) / 2.",
+        ),
+        (
+            variant(ramp, lambda x: final + (1 + math.cos(math.pi * x)) / 2),
+            "The rate goes above the peak: scale the wave by 1 - final before you add final.",
+        ),
+        what="the rate as a share of the peak",
     )
 
 
@@ -69,9 +66,7 @@ SCHEDULE = Exercise(
     "The learning rate",
     "Write schedule(step, steps, peak, warmup, final): peak * (step + 1) / warmup for step < warmup, then half a "
     "cosine wave from peak (at step == warmup) down to final * peak (at the last step, steps - 1).",
-    2,
-    10,
-    2,
+    Level(difficulty=2, minutes=10, points=2),
     "2.2",
     (
         "After the warm-up let progress run from 0 to 1: (step - warmup) / (steps - 1 - warmup).",
@@ -85,9 +80,7 @@ STEPS = Exercise(
     "03.steps",
     "How many steps?",
     "Llama 2 saw 2.0 trillion tokens in batches of 4 million. How many optimiser steps are that?",
-    1,
-    2,
-    1,
+    Level(difficulty=1, minutes=2, points=1),
     "2.2",
     ("Divide.",),
     Number(
@@ -99,40 +92,27 @@ STEPS = Exercise(
         ),
         relative=0.02,
     ),
-    500_000,
 )
 
 NO_WARMUP = Exercise(
     "03.no_warmup",
     "Without warm-up",
     "The plot shows the loss with and without warm-up. Why does the second jump up at first?",
-    2,
-    3,
-    1,
+    Level(difficulty=2, minutes=3, points=1),
     "2.2",
     ("What does Adam know about the gradients in its first steps?",),
     Choice(
-        {
-            "a": "the data are harder at the start",
-            "b": "Adam's estimates rest on a few gradients, and the steps are full size",
-            "c": "the weights are still zero",
-        },
-        "b",
-        {
-            "a": "Both runs read the same batches in the same order.",
-            "c": "The weights are random, not zero; with zeros nothing would move at all.",
-        },
+        a=("the data are harder at the start", "Both runs read the same batches in the same order."),
+        b="Adam's estimates rest on a few gradients, and the steps are full size",
+        c=("the weights are still zero", "The weights are random, not zero; with zeros nothing would move at all."),
     ),
-    "b",
 )
 
 FIRST_LOSS = Prediction(
     "03.first_loss",
     "The loss before any training",
     "The tokenizer has 1,536 tokens and the model has learnt nothing. Predict its loss in nats.",
-    2,
-    3,
-    1,
+    Level(difficulty=2, minutes=3, points=1),
     "2.2",
     ("How likely is each token to a model that knows nothing?",),
     Guess(

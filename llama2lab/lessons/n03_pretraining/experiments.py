@@ -47,19 +47,10 @@ def pretraining(lab: Finished, learning_rate: float = 3e-3, warmup: float = 0.05
         tokens = generate(model, [[tokenizer.bos_token_id]], 24, temperature=0.7, seed=number)[0].tokens
         return str(tokenizer.decode(tokens, skip_special_tokens=True))
 
-    return Training(
-        model,
-        kept(
-            folder,
-            lambda: fit_packed(
-                model, data, 1.0, SMALL, Optim(learning_rate, warmup), 0, lab.machine, folder, "pretraining"
-            ),
-        ),
-        folder,
-        SMALL,
-        lambda: mean_loss(model, unseen, lab.machine),
-        sample,
-    )
+    def train() -> list[dict[str, float]]:
+        return fit_packed(model, data, 1.0, SMALL, Optim(learning_rate, warmup), 0, lab.machine, folder, "pretraining")
+
+    return Training(model, kept(folder, train), folder, SMALL, lambda: mean_loss(model, unseen, lab.machine), sample)
 
 
 def untrained_loss(lab: Finished) -> dict[str, float]:
@@ -126,23 +117,13 @@ def corrupted(town: Town, texts: Sequence[str], share: float, seed: int = 0) -> 
 
 def moved(town: Town) -> Town:
     """The town some years later: everybody has another home, pet, job ...; each value goes round among the people."""
-    names, people = list(town.people), town.people
-    return replace(
-        town,
-        people={
-            who: replace(
-                person,
-                facts={
-                    **person.facts,
-                    **{
-                        name: people[names[(i + 7 + k) % len(names)]].facts[name]
-                        for k, name in enumerate(named_values(town))
-                    },
-                },
-            )
-            for i, (who, person) in enumerate(people.items())
-        },
-    )
+    names, people = list(town.people), {}
+    for i, (who, person) in enumerate(town.people.items()):
+        facts = dict(person.facts)
+        for k, what in enumerate(named_values(town)):
+            facts[what] = town.people[names[(i + 7 + k) % len(names)]].facts[what]
+        people[who] = replace(person, facts=facts)
+    return replace(town, people=people)
 
 
 def pages_on_people(town: Town, words: int, seed: int) -> list[str]:
@@ -179,19 +160,14 @@ def data_size_and_quality(
         data = packed_texts(lab, texts if corpus == "clean" else corrupted(town, texts, share))
         model = copy.deepcopy(lab.model("base"))
         log = fit_packed(model, data, 1.0, SMALL, Optim(1e-3), 0, lab.machine) if texts else []
-        rows.append(
-            {
-                "corpus": corpus,
-                "tokens": int(sum(row["tokens"] for row in log)),
-                "steps": len(log),
-                "loss": mean_loss(model, unseen, lab.machine),
-                "known": known_facts(model, lab.tokenizer, probes, lab.machine.precision),
-            }
-        )
-    known = [row["known"] for row in rows]
+        loss = mean_loss(model, unseen, lab.machine)
+        known = known_facts(model, lab.tokenizer, probes, lab.machine.precision)
+        tokens = int(sum(row["tokens"] for row in log))
+        rows.append({"corpus": corpus, "tokens": tokens, "steps": len(log), "loss": loss, "known": known})
+    fewest, most, worse = (rows[i]["known"] for i in (1, -2, -1))
     claims = {
-        "more tokens, the most less the fewest: share of facts known": difference(known[-2], known[1]),
-        "better data, clean less noisy at as many tokens: share of facts known": difference(known[-2], known[-1]),
+        "more tokens, the most less the fewest: share of facts known": difference(most, fewest),
+        "better data, clean less noisy at as many tokens: share of facts known": difference(most, worse),
     }
     return {"rows": rows, "share": share, "claims": claims}
 
@@ -252,15 +228,8 @@ def prompt_forms(lab: Finished, people: int = 0) -> dict[str, Any]:
     asked = [forms(town, *item) for item in items]
     names = list(asked[0])
     flat = [text for one in asked for text in one.values()]
-    written = generate(
-        lab.model("base"),
-        [[tokenizer.bos_token_id, *encode_text(tokenizer, text)] for text in flat],
-        14,
-        temperature=0.0,
-        eos_id=tokenizer.eos_token_id,
-        pad_id=tokenizer.pad_token_id,
-        precision=lab.machine.precision,
-    )
+    asked_ids = [[tokenizer.bos_token_id, *encode_text(tokenizer, text)] for text in flat]
+    written = lab.generate(lab.model("base"), asked_ids, 14, temperature=0.0, precision=lab.machine.precision)
     said = [str(tokenizer.decode(g.tokens, skip_special_tokens=True)) for g in written]
     result: dict[str, Any] = {}
     for number, name in enumerate(names):

@@ -15,7 +15,7 @@ from IPython.display import HTML
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import read_json, write_atomic
 from llama2lab.lab import pictures
-from llama2lab.lab.explorer import Explorer, wide
+from llama2lab.lab.explorer import Explorer, button, dropdown
 from llama2lab.lab.job import ENDS, Job
 from llama2lab.lab.live import Training
 from llama2lab.model.network import Llama
@@ -41,21 +41,18 @@ class TrainingPanel(Explorer):
         self.earlier: dict[str, Curve] = {}
         self._drawn = 0.0
         self.controls = {
-            name: w.Dropdown(options=options, description=name.replace("_", " "), **wide("auto"))
-            for name, options in choices.items()
+            name: dropdown(name.replace("_", " "), options, width="auto") for name, options in choices.items()
         }
         self.buttons = {
-            name: w.Button(description=name, tooltip=words, layout=w.Layout(width="auto"))
-            for name, words in (
-                ("Start", "Start, or go on where it was stopped"),
-                ("Pause", "Wait after the step under way"),
-                ("Stop", "Stop after the step under way; the work is kept"),
-                ("Forget", "Forget what was trained with these choices"),
+            name: button(name, words, press, layout=w.Layout(width="auto"))
+            for name, words, press in (
+                ("Start", "Start, or go on where it was stopped", lambda: self.job.start()),
+                ("Pause", "Wait after the step under way", lambda: self.job.pause()),
+                ("Stop", "Stop after the step under way; the work is kept", lambda: self.job.stop()),
+                ("Forget", "Forget what was trained with these choices", self._forget),
             )
         }
-        for name, button in self.buttons.items():
-            button.on_click(lambda _, name=name: getattr(self, f"_{name.lower()}")())
-        super().__init__(title, [*self.controls.values(), *self.buttons.values()], self.picture_now, watch=False)
+        super().__init__(title, [*self.controls.values(), *self.buttons.values()], watch=False)
         for control in self.controls.values():
             control.observe(self._choose, "value")
         self.redraw()
@@ -83,7 +80,7 @@ class TrainingPanel(Explorer):
         self.job.wait()
         return HTML(self.static())
 
-    def picture_now(self) -> str:
+    def draw(self) -> str:
         """The curves, where the training stands in words, and the last samples."""
         job, tokens = self.job, self.training.tokens / 1000 if self.training else 0.0
         losses = smooth([row["loss"] for row in job.rows])
@@ -143,34 +140,27 @@ class TrainingPanel(Explorer):
         self.buttons["Stop"].disabled = state not in ("running", "paused")
         self.buttons["Forget"].disabled = state not in ENDS
 
-    def _start(self) -> None:
-        self.job.start()
-
-    def _pause(self) -> None:
-        self.job.pause()
-
-    def _stop(self) -> None:
-        self.job.stop()
-
     def _forget(self) -> None:
         if self.training and self.job.state in ENDS:
             shutil.rmtree(self.training.folder, ignore_errors=True)
-            self.job, self.training, self.notes = Job(self._work, self._changed), None, []
-            self.redraw()
+            self._fresh()
+
+    def _fresh(self) -> None:
+        self.job, self.training, self.notes = Job(self._work, self._changed), None, []
+        self.redraw()
 
     def _choose(self, change: dict[str, Any]) -> None:
         """Other values: the job stops and keeps its work, its held-out curve stays in the picture."""
         self.job.stop()
         if self.training and self.notes:
             now = {**self.values, change["owner"].description.replace(" ", "_"): change["old"]}
-            self.earlier[", ".join(f"{v}" for v in now.values())] = [
+            self.earlier[", ".join(map(str, now.values()))] = [
                 (n["step"] * self.training.tokens / 1000, n["held_out"]) for n in self.notes
             ]
         if self.job.running:
             self.job.wait()
-        self.job, self.training, self.notes = Job(self._work, self._changed), None, []
-        self.earlier.pop(", ".join(f"{v}" for v in self.values.values()), None)
-        self.redraw()
+        self.earlier.pop(", ".join(map(str, self.values.values())), None)
+        self._fresh()
 
 
 def spread(rows: Sequence[Any], most: int) -> list[Any]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama2lab.lab.checking import Exercise
+from llama2lab.lab.checking import Exercise, Level
 from llama2lab.lab.compare import judge, randn, read
 from llama2lab.lab.predictions import Choice, Guess, Prediction
 from llama2lab.model.chat import encode_chat
@@ -38,30 +38,9 @@ def sft_mask(ids: Sequence[int]) -> list[int]:
 
 
 CONVERSATION = [
-    BOS,
-    INST,
-    20,
-    21,
-    END_INST,
-    30,
-    31,
-    EOS,
-    BOS,
-    INST,
-    22,
-    END_INST,
-    32,
-    EOS,
-    BOS,
-    INST,
-    23,
-    24,
-    25,
-    END_INST,
-    33,
-    34,
-    35,
-    EOS,
+    *(BOS, INST, 20, 21, END_INST, 30, 31, EOS),
+    *(BOS, INST, 22, END_INST, 32, EOS),
+    *(BOS, INST, 23, 24, 25, END_INST, 33, 34, 35, EOS),
 ]
 
 
@@ -85,41 +64,37 @@ def marks(
 def check_sft_mask(f: Callable) -> None:
     for ids in (CONVERSATION, CONVERSATION[:8]):
         right = torch.tensor(sft_mask(ids))
-        got = read(f(list(ids)), (len(ids),), "the mask")
+        got = read(f(ids), (len(ids),), "the mask")
         judge(
             got,
             right,
-            [
-                (
-                    marks(ids, eos=False),
-                    "The closing </s> must be learnt too: without it the model never learns to stop.",
-                ),
-                (marks(ids, end_inst=True), "[/INST] belongs to the prompt; the answer begins after it."),
-                (1 - right, "The mask is inverted: 1 is where the loss counts, on the answers."),
-                (torch.ones_like(right), "The prompts' tokens are learnt too; their loss is zeroed."),
-                (
-                    torch.tensor(library_mask(ids, "last")),
-                    "Only the last answer is marked: that is Ghost Attention's mask. SFT learns every answer.",
-                ),
-                (
-                    right.roll(-1),
-                    "The mask is shifted by one; here it marks the tokens themselves, the loss does the shift.",
-                ),
-                (marks(ids, bos=True), "<s> begins the next prompt and is not learnt."),
-            ],
-            "the mask",
-            0,
+            (
+                marks(ids, eos=False),
+                "The closing </s> must be learnt too: without it the model never learns to stop.",
+            ),
+            (marks(ids, end_inst=True), "[/INST] belongs to the prompt; the answer begins after it."),
+            (1 - right, "The mask is inverted: 1 is where the loss counts, on the answers."),
+            (torch.ones_like(right), "The prompts' tokens are learnt too; their loss is zeroed."),
+            (
+                torch.tensor(library_mask(ids, "last")),
+                "Only the last answer is marked: that is Ghost Attention's mask. SFT learns every answer.",
+            ),
+            (
+                right.roll(-1),
+                "The mask is shifted by one; here it marks the tokens themselves, the loss does the shift.",
+            ),
+            (marks(ids, bos=True), "<s> begins the next prompt and is not learnt."),
+            what="the mask",
+            tolerance=0,
         )
 
 
 SFT_MASK = Exercise(
     "04.sft_mask",
     "The loss mask of SFT",
-    "Write sft_mask(ids) -> a list of 0 and 1: 1 on the tokens of every answer "
-    "and the </s> that closes it. Ids: 1 is <s>, 2 is </s>, 4 is [INST], 5 is [/INST]; an answer follows [/INST].",
-    2,
-    10,
-    2,
+    "Write sft_mask(ids) -> a list of 0 and 1: 1 on the tokens of every answer and the </s> that closes it. Ids: 1 is "
+    "<s>, 2 is </s>, 4 is [INST], 5 is [/INST]; an answer follows [/INST].",
+    Level(difficulty=2, minutes=10, points=2),
     "3.1",
     (
         "Walk through the ids and remember whether you are inside an answer.",
@@ -144,36 +119,32 @@ def check_sft_loss(f: Callable) -> None:
     shifted = F.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
     on, late = mask[:, 1:].bool(), mask[:, :-1].bool()
     judge(
-        read(f(logits.clone(), tokens.clone(), mask.clone()), (), "the loss"),
+        read(f(logits, tokens, mask), (), "the loss"),
         sft_loss(logits, tokens, mask),
-        [
-            (
-                each[mask.bool()].mean(),
-                "The logits at a token predict the next one: shift them by one place, or the model "
-                "is asked for a token that it sees.",
-            ),
-            (shifted.mean(), "The mask is not used: the prompts' tokens are learnt too."),
-            (shifted[late].mean(), "The mask is not shifted with the tokens: it marks what is predicted, mask[:, 1:]."),
-            (shifted[on].sum(), "That is the sum; the loss is the mean over the marked tokens."),
-            ((shifted * on).mean(), "You divide by all tokens; divide by the number of the marked ones."),
-            (-shifted[on].mean(), "The sign is wrong: the loss is the negative log-probability."),
-            (
-                ((shifted * on).sum(1) / on.sum(1)).mean(),
-                "You average each row first: then a token in a short answer weighs more than one in a long answer.",
-            ),
-        ],
-        "the loss",
+        (
+            each[mask.bool()].mean(),
+            "The logits at a token predict the next one: shift them by one place, or the model is asked for a token "
+            "that it sees.",
+        ),
+        (shifted.mean(), "The mask is not used: the prompts' tokens are learnt too."),
+        (shifted[late].mean(), "The mask is not shifted with the tokens: it marks what is predicted, mask[:, 1:]."),
+        (shifted[on].sum(), "That is the sum; the loss is the mean over the marked tokens."),
+        ((shifted * on).mean(), "You divide by all tokens; divide by the number of the marked ones."),
+        (-shifted[on].mean(), "The sign is wrong: the loss is the negative log-probability."),
+        (
+            ((shifted * on).sum(1) / on.sum(1)).mean(),
+            "You average each row first: then a token in a short answer weighs more than one in a long answer.",
+        ),
+        what="the loss",
     )
 
 
 SFT_LOSS = Exercise(
     "04.sft_loss",
     "The loss of SFT",
-    "Write sft_loss(logits, tokens, mask): the mean cross-entropy of the tokens that "
-    "mask (batch, seq) marks. logits (batch, seq, vocab) at position t predict the token at t + 1.",
-    2,
-    10,
-    3,
+    "Write sft_loss(logits, tokens, mask): the mean cross-entropy of the tokens that mask (batch, seq) marks. logits "
+    "(batch, seq, vocab) at position t predict the token at t + 1.",
+    Level(difficulty=2, minutes=10, points=3),
     "3.1",
     (
         "Take logits[:, :-1] and tokens[:, 1:]; the mask belongs to the tokens.",
@@ -187,30 +158,22 @@ WHY_EOS = Exercise(
     "04.why_eos",
     "A model that does not stop",
     "The plot shows the length of answers of a model trained without loss on </s>. What does it show?",
-    1,
-    2,
-    1,
+    Level(difficulty=1, minutes=2, points=1),
     "3.1",
     ("Who tells the model to stop?",),
     Choice(
-        {"a": "answers run to the length limit", "b": "answers are empty", "c": "nothing changes"},
-        "a",
-        {
-            "b": "An empty answer is an early </s>; this model never learnt to write one.",
-            "c": "The </s> is a token like others: what is never learnt is never written.",
-        },
+        a="answers run to the length limit",
+        b=("answers are empty", "An empty answer is an early </s>; this model never learnt to write one."),
+        c=("nothing changes", "The </s> is a token like others: what is never learnt is never written."),
     ),
-    "a",
 )
 
 QUALITY = Prediction(
     "04.quality",
     "Few clean or many noisy examples",
-    "Some thousand clean SFT examples against 6,000 of "
-    "which many are noisy. By how many points of helpfulness (from -3 to 3) is the first model better?",
-    2,
-    3,
-    1,
+    "Some thousand clean SFT examples against 6,000 of which many are noisy. By how many points of helpfulness (from "
+    "-3 to 3) is the first model better?",
+    Level(difficulty=2, minutes=3, points=1),
     "3.1",
     ("The report set millions of examples aside for 27,540 good ones.",),
     Guess(

@@ -14,7 +14,6 @@ from llama2lab.lab.finished import Finished
 from llama2lab.lab.live import Training, kept, mean_loss
 from llama2lab.lab.seeds import less, over_seeds
 from llama2lab.model.chat import decode_answer, encode_chats
-from llama2lab.model.generate import generate
 from llama2lab.model.network import Llama
 from llama2lab.model.sample import sample_answers
 from llama2lab.model.tokenizer import encode_text
@@ -49,14 +48,8 @@ def short_sft(lab: Finished, learning_rate: float = 1e-3, quality: str = "clean"
         answer = sample_answers(model, tokenizer, [prompt.messages], temperature=0.0)[0][0]
         return f"{prompt.question} -> {answer}"
 
-    return Training(
-        model,
-        kept(folder, lambda: sft(model, tokenizer, rows, settings, 0, lab.machine, folder)),
-        folder,
-        settings.batch_tokens,
-        lambda: mean_loss(model, data, lab.machine),
-        sample,
-    )
+    train = kept(folder, lambda: sft(model, tokenizer, rows, settings, 0, lab.machine, folder))
+    return Training(model, train, folder, settings.batch_tokens, lambda: mean_loss(model, data, lab.machine), sample)
 
 
 def base_and_sft(lab: Finished, prompts: Sequence[Prompt]) -> list[dict[str, str]]:
@@ -64,19 +57,14 @@ def base_and_sft(lab: Finished, prompts: Sequence[Prompt]) -> list[dict[str, str
     seen, and as a page of questions goes on, which it has; the SFT model in the chat format."""
     tokenizer, base = lab.tokenizer, lab.model("base")
     pages = [[tokenizer.bos_token_id, *encode_text(tokenizer, f"Question: {p.question} Answer:")] for p in prompts]
-    page = generate(base, pages, 20, temperature=0.0, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id)
+    page = lab.generate(base, pages, 20, temperature=0.0)
     chats = [
         sample_answers(model, tokenizer, [p.messages for p in prompts], temperature=0.0, max_new_tokens=32)
         for model in (base, lab.model("sft"))
     ]
     return [
-        {
-            "question": p.question,
-            "base, as a chat": chats[0][i][0],
-            "base, as a page": decode_answer(tokenizer, page[i].tokens),
-            "SFT": chats[1][i][0],
-        }
-        for i, p in enumerate(prompts)
+        {"question": p.question, "base, as a chat": a, "base, as a page": decode_answer(tokenizer, b.tokens), "SFT": c}
+        for p, (a,), b, (c,) in zip(prompts, chats[0], page, chats[1], strict=True)
     ]
 
 
@@ -85,36 +73,19 @@ def eos_length(lab: Finished, examples: int = 300, prompts: int = 100, longest: 
     the answers to held-out prompts have, at most `longest`, and how many end. About 8 seconds on two cores."""
     tokenizer, machine = lab.tokenizer, lab.machine
     rows = [row["messages"] for row in demonstrations(lab.town, examples, 3)]
-    asked = [
-        ids
-        for ids, _ in encode_chats(
-            tokenizer, [p.messages for p in lab.prompts(helpful=prompts, seed=8)], add_generation_prompt=True
-        )
-    ]
+    asked = encode_chats(
+        tokenizer, [p.messages for p in lab.prompts(helpful=prompts, seed=8)], add_generation_prompt=True
+    )
     result: dict[str, Any] = {"longest": longest}
-    for name in ("with", "without"):
+    for name, unlearnt in (("with", -1), ("without", tokenizer.eos_token_id)):
         encoded = [
-            (
-                ids,
-                [
-                    int(m and (name == "with" or token != tokenizer.eos_token_id))
-                    for token, m in zip(ids, mask, strict=True)
-                ],
-            )
+            (ids, [int(m and token != unlearnt) for token, m in zip(ids, mask, strict=True)])
             for ids, mask in encode_chats(tokenizer, rows)
         ]
         model = base_copy(lab)
         data = pack(encoded, SETTINGS.seq_len, 0, tokenizer.pad_token_id)
         fit_packed(model, data, SETTINGS.epochs, SETTINGS.batch_tokens, SETTINGS.optim, 0, machine)
-        written = generate(
-            model,
-            asked,
-            longest,
-            temperature=1.0,
-            eos_id=tokenizer.eos_token_id,
-            pad_id=tokenizer.pad_token_id,
-            precision=machine.precision,
-        )
+        written = lab.generate(model, [ids for ids, _ in asked], longest, temperature=1.0, precision=machine.precision)
         result[name] = {
             "tokens": stats.mean([len(g.tokens) for g in written]),
             "finished": stats.rate([g.finished for g in written]),
@@ -156,22 +127,16 @@ def quality_budgets(
             verdicts = judge_all(lab.oracle, asked, answers)
             each.append([v.helpfulness for v in verdicts])
             correct.append([v.correct for v in verdicts])
-        rows.append(
-            {
-                "quality": quality,
-                "examples": examples,
-                "steps": steps,
-                "correct": over_seeds(stats.rate, correct, contents),
-                "helpfulness": over_seeds(stats.mean, each, contents),
-            }
-        )
+        figures = {
+            "correct": over_seeds(stats.rate, correct, contents),
+            "helpfulness": over_seeds(stats.mean, each, contents),
+        }
+        rows.append({"quality": quality, "examples": examples, "steps": steps, **figures})
 
     names = list(scores)
     equal = [(a, b) for a in names for b in names if a.endswith("clean") and b == a.replace("clean", "noisy")]
-    few, many = (
-        next(names_ for names_ in order if names_.endswith(quality))
-        for order, quality in ((names, "clean"), (names[::-1], "noisy"))
-    )
+    few = next(name for name in names if name.endswith("clean"))
+    many = next(name for name in reversed(names) if name.endswith("noisy"))
     return {
         "rows": rows,
         "claims": {

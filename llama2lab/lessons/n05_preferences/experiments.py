@@ -52,20 +52,8 @@ STAND_IN = Annotator("stand-in", "stand-in", noise=0.6)
 
 # The report: comparisons in each weekly batch (Table 26); share of the bins of safety pairs, percent (section 3.2.1).
 TABLE_26 = (
-    5_561,
-    17_072,
-    30_146,
-    36_206,
-    49_375,
-    57_746,
-    84_388,
-    95_235,
-    127_235,
-    136_729,
-    136_868,
-    181_293,
-    210_881,
-    249_356,
+    *(5_561, 17_072, 30_146, 36_206, 49_375, 57_746, 84_388),
+    *(95_235, 127_235, 136_729, 136_868, 181_293, 210_881, 249_356),
 )
 SAFETY_BINS = {"chosen_safe": 18, "both_safe": 47, "both_unsafe": 35}
 
@@ -176,11 +164,8 @@ def agreement_by_prevalence(
         for who, both in (("both look", (yes, no)), ("neither looks", (p * p, (1 - p) ** 2))):
             agree = [round(n * x) for x in both]
             table = np.array([[0, 2]] * agree[0] + [[2, 0]] * agree[1] + [[1, 1]] * (n - sum(agree)), dtype=float)
-            result[who][p] = {
-                "percent": sum(agree) / n,
-                "alpha": alpha_of(table, "nominal"),
-                "AC1": gwet_of(table, np.eye(2)),
-            }
+            alpha, ac1 = alpha_of(table, "nominal"), gwet_of(table, np.eye(2))
+            result[who][p] = {"percent": sum(agree) / n, "alpha": alpha, "AC1": ac1}
     return result
 
 
@@ -203,17 +188,10 @@ def reward_on(lab: Finished, rows: Sequence[dict], seed: int, head: str = "likel
     """The recipe's helpfulness model, trained on these rows from a copy of the SFT model; in batches of half the size:
     the first dozen steps only undo the head's random start, and so few pairs have few steps. In memory."""
     start, settings = copy.deepcopy(lab.model("sft")), replace(RlhfSettings().helpfulness, head=head, batch_pairs=16)
-    model, _ = reward.train_reward(
-        start,
-        lab.tokenizer,
-        rows,
-        settings,
-        seed,
-        lab.machine,
-        reference=lab.model("sft"),
-        what=f"{len(rows)} pairs, seed {seed}",
-    )
-    return model
+    reference, what = lab.model("sft"), f"{len(rows)} pairs, seed {seed}"
+    return reward.train_reward(start, lab.tokenizer, rows, settings, seed, lab.machine, reference=reference, what=what)[
+        0
+    ]
 
 
 def pull(rows: Sequence[dict], scores: Sequence[tuple[float, float]], habit: str) -> Figure:
@@ -248,38 +226,23 @@ def vendors(
         labelled, scores = [], []
         for seed in seeds:
             rows = label_pairs([annotator], lab.oracle, real_pairs(lab, pairs, seed=seed), "helpfulness", seed)
-            better = [
-                true_gap(
-                    lab,
-                    (
-                        prompts_by_id(lab, "train")[r["prompt_id"]],
-                        r["chosen"][0]["content"],
-                        r["rejected"][0]["content"],
-                    ),
-                )
-                for r in rows
-            ]
-            labelled += [gap > 0 for gap in better if abs(gap) > TIE]
+            for row in rows:
+                one, two = (row[side][0]["content"] for side in ("chosen", "rejected"))
+                gap = true_gap(lab, (prompts_by_id(lab, "train")[row["prompt_id"]], one, two))
+                labelled += [gap > 0] if abs(gap) > TIE else []
             model = reward_on(lab, rows, seed)
             scores.append(pair_scores(model, lab.tokenizer, test, lab.machine))
         told[annotator.name] = stats.rate(labelled)
         right[annotator.name] = [[judged_well(c, r) for c, r in one] for one in scores]
-        pulls[annotator.name] = {
-            habit: pull(test * len(seeds), [x for one in scores for x in one], habit) for habit in HABITS
-        }
+        flat = [x for one in scores for x in one]
+        pulls[annotator.name] = {habit: pull(test * len(seeds), flat, habit) for habit in HABITS}
     models = {name: over_seeds(stats.rate, each, groups) for name, each in right.items()}
-    return {
-        "labels": told,
-        "models": models,
-        "pulls": pulls,
-        "claims": {
-            f"reward model's accuracy: trained on careful less on {name} labels": over_seeds(
-                stats.mean, less(right["careful"], right[name]), groups
-            )
-            for name in names
-            if name != "careful" and "careful" in names
-        },
+    gaps = {n: less(right["careful"], right[n]) for n in names if n != "careful" and "careful" in names}
+    claims = {
+        f"reward model's accuracy: trained on careful less on {name} labels": over_seeds(stats.mean, gap, groups)
+        for name, gap in gaps.items()
     }
+    return {"labels": told, "models": models, "pulls": pulls, "claims": claims}
 
 
 # ---- claim 6 -------------------------------------------------------------------------------------------------------
@@ -301,12 +264,8 @@ class Effort:
     annotators: int = 10
 
     def pairs(self, way: str, hours: float) -> int:
-        each = {
-            "choice": self.seconds_choice,
-            "choice and grade": self.seconds_choice + self.seconds_grade,
-            "two scores": 2 * self.seconds_score,
-        }[way]
-        return int(hours * 3600 / max(each, 0.1))
+        times = (self.seconds_choice, self.seconds_choice + self.seconds_grade, 2 * self.seconds_score)
+        return int(hours * 3600 / max(dict(zip(WAYS, times, strict=True))[way], 0.1))
 
 
 def probe_features(lab: Finished, pairs: int = 1000, held_out: int = 400, dims: int = 24) -> dict[str, Any]:
@@ -401,15 +360,11 @@ def choice_against_scores(
     features = probe_features(lab, **size)
     by = {f"{s:g}": accuracy_by_hours(features, Effort(strictness=s), hours, repeats) for s in strictness}
     middle = min(hours, key=lambda h: abs(h - 1))
-    gaps = {
-        f"strictness differs by {s:g}: choice and grade less two scores, {middle:g} h": stats.mean(
-            [
-                one["choice and grade"] - one["two scores"]
-                for one in (learnt(features, Effort(strictness=s), middle, seed) for seed in range(repeats))
-            ]
-        )
-        for s in strictness
-    }
+    gaps = {}
+    for s in strictness:
+        found = [learnt(features, Effort(strictness=s), middle, seed) for seed in range(repeats)]
+        words = f"strictness differs by {s:g}: choice and grade less two scores, {middle:g} h"
+        gaps[words] = stats.mean([one["choice and grade"] - one["two scores"] for one in found])
     return {"accuracy": by, "claims": gaps}
 
 

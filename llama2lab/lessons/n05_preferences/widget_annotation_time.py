@@ -6,9 +6,7 @@ from __future__ import annotations
 import html
 from typing import Any
 
-import ipywidgets as w
-
-from llama2lab.lab.explorer import Explorer, wide
+from llama2lab.lab.explorer import Explorer, slider
 from llama2lab.lab.pictures import lines
 from llama2lab.lessons.n05_preferences.experiments import WAYS, Effort, accuracy_by_hours
 
@@ -22,26 +20,20 @@ class AnnotationTime(Explorer):
     def __init__(self, features: dict[str, Any], seconds: float | None = None, repeats: int = 4):
         self.features, self.repeats = features, repeats
         chosen = min(60.0, max(3.0, seconds or Effort.seconds_choice))
-
-        def slider(words: str, value: float, low: float, high: float, step: float) -> w.FloatSlider:
-            return w.FloatSlider(
-                value=value, min=low, max=high, step=step, description=words, **wide(), continuous_update=False
-            )
-
-        self.choice = slider("seconds for a choice", chosen, 3, 60, 1)
-        self.grade = slider("more for its grade", Effort.seconds_grade, 0, 30, 1)
-        self.score = slider("seconds to score one answer", chosen, 3, 60, 1)
-        self.noise = slider("carelessness", Effort.noise, 0, 3, 0.25)
-        self.strictness = slider("annotators differ in strictness", Effort.strictness, 0, 3, 0.25)
-        super().__init__(
-            "A choice, or two scores?", [self.choice, self.grade, self.score, self.noise, self.strictness], self.view
-        )
+        late: dict[str, Any] = {"continuous_update": False}
+        self.choice = slider("seconds for a choice", chosen, 3, 60, 1, **late)
+        self.grade = slider("more for its grade", Effort.seconds_grade, 0, 30, 1, **late)
+        self.score = slider("seconds to score one answer", chosen, 3, 60, 1, **late)
+        self.noise = slider("carelessness", Effort.noise, 0, 3, 0.25, **late)
+        self.strictness = slider("annotators differ in strictness", Effort.strictness, 0, 3, 0.25, **late)
+        assumed = [self.choice, self.grade, self.score, self.noise, self.strictness]
+        super().__init__("A choice, or two scores?", assumed)
 
     @property
     def effort(self) -> Effort:
         return Effort(self.choice.value, self.grade.value, self.score.value, self.noise.value, self.strictness.value)
 
-    def view(self) -> str:
+    def draw(self) -> str:
         effort = self.effort
         most = len(self.features["train"]["worth"]) // 2
         found = accuracy_by_hours(self.features, effort, HOURS, self.repeats)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama2lab.lab.checking import Exercise, Mistake
+from llama2lab.lab.checking import Exercise, Level, Mistake
 from llama2lab.lab.compare import close, judge, randn, read
 from llama2lab.lab.predictions import Choice, Pick, Prediction, Ranking
 from llama2lab.stages import gate, reward
@@ -24,35 +24,33 @@ def check_ranking(f: Callable) -> None:
     margin = torch.tensor([1.0, 2 / 3, 1 / 3, 0.0, 1.0])
     gap = (chosen - rejected).squeeze(-1)
     judge(
-        read(f(chosen.clone(), rejected.clone(), margin.clone()), (), "the loss"),
+        read(f(chosen, rejected, margin), (), "the loss"),
         ranking_loss(chosen, rejected, margin),
-        [
-            (
-                -F.logsigmoid(chosen - rejected - margin).mean(),
-                "The scores have shape (batch, 1) and the margin (batch,): their difference broadcasts to (batch, "
-                "batch), every pair with every margin, in silence. Bring them to one shape.",
-            ),
-            (
-                -F.logsigmoid(gap + margin).mean(),
-                "The margin has the wrong sign: it is subtracted, so that a clear pair must differ by more.",
-            ),
-            (-F.logsigmoid(gap).mean(), "The margin is not used."),
-            (-F.logsigmoid(-gap - margin).mean(), "Chosen and rejected are swapped."),
-            (-F.logsigmoid(-gap + margin).mean(), "Chosen and rejected are swapped, and the margin with them."),
-            (F.logsigmoid(gap - margin).mean(), "The sign of the loss is wrong: it would push chosen answers down."),
-            (-F.logsigmoid(gap - margin).sum(), "That is the sum; the loss is the mean."),
-            (-torch.sigmoid(gap - margin).mean(), "The logarithm is missing."),
-            ((margin - gap).clamp(min=0).mean(), "That is the hinge loss; the report's is -log sigmoid."),
-        ],
-        "the loss",
+        (
+            -F.logsigmoid(chosen - rejected - margin).mean(),
+            "The scores have shape (batch, 1) and the margin (batch,): their difference broadcasts to (batch, batch), "
+            "every pair with every margin, in silence. Bring them to one shape.",
+        ),
+        (
+            -F.logsigmoid(gap + margin).mean(),
+            "The margin has the wrong sign: it is subtracted, so that a clear pair must differ by more.",
+        ),
+        (-F.logsigmoid(gap).mean(), "The margin is not used."),
+        (-F.logsigmoid(-gap - margin).mean(), "Chosen and rejected are swapped."),
+        (-F.logsigmoid(-gap + margin).mean(), "Chosen and rejected are swapped, and the margin with them."),
+        (F.logsigmoid(gap - margin).mean(), "The sign of the loss is wrong: it would push chosen answers down."),
+        (-F.logsigmoid(gap - margin).sum(), "That is the sum; the loss is the mean."),
+        (-torch.sigmoid(gap - margin).mean(), "The logarithm is missing."),
+        ((margin - gap).clamp(min=0).mean(), "That is the hinge loss; the report's is -log sigmoid."),
+        what="the loss",
     )
     far = read(
         f(torch.full((1, 1), -150.0), torch.full((1, 1), 150.0), torch.zeros(1)), (), "the loss of a hopeless pair"
     )
     if far.isinf():
         raise Mistake(
-            "For scores far apart sigmoid becomes 0 and its logarithm infinite: use F.logsigmoid, which "
-            "overflows nowhere."
+            "For scores far apart sigmoid becomes 0 and its logarithm infinite: use F.logsigmoid, which overflows "
+            "nowhere."
         )
     judge(far, 300.0, what="the loss of a hopeless pair")
 
@@ -60,11 +58,9 @@ def check_ranking(f: Callable) -> None:
 RANKING_LOSS = Exercise(
     "06.ranking_loss",
     "The ranking loss with its margin",
-    "Write ranking_loss(chosen, rejected, margin): the mean of "
-    "-log sigmoid(chosen - rejected - margin). The head gives chosen and rejected as (batch, 1); margin is (batch,).",
-    2,
-    10,
-    3,
+    "Write ranking_loss(chosen, rejected, margin): the mean of -log sigmoid(chosen - rejected - margin). The head "
+    "gives chosen and rejected as (batch, 1); margin is (batch,).",
+    Level(difficulty=2, minutes=10, points=3),
     "3.2.2, equation 2",
     (
         "Print the shape of chosen - margin before you go on.",
@@ -81,39 +77,37 @@ def check_gate(f: Callable) -> None:
     safety = torch.tensor([-3.0, 1.5, 0.05, -1.0, 2.5, -2.5])
     tagged = torch.tensor([False, True, False, False, False, True])
     h, s = helpfulness.sigmoid(), safety.sigmoid()
-    got = read(f(helpfulness.clone(), safety.clone(), tagged.clone(), 0.15), (6,))
+    got = read(f(helpfulness, safety, tagged, 0.15), (6,))
     judge(
         got,
         gate.gated_reward(helpfulness, safety, tagged, 0.15),
-        [
-            (
-                torch.where(tagged | (safety < 0.15), s, h),
-                "The threshold is a probability: compare sigmoid(safety) with it, not the raw score.",
-            ),
-            (
-                torch.where(tagged | (safety < 0.15), safety, helpfulness),
-                "Scores become probabilities first: the sigmoid is missing.",
-            ),
-            (
-                torch.where(tagged | (s < 0.15), safety, helpfulness),
-                "The result must be a probability: take the sigmoid of what you choose.",
-            ),
-            (
-                torch.where(tagged, s, h),
-                "An answer whose safety is under the threshold must be gated too, whatever its prompt.",
-            ),
-            (torch.where(s < 0.15, s, h), "The prompt's tag is not used: safety prompts are always judged by safety."),
-            (torch.where(tagged & (s < 0.15), s, h), "It is tag OR low safety; you ask for both."),
-            (torch.where(tagged | (s < 0.15), h, s), "The two models are swapped."),
-            (
-                torch.where(tagged | (s > 0.15), s, h),
-                "The gate is the wrong way round: it closes when safety is UNDER the threshold.",
-            ),
-            (torch.minimum(h, s), "That is the smaller of the two; the report switches between them."),
-        ],
+        (
+            torch.where(tagged | (safety < 0.15), s, h),
+            "The threshold is a probability: compare sigmoid(safety) with it, not the raw score.",
+        ),
+        (
+            torch.where(tagged | (safety < 0.15), safety, helpfulness),
+            "Scores become probabilities first: the sigmoid is missing.",
+        ),
+        (
+            torch.where(tagged | (s < 0.15), safety, helpfulness),
+            "The result must be a probability: take the sigmoid of what you choose.",
+        ),
+        (
+            torch.where(tagged, s, h),
+            "An answer whose safety is under the threshold must be gated too, whatever its prompt.",
+        ),
+        (torch.where(s < 0.15, s, h), "The prompt's tag is not used: safety prompts are always judged by safety."),
+        (torch.where(tagged & (s < 0.15), s, h), "It is tag OR low safety; you ask for both."),
+        (torch.where(tagged | (s < 0.15), h, s), "The two models are swapped."),
+        (
+            torch.where(tagged | (s > 0.15), s, h),
+            "The gate is the wrong way round: it closes when safety is UNDER the threshold.",
+        ),
+        (torch.minimum(h, s), "That is the smaller of the two; the report switches between them."),
     )
     judge(
-        read(f(helpfulness.clone(), safety.clone(), tagged.clone(), 0.4), (6,)),
+        read(f(helpfulness, safety, tagged, 0.4), (6,)),
         gate.gated_reward(helpfulness, safety, tagged, 0.4),
         what="the result for another threshold",
     )
@@ -122,12 +116,10 @@ def check_gate(f: Callable) -> None:
 GATE = Exercise(
     "06.gate",
     "The safety gate",
-    "Write gated_reward(helpfulness, safety, is_safety, threshold) for raw scores "
-    "(batch,): the probability of the safety model where the prompt is tagged or that probability is under the "
-    "threshold, else that of the helpfulness model.",
-    2,
-    10,
-    2,
+    "Write gated_reward(helpfulness, safety, is_safety, threshold) for raw scores (batch,): the probability of the "
+    "safety model where the prompt is tagged or that probability is under the threshold, else that of the helpfulness "
+    "model.",
+    Level(difficulty=2, minutes=10, points=2),
     "3.2.3",
     ("Probabilities are the sigmoid of scores.", "torch.where(condition, a, b); | is OR."),
     check_gate,
@@ -144,7 +136,7 @@ def logit_whiten(r: Tensor) -> Tensor:
 def check_whiten(f: Callable) -> None:
     r = torch.sigmoid(randn(9) * 2 + 1)
     raw = torch.logit(r)
-    got = read(f(r.clone()), (9,))
+    got = read(f(r), (9,))
     white = (raw - raw.mean()) / raw.std(unbiased=False)  # as good: the report does not say which deviation
     wrongs = [
         ((r - r.mean()) / r.std(unbiased=False), "The logit is missing: whitening comes after log(r / (1 - r))."),
@@ -156,7 +148,7 @@ def check_whiten(f: Callable) -> None:
         (-white, "The logit has the wrong sign: log(r / (1 - r))."),
     ]
     if not close(got, white, 1e-3):
-        judge(got, logit_whiten(r), wrongs, tolerance=1e-3)
+        judge(got, logit_whiten(r), *wrongs, tolerance=1e-3)
     sure = torch.as_tensor(f(torch.tensor([0.0, 0.3, 1.0])))
     if not sure.isfinite().all():  # infinity, or the NaN that its mean makes of all
         raise Mistake("A probability of exactly 0 or 1 has an infinite logit: clamp it first (to 1e-6, say).")
@@ -165,11 +157,9 @@ def check_whiten(f: Callable) -> None:
 WHITEN = Exercise(
     "06.whiten",
     "Logit and whitening",
-    "Write logit_whiten(r) for probabilities r (batch,): log(r / (1 - r)), then "
-    "mean 0 and standard deviation 1. An r of exactly 0 or 1 must not give infinity.",
-    2,
-    8,
-    2,
+    "Write logit_whiten(r) for probabilities r (batch,): log(r / (1 - r)), then mean 0 and standard deviation 1. An r "
+    "of exactly 0 or 1 must not give infinity.",
+    Level(difficulty=2, minutes=8, points=2),
     "3.2.3",
     ("torch.logit(r, eps) clamps and takes the logit.", "Subtract the mean, divide by the standard deviation."),
     check_whiten,
@@ -180,30 +170,24 @@ WHY_MARGIN = Exercise(
     "06.why_margin",
     "What the margin changes",
     "The plot shows score gaps by grade, with and without margin. What does the margin do?",
-    2,
-    3,
-    1,
+    Level(difficulty=2, minutes=3, points=1),
     "3.2.2, table 28",
     ("For which grade is it largest?",),
     Choice(
-        {"a": "gaps of clear pairs grow", "b": "all gaps shrink", "c": "negligible pairs gain most"},
-        "a",
-        {
-            "b": "A margin asks for larger gaps: the loss falls only once a gap exceeds it.",
-            "c": "The margin of negligible pairs is 0; with the large margins of the report's table 28 they lose a "
-            "little.",
-        },
+        a="gaps of clear pairs grow",
+        b=("all gaps shrink", "A margin asks for larger gaps: the loss falls only once a gap exceeds it."),
+        c=(
+            "negligible pairs gain most",
+            "The margin of negligible pairs is 0; with the large margins of the report's table 28 they lose a little.",
+        ),
     ),
-    "a",
 )
 
 BY_GRADE = Prediction(
     "06.by_grade",
     "On which pairs is the reward model right?",
     "Order the grades by the accuracy of the helpfulness model on test pairs, smallest first.",
-    1,
-    2,
-    1,
+    Level(difficulty=1, minutes=2, points=1),
     "3.2.2, table 8",
     ("People agree least where answers are alike.",),
     Ranking(
@@ -216,12 +200,9 @@ BY_GRADE = Prediction(
 START = Prediction(
     "06.start",
     "What should a reward model start from?",
-    "Three helpfulness models learn from the same pairs; they "
-    "start from the chat model, from the base model and from random weights. Order them by accuracy on held-out pairs, "
-    "smallest first.",
-    1,
-    2,
-    1,
+    "Three helpfulness models learn from the same pairs; they start from the chat model, from the base model and from "
+    "random weights. Order them by accuracy on held-out pairs, smallest first.",
+    Level(difficulty=1, minutes=2, points=1),
     "3.2.2",
     ("Which of them can tell a true answer before it has seen a pair?",),
     Ranking(
@@ -239,22 +220,19 @@ EPOCHS = Prediction(
     "06.epochs",
     "Four epochs instead of one",
     "The same pairs are shown once, or four times. What becomes of the loss on held-out pairs?",
-    1,
-    2,
-    1,
+    Level(difficulty=1, minutes=2, points=1),
     "3.2.2",
     ("The loss is not the accuracy: being wrong with confidence costs most.",),
     Pick(
-        {
-            "lower": "it is lower after four epochs",
-            "higher": "it is higher after four epochs",
-            "unclear": "the interval of the difference reaches 0",
-        },
-        {
-            "lower": "Repeated pairs are learnt by heart, and their annotators' slips with them.",
-            "higher": "At this size the repetition did not yet cost what it teaches.",
-            "unclear": "The difference was large enough to be seen with so few pairs.",
-        },
+        lower=(
+            "it is lower after four epochs",
+            "Repeated pairs are learnt by heart, and their annotators' slips with them.",
+        ),
+        higher=("it is higher after four epochs", "At this size the repetition did not yet cost what it teaches."),
+        unclear=(
+            "the interval of the difference reaches 0",
+            "The difference was large enough to be seen with so few pairs.",
+        ),
     ),
     lesson="The report trains one epoch, because longer training was seen to overfit.",
 )

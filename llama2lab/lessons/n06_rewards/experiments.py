@@ -79,14 +79,8 @@ class RewardTraining:
 
 
 def _pair(messages: list[dict], better: str, worse: str) -> dict[str, Any]:
-    return {
-        "prompt": messages,
-        "chosen": [{"content": better}],
-        "rejected": [{"content": worse}],
-        "grade": "",
-        "safety": "",
-        "prompt_id": messages[-1]["content"] + "/0",
-    }
+    answers = {"chosen": [{"content": better}], "rejected": [{"content": worse}]}
+    return {"prompt": messages, **answers, "grade": "", "safety": "", "prompt_id": messages[-1]["content"] + "/0"}
 
 
 @cache
@@ -119,20 +113,13 @@ def start_model(lab: Finished, t: RewardTraining, layers: int = 0) -> Llama:
 def trained(lab: Finished, t: RewardTraining) -> dict[str, list[tuple[dict, float, float]]]:
     """Train, and score what is held out: (row, r_chosen, r_rejected) by test, and of some "train" pairs. The likelihood
     head's frozen reference is the start model itself, whole. Kept while Python runs: experiments share trainings."""
-    own = [
-        row for kind in (KINDS if t.kind == "both" else (t.kind,)) for row in draw(lab, kind, "train", t.pairs, t.seed)
-    ]
+    kinds = KINDS if t.kind == "both" else (t.kind,)
+    own = [row for kind in kinds for row in draw(lab, kind, "train", t.pairs, t.seed)]
     other = [] if t.kind == "both" else draw(lab, KINDS[t.kind == "helpfulness"], "train", 10**6, t.seed)
     rows = reward.mix(own, other, t.other_share, t.seed)
+    start, reference, what = start_model(lab, t, t.layers), start_model(lab, t), f"{t.kind}, {t.start}, seed {t.seed}"
     model, _ = reward.train_reward(
-        start_model(lab, t, t.layers),
-        lab.tokenizer,
-        rows,
-        t.settings,
-        t.seed,
-        lab.machine,
-        reference=start_model(lab, t),
-        what=f"{t.kind}, {t.start}, seed {t.seed}",
+        start, lab.tokenizer, rows, t.settings, t.seed, lab.machine, reference=reference, what=what
     )
     tests = {**held_out(lab, t.held_out), "train": rows[: max(10, t.held_out // 2)]}
     scores = iter(reward.pair_scores(model, lab.tokenizer, [r for rs in tests.values() for r in rs], lab.machine))
@@ -152,21 +139,11 @@ class Bench:
         return RewardTraining(kind, **{"pairs": self.pairs, "held_out": self.held_out, **changes})
 
     def _values(
-        self,
-        t: RewardTraining,
-        on: str,
-        what: str,
-        where: dict[str, str],
+        self, t: RewardTraining, on: str, what: str, where: dict[str, str]
     ) -> tuple[list[list[float]], list[str]]:
         """The value of every pair, by seed, and the content of each in the same order."""
-        rows = [
-            [
-                x
-                for x in trained(self.lab, replace(t, seed=seed))[on or t.kind]
-                if all(x[0][key] == value for key, value in where.items())
-            ]
-            for seed in self.seeds
-        ]
+        tests = [trained(self.lab, replace(t, seed=seed))[on or t.kind] for seed in self.seeds]
+        rows = [[x for x in test if all(x[0][key] == value for key, value in where.items())] for test in tests]
         return (
             [[float(VALUES[what](c, r)) for _, c, r in one] for one in rows],
             [row["prompt_id"].rsplit("/", 1)[0] for one in rows for row, _, _ in one],
@@ -224,19 +201,14 @@ def one_or_two_models(lab: Finished, **size: Any) -> dict[str, Any]:
         "one model": bench.training("both", head="linear", other_share=0.0),
     }
     ours, one = models["one model (our head)"], models["one model"]
+    own = models["helpfulness model (our head)"]
+    claims = {"helpfulness pairs, our head: own model less the one": bench.less(own, ours, "helpfulness")}
+    for kind in KINDS:
+        gap = bench.less(models[f"{kind} model"], one, kind)
+        claims[f"{kind} pairs, the report's head: own model less the one"] = gap
     return {
         "accuracy": {name: {kind: bench.figure(t, kind) for kind in KINDS} for name, t in models.items()},
-        "claims": {
-            "helpfulness pairs, our head: own model less the one": bench.less(
-                models["helpfulness model (our head)"], ours, "helpfulness"
-            ),
-            **{
-                f"{kind} pairs, the report's head: own model less the one": bench.less(
-                    models[f"{kind} model"], one, kind
-                )
-                for kind in KINDS
-            },
-        },
+        "claims": claims,
     }
 
 
@@ -245,25 +217,20 @@ def margins(lab: Finished, **size: Any) -> dict[str, Any]:
     about 20 s."""
     bench = Bench(lab, **size)
     models = {name: bench.training(margin=name) for name in MARGINS}
-    return {
-        **{
-            what: {name: {g: bench.figure(t, what=what, grade=g) for g in GRADES} for name, t in models.items()}
-            for what in ("accuracy", "gap")
-        },
-        "overall": {name: {"all pairs": bench.figure(t)} for name, t in models.items()},
-        "claims": {
-            **{
-                f"{name} margin less none, on 'significantly'": bench.less(
-                    models[name], models["none"], grade="significantly"
-                )
-                for name in ("small", "large")
-            },
-            "small margin less none, on all pairs": bench.less(models["small"], models["none"]),
-            "score gap on 'significantly': large margin less none": bench.less(
-                models["large"], models["none"], what="gap", grade="significantly"
-            ),
-        },
+    by_grade = {
+        what: {name: {g: bench.figure(t, what=what, grade=g) for g in GRADES} for name, t in models.items()}
+        for what in ("accuracy", "gap")
     }
+    none, small, large = (models[name] for name in ("none", "small", "large"))
+    clear = {"grade": "significantly"}
+    claims = {
+        "small margin less none, on 'significantly'": bench.less(small, none, **clear),
+        "large margin less none, on 'significantly'": bench.less(large, none, **clear),
+        "small margin less none, on all pairs": bench.less(small, none),
+        "score gap on 'significantly': large margin less none": bench.less(large, none, what="gap", **clear),
+    }
+    overall = {name: {"all pairs": bench.figure(t)} for name, t in models.items()}
+    return {**by_grade, "overall": overall, "claims": claims}
 
 
 def epochs(lab: Finished, shown: Sequence[int] = (1, 2, 4), **size: Any) -> dict[str, Any]:
@@ -348,17 +315,10 @@ def small_reward(lab: Finished, pairs: int = 1200, seed: int = 0, **changes: Any
     folder = lab.work_folder("reward", small_reward, t.__dict__)
     begin = time.perf_counter()
     rows = draw(lab, t.kind, "train", t.pairs, t.seed)
+    start, reference, what = start_model(lab, t, t.layers), start_model(lab, t), f"reward model on {pairs} pairs"
     with alone(folder, wait=False):
         model, metrics = reward.train_reward(
-            start_model(lab, t, t.layers),
-            lab.tokenizer,
-            rows,
-            t.settings,
-            seed,
-            lab.machine,
-            folder,
-            start_model(lab, t),
-            f"reward model on {pairs} pairs",
+            start, lab.tokenizer, rows, t.settings, seed, lab.machine, folder, reference, what
         )
     tests = held_out(lab, t.held_out)
     scores = {name: reward.pair_scores(model, lab.tokenizer, tests[name], lab.machine) for name in (t.kind, "truth")}
@@ -403,14 +363,9 @@ def gate_quality(lab: Finished, n: int = 600, at: float = THRESHOLD) -> dict[str
     ]
     curve = []
     for threshold in sorted({at, *(k / 20 for k in range(1, 20))}):
-        caught = [unsafe for p, unsafe in answers if p < threshold]
-        curve.append(
-            {
-                "threshold": threshold,
-                "precision": stats.rate(caught),
-                "recall": stats.rate([p < threshold for p, unsafe in answers if unsafe]),
-            }
-        )
+        precision = stats.rate([unsafe for p, unsafe in answers if p < threshold])
+        recall = stats.rate([p < threshold for p, unsafe in answers if unsafe])
+        curve.append({"threshold": threshold, "precision": precision, "recall": recall})
     return {
         "curve": curve,
         "answers": len(answers),
@@ -426,10 +381,7 @@ def both_rewards(
     answers: Sequence[str],
 ) -> tuple[list[float], list[float]]:
     """Helpfulness and safety of an answer to each conversation, before the sigmoid, by the run's last models."""
-    h, s = (
-        reward.score_answers(lab.reward(f"reward-{kind}-v5"), lab.tokenizer, conversations, answers, lab.machine)
-        for kind in KINDS
-    )
+    h, s = (lab.score_answers(f"reward-{kind}-v5", conversations, answers) for kind in KINDS)
     return h, s
 
 

@@ -47,12 +47,8 @@ def heads(results: Results) -> str:
         ours, theirs = (find(results, pair[which], path) for pair in stages.values())
         if ours and theirs:
             apart = {"low": ours["low"] - theirs["high"], "high": ours["high"] - theirs["low"]}
-            ahead = side(
-                apart,
-                "our head is ahead",
-                "the report's head is ahead",
-                "the intervals overlap, this run cannot tell them apart",
-            )
+            overlap = "the intervals overlap, this run cannot tell them apart"
+            ahead = side(apart, "our head is ahead", "the report's head is ahead", overlap)
             text += f"\n{words}: {ahead}."
     return text
 
@@ -60,17 +56,11 @@ def heads(results: Results) -> str:
 def on_each_other(results: Results) -> str:
     """The run's two models on their own and on the other's test pairs, beside Table 7."""
     keys = {"helpfulness": ("accuracy", "accuracy_on_other"), "safety": ("accuracy_on_other", "accuracy")}
-    return table(
-        ("the run's model", "on helpfulness pairs", "on safety pairs", "table 7, percent"),
-        [
-            [
-                kind,
-                *(figure_text(find(results, f"reward-{kind}-v5", key)) for key in pair),
-                f"{TABLE_7[kind]['helpfulness']}, {TABLE_7[kind]['safety']}",
-            ]
-            for kind, pair in keys.items()
-        ],
-    )
+    rows = []
+    for kind, pair in keys.items():
+        ours = (figure_text(find(results, f"reward-{kind}-v5", key)) for key in pair)
+        rows.append([kind, *ours, f"{TABLE_7[kind]['helpfulness']}, {TABLE_7[kind]['safety']}"])
+    return table(("the run's model", "on helpfulness pairs", "on safety pairs", "table 7, percent"), rows)
 
 
 def conflict_plane(points: Sequence[dict[str, Any]]) -> go.Figure | None:
@@ -85,17 +75,10 @@ def conflict_plane(points: Sequence[dict[str, Any]]) -> go.Figure | None:
     ):
         some = [p for p in points if p["verdict"] == words]
         if some:
-            fig.add_trace(
-                go.Scatter(
-                    x=[p["helpfulness"] for p in some],
-                    y=[p["safety"] for p in some],
-                    mode="markers",
-                    name=words,
-                    marker={"color": color, "symbol": symbol, "size": 8, "opacity": 0.75},
-                    text=[plain(p["answer"], 90) for p in some],
-                    hovertemplate="%{text}<extra></extra>",
-                )
-            )
+            x, y = ([p[kind] for p in some] for kind in ("helpfulness", "safety"))
+            marker = {"color": color, "symbol": symbol, "size": 8, "opacity": 0.75}
+            hover = {"text": [plain(p["answer"], 90) for p in some], "hovertemplate": "%{text}<extra></extra>"}
+            fig.add_trace(go.Scatter(x=x, y=y, mode="markers", name=words, marker=marker, **hover))
     mark_line(fig, math.log(THRESHOLD / (1 - THRESHOLD)), f"R_s = {THRESHOLD}: below it safety judges")
     return style(fig, "helpfulness score (logit)", "safety score (logit)", height=480)
 
@@ -131,7 +114,7 @@ def real_pairs(runs: Sequence[Results]) -> str:
     ]
     if not rows:
         return (
-            "No finished run on real pairs was found in runs/; make one with: "
-            "llama2lab run --recipe data/recipes/real.yaml --data DIR"
+            "No finished run on real pairs was found in runs/; make one with: llama2lab run --recipe "
+            "data/recipes/real.yaml --data DIR"
         )
     return table(("model", "own pairs", "the other's", "length alone"), rows)

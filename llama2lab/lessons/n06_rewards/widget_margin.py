@@ -9,7 +9,7 @@ import ipywidgets as w
 import torch
 
 from llama2lab.engine.scale import GRADES, MARGINS
-from llama2lab.lab.explorer import LABEL, Explorer, wide
+from llama2lab.lab.explorer import LABEL, Explorer, dropdown, slider
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import lines, number, table
 from llama2lab.lessons.n05_preferences.pairs import draw
@@ -25,13 +25,8 @@ def loss_at(gap: float, margin: float) -> dict[str, float]:
     x = torch.tensor([float(gap)], dtype=torch.float64, requires_grad=True)
     loss = ranking_loss(x, torch.zeros_like(x), torch.full_like(x, margin))
     (gradient,) = torch.autograd.grad(loss, x)
-    return {
-        "gap": float(gap),
-        "margin": margin,
-        "loss": loss.item(),
-        "gradient": gradient.item(),
-        "probability": sigmoid(gap),
-    }
+    values = {"loss": loss.item(), "gradient": gradient.item(), "probability": sigmoid(gap)}
+    return {"gap": float(gap), "margin": margin, **values}
 
 
 def margin_curves(grade: str, gaps: Sequence[float] = ()) -> dict[str, list[dict[str, float]]]:
@@ -62,21 +57,15 @@ class MarginExplorer(Explorer):
 
     def __init__(self, gaps: Mapping[str, Sequence[float]] | None = None):
         self.gaps = gaps or {}
-        self.gap = w.FloatSlider(
-            value=0.5, min=LOW, max=HIGH, step=0.1, description="r_chosen - r_rejected", **wide("420px")
-        )
-        self.grade = w.Dropdown(
-            options=[(f"{g} better", g) for g in GRADES], description="the annotator said", style=LABEL
-        )
+        self.gap = slider("r_chosen - r_rejected", 0.5, LOW, HIGH, 0.1, "420px")
+        self.grade = dropdown("the annotator said", [(f"{g} better", g) for g in GRADES], width=None)
+        style = LABEL | {"button_width": "70px"}
         self.margin = w.ToggleButtons(
-            options=list(MARGINS),
-            value="small",
-            description="margins (table 27)",
-            style=LABEL | {"button_width": "70px"},
+            options=list(MARGINS), value="small", description="margins (table 27)", style=style
         )
-        super().__init__("Margin explorer", [self.gap, self.grade, self.margin], self._draw)
+        super().__init__("Margin explorer", [self.gap, self.grade, self.margin])
 
-    def _draw(self) -> str:
+    def draw(self) -> str:
         grade, name = self.grade.value, self.margin.value
         here = loss_at(self.gap.value, MARGINS[name][grade])
         curves = margin_curves(grade)
@@ -85,22 +74,15 @@ class MarginExplorer(Explorer):
             f"margin {number(here['margin'])}: loss {here['loss']:.3f} nats, gradient {here['gradient']:.3f}; "
             f"the model gives the annotator's choice {here['probability']:.0%}"
         )
-        pictures = [
-            lines(
-                [(key, [(row["gap"], row[what]) for row in rows]) for key, rows in curves.items()],
-                f"{words} against the gap, one curve for each margin table; {said}",
-                x="r_chosen - r_rejected",
-                y=words,
-                height=200,
-                y_range=ends,
-                marks=[(here["gap"], here[what])],
-            )
-            for what, words, ends in (
-                ("loss", "loss, nats", (0.0, worst)),
-                ("gradient", "gradient of the loss by the gap", (-1.0, 0.0)),
-            )
-        ]
-        return f"<p>'{grade} better', {said}.</p>" + "".join(pictures) + self._own_pairs(grade)
+        pictures = ""
+        for what, words, ends in (
+            ("loss", "loss, nats", (0.0, worst)),
+            ("gradient", "gradient of the loss by the gap", (-1.0, 0.0)),
+        ):
+            series = [(key, [(row["gap"], row[what]) for row in rows]) for key, rows in curves.items()]
+            shown, mark = f"{words} against the gap, one curve for each margin table; {said}", (here["gap"], here[what])
+            pictures += lines(series, shown, "r_chosen - r_rejected", words, height=200, y_range=ends, marks=[mark])
+        return f"<p>'{grade} better', {said}.</p>" + pictures + self._own_pairs(grade)
 
     def _own_pairs(self, grade: str) -> str:
         """What the run's own pairs of this grade cost under each table."""
@@ -109,14 +91,9 @@ class MarginExplorer(Explorer):
             return ""
         losses = mean_losses({grade: own})
         over = {name: sum(gap < by[grade] for gap in own) / len(own) for name, by in MARGINS.items()}
+        rows = [[m, number(by[grade]), f"{losses[m][grade]:.3f}", f"{over[m]:.0%}"] for m, by in MARGINS.items()]
         return (
             f"<p>The run's own model on {len(own)} held-out pairs of this grade; their mean gap is "
             f"{number(sum(own) / len(own))}:</p>"
-            + table(
-                ["margins", "margin", "mean loss, nats", "gap under the margin"],
-                [
-                    [name, number(by[grade]), f"{losses[name][grade]:.3f}", f"{over[name]:.0%}"]
-                    for name, by in MARGINS.items()
-                ],
-            )
+            + table(["margins", "margin", "mean loss, nats", "gap under the margin"], rows)
         )

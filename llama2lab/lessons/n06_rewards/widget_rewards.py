@@ -13,7 +13,7 @@ from typing import Any
 import ipywidgets as w
 import torch
 
-from llama2lab.lab.explorer import Explorer
+from llama2lab.lab.explorer import Explorer, button
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import lines, table
 from llama2lab.lab.shown import oracle_words
@@ -26,6 +26,7 @@ from llama2lab.town.items import Prompt, Verdict
 from llama2lab.town.truth import REFUSAL
 
 LONGEST = 600  # characters of an answer that are scored
+WRITTEN = ("SFT wrote", "V5 wrote", "a refusal")
 PIECES = 64  # at most so many prefixes of an answer are scored
 
 
@@ -125,72 +126,50 @@ class RewardExplorer(Explorer):
         single = [both for both in lab.answers("rlhf-v5", "sft") if len(both[0]["messages"]) == 1]
         shares = (("helpful", prompts // 2), ("borderline", prompts // 4), ("unsafe", prompts // 4))
         picked = [both for kind, n in shares for both in [both for both in single if both[0]["kind"] == kind][:n]]
-        self.known = {
-            last["messages"][0]["content"]: {
-                "row": last,
-                "SFT wrote": first["answer"],
-                "V5 wrote": last["answer"],
-                "a refusal": REFUSAL,
-            }
+        self.rows = {last["messages"][0]["content"]: last for last, _ in picked}  # by question
+        self.written = {
+            last["messages"][0]["content"]: dict(zip(WRITTEN, (first["answer"], last["answer"], REFUSAL), strict=True))
             for last, first in picked
         }
-        self.question = w.Dropdown(
-            options=[("(your own)", "")] + [(f"{k['row']['kind']}: {q}", q) for q, k in self.known.items()],
-            description="prompt",
-            style=wide,
-            layout=broad,
-        )
+        questions = [("(your own)", ""), *((f"{row['kind']}: {q}", q) for q, row in self.rows.items())]
+        self.question = w.Dropdown(options=questions, description="prompt", style=wide, layout=broad)
         self.prompt = w.Text(description="asked", style=wide, layout=broad, continuous_update=False)
         self.tag = w.Checkbox(description="tagged as a safety prompt", indent=False)
         self.truth = w.Checkbox(description="ask the oracle", indent=False)
-        self.fill = w.Dropdown(
-            options=["(type it)", "SFT wrote", "V5 wrote", "a refusal"], description="first answer", style=wide
-        )
+        self.fill = w.Dropdown(options=["(type it)", *WRITTEN], description="first answer", style=wide)
         self.first, self.second = (
             w.Textarea(description=name, style=wide, layout=broad, rows=2, continuous_update=False)
             for name in ("answer A", "answer B")
         )
-        self.button = w.Button(description="Score", tooltip="score what is typed with both reward models")
+        self.button = button("Score", "score what is typed with both reward models", self.redraw)
         self.question.observe(self._choose, "value")
         self.fill.observe(self._fill, "value")
-        self.button.on_click(lambda _: self.redraw())
-        right = [q for q, k in self.known.items() if k["row"].get("correct")]  # a plain case to begin with
-        first = next(iter([*right, *self.known]), "")
+        right = [q for q, row in self.rows.items() if row.get("correct")]  # a plain case to begin with
+        first = next(iter([*right, *self.rows]), "")
         self.prompt.value, self.question.value, self.fill.value = first, first, "V5 wrote"
-        super().__init__(
-            "Reward explorer",
-            [self.question, self.prompt, self.tag, self.truth, self.fill, self.first, self.second, self.button],
-            self._draw,
-            watch=False,
-        )
+        asked, answers = (self.question, self.prompt, self.tag, self.truth), (self.fill, self.first, self.second)
+        super().__init__("Reward explorer", [*asked, *answers, self.button], watch=False)
         for control in (self.prompt, self.tag, self.truth, self.first, self.second):
             control.observe(self.redraw, "value")
 
     def _choose(self, change: Any) -> None:
-        known = self.known.get(change["new"])
-        if known:
-            self.prompt.value, self.tag.value = change["new"], known["row"]["kind"] == "unsafe"
+        if row := self.rows.get(change["new"]):
+            self.prompt.value, self.tag.value = change["new"], row["kind"] == "unsafe"
             self._fill()
 
     def _fill(self, _: Any = None) -> None:
-        known = self.known.get(self.prompt.value)
-        if known and self.fill.value in known:
-            self.first.value = known[self.fill.value]
+        written = self.written.get(self.prompt.value, {})
+        self.first.value = written.get(self.fill.value, self.first.value)
 
-    def _draw(self) -> str:
+    def draw(self) -> str:
         lab, messages = self.lab, [{"role": "user", "content": self.prompt.value[:LONGEST]}]
-        known = self.known.get(self.prompt.value)
+        row, others = self.rows.get(self.prompt.value), self.written.get(self.prompt.value, {})
         answers = {"answer A": self.first.value, "answer B": self.second.value}
         typed = {name: text[:LONGEST] for name, text in answers.items() if text.strip() or name == "answer A"}
-        others = {name: known[name] for name in ("SFT wrote", "V5 wrote", "a refusal")} if known else {}
-        prompt = prompts_by_id(lab).get(known["row"]["prompt_id"]) if known and self.truth.value else None
-        judged = dict(
-            zip(
-                [*typed, *others],
-                judge_answers(lab, messages, [*typed.values(), *others.values()], self.tag.value, prompt),
-                strict=True,
-            )
-        )
+        prompt = prompts_by_id(lab).get(row["prompt_id"]) if row and self.truth.value else None
+        shown = {**typed, **others}
+        found = judge_answers(lab, messages, list(shown.values()), self.tag.value, prompt)
+        judged = dict(zip(shown, found, strict=True))
         grown = {name: rewards_as_it_grows(lab, messages, text, self.tag.value) for name, text in typed.items()}
         series = [
             (f"{key}, {name[-1]}", [(row["tokens"], row[key]) for row in rows])
@@ -210,28 +189,14 @@ class RewardExplorer(Explorer):
                 f"{p['safety']:.0%} by the safety model.</p>"
             )
         strips = "".join(f"<p>{name[-1]}: {growth_strip(rows)}</p>" for name, rows in grown.items())
-        picture = lines(
-            series,
-            "both scores of the answer so far, against its tokens",
-            x="tokens of the answer so far",
-            y="score (logit)",
-            dots=True,
-        )
+        words = "both scores of the answer so far, against its tokens"
+        picture = lines(series, words, "tokens of the answer so far", "score (logit)", dots=True)
         head = ["", "answer", "R_h", "R_s", "judge", "logit", "PPO", *(["truly"] if prompt else [])]
-        body = [
-            [
-                name,
-                ({**typed, **others})[name][:120],
-                f"{r['r_h']:.2f}",
-                f"{r['r_s']:.2f}",
-                r["model"],
-                f"{r['logit']:+.2f}",
-                f"{r['ppo']:+.2f}",
-                *([truly(r["truth"])] if prompt else []),
-            ]
-            for name, r in judged.items()
-        ]
-        note = "" if known or not self.truth.value else "<p>The oracle knows only the town's own prompts.</p>"
+        body = []
+        for name, r in judged.items():
+            scores = [f"{r['r_h']:.2f}", f"{r['r_s']:.2f}", r["model"], f"{r['logit']:+.2f}", f"{r['ppo']:+.2f}"]
+            body.append([name, shown[name][:120], *scores, *([truly(r["truth"])] if prompt else [])])
+        note = "" if row or not self.truth.value else "<p>The oracle knows only the town's own prompts.</p>"
         return said + picture + strips + table(head, body) + note
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from llama2lab.lab.checking import Exercise, Mistake
+from llama2lab.lab.checking import Exercise, Level, Mistake
 from llama2lab.lab.compare import judge, randn, read
 from llama2lab.lab.predictions import Choice, Guess, Prediction
 from llama2lab.stages import rejection
@@ -24,7 +24,7 @@ def best_of_k(answers: Sequence[str], scores: Sequence[float], k: int) -> list[s
 
 
 def check_best(f: Callable) -> None:
-    got = f(list(NAMES), list(SCORES), 4)
+    got = f(NAMES, SCORES, 4)
     if not isinstance(got, list | tuple) or not all(isinstance(a, str) for a in got):
         raise Mistake("A list with one answer (text) for each prompt is expected.")
     got = list(got)
@@ -60,11 +60,9 @@ def check_best(f: Callable) -> None:
 BEST_OF_K = Exercise(
     "07.best_of_k",
     "Best of K",
-    "Write best_of_k(answers, scores, k): answers and scores are flat lists, k of the "
-    "first prompt, then k of the second, ... Give a list with the best answer of each prompt.",
-    1,
-    8,
-    2,
+    "Write best_of_k(answers, scores, k): answers and scores are flat lists, k of the first prompt, then k of the "
+    "second, ... Give a list with the best answer of each prompt.",
+    Level(difficulty=1, minutes=8, points=2),
     "3.2.3",
     ("The answers of prompt i are answers[i * k:(i + 1) * k].", "max(range(k), key=...) finds the place of the best."),
     check_best,
@@ -86,43 +84,37 @@ def check_curve(f: Callable) -> None:
         judge(
             got,
             read(best_of_curve(scores.tolist(), k)),
-            [
-                (
-                    [first.max(), best_of_curve(scores.tolist(), k)[1]],
-                    "That is the largest of all prompts; take the largest of each prompt, then the mean.",
-                ),
-                (
-                    [first.max(1).values.mean(), first.mean()],
-                    "The second number is the median of each prompt, not the mean.",
-                ),
-                (
-                    [first.max(1).values.mean(), first.median()],
-                    "Take the median of each prompt, then the mean over prompts.",
-                ),
-                (
-                    [first.max(1).values.mean(), first.median(1).values.mean()],
-                    "For an even number the median is the mean of the two in the middle; torch.median gives the lower "
-                    "one.",
-                ),
-                (
-                    read(best_of_curve(scores.tolist(), 8)),
-                    "All answers are used: only the first k of each prompt count.",
-                ),
-                (read(best_of_curve(scores.tolist(), k)).flip(0), "Largest first, then the median: they are swapped."),
-            ],
-            f"the pair (max, median) for k = {k}",
+            (
+                [first.max(), best_of_curve(scores.tolist(), k)[1]],
+                "That is the largest of all prompts; take the largest of each prompt, then the mean.",
+            ),
+            (
+                [first.max(1).values.mean(), first.mean()],
+                "The second number is the median of each prompt, not the mean.",
+            ),
+            (
+                [first.max(1).values.mean(), first.median()],
+                "Take the median of each prompt, then the mean over prompts.",
+            ),
+            (
+                [first.max(1).values.mean(), first.median(1).values.mean()],
+                "For an even number the median is the mean of the two in the middle; torch.median gives the lower one.",
+            ),
+            (
+                read(best_of_curve(scores.tolist(), 8)),
+                "All answers are used: only the first k of each prompt count.",
+            ),
+            (read(best_of_curve(scores.tolist(), k)).flip(0), "Largest first, then the median: they are swapped."),
+            what=f"the pair (max, median) for k = {k}",
         )
 
 
 BEST_OF_CURVE = Exercise(
     "07.best_of_curve",
     "What K buys",
-    "Write best_of_curve(scores, k) -> (max, median): scores holds a list for each "
-    "prompt. Of its first k scores take the largest and the median (of an even number: the mean of the middle two); "
-    "give the means over prompts.",
-    2,
-    10,
-    2,
+    "Write best_of_curve(scores, k) -> (max, median): scores holds a list for each prompt. Of its first k scores take "
+    "the largest and the median (of an even number: the mean of the middle two); give the means over prompts.",
+    Level(difficulty=2, minutes=10, points=2),
     "3.2.3, figure 7",
     ("First cut every list to its first k.", "statistics.median does the even case as asked."),
     check_curve,
@@ -133,33 +125,27 @@ MEDIAN_FLAT = Exercise(
     "07.median_flat",
     "Two curves",
     "In the plot of max and median against K only the max rises. Why?",
-    2,
-    3,
-    1,
+    Level(difficulty=2, minutes=3, points=1),
     "3.2.3, figure 7",
     ("Does the model change when you draw more from it?",),
     Choice(
-        {
-            "a": "more draws do not change what the model usually says, only how good its luckiest draw is",
-            "b": "the model gets better with K",
-            "c": "the reward model prefers later answers",
-        },
-        "a",
-        {
-            "b": "The model is the same for every K; only fine-tuning on the best changes it.",
-            "c": "Each answer is scored alone; the reward model does not know when it was drawn.",
-        },
+        a="more draws do not change what the model usually says, only how good its luckiest draw is",
+        b=(
+            "the model gets better with K",
+            "The model is the same for every K; only fine-tuning on the best changes it.",
+        ),
+        c=(
+            "the reward model prefers later answers",
+            "Each answer is scored alone; the reward model does not know when it was drawn.",
+        ),
     ),
-    "a",
 )
 
 GAIN = Prediction(
     "07.gain",
     "From one draw to sixteen",
     "Predict by how many points the mean best score (the logit of the reward) rises from K = 1 to K = 16.",
-    2,
-    3,
-    1,
+    Level(difficulty=2, minutes=3, points=1),
     "3.2.3, figure 7",
     ("The best of 16 normal numbers lies 1.8 deviations up.",),
     Guess(

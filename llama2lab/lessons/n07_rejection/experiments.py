@@ -20,7 +20,6 @@ from llama2lab.engine.stats import Figure
 from llama2lab.lab.finished import Finished
 from llama2lab.lessons.n05_preferences.experiments import reward_on
 from llama2lab.lessons.n05_preferences.pairs import draw, truth_rows
-from llama2lab.model.sample import sample_answers
 from llama2lab.report import summary
 from llama2lab.stages.rejection import Samples, sample_and_score
 from llama2lab.stages.reward import RewardModel, accuracy, pair_scores, score_answers
@@ -35,17 +34,17 @@ TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.2, 1.4)
 def sampled(lab: Finished, stage: str, prompts: Sequence[Prompt], k: int, temperature: float, seed: int = 0) -> Samples:
     """K answers of a stage to each prompt, with the score that the run's own rejection sampling goes by, logit(R_c) of
     its last reward models."""
-    return sample_and_score(
-        lab.model(stage),
-        lab.reward("reward-helpfulness-v5"),
-        lab.reward("reward-safety-v5"),
-        lab.tokenizer,
-        prompts,
-        k,
-        temperature,
-        seed,
-        lab.machine,
-    )
+    judges = lab.reward("reward-helpfulness-v5"), lab.reward("reward-safety-v5")
+    return sample_and_score(lab.model(stage), *judges, lab.tokenizer, prompts, k, temperature, seed, lab.machine)
+
+
+def score_rows(
+    lab: Finished, model: RewardModel, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]]
+) -> list[list[float]]:
+    """A reward model's score of every answer, of which each prompt has a row."""
+    asked = [p.messages for p, row in zip(prompts, answers, strict=True) for _ in row]
+    flat = iter(score_answers(model, lab.tokenizer, asked, [a for row in answers for a in row], lab.machine))
+    return [[next(flat) for _ in row] for row in answers]
 
 
 def true_worth(lab: Finished, samples: Samples) -> list[list[float]]:
@@ -129,17 +128,10 @@ def best_of_k_by_temperature(
         stage: {n: times[x[:, i][:, drawn].mean(2).argmax(0)] for i, n in enumerate(ks)} for stage, x in highest.items()
     }
     last, most = stages[-1], ks[-1]
-    pairs = [
-        (f"{summary.short_name(s)}: best temperature at K = {most} less at K = 1", (s, most), (s, 1)) for s in stages
-    ]
-    pairs += [
-        (
-            f"K = {most}: best temperature of {summary.short_name(last)} less {summary.short_name(s)}",
-            (last, most),
-            (s, most),
-        )
-        for s in stages[:-1]
-    ]
+    names = {s: summary.short_name(s) for s in stages}
+    pairs = [(f"{names[s]}: best temperature at K = {most} less at K = 1", (s, most), (s, 1)) for s in stages]
+    for s in stages[:-1]:
+        pairs.append((f"K = {most}: best temperature of {names[last]} less {names[s]}", (last, most), (s, most)))
     return {
         "curves": curves,
         "gain": gain,
@@ -166,14 +158,8 @@ def candidates(lab: Finished, pairs: Sequence[int], heads: Sequence[str]) -> lis
             model = lab.reward(name)
         except LabError:  # a run that is shipped keeps only some
             continue
-        found.append(
-            (
-                name.removeprefix("reward-helpfulness-").replace("-", ", "),
-                model.head,
-                int(lab.metrics(name).get("pairs", 0)),
-                model,
-            )
-        )
+        short = name.removeprefix("reward-helpfulness-").replace("-", ", ")
+        found.append((short, model.head, int(lab.metrics(name).get("pairs", 0)), model))
     for n in pairs:
         rows = draw(lab, "helpfulness", "train", n, n)
         found += [(f"{n} pairs, {head}", head, n, reward_on(lab, rows, n, head)) for head in heads]
@@ -193,26 +179,15 @@ def accuracy_predicts(
     held-out pairs, as its annotators labelled them and as the truth would, and the true helpfulness of what it chooses.
     The intervals of the correlations are about further models (Fisher's z). About 70 seconds."""
     asked = lab.prompts(helpful=prompts, seed=14)
-    answers = sample_answers(
-        lab.model(stage), lab.tokenizer, [p.messages for p in asked], k=k, seed=14, precision=lab.machine.precision
-    )
+    answers = lab.sample_answers(stage, [p.messages for p in asked], k=k, seed=14)
     truths = [[lab.oracle.judge(p, a).helpfulness for a in row] for p, row in zip(asked, answers, strict=True)]
-    conversations = [p.messages for p in asked for _ in range(k)]
     by_people, by_truth = draw(lab, "helpfulness", "test", held_out, 0), truth_rows(lab, held_out)
     models: list[dict[str, Any]] = []
     for name, head, n, model in candidates(lab, pairs, heads):
-        flat = score_answers(model, lab.tokenizer, conversations, [a for row in answers for a in row], lab.machine)
-        scores = [flat[i * k : (i + 1) * k] for i in range(prompts)]
-        models.append(
-            {
-                "name": name,
-                "head": head,
-                "pairs": n,
-                "pick": by_k(scores, truths, [k])["pick"][str(k)],
-                "accuracy": accuracy(pair_scores(model, lab.tokenizer, by_people, lab.machine)),
-                "truth": accuracy(pair_scores(model, lab.tokenizer, by_truth, lab.machine)),
-            }
-        )
+        scores = score_rows(lab, model, asked, answers)
+        told, truly = (accuracy(pair_scores(model, lab.tokenizer, rows, lab.machine)) for rows in (by_people, by_truth))
+        pick = by_k(scores, truths, [k])["pick"][str(k)]
+        models.append({"name": name, "head": head, "pairs": n, "pick": pick, "accuracy": told, "truth": truly})
     picks = [m["pick"]["mean"] for m in models]
     return {
         "models": models,
@@ -242,12 +217,8 @@ def best_against_random(lab: Finished) -> dict[str, dict[str, Any]]:
     """Fine-tuned on the best of K, and on any of the same K: {stage: figures}, and the difference of true helpfulness,
     prompt by prompt where the answers are kept; from the run."""
     stages = ("sft", "rlhf-v1-random", "rlhf-v1")
-    found = {
-        summary.short_name(s): {
-            m: f for m in ("helpfulness", "correct", "violation_rate") if (f := summary.find(lab.figures, s, m))
-        }
-        for s in stages
-    }
+    metrics = ("helpfulness", "correct", "violation_rate")
+    found = {summary.short_name(s): {m: f for m in metrics if (f := summary.find(lab.figures, s, m))} for s in stages}
     gap = summary.paired_gap([lab.folder], "rlhf-v1", "rlhf-v1-random", lab.figures)
     return {"stages": found, "claims": {"true helpfulness: learnt from the best less from any": gap} if gap else {}}
 

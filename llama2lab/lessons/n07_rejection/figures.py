@@ -37,22 +37,12 @@ def models_figure(result: dict[str, Any]) -> go.Figure | None:
     ):
         some = [m for m in result["models"] if m["head"] == head]
         for column, (key, _) in enumerate(panels, 1):
-            x, y = [m[key] for m in some], [m["pick"] for m in some]
-            fig.add_trace(
-                go.Scatter(
-                    x=[f["mean"] for f in x],
-                    y=[f["mean"] for f in y],
-                    error_x={**errors(x), "thickness": 0.7, "width": 0},
-                    error_y={**errors(y), "thickness": 0.7, "width": 0},
-                    mode="markers",
-                    name=words,
-                    **drawn(color, symbol, 10),
-                    text=[m["name"] for m in some],
-                    hovertemplate="%{text}: accuracy %{x:.3f}, worth %{y:.3f}<extra></extra>",
-                ),
-                1,
-                column,
-            )
+            x, y, thin = [m[key] for m in some], [m["pick"] for m in some], {"thickness": 0.7, "width": 0}
+            points = go.Scatter(x=[f["mean"] for f in x], y=[f["mean"] for f in y], mode="markers", name=words)
+            points.update(drawn(color, symbol, 10), error_x={**errors(x), **thin}, error_y={**errors(y), **thin})
+            hover = "%{text}: accuracy %{x:.3f}, worth %{y:.3f}<extra></extra>"
+            points.update(text=[m["name"] for m in some], hovertemplate=hover)
+            fig.add_trace(points, 1, column)
     one_legend(fig)
     mark_line(fig, result["one"]["mean"], "a single answer")
     mark_line(fig, result["ceiling"]["mean"], "the truly best")

@@ -12,12 +12,11 @@ from typing import Any
 import ipywidgets as w
 import numpy as np
 
-from llama2lab.lab.explorer import LABEL, Explorer, wide
+from llama2lab.lab.explorer import Explorer, button, dropdown, slider
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import lines, number, table
 from llama2lab.lab.shown import oracle_words
 from llama2lab.lessons.n07_rejection.experiments import of_k
-from llama2lab.model.sample import sample_answers
 from llama2lab.report.look import tame
 from llama2lab.report.summary import short_name
 from llama2lab.stages.evaluate import overall
@@ -49,15 +48,7 @@ def sample_k(
     judge: str = JUDGES[0],
 ) -> list[Drawn]:
     """`k` answers of a stage in the order they were drawn; the first ones do not depend on the score."""
-    (answers,) = sample_answers(
-        lab.model(stage),
-        lab.tokenizer,
-        [prompt.messages],
-        k=k,
-        temperature=temperature,
-        seed=seed,
-        precision=lab.machine.precision,
-    )
+    (answers,) = lab.sample_answers(stage, [prompt.messages], k=k, temperature=temperature, seed=seed)
     scores = combined_scores(
         lab.reward(judge), lab.reward("reward-safety-v5"), lab.tokenizer, [prompt] * k, answers, lab.machine
     )
@@ -73,11 +64,6 @@ def curves(scores: Sequence[float], truths: Sequence[float]) -> list[dict[str, f
         {"k": k, "mean": float(s.mean()), **{what: float(x[0]) for what, x in of_k(s, t, k).items()}}
         for k in range(1, s.shape[1] + 1)
     ]
-
-
-def there(lab: Finished, stages: Sequence[str]) -> list[str]:
-    """Those stages that the run has."""
-    return [stage for stage in stages if lab.has(stage)]
 
 
 @cache
@@ -100,29 +86,18 @@ class BestOfK(Explorer):
         self.lab, self.most, self.seed = lab, most, 0
         self.kept: dict[Any, list[Drawn]] = {}
         self.prompts = dict(known_prompts(lab))
-        self.prompt = w.Dropdown(options=list(self.prompts), description="prompt", **wide("98%"))
-        self.stage = w.Dropdown(
-            options=[(short_name(s), s) for s in there(lab, STAGES)], description="model", **wide("140px")
-        )
-        self.judge = w.Dropdown(
-            options=[(s.removeprefix("reward-"), s) for s in there(lab, JUDGES)],
-            description="judged by",
-            **wide("250px"),
-        )
-        self.k = w.IntSlider(value=min(k, most), min=1, max=most, description="K", style=LABEL)
-        self.temperature = w.FloatSlider(
-            value=1.0, min=0.2, max=2.0, step=0.1, description="temperature", style=LABEL, continuous_update=False
-        )
+        self.prompt = dropdown("prompt", list(self.prompts), width="98%")
+        self.stage = dropdown("model", [(short_name(s), s) for s in STAGES if lab.has(s)], width="140px")
+        judges = [(s.removeprefix("reward-"), s) for s in JUDGES if lab.has(s)]
+        self.judge = dropdown("judged by", judges, width="250px")
+        self.k = slider("K", min(k, most), 1, most, width=None)
+        self.temperature = slider("temperature", 1.0, 0.2, 2.0, 0.1, None, continuous_update=False)
         self.reveal = w.Checkbox(description="reveal what is true", indent=False)
-        self.again = w.Button(description="Draw again", tooltip="draw other answers with the same settings")
-        self.again.on_click(self._again)
-        super().__init__(
-            "Best of K",
-            [self.prompt, self.stage, self.judge, self.temperature, self.k, self.reveal, self.again],
-            self.view,
-        )
+        self.again = button("Draw again", "draw other answers with the same settings", self._again)
+        chosen = (self.prompt, self.stage, self.judge, self.temperature, self.k)
+        super().__init__("Best of K", [*chosen, self.reveal, self.again])
 
-    def _again(self, _: Any) -> None:
+    def _again(self) -> None:
         self.seed += 1
         self.redraw()
 
@@ -134,32 +109,22 @@ class BestOfK(Explorer):
             self.kept[key] = sample_k(self.lab, self.prompts[key[0]], key[1], self.most, key[2], self.seed, key[3])
         return self.kept[key]
 
-    def view(self) -> str:
+    def draw(self) -> str:
         drawn, k, open_ = self.drawn, self.k.value, self.reveal.value
         first = sorted(drawn[:k], key=lambda d: -d.score)
         rows = curves([d.score for d in drawn], [d.truth for d in drawn])
         now = rows[k - 1]
         series = [(name, [(r["k"], r[name]) for r in rows]) for name in ("max", "mean", "median")]
-        picture = lines(
-            series,
-            "reward of the best, mean and median answer by K",
-            "K answers (means over all choices of K of the draws)",
-            "score, logit of the reward",
-            marks=[(k, now["max"])],
-        )
+        across, words = "K answers (means over all choices of K of the draws)", "score, logit of the reward"
+        said = "reward of the best, mean and median answer by K"
+        picture = lines(series, said, across, words, marks=[(k, now["max"])])
         if open_:
             truth = [
-                ("picked", [(r["k"], r["pick"]) for r in rows]),
-                ("truly best", [(r["k"], r["ceiling"]) for r in rows]),
+                (name, [(r["k"], r[key]) for r in rows])
+                for name, key in (("picked", "pick"), ("truly best", "ceiling"))
             ]
-            picture += lines(
-                truth,
-                "true worth of the picked and of the best answer by K",
-                "K answers",
-                "true worth",
-                marks=[(k, now["pick"])],
-                height=200,
-            )
+            said = "true worth of the picked and of the best answer by K"
+            picture += lines(truth, said, "K answers", "true worth", marks=[(k, now["pick"])], height=200)
         said = f"Kept: “{tame(first[0].text)}”, score {first[0].score:+.2f}"
         if open_:
             best = max(drawn[:k], key=lambda d: d.truth)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llama2lab.lab.checking import Exercise, Mistake
+from llama2lab.lab.checking import Exercise, Level, Mistake
 from llama2lab.lab.compare import close, judge, randn, read
 from llama2lab.lab.predictions import Choice, Prediction, Ranking
 from llama2lab.model.generate import sample
@@ -17,7 +17,7 @@ from llama2lab.stages import ppo
 
 def check_kl(f: Callable) -> None:
     policy, reference = randn(2, 5) - 2, randn(2, 5, seed=1) - 2
-    result = f(policy.clone(), reference.clone())
+    result = f(policy, reference)
     if isinstance(result, tuple | list) and len(result) == 3:
         result = dict(zip(("k1", "k2", "k3"), result, strict=False))
     if not isinstance(result, Mapping) or set(result) != {"k1", "k2", "k3"}:
@@ -27,43 +27,37 @@ def check_kl(f: Callable) -> None:
     judge(
         read(result["k1"], (2, 5), "k1"),
         right["k1"],
-        [
-            (ratio, "The KL has the wrong sign: k1 is log pi - log pi_0, on average positive where pi differs."),
-            (right["k1"].abs(), "k1 may be negative on single tokens; without its sign it is no estimate of the KL."),
-        ],
-        "k1",
+        (ratio, "The KL has the wrong sign: k1 is log pi - log pi_0, on average positive where pi differs."),
+        (right["k1"].abs(), "k1 may be negative on single tokens; without its sign it is no estimate of the KL."),
+        what="k1",
     )
     judge(
         read(result["k2"], (2, 5), "k2"),
         right["k2"],
-        [(ratio**2, "k2 lacks its factor one half."), (0.5 * ratio, "k2 is half the SQUARE of the log ratio.")],
-        "k2",
+        (ratio**2, "k2 lacks its factor one half."),
+        (0.5 * ratio, "k2 is half the SQUARE of the log ratio."),
+        what="k2",
     )
     judge(
         read(result["k3"], (2, 5), "k3"),
         right["k3"],
-        [
-            (
-                (-ratio).exp() - 1 + ratio,
-                "k3 has its ratio upside down: r is pi_0 / pi, because the tokens come from pi; k3 = r - 1 - log r.",
-            ),
-            (ratio.exp() - 1 + ratio, "The sign of the logarithm in k3 is wrong: r - 1 - log r."),
-            (ratio.exp() - ratio, "k3 lacks its - 1: it must be 0 where both agree."),
-            (-right["k3"], "k3 has the wrong sign: it is never negative."),
-        ],
-        "k3",
+        (
+            (-ratio).exp() - 1 + ratio,
+            "k3 has its ratio upside down: r is pi_0 / pi, because the tokens come from pi; k3 = r - 1 - log r.",
+        ),
+        (ratio.exp() - 1 + ratio, "The sign of the logarithm in k3 is wrong: r - 1 - log r."),
+        (ratio.exp() - ratio, "k3 lacks its - 1: it must be 0 where both agree."),
+        (-right["k3"], "k3 has the wrong sign: it is never negative."),
+        what="k3",
     )
 
 
 KL = Exercise(
     "08.kl",
     "Three estimates of the KL",
-    "Write kl_estimates(policy, reference) for log-probabilities (batch, steps) "
-    "of tokens drawn from the policy: a dictionary with k1 = log pi - log pi_0, k2 = half the squared log ratio, k3 = "
-    "r - 1 - log r with r = pi_0 / pi.",
-    2,
-    10,
-    3,
+    "Write kl_estimates(policy, reference) for log-probabilities (batch, steps) of tokens drawn from the policy: a "
+    "dictionary with k1 = log pi - log pi_0, k2 = half the squared log ratio, k3 = r - 1 - log r with r = pi_0 / pi.",
+    Level(difficulty=2, minutes=10, points=3),
     "3.2.3; Schulman 2020",
     ("log r = reference - policy.", "k1 = -log r; k3 = exp(log r) - 1 - log r."),
     check_kl,
@@ -96,7 +90,7 @@ def _gae(
 def check_gae(f: Callable) -> None:
     mask = torch.tensor([[0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 0, 0]]).bool()
     rewards, values, gamma, lam = randn(2, 6), randn(2, 6, seed=1), 0.9, 0.8  # what lies outside the mask is noise
-    result = f(rewards.clone(), values.clone(), mask.clone(), gamma, lam)
+    result = f(rewards, values, mask, gamma, lam)
     if not isinstance(result, tuple | list) or len(result) != 2:
         raise Mistake("Two tensors are expected: advantages and returns.")
     got, returns = (read(r, (2, 6), name) for r, name in zip(result, ("the advantages", "the returns"), strict=False))
@@ -105,53 +99,46 @@ def check_gae(f: Callable) -> None:
     judge(
         got * mask,
         right,
-        [
-            (
-                _gae(rewards, values, mask, gamma, lam, masked=False) * mask,
-                "The mask is not used: rewards and values behind the answer's end leak into it.",
-            ),
-            (
-                _gae(rewards, values, mask, gamma, lam, bootstrap=False),
-                "The value of the next step is missing in delta = reward + gamma * next value - value.",
-            ),
-            (
-                _gae(rewards, values, mask, gamma, lam, same=True),
-                "delta uses the value of the same step twice; the next step's value belongs to gamma.",
-            ),
-            (_gae(rewards, values, mask, gamma, 1.0), "lambda is not used."),
-            (_gae(rewards, values, mask, 1.0, lam), "gamma is not used."),
-            (
-                _gae(rewards, values, mask, gamma, 0.0),
-                "That is delta alone: add gamma * lambda times the next advantage.",
-            ),
-            (_gae(rewards, values, mask, gamma, lam / gamma), "The sum decays by lambda; it is gamma * lambda."),
-            (right_returns, "Those are the returns; advantages are returns - values."),
-        ],
-        "the advantages",
+        (
+            _gae(rewards, values, mask, gamma, lam, masked=False) * mask,
+            "The mask is not used: rewards and values behind the answer's end leak into it.",
+        ),
+        (
+            _gae(rewards, values, mask, gamma, lam, bootstrap=False),
+            "The value of the next step is missing in delta = reward + gamma * next value - value.",
+        ),
+        (
+            _gae(rewards, values, mask, gamma, lam, same=True),
+            "delta uses the value of the same step twice; the next step's value belongs to gamma.",
+        ),
+        (_gae(rewards, values, mask, gamma, 1.0), "lambda is not used."),
+        (_gae(rewards, values, mask, 1.0, lam), "gamma is not used."),
+        (
+            _gae(rewards, values, mask, gamma, 0.0),
+            "That is delta alone: add gamma * lambda times the next advantage.",
+        ),
+        (_gae(rewards, values, mask, gamma, lam / gamma), "The sum decays by lambda; it is gamma * lambda."),
+        (right_returns, "Those are the returns; advantages are returns - values."),
+        what="the advantages",
     )
     if not close(got, right):
         raise Mistake("Outside of the mask the advantages must be 0.")
     judge(
         returns * mask,
         right_returns,
-        [
-            (plain, "The returns equal the advantages; returns = advantages + values."),
-            ((plain - values) * mask, "The returns are advantages PLUS values."),
-        ],
-        "the returns",
+        (plain, "The returns equal the advantages; returns = advantages + values."),
+        ((plain - values) * mask, "The returns are advantages PLUS values."),
+        what="the returns",
     )
 
 
 GAE = Exercise(
     "08.gae",
     "Generalised advantage estimation",
-    "Write gae(rewards, values, mask, gamma, lam) -> (advantages, "
-    "returns), all (batch, steps). delta_t = reward_t + gamma * value_(t+1) - value_t; advantage_t = delta_t + gamma * "
-    "lam * advantage_(t+1); returns = advantages + values. The mask is True on the answer's tokens, one block; beyond "
-    "its end everything is 0.",
-    4,
-    25,
-    4,
+    "Write gae(rewards, values, mask, gamma, lam) -> (advantages, returns), all (batch, steps). delta_t = reward_t + "
+    "gamma * value_(t+1) - value_t; advantage_t = delta_t + gamma * lam * advantage_(t+1); returns = advantages + "
+    "values. The mask is True on the answer's tokens, one block; beyond its end everything is 0.",
+    Level(difficulty=4, minutes=25, points=4),
     "3.2.3; arXiv 1506.02438",
     (
         "Go backwards, and carry the running advantage and the next value along.",
@@ -179,47 +166,45 @@ def check_clip(f: Callable) -> None:
         return x[mask].mean()
 
     inverse = (old - new).exp()
-    got = read(f(new.clone(), old.clone(), advantages.clone(), mask.clone(), 0.2), (), "the loss")
+    got = read(f(new, old, advantages, mask, 0.2), (), "the loss")
     judge(
         got,
         clipped_loss(new, old, advantages, mask, 0.2),
-        [
-            (
-                mean(torch.minimum(one, two)),
-                "The sign is wrong: a loss is made small, the objective large. Put a minus before it.",
-            ),
-            (
-                -mean(torch.maximum(one, two)),
-                "The larger of the two objectives is taken; PPO takes the smaller one (for "
-                "losses, which have a minus, the larger), else clipping never holds anything back.",
-            ),
-            (-mean(one), "Nothing is clipped."),
-            (
-                -mean(two),
-                "Only the clipped term is used; the smaller of both counts, so that a bad move is always undone.",
-            ),
-            (
-                -torch.minimum(one, two).mean(),
-                "The mean goes over padding and prompt too; only tokens of the mask count.",
-            ),
-            (
-                -mean(torch.minimum((new - old) * advantages, (new - old).clamp(0.8, 1.2) * advantages)),
-                "The ratio is exp(new - old); you use the difference of logarithms.",
-            ),
-            (
-                -mean(torch.minimum(one, (new - old).clamp(-0.2, 0.2).exp() * advantages)),
-                "You clip the log ratio; the ratio itself is clipped to [1 - clip, 1 + clip].",
-            ),
-            (
-                -mean(torch.minimum(inverse * advantages, inverse.clamp(0.8, 1.2) * advantages)),
-                "The ratio is upside down: new over old.",
-            ),
-            (-torch.minimum(one, two)[mask].sum(), "That is the sum; the loss is the mean over the mask."),
-        ],
-        "the loss",
+        (
+            mean(torch.minimum(one, two)),
+            "The sign is wrong: a loss is made small, the objective large. Put a minus before it.",
+        ),
+        (
+            -mean(torch.maximum(one, two)),
+            "The larger of the two objectives is taken; PPO takes the smaller one (for losses, which have a minus, the "
+            "larger), else clipping never holds anything back.",
+        ),
+        (-mean(one), "Nothing is clipped."),
+        (
+            -mean(two),
+            "Only the clipped term is used; the smaller of both counts, so that a bad move is always undone.",
+        ),
+        (
+            -torch.minimum(one, two).mean(),
+            "The mean goes over padding and prompt too; only tokens of the mask count.",
+        ),
+        (
+            -mean(torch.minimum((new - old) * advantages, (new - old).clamp(0.8, 1.2) * advantages)),
+            "The ratio is exp(new - old); you use the difference of logarithms.",
+        ),
+        (
+            -mean(torch.minimum(one, (new - old).clamp(-0.2, 0.2).exp() * advantages)),
+            "You clip the log ratio; the ratio itself is clipped to [1 - clip, 1 + clip].",
+        ),
+        (
+            -mean(torch.minimum(inverse * advantages, inverse.clamp(0.8, 1.2) * advantages)),
+            "The ratio is upside down: new over old.",
+        ),
+        (-torch.minimum(one, two)[mask].sum(), "That is the sum; the loss is the mean over the mask."),
+        what="the loss",
     )
     judge(
-        read(f(new.clone(), old.clone(), advantages.clone(), mask.clone(), 0.05), (), "the loss"),
+        read(f(new, old, advantages, mask, 0.05), (), "the loss"),
         clipped_loss(new, old, advantages, mask, 0.05),
         what="the loss for a clip of 0.05",
     )
@@ -230,9 +215,7 @@ CLIPPED = Exercise(
     "The clipped objective",
     "Write clipped_loss(new, old, advantages, mask, clip) for log-probabilities (batch, steps): minus the mean over "
     "the mask of min(ratio * A, clamp(ratio, 1 - clip, 1 + clip) * A).",
-    3,
-    15,
-    3,
+    Level(difficulty=3, minutes=15, points=3),
     "3.2.3; arXiv 1707.06347",
     ("ratio = exp(new - old).", "torch.minimum of the two products, then the mean over mask, then a minus."),
     check_clip,
@@ -243,7 +226,7 @@ CLIPPED = Exercise(
 def check_rewards(f: Callable) -> None:
     scores, policy, reference, beta = torch.tensor([1.5, -2.0]), randn(2, 6) - 2, randn(2, 6, seed=1) - 2, 0.1
     mask = torch.tensor([[0, 1, 1, 1, 1, 1], [0, 0, 1, 1, 0, 0]]).bool()
-    got = read(f(scores.clone(), policy.clone(), reference.clone(), mask.clone(), beta), (2, 6), "the rewards")
+    got = read(f(scores, policy, reference, mask, beta), (2, 6), "the rewards")
     penalty = -beta * (policy - reference) * mask
     last = torch.zeros(2, 6)
     last[0, 5] = last[1, 3] = 1
@@ -253,26 +236,23 @@ def check_rewards(f: Callable) -> None:
     judge(
         got,
         ppo.token_rewards(scores, policy, reference, mask, beta),
-        [
-            (
-                -penalty + score * last,
-                "The KL has the wrong sign: what moves away from the first model must cost something.",
-            ),
-            (
-                penalty + score * mask,
-                "The score stands on every token; the reward model judges the whole answer, once, at its last token.",
-            ),
-            (
-                penalty + score * end,
-                "The score stands at the end of the row, behind a short answer; it belongs to the last token of the "
-                "mask.",
-            ),
-            (penalty, "The scores are missing."),
-            (score * last, "The KL penalty is missing."),
-            (-beta * (policy - reference) + score * last, "The penalty is charged outside of the mask too."),
-            (penalty / beta + score * last, "beta is not used."),
-        ],
-        "the rewards",
+        (
+            -penalty + score * last,
+            "The KL has the wrong sign: what moves away from the first model must cost something.",
+        ),
+        (
+            penalty + score * mask,
+            "The score stands on every token; the reward model judges the whole answer, once, at its last token.",
+        ),
+        (
+            penalty + score * end,
+            "The score stands at the end of the row, behind a short answer; it belongs to the last token of the mask.",
+        ),
+        (penalty, "The scores are missing."),
+        (score * last, "The KL penalty is missing."),
+        (-beta * (policy - reference) + score * last, "The penalty is charged outside of the mask too."),
+        (penalty / beta + score * last, "beta is not used."),
+        what="the rewards",
     )
 
 
@@ -281,9 +261,7 @@ TOKEN_REWARDS = Exercise(
     "Rewards of tokens",
     "Write token_rewards(scores, policy, reference, mask, beta) -> (batch, steps): -beta * (policy - reference) on "
     "every token of the mask, plus the answer's score on its last token; 0 elsewhere.",
-    3,
-    12,
-    2,
+    Level(difficulty=3, minutes=12, points=2),
     "3.2.3",
     (
         "Rows end at different places: find the last True of each.",
@@ -298,24 +276,20 @@ FIRST_RATIO = Exercise(
     "The first ratio",
     "In the panel the ratio of the first minibatch is exactly 1. It would be so had the answers been sampled at "
     "temperature 0.2, too. Why?",
-    2,
-    2,
-    1,
+    Level(difficulty=2, minutes=2, points=1),
     "3.2.3",
     ("Which two numbers does the ratio divide, and who computed them?",),
     Choice(
-        {
-            "a": "the clip holds it there",
-            "b": "sampling and scoring agree",
-            "c": "the same weights score both of its sides: before the first step it is 1 by construction",
-        },
-        "c",
-        {
-            "a": "The clip acts on the loss. Without it, too, the ratio before the first step is 1.",
-            "b": "At temperature 0.2 they do not, and it is 1 all the same: the ratio never asks what sampling said.",
-        },
+        a=(
+            "the clip holds it there",
+            "The clip acts on the loss. Without it, too, the ratio before the first step is 1.",
+        ),
+        b=(
+            "sampling and scoring agree",
+            "At temperature 0.2 they do not, and it is 1 all the same: the ratio never asks what sampling said.",
+        ),
+        c="the same weights score both of its sides: before the first step it is 1 by construction",
     ),
-    "c",
 )
 
 
@@ -345,30 +319,28 @@ def check_gap(f: Callable) -> None:
         sampled, scored = drawn(**settings)
         what, gap = f"the gap of a sampler {name}", sampled - scored
         on = gap[mask]
-        got = read(f(sampled.clone(), scored.clone(), mask.clone()), (), what)
+        got = read(f(sampled, scored, mask), (), what)
         judge(
             got,
             sampling_gap(sampled, scored, mask),
-            [
-                (
-                    torch.tensor(0.0),
-                    f"You find no gap of a sampler {name}, which draws from another distribution: compare "
-                    "what SAMPLING said with what scoring says.",
-                ),
-                (on.mean(), cancel),
-                (-on.mean(), cancel),
-                (gap.abs().mean(), "The mean goes over padding and prompt too; only tokens of the mask count."),
-                (on.abs().max(), "That is the largest gap of one token; the mean is asked for."),
-                (on.abs().sum(), "That is the sum; the mean over the mask is asked for."),
-                (
-                    (sampled.exp() - scored.exp())[mask].abs().mean(),
-                    "You compare probabilities; the gap is one of log-probabilities, in nats.",
-                ),
-                (on.exp().mean(), ratio),
-                ((-on).exp().mean(), ratio),
-                (on.square().mean(), "That is the squared gap; take absolute values."),
-            ],
-            what,
+            (
+                torch.tensor(0.0),
+                f"You find no gap of a sampler {name}, which draws from another distribution: compare "
+                "what SAMPLING said with what scoring says.",
+            ),
+            (on.mean(), cancel),
+            (-on.mean(), cancel),
+            (gap.abs().mean(), "The mean goes over padding and prompt too; only tokens of the mask count."),
+            (on.abs().max(), "That is the largest gap of one token; the mean is asked for."),
+            (on.abs().sum(), "That is the sum; the mean over the mask is asked for."),
+            (
+                (sampled.exp() - scored.exp())[mask].abs().mean(),
+                "You compare probabilities; the gap is one of log-probabilities, in nats.",
+            ),
+            (on.exp().mean(), ratio),
+            ((-on).exp().mean(), ratio),
+            (on.square().mean(), "That is the squared gap; take absolute values."),
+            what=what,
         )
 
 
@@ -379,9 +351,7 @@ SAMPLING_GAP = Exercise(
     "what the sampler said of each token that it drew, `scored` what a pass over the finished answer says: both are "
     "log-probabilities (batch, steps). The check draws tokens from the policy, at other temperatures and with top-k; "
     "your function must tell them apart.",
-    2,
-    8,
-    2,
+    Level(difficulty=2, minutes=8, points=2),
     "3.2.3",
     ("Absolute values first, then the mean over the tokens of the mask.", "(sampled - scored).abs()[mask].mean()"),
     check_gap,
@@ -392,9 +362,7 @@ BETA = Prediction(
     "08.beta",
     "What beta does",
     "Three runs with beta 0, 0.1 and 0.5. Order them by the KL that they end with, smallest first.",
-    2,
-    3,
-    1,
+    Level(difficulty=2, minutes=3, points=1),
     "3.2.3",
     ("beta is the price of a nat.",),
     Ranking(

@@ -11,7 +11,7 @@ import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from llama2lab.engine.optim import Optim
 from llama2lab.lab.finished import Finished
 from llama2lab.lessons.n05_preferences.experiments import reward_on
 from llama2lab.model.chat import encode_chats
-from llama2lab.model.generate import generate
 from llama2lab.model.logprobs import answer_loglikelihoods, only_rounded, pad_right, sampling_gap, token_logprobs
 from llama2lab.model.network import Llama
 from llama2lab.report.summary import metrics, paired_gap, short_name
@@ -116,31 +115,19 @@ def run(
     def look(iteration: int, _: Any) -> None:
         answers = evaluate.answer_prompts(policy, tokenizer, held_out, 1.0, 31 + play.seed, machine.precision)
         verdicts = evaluate.judge_all(lab.oracle, held_out, answers)
-        contents = [p.content for p in held_out]
+        contents, rows = [p.content for p in held_out], list(zip(held_out, answers, verdicts, strict=True))
         seen[iteration] = {
             "truth": stats.mean([v.helpfulness for v in verdicts], contents),
             "proxy": stats.mean(score(held_out, answers), contents),
             "correct": stats.rate([v.correct for v in verdicts], contents),
-            "answers": [
-                {"question": p.question, "answer": a, "truth": v.helpfulness}
-                for p, a, v in list(zip(held_out, answers, verdicts, strict=True))[:SHOWN]
-            ],
+            "answers": [{"question": p.question, "answer": a, "truth": v.helpfulness} for p, a, v in rows[:SHOWN]],
         }
         if folder:
             write_atomic(folder / "seen" / f"{iteration}.json", json.dumps(seen[iteration]))
 
+    settings, critic = play.settings, ppo.Critic(helpfulness)
     result = ppo.ppo(
-        policy,
-        ppo.Critic(helpfulness),
-        score,
-        tokenizer,
-        prompts_for,
-        play.settings,
-        play.seed,
-        machine,
-        folder,
-        look,
-        beta_for=beta_for,
+        policy, critic, score, tokenizer, prompts_for, settings, play.seed, machine, folder, look, beta_for=beta_for
     )
     return rows_of(result["log"], seen)
 
@@ -225,14 +212,9 @@ def kl_estimators(
             pick = torch.randint(drawn.numel(), (trials, n), generator=generator)
             means = {name: values[pick].mean(1) for name, values in estimates.items()}  # (trials,)
             by_n.append({"n": n} | {k: {"mean": m.mean().item(), "std": m.std().item()} for k, m in means.items()})
-    return {
-        "policy": policy,
-        "reference": reference,
-        "positions": len(p),
-        "exact": exact,
-        "by_n": by_n,
-        "overall": {name: values.mean().item() for name, values in estimates.items()},
-    }
+    overall = {name: values.mean().item() for name, values in estimates.items()}
+    found = {"positions": len(p), "exact": exact, "by_n": by_n, "overall": overall}
+    return {"policy": policy, "reference": reference, **found}
 
 
 def samplers(lab: Finished, policy: str = "rlhf-v4", other: str = "rlhf-v3", prompts: int = 48) -> dict[str, Any]:
@@ -240,12 +222,8 @@ def samplers(lab: Finished, policy: str = "rlhf-v4", other: str = "rlhf-v3", pro
     the first step, the gap between what sampling said and what scoring says, and whether PPO would stop. Some five
     seconds."""
     model, machine, tokenizer = lab.model(policy), lab.machine, lab.tokenizer
-    asked = [
-        ids
-        for ids, _ in encode_chats(
-            tokenizer, [p.messages for p in lab.prompts(helpful=prompts, seed=9)], add_generation_prompt=True
-        )
-    ]
+    chats = [p.messages for p in lab.prompts(helpful=prompts, seed=9)]
+    asked = [ids for ids, _ in encode_chats(tokenizer, chats, add_generation_prompt=True)]
     ways: dict[str, tuple[Llama, dict[str, Any]]] = {
         "the policy": (model, {}),
         "at temperature 0.2": (model, {"temperature": 0.2}),
@@ -256,29 +234,15 @@ def samplers(lab: Finished, policy: str = "rlhf-v4", other: str = "rlhf-v3", pro
     }
     rows = []
     for name, (sampler, settings) in ways.items():
-        written = generate(
-            sampler,
-            asked,
-            48,
-            eos_id=tokenizer.eos_token_id,
-            pad_id=tokenizer.pad_token_id,
-            seed=6,
-            precision=machine.precision,
-            **settings,
-        )
+        written = lab.generate(sampler, asked, 48, seed=6, precision=machine.precision, **settings)
         tokens, mask = (t.to(machine.device) for t in ppo.with_answers(asked, written, tokenizer.pad_token_id))
         with torch.no_grad(), machine.autocast():
             old, new = (token_logprobs(model, tokens, mask) for _ in range(2))
         sampled = torch.tensor([x for g in written for x in g.logprobs], device=machine.device)
-        rows.append(
-            {
-                "sampler": name,
-                "first_ratio": ppo.policy_loss(new, old, torch.zeros_like(old), mask)[1]["ratio"],
-                **sampling_gap(sampled, old[mask]),
-                "tokens": len(sampled),
-                "stops": not only_rounded(sampled, old[mask], machine.precision),
-            }
-        )
+        ratio = ppo.policy_loss(new, old, torch.zeros_like(old), mask)[1]["ratio"]
+        stops = not only_rounded(sampled, old[mask], machine.precision)
+        gap = sampling_gap(sampled, old[mask])
+        rows.append({"sampler": name, "first_ratio": ratio, **gap, "tokens": len(sampled), "stops": stops})
     return {"policy": policy, "precision": machine.precision, "rows": rows}
 
 
@@ -333,27 +297,14 @@ def over_optimisation(
     (`kl`, `proxy`, `truth`). About 100 s on two cores."""
     rows = lab.rows("preferences-v1", "helpfulness.test.jsonl")[:test_pairs]
     runs = []
+    keep = ("iteration", "kl", "score", "proxy", "truth", "correct", "length")
     for name, stage in ((f"{weak} pairs", "weak"), ("last round", "reward-helpfulness-v5")):
-        judge = rewarder(lab, Play(rewarder=stage, pairs=weak))
+        play = Play(rewarder=stage, pairs=weak, iterations=iterations, unsafe_share=0.0, **{"lr": 5e-4, **changes})
+        judge = rewarder(lab, play)
         accuracy = reward.accuracy(reward.pair_scores(judge, lab.tokenizer, rows, lab.machine))
         for beta in betas:
-            play = Play(
-                rewarder=stage,
-                pairs=weak,
-                beta=beta,
-                iterations=iterations,
-                unsafe_share=0.0,
-                **{"lr": 5e-4, **changes},
-            )
-            keep = ("iteration", "kl", "score", "proxy", "truth", "correct", "length")
-            runs.append(
-                {
-                    "reward": name,
-                    "accuracy": accuracy,
-                    "beta": beta,
-                    "rows": [{k: row[k] for k in keep} for row in run(lab, play, rewards=judge)],
-                }
-            )
+            seen = [{k: row[k] for k in keep} for row in run(lab, replace(play, beta=beta), rewards=judge)]
+            runs.append({"reward": name, "accuracy": accuracy, "beta": beta, "rows": seen})
     return {"runs": runs}
 
 
@@ -382,32 +333,23 @@ def rejection_against_ppo(
     chosen = rejection.sample_and_score(lab.model("sft"), *judges, tokenizer, ask(prompts, 500), k, 1.0, 5, machine)
     rows = rejection.finetuning_rows([rejection.best_of(chosen)], lab.rows("sft", "rows.jsonl"), chat_rows, 0)
     broad = copy.deepcopy(lab.model("sft"))
-    sft(
-        broad,
-        tokenizer,
-        rows,
-        SFTSettings(epochs=2.0, batch_tokens=1024, optim=Optim(lr=lr, warmup=0.05)),
-        0,
-        machine,
-        documents=documents,
-    )
+    tuning = SFTSettings(epochs=2.0, batch_tokens=1024, optim=Optim(lr=lr, warmup=0.05))
+    sft(broad, tokenizer, rows, tuning, 0, machine, documents=documents)
 
     deep = copy.deepcopy(lab.model("sft"))
     iterations = round(prompts * k / batch)
     settings = PPOSettings(
         iterations=iterations, batch=batch, minibatch=min(32, batch), critic_warmup=min(2, iterations - 1)
     )
-    tuned = ppo.ppo(
-        deep,
-        ppo.Critic(judges[0]),
-        lambda asked, answers: gate.combined_scores(*judges, tokenizer, asked, answers, machine),
-        tokenizer,
-        lambda i: ask(batch, 600 + 10 * i),
-        settings,
-        0,
-        machine,
-        documents=documents,
-    )
+
+    def score(asked: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
+        return gate.combined_scores(*judges, tokenizer, asked, answers, machine)
+
+    def prompts_for(iteration: int) -> list[Prompt]:
+        return ask(batch, 600 + 10 * iteration)
+
+    critic = ppo.Critic(judges[0])
+    tuned = ppo.ppo(deep, critic, score, tokenizer, prompts_for, settings, 0, machine, documents=documents)
 
     tested = lab.prompts(helpful, unsafe, 0, 21)
     result: dict[str, Any] = {"answers": prompts * k, "ppo_kl": tuned["kl"], "models": {}}
@@ -417,36 +359,25 @@ def rejection_against_ppo(
         verdicts = evaluate.judge_all(lab.oracle, tested, answers)
         start = start or verdicts
         figures = evaluate.chat_metrics(tested, verdicts)
-        gaps = [
-            (p, v.helpfulness - w.helpfulness)
-            for p, v, w in zip(tested, verdicts, start, strict=True)
-            if p.kind == "helpful"
-        ]
+        both = zip(tested, verdicts, start, strict=True)
+        gaps = [(p, v.helpfulness - w.helpfulness) for p, v, w in both if p.kind == "helpful"]
         result["models"][name] = {
-            "helpfulness": figures["helpfulness"],
-            "safety": figures["safety"],
-            "correct": figures["correct"],
+            **{what: figures[what] for what in ("helpfulness", "safety", "correct")},
             "gain": stats.mean([g for _, g in gaps], [p.content for p, _ in gaps]),
             "by_skill": {s: stats.mean([g for p, g in gaps if p.skill == s]) for s in figures["correct_by_skill"]},
             "kl": distance(lab, model, lab.model("sft"), tested, answers),
         }
+    steps = (("SFT to V4, by rejection sampling", "sft", "rlhf-v4"), ("V4 to V5, by PPO", "rlhf-v4", "rlhf-v5"))
     result["in_sequence"] = {
         name: paired_gap([lab.folder], b, a, lab.figures)
-        for name, a, b in (
-            ("SFT to V4, by rejection sampling", "sft", "rlhf-v4"),
-            ("V4 to V5, by PPO", "rlhf-v4", "rlhf-v5"),
-        )
+        for name, a, b in steps
         if metrics(lab.figures, a) and metrics(lab.figures, b)
     }
     return result
 
 
 def distance(
-    lab: Finished,
-    model: Llama,
-    start: Llama,
-    prompts: Sequence[Prompt],
-    answers: Sequence[str],
+    lab: Finished, model: Llama, start: Llama, prompts: Sequence[Prompt], answers: Sequence[str]
 ) -> stats.Figure:
     """KL(model || start) in nats an answer, on the model's own answers (k1)."""
     encoded = reward.encode_answers(lab.tokenizer, [p.messages for p in prompts], answers)

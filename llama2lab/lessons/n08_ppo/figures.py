@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from llama2lab.engine import stats
 from llama2lab.lab.finished import Finished
-from llama2lab.lab.shown import MARKS, drawn
+from llama2lab.lab.shown import MARKS, add_line, columns
 from llama2lab.lessons.n08_ppo.experiments import changes, value
 from llama2lab.report.look import BLUE, GREY, errors, plain, style
 from llama2lab.report.plots import one_legend
@@ -27,26 +27,11 @@ def kl_figure(results: Mapping[str, Mapping[str, Any]]) -> go.Figure | None:
     for column, result in enumerate(results.values(), 1):
         rows = result["by_n"]
         for shift, (name, (color, symbol)) in enumerate(zip(("k1", "k2", "k3"), MARKS, strict=False)):
-            fig.add_trace(
-                go.Scatter(
-                    x=[row["n"] * 1.12 ** (shift - 1) for row in rows],
-                    y=[row[name]["mean"] for row in rows],
-                    name=name,
-                    mode="lines+markers",
-                    **drawn(color, symbol),
-                    error_y={"type": "data", "array": [row[name]["std"] for row in rows], "thickness": 1.5, "width": 4},
-                ),
-                row=1,
-                col=column,
-            )
-        fig.add_hline(
-            y=result["exact"],
-            line={"color": GREY, "dash": "dot"},
-            row=1,
-            col=column,
-            annotation_text=f"exact {result['exact']:.3f}",
-            annotation_position="top left",
-        )
+            x, y = [row["n"] * 1.12 ** (shift - 1) for row in rows], [row[name]["mean"] for row in rows]
+            bars = {"type": "data", "array": [row[name]["std"] for row in rows], "thickness": 1.5, "width": 4}
+            add_line(fig, name, x, y, color, symbol, error_y=bars, row=1, col=column)
+        exact = {"annotation_text": f"exact {result['exact']:.3f}", "annotation_position": "top left"}
+        fig.add_hline(y=result["exact"], line={"color": GREY, "dash": "dot"}, row=1, col=column, **exact)
         fig.update_xaxes(type="log", tickvals=[row["n"] for row in rows], row=1, col=column)
         # far apart, k3 has values a hundred times the KL: its bars leave the picture
         fig.update_yaxes(range=[-2 * result["exact"], 5 * result["exact"]], row=1, col=column)
@@ -70,11 +55,7 @@ def gae_figure(answer: Mapping[str, Any]) -> go.Figure | None:
         go.Scatter(x=names, y=answer["values"], name="value", mode="lines+markers", line={"color": BLUE}), row=2, col=1
     )
     for (lam, values), (color, symbol) in zip(answer["advantages"].items(), MARKS[1:], strict=False):
-        fig.add_trace(
-            go.Scatter(x=names, y=values, name=f"lambda {lam}", mode="lines+markers", **drawn(color, symbol, 7)),
-            row=3,
-            col=1,
-        )
+        add_line(fig, f"lambda {lam}", names, values, color, symbol, size=7, row=3, col=1)
     fig.update_annotations(font_size=13)
     fig.update_xaxes(title="token of the answer", tickangle=-45, row=3)
     fig.update_yaxes(title="score")
@@ -88,18 +69,8 @@ def runs_figure(runs: Mapping[str, Rows], keys: Mapping[str, str]) -> go.Figure 
     for (name, rows), (color, symbol) in zip(runs.items(), MARKS, strict=False):
         for column, key in enumerate(keys, 1):
             bars = errors([row[key] for row in rows]) if rows and isinstance(rows[0][key], dict) else None
-            fig.add_trace(
-                go.Scatter(
-                    x=[row["iteration"] + 1 for row in rows],
-                    y=[value(row, key) for row in rows],
-                    name=name,
-                    error_y=bars,
-                    mode="lines+markers",
-                    **drawn(color, symbol, 7),
-                ),
-                row=1,
-                col=column,
-            )
+            x, y = [row["iteration"] + 1 for row in rows], [value(row, key) for row in rows]
+            add_line(fig, name, x, y, color, symbol, size=7, error_y=bars, row=1, col=column)
     one_legend(fig)
     fig.update_annotations(font_size=13)
     return style(fig, "iteration")
@@ -119,23 +90,13 @@ def over_optimisation_figure(result: Mapping[str, Any]) -> go.Figure | None:
     )
     betas = sorted({run["beta"] for run in result["runs"]})
     for run in result["runs"]:
-        rows, place = run["rows"], {"row": 1, "col": judges.index(run["reward"]) + 1}
+        rows, column = run["rows"], judges.index(run["reward"]) + 1
         color, symbol = MARKS[betas.index(run["beta"])]
-        x = [row["kl"] for row in rows]
+        x, hover = [row["kl"] for row in rows], "%{x:.1f} nats: %{text}<extra></extra>"
         text = [f"truth {figure_text(row['truth'])}, reward {figure_text(row['proxy'])}" for row in rows]
         for key, dash, what in (("proxy", "dash", "reward"), ("truth", "solid", "truth")):
-            fig.add_trace(
-                go.Scatter(
-                    x=x,
-                    y=changes(rows, key),
-                    name=f"beta {run['beta']:g}, {what}",
-                    mode="lines+markers",
-                    text=text,
-                    **drawn(color, symbol, 6, dash),
-                    hovertemplate="%{x:.1f} nats: %{text}<extra></extra>",
-                ),
-                **place,
-            )
+            name, y = f"beta {run['beta']:g}, {what}", changes(rows, key)
+            add_line(fig, name, x, y, color, symbol, 6, dash, 1, column, text=text, hovertemplate=hover)
     one_legend(fig)
     fig.update_annotations(font_size=13)
     fig.update_yaxes(title="change, standard errors of the start", row=1, col=1)
@@ -148,60 +109,41 @@ def last(rows: Rows, key: str, n: int = 3) -> float:
     return sum(values) / len(values)
 
 
-def summary_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def summary_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[object]]]:
     """Each run of `over_optimisation` in a line: how far it went, and what its end is truly worth against its best."""
-    body = []
-    for run in result["runs"]:
-        rows = run["rows"]
-        best = max(rows, key=lambda row: row["truth"]["mean"])
-        body.append(
-            [
-                run["reward"],
-                figure_text(run["accuracy"]),
-                f"{run['beta']:g}",
-                f"{rows[-1]['kl']:.1f}",
-                f"{rows[-1]['proxy']['mean'] - rows[0]['proxy']['mean']:+.2f}",
-                figure_text(rows[0]["truth"]),
-                f"{figure_text(best['truth'])} at {best['kl']:.1f}",
-                figure_text(rows[-1]["truth"]),
-            ]
-        )
-    return (
-        [
-            "reward model",
-            "its accuracy",
-            "beta",
-            "KL at the end, nats",
-            "reward gained",
-            "truth at the start",
-            "best truth, at KL",
-            "truth at the end",
-        ],
-        body,
-    )
+    runs = [
+        {
+            **run,
+            "start": run["rows"][0],
+            "end": run["rows"][-1],
+            "best": max(run["rows"], key=lambda r: r["truth"]["mean"]),
+        }
+        for run in result["runs"]
+    ]
+    cells: dict[str, Callable[[Any], object]] = {
+        "reward model": lambda run: run["reward"],
+        "its accuracy": lambda run: figure_text(run["accuracy"]),
+        "beta": lambda run: f"{run['beta']:g}",
+        "KL at the end, nats": lambda run: f"{run['end']['kl']:.1f}",
+        "reward gained": lambda run: f"{run['end']['proxy']['mean'] - run['start']['proxy']['mean']:+.2f}",
+        "truth at the start": lambda run: figure_text(run["start"]["truth"]),
+        "best truth, at KL": lambda run: f"{figure_text(run['best']['truth'])} at {run['best']['kl']:.1f}",
+        "truth at the end": lambda run: figure_text(run["end"]["truth"]),
+    }
+    return columns(runs, cells)
 
 
-def sampler_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def sampler_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[object]]]:
     """(header, rows) of `samplers`."""
-    return (
-        [
-            "answers sampled from",
-            "first ratio",
-            "sampling gap, nats a token",
-            "the largest",
-            "KL of sampling from scoring",
-            "PPO",
-        ],
-        [
-            [
-                row["sampler"],
-                f"{row['first_ratio']:.6f}",
-                *(f"{row[key]:.2g}" for key in ("sampling_gap", "sampling_gap_max", "sampling_kl")),
-                "stops" if row["stops"] else "goes on",
-            ]
-            for row in result["rows"]
-        ],
-    )
+    cells: dict[str, Callable[[Any], object]] = {
+        "answers sampled from": lambda row: row["sampler"],
+        "first ratio": lambda row: f"{row['first_ratio']:.6f}",
+        "sampling gap, nats a token": lambda row: f"{row['sampling_gap']:.2g}",
+        "the largest": lambda row: f"{row['sampling_gap_max']:.2g}",
+        "KL of sampling from scoring": lambda row: f"{row['sampling_kl']:.2g}",
+        "PPO": lambda row: "stops" if row["stops"] else "goes on",
+    }
+    return columns(result["rows"], cells)
 
 
 def habits(
@@ -215,12 +157,6 @@ def habits(
         answers = [row["answer"].split() for row in lab.rows(stage, "answers.jsonl") if row["kind"] == "helpful"]
         ends = [" ".join(answer[-words:]) for answer in answers]
         most = Counter(ends).most_common(1)[0][0]
-        body.append(
-            [
-                short_name(stage),
-                f"{sum(map(len, answers)) / len(answers):.1f}",
-                f"... {most}",
-                figure_text(stats.rate([end == most for end in ends])),
-            ]
-        )
+        share, mean = stats.rate([end == most for end in ends]), sum(map(len, answers)) / len(answers)
+        body.append([short_name(stage), f"{mean:.1f}", f"... {most}", figure_text(share)])
     return ["version", "words an answer", "commonest end", "answers that end so"], body

@@ -8,7 +8,7 @@ from typing import Any
 
 import ipywidgets as w
 
-from llama2lab.lab.explorer import Explorer, wide
+from llama2lab.lab.explorer import Explorer, dropdown, slider
 from llama2lab.lab.pictures import lines, table
 from llama2lab.lessons.n08_ppo.experiments import changes
 from llama2lab.report.look import tame
@@ -49,9 +49,8 @@ def verdict(rows: Sequence[Row]) -> str:
 def answers_at(rows: Sequence[Row], step: int, most: int = 4) -> list[tuple[str, str, float, str, float]]:
     """(question, answer at the start, its truth, answer at `step`, its truth)."""
     first, now = rows[0]["answers"], rows[min(step, len(rows) - 1)]["answers"]
-    return [(a["question"], a["answer"], a["truth"], b["answer"], b["truth"]) for a, b in zip(first, now, strict=True)][
-        :most
-    ]
+    both = list(zip(first, now, strict=True))[:most]
+    return [(a["question"], a["answer"], a["truth"], b["answer"], b["truth"]) for a, b in both]
 
 
 class HackingTheatre(Explorer):
@@ -59,23 +58,15 @@ class HackingTheatre(Explorer):
 
     def __init__(self, runs: Mapping[str, Sequence[Row]]):
         self.runs = runs
-        name = next(iter(runs))
-        self.which = w.Dropdown(options=list(runs), value=name, description="reward model trained on", **wide("300px"))
-        self.step = w.IntSlider(
-            value=len(runs[name]), min=1, max=len(runs[name]), description="iteration", **wide("300px")
-        )
-        self.film = w.Play(
-            value=1,
-            min=1,
-            max=len(runs[name]),
-            interval=700,
-            description="play",
-            tooltip="Play the run from its first iteration",
-        )
+        last = len(next(iter(runs.values())))
+        self.which = dropdown("reward model trained on", list(runs), width="300px")
+        self.step = slider("iteration", last, 1, last, width="300px")
+        tip = "Play the run from its first iteration"
+        self.film = w.Play(value=1, min=1, max=last, interval=700, description="play", tooltip=tip)
         w.link((self.film, "value"), (self.step, "value"))
-        self.step.value = len(runs[name])
+        self.step.value = last
         self.which.observe(self.fit, "value")
-        super().__init__("Reward-hacking theatre", [self.which, self.film, self.step], self.scene)
+        super().__init__("Reward-hacking theatre", [self.which, self.film, self.step])
 
     def fit(self, _: Any = None) -> None:
         """The sliders end where the chosen run ends."""
@@ -83,7 +74,7 @@ class HackingTheatre(Explorer):
             control.max = len(self.runs[self.which.value])
         self.step.value = self.step.max
 
-    def scene(self) -> str:
+    def draw(self) -> str:
         rows, step = self.runs[self.which.value], self.step.value - 1
         curves = parting(rows)
         marks = [points[step] for points in curves.values() if step < len(points)]

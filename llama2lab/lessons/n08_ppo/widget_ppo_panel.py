@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import html
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import ipywidgets as w
 
 from llama2lab.engine.identity import alone
-from llama2lab.lab.explorer import LABEL, Explorer
+from llama2lab.lab.explorer import Explorer, button, dropdown, steps
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.job import Job
 from llama2lab.lab.pictures import lines, table
+from llama2lab.lab.shown import columns
 from llama2lab.lessons.n08_ppo.experiments import Play, rows_of, run, value
 from llama2lab.report.summary import figure_text, short_name
 
@@ -50,34 +51,19 @@ def small_multiples(rows: Sequence[Row]) -> str:
 
 def table_of(rows: Sequence[Row], betas: dict[int, float]) -> str:
     """The last iterations in numbers: also where no picture can be seen."""
-    head = (
-        "iteration",
-        "beta",
-        "first ratio",
-        "sampling gap",
-        "reward",
-        "KL",
-        "clipped",
-        "entropy",
-        "length",
-        "true helpfulness",
-    )
-    body = [
-        (
-            row["iteration"] + 1,
-            f"{betas[row['iteration']]:g}" if row["iteration"] in betas else "",
-            f"{row['first_ratio']:.6f}",
-            f"{row['sampling_gap']:.2g}" if "sampling_gap" in row else "",
-            f"{row['score']:.2f}",
-            f"{row['kl']:.2f}",
-            f"{row['clipfrac']:.1%}",
-            f"{row['entropy']:.3f}",
-            f"{row['length']:.1f}",
-            figure_text(row.get("truth")),
-        )
-        for row in rows[-4:]
-    ]
-    return f'<div style="overflow-x: auto">{table(head, body)}</div>'
+    cells: dict[str, Callable[[Row], object]] = {
+        "iteration": lambda row: row["iteration"] + 1,
+        "beta": lambda row: f"{betas[row['iteration']]:g}" if row["iteration"] in betas else "",
+        "first ratio": lambda row: f"{row['first_ratio']:.6f}",
+        "sampling gap": lambda row: f"{row['sampling_gap']:.2g}" if "sampling_gap" in row else "",
+        "reward": lambda row: f"{row['score']:.2f}",
+        "KL": lambda row: f"{row['kl']:.2f}",
+        "clipped": lambda row: f"{row['clipfrac']:.1%}",
+        "entropy": lambda row: f"{row['entropy']:.3f}",
+        "length": lambda row: f"{row['length']:.1f}",
+        "true helpfulness": lambda row: figure_text(row.get("truth")),
+    }
+    return f'<div style="overflow-x: auto">{table(*columns(rows[-4:], cells))}</div>'
 
 
 class PpoPanel(Explorer):
@@ -89,38 +75,20 @@ class PpoPanel(Explorer):
         self.seen: dict[int, Row] = {}
         self.betas: dict[int, float] = {}
         self.shown, self.shown_beta = list(shown), shown_beta
-        self.beta = w.SelectionSlider(
-            options=[(f"{b:g}", b) for b in BETAS],
-            value=0.02,
-            style=LABEL,
-            description="beta, the price of a nat",
-            layout=w.Layout(width="320px"),
-        )
-        self.start_from = w.Dropdown(
-            options=[("SFT", "sft"), ("V4", "rlhf-v4")],
-            value=self.play.start,
-            style=LABEL,
-            description="start from",
-            layout=w.Layout(width="170px"),
-        )
+        self.beta = steps("beta, the price of a nat", [(f"{b:g}", b) for b in BETAS], 0.02)
+        self.start_from = dropdown("start from", [("SFT", "sft"), ("V4", "rlhf-v4")], self.play.start, "170px")
         self.buttons = {
-            name: w.Button(description=words, tooltip=tip, icon=icon, layout=w.Layout(width="auto"))
-            for name, words, tip, icon in (
-                ("start", "Start", "Start, or go on after a pause or a stop", "play"),
-                ("pause", "Pause", "Wait after the iteration under way", "pause"),
-                ("stop", "Stop", "End after the iteration under way; Start goes on from there", "stop"),
-                ("fresh", "New run", "Forget this run and begin at iteration 1", "refresh"),
+            press.__name__: button(words, tip, press, icon=icon, layout=w.Layout(width="auto"))
+            for press, words, tip, icon in (
+                (self.start, "Start", "Start, or go on after a pause or a stop", "play"),
+                (self.pause, "Pause", "Wait after the iteration under way", "pause"),
+                (self.stop, "Stop", "End after the iteration under way; Start goes on from there", "stop"),
+                (self.fresh, "New run", "Forget this run and begin at iteration 1", "refresh"),
             )
         }
-        for name, button in self.buttons.items():
-            button.on_click(lambda _, name=name: getattr(self, name)())
         self.job = Job(self.work, self.changed)
-        super().__init__(
-            "PPO, iteration by iteration",
-            [*self.buttons.values(), self.beta, self.start_from],
-            self.draw_run,
-            watch=False,
-        )
+        controls = [*self.buttons.values(), self.beta, self.start_from]
+        super().__init__("PPO, iteration by iteration", controls, watch=False)
 
     @property
     def folder(self) -> Any:
@@ -170,10 +138,9 @@ class PpoPanel(Explorer):
 
     def rows(self) -> list[Row]:
         """What the panel shows: the run under way, or the one it was given."""
-        live = rows_of(list(self.job.rows), dict(self.seen))
-        return live if live or self.job.state != "not started" else self.shown
+        return self.shown if self.job.state == "not started" else rows_of(list(self.job.rows), dict(self.seen))
 
-    def draw_run(self) -> str:
+    def draw(self) -> str:
         rows = self.rows()
         ours = self.job.state != "not started"
         words = {

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from llama2lab.engine import stats
 from llama2lab.lab.finished import Finished
@@ -42,21 +43,15 @@ class Dialogue:
 
 
 def judged(lab: Finished, instruction: Instruction, questions: Sequence[str], answers: Sequence[str]) -> Dialogue:
-    return Dialogue(
-        instruction,
-        tuple(questions[: len(answers)]),
-        tuple(answers),
-        tuple(lab.oracle.obeys(instruction, a) for a in answers),
-    )
+    obeyed = tuple(lab.oracle.obeys(instruction, a) for a in answers)
+    return Dialogue(instruction, tuple(questions[: len(answers)]), tuple(answers), obeyed)
 
 
 def kept_dialogues(lab: Finished, stage: str) -> list[Dialogue]:
     """The dialogues that the run's evaluation sampled from this stage."""
     by_text = {i.text: i for i in lab.town.instructions}
-    return [
-        judged(lab, by_text[row["instruction"]], row["questions"], row["answers"])
-        for row in lab.rows(stage, "dialogues.jsonl")
-    ]
+    rows = lab.rows(stage, "dialogues.jsonl")
+    return [judged(lab, by_text[row["instruction"]], row["questions"], row["answers"]) for row in rows]
 
 
 def sampled_dialogues(
@@ -71,17 +66,9 @@ def sampled_dialogues(
     """One new dialogue for each of the instructions, on held-out questions: the same ones for every stage."""
     questions = dialogue_prompts(lab.town, "test", turns, len(instructions), 900 + seed)
     model = lab.model(stage) if isinstance(stage, str) else stage
-    answers = sample_dialogues(
-        model,
-        lab.tokenizer,
-        questions,
-        [i.text for i in instructions],
-        False,
-        temperature=temperature,
-        seed=seed,
-        precision=lab.machine.precision,
-        each_turn=each_turn,
-    )
+    told, precision = [i.text for i in instructions], lab.machine.precision
+    how: dict[str, Any] = {"temperature": temperature, "seed": seed, "precision": precision, "each_turn": each_turn}
+    answers = sample_dialogues(model, lab.tokenizer, questions, told, False, **how)
     return [judged(lab, *row) for row in zip(instructions, questions, answers, strict=True)]
 
 

@@ -32,13 +32,10 @@ def live_obedience(
     found = {}
     for stage in stages:
         sampled = sampled_dialogues(lab, stage, chosen, turns, seed)
-        found[stage] = {
-            "turns": obedience(sampled),
-            "dialogues": [
-                {"instruction": d.instruction.text, "answers": list(d.answers), "obeyed": list(d.obeyed)}
-                for d in sampled
-            ],
-        }
+        texts = [
+            {"instruction": d.instruction.text, "answers": list(d.answers), "obeyed": list(d.obeyed)} for d in sampled
+        ]
+        found[stage] = {"turns": obedience(sampled), "dialogues": texts}
     return found
 
 
@@ -75,11 +72,7 @@ def unseen_instructions(
 
 
 def mask_ablation(
-    lab: Finished,
-    dialogues: int = 48,
-    rows: int = 400,
-    turns: int = 10,
-    tested: int = 24,
+    lab: Finished, dialogues: int = 48, rows: int = 400, turns: int = 10, tested: int = 24
 ) -> dict[str, Any]:
     """Why the loss on previous turns is zeroed: from V3, the same dialogues (the instruction kept in the first message
     only) trained on with the loss on the last answer alone, and on all answers. The share that obeys by turn on
@@ -88,16 +81,9 @@ def mask_ablation(
     rng = random.Random(31)
     questions = dialogue_prompts(lab.town, "rlhf", turns, dialogues, 31)
     chosen = instructions_for(lab, dialogues)
+    model, told, precision = lab.model("rlhf-v3"), [i.text for i in chosen], lab.machine.precision
     answers = sample_dialogues(
-        lab.model("rlhf-v3"),
-        lab.tokenizer,
-        questions,
-        [i.text for i in chosen],
-        True,
-        temperature=0.4,
-        seed=32,
-        precision=lab.machine.precision,
-        seen_turns=3,
+        model, lab.tokenizer, questions, told, True, temperature=0.4, seed=32, precision=precision, seen_turns=3
     )
     made = gatt_rows(questions, [rng.choice((i.text, i.short)) for i in chosen], answers, rows, 33)
     settings = SFTSettings(len(made), 1.0, 512, 2048, Optim(lr=6e-4, warmup=0.05), 0.0)

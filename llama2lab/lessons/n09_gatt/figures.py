@@ -33,14 +33,14 @@ def claim_21(lab: Finished) -> list[str]:
     lines = [
         verdict(f"Turn {turn}, with less without Ghost Attention", gap)
         for turn, gap in gaps.items()
-        if gap and turn in ("4", "6", "10", "20")
-    ]  # at turn 2 the report has no difference either
+        if gap and turn in ("4", "6", "10", "20")  # at turn 2 the report has no difference either
+    ]
     baseline = [find(lab.figures, "rlhf-v3", "retention", turn) for turn in ("4", "6")]
     if all(f and f["low"] > 0.1 for f in baseline):
         lines.append(
-            "The baseline here holds an instruction longer than the report's, which is at 10 % at turn 4 and "
-            "at 0 from turn 6 on. A likely reason, not tested: the miniature's pretraining text has "
-            "interviews in which a speaker keeps one manner."
+            "The baseline here holds an instruction longer than the report's, which is at 10 % at turn 4 and at 0 from "
+            "turn 6 on. A likely reason, not tested: the miniature's pretraining text has interviews in which a "
+            "speaker keeps one manner."
         )
     last = find(lab.figures, "gatt", "retention", "20")
     if last and last["high"] < 1:
@@ -59,10 +59,8 @@ def single_turn(lab: Finished) -> Figure:
 
 def told_by_masks(masks: dict[str, list[Figure]]) -> list[str]:
     """Obedience over all turns for each mask, and the turns at which the two can be told apart."""
-    lines = [
-        f"{MASKS[key]}: {sum(f['mean'] for f in turned) / len(turned):.2f} over all turns"
-        for key, turned in masks.items()
-    ]
+    means = {key: sum(f["mean"] for f in turned) / len(turned) for key, turned in masks.items()}
+    lines = [f"{MASKS[key]}: {mean:.2f} over all turns" for key, mean in means.items()]
     apart = [
         str(t)
         for t, (a, b) in enumerate(zip(masks["last"], masks["all"], strict=True), 1)
@@ -83,22 +81,18 @@ def told_by_attention(look: dict[str, Any], start: int = 10) -> list[str]:
         values = [f["mean"] if isinstance(f, dict) else f for f in figures[start - 1 :]] or [float("nan")]
         return sum(values) / len(values)
 
-    lines = [
-        f"From turn {start} on, {how} of the heads: {late(look['gatt'][how]):.3f} with, "
-        f"{late(look['rlhf-v3'][how]):.3f} without"
-        for how in ("max", "mean")
-    ]
+    lines = []
+    for how in ("max", "mean"):
+        there, before = (late(look[stage][how]) for stage in ("gatt", "rlhf-v3"))
+        lines.append(f"From turn {start} on, {how} of the heads: {there:.3f} with, {before:.3f} without")
     return [*lines, f"If a head looked at all tokens alike: {late(look['even']):.3f}"]
 
 
 def told_by_single_turns(lab: Finished) -> list[str]:
     """Whether single-turn quality changed."""
     gap = single_turn(lab)
-    lines = [
-        f"True helpfulness on single prompts, with less without: {signed(gap)}: "
-        f"{side(gap, 'better', 'worse', 'no different, as far as can be told')}"
-    ]
-    return lines + [
+    changed = side(gap, "better", "worse", "no different, as far as can be told")
+    return [f"True helpfulness on single prompts, with less without: {signed(gap)}: {changed}"] + [
         f"{name.replace('_', ' ')}: {figure_text(find(lab.figures, 'rlhf-v3', name))} without, "
         f"{figure_text(find(lab.figures, 'gatt', name))} with"
         for name in ("correct", "violation_rate", "borderline_refusal_rate")

@@ -10,7 +10,7 @@ from typing import Any
 
 import ipywidgets as w
 
-from llama2lab.lab.explorer import Explorer, wide
+from llama2lab.lab.explorer import Explorer, button, dropdown, slider, wide
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.job import Job
 from llama2lab.lab.pictures import lines
@@ -42,11 +42,8 @@ def transcript(dialogue: Dialogue, turns: int) -> str:
     shown = zip(dialogue.questions[:turns], dialogue.answers, dialogue.obeyed, strict=False)  # no more than `turns`
     for t, (question, answer, ok) in enumerate(shown, 1):
         said = f"<strong>{cell(dialogue.instruction.text)}</strong> {cell(question)}" if t == 1 else cell(question)
-        mark = (
-            f'<span style="color: {BLUE}">&#10003;</span> obeys'
-            if ok
-            else (f'<span style="color: {ORANGE}">&#10007;</span> does not')
-        )
+        colour, sign, obeys = (BLUE, "&#10003;", "obeys") if ok else (ORANGE, "&#10007;", "does not")
+        mark = f'<span style="color: {colour}">{sign}</span> {obeys}'
         rows += (
             f'<tr><td style="padding: 1px 8px; vertical-align: top">{t}</td><td style="padding: 1px 8px; '
             f'text-align: left">{said}</td><td style="padding: 1px 8px; text-align: left">{cell(answer)}</td>'
@@ -72,25 +69,17 @@ class GhostExplorer(Explorer):
         self.sampled: dict[str, list[Dialogue]] = {}  # by stage, since the button was pressed
         self.job: Job | None = None
         names = list(dict.fromkeys(d.instruction.text for d in self._kept(without)))
-        box = wide("330px")
-        self.instruction = w.Dropdown(options=[ALL, *names], value=ALL, description="instruction", **box)
-        self.stage = w.Dropdown(options=list(with_gatt), description="with Ghost Attention", **box)
-        self.turns = w.IntSlider(10, min=2, max=20, description="turns", continuous_update=False, **box)
-        self.number = w.BoundedIntText(1, min=1, max=99, description="dialogue number", **box)
-        self.read = w.Dropdown(options=[("with", True), ("without", False)], description="read the dialogue", **box)
-        self.place = w.Dropdown(
-            options=[(words, place) for place, words in PLACES.items()], description="attention", **box
-        )
-        self.go = w.Button(description="Sample now", tooltip="four new dialogues of each model, with this instruction")
-        self.halt = w.Button(description="Stop", tooltip="end after the turn under way", disabled=True)
-        super().__init__(
-            "Ghost Attention",
-            [self.instruction, self.turns, self.stage, self.read, self.number, self.place, self.go, self.halt],
-            self._draw,
-        )
+        self.instruction = dropdown("instruction", [ALL, *names], width="330px")
+        self.stage = dropdown("with Ghost Attention", with_gatt, width="330px")
+        self.turns = slider("turns", 10, 2, 20, width="330px", continuous_update=False)
+        self.number = w.BoundedIntText(1, min=1, max=99, description="dialogue number", **wide("330px"))
+        self.read = dropdown("read the dialogue", [("with", True), ("without", False)], width="330px")
+        self.place = dropdown("attention", [(words, place) for place, words in PLACES.items()], width="330px")
+        self.go = button("Sample now", "four new dialogues of each model, with this instruction", self.sample)
+        self.halt = button("Stop", "end after the turn under way", self._halt, disabled=True)
+        chosen = (self.instruction, self.turns, self.stage, self.read, self.number, self.place)
+        super().__init__("Ghost Attention", [*chosen, self.go, self.halt])
         self.instruction.observe(self._forget, "value")
-        self.go.on_click(lambda _: self.sample())
-        self.halt.on_click(lambda _: self.job and self.job.stop())
 
     def dialogues(self, stage: str) -> list[Dialogue]:
         """What is shown of a stage: sampled ones, where there are, or the run's."""
@@ -100,9 +89,8 @@ class GhostExplorer(Explorer):
     def sample(self) -> Job:
         """Start to sample four dialogues of each model; the picture follows turn by turn."""
         known = {i.text: i for i in self.lab.town.instructions}
-        chosen = (
-            [known[self.instruction.value]] * 4 if self.instruction.value != ALL else (instructions_for(self.lab, 4))
-        )
+        named = self.instruction.value
+        chosen = instructions_for(self.lab, 4) if named == ALL else [known[named]] * 4
         turns, stages = self.turns.value, (self.without, self.stage.value)
         # A dict of this job's own: what comes after another instruction was chosen lands where nobody looks.
         found: dict[str, list[Dialogue]] = {}
@@ -128,10 +116,13 @@ class GhostExplorer(Explorer):
         job.start()
         return job
 
-    def _forget(self, _: Any) -> None:
-        """Another instruction: what was sampled is not about it."""
+    def _halt(self) -> None:
         if self.job:
             self.job.stop()
+
+    def _forget(self, _: Any) -> None:
+        """Another instruction: what was sampled is not about it."""
+        self._halt()
         self.sampled = {}
         self.redraw()
 
@@ -139,22 +130,15 @@ class GhostExplorer(Explorer):
         """Of the whole dialogue: what comes later changes nothing of what comes before."""
         return instruction_attention(self.lab, self.lab.model(stage), dialogue)
 
-    def _draw(self) -> str:
+    def draw(self) -> str:
         turns, stages = self.turns.value, (self.without, self.stage.value)
         of = {stage: self.dialogues(stage) for stage in stages}
         named = dict(zip(stages, ("without", "with"), strict=True))
         new = {s: ", sampled now" if self.sampled.get(s) else "" for s in stages}
-        share = lines(
-            [
-                (f"{named[s]}, n {len(of[s])}{new[s]}", curve([f["mean"] for f in obedience(of[s])], turns))
-                for s in stages
-            ],
-            "share of answers that obey, by turn",
-            "turn",
-            y_range=(0, 1),
-            dots=True,
-            width=640,
-        )
+        obeyed = {s: [f["mean"] for f in obedience(of[s])] for s in stages}
+        curves = [(f"{named[s]}, n {len(of[s])}{new[s]}", curve(obeyed[s], turns)) for s in stages]
+        words = "share of answers that obey, by turn"
+        share = lines(curves, words, "turn", y_range=(0, 1), dots=True, width=640)
         share = (
             f"<p><strong>Share of answers that obey</strong> by turn: without ({self.without}) and with "
             f"({self.stage.value}) Ghost Attention, n dialogues each.</p>{share}"
@@ -165,13 +149,8 @@ class GhostExplorer(Explorer):
         picked = shown[(self.number.value - 1) % len(shown)]
         looks = {s: self._looks(s, picked)[self.place.value] for s in stages}
         curves = [(f"{named[s]}, {how}", curve(looks[s][how], turns)) for s in stages for how in ("max", "mean")]
-        where = lines(
-            [*curves, ("if even", curve(looks[stages[0]]["even"], turns))],
-            "attention on the instruction, by turn",
-            "turn",
-            dots=True,
-            width=640,
-        )
+        curves.append(("if even", curve(looks[stages[0]]["even"], turns)))
+        where = lines(curves, "attention on the instruction, by turn", "turn", dots=True, width=640)
         return (
             f"{share}{transcript(picked, turns)}<p><strong>Share of the attention on the instruction</strong> by "
             "turn, both models reading this dialogue: of the head that looks most (max), of all heads (mean), and "

@@ -11,9 +11,10 @@ from typing import Any
 from llama2lab.engine import stats
 from llama2lab.engine.optim import Optim
 from llama2lab.lab.finished import Finished
-from llama2lab.model.sample import sample_answers
+from llama2lab.lab.seeds import less
+from llama2lab.lessons.n07_rejection.experiments import sampled, score_rows
 from llama2lab.report.summary import short_name
-from llama2lab.stages import evaluate, rejection, reward
+from llama2lab.stages import evaluate, reward
 from llama2lab.stages.rounds import ROUNDS
 from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.town.corpus import pretraining_corpus
@@ -37,15 +38,10 @@ def old_reward_on_new_pairs(lab: Finished, pairs: int = 250) -> dict[str, Any]:
         for name, stage in (("old", OLD), ("new", NEW)):
             scores = reward.pair_scores(lab.reward(stage), lab.tokenizer, rows, lab.machine)
             right[name] = [reward.judged_well(chosen, rejected) for chosen, rejected in scores]
-        rounds.append(
-            {
-                "round": number,
-                "old": stats.rate(right["old"]),
-                "new": stats.rate(right["new"]),
-                "gap": stats.mean([b - a for a, b in zip(right["old"], right["new"], strict=True)]),
-                "clear": sum(row["grade"] == "significantly" for row in rows) / max(1, len(rows)),
-            }
-        )
+        gap = stats.mean([b - a for a, b in zip(right["old"], right["new"], strict=True)])
+        clear = sum(row["grade"] == "significantly" for row in rows) / max(1, len(rows))
+        both = {name: stats.rate(judged) for name, judged in right.items()}
+        rounds.append({"round": number, **both, "gap": gap, "clear": clear})
     return {"rounds": rounds}
 
 
@@ -53,25 +49,10 @@ def optimise_against_old(lab: Finished, policy: str = "rlhf-v4", prompts: int = 
     """Claim 15: best of K answers of a late policy by the first and by the last reward model, judged by the oracle.
     About 8 s."""
     asked = lab.prompts(helpful=prompts, seed=41)
-    answers = sample_answers(
-        lab.model(policy),
-        lab.tokenizer,
-        [p.messages for p in asked],
-        k=k,
-        seed=4,
-        precision=lab.machine.precision,
-        what=f"best of {k}",
-    )
+    answers = lab.sample_answers(policy, [p.messages for p in asked], k=k, seed=4, what=f"best of {k}")
     result: dict[str, Any] = {"policy": policy, "k": k}
     for name, stage in (("old", OLD), ("new", NEW)):
-        flat = reward.score_answers(
-            lab.reward(stage),
-            lab.tokenizer,
-            [p.messages for p in asked for _ in range(k)],
-            [a for row in answers for a in row],
-            lab.machine,
-        )
-        scores = [flat[i * k : (i + 1) * k] for i in range(len(asked))]
+        scores = score_rows(lab, lab.reward(stage), asked, answers)
         result[name] = evaluate.true_best_of(lab.oracle, asked, answers, scores)
     return result
 
@@ -84,50 +65,34 @@ def ceiling(lab: Finished, prompts: int = 120, k: int = 16) -> dict[str, Any]:
     rng = random.Random("ceiling")
     written = {"demonstrations": [answer_for(lab.town, p, clean_style(p, rng), rng) for p in asked]}
     for stage in ("sft", "rlhf-v5"):
-        written[short_name(stage)] = evaluate.answer_prompts(
-            lab.model(stage), lab.tokenizer, asked, 1.0, 5, lab.machine.precision
-        )
-    best = rejection.sample_and_score(
-        lab.model("rlhf-v5"),
-        lab.reward(NEW),
-        lab.reward("reward-safety-v5"),
-        lab.tokenizer,
-        asked,
-        k,
-        1.0,
-        6,
-        lab.machine,
-    )
+        model, precision = lab.model(stage), lab.machine.precision
+        written[short_name(stage)] = evaluate.answer_prompts(model, lab.tokenizer, asked, 1.0, 5, precision)
+    best = sampled(lab, "rlhf-v5", asked, k, 1.0, 6)
     written[f"V5, best of {k}"] = [
         row[max(range(k), key=scores.__getitem__)] for row, scores in zip(best.answers, best.scores, strict=True)
     ]
-    judged = {name: evaluate.judge_all(lab.oracle, asked, answers) for name, answers in written.items()}
-    contents = [p.content for p in asked]
-    first = judged["demonstrations"]
-    return {
-        name: {
+    contents, result = [p.content for p in asked], {}
+    first: list[evaluate.Verdict] = []
+    for name, answers in written.items():  # the demonstrations come first
+        verdicts = evaluate.judge_all(lab.oracle, asked, answers)
+        first = first or verdicts
+        right = [(v.helpfulness, c) for v, c in zip(verdicts, contents, strict=True) if v.correct]
+        gaps = [v.helpfulness - w.helpfulness for v, w in zip(verdicts, first, strict=True)]
+        result[name] = {
             "all": stats.mean([v.helpfulness for v in verdicts], contents),
-            "right": stats.mean(
-                [v.helpfulness for v in verdicts if v.correct],
-                [c for c, v in zip(contents, verdicts, strict=True) if v.correct],
-            ),
+            "right": stats.mean([worth for worth, _ in right], [content for _, content in right]),
             "correct": stats.rate([v.correct for v in verdicts], contents),
-            "gap": stats.mean([v.helpfulness - w.helpfulness for v, w in zip(verdicts, first, strict=True)], contents),
-            "example": {"question": asked[0].question, "answer": written[name][0], "truth": verdicts[0].helpfulness},
+            "gap": stats.mean(gaps, contents),
+            "example": {"question": asked[0].question, "answer": answers[0], "truth": verdicts[0].helpfulness},
         }
-        for name, verdicts in judged.items()
-    }
+    return result
 
 
 # ---- measured with the full run ------------------------------------------------------------------------------------
 
 
 def last_round_only(
-    lab: Finished,
-    rows: int = 1200,
-    helpful: int = 480,
-    words: int = 60_000,
-    seeds: int = 2,
+    lab: Finished, rows: int = 1200, helpful: int = 480, words: int = 60_000, seeds: int = 2
 ) -> dict[str, Any]:
     """Claim 17: keep the best of all earlier rounds, or abilities are lost. The base model is fine-tuned on best
     answers alone (no SFT examples, which would protect it), for the same number of steps: of the last round (V4's); of
@@ -158,19 +123,12 @@ def last_round_only(
     scores = {name: [tuned(name, seed) for seed in range(seeds)] for name in choices}
     last, every, last_narrow, every_narrow = scores
     gaps: dict[str, stats.Figure] = {}
-    for which, alone, many in (
-        ("as the rounds were", last, every),
-        (f"the last without {FORGOTTEN}", last_narrow, every_narrow),
-    ):
-        found = by_skill(
-            [[a - b for a, b in zip(*both, strict=True)] for both in zip(scores[many], scores[alone], strict=True)],
-            tested,
-        )
-        gaps |= {
-            f"all rounds less the last one ({which}), {skill}": found[skill]
-            for skill in ("all", FORGOTTEN)
-            if skill in found
-        }
+    narrowed = f"the last without {FORGOTTEN}"
+    for which, alone, many in (("as the rounds were", last, every), (narrowed, last_narrow, every_narrow)):
+        found = by_skill(less(scores[many], scores[alone]), tested)
+        for skill in ("all", FORGOTTEN):
+            if skill in found:
+                gaps[f"all rounds less the last one ({which}), {skill}"] = found[skill]
     return {"rows": each, "choices": {name: by_skill(s, tested) for name, s in scores.items()}, "gaps": gaps}
 
 

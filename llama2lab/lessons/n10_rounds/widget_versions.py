@@ -8,10 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import ipywidgets as w
-
 from llama2lab.engine.errors import LabError
-from llama2lab.lab.explorer import Explorer, wide
+from llama2lab.lab.explorer import Explorer, dropdown, steps
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import plane, table
 from llama2lab.report.plots import VERSIONS
@@ -73,18 +71,13 @@ class VersionsExplorer(Explorer):
         self.versions, self.answers = versions(lab), answers(lab)
         if not self.versions:
             raise LabError("this run has measured no version; give the folder of a finished run")
-        last = len(self.versions) - 1
-        self.version = w.SelectionSlider(
-            options=[(v.name, i) for i, v in enumerate(self.versions)], value=last, description="version", **wide()
-        )
-        self.kind = w.Dropdown(
-            options=[("helpful", "helpful"), ("unsafe", "unsafe"), ("only looks unsafe", "borderline")],
-            description="prompt",
-            **wide("220px"),
-        )
-        self.prompt = w.Dropdown(options=questions(self.answers, "helpful"), description="question", **wide("420px"))
+        names = [(v.name, i) for i, v in enumerate(self.versions)]
+        self.version = steps("version", names, len(names) - 1)
+        kinds = [("helpful", "helpful"), ("unsafe", "unsafe"), ("only looks unsafe", "borderline")]
+        self.kind = dropdown("prompt", kinds, width="220px")
+        self.prompt = dropdown("question", questions(self.answers, "helpful"), width="420px")
         self.kind.observe(self.choose, "value")
-        super().__init__("Five versions", [self.version, self.kind, self.prompt], self.view)
+        super().__init__("Five versions", [self.version, self.kind, self.prompt])
 
     def choose(self, _: Any = None) -> None:
         self.prompt.options = questions(self.answers, self.kind.value)
@@ -97,21 +90,14 @@ class VersionsExplorer(Explorer):
             if v.stage in self.answers
         ]
 
-    def view(self) -> str:
+    def draw(self) -> str:
         at = self.version.value
         now = self.versions[at]
-        picture = plane(
-            [(v.name, v.helpfulness, v.safety) for v in self.versions],
-            at,
-            "The versions by true helpfulness and true safety, with 95 % intervals",
-            "true helpfulness",
-            "true safety on unsafe prompts",
-        )
-        facts = (
-            f"{now.name}: helpfulness {figure_text(now.helpfulness)}, safety {figure_text(now.safety)}"
-            + (f", wins against SFT {figure_text(now.wins)}" if now.wins and at else "")
-            + "."
-        )
+        points = [(v.name, v.helpfulness, v.safety) for v in self.versions]
+        words = "The versions by true helpfulness and true safety, with 95 % intervals"
+        picture = plane(points, at, words, "true helpfulness", "true safety on unsafe prompts")
+        wins = f", wins against SFT {figure_text(now.wins)}" if now.wins and at else ""
+        facts = f"{now.name}: helpfulness {figure_text(now.helpfulness)}, safety {figure_text(now.safety)}{wins}."
         parts = [picture, f"<p>{html.escape(facts)}</p>"]
         if self.prompt.value is not None:
             first = next(iter(self.answers.values()))[self.prompt.value]

@@ -21,19 +21,14 @@ from llama2lab.lab.finished import Finished, live_folder
 from llama2lab.lessons.n06_rewards.experiments import THRESHOLD, sigmoid
 from llama2lab.model.sample import sample_answers
 from llama2lab.stages.gatt import user
-from llama2lab.stages.reward import score_answers
 from llama2lab.town.items import Prompt, Verdict
 from llama2lab.town.language import refuses
 from llama2lab.town.prompts import contents, every_prompt
 from llama2lab.town.town import Town, slug
 from llama2lab.town.truth import REFUSAL, asked_for, truth_of
 
-ALARM = {
-    "harmless, sounds harmful": "borderline",
-    "illicit": "illicit",
-    "hateful": "hateful",
-    "unqualified advice": "unqualified_advice",
-}
+HARM = {"illicit": "illicit", "hateful": "hateful", "unqualified advice": "unqualified_advice"}
+ALARM = {"harmless, sounds harmful": "borderline", **HARM}
 # Ways to dress up a question. The first is the question as it is.
 DRESSES = (
     "",
@@ -118,7 +113,7 @@ def judge_attempts(
     lab: Finished, texts: Sequence[str], answers: Sequence[str], stage: str = "", judge: str = "reward-safety-v5"
 ) -> list[Attempt]:
     """What both judges say of one answer to each prompt."""
-    scores = score_answers(lab.reward(judge), lab.tokenizer, [[user(t)] for t in texts], answers, lab.machine)
+    scores = lab.score_answers(judge, [[user(t)] for t in texts], answers)
     made = []
     for text, answer, score in zip(texts, answers, scores, strict=True):
         known = asked_in(lab.town, text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from llama2lab.engine.stats import wilson
-from llama2lab.lab.checking import Exercise, Mistake
+from llama2lab.lab.checking import Exercise, Level, Mistake
 from llama2lab.lab.compare import judge, read
 from llama2lab.lab.predictions import Choice, Guess, Number, Pick, Prediction
 
@@ -23,21 +23,19 @@ def check_win_rate(f: Callable) -> None:
         outcomes = ["win"] * wins + ["loss"] * losses + ["tie"] * ties
         n = len(outcomes)
         right = win_rate(outcomes)
-        result = f(list(outcomes))
+        result = f(outcomes)
         if not isinstance(result, tuple | list) or len(result) != 3:
             raise Mistake("Three numbers are expected: the rate, and the lower and upper end of its interval.")
         rate, low, high = read(result, (3,), "the result").double().tolist()
         judge(
             read(rate),
             right[0],
-            [
-                (wins / n, "Ties count half a point; here they count as losses."),
-                (wins / max(1, wins + losses), "Ties count half a point; here they are left out."),
-                ((wins + ties) / n, "Ties count half a point; here they count as wins."),
-                (100 * right[0], "Give a share between 0 and 1, not percent."),
-                (losses / n + ties / n / 2, "That is the other model's rate."),
-            ],
-            "the rate",
+            (wins / n, "Ties count half a point; here they count as losses."),
+            (wins / max(1, wins + losses), "Ties count half a point; here they are left out."),
+            ((wins + ties) / n, "Ties count half a point; here they count as wins."),
+            (100 * right[0], "Give a share between 0 and 1, not percent."),
+            (losses / n + ties / n / 2, "That is the other model's rate."),
+            what="the rate",
         )
         half = 1.96 * (right[0] * (1 - right[0]) / n) ** 0.5
         if low > high:
@@ -45,13 +43,13 @@ def check_win_rate(f: Callable) -> None:
         known = (
             (
                 (right[0] - half, right[0] + half),
-                "That is the plain interval, rate plus or minus 1.96 standard errors: "
-                "near 1 it leaves [0, 1], and for 6 of 6 it has no width. Wilson's does not.",
+                "That is the plain interval, rate plus or minus 1.96 standard errors: near 1 it leaves [0, 1], and for "
+                "6 of 6 it has no width. Wilson's does not.",
             ),
             (
                 (max(0.0, right[0] - half), min(1.0, right[0] + half)),
-                "That is the plain interval, cut at 0 and 1: for "
-                "6 of 6 it has no width, as if six games made certain. Use Wilson's.",
+                "That is the plain interval, cut at 0 and 1: for 6 of 6 it has no width, as if six games made certain. "
+                "Use Wilson's.",
             ),
             ((right[0] - half / 1.96, right[0] + half / 1.96), "That is one standard error; a 95 % interval has 1.96."),
             (wilson(right[0], n, 1.0), "z is 1.96 for 95 %; you use 1."),
@@ -65,11 +63,9 @@ def check_win_rate(f: Callable) -> None:
 WIN_RATE = Exercise(
     "11.win_rate",
     "A win rate with its interval",
-    "Write win_rate(outcomes) -> (rate, low, high) for a list of 'win', "
-    "'tie' and 'loss': a tie is half a point; low and high are Wilson's 95 % interval (z = 1.96) of that rate among n.",
-    3,
-    12,
-    3,
+    "Write win_rate(outcomes) -> (rate, low, high) for a list of 'win', 'tie' and 'loss': a tie is half a point; low "
+    "and high are Wilson's 95 % interval (z = 1.96) of that rate among n.",
+    Level(difficulty=3, minutes=12, points=3),
     "3.4",
     (
         "Wilson: the middle is (p + z²/2n) / (1 + z²/n).",
@@ -83,49 +79,35 @@ OVERLAP = Exercise(
     "11.overlap",
     "A difference or chance?",
     "Model A wins .54 [.47, .61] against model B. What may you say?",
-    1,
-    2,
-    1,
+    Level(difficulty=1, minutes=2, points=1),
     "3.4",
     ("Where is one half?",),
     Choice(
-        {"a": "A is better", "b": "the data do not tell which is better", "c": "they are equally good"},
-        "b",
-        {
-            "a": "One half lies within the interval: chance alone may give .54.",
-            "c": "That is more than the data say: a true .60 lies within the interval too.",
-        },
+        a=("A is better", "One half lies within the interval: chance alone may give .54."),
+        b="the data do not tell which is better",
+        c=("they are equally good", "That is more than the data say: a true .60 lies within the interval too."),
     ),
-    "b",
 )
 
 FALSE_REFUSAL = Exercise(
     "11.false_refusal",
     "The price of safety",
     "The more of the training rows refuse unsafe prompts, the fewer violations. What rises in the plot?",
-    1,
-    2,
-    1,
+    Level(difficulty=1, minutes=2, points=1),
     "4.2.3",
     ("Some harmless prompts hold alarming words.",),
     Choice(
-        {"a": "refusals of harmless prompts that look harmful", "b": "the reward", "c": "nothing"},
-        "a",
-        {
-            "b": "What the model says on harmless prompts grows worse, not better.",
-            "c": "In the report false refusals on borderline prompts rise from 15 to 27 percent.",
-        },
+        a="refusals of harmless prompts that look harmful",
+        b=("the reward", "What the model says on harmless prompts grows worse, not better."),
+        c=("nothing", "In the report false refusals on borderline prompts rise from 15 to 27 percent."),
     ),
-    "a",
 )
 
 REFUSALS = Prediction(
     "11.refusals",
     "Borderline prompts",
     "Predict the share of harmless borderline prompts that the last model refuses.",
-    1,
-    2,
-    1,
+    Level(difficulty=1, minutes=2, points=1),
     "4.2.3",
     ("The report's model refused 27 percent of its borderline set.",),
     Guess(
@@ -140,25 +122,19 @@ REFUSALS = Prediction(
 DISTILLED = Prediction(
     "11.distilled",
     "Who refuses more?",
-    "Answers sampled under a safety preprompt are learnt without it, on unsafe "
-    "and on harmless borderline prompts. Either all of them, or only those that the safety reward model scores higher "
-    "than the answer without the preprompt. Predict which of the two models refuses more borderline prompts.",
-    2,
-    3,
-    1,
+    "Answers sampled under a safety preprompt are learnt without it, on unsafe and on harmless borderline prompts. "
+    "Either all of them, or only those that the safety reward model scores higher than the answer without the "
+    "preprompt. Predict which of the two models refuses more borderline prompts.",
+    Level(difficulty=2, minutes=3, points=1),
     "4.2.4",
     ("What does a preprompt about safety do to an answer that was harmless already?",),
     Pick(
-        {
-            "a": "the one that learnt all",
-            "b": "the one that learnt the chosen ones",
-            "c": "no difference beyond chance",
-        },
-        {
-            "a": "The choice did not protect the harmless answers as you thought.",
-            "b": "Learning all of them spreads refusals at least as far as the choice does.",
-            "c": "The two differ by more than chance.",
-        },
+        a=("the one that learnt all", "The choice did not protect the harmless answers as you thought."),
+        b=(
+            "the one that learnt the chosen ones",
+            "Learning all of them spreads refusals at least as far as the choice does.",
+        ),
+        c=("no difference beyond chance", "The two differ by more than chance."),
     ),
     lesson="The report keeps a distilled answer only where the safety reward rises.",
 )
@@ -166,20 +142,15 @@ DISTILLED = Prediction(
 NARROWER = Prediction(
     "11.narrower",
     "Where does variety go?",
-    "Self-BLEU rises where answers to one prompt grow alike. Predict for "
-    "which prompts it rises more from SFT to the last model, at temperature 0.9.",
-    2,
-    2,
-    1,
+    "Self-BLEU rises where answers to one prompt grow alike. Predict for which prompts it rises more from SFT to the "
+    "last model, at temperature 0.9.",
+    Level(difficulty=2, minutes=2, points=1),
     "5.1",
     ("Which prompts have one good answer?",),
     Pick(
-        {"factual": "questions with one true answer", "creative": "stories", "neither": "no difference beyond chance"},
-        {
-            "factual": "The report's finding did not come out here.",
-            "creative": "Where one answer is right, the reward leaves no other.",
-            "neither": "The two differ by more than chance.",
-        },
+        factual=("questions with one true answer", "The report's finding did not come out here."),
+        creative=("stories", "Where one answer is right, the reward leaves no other."),
+        neither=("no difference beyond chance", "The two differ by more than chance."),
     ),
     lesson="The report: RLHF takes variety from factual prompts and leaves creative ones theirs (figure 21).",
 )
@@ -187,11 +158,9 @@ NARROWER = Prediction(
 CARBON = Exercise(
     "11.carbon",
     "The carbon of the 7B",
-    "Table 2: 184,320 GPU hours at 400 W for the 7B model. With 0.4235 kg of "
-    "CO2eq for each kWh, how many tons is that?",
-    2,
-    4,
-    1,
+    "Table 2: 184,320 GPU hours at 400 W for the 7B model. With 0.4235 kg of CO2eq for each kWh, how many tons is "
+    "that?",
+    Level(difficulty=2, minutes=4, points=1),
     "2.2.1",
     ("Watts times hours are watt-hours; 1,000 make a kWh.", "1,000 kg make a ton."),
     Number(
@@ -204,58 +173,42 @@ CARBON = Exercise(
         ),
         relative=0.01,
     ),
-    31.22,
 )
 
 MONTHLY_USERS = Exercise(
     "11.monthly_users",
     "Who must ask?",
-    "A company had 800 million monthly users when the model came out and wants to "
-    "build it into its product. What does the licence say?",
-    1,
-    2,
-    1,
+    "A company had 800 million monthly users when the model came out and wants to build it into its product. What does "
+    "the licence say?",
+    Level(difficulty=1, minutes=2, points=1),
     "model card; licence",
     ("The number is 700 million.",),
     Choice(
-        {
-            "a": "it may, like everybody",
-            "b": "it must ask Meta for a licence of its own",
-            "c": "commercial use is forbidden to all",
-        },
-        "b",
-        {
-            "a": "Above 700 million monthly users the licence grants nothing by itself.",
-            "c": "Commercial use is allowed; the clause is about a handful of very large companies.",
-        },
+        a=("it may, like everybody", "Above 700 million monthly users the licence grants nothing by itself."),
+        b="it must ask Meta for a licence of its own",
+        c=(
+            "commercial use is forbidden to all",
+            "Commercial use is allowed; the clause is about a handful of very large companies.",
+        ),
     ),
-    "b",
 )
 
 OPEN_PARTS = Exercise(
     "11.open_parts",
     "What is open?",
     "Which of these did the release give to everybody who accepts the licence?",
-    1,
-    2,
-    1,
+    Level(difficulty=1, minutes=2, points=1),
     "model card; licence",
     ("What would you need to train it again?",),
     Choice(
-        {
-            "a": "the weights",
-            "b": "the pretraining data",
-            "c": "the 1.4 million comparisons",
-            "d": "the code that trained it",
-        },
-        "a",
-        {
-            "b": "The report describes the pretraining data in a few sentences; nobody outside can look at them.",
-            "c": "The comparisons and the reward models were kept back.",
-            "d": "Code to run the models was published, the code that trained them was not.",
-        },
+        a="the weights",
+        b=(
+            "the pretraining data",
+            "The report describes the pretraining data in a few sentences; nobody outside can look at them.",
+        ),
+        c=("the 1.4 million comparisons", "The comparisons and the reward models were kept back."),
+        d=("the code that trained it", "Code to run the models was published, the code that trained them was not."),
     ),
-    "a",
 )
 
 EXERCISES = (WIN_RATE, OVERLAP, FALSE_REFUSAL, REFUSALS, DISTILLED, NARROWER, CARBON, MONTHLY_USERS, OPEN_PARTS)

@@ -17,9 +17,7 @@ from llama2lab.lab.finished import Finished
 from llama2lab.lessons.n06_rewards.experiments import THRESHOLD, sigmoid
 from llama2lab.lessons.n11_evaluation.attacks import DRESSES, dressed, plain_answer
 from llama2lab.model.network import Llama
-from llama2lab.model.sample import sample_answers
 from llama2lab.stages.evaluate import TIE, answer_prompts, chat_metrics, judge_all
-from llama2lab.stages.reward import score_answers
 from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.town.demonstrations import AnswerStyle, answer_for, clean_style, demonstrations
 from llama2lab.town.items import Prompt
@@ -39,39 +37,29 @@ def figures(lab: Finished, model: Llama, helpful: int, unsafe: int, borderline: 
 
 
 def finetuned(
-    lab: Finished,
-    start: str,
-    rows: Sequence[dict],
-    seed: int,
-    lr: float = 1e-3,
-    epochs: float = 2.0,
+    lab: Finished, start: str, rows: Sequence[dict], seed: int, lr: float = 1e-3, epochs: float = 2.0
 ) -> Llama:
     """A copy of a stage, fine-tuned on chat rows; in memory."""
     model = copy.deepcopy(lab.model(start))
-    sft(
-        model,
-        lab.tokenizer,
-        rows,
-        SFTSettings(len(rows), epochs, 512, 1024, Optim(lr=lr, warmup=0.05), 0.0),
-        seed,
-        lab.machine,
-    )
+    settings = SFTSettings(len(rows), epochs, 512, 1024, Optim(lr=lr, warmup=0.05), 0.0)
+    sft(model, lab.tokenizer, rows, settings, seed, lab.machine)
     return model.eval()
 
 
 def written(lab: Finished, kind: str, n: int, rng: random.Random) -> list[dict]:
     """Careful demonstrations of n prompts of one kind, from the part of the town that SFT may see."""
     prompts = draw_prompts(lab.town, "sft", n, rng.randrange(10**6), kinds=(kind,)) if n else []
-    return [
-        {
-            "messages": [
-                *p.messages,
-                {"role": "assistant", "content": answer_for(lab.town, p, clean_style(p, rng), rng)},
-            ],
-            "skill": p.skill,
-        }
-        for p in prompts
-    ]
+    return [chat_row(p, answer_for(lab.town, p, clean_style(p, rng), rng)) for p in prompts]
+
+
+def chat_row(prompt: Prompt, answer: str) -> dict[str, Any]:
+    """A prompt with an answer, as SFT reads them."""
+    return {"messages": [*prompt.messages, {"role": "assistant", "content": answer}], "skill": prompt.skill}
+
+
+def means(runs: Sequence[dict[str, stats.Figure]]) -> dict[str, Any]:
+    """`seeds_mean` of each safety figure."""
+    return {name: seeds_mean([run[name] for run in runs]) for name in SAFETY}
 
 
 def seeds_mean(runs: Sequence[stats.Figure]) -> dict[str, Any]:
@@ -97,8 +85,7 @@ def safety_share(
     prompts, as in section 4.2.3, and, at the largest share, with borderline demonstrations beside them (two for each
     refusal): what teaches the difference. About 100 seconds."""
     found = []
-    settings = [(share, False) for share in shares] + [(max(shares), True)]
-    for share, contrast in settings:
+    for share, contrast in [(share, False) for share in shares] + [(max(shares), True)]:
         runs = []
         for seed in seeds:
             rng = random.Random(f"share {seed}")
@@ -107,9 +94,7 @@ def safety_share(
             other = written(lab, "borderline", 2 * len(unsafe_rows), rng) if contrast else []
             model = finetuned(lab, "base", [*own, *unsafe_rows, *other], seed)
             runs.append(figures(lab, model, helpful, unsafe, borderline, seed))
-        found.append(
-            {"share": share, "contrast": contrast, **{name: seeds_mean([run[name] for run in runs]) for name in SAFETY}}
-        )
+        found.append({"share": share, "contrast": contrast, **means(runs)})
     return found
 
 
@@ -141,27 +126,19 @@ def preprompts(lab: Finished, stage: str = "sft", unsafe: int = 160, borderline:
     plain: list[bool] = []
     for how in ("none", "generic", "template", "example"):
         conversations = preprompted(prompts, how, refusal_example(lab))
-        answers = [
-            a[0]
-            for a in sample_answers(
-                lab.model(stage), lab.tokenizer, conversations, seed=3, precision=lab.machine.precision
-            )
-        ]
+        answers = [a for (a,) in lab.sample_answers(stage, conversations, seed=3)]
         verdicts = judge_all(lab.oracle, prompts, answers)
-        scores = score_answers(
-            lab.reward("reward-safety-v5"), lab.tokenizer, [p.messages for p in prompts], answers, lab.machine
-        )
+        scores = lab.score_answers("reward-safety-v5", [p.messages for p in prompts], answers)
         harm = [(p, v, s) for p, v, s in zip(prompts, verdicts, scores, strict=True) if p.kind == "unsafe"]
         groups, complied = [p.content for p, _, _ in harm], [v.violation for _, v, _ in harm]
+        harmless = [v.false_refusal for p, v in zip(prompts, verdicts, strict=True) if p.kind == "borderline"]
         plain = plain or complied  # "none" comes first
         found[how] = {
             "violation_rate": stats.rate(complied, groups),
             "fewer": stats.mean([float(a) - float(b) for a, b in zip(plain, complied, strict=True)], groups),
             "refused": stats.rate([v.refuses for _, v, _ in harm]),
             "safety_score": stats.mean([s for _, _, s in harm]),
-            "borderline_refusal_rate": stats.rate(
-                [v.false_refusal for p, v in zip(prompts, verdicts, strict=True) if p.kind == "borderline"]
-            ),
+            "borderline_refusal_rate": stats.rate(harmless),
         }
     return found
 
@@ -179,28 +156,15 @@ def context_distillation(
     reward model scores higher than the answer without the preprompt (else that one is kept). The report distils
     adversarial prompts only; here borderline ones are among them, which is where the choice has something to save.
     About 25 seconds."""
-    asked = [
-        p
-        for kind, n in (("unsafe", unsafe), ("borderline", borderline))
-        if n
-        for p in draw_prompts(lab.town, "rlhf", n, 8, kinds=(kind,))
-    ]
+    asked: list[Prompt] = []
+    for kind, n in (("unsafe", unsafe), ("borderline", borderline)):
+        asked += draw_prompts(lab.town, "rlhf", n, 8, kinds=(kind,)) if n else []
     plain, taught = (
-        [
-            a[0]
-            for a in sample_answers(
-                lab.model(stage),
-                lab.tokenizer,
-                preprompted(asked, way, refusal_example(lab)),
-                seed=9,
-                precision=lab.machine.precision,
-            )
-        ]
+        [a for (a,) in lab.sample_answers(stage, preprompted(asked, way, refusal_example(lab)), seed=9)]
         for way in ("none", how)
     )
     before, after = (
-        score_answers(lab.reward("reward-safety-v5"), lab.tokenizer, [p.messages for p in asked], texts, lab.machine)
-        for texts in (plain, taught)
+        lab.score_answers("reward-safety-v5", [p.messages for p in asked], texts) for texts in (plain, taught)
     )
     chosen = [t if b > a else p for p, t, a, b in zip(plain, taught, before, after, strict=True)]
     kept = {
@@ -210,19 +174,14 @@ def context_distillation(
     chat = demonstrations(lab.town, 400, 5, "clean", safety_share=0.0)
     found: dict[str, Any] = {"kept": kept, "before": stats_of(lab, [lab.model(stage)], tested)}
     for name, texts in (("all", taught), ("chosen", chosen)):
-        rows = [
-            {"messages": [*p.messages, {"role": "assistant", "content": t}], "skill": p.skill}
-            for p, t in zip(asked, texts, strict=True)
-            if t.strip()
-        ]
+        rows = [chat_row(p, text) for p, text in zip(asked, texts, strict=True) if text.strip()]
         found[name] = stats_of(lab, [finetuned(lab, stage, [*rows, *chat], seed, 5e-4, 1.0) for seed in seeds], tested)
     return found
 
 
 def stats_of(lab: Finished, models: Sequence[Llama], tested: tuple[int, int, int]) -> dict[str, stats.Figure]:
     """The safety figures of models that differ in their seed alone."""
-    runs = [figures(lab, model, *tested, seed=seed) for seed, model in enumerate(models)]
-    return {name: seeds_mean([run[name] for run in runs]) for name in SAFETY}
+    return means([figures(lab, model, *tested, seed=seed) for seed, model in enumerate(models)])
 
 
 # ---- claim 25 ------------------------------------------------------------------------------------------------------
@@ -282,15 +241,7 @@ def diversity(
     for stage in stages:
         by_kind: dict[str, list[stats.Figure]] = {kind: [] for kind in asked}
         for t in temperatures:
-            answers = sample_answers(
-                lab.model(stage),
-                lab.tokenizer,
-                [p.messages for p in both],
-                k=samples,
-                temperature=t,
-                seed=seed,
-                precision=lab.machine.precision,
-            )
+            answers = lab.sample_answers(stage, [p.messages for p in both], k=samples, temperature=t, seed=seed)
             values = [self_bleu(row) for row in answers]
             by_kind["factual"].append(stats.mean(values[:prompts]))
             by_kind["creative"].append(stats.mean(values[prompts:]))
@@ -306,23 +257,15 @@ def judges(lab: Finished, stage: str = "rlhf-v5", against: str = "sft", n: int =
     the helpfulness reward model, and how often the two judges agree on a pair. About 5 seconds."""
     pairs = [(a, b) for a, b in lab.answers(stage, against) if a["kind"] == "helpful"][:n]
     gaps = [a["score"] - b["score"] for a, b in pairs]
-    reward = lab.reward("reward-helpfulness-v5")
     scores = [
-        score_answers(
-            reward, lab.tokenizer, [row["messages"] for row in rows], [row["answer"] for row in rows], lab.machine
-        )
+        lab.score_answers("reward-helpfulness-v5", [r["messages"] for r in rows], [r["answer"] for r in rows])
         for rows in zip(*pairs, strict=True)
     ]
     seen = [x - y for x, y in zip(*scores, strict=True)]
-    points = [
-        (0.5 if abs(g) <= TIE else float(g > 0), 0.5 if s == 0 else float(s > 0))
-        for g, s in zip(gaps, seen, strict=True)
-    ]
-    return {
-        "oracle": stats.mean([o for o, _ in points]),
-        "reward": stats.mean([r for _, r in points]),
-        "agree": stats.rate([o == r for o, r in points if o != 0.5 and r != 0.5]),
-    }
+    oracle = [0.5 if abs(gap) <= TIE else float(gap > 0) for gap in gaps]
+    model = [0.5 if gap == 0 else float(gap > 0) for gap in seen]
+    agree = [o == r for o, r in zip(oracle, model, strict=True) if o != 0.5 and r != 0.5]
+    return {"oracle": stats.mean(oracle), "reward": stats.mean(model), "agree": stats.rate(agree)}
 
 
 def safety_judge(lab: Finished, stage: str = "rlhf-v5", threshold: float = THRESHOLD) -> dict[str, Any]:
@@ -331,13 +274,7 @@ def safety_judge(lab: Finished, stage: str = "rlhf-v5", threshold: float = THRES
     answer's probability and truth, for the picture. A few seconds."""
     rows = [row for row in lab.rows(stage, "answers.jsonl") if row["kind"] == "unsafe"]
     asked = {p.id: p for split in ("dev", "test") for p in every_prompt(lab.town, split, ("unsafe",))}
-    scores = score_answers(
-        lab.reward("reward-safety-v5"),
-        lab.tokenizer,
-        [row["messages"] for row in rows],
-        [row["answer"] for row in rows],
-        lab.machine,
-    )
+    scores = lab.score_answers("reward-safety-v5", [row["messages"] for row in rows], [row["answer"] for row in rows])
     safe = [sigmoid(s) for s in scores]
     harm = [lab.oracle.judge(asked[row["prompt_id"]], row["answer"]).violation for row in rows]
     under = [p < threshold for p in safe]
@@ -362,9 +299,8 @@ def attacks(
             asked = dressed(prompts, dress)
             answers = answer_prompts(lab.model(stage), lab.tokenizer, asked, 1.0, 1, lab.machine.precision)
             said = [plain_answer(lab.town, p.question, a) for p, a in zip(asked, answers, strict=True)]
-            found[stage][dress or "nothing"] = stats.rate(
-                [v.violation for v in judge_all(lab.oracle, prompts, said)], [p.content for p in prompts]
-            )
+            complied = [v.violation for v in judge_all(lab.oracle, prompts, said)]
+            found[stage][dress or "nothing"] = stats.rate(complied, [p.content for p in prompts])
     return found
 
 

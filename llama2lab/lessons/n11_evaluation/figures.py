@@ -48,17 +48,9 @@ def win_chart(lab: Finished, stages: Sequence[str] = ("rlhf-v1", "rlhf-v3", "rlh
     rows = [*((f"the report: {name}", list(shares)) for name, shares in reversed(FIGURE_1)), *reversed(rows)]
     fig = go.Figure()
     for i, (name, colour) in enumerate((("win", BLUE), ("tie", GREY), ("loss", ORANGE))):
-        fig.add_trace(
-            go.Bar(
-                y=[label for label, _ in rows],
-                x=[shares[i] for _, shares in rows],
-                name=name,
-                orientation="h",
-                marker_color=colour,
-                texttemplate="%{x:.0f}",
-                textposition="inside",
-            )
-        )
+        x, y = [shares[i] for _, shares in rows], [label for label, _ in rows]
+        bar = go.Bar(x=x, y=y, name=name, orientation="h", marker_color=colour)
+        fig.add_trace(bar.update(texttemplate="%{x:.0f}", textposition="inside"))
     fig.update_layout(barmode="stack")
     return style(fig, "percent of the prompts", height=150 + 34 * len(rows), left=250)
 
@@ -87,16 +79,9 @@ def share_chart(found: Sequence[dict[str, Any]]) -> go.Figure | None:
     ):
         plain = [row for row in found if not row["contrast"]]
         add_series(fig, name, [100 * row["share"] for row in plain], [row[metric] for row in plain], colour, symbol)
-        other = [row for row in found if row["contrast"]]
-        add_series(
-            fig,
-            f"{name}, borderline examples too",
-            [100 * row["share"] + 2 for row in other],
-            [row[metric] for row in other],
-            colour,
-            f"{symbol}-open",
-            mode="markers",
-        )
+        other, words = [row for row in found if row["contrast"]], f"{name}, borderline examples too"
+        places, figures = [100 * row["share"] + 2 for row in other], [row[metric] for row in other]
+        add_series(fig, words, places, figures, colour, f"{symbol}-open", mode="markers")
     fig.update_yaxes(rangemode="tozero", tickformat=".0%")
     return style(
         fig, "unsafe prompts with refusals, percent of the demonstrations", "share of answers", height=460, bottom=150
@@ -197,16 +182,9 @@ def attacks_chart(found: dict[str, Any]) -> go.Figure | None:
     """Violations by what stands before the question, a row each."""
     fig = go.Figure()
     for (stage, by), colour, symbol in zip(found.items(), (ORANGE, BLUE), ("diamond", "circle"), strict=True):
-        fig.add_trace(
-            go.Scatter(
-                y=list(by),
-                x=[f["mean"] for f in by.values()],
-                name=short_name(stage),
-                mode="markers",
-                error_x=errors(list(by.values())),
-                **drawn(colour, symbol, 10),
-            )
-        )
+        x, bars = [f["mean"] for f in by.values()], errors(list(by.values()))
+        points = go.Scatter(x=x, y=list(by), name=short_name(stage), mode="markers", error_x=bars)
+        fig.add_trace(points.update(drawn(colour, symbol, 10)))
     fig.update_xaxes(rangemode="tozero", tickformat=".0%")
     fig.update_yaxes(autorange="reversed")
     return style(fig, "violations on unsafe prompts, by the oracle", height=380, left=230)
@@ -227,12 +205,8 @@ def told_by_safety_judge(found: dict[str, Any], draws: int = 400) -> list[str]:
     if harm.any() and not harm.all():
         rng = np.random.default_rng(0)
         bad, good = safe[harm], safe[~harm]
-        apart = [
-            float((b[:, None] < g).mean() + (b[:, None] == g).mean() / 2)
-            for b, g in (
-                [(bad, good)] + [(rng.choice(bad, len(bad)), rng.choice(good, len(good))) for _ in range(draws)]
-            )
-        ]
+        resampled = [(rng.choice(bad, len(bad)), rng.choice(good, len(good))) for _ in range(draws)]
+        apart = [float((b[:, None] < g).mean() + (b[:, None] == g).mean() / 2) for b, g in [(bad, good), *resampled]]
         low, high = np.quantile(apart[1:], (0.025, 0.975))
         lines.append(
             f"A complying answer scores lower than one that does not in {apart[0]:.2f} of all pairs "
@@ -246,15 +220,8 @@ def safety_chart(found: dict[str, Any]) -> go.Figure | None:
     fig = go.Figure()
     for harm, name, colour in ((False, "no harm, by the oracle", BLUE), (True, "complies, by the oracle", RED)):
         values = [p for p, h in zip(found["safe"], found["harm"], strict=True) if h == harm]
-        fig.add_trace(
-            go.Histogram(
-                x=values,
-                name=f"{name} (n {len(values)})",
-                marker_color=colour,
-                opacity=0.7,
-                xbins={"start": 0, "end": 1.0001, "size": 0.05},
-            )
-        )
+        look = {"marker_color": colour, "opacity": 0.7, "xbins": {"start": 0, "end": 1.0001, "size": 0.05}}
+        fig.add_trace(go.Histogram(x=values, name=f"{name} (n {len(values)})", **look))
     fig.update_layout(barmode="overlay")
     fig.add_vline(
         x=THRESHOLD, line={"color": GREY, "dash": "dot"}, annotation_text="the report's .15", annotation_font_size=11

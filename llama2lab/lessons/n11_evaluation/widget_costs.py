@@ -14,7 +14,7 @@ from typing import Any
 
 import ipywidgets as w
 
-from llama2lab.lab.explorer import Explorer, wide
+from llama2lab.lab.explorer import Explorer, dropdown, slider, wide
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import number, table
 from llama2lab.report.summary import metrics, total_seconds
@@ -110,13 +110,9 @@ def lab_costs(lab: Finished, watts: float, intensity: float, dollars_kwh: float,
 
 
 def money(dollars: float) -> str:
-    return (
-        f"${dollars / 1e6:,.2f} million"
-        if dollars >= 1e6
-        else f"${dollars:,.2f}"
-        if dollars >= 0.01
-        else (f"${dollars:.5f}")
-    )
+    if dollars >= 1e6:
+        return f"${dollars / 1e6:,.2f} million"
+    return f"${dollars:,.2f}" if dollars >= 0.01 else f"${dollars:.5f}"
 
 
 def carbon(tons: float) -> str:
@@ -128,64 +124,36 @@ class CostCalculator(Explorer):
 
     def __init__(self, lab: Finished):
         self.lab = lab
+        box, intensity = wide("340px"), round(implied_intensity(), 4)
 
-        box = wide("340px")
+        def assumed(words: str, value: float, low: float, high: float, step: float, form: str = ".2f") -> w.FloatSlider:
+            return slider(words, value, low, high, step, "340px", readout_format=form)
 
-        def slider(words: str, value: float, low: float, high: float, step: float, form: str = ".2f") -> w.FloatSlider:
-            return w.FloatSlider(
-                value,
-                min=low,
-                max=high,
-                step=step,
-                description=words,
-                readout_format=form,
-                continuous_update=True,
-                **box,
-            )
-
-        self.size = w.Dropdown(options=[*TABLE_2, ALL], value=ALL, description="model of table 2", **box)
+        self.size = dropdown("model of table 2", [*TABLE_2, ALL], ALL, "340px")
         hours, watts = hours_and_watts(ALL)
         self.hours = w.BoundedFloatText(hours, min=0, max=1e12, description="GPU hours", **box)
-        self.watts = slider("power of a GPU, W", watts, 100, 1000, 0.1, ".0f")
-        self.pue = slider("PUE of the building", 1.0, 1.0, 2.0, 0.01)
-        self.intensity = slider("carbon intensity, kg a kWh", round(implied_intensity(), 4), 0.0, 1.0, 0.0001, ".4f")
-        self.price = slider("dollars a GPU hour", 1.5, 0.0, 10.0, 0.1)
+        self.watts = assumed("power of a GPU, W", watts, 100, 1000, 0.1, ".0f")
+        self.pue = assumed("PUE of the building", 1.0, 1.0, 2.0, 0.01)
+        self.intensity = assumed("carbon intensity, kg a kWh", intensity, 0.0, 1.0, 0.0001, ".4f")
+        self.price = assumed("dollars a GPU hour", 1.5, 0.0, 10.0, 0.1)
         self.comparisons = w.BoundedIntText(COMPARISONS, min=0, max=10**12, description="preference comparisons", **box)
-        self.each = slider("dollars a comparison", round(LAMBERT[1][1] * 1e6 / COMPARISONS, 1), 0.0, 30.0, 0.1)
-        self.laptop = slider("power of this laptop, W", 30, 5, 200, 1, ".0f")
-        self.kwh_price = slider("dollars a kWh at home", 0.3, 0.0, 1.0, 0.01)
+        self.each = assumed("dollars a comparison", round(LAMBERT[1][1] * 1e6 / COMPARISONS, 1), 0.0, 30.0, 0.1)
+        self.laptop = assumed("power of this laptop, W", 30.0, 5, 200, 1, ".0f")
+        self.kwh_price = assumed("dollars a kWh at home", 0.3, 0.0, 1.0, 0.01)
         self.size.observe(self._pick, "value")
-        super().__init__(
-            "Cost and energy calculator",
-            [
-                self.size,
-                self.hours,
-                self.watts,
-                self.pue,
-                self.intensity,
-                self.price,
-                self.comparisons,
-                self.each,
-                self.laptop,
-                self.kwh_price,
-            ],
-            self._draw,
-        )
+        model, energy = (self.size, self.hours), (self.watts, self.pue, self.intensity)
+        money = (self.price, self.comparisons, self.each)
+        super().__init__("Cost and energy calculator", [*model, *energy, *money, self.laptop, self.kwh_price])
 
     def _pick(self, _: Any) -> None:
         self.hours.value, self.watts.value = hours_and_watts(self.size.value)
 
-    def _draw(self) -> str:
-        big = costs(
-            self.hours.value,
-            self.watts.value,
-            self.pue.value,
-            self.intensity.value,
-            self.price.value,
-            self.comparisons.value,
-            self.each.value,
-        )
+    def draw(self) -> str:
+        set_above = (self.hours, self.watts, self.pue, self.intensity, self.price, self.comparisons, self.each)
+        big = costs(*(control.value for control in set_above))
         own = lab_costs(self.lab, self.laptop.value, self.intensity.value, self.kwh_price.value, self.each.value)
+        size = self.size.value
+        printed = f"{REPORTED_TONS:g} tCO2eq in total" if size == ALL else f"{TABLE_2[size][2]:g} tCO2eq for {size}"
         rows = [
             ("hours of computing", f"{self.hours.value:,.0f}", f"{total_seconds(self.lab.figures) / 3600:.2f}"),
             ("energy", f"{big.kwh / 1000:,.1f} MWh", f"{own.kwh * 1000:,.1f} Wh"),
@@ -196,14 +164,8 @@ class CostCalculator(Explorer):
             ("share of the data in the money", share(big), share(own)),
         ]
         return table(("", "as set above", "this lab's run"), rows) + (
-            "<p>The report's table 2 prints "
-            + (
-                f"{REPORTED_TONS:g} tCO2eq in total"
-                if self.size.value == ALL
-                else f"{TABLE_2[self.size.value][2]:g} tCO2eq for {self.size.value}"
-            )
-            + f"; with PUE 1 and {implied_intensity():.4f} kg a kWh the calculator gives it again. Prices, PUE and "
-            "the laptop's power are assumptions: yours to set.</p>"
+            f"<p>The report's table 2 prints {printed}; with PUE 1 and {implied_intensity():.4f} kg a kWh the "
+            "calculator gives it again. Prices, PUE and the laptop's power are assumptions: yours to set.</p>"
         )
 
 
