@@ -6,8 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+from patience import free_port
 
+from llama2lab.annotation.proofs import trial_server as postgresql
 from llama2lab.annotation.proofs.trial_server import find_programs, trial_server
+
+# No example has a time limit: a busy machine is slow, not wrong.
+settings.register_profile("lab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("lab")
 
 _numbers = itertools.count()
 
@@ -17,8 +24,10 @@ def postgres():
     """A PostgreSQL server of the tests' own."""
     if find_programs() is None:
         pytest.skip("PostgreSQL's server is not installed (apt-get install postgresql), so its half is not tested")
-    with trial_server() as server:
-        yield server
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(postgresql, "_free_port", free_port)
+        with trial_server() as server:
+            yield server
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
