@@ -1,4 +1,4 @@
-"""Waiting for what a test asserts, on a machine that may be slow, busy or asleep for seconds; and ports of one's own."""
+"""Waiting for what a test asserts, on a machine that may be slow, busy or asleep for seconds; ports of one's own."""
 
 from __future__ import annotations
 

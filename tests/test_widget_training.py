@@ -127,7 +127,7 @@ def make_setup(tmp_path, work):
                 1,
                 CPU,
                 tmp_path / str(rate),
-                on_step=lambda step: work.append(step),
+                on_step=work.append,
             ),
             tmp_path / str(rate),
             32,
