@@ -261,7 +261,7 @@ class Lab:
         raise AssertionError("Ctrl+Enter does not run the cell")
 
     def has_kernel(self, notebook: str) -> bool:
-        with urllib.request.urlopen(f"{self.url}/api/sessions", timeout=30) as reply:
+        with urllib.request.urlopen(f"{self.url}/api/sessions", timeout=PATIENCE) as reply:
             return any(s["path"] == notebook and s["kernel"]["execution_state"] == "idle" for s in json.load(reply))
 
     def idle(self, page: Any) -> None:

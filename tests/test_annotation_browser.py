@@ -657,10 +657,9 @@ def test_kernels_without_a_page_end_by_themselves(browser: Any, tmp_path: Path) 
 
 def only_when_asked(route: Any) -> None:
     """A page that does not try again by itself, in the middle of what the test does."""
-    reply = route.fetch()
-    text = reply.text()
-    assert (again := 'http-equiv="refresh" content="20"') in text
-    route.fulfill(response=reply, body=text.replace(again, ""))
+    reply, again = route.fetch(timeout=real.PATIENCE_MS), 'http-equiv="refresh" content="20"'
+    assert again in reply.text()
+    route.fulfill(response=reply, body=reply.text().replace(again, ""))
 
 
 def test_who_comes_when_the_room_is_full_is_told_so(browser: Any, tmp_path: Path) -> None:

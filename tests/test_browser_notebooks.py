@@ -143,11 +143,11 @@ def control(box: Any, label: str) -> Any:
     if not label:
         return box
     button = box.get_by_role("button", name=re.compile(rf"^\W*{re.escape(label)}$"))  # an icon's glyph comes first
-    words = box.locator("label").filter(has_text=re.compile(rf"^\s*{re.escape(label)}\s*$")).last
-    button.or_(words).first.wait_for()
+    words = box.locator("label").filter(has_text=re.compile(rf"^\s*{re.escape(label)}\s*$"))
+    button.or_(words).first.wait_for(state="attached")
     if button.count():
         return button.first
-    return words.locator("xpath=..").locator("[role=slider], select, textarea, input, button").first
+    return words.last.locator("xpath=..").locator("[role=slider], select, textarea, input, button").first
 
 
 def shown(box: Any, selector: str) -> str:
