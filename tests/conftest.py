@@ -30,6 +30,13 @@ def postgres():
             yield server
 
 
+def pytest_terminal_summary(terminalreporter):
+    """What tests have measured, for people, by `record_property`; what tests print in other processes is lost."""
+    for report in terminalreporter.getreports("passed"):
+        for _, value in report.user_properties:
+            terminalreporter.write_line(f"{report.nodeid}: {value}")
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store_url(request, tmp_path):
     """The URL of a new, empty store on each kind of database."""
