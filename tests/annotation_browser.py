@@ -194,8 +194,7 @@ class Form:
 
     def wait_text(self, selector: str, words: str) -> str:
         """Until that part of the form says these words; all that it says."""
-        until(lambda: words in self.text(selector), f"{selector} says {words!r}")
-        return self.text(selector)
+        return until(lambda: words in (said := self.text(selector)) and said, f"{selector} says {words!r}")
 
     def focused(self) -> bool:
         return self.root.evaluate("e => e.contains(document.activeElement)")
