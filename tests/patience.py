@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-PATIENCE = 180.0  # seconds: a busy machine is slow, not broken
+PATIENCE = 300.0  # seconds: a busy machine is slow, not broken
 
 _numbers = itertools.count()
 
