@@ -8,18 +8,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE, free_port, until
 
 CHROMIUM = "/usr/bin/chromium"
 ROOT = Path(__file__).parents[1]
@@ -33,7 +33,7 @@ CHROMIUM_ARGS = [
     "--disable-sync",
     "--disable-dev-shm-usage",
 ]
-PATIENCE_MS = 90_000  # a busy machine is slow, not broken
+PATIENCE_MS = 1000 * PATIENCE
 
 
 def skip_without_browser() -> None:
@@ -72,12 +72,6 @@ def page_of(browser: Any, **options: Any) -> Iterator[Any]:
         context.close()
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def environment(home: Path, **more: str) -> dict[str, str]:
     """A server's environment with settings of its own, so that the person's JupyterLab is not touched."""
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "LLAMA2LAB"))}
@@ -111,10 +105,10 @@ def running(command: list[str], env: dict[str, str], cwd: Path, log: Path, url: 
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
             try:
-                process.wait(15)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait(15)
+                process.wait()
 
 
 def answers(url: str) -> bool:
@@ -125,16 +119,6 @@ def answers(url: str) -> bool:
         return e.code < 500
     except OSError:
         return False
-
-
-def until(what: Callable[[], Any], words: str, seconds: float = PATIENCE_MS / 1000) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = what()
-        if found:
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"after {seconds:.0f} s still not so: {words}")
 
 
 @contextmanager
@@ -208,6 +192,10 @@ class Form:
             "([e, states]) => states.includes(e.dataset.state)", arg=[self.root.element_handle(), list(states)]
         )
 
+    def wait_text(self, selector: str, words: str) -> str:
+        """Until that part of the form says these words; all that it says."""
+        return until(lambda: words in (said := self.text(selector)) and said, f"{selector} says {words!r}")
+
     def focused(self) -> bool:
         return self.root.evaluate("e => e.contains(document.activeElement)")
 
@@ -272,7 +260,7 @@ class Lab:
         raise AssertionError("Ctrl+Enter does not run the cell")
 
     def has_kernel(self, notebook: str) -> bool:
-        with urllib.request.urlopen(f"{self.url}/api/sessions", timeout=30) as reply:
+        with urllib.request.urlopen(f"{self.url}/api/sessions", timeout=PATIENCE) as reply:
             return any(s["path"] == notebook and s["kernel"]["execution_state"] == "idle" for s in json.load(reply))
 
     def idle(self, page: Any) -> None:

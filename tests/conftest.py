@@ -6,7 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from trial_server import find_programs, trial_server
+
+# No example has a time limit: a busy machine is slow, not wrong.
+settings.register_profile("lab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("lab")
 
 _numbers = itertools.count()
 
@@ -18,6 +23,13 @@ def postgres():
         pytest.skip("PostgreSQL's server is not installed (apt-get install postgresql), so its half is not tested")
     with trial_server() as server:
         yield server
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What tests have measured, for people, by `record_property`; what tests print in other processes is lost."""
+    for report in terminalreporter.getreports("passed"):
+        for _, value in report.user_properties:
+            terminalreporter.write_line(f"{report.nodeid}: {value}")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

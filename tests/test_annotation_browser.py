@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -290,6 +291,16 @@ def test_the_keys_live_on_wherever_tab_had_led(lab: real.Lab, browser: Any) -> N
         quiet(page)
 
 
+def cpu_seconds_of_pages() -> float:
+    """What this process's pages have computed; waiting for others is not in it."""
+    total = 0.0
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "--type=renderer" in process.cmdline():
+                total += sum(process.cpu_times()[:2])
+    return total
+
+
 def test_a_word_of_a_million_letters_freezes_nothing(lab: real.Lab, browser: Any) -> None:
     path = new_store(lab.folder / "word.db", [{**row(0), "answers": ["x" * 1_000_000, "short"]}, row(1)])
     real.write_notebook(lab.folder / "word.ipynb", CELL.format(store="word.db"))
@@ -299,7 +310,7 @@ def test_a_word_of_a_million_letters_freezes_nothing(lab: real.Lab, browser: Any
         if "short" not in (form.text(".l2a-left .l2a-text"), form.text(".l2a-right .l2a-text")):
             form.root.focus()
             form.answer("1")
-        start = time.monotonic()
+        start = cpu_seconds_of_pages()
         form.wait("item")
         form.root.focus()
         assert "200,000 of 1,000,000 characters are shown" in form.root.locator(".l2a-cut").text_content()
@@ -307,7 +318,7 @@ def test_a_word_of_a_million_letters_freezes_nothing(lab: real.Lab, browser: Any
             page.keyboard.press(key)
         page.set_viewport_size({"width": 700, "height": 900})
         page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        assert time.monotonic() - start < 15  # under a second on an idle machine; it was 36
+        assert cpu_seconds_of_pages() - start < 15  # it is under one, and was 36
         form.answer("4")
         quiet(page)
     assert count(path) >= 1
@@ -346,9 +357,8 @@ def test_a_store_that_is_away_loses_nothing(lab: real.Lab, browser: Any) -> None
         away = path.with_suffix(".moved")
         os.rename(path, away)
         form.press("8")
-        form.wait("trouble")
-        words = form.text(".l2a-trouble")
-        assert "vanished" in words and "not saved yet" in words and form.item() == item
+        words = form.wait_text(".l2a-trouble", "vanished")
+        assert "not saved yet" in words and form.item() == item
         real.shot(page, "error")
         kept = page.evaluate("Object.values(sessionStorage).find((v) => v.includes('label_id'))")
         assert json.loads(kept)["pending"]["item_id"] == item
@@ -377,9 +387,8 @@ def test_a_kernel_that_is_gone_loses_nothing(lab: real.Lab, browser: Any) -> Non
         item, chosen = form.item(), form.text(".l2a-left .l2a-text")
         form.tab_into()
         form.press("3")
-        form.wait("trouble")
-        assert "kept in this browser tab" in form.text(".l2a-trouble") and form.item() == item
-        assert "Run this cell again" in form.text(".l2a-trouble")
+        words = form.wait_text(".l2a-trouble", "kept in this browser tab")
+        assert "Run this cell again" in words and form.item() == item
         real.shot(page, "kernel-gone")
         assert count(path) == 1
         lab.leave(page)
@@ -469,13 +478,14 @@ def voila(tmp_path: Path, location: str, settings: app.Settings, **more: Any) ->
         yield url, psutil.Process(process.pid)
 
 
-def kernels(server: Any) -> int:
-    """How many kernels the server has."""
-    return sum(
-        "ipykernel" in " ".join(child.cmdline())
-        for child in server.children()
-        if child.status() != psutil.STATUS_ZOMBIE
-    )
+def kernels(server: Any) -> set[int]:
+    """The server's kernels, by their processes."""
+    found = set()
+    for child in server.children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that ends just now
+            if child.status() != psutil.STATUS_ZOMBIE and "ipykernel" in " ".join(child.cmdline()):
+                found.add(child.pid)
+    return found
 
 
 def test_voila_from_the_name_to_the_thanks(browser: Any, tmp_path: Path) -> None:
@@ -596,8 +606,7 @@ def test_the_password_stays_in_the_kernel(browser: Any, tmp_path: Path) -> None:
         form.wait("name")
         page.wait_for_function("() => document.activeElement.matches('.l2a input')")
         enter(form, "Ada")
-        form.wait("trouble")
-        assert "does not answer" in form.text(".l2a-trouble")
+        form.wait_text(".l2a-trouble", "does not answer")
         said = [page.content(), *frames]
         # Not the password, and neither the server's name nor the user's.
         assert frames and not any(word in text for text in said for word in ("geheim42", "postgresql:", "ada:", "@127"))
@@ -608,28 +617,49 @@ def test_the_password_stays_in_the_kernel(browser: Any, tmp_path: Path) -> None:
 def test_kernels_end_with_their_pages(browser: Any, tmp_path: Path) -> None:
     """Loaded anew four times, left, and vanished: no kernel stays behind."""
     path = new_store(tmp_path / "class.db", [row(i) for i in range(3)])
+    # Here no kernel ends for want of a page: who ends it is the page that is left.
+    with (
+        voila(tmp_path, str(path), app.Settings(), gone_seconds=3600) as (url, server),
+        real.page_of(browser) as page,
+    ):
+        page.goto(url)
+        for _ in range(4):
+            real.Form(page).wait("name")
+            page.reload()
+        form = real.Form(page)
+        enter(form, "Ada")
+        form.wait("code")
+        real.until(lambda: len(kernels(server)) == 1, "one page has one kernel")
+        page.goto("about:blank")
+        real.until(lambda: not kernels(server), "a page that was left has none")
+        page.goto(url)
+        real.Form(page).wait("guidelines")  # the tab remembers who it is
+        assert len(kernels(server)) == 1
+    assert "_xsrf" not in (tmp_path / "voila.log").read_text()
+
+
+def test_kernels_without_a_page_end_by_themselves(browser: Any, tmp_path: Path) -> None:
+    """The browser's window is gone without a word, as with a dead battery; and somebody asks for pages without a
+    browser."""
+    path = new_store(tmp_path / "class.db", [row(0)])
     with voila(tmp_path, str(path), app.Settings(), gone_seconds=20) as (url, server):
         with real.page_of(browser) as page:
             page.goto(url)
-            for _ in range(4):
-                real.Form(page).wait("name")
-                page.reload()
-            form = real.Form(page)
-            enter(form, "Ada")
-            form.wait("code")
-            real.until(lambda: kernels(server) == 1, "one page has one kernel")
-            page.goto("about:blank")
-            real.until(lambda: kernels(server) == 0, "a page that was left has none", 15)
-            page.goto(url)
-            real.Form(page).wait("guidelines")  # the tab remembers who it is
-            assert kernels(server) == 1
-        # The browser's window is gone without a word, as with a dead battery; and somebody asks for pages without a
-        # browser.
+            real.Form(page).wait("name")
+            seen = kernels(server)
         for _ in range(2):
-            urllib.request.urlopen(url, timeout=60).read()
-        assert kernels(server) == 3
-        real.until(lambda: kernels(server) == 0, "kernels without a page end")
+            urllib.request.urlopen(url, timeout=real.PATIENCE).read()
+            seen |= kernels(server)
+        assert len(seen) == 3
+        real.until(lambda: not kernels(server), "kernels without a page end")
     assert "_xsrf" not in (tmp_path / "voila.log").read_text()
+
+
+def only_when_asked(route: Any) -> None:
+    """A page that does not try again by itself, in the middle of what the test does."""
+    reply, again = route.fetch(timeout=real.PATIENCE_MS), 'http-equiv="refresh" content="20"'
+    assert again in reply.text()
+    route.fulfill(response=reply, body=reply.text().replace(again, ""))
 
 
 def test_who_comes_when_the_room_is_full_is_told_so(browser: Any, tmp_path: Path) -> None:
@@ -641,21 +671,23 @@ def test_who_comes_when_the_room_is_full_is_told_so(browser: Any, tmp_path: Path
     ):
         first.goto(url)
         real.Form(first).wait("name")
+        second.route(url, only_when_asked)
         reply = second.goto(url)
-        assert reply.status == 503 and "The room is full" in second.content() and kernels(server) == 1
+        assert reply.status == 503 and "The room is full" in second.content() and len(kernels(server)) == 1
+        second.unroute(url)
         real.shot(second, "voila-full")
         first.reload()  # who is in stays in
         real.Form(first).wait("name")
         first.goto("about:blank")
         second.locator("button").click()
         real.Form(second).wait("name")
-        assert kernels(server) == 1
+        real.until(lambda: len(kernels(server)) == 1, "the first one's kernel ends")
 
 
 def handshake(url: str, host: str, path: str) -> str:
     """The first line of the answer to a WebSocket's opening, from a page of that host."""
     port = int(url.split(":")[2].strip("/"))
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as conn:
+    with socket.create_connection(("127.0.0.1", port), timeout=real.PATIENCE) as conn:
         conn.sendall(
             (
                 f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nOrigin: http://{host}:{port}\r\n"
@@ -681,9 +713,11 @@ def test_another_name_for_this_machine_opens_nothing(browser: Any, tmp_path: Pat
         assert "101" in handshake(url, "127.0.0.1", channels) and "101" in handshake(url, "good.example", channels)
         for part in ("", "voila/static/voila.js", f"api/kernels/{kernel}", "voila/templates/lab/static/voila.js", "x"):
             with pytest.raises(urllib.error.HTTPError) as caught:
-                urllib.request.urlopen(urllib.request.Request(url + part, headers={"Host": "evil.example"}), timeout=30)
+                urllib.request.urlopen(
+                    urllib.request.Request(url + part, headers={"Host": "evil.example"}), timeout=real.PATIENCE
+                )
             assert caught.value.code == 403 and "--server-name" in caught.value.read().decode()
-        assert kernels(server) == 1
+        assert len(kernels(server)) == 1
 
 
 def test_a_second_browser_needs_the_code(browser: Any, tmp_path: Path) -> None:
@@ -755,7 +789,7 @@ def test_the_server_ends_with_the_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "llama2lab", "annotate", str(path), "--port", str(port)]
     env, log = real.environment(tmp_path), tmp_path / "voila.log"
     with real.running(command, env, tmp_path, log, url + "voila/static/") as process:
-        urllib.request.urlopen(url, timeout=60).read()
+        urllib.request.urlopen(url, timeout=real.PATIENCE).read()
         below = psutil.Process(process.pid).children(recursive=True)
         assert len(below) >= 2
         os.kill(process.pid, signal.SIGKILL)
@@ -763,7 +797,6 @@ def test_the_server_ends_with_the_command(tmp_path: Path) -> None:
         real.until(
             lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in below),
             "everything below it has ended",
-            40,
         )
         assert not real.answers(url)
 
@@ -774,9 +807,9 @@ def test_ctrl_c_ends_all_quietly(tmp_path: Path) -> None:
     url, log = f"http://127.0.0.1:{port}/", tmp_path / "voila.log"
     command = [sys.executable, "-m", "llama2lab", "annotate", str(path), "--port", str(port)]
     with real.running(command, real.environment(tmp_path), tmp_path, log, url + "voila/static/") as process:
-        urllib.request.urlopen(url, timeout=60).read()
+        urllib.request.urlopen(url, timeout=real.PATIENCE).read()
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(40) == 0
+        assert process.wait(real.PATIENCE) == 0
     assert not any(word in log.read_text() for word in ("Fatal", "Traceback", "error:")), log.read_text()
 
 

@@ -16,10 +16,9 @@ def test_a_small_crowd(store_url):
 
 
 @pytest.mark.slow
-def test_thirty_annotators_with_a_hundred_labels_each(store_url, capsys):
+def test_thirty_annotators_with_a_hundred_labels_each(store_url, record_property):
     report = crowd(store_url, 30, 100, 3)
-    with capsys.disabled():
-        print(f"\n{report}")
+    record_property("report", str(report))
     check(report, 30, 100, 3)
 
 
@@ -29,8 +28,7 @@ def test_a_writer_that_is_killed_a_few_times(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_writer_that_is_killed_two_hundred_times(tmp_path, capsys):
+def test_a_writer_that_is_killed_two_hundred_times(tmp_path, record_property):
     report = kill(str(tmp_path / "labels.db"), 200)
-    with capsys.disabled():
-        print(f"\n{report}")
+    record_property("report", str(report))
     assert report.acknowledged >= 200 and report.lost == report.unsound == 0

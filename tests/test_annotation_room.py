@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llama2lab.annotation.form import serving
+from llama2lab.annotation.form import room, serving
 from llama2lab.annotation.form.room import Kernels, elsewhere
 
 
@@ -77,7 +77,20 @@ class Fake(Kernels):
 
 
 @pytest.fixture
-def kernels(monkeypatch: pytest.MonkeyPatch) -> Fake:
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The room's time in seconds: a little passes whenever it looks, and more when a test says so."""
+    now = [0.0]
+
+    def look() -> float:
+        now[0] += 0.001
+        return now[0]
+
+    monkeypatch.setattr(room, "_now", look)
+    return now
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> Fake:
     async def start(self: Any, **kwargs: Any) -> str:
         name = f"k{kwargs['number']}"
         self.made[name] = Kernel()
@@ -108,18 +121,20 @@ def test_no_more_kernels_than_there_is_room_for(kernels: Fake) -> None:
     asyncio.run(come())
 
 
-def test_a_page_that_never_came_or_went_away_makes_room_and_one_that_is_open_does_not(kernels: Fake) -> None:
+def test_a_page_that_never_came_or_went_away_makes_room_and_one_that_is_open_does_not(
+    kernels: Fake, clock: list[float]
+) -> None:
     async def come() -> None:
         for n in range(3):
             kernels.notify_connect(await kernels.start_kernel(number=n))
-        await asyncio.sleep(0.5)
+        clock[0] += 0.5
         with pytest.raises(Exception, match="full"):
             await kernels.start_kernel(number=3)
         kernels.notify_disconnect("k1")
         assert kernels.made["k1"].last_activity is not None and kernels.made["k0"].last_activity is None
         with pytest.raises(Exception, match="full"):  # it may be loading anew
             await kernels.start_kernel(number=3)
-        await asyncio.sleep(0.5)
+        clock[0] += 0.5
         await kernels.start_kernel(number=3)
         assert set(kernels.made) == {"k0", "k2", "k3"}
 

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -206,7 +205,12 @@ def test_two_notebooks_measure_the_same_thing_once(run, tmp_path, monkeypatch, c
         assert other.stdout.readline() == "taken\n"
         with pytest.raises(LabError, match=rf"process {other.pid} on .* works in"), identity.alone(path, wait=False):
             pass
-        threading.Timer(0.3, lambda: (other.stdin.write("\n"), other.stdin.flush())).start()
+
+        def say(*words, **more):
+            print(*words, **more)
+            print(file=other.stdin, flush=True)  # now the other one may end
+
+        monkeypatch.setattr(identity, "print", say, raising=False)
         assert lab.live(count) == {"calls": 77} and count.calls == 1
     assert f"process {other.pid}" in capsys.readouterr().out
 

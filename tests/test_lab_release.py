@@ -163,6 +163,8 @@ class Course:
     def __init__(self, folder: Path, notebook: Path):
         self.folder, self.name = folder, notebook.stem
         release([notebook], folder)
+        with (folder / "nbgrader_config.py").open("a") as config:  # a busy machine is slow to start and to say
+            config.write("c.Execute.startup_timeout = c.Execute.iopub_timeout = 600\n")
         # A folder of settings of its own, so that the person's nbgrader is not touched.
         # It calls `alembic` by its name: its scripts must be found, as in an activated environment.
         path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))

@@ -224,12 +224,12 @@ TRAINING = textwrap.dedent("""
     from llama2lab.engine.packing import pack
     from llama2lab.stages.pretrain import fit_packed
 
-    def train(folder, pause):
+    def train(folder, pause=0.0):
         model = Llama(ModelConfig(32, 16, 1, 2, 1, 24, max_seq_len=32), seed=1)
         data = pack([([i % 32] * 9, [1] * 9) for i in range(64)], 32, 0, 3)
         def on_step(step):
             print(f"step {step}", flush=True)
-            time.sleep(pause)
+            time.sleep(pause if step < 9 else 50 * pause)  # long enough for a stop button that is slow
         fit_packed(model, data, 4, 32, Optim(1e-3), 0, Machine(torch.device("cpu"), "fp32"), folder,
                    on_step=on_step)
         return sum(p.double().sum().item() for p in model.parameters())
@@ -242,14 +242,14 @@ class Kernel:
     def __init__(self):
         from jupyter_client.manager import start_new_kernel
 
-        self.manager, self.client = start_new_kernel(kernel_name="python3")
+        self.manager, self.client = start_new_kernel(startup_timeout=300, kernel_name="python3")
 
     def run(self, code, stop_after=None):
         """(what it printed, the error's name or ''); `stop_after` is a line at which the stop button is pressed."""
         request, printed, error = self.client.execute(code), "", ""
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
-            message = self.client.get_iopub_msg(timeout=90)
+            message = self.client.get_iopub_msg(timeout=300)
             if message["parent_header"].get("msg_id") != request:
                 continue
             content = message["content"]

@@ -58,7 +58,7 @@ def test_results_keep_their_order_and_main_keeps_its_threads():
 
 @pytest.mark.skipif(workers(CPU) == 1, reason="one thread: there is nothing at once")
 def test_two_parts_are_worked_on_at_the_same_time():
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=120)
     in_parallel(lambda _: both.wait(), range(2), CPU)
 
 

@@ -80,14 +80,14 @@ def test_sampling_is_shown_turn_by_turn_and_can_be_stopped(lab) -> None:
     explorer = ghost.GhostExplorer(lab)
     explorer.turns.value = 2
     job = explorer.sample()
-    job.wait(60)
+    job.wait(600)
     assert job.state == "done" and {len(d.answers) for d in explorer.sampled["rlhf-v3"]} == {2}
     explorer.instruction.value = explorer.instruction.options[1]
     assert not explorer.sampled
     explorer.turns.value = 20
     job = explorer.sample()
     job.stop()
-    job.wait(60)
+    job.wait(600)
     assert job.state == "stopped"
 
 
@@ -100,7 +100,7 @@ class Sampler:
 
     def __call__(self, lab, stage, instructions, turns, each_turn):
         for turn in range(turns):
-            assert self.go.acquire(timeout=20)
+            assert self.go.acquire(timeout=120)
             try:
                 each_turn([["Sure."] * (turn + 1)] * len(instructions))
             finally:
@@ -108,7 +108,7 @@ class Sampler:
 
     def turn(self):
         self.go.release()
-        assert self.turned.acquire(timeout=20)
+        assert self.turned.acquire(timeout=120)
 
 
 def test_what_comes_after_another_instruction_was_chosen_is_not_shown_under_it(lab, monkeypatch) -> None:
@@ -121,7 +121,7 @@ def test_what_comes_after_another_instruction_was_chosen_is_not_shown_under_it(l
     assert {d.instruction.text for d in explorer.dialogues("rlhf-v3")} == {cowboy}
     explorer.instruction.value = stars  # while the second turn is sampled
     sampler.turn()
-    job.wait(20)
+    job.wait(120)
     assert job.state == "stopped" and not explorer.sampled
     for stage in ("rlhf-v3", "gatt"):
         assert {d.instruction.text for d in explorer.dialogues(stage)} <= {stars}
@@ -142,7 +142,7 @@ def test_sampling_again_shows_only_what_is_sampled_now(lab, monkeypatch) -> None
     assert explorer.go.disabled and not explorer.halt.disabled  # of the second, whatever the first one said last
     second.stop()
     sampler.go.release()
-    second.wait(20)
+    second.wait(120)
     assert not explorer.go.disabled
 
 
@@ -157,13 +157,13 @@ def test_a_slow_picture_of_older_settings_does_not_stay(lab) -> None:
             shown = choice.value
             if threading.current_thread().name == "slow":
                 begun.set()
-                assert go_on.wait(20)
+                assert go_on.wait(120)
             return shown
 
     explorer = Slow("a title", [choice])
     slow = threading.Thread(target=explorer.redraw, name="slow")
     slow.start()
-    assert begun.wait(20)
+    assert begun.wait(120)
     threading.Timer(0.3, go_on.set).start()
     choice.value = "new"
     slow.join()

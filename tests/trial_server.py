@@ -7,13 +7,14 @@ import os
 import pwd
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from patience import free_port
 
 from llama2lab.engine.errors import LabError
 
@@ -83,7 +84,7 @@ def trial_server(durable: bool = False) -> Iterator[Server]:
     if programs is None:
         raise LabError("PostgreSQL's server is not installed; on Debian: apt-get install postgresql")
     folder = Path(tempfile.mkdtemp(prefix="llama2lab-pg-"))
-    port = _free_port()
+    port = free_port()
     options = (
         f"-c port={port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} "
         f"-c fsync={'on' if durable else 'off'} -c max_connections=200"
@@ -127,9 +128,3 @@ def _account() -> str | None:
     if account is None:
         raise LabError(f"PostgreSQL's server refuses to run as {getpass.getuser()}; run this as an ordinary user")
     return account
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -258,9 +258,10 @@ class Result:
         return "\n".join([head, *(f"    {what}" for what in self.wrong)])
 
 
-def execute(path: Path, out: Path, solved: bool = False, timeout: float = CELL_SECONDS) -> Result:
+def execute(path: Path, out: Path, solved: bool = False, timeout: float = CELL_SECONDS, jobs: int = 1) -> Result:
     """Run a notebook in a kernel of its own, beside itself as a student does, and write it with its outputs to `out`.
-    The progress it makes goes to a fresh folder there, and tells which checks passed."""
+    The progress it makes goes to a fresh folder there, and tells which checks passed. Where it is one of several `jobs`
+    at once, it takes its share of the cores."""
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
@@ -268,11 +269,20 @@ def execute(path: Path, out: Path, solved: bool = False, timeout: float = CELL_S
     progress = out / "progress" / path.stem
     shutil.rmtree(progress, ignore_errors=True)
     progress.mkdir(parents=True)
-    client = NotebookClient(notebook, timeout=timeout, resources={"metadata": {"path": str(path.parent.resolve())}})
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        startup_timeout=timeout,
+        iopub_timeout=timeout,
+        resources={"metadata": {"path": str(path.parent.resolve())}},
+    )
+    env = {**os.environ, FOLDER: str(progress.resolve())}
+    if jobs > 1:
+        env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
     result = Result(path.stem, 0.0)
     begin = time.perf_counter()
     try:
-        client.execute(env={**os.environ, FOLDER: str(progress.resolve())})
+        client.execute(env=env)
     except CellExecutionError as e:
         result.wrong.append(f"{_failed_cell(notebook)}: {e.ename}: {str(e.evalue)[:300]}")
     except (CellTimeoutError, DeadKernelError) as e:
@@ -350,7 +360,7 @@ def execute_command(
     """Run notebooks to their end."""
     begin, wrong = time.perf_counter(), False
     with ThreadPoolExecutor(jobs) as pool:
-        for result in pool.map(lambda path: execute(path, out, solutions), find(names or ())):
+        for result in pool.map(lambda path: execute(path, out, solutions, jobs=jobs), find(names or ())):
             print(result, flush=True)
             wrong |= bool(result.wrong)
     print(f"{'together':<28}{time.perf_counter() - begin:7.1f} s")

@@ -63,7 +63,6 @@ class Job:
                 other.stop()
                 other.wait()
         self._stop.clear()
-        self._go.set()
         self.error = self.trace = ""
         self._set("running")
         _jobs.add(self)
@@ -71,18 +70,14 @@ class Job:
         self._thread.start()
 
     def pause(self) -> None:
-        if self._set("paused", "running"):
-            self._go.clear()
+        self._set("paused", "running")
 
     def resume(self) -> None:
-        if self._set("running", "paused"):
-            self._go.set()
+        self._set("running", "paused")
 
     def stop(self) -> None:
         """Ask it to end after the step under way; `wait` sees it end."""
-        if self._set("stopping", "running", "paused"):
-            self._stop.set()
-            self._go.set()
+        self._set("stopping", "running", "paused")
 
     def wait(self, seconds: float | None = None) -> Any:
         """Until it ends, or for so many seconds; gives the result, None if it was stopped. Starts what was not started
@@ -123,15 +118,17 @@ class Job:
         self._go.wait()
         return self._stop.is_set()
 
-    def _set(self, state: str, *after: str) -> bool:
-        """Change the state, if it is one of `after`; whether it was."""
+    def _set(self, state: str, *after: str) -> None:
+        """Change the state, if it is one of `after`, and with it what the thread waits for."""
         with self._lock:
             if after and self.state not in after:
-                return False
+                return
             self.state = state
+            (self._go.clear if state == "paused" else self._go.set)()
+            if state == "stopping":
+                self._stop.set()
         if self.changed:
             self.changed()
-        return True
 
 
 _jobs: weakref.WeakSet[Job] = weakref.WeakSet()  # that run
