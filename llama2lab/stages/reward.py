@@ -145,6 +145,27 @@ def mix(own: Sequence[dict], other: Sequence[dict], other_share: float, seed: in
     return rows
 
 
+def mix_people(simulated: Sequence[dict], people: Sequence[dict], share: float | None, seed: int) -> list[dict]:
+    """As many rows as there are such that `share` of them are people's, drawn by seed; None takes all of both.
+
+    0 gives the simulated rows alone and 1 people's alone. LabError for a share outside that, or for a share of people's
+    rows where there are none.
+    """
+    if share is None:
+        return [*simulated, *people]
+    if not 0 <= share <= 1:
+        raise LabError(f"the share of people's rows is a number from 0 to 1, not {share}")
+    if share > 0 and not people:
+        raise LabError("there is no row of people's labels to mix in; label some pairs, or set the share to 0")
+    whole = min(
+        len(people) / share if share else float("inf"), len(simulated) / (1 - share) if share < 1 else float("inf")
+    )
+    rng = random.Random(seed)
+    mine = rng.sample(list(people), min(len(people), round(whole * share)))
+    theirs = rng.sample(list(simulated), min(len(simulated), round(whole * (1 - share))))
+    return [*theirs, *mine]
+
+
 def encode_answers(
     tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Sequence[dict]], answers: Sequence[str]
 ) -> list[Encoded]:
@@ -402,24 +423,3 @@ def load_reward(path: Path) -> RewardModel:
         if model.a is not None:
             model.a.data.fill_(extra["a"])
     return model.eval()
-
-
-def mix_people(simulated: Sequence[dict], people: Sequence[dict], share: float | None, seed: int) -> list[dict]:
-    """As many rows as there are such that `share` of them are people's, drawn by seed; None takes all of both.
-
-    0 gives the simulated rows alone and 1 people's alone. LabError for a share outside that, or for a share of people's
-    rows where there are none.
-    """
-    if share is None:
-        return [*simulated, *people]
-    if not 0 <= share <= 1:
-        raise LabError(f"the share of people's rows is a number from 0 to 1, not {share}")
-    if share > 0 and not people:
-        raise LabError("there is no row of people's labels to mix in; label some pairs, or set the share to 0")
-    whole = min(
-        len(people) / share if share else float("inf"), len(simulated) / (1 - share) if share < 1 else float("inf")
-    )
-    rng = random.Random(seed)
-    mine = rng.sample(list(people), min(len(people), round(whole * share)))
-    theirs = rng.sample(list(simulated), min(len(simulated), round(whole * (1 - share))))
-    return [*theirs, *mine]
