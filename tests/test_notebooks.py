@@ -170,18 +170,18 @@ def test_the_command_takes_names_before_and_after_its_options(tmp_path, monkeypa
     monkeypatch.setattr(
         notebooks,
         "execute",
-        lambda path, out, solved: (
-            ran.append((path.stem, solved))
+        lambda path, out, solved, jobs: (
+            ran.append((path.stem, solved, jobs))
             or notebooks.Result(path.stem, 1.0, wrong=["cell 3: x"] if path.stem == "b" else [])
         ),
     )
     for name in ("a", "b"):
         nbformat.write(demo(), tmp_path / f"{name}.ipynb")
     a, b = str(tmp_path / "a.ipynb"), str(tmp_path / "b.ipynb")
-    first = CliRunner().invoke(notebooks.app, ["execute", a, "--solutions", "--out", str(tmp_path)])
+    first = CliRunner().invoke(notebooks.app, ["execute", a, "--solutions", "--jobs", "2", "--out", str(tmp_path)])
     second = CliRunner().invoke(notebooks.app, ["execute", "--out", str(tmp_path), a, b])
     assert (first.exit_code, second.exit_code) == (0, 1), first.output
-    assert ran == [("a", True), ("a", False), ("b", False)] and "cell 3: x" in second.output
+    assert ran == [("a", True, 2), ("a", False, 1), ("b", False, 1)] and "cell 3: x" in second.output
 
 
 # ---- running -----------------------------------------------------------------------------------------------------
