@@ -166,7 +166,7 @@ def _generate_batch(
     progress: Callable[[int], object] | None,
 ) -> list[Generation]:
     device, n = head.device, len(prompts)
-    read = {tuple(p): i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}  # K answers read their prompt once
+    read = {p: i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}  # K answers read their prompt once
     whose = torch.tensor([read[tuple(p)] for p in prompts], device=device)  # (n,)
     longest = max(map(len, prompts))
     tokens = torch.tensor([[pad_id] * (longest - len(p)) + list(p) for p in read], device=device)  # (read, longest)
