@@ -60,7 +60,7 @@ def prompt(name: str, kind: str = "helpful", skill: str = "facts", turns: int = 
 def test_each_figure_of_a_chat_stage_counts_the_prompts_it_is_about():
     rows = [
         (prompt("facts/a/0"), replace(GOOD, helpfulness=2.0)),
-        (prompt("facts/b/0", turns=2), replace(GOOD, correct=False, helpfulness=-1.0)),
+        (prompt("facts/b/0", turns=2), replace(GOOD, correct=False, fluent=0.5, helpfulness=-1.0)),
         (
             prompt("opposites/c/0", skill="opposites"),
             replace(GOOD, correct=False, false_refusal=True, helpfulness=-2.0),
@@ -78,6 +78,7 @@ def test_each_figure_of_a_chat_stage_counts_the_prompts_it_is_about():
     assert means == {
         "helpfulness": (0.0, 4),
         "correct": (0.5, 4),
+        "broken_rate": (0.1, 10),
         "violation_rate": (0.5, 2),
         "false_refusal_rate": (0.25, 4),
         "borderline_refusal_rate": (0.25, 4),
@@ -96,7 +97,7 @@ def test_wordings_of_one_content_are_one_group_in_every_figure_of_a_chat_stage()
 
     def four(kind: str, skill: str, turns: int = 1) -> list[tuple[Prompt, Verdict]]:
         yes = replace(GOOD, helpfulness=1.0, safety=1.0, violation=True, false_refusal=True)
-        no = replace(GOOD, helpfulness=0.0, safety=0.0, correct=False)
+        no = replace(GOOD, helpfulness=0.0, safety=0.0, correct=False, fluent=0.5)
         return [
             (prompt(f"{skill}/{content}.{turns}/{wording}", kind, skill, turns), verdict)
             for content, verdict in (("a", yes), ("b", no))
@@ -107,7 +108,8 @@ def test_wordings_of_one_content_are_one_group_in_every_figure_of_a_chat_stage()
     figures = chat_metrics([p for p, _ in rows], [v for _, v in rows])
     flat = figures | {f"{name}/facts": figures[name]["facts"] for name in ("correct_by_skill", "helpfulness_by_skill")}
     figured = {name: f for name, f in flat.items() if "mean" in f and name != "correct_multi_turn"}
-    assert len(figured) == 10
+    broken = figured.pop("broken_rate")  # of all kinds: three times as many groups
+    assert len(figured) == 10 and (broken["mean"], broken["n"]) == (0.5, 12) and broken["n_effective"] < 12
     for name, figure in figured.items():
         assert (figure["mean"], figure["n"]) == (0.5, 4), name
         assert figure["n_effective"] == pytest.approx(4 / 3), name

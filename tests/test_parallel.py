@@ -75,8 +75,28 @@ def test_every_worker_has_its_share_of_threads():
         "    return torch.get_num_threads()\n"
         "before = torch.get_num_threads()\n"
         "found = [in_parallel(work, range(2), cpu) for _ in range(3)]\n"
-        "assert found == [[max(1, before // 2)] * 2] * 3, found\n"
+        "assert found == [[max(1, before // min(8, before))] * 2] * 3, found\n"
         "assert torch.get_num_threads() == before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_there_is_a_worker_for_each_core():
+    """Four at once where torch has four threads, one where it has one; and the number can be limited for a while."""
+    code = (
+        "import threading, torch\n"
+        "from llama2lab.engine.parallel import batches_of, in_parallel, limited_to, split, workers\n"
+        "cpu, _ = torch.device('cpu'), torch.set_num_threads(4)\n"
+        "def all_at_once(n):\n"
+        "    assert workers(cpu) == n and len(split(range(9), cpu)) == n and len(batches_of(range(9), 9)) >= min(n, 3)\n"
+        "    together = threading.Barrier(n, timeout=120)\n"
+        "    in_parallel(lambda _: together.wait(), range(n), cpu)\n"
+        "all_at_once(4)\n"
+        "with limited_to(2):\n"
+        "    all_at_once(2)\n"
+        "with limited_to(1):\n"
+        "    all_at_once(1)\n"
+        "all_at_once(4)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from llama2lab.engine.errors import LabError
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 
 def joined(*sides: Sequence[Row], kind: str = "") -> list[tuple[Row, ...]]:
@@ -43,7 +44,7 @@ def joined(*sides: Sequence[Row], kind: str = "") -> list[tuple[Row, ...]]:
     return [row for row in rows if not kind or row[0]["kind"] == kind]
 
 
-def evenly(rows: Sequence[Row], n: int) -> list[Row]:
+def evenly(rows: Sequence[T], n: int) -> list[T]:
     """`n` rows spread evenly over all of them; all where there are no more."""
     return [rows[i * len(rows) // n] for i in range(n)] if n < len(rows) else list(rows)
 

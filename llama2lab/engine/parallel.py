@@ -1,14 +1,15 @@
-"""Two threads, each with a part of the batch.
+"""One thread a core, each with a part of the batch.
 
 The products of a model of a million parameters are so small that two threads which share each of them mostly wait for
 each other. Two threads that take half of the batch each, and add their gradients at the end, do not: training is almost
 three times as fast (docs/trials.md). A sum of gradients is the gradient of the sum, so nothing but rounding changes.
-The same number of threads gives the same numbers; another number rounds differently.
+There are as many workers as torch has threads (which is as many as there are cores, or what OMP_NUM_THREADS says). The
+same number gives the same numbers; another number rounds differently.
 
 On a GPU there is one part: it is parallel enough by itself.
 
 Of a model of LARGE parameters or more, what a part keeps for its gradient is larger than the model: there a batch is
-divided into many small parts, two at a time, whose gradients are added up as they come.
+divided into many small parts, one a worker at a time, whose gradients are added up as they come.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch import Tensor
 
 T = TypeVar("T")
 R = TypeVar("R")
-WORKERS = 2  # more than two were not measured
+MOST = 8  # workers: a batch of the preset has no more parts
 LARGE = 2**24  # parameters
 
 
@@ -39,8 +40,12 @@ def _threads() -> int:
     return torch.get_num_threads()
 
 
+def _workers() -> int:
+    return min(MOST, _threads())
+
+
 def _share() -> int:
-    return max(1, _threads() // WORKERS)
+    return _threads() // _workers()
 
 
 @functools.cache
@@ -54,17 +59,33 @@ def _pool() -> ThreadPoolExecutor:
         torch.get_num_threads()  # a thread takes the number over at first use, when main may have changed it again
 
     before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(WORKERS, "half", begin)
-    together = threading.Barrier(WORKERS)  # so that none is started later
-    list(pool.map(lambda _: together.wait(), range(WORKERS)))
+    n = _workers()
+    pool = ThreadPoolExecutor(n, "part", begin)
+    together = threading.Barrier(n)  # so that none is started later
+    list(pool.map(lambda _: together.wait(), range(n)))
     torch.set_num_threads(before)
     return pool
 
 
 def workers(device: torch.device) -> int:
-    """How many parts a batch is worked on in: 2 where torch has two threads or more, 1 on a GPU and within a part."""
+    """How many parts a batch is worked on in: one for each of torch's threads, 1 on a GPU and within a part."""
     nested = getattr(_local, "worker", False)
-    return WORKERS if device.type == "cpu" and not nested and _threads() >= WORKERS else 1
+    return _workers() if device.type == "cpu" and not nested else 1
+
+
+@contextlib.contextmanager
+def limited_to(n: int) -> Iterator[None]:
+    """As on a machine of `n` cores, while this lasts: for a benchmark by number of workers."""
+    before = _threads()
+    try:
+        torch.set_num_threads(n)
+        _threads.cache_clear()
+        _pool.cache_clear()
+        yield
+    finally:
+        torch.set_num_threads(before)
+        _threads.cache_clear()
+        _pool.cache_clear()
 
 
 def is_large(parameters: Iterable[Tensor]) -> bool:
@@ -115,8 +136,8 @@ def split(rows: Sequence[T], device: torch.device, large: bool = False) -> list[
 
 
 def batches_of(order: Sequence[T], batch: int) -> list[Sequence[T]]:
-    """`order` in stretches of at most `batch`, and at least two of them if there are two rows: one a worker."""
-    size = max(1, min(batch, math.ceil(len(order) / WORKERS)))
+    """`order` in stretches of at most `batch`, and at least one a worker if there are so many rows."""
+    size = max(1, min(batch, math.ceil(len(order) / _workers())))
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
@@ -138,7 +159,7 @@ def backward(
         loss, weight, metrics = loss_of(part)
         return loss.item(), weight, metrics, list(torch.autograd.grad(loss, parameters, allow_unused=True))
 
-    if len(parts) > WORKERS:
+    if len(parts) > _workers():
         return _backward_in_turn(work, parts, parameters, device, add)
     done = in_parallel(work, parts, device)
     shares = _shares([weight for _, weight, _, _ in done])
@@ -164,8 +185,8 @@ def _backward_in_turn(
     sums: list[Tensor | None] = [None] * len(parameters)
     done: list[tuple[float, dict[str, float]]] = []
     weights: list[float] = []
-    for start in range(0, len(parts), WORKERS):
-        for loss, weight, metrics, gradients in in_parallel(work, parts[start : start + WORKERS], device):
+    for start in range(0, len(parts), _workers()):
+        for loss, weight, metrics, gradients in in_parallel(work, parts[start : start + _workers()], device):
             done.append((loss, metrics))
             weights.append(weight)
             for i, gradient in enumerate(gradients):

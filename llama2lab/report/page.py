@@ -288,12 +288,6 @@ def heads_table(r: Results) -> Table:
     if all(tops):
         for words, key in (("true helpfulness", "pick"), ("correct", "correct")):
             rows.append(table_row(f"best of {round(tops[0]['k'])}: {words}", *(top[key] for top in tops)))
-    for words, key in (
-        ("true helpfulness", "helpfulness"),
-        ("correct", "correct"),
-        ("wins against SFT", "win_rate_vs_sft"),
-    ):
-        rows.append(table_row(f"PPO on it: {words}", find(r, "rlhf-v5", key), find(r, "rlhf-v5-linear", key)))
     return ["", "with likelihood (ours)", "the report's head"], rows
 
 

@@ -277,7 +277,7 @@ def ppo_curves(results: Results) -> go.Figure | None:
         ("entropy", "entropy, nats a token"),
         ("length", "tokens an answer"),
     )
-    shown = (("rlhf-v5", BLUE, "solid"), ("rlhf-v5-linear", ORANGE, "dash"), ("rlhf-v2", BLUE, "solid"))
+    shown = (("rlhf-v5", BLUE, "solid"), ("rlhf-v2", BLUE, "solid"))
     runs = [(s, c, d) for s, c, d in shown if metrics(results, s).get("log")]
     if not runs:
         return None

@@ -74,7 +74,7 @@ class Recipe:
     )
     rlhf: RlhfSettings = RlhfSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
-    compare_heads: bool = True  # train the report's plain reward head beside ours, and PPO against it
+    compare_heads: bool = True  # train the report's plain reward head beside ours, and choose by it
     vendors: Vendors = ("careful",)  # as one buys labels: the others of town/annotators.py are to compare
     notes: Notes = field(default="")
 

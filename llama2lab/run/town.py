@@ -13,7 +13,7 @@ from llama2lab.run.people import annotations_stage
 from llama2lab.run.presets import Recipe
 from llama2lab.stages import evaluate
 from llama2lab.stages.pretrain import bits_per_byte
-from llama2lab.stages.rounds import Workshop, ppo_stage, reward_stage, rlhf
+from llama2lab.stages.rounds import Workshop, reward_stage, rlhf
 from llama2lab.town.annotators import annotators_of, label_pairs
 from llama2lab.town.corpus import fact_probes, heldout_documents, pretraining_corpus
 from llama2lab.town.demonstrations import demonstrations
@@ -76,7 +76,7 @@ class TownWorld:
         return OracleJudge(shop, self.town, self.recipe.evaluate)
 
     def rounds(self, shop: Workshop, judge: OracleJudge) -> None:
-        """The report's five; and PPO against the report's plain reward head, beside ours."""
+        """The report's five; and the report's plain reward head, beside ours."""
         settings = self.recipe.rlhf
         rlhf(
             shop,
@@ -90,4 +90,3 @@ class TownWorld:
             plain = reward_stage(shop, replace(settings.helpfulness, head="linear"), 5, "helpfulness", "-linear")
             judge.measure(plain)
             judge.compare_heads(["reward-helpfulness-v5", plain], "sft", 5)
-            judge.measure(ppo_stage(shop, settings.ppo, "rlhf-v4", "rlhf-v5-linear", 5, plain))

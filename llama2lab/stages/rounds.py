@@ -15,6 +15,7 @@ from typing import Annotated, Any, Protocol
 from pydantic import AfterValidator, Field
 from transformers import PreTrainedTokenizerFast
 
+from llama2lab.engine.answers import evenly
 from llama2lab.engine.device import Machine
 from llama2lab.engine.files import digest, read_rows, write_rows
 from llama2lab.engine.runs import Run
@@ -32,6 +33,7 @@ from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.town.items import Instruction, Prompt
 
 ROUNDS = (1, 2, 3, 4, 5)
+TEST_PROMPTS = 640  # held-out prompts of each kind that every round's pairs are tested on; equal answers fall away
 
 
 def _one_a_round(values: tuple[int, ...]) -> tuple[int, ...]:
@@ -185,8 +187,8 @@ def preferences_stage(
                 if kind == "helpfulness"
                 else shop.prompts(round(n * s.borderline_share), n - round(n * s.borderline_share), seed + 5, 1.0)
             )
-            # every second one: the evaluation uses no more pairs than these give
-            tested = [p for p in test_prompts if p.kind != ("unsafe" if kind == "helpfulness" else "helpful")][::2]
+            others = "unsafe" if kind == "helpfulness" else "helpful"
+            tested = evenly([p for p in test_prompts if p.kind != others], TEST_PROMPTS)
             for name, prompts in (("train", asked), ("test", tested)):
                 rows = preferences.collect(
                     variants,
@@ -356,50 +358,52 @@ def gatt_stage(shop: Workshop, s: RlhfSettings, latest: str) -> str:
     return "gatt"
 
 
-def ppo_stage(
-    shop: Workshop,
-    s: PPOSettings,
-    latest: str,
-    name: str = "rlhf-v5",
-    rewards: int = 5,
-    helpfulness_stage: str | None = None,
-) -> str:
+def ppo_stage(shop: Workshop, s: PPOSettings, latest: str, name: str = "rlhf-v5", rewards: int = 5) -> str:
     """V5: PPO on top of rejection sampling. The rollouts are kept, so that the truth can be seen afterwards."""
-    unsafe = round(s.batch * s.unsafe_share)
-    rewarder = helpfulness_stage or f"reward-helpfulness-v{rewards}"
+    rewarder = f"reward-helpfulness-v{rewards}"
 
     def build(folder: Path) -> dict[str, Any]:
-        helpfulness, safety = shop.rewards(rewards, rewarder)
-        policy = shop.model(latest)
-
-        def score(prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
-            return gate.combined_scores(helpfulness, safety, shop.tokenizer, prompts, answers, shop.machine)
-
-        def prompts_for(iteration: int) -> list[Prompt]:
-            return shop.prompts(s.batch - unsafe, unsafe, shop.seed * 100_000 + 10 * iteration, s.borderline_share)
-
-        def keep(iteration: int, rows: list[dict]) -> None:
-            (folder / "rollouts").mkdir(exist_ok=True)
-            write_rows(folder / "rollouts" / f"{iteration:03d}.jsonl", rows)
-
-        metrics = ppo.ppo(
-            policy,
-            ppo.Critic(helpfulness),
-            score,
-            shop.tokenizer,
-            prompts_for,
-            s,
-            shop.seed,
-            shop.machine,
-            folder,
-            keep,
-            shop.prompts(100, 30, 77, split="dev"),
-            shop.documents,
-            reference=shop.frozen(latest),
-        )
+        policy, metrics = ppo_policy(shop, s, latest, rewards, rewarder, folder)
         save_model(folder, policy, shop.tokenizer)
         return metrics
 
     parents = [latest, rewarder, f"reward-safety-v{rewards}", *(["base"] if s.replay else [])]
     shop.run.stage(name, build, asdict(s), parents)
     return name
+
+
+def ppo_policy(
+    shop: Workshop, s: PPOSettings, latest: str, version: int, rewarder: str, folder: Path | None = None
+) -> tuple[Llama, dict[str, Any]]:
+    """What PPO makes of the `latest` model with the helpfulness model `rewarder` and the safety model of a round, and
+    its figures. With a folder, rollouts are kept there and the training can be killed."""
+    helpfulness, safety = shop.rewards(version, rewarder)
+    policy, unsafe = shop.model(latest), round(s.batch * s.unsafe_share)
+
+    def score(prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
+        return gate.combined_scores(helpfulness, safety, shop.tokenizer, prompts, answers, shop.machine)
+
+    def prompts_for(iteration: int) -> list[Prompt]:
+        return shop.prompts(s.batch - unsafe, unsafe, shop.seed * 100_000 + 10 * iteration, s.borderline_share)
+
+    def keep(iteration: int, rows: list[dict]) -> None:
+        if folder is not None:
+            (folder / "rollouts").mkdir(exist_ok=True)
+            write_rows(folder / "rollouts" / f"{iteration:03d}.jsonl", rows)
+
+    metrics = ppo.ppo(
+        policy,
+        ppo.Critic(helpfulness),
+        score,
+        shop.tokenizer,
+        prompts_for,
+        s,
+        shop.seed,
+        shop.machine,
+        folder,
+        keep,
+        shop.prompts(100, 30, 77, split="dev"),
+        shop.documents,
+        reference=shop.frozen(latest),
+    )
+    return policy, metrics

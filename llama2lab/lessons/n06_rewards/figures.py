@@ -24,33 +24,25 @@ def training_curve(log: Sequence[dict[str, float]]) -> go.Figure | None:
     return style(fig, "step", "loss in nats; share", height=320)
 
 
-def heads(results: Results) -> str:
-    """Our head beside the report's in the run: on people's pairs, on facts, and the policy that PPO makes with it."""
-    stages = {
-        "with likelihood (ours)": ("reward-helpfulness-v5", "rlhf-v5"),
-        "the report's head": ("reward-helpfulness-v5-linear", "rlhf-v5-linear"),
+def heads(results: Results, policies: dict[str, Any]) -> str:
+    """Our head beside the report's in the run: on people's pairs, on facts, and, as `heads_by_ppo` of notebook 08
+    measures it, the policy that PPO makes with each."""
+    stages = {"with likelihood (ours)": "reward-helpfulness-v5", "the report's head": "reward-helpfulness-v5-linear"}
+    lines: dict[str, tuple[str, ...]] = {
+        "held-out pairs": ("accuracy",),
+        "'significantly better'": ("accuracy_by_grade", "significantly"),
+        "right fact before wrong": ("truth",),
     }
-    lines: list[tuple[str, int, tuple[str, ...]]] = [  # words, which of the two stages, where its figure is
-        ("held-out pairs", 0, ("accuracy",)),
-        ("'significantly better'", 0, ("accuracy_by_grade", "significantly")),
-        ("right fact before wrong", 0, ("truth",)),
-        ("its PPO policy, by the oracle", 1, ("helpfulness",)),
-    ]
-    text = table(
-        ("helpfulness model", *stages),
-        [
-            [name, *(figure_text(find(results, pair[which], *path)) for pair in stages.values())]
-            for name, which, path in lines
-        ],
-    )
-    for words, path, which in (("Facts", "truth", 0), ("PPO policies", "helpfulness", 1)):
-        ours, theirs = (find(results, pair[which], path) for pair in stages.values())
-        if ours and theirs:
-            apart = {"low": ours["low"] - theirs["high"], "high": ours["high"] - theirs["low"]}
-            overlap = "the intervals overlap, this run cannot tell them apart"
-            ahead = side(apart, "our head is ahead", "the report's head is ahead", overlap)
-            text += f"\n{words}: {ahead}."
-    return text
+    rows = [[words, *(figure_text(find(results, s, *path)) for s in stages.values())] for words, path in lines.items()]
+    told = [figure_text(policies["policies"][head]["helpfulness"]) for head in ("likelihood", "linear")]
+    text = table(("helpfulness model", *stages), [*rows, ["its PPO policy, by the oracle", *told]])
+    unclear, ahead = "this run cannot tell them apart", ("our head is ahead", "the report's head is ahead")
+    ours, theirs = (find(results, stage, "truth") for stage in stages.values())
+    if ours and theirs:
+        apart = {"low": ours["low"] - theirs["high"], "high": ours["high"] - theirs["low"]}
+        text += f"\nFacts: {side(apart, *ahead, f'the intervals overlap, {unclear}')}."
+    [gap] = policies["claims"].values()
+    return text + f"\nPPO policies: {side(gap, *ahead, unclear)}."
 
 
 def on_each_other(results: Results) -> str:

@@ -30,9 +30,11 @@ from llama2lab.report.summary import metrics, paired_gap, short_name
 from llama2lab.stages import evaluate, gate, ppo, rejection, reward
 from llama2lab.stages.ppo import PPOSettings
 from llama2lab.stages.reward import RewardModel
+from llama2lab.stages.rounds import Workshop, ppo_policy
 from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.town.corpus import pretraining_corpus
 from llama2lab.town.items import Prompt
+from llama2lab.town.prompts import TownSource
 
 SHOWN = 6  # held-out prompts whose answers are kept at each iteration
 FAR = 1e9  # nats: no early stop
@@ -376,6 +378,39 @@ def rejection_against_ppo(
     return result
 
 
+@dataclass(frozen=True)
+class Stages:
+    """A finished run's stages, as a workshop asks for them."""
+
+    lab: Finished
+
+    def folder(self, name: str) -> Path:
+        return self.lab.stage(name)
+
+
+def heads_by_ppo(
+    lab: Finished, settings: PPOSettings | None = None, helpful: int = 600, unsafe: int = 150, borderline: int = 150
+) -> dict[str, Any]:
+    """Does it matter for the policy which head its helpfulness model has? PPO with the preset's settings from one V4
+    against ours and against the report's. The oracle judges both on the same held-out prompts; `claims` holds the
+    difference prompt by prompt. About 100 s on two cores."""
+    documents = pretraining_corpus(lab.town, 200_000, 1)
+    shop = Workshop(Stages(lab), 0, lab.machine, lab.tokenizer, TownSource(lab.town), documents)  # type: ignore[arg-type]
+    asked = lab.prompts(helpful, unsafe, borderline, 41)
+    policies, worth = {}, {}
+    for stage in ("reward-helpfulness-v5", "reward-helpfulness-v5-linear"):
+        policy, told = ppo_policy(shop, settings or PPOSettings(), "rlhf-v4", 5, stage)
+        answers = evaluate.answer_prompts(policy, lab.tokenizer, asked, 1.0, 4, lab.machine.precision)
+        verdicts = evaluate.judge_all(lab.oracle, asked, answers)
+        head = lab.reward(stage).head
+        policies[head] = {**evaluate.chat_metrics(asked, verdicts), "kl": told["kl"]}
+        worth[head] = [v.helpfulness for p, v in zip(asked, verdicts, strict=True) if p.kind == "helpful"]
+    gap = [a - b for a, b in zip(worth["likelihood"], worth["linear"], strict=True)]
+    contents = [p.content for p in asked if p.kind == "helpful"]
+    words = "true helpfulness: PPO on our head less PPO on the report's"
+    return {"policies": policies, "claims": {words: stats.mean(gap, contents)}}
+
+
 def distance(
     lab: Finished, model: Llama, start: Llama, prompts: Sequence[Prompt], answers: Sequence[str]
 ) -> stats.Figure:
@@ -385,4 +420,4 @@ def distance(
     return stats.mean([a - b for a, b in zip(own, old, strict=True)])
 
 
-EXPERIMENTS = (over_optimisation, rejection_against_ppo)
+EXPERIMENTS = (over_optimisation, rejection_against_ppo, heads_by_ppo)
