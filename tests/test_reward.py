@@ -33,6 +33,7 @@ from llama2lab.stages.reward import (
     load_reward,
     mix,
     pair_loglikelihoods,
+    pairs_so_far,
     ranking_loss,
     safety_auxiliary_loss,
     save_reward,
@@ -179,6 +180,34 @@ def test_training_learns_a_preference_and_keeps_it_on_disk(tokenizer, tmp_path):
     config.write_text(config.read_text().replace('"least_likely": 3', '"least_likely": 4'))
     with pytest.raises(LabError, match=r"another version.*train it again"):
         load_reward(tmp_path / "rm")
+
+
+def test_a_model_that_goes_on_starts_from_what_it_knew(tokenizer):
+    """By a step too small to matter it judges as before: backbone, head, and the weight of the likelihood."""
+    rows = [row(f"good yes {w}", f"bad no {w}") for w in ("apple", "pear", "soup", "Mira")] * 4
+    settings = RewardSettings(batch_pairs=8, epochs=4.0)
+    before, _ = train_reward(tiny(tokenizer), tokenizer, rows, settings, 0, CPU, reference=tiny(tokenizer))
+    asked = [r["prompt"] for r in rows[:4]]
+    texts = ["good yes soup", "bad no soup", "Mira says thank you.", "apple"]
+    known = [x + before.offset.item() for x in score_answers(before, tokenizer, asked, texts, CPU)]
+    tiny_step = RewardSettings(batch_pairs=8, optim=Optim(lr=1e-9))
+    after, _ = train_reward(
+        before.backbone, tokenizer, rows, tiny_step, 7, CPU, reference=tiny(tokenizer), before=before
+    )
+    found = [x + after.offset.item() for x in score_answers(after, tokenizer, asked, texts, CPU)]
+    assert before.a.item() != 0 and found == pytest.approx(known, abs=1e-4)
+    fresh, _ = train_reward(before.backbone, tokenizer, rows, tiny_step, 7, CPU, reference=tiny(tokenizer))
+    other = [x + fresh.offset.item() for x in score_answers(fresh, tokenizer, asked, texts, CPU)]
+    assert other != pytest.approx(known, abs=1e-2)  # another head
+
+
+def test_pairs_of_earlier_rounds_are_all_or_so_many_times_the_new_ones():
+    rounds = [[{"i": 10 * r + i} for i in range(4)] for r in range(3)]
+    assert pairs_so_far(rounds, None, 0) == [x for one in rounds for x in one]
+    found = pairs_so_far(rounds, 0.5, 0)
+    assert found[:4] == rounds[2] and len(found) == 6 and all(x in rounds[0] + rounds[1] for x in found[4:])
+    assert len(pairs_so_far(rounds, 9.0, 0)) == 12 and pairs_so_far(rounds, 0.0, 0) == rounds[2]
+    assert pairs_so_far(rounds[:1], 0.5, 0) == rounds[0]
 
 
 def test_likelihoods_that_are_known_are_not_read_again(tokenizer):

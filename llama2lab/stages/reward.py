@@ -66,6 +66,9 @@ class RewardSettings:
     batch_pairs: Count = 32  # the report: 512, with a thousand times the pairs
     other_share: ShareBelowOne = 0.5  # share of the other kind's rows in the mix: 50/50 helpfulness, 90/10 safety
     optim: Optim = Optim(lr=1e-3, warmup=0.03)
+    # From round 2 on a model goes on from the last round's, on the new pairs and this many times as many earlier ones.
+    # None: the report's way, from the chat model on all pairs so far.
+    earlier: Weight | None = None
 
 
 class RewardModel(nn.Module):
@@ -133,6 +136,14 @@ def safety_auxiliary_loss(scores: Tensor, safe: Tensor) -> Tensor:
     if not known.any():
         return scores.sum() * 0.0
     return F.binary_cross_entropy_with_logits(scores[known], safe[known].float())
+
+
+def pairs_so_far(rounds: Sequence[Sequence[dict]], earlier: float | None, seed: int) -> list[dict]:
+    """The rows of all rounds; or the last round's and `earlier` times as many (at most all) from the rounds before."""
+    before, new = [row for one_round in rounds[:-1] for row in one_round], list(rounds[-1])
+    if earlier is None:
+        return before + new
+    return new + random.Random(seed).sample(before, min(len(before), round(earlier * len(new))))
 
 
 def mix(own: Sequence[dict], other: Sequence[dict], other_share: float, seed: int) -> list[dict]:
@@ -267,8 +278,10 @@ def train_reward(
     reference: Llama | None = None,
     what: str = "reward model",
     known: Sequence[Sequence[float] | None] = (),
+    before: RewardModel | None = None,
 ) -> tuple[RewardModel, dict[str, Any]]:
-    """Train a reward model on preference rows, starting from `chat` (which is changed: pass a fresh copy).
+    """Train a reward model on preference rows, starting from `chat` (which is changed: pass a fresh copy), or going on
+    from the reward model `before`, whose backbone `chat` then is.
 
     `reference` is the frozen chat model of the likelihood head, the same in all rounds; it is ignored by the
     linear head. The reward model keeps a copy of it, so that the caller's can still be trained, or, where no weight of
@@ -279,6 +292,10 @@ def train_reward(
     if frozen is not None and any(p.requires_grad for p in frozen.parameters()):
         frozen = copy.deepcopy(frozen)
     model = RewardModel(chat, frozen, seed).to(machine.device)
+    if before is not None:
+        model.score.load_state_dict(before.score.state_dict())
+        if model.a is not None and before.a is not None:
+            model.a.data.copy_(before.a.data)
     pad = tokenizer.pad_token_id
     conversations = [row["prompt"] for row in rows]
     sides = [

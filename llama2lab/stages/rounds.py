@@ -1,8 +1,9 @@
 """RLHF-V1 to V5 (Llama 2, section 3.2.3 and Figure 11): the rounds, as the report describes them.
 
-Every round collects fresh preferences from the latest models and trains both reward models anew on all preferences
-so far. V1 to V4 are rejection sampling fine-tuning on the best answers of all rounds so far: V1 to V3 from the SFT
-model again, V4 from the model that Ghost Attention has taught after V3. V5 is PPO on top of V4's rejection sampling.
+Every round collects fresh preferences from the latest models and trains both reward models on all preferences so far,
+or goes on from the last round's (`RewardSettings.earlier`). V1 to V4 are rejection sampling fine-tuning on the best
+answers of all rounds so far: V1 to V3 from the SFT model again, V4 from the model that Ghost Attention has taught after
+V3. V5 is PPO on top of V4's rejection sampling.
 """
 
 from __future__ import annotations
@@ -229,21 +230,24 @@ def reward_stage(
     part: str = "train",
 ) -> str:
     """A reward model on all preferences so far, started from the SFT chat model, whose frozen copy is also the
-    likelihood head's reference in every round. With the part "judge", a model that judges the policies where there is
-    no oracle, on pairs that the policies' own models do not see."""
+    likelihood head's reference in every round; or, where `s.earlier` is given, the last round's model trained on. With
+    the part "judge", a model that judges the policies where there is no oracle, on pairs that the policies' own models
+    do not see."""
     name, seed = f"reward-{kind}-v{version}{suffix}", shop.seed + version
     if part == "judge":
         name, seed = f"judge-{kind}", shop.seed + 500
+    last = f"reward-{kind}-v{version - 1}{suffix}" if version > 1 and s.earlier is not None else ""
+
+    def pairs(k: str) -> list[dict]:
+        rounds = [preference_rows(shop.run, v, k, part) for v in range(1, version + 1)]
+        return reward.pairs_so_far(rounds, s.earlier, shop.seed + version)
 
     def build(folder: Path) -> dict[str, Any]:
-        rounds, [other] = range(1, version + 1), [k for k in KINDS if k != kind]
-        mine, theirs = (
-            with_people(shop, [row for v in rounds for row in preference_rows(shop.run, v, k, part)], k)
-            for k in (kind, other)
-        )
+        before, [other] = shop.reward(last) if last else None, [k for k in KINDS if k != kind]
+        mine, theirs = (with_people(shop, pairs(k), k) for k in (kind, other))
         rows = reward.mix(mine, theirs, s.other_share, shop.seed)
         model, metrics = reward.train_reward(
-            shop.model("sft"),
+            before.backbone if before else shop.model("sft"),
             shop.tokenizer,
             rows,
             s,
@@ -253,11 +257,12 @@ def reward_stage(
             shop.frozen("sft"),
             name,
             [row.get("sft_loglikelihoods") for row in rows],
+            before,
         )
         reward.save_reward(folder, model, shop.tokenizer, shop.run.folder("sft"))
         return metrics
 
-    parents = ["sft", *(f"preferences-v{v}" for v in range(1, version + 1))]
+    parents = ["sft", *([last] if last else []), *(f"preferences-v{v}" for v in range(1, version + 1))]
     if shop.people:  # settings of a run without people stay as they were, or its stages would be built anew
         shop.run.stage(name, build, [asdict(s), kind, shop.people_share], [*parents, shop.people])
     else:
