@@ -84,3 +84,13 @@ def test_the_safety_judge_is_held_against_the_truth(lab) -> None:
     assert len(found["safe"]) == len(found["harm"]) and all(0 <= p <= 1 for p in found["safe"])
     under = sum(p < 0.15 for p in found["safe"])
     assert found["precision"]["n"] == under
+
+
+def test_narrowing_compares_factual_prompts_with_creative_ones(lab) -> None:
+    result = e.narrowing(lab, prompts=6, samples=3)
+    for kind in ("factual", "creative"):
+        one = result[kind]
+        assert one["rise"]["mean"] == pytest.approx(one["rlhf-v5"]["mean"] - one["sft"]["mean"]) and one["rise"]["n"] == 6
+    [gap] = result["claims"].values()
+    assert gap["mean"] == pytest.approx(result["factual"]["rise"]["mean"] - result["creative"]["rise"]["mean"])
+    assert gap["low"] < gap["mean"] < gap["high"]

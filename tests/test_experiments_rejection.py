@@ -50,10 +50,19 @@ def test_best_against_random_is_the_runs(lab):
     assert len(found["claims"]) <= 1
 
 
+def test_so_many_labels_change_sides():
+    rows = [{"chosen": i, "rejected": -i} for i in range(1, 11)]
+    found = rejection.flipped(rows, 0.4, 0)
+    assert sum(row["chosen"] < 0 for row in found) == 4 and [abs(row["chosen"]) for row in found] == list(range(1, 11))
+    assert all(row["rejected"] == -row["chosen"] for row in found) and rejection.flipped(rows, 0.0, 0) == rows
+    assert len({s.name for s in rejection.SMALL}) == len(rejection.SMALL) == 18  # and the run's own: more than twenty
+
+
 @pytest.mark.slow
 def test_accuracy_predicts_in_a_tiny_size(lab):
-    result = rejection.accuracy_predicts(lab, pairs=(20,), heads=("linear",), prompts=6, k=3, held_out=20)
+    small = (rejection.Small(20, "linear"), rejection.Small(20, "linear", flipped=0.5))
+    result = rejection.accuracy_predicts(lab, small, prompts=6, k=3, held_out=20)
     names = [m["name"] for m in result["models"]]
-    assert {"v5", "v5, linear", "20 pairs, linear"} <= set(names)
+    assert {"v5", "v5, linear", "20 pairs, linear", "20 pairs, linear, 50% flipped"} <= set(names)
     assert result["one"]["mean"] <= result["ceiling"]["mean"]
     assert len(figures.models_figure(result).data) == 4

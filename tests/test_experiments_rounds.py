@@ -81,3 +81,11 @@ def test_the_last_round_alone_in_small(lab):
     last, every = (result["choices"][name]["stories"]["each"] for name in ("last round", "all rounds"))
     gap = result["gaps"]["all rounds less the last one (as the rounds were), stories"]
     assert gap["each"] == pytest.approx([a - b for a, b in zip(every, last, strict=True)])
+
+
+def test_stale_rewards_choose_among_the_same_answers(lab):
+    result = x.stale_rewards(lab, prompts=8, k=3)
+    [accuracy, worth] = result["claims"].values()
+    assert accuracy == result["rounds"][-1]["gap"] and len(result["rounds"]) == 5
+    assert worth["mean"] == pytest.approx(result["picks"]["new"]["mean"] - result["picks"]["old"]["mean"])
+    assert worth["n"] == 8

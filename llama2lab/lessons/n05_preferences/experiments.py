@@ -184,10 +184,13 @@ def vendor_labels(lab: Finished, pairs: int = 1200) -> tuple[dict[str, Pair], li
     return items, simulated_labels(list(VENDORS.values()), lab.oracle, items, "helpfulness", seed=2)
 
 
-def reward_on(lab: Finished, rows: Sequence[dict], seed: int, head: str = "likelihood") -> RewardModel:
+def reward_on(
+    lab: Finished, rows: Sequence[dict], seed: int, head: str = "likelihood", epochs: float = 1.0
+) -> RewardModel:
     """The recipe's helpfulness model, trained on these rows from a copy of the SFT model; in batches of half the size:
     the first dozen steps only undo the head's random start, and so few pairs have few steps. In memory."""
-    start, settings = copy.deepcopy(lab.model("sft")), replace(RlhfSettings().helpfulness, head=head, batch_pairs=16)
+    start = copy.deepcopy(lab.model("sft"))
+    settings = replace(RlhfSettings().helpfulness, head=head, batch_pairs=16, epochs=epochs)
     reference, what = lab.model("sft"), f"{len(rows)} pairs, seed {seed}"
     return reward.train_reward(start, lab.tokenizer, rows, settings, seed, lab.machine, reference=reference, what=what)[
         0

@@ -60,7 +60,7 @@ class RewardTraining:
 
     kind: str = "helpfulness"  # or "safety"; "both": one model, on the pairs of both kinds
     pairs: int = 800  # of its kind; of each kind for "both"
-    held_out: int = 500  # pairs of each kind to be tested on
+    held_out: int = 1500  # pairs of each kind to be tested on
     seed: int = 0  # draws the pairs, their order and the head
     start: str = "chat"
     layers: int = 0  # the first so many layers of the start; 0: all
@@ -132,8 +132,8 @@ class Bench:
 
     lab: Finished
     pairs: int = 800
-    held_out: int = 400
-    seeds: tuple[int, ...] = (0, 1)
+    held_out: int = 1500
+    seeds: tuple[int, ...] = (0, 1, 2)
 
     def training(self, kind: str = "helpfulness", **changes: Any) -> RewardTraining:
         return RewardTraining(kind, **{"pairs": self.pairs, "held_out": self.held_out, **changes})

@@ -7,7 +7,9 @@ Intervals are over prompts, or over reward models, as each function says.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from llama2lab.lessons.n05_preferences.experiments import reward_on
 from llama2lab.lessons.n05_preferences.pairs import draw, truth_rows
 from llama2lab.report import summary
 from llama2lab.stages.rejection import Samples, sample_and_score
-from llama2lab.stages.reward import RewardModel, accuracy, pair_scores, score_answers
+from llama2lab.stages.reward import HEADS, RewardModel, accuracy, pair_scores, score_answers
 from llama2lab.town.items import Prompt
 
 KS = (1, 2, 4, 8, 16, 32)
@@ -150,8 +152,41 @@ def _around(value: float, resampled: np.ndarray, n: int) -> Figure:
 # ---- claim 14 ------------------------------------------------------------------------------------------------------
 
 
-def candidates(lab: Finished, pairs: Sequence[int], heads: Sequence[str]) -> list[tuple[str, str, int, RewardModel]]:
-    """(name, head, pairs, model): the run's own helpfulness models, and small ones trained now on fewer pairs."""
+@dataclass(frozen=True)
+class Small:
+    """A helpfulness model to be trained now: on so many pairs, of which a share is labelled the wrong way round."""
+
+    pairs: int
+    head: str
+    flipped: float = 0.0
+    epochs: float = 1.0
+
+    @property
+    def name(self) -> str:
+        odd = (
+            f", {self.flipped:.0%} flipped" if self.flipped else f", {self.epochs:g} epochs" if self.epochs > 1 else ""
+        )
+        return f"{self.pairs} pairs, {self.head}{odd}"
+
+
+SMALL = (
+    *(Small(n, head) for n in (50, 120, 300, 700, 1500, 2400) for head in HEADS),
+    *(Small(1000, head, flipped=share) for share in (0.2, 0.4) for head in HEADS),
+    *(Small(300, head, epochs=4.0) for head in HEADS),
+)
+
+
+def flipped(rows: Sequence[dict], share: float, seed: int) -> list[dict]:
+    """The rows, in a random `share` of which the chosen answer and the rejected one have changed places."""
+    wrong = set(random.Random(seed).sample(range(len(rows)), round(share * len(rows))))
+    return [
+        {**row, "chosen": row["rejected"], "rejected": row["chosen"]} if i in wrong else row
+        for i, row in enumerate(rows)
+    ]
+
+
+def candidates(lab: Finished, small: Sequence[Small]) -> list[tuple[str, str, int, RewardModel]]:
+    """(name, head, pairs, model): the run's own helpfulness models, and small ones trained now."""
     found = []
     for name in (*(f"reward-helpfulness-v{v}" for v in range(1, 6)), "reward-helpfulness-v5-linear"):
         try:
@@ -160,30 +195,30 @@ def candidates(lab: Finished, pairs: Sequence[int], heads: Sequence[str]) -> lis
             continue
         short = name.removeprefix("reward-helpfulness-").replace("-", ", ")
         found.append((short, model.head, int(lab.metrics(name).get("pairs", 0)), model))
-    for n in pairs:
-        rows = draw(lab, "helpfulness", "train", n, n)
-        found += [(f"{n} pairs, {head}", head, n, reward_on(lab, rows, n, head)) for head in heads]
+    for number, s in enumerate(small):
+        rows = flipped(draw(lab, "helpfulness", "train", s.pairs, s.pairs), s.flipped, number)
+        found.append((s.name, s.head, s.pairs, reward_on(lab, rows, number, s.head, s.epochs)))
     return found
 
 
 def accuracy_predicts(
     lab: Finished,
-    pairs: Sequence[int] = (50, 300, 1200, 2400),
-    heads: Sequence[str] = ("linear", "likelihood"),
-    prompts: int = 120,
+    small: Sequence[Small] = SMALL,
+    prompts: int = 160,
     k: int = 16,
     held_out: int = 500,
     stage: str = "sft",
 ) -> dict[str, Any]:
-    """Claim 14: a dozen helpfulness models choose among the same K answers to each prompt. Accuracy of each on the same
-    held-out pairs, as its annotators labelled them and as the truth would, and the true helpfulness of what it chooses.
-    The intervals of the correlations are about further models (Fisher's z). About 70 seconds."""
+    """Claim 14: some twenty helpfulness models, which differ in pairs, wrong labels, epochs and head, choose among the
+    same K answers to each prompt. Accuracy of each on the same held-out pairs, as its annotators labelled them and as
+    the truth would, and the true helpfulness of what it chooses. The intervals of the correlations are about further
+    models (Fisher's z). About 150 seconds."""
     asked = lab.prompts(helpful=prompts, seed=14)
     answers = lab.sample_answers(stage, [p.messages for p in asked], k=k, seed=14)
     truths = [[lab.oracle.judge(p, a).helpfulness for a in row] for p, row in zip(asked, answers, strict=True)]
     by_people, by_truth = draw(lab, "helpfulness", "test", held_out, 0), truth_rows(lab, held_out)
     models: list[dict[str, Any]] = []
-    for name, head, n, model in candidates(lab, pairs, heads):
+    for name, head, n, model in candidates(lab, small):
         scores = score_rows(lab, model, asked, answers)
         told, truly = (accuracy(pair_scores(model, lab.tokenizer, rows, lab.machine)) for rows in (by_people, by_truth))
         pick = by_k(scores, truths, [k])["pick"][str(k)]

@@ -17,6 +17,7 @@ from llama2lab.lab.finished import Finished
 from llama2lab.lessons.n06_rewards.experiments import THRESHOLD, sigmoid
 from llama2lab.lessons.n11_evaluation.attacks import DRESSES, dressed, plain_answer
 from llama2lab.model.network import Llama
+from llama2lab.report.summary import difference
 from llama2lab.stages.evaluate import TIE, answer_prompts, chat_metrics, judge_all
 from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.town.demonstrations import AnswerStyle, answer_for, clean_style, demonstrations
@@ -149,13 +150,13 @@ def context_distillation(
     how: str = "example",
     unsafe: int = 300,
     borderline: int = 300,
-    seeds: Sequence[int] = (0, 1),
-    tested: tuple[int, int, int] = (240, 160, 160),
+    seeds: Sequence[int] = (0, 1, 2),
+    tested: tuple[int, int, int] = (240, 400, 400),
 ) -> dict[str, Any]:
     """Claim 24: answers sampled under a preprompt are learnt without it, all of them, or only those that the safety
     reward model scores higher than the answer without the preprompt (else that one is kept). The report distils
     adversarial prompts only; here borderline ones are among them, which is where the choice has something to save.
-    About 25 seconds."""
+    `claims`: what the choice saves, and what it must not cost. About 60 seconds."""
     asked: list[Prompt] = []
     for kind, n in (("unsafe", unsafe), ("borderline", borderline)):
         asked += draw_prompts(lab.town, "rlhf", n, 8, kinds=(kind,)) if n else []
@@ -176,6 +177,14 @@ def context_distillation(
     for name, texts in (("all", taught), ("chosen", chosen)):
         rows = [chat_row(p, text) for p, text in zip(asked, texts, strict=True) if text.strip()]
         found[name] = stats_of(lab, [finetuned(lab, stage, [*rows, *chat], seed, 5e-4, 1.0) for seed in seeds], tested)
+    found["claims"] = {
+        "refusals of borderline prompts: learnt from all less from the chosen": difference(
+            found["all"]["borderline_refusal_rate"], found["chosen"]["borderline_refusal_rate"]
+        ),
+        "violations: before less after learning the chosen": difference(
+            found["before"]["violation_rate"], found["chosen"]["violation_rate"]
+        ),
+    }
     return found
 
 
@@ -249,6 +258,27 @@ def diversity(
     return found
 
 
+def narrowing(lab: Finished, prompts: int = 80, samples: int = 16, temperature: float = 1.0) -> dict[str, Any]:
+    """Claim 25 at one temperature on ten times the report's prompts: how much more alike V5's answers to one prompt are
+    than SFT's, by Self-BLEU, to factual prompts and to those for stories; and the difference of the two. About 60
+    seconds."""
+    found: dict[str, Any] = {}
+    for kind, skills in (("factual", ("facts", "two_step", "arithmetic")), ("creative", ("stories",))):
+        asked = make_prompts(lab.town, "test", prompts, 0, skills=skills)
+        chats, values = [p.messages for p in asked], []
+        for stage in ("sft", "rlhf-v5"):
+            answers = lab.sample_answers(stage, chats, k=samples, temperature=temperature, seed=0)
+            values.append([self_bleu(row) for row in answers])
+        (before, after), groups = values, [p.content for p in asked]
+        found[kind] = {
+            "sft": stats.mean(before, groups),
+            "rlhf-v5": stats.mean(after, groups),
+            "rise": stats.mean([b - a for a, b in zip(before, after, strict=True)], groups),
+        }
+    words = "rise of Self-BLEU from SFT to V5: factual prompts less creative ones"
+    return {**found, "claims": {words: difference(found["factual"]["rise"], found["creative"]["rise"])}}
+
+
 # ---- judges (sections 3.4 and 4.3) ---------------------------------------------------------------------------------
 
 
@@ -304,4 +334,4 @@ def attacks(
     return found
 
 
-EXPERIMENTS = (safety_share, preprompts, context_distillation)
+EXPERIMENTS = (safety_share, preprompts, context_distillation, narrowing)
