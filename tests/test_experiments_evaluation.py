@@ -90,7 +90,9 @@ def test_narrowing_compares_factual_prompts_with_creative_ones(lab) -> None:
     result = e.narrowing(lab, prompts=6, samples=3)
     for kind in ("factual", "creative"):
         one = result[kind]
-        assert one["rise"]["mean"] == pytest.approx(one["rlhf-v5"]["mean"] - one["sft"]["mean"]) and one["rise"]["n"] == 6
+        assert (
+            one["rise"]["mean"] == pytest.approx(one["rlhf-v5"]["mean"] - one["sft"]["mean"]) and one["rise"]["n"] == 6
+        )
     [gap] = result["claims"].values()
     assert gap["mean"] == pytest.approx(result["factual"]["rise"]["mean"] - result["creative"]["rise"]["mean"])
     assert gap["low"] < gap["mean"] < gap["high"]
