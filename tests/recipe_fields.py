@@ -22,6 +22,7 @@ ALL = {
 # Where 0 (or an empty text, or an empty list) means something. A setting that is not here must refuse it.
 NOTHING_IS_FINE = {
     "replay",
+    "earlier",
     "format_examples",
     "borderline_share",
     "safety_loss",
