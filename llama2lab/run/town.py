@@ -87,6 +87,8 @@ class TownWorld:
             judge.prompts,
         )
         if self.recipe.compare_heads:
-            plain = reward_stage(shop, replace(settings.helpfulness, head="linear"), 5, "helpfulness", "-linear")
+            plain = reward_stage(
+                shop, replace(settings.helpfulness, head="linear", earlier=None), 5, "helpfulness", "-linear"
+            )
             judge.measure(plain)
             judge.compare_heads(["reward-helpfulness-v5", plain], "sft", 5)
