@@ -223,15 +223,15 @@ def generate(
 def bench(
     json: Annotated[Path | None, Option(help="Write the measurements here too.")] = None,
     sections: Annotated[
-        str, Option(help="Only some of: training,generation,sft,reward,ppo,workers.", metavar="NAMES")
-    ] = "",
+        str | None, Option(help="Only some of: training,generation,sft,reward,ppo,workers.", metavar="NAMES")
+    ] = None,
 ) -> None:
     """Speed of training, generation, fine-tuning, reward training and PPO, beside transformers and TRL."""
     if json is not None and (json.is_dir() or not json.resolve().parent.is_dir()):
         raise LabError(f"{json} is not a file name in an existing folder; give one with --json")
     from llama2lab.run.bench import SECTIONS, run_bench
 
-    run_bench(json, sections=[name.strip() for name in sections.split(",")] if sections else SECTIONS)
+    run_bench(json, sections=SECTIONS if sections is None else [name.strip() for name in sections.split(",")])
 
 
 @app.command()

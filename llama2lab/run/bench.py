@@ -111,9 +111,9 @@ def _bench_model(
     if {"sft", "reward", "ppo"} & set(sections):
         texts, trl = bench_tuning.town_texts(config.vocab_size), bench_tuning.PEER
         if "sft" in sections:
-            add("sft", "SFT", bench_tuning.sft_row(ours, theirs, texts, machine, repeats), "tokens/s", trl)
+            add("sft", "SFT", bench_tuning.sft_row(ours, theirs, texts, machine, few), "tokens/s", trl)
         if "reward" in sections:
-            add("reward", "reward model", bench_tuning.reward_row(ours, texts, machine, repeats), "pairs/s", trl)
+            add("reward", "reward model", bench_tuning.reward_row(ours, texts, machine, few), "pairs/s", trl)
         if "ppo" in sections:
             add("ppo", "PPO", bench_tuning.ppo_row(ours, texts, machine, few), "answers/s", "")
     if "workers" in sections and workers(machine.device) > 2:
