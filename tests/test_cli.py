@@ -139,6 +139,7 @@ def test_wrong_paths(tmp_path: Path) -> None:
     fails("run", "--recipe", tmp_path / "none.yaml", saying=("none.yaml", "recipe"))
     fails("run", "--recipe", tmp_path, saying=(str(tmp_path),))
     fails("bench", "--json", tmp_path, saying=("--json",))
+    fails("bench", "--sections", "training,sftt", saying=("sftt", "training,generation,sft,reward,ppo,workers"))
     fails("generate", tmp_path, saying=(str(tmp_path),))
 
 

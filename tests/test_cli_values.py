@@ -38,6 +38,7 @@ def refused(*args: str) -> str:
         "chat x --stage=",
         "generate ",
         "bench --json=",
+        "bench --sections=",
         "experiments ",
         "agreement ",
         "agreement x.db --out=",

@@ -220,13 +220,18 @@ def generate(
 
 
 @app.command()
-def bench(json: Annotated[Path | None, Option(help="Write the measurements here too.")] = None) -> None:
-    """Training and generation speed beside transformers' Llama, in one process, on the same weights."""
+def bench(
+    json: Annotated[Path | None, Option(help="Write the measurements here too.")] = None,
+    sections: Annotated[
+        str | None, Option(help="Only some of: training,generation,sft,reward,ppo,workers.", metavar="NAMES")
+    ] = None,
+) -> None:
+    """Speed of training, generation, fine-tuning, reward training and PPO, beside transformers and TRL."""
     if json is not None and (json.is_dir() or not json.resolve().parent.is_dir()):
         raise LabError(f"{json} is not a file name in an existing folder; give one with --json")
-    from llama2lab.run.bench import run_bench
+    from llama2lab.run.bench import SECTIONS, run_bench
 
-    run_bench(json)
+    run_bench(json, sections=SECTIONS if sections is None else [name.strip() for name in sections.split(",")])
 
 
 @app.command()
