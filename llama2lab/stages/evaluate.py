@@ -37,7 +37,7 @@ class EvaluateSettings:
     borderline: Count = 500
     temperature: Temperature = 1.0
     split: Split = "test"  # "dev" for choices: nothing may be chosen on "test"
-    dialogues: Count = 200  # for Ghost Attention
+    dialogues: Count = 48  # for Ghost Attention
     best_of: Few = 16
     best_of_prompts: Count = 160
     truth_pairs: Count = 400
