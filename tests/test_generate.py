@@ -1,12 +1,13 @@
 """Sampling: the right distribution, and results that do not depend on the company."""
 
 import math
+import random
 
 import pytest
 import torch
 
 from llama2lab.engine.errors import LabError
-from llama2lab.model.generate import COLDEST, _generate_batch, generate, sample
+from llama2lab.model.generate import COLDEST, _read, generate, sample
 from llama2lab.model.network import SIZES, Llama
 
 NANO = SIZES["nano"]
@@ -55,11 +56,11 @@ def test_long_prompts_go_in_smaller_batches(model, monkeypatch):
     together = generate(model, prompts(8), 15, **settings)
     sizes = []
 
-    def watched(*args):
-        sizes.append((len(args[2]), max(map(len, args[2]))))
-        return _generate_batch(*args)
+    def watched(model, texts, pad_id):
+        sizes.append((len(texts), max(map(len, texts))))
+        return _read(model, texts, pad_id)
 
-    monkeypatch.setattr("llama2lab.model.generate._generate_batch", watched)
+    monkeypatch.setattr("llama2lab.model.generate._read", watched)
     monkeypatch.setattr("llama2lab.model.generate.PAIRS", 1200)
     assert token_ids(generate(model, prompts(8), 15, **settings)) == token_ids(together)
     assert sum(n for n, _ in sizes) == 8 and len({n for n, _ in sizes}) > 1
@@ -221,3 +222,48 @@ def test_a_token_that_the_model_lacks_is_named(model, token):
 
 def test_no_prompts(model):
     assert generate(model, [], 5) == []
+
+
+# ---- turn by turn ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_dialogues_that_go_on_say_what_they_would_say_from_the_beginning(model, temperature):
+    """Each prompt holds the last one, its answer and a question of some length; one is changed further back, one is
+    shorter than before."""
+    r = random.Random(0)
+    prompts = [[1, *(r.randrange(8, 60) for _ in range(r.randrange(1, 9)))] for _ in range(7)]
+    readings = []
+    for turn in range(5):
+        settings = {"temperature": temperature, "seed": turn, "precision": "fp32"}
+        fresh = generate(model, prompts, 6, **settings)
+        found = generate(model, prompts, 6, **settings, readings=readings)
+        assert [g.tokens for g in found] == [g.tokens for g in fresh]
+        for a, b in zip(found, fresh, strict=True):
+            assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
+        assert sorted(i for x in readings for i in x.rows) == list(range(7))
+        prompts = [
+            [*p, *g.tokens, *(r.randrange(8, 60) for _ in range(r.randrange(1, 5)))]
+            for p, g in zip(prompts, fresh, strict=True)
+        ]
+        prompts[2] = [*prompts[2][:3], 9, *prompts[2][4:]]
+        prompts[5] = prompts[5][: max(2, len(prompts[5]) - 12)]
+
+
+def test_a_dialogue_reads_each_token_once(model, monkeypatch):
+    read = []
+    hidden = Llama.hidden
+    monkeypatch.setattr(
+        Llama, "hidden", lambda self, tokens, *rest: read.append(tokens.shape[1]) or hidden(self, tokens, *rest)
+    )
+    readings, prompt = [], [1, *range(8, 28)]
+    generate(model, [prompt], 1, precision="fp32", readings=readings)
+    generate(model, [[*prompt, 30, 31, 32]], 1, precision="fp32", readings=readings)
+    assert read == [21, 3] and readings[0].tokens == [[*prompt, 30, 31, 32]]
+
+
+def test_other_dialogues_do_not_go_on_from_these(model):
+    readings = []
+    generate(model, [[1, 9], [1, 10]], 1, precision="fp32", readings=readings)
+    with pytest.raises(LabError, match="3 prompts do not go on from readings of 2"):
+        generate(model, [[1, 9]] * 3, 1, precision="fp32", readings=readings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from llama2lab.engine.device import pick_precision
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.parallel import batches_of, in_parallel
 from llama2lab.engine.validation import shown
-from llama2lab.model.attention import left_padding_mask
+from llama2lab.model.attention import KVCache, left_padding_mask
 from llama2lab.model.network import Llama, no_row
 
 DROP_AT = 0.25  # share of finished rows at which copying the cache without them pays
 CHUNK = 32  # tokens by which the cache grows
 PAIRS = 2**23  # the most that rows * longest**2 may be while a batch of prompts is read: its mask and scores grow so
 CACHE = 2**29  # bytes that the keys and values of a batch may take
+TURNS_AT_ONCE = 64  # rows that read turn by turn: their mask and scores span all they have read
 BF16_FROM = 32  # rows in a batch: below, the products are too small for bfloat16 to gain anything
 COLDEST = 1e-4  # the lowest temperature but 0: far below, logits / temperature overflow float32
 
@@ -34,6 +36,17 @@ class Generation:
     tokens: list[int]
     finished: bool
     logprobs: list[float]
+
+
+@dataclass
+class Reading:
+    """What some rows of a dialogue have read, to go on from there: keys and values, which of their columns each row
+    may look at (rows, columns), the tokens that these are, and which prompts the rows are."""
+
+    cache: KVCache
+    seen: Tensor
+    tokens: list[list[int]]
+    rows: list[int]
 
 
 def generate(
@@ -49,12 +62,15 @@ def generate(
     batch_size: int = 256,
     precision: str = "auto",
     progress: Callable[[int], object] | None = None,
+    readings: list[Reading] | None = None,
 ) -> list[Generation]:
     """Continue each prompt by up to `max_new_tokens` tokens, or to eos_id. Results are in the order of the prompts.
 
     temperature 0 is greedy; precision "auto" is bf16 where the machine is fast at it and the batch not small. A
     row's random numbers come from (seed, its index) alone: other rows, batch_size and finished neighbours change
-    nothing but the rounding of sums. `progress` is told of every few finished rows.
+    nothing but the rounding of sums. `progress` is told of every few finished rows. `readings`, an empty list at first,
+    is filled with what was read: given again with as many prompts, each begins with what it shares with the last one
+    of its row, turn by turn of a dialogue, and reads the rest alone.
     Raises LabError for an empty prompt, a token that the model does not have, impossible settings, prompt and answer
     that exceed the context, and a model whose probabilities are no numbers.
     """
@@ -80,12 +96,14 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # alike lengths together: little padding
     results: list[Generation] = [Generation([], False, []) for _ in prompts]
 
-    def write(rows: Sequence[int]) -> None:
+    def write(at: tuple[Sequence[int], Reading | None]) -> None:
+        rows, reading = at
         with torch.inference_mode():
-            batch = _generate_batch(
+            texts = [prompts[i] for i in rows]
+            batch = _write(
                 model,
                 head,
-                [prompts[i] for i in rows],
+                _read(model, texts, pad_id) if reading is None else _read_on(model, reading, texts, pad_id),
                 _uniforms(rows, seed, max_new_tokens),
                 max_new_tokens,
                 temperature,
@@ -98,11 +116,19 @@ def generate(
         for i, generation in zip(rows, batch, strict=True):
             results[i] = generation
 
-    batches = []
-    for rows in batches_of(order, batch_size):
-        longest = len(prompts[rows[-1]])  # the last row is the longest
-        size = max(1, min(PAIRS // longest**2, CACHE // (cache_bytes(model) * (longest + max_new_tokens))))
-        batches += [rows[start : start + size] for start in range(0, len(rows), size)]
+    if readings is None:
+        batches: list[tuple[Sequence[int], Reading | None]] = [
+            (rows, None) for rows in _batches(model, prompts, order, batch_size, max_new_tokens)
+        ]
+    else:
+        if not readings:
+            readings += [_nothing_read(model, rows) for rows in batches_of(order, min(batch_size, TURNS_AT_ONCE))]
+        batches = [(reading.rows, reading) for reading in readings]
+        if sorted(i for rows, _ in batches for i in rows) != list(range(len(prompts))):
+            raise LabError(
+                f"generate: {len(prompts)} prompts do not go on from readings of "
+                f"{sum(len(rows) for rows, _ in batches)}; give as many in the same order, or an empty list"
+            )
     in_parallel(write, batches, device)
     for i, generation in enumerate(results):
         if not all(map(math.isfinite, generation.logprobs)):
@@ -111,6 +137,18 @@ def generate(
                 "damaged: train or load it again"
             )
     return results
+
+
+def _batches(
+    model: Llama, prompts: Sequence[list[int]], order: Sequence[int], batch_size: int, max_new_tokens: int
+) -> list[Sequence[int]]:
+    """The prompts by their length, in batches that a machine can hold."""
+    batches = []
+    for rows in batches_of(order, batch_size):
+        longest = len(prompts[rows[-1]])  # the last row is the longest
+        size = max(1, min(PAIRS // longest**2, CACHE // (cache_bytes(model) * (longest + max_new_tokens))))
+        batches += [rows[start : start + size] for start in range(0, len(rows), size)]
+    return batches
 
 
 def precision_for(rows: int, device: torch.device, precision: str = "auto") -> str:
@@ -152,10 +190,73 @@ def _uniforms(rows: Sequence[int], seed: int, n: int) -> Tensor:
     return torch.stack(draws)
 
 
-def _generate_batch(
+@dataclass
+class _Read:
+    """Prompts that were read: the state after the last token of each, (rows, dim); their keys and values; which columns
+    of these a row may look at, (rows, columns); and the position of the next token, (rows,)."""
+
+    hidden: Tensor
+    cache: KVCache
+    seen: Tensor
+    position: Tensor
+
+
+def _read(model: Llama, prompts: list[list[int]], pad_id: int) -> _Read:
+    """Read prompts from their beginning; equal ones once, so that K answers read their prompt together."""
+    device = model.embed.weight.device
+    read = {p: i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    whose = torch.tensor([read[tuple(p)] for p in prompts], device=device)  # (rows,)
+    tokens, real, mask = _padded(list(read), pad_id, device)  # (read, longest)
+    cache = model.new_cache(len(read), tokens.shape[1])
+    positions = (real.cumsum(1) - 1).clamp(min=0)
+    hidden, position = model.hidden(tokens, positions, mask, cache)[:, -1], real.sum(1)
+    if len(read) < len(prompts):
+        cache.keep_rows(whose)
+        hidden, real, position = hidden[whose], real[whose], position[whose]
+    return _Read(hidden, cache, real, position)
+
+
+def _read_on(model: Llama, reading: Reading, prompts: list[list[int]], pad_id: int) -> _Read:
+    """Read what the prompts do not share with what was read before, and keep all of it in `reading`. Tokens that a row
+    no longer shares keep their columns, unseen."""
+    device = model.embed.weight.device
+    shared = [_shared(old, new[:-1]) for old, new in zip(reading.tokens, prompts, strict=True)]
+    tokens, real, mask = _padded([p[n:] for p, n in zip(prompts, shared, strict=True)], pad_id, device)
+    known = torch.tensor(shared, device=device)  # (rows,)
+    before = reading.seen & (reading.seen.cumsum(1) <= known[:, None])
+    positions = (known[:, None] + real.cumsum(1) - 1).clamp(min=0)
+    longest = tokens.shape[1]
+    mask = torch.cat([before[:, None, None, :].expand(-1, -1, longest, -1), mask], -1)  # (rows, 1, longest, columns)
+    cache = reading.cache
+    cache.grow(longest)
+    hidden = model.hidden(tokens, positions, mask, cache)[:, -1]
+    reading.seen, reading.tokens = torch.cat([before, real], 1), [list(p) for p in prompts]
+    return _Read(hidden, copy.copy(cache), reading.seen, known + real.sum(1))
+
+
+def _nothing_read(model: Llama, rows: Sequence[int]) -> Reading:
+    empty = torch.zeros(len(rows), 0, dtype=torch.bool, device=model.embed.weight.device)
+    return Reading(model.new_cache(len(rows), 0), empty, [[] for _ in rows], list(rows))
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two sequences begin with alike."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _padded(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Padded on the left: tokens, which are real, both (rows, longest), and their mask (rows, 1, longest, longest)."""
+    longest = max(map(len, rows))
+    tokens = torch.tensor([[pad_id] * (longest - len(row)) + list(row) for row in rows], device=device)
+    padding = torch.tensor([longest - len(row) for row in rows], device=device)
+    real = torch.arange(longest, device=device) >= padding[:, None]
+    return tokens, real, left_padding_mask(padding, longest, longest)
+
+
+def _write(
     model: Llama,
     head: Tensor,
-    prompts: list[list[int]],
+    read: _Read,
     uniforms: Tensor,
     max_new_tokens: int,
     temperature: float,
@@ -165,25 +266,16 @@ def _generate_batch(
     pad_id: int,
     progress: Callable[[int], object] | None,
 ) -> list[Generation]:
-    device, n = head.device, len(prompts)
-    read = {p: i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}  # K answers read their prompt once
-    whose = torch.tensor([read[tuple(p)] for p in prompts], device=device)  # (n,)
-    longest = max(map(len, prompts))
-    tokens = torch.tensor([[pad_id] * (longest - len(p)) + list(p) for p in read], device=device)  # (read, longest)
-    padding = torch.tensor([longest - len(p) for p in read], device=device)
+    device, n = head.device, len(uniforms)
+    hidden, cache, position = read.hidden, read.cache, read.position
+    mask = read.seen[:, None, None, :]  # (rows, 1, 1, columns)
+    room = cache.length + max_new_tokens
     uniforms = uniforms.to(device)
-    cache = model.new_cache(len(read), longest)
-    positions = (torch.arange(longest, device=device) - padding[:, None]).clamp(min=0)
-    mask = left_padding_mask(padding, longest, longest)
     chosen = torch.full((max_new_tokens, n), pad_id, device=device)
     logprobs = torch.zeros(max_new_tokens, n, device=device)
     alive = torch.arange(n, device=device)  # which of the n rows the batch still holds
     done = torch.zeros(n, dtype=torch.bool, device=device)  # which of those have met eos
     for step in range(max_new_tokens):
-        hidden = model.hidden(tokens, positions, mask, cache)[:, -1]  # (rows, dim), at first (read, dim)
-        if step == 0 and len(read) < n:
-            cache.keep_rows(whose)
-            hidden, padding, mask = hidden[whose], padding[whose], mask[whose]
         logits = hidden.float() @ head.T  # (rows, vocab)
         token, logprob = sample(logits, uniforms[:, step], temperature, top_p, top_k)
         chosen[step].index_copy_(0, alive, token)
@@ -195,20 +287,19 @@ def _generate_batch(
         if n_done >= DROP_AT * len(done):
             keep = (~done).nonzero()[:, 0]
             cache.keep_rows(keep)
-            alive, token, padding, uniforms = alive[keep], token[keep], padding[keep], uniforms[keep]
+            alive, token, position, uniforms = alive[keep], token[keep], position[keep], uniforms[keep]
             mask, done = mask[keep], torch.zeros(len(keep), dtype=torch.bool, device=device)
             if progress:
                 progress(n_done)
-        tokens = token[:, None]
-        positions = (cache.length - padding)[:, None]
-        mask = mask[:, :, -1:]  # (rows, 1, 1, max_len)
         if cache.length == cache.max_len:
             # The whole cache is looked at, with what is still empty masked: a slice of it would be copied at each
             # product, which costs more than the few needless columns.
-            grown = min(CHUNK, longest + max_new_tokens - cache.length)
+            grown = min(CHUNK, room - cache.length)
             cache.grow(grown)
             mask = F.pad(mask, (0, grown))  # False: nothing there yet
         mask[..., cache.length] = True
+        hidden = model.hidden(token[:, None], position[:, None], mask, cache)[:, -1]  # (rows, dim)
+        position = position + 1
     if progress:
         progress(len(done))
     generations = []

@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llama2lab.engine.optim import Optim
 from llama2lab.engine.settings import Count, CountOrNone, Epochs, Few, Temperature, Weight, checked
+from llama2lab.model.generate import Reading
 from llama2lab.model.network import Llama
 from llama2lab.model.sample import sample_answers
 
@@ -75,6 +76,7 @@ def sample_dialogues(
         each_turn: called with the answers so far after every turn: what it raises ends the sampling.
     """
     answers: list[list[str]] = [[] for _ in questions]
+    readings: list[Reading] | None = [] if seen_turns is None else None  # what grows turn by turn is read once
     for turn in range(len(questions[0])):
         conversations = []
         for asked, instruction, given in zip(questions, instructions, answers, strict=True):
@@ -93,6 +95,7 @@ def sample_dialogues(
             seed=seed * 100 + turn,
             precision=precision,
             max_new_tokens=max_new_tokens,
+            readings=readings,
             what=f"turn {turn + 1} of {len(questions[0])}",
         )
         for given, text in zip(answers, texts, strict=True):
