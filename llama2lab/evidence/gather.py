@@ -160,7 +160,7 @@ def plan(g: Gathering) -> str:
         parts.append(f"run{'s' * (len(runs) > 1)} of seed{'s' * (len(runs) > 1)} {', '.join(map(str, runs))}{at_once}")
         minutes += len(runs) * minutes_of_a_run(g)  # as many at once take as much longer
     if experiments:
-        parts.append(f"{len(experiments)} experiments on {g.run(g.seeds[0])}")
+        parts.append(f"{len(experiments)} experiment{'s' * (len(experiments) > 1)} on {g.run(g.seeds[0])}")
         minutes += len(experiments) * EXPERIMENT_MINUTES
     if not g.has_bench():
         parts.append("the benchmark")

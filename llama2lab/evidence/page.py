@@ -10,6 +10,7 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from posixpath import relpath
 from typing import Any
 
 from llama2lab.engine.errors import LabError
@@ -54,19 +55,24 @@ def number(x: float, digits: int = 3) -> str:
     return text.removeprefix("-") if not float(text.replace(",", "")) else text
 
 
+def three(x: float) -> str:
+    """'.832', '1.000'."""
+    return re.sub(r"^(-?)0(?=\.)", r"\1", f"{x:.3f}")
+
+
 def figure_words(f: Figure | None) -> str:
     """'.832 [.778, .884]', or the number alone where there is no interval."""
     if f is None or not is_number(f["mean"]):
         return "-"
     if f["low"] == f["high"]:
         return number(f["mean"])
-    mean, low, high = (re.sub(r"^(-?)0(?=\.)", r"\1", f"{f[end]:.3f}") for end in ("mean", "low", "high"))
+    mean, low, high = (three(f[end]) for end in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]"
 
 
 def of_stage(results: Any, stage: str, *path: str) -> str:
     figure = find(results, stage, *path)
-    return number(figure["mean"]) if figure else "-"
+    return three(figure["mean"]) if figure else "-"
 
 
 def mark_words(p: Promise) -> str:
@@ -227,7 +233,7 @@ def claims_part(s: Stored) -> list[str]:
     rows = []
     for claim in CLAIMS:
         page = pages.get(claim.notebook)
-        link = f"[{claim.notebook}](../notebooks/{page})" if page else claim.notebook
+        link = f"[{claim.notebook}]({relpath(f'notebooks/{page}', RESULTS.parent)})" if page else claim.notebook
         rows.append(
             [str(claim.number), f"**{md(claim.words)}** ({link})", md(claim.report), "", f"**{claim.verdict(s)}**"]
         )
@@ -382,7 +388,8 @@ def start_block(s: Stored) -> str:
     return "\n".join(
         (
             "```",
-            "make lab     # set up what is missing and open JupyterLab at notebook 00: talk to the finished model",
+            "make lab     # set up what is missing and open JupyterLab at notebook 00: talk to the finished model, "
+            "then build it",
             f'make run     # train the whole recipe yourself: preset "mini", no GPU{long}',
             "```",
         )
