@@ -208,7 +208,7 @@ def evidence(
         wanted = gather.Gathering(out, gather.seeds_of(seeds), preset, jobs, all_experiments())
         gather.gather(wanted)
         if not write:
-            typer.echo("write it into the pages and data/ with: llama2lab evidence --write")
+            typer.echo("to write it into the pages and data/, give the same command with --write")
             return
         changed = gather.write(wanted, ROOT)
     typer.echo("\n".join(f"written  {path}" for path in changed) or "the pages say this already")

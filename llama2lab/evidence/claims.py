@@ -14,7 +14,7 @@ from typing import Any
 from llama2lab.evidence.stored import Figure, Measured, Stored, measured
 from llama2lab.lab.shown import told
 from llama2lab.lessons.n11_evaluation.figures import narrowing
-from llama2lab.report.summary import difference, find, is_figure
+from llama2lab.report.summary import difference, is_figure
 
 AS_GOOD = 0.05  # nats a token: what a variant may lose and still be called as good; ours
 SEEN, REFUTED, OPEN = "seen", "refuted", "not decided"  # of a figure; a claim may be more than one of them
@@ -143,8 +143,7 @@ def pull_apart(s: Stored) -> Measured:
     """Table 7: each model on its own kind of pairs less the other model on these."""
     result: Measured = []
     for own, other in (("helpfulness", "safety"), ("safety", "helpfulness")):
-        names = [f"reward-{kind}-v5" for kind in (own, other)]
-        gap = s.gap(lambda r, n=names[0]: find(r, n, "accuracy"), lambda r, n=names[1]: find(r, n, "accuracy_on_other"))
+        gap = s.gap((f"reward-{own}-v5", "accuracy"), (f"reward-{other}-v5", "accuracy_on_other"))
         result += measured(f"the run's {own} model less its {other} model, on {own} pairs", gap)
     return result
 
@@ -152,12 +151,8 @@ def pull_apart(s: Stored) -> Measured:
 def by_grade(s: Stored) -> Measured:
     result: Measured = []
     for kind in ("helpfulness", "safety"):
-        name = f"reward-{kind}-v5"
         for clear, unclear in (("significantly", "negligibly"), ("significantly", "slightly")):
-            gap = s.gap(
-                lambda r, g=clear, n=name: find(r, n, "accuracy_by_grade", g),
-                lambda r, g=unclear, n=name: find(r, n, "accuracy_by_grade", g),
-            )
+            gap = s.gap(*((f"reward-{kind}-v5", "accuracy_by_grade", grade) for grade in (clear, unclear)))
             result += measured(f"{kind} model: right on '{clear}' less on '{unclear}' better", gap)
     return result
 

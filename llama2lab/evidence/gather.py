@@ -245,12 +245,19 @@ class Children:
 
     def run(self, words: Sequence[str], log: Path, env: Mapping[str, str], say: Callable[[str], None]) -> str:
         """Run a command whose words are said and added to a log; why it failed, "" if it did not."""
-        piped: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
-        text = {"encoding": "utf-8", "errors": "replace"}
         with (
             disk_errors(log),
             open(log, "a", encoding="utf-8") as kept,
-            subprocess.Popen(words, env=dict(env), start_new_session=True, **piped, **text) as child,
+            subprocess.Popen(
+                words,
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+            ) as child,
         ):
             self._all.append(child)
             if self.stopped.is_set():

@@ -19,7 +19,7 @@ from llama2lab.evidence.claims import CLAIMS, READING, count, price, verdict
 from llama2lab.evidence.stored import Figure, Stored, read_stored
 from llama2lab.lessons.n00_start.figures import notebooks
 from llama2lab.report.promises import Promise, made_alone, promises
-from llama2lab.report.summary import find, is_figure, is_number, short_name, total_seconds
+from llama2lab.report.summary import find, is_number, short_name, total_seconds
 
 WIDTH = 120
 RESULTS, README = Path("docs") / "results.md", Path("README.md")
@@ -255,7 +255,7 @@ BENCH_WORDS = ("what", "model", "batch", "workers", "precision")
 
 def bench_rows(bench: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """(part, row) of all parts of the benchmark's JSON that hold rows, whichever there are."""
-    result = []
+    result: list[tuple[str, Mapping[str, Any]]] = []
     for part, value in bench.items():
         some = value if isinstance(value, list) else [value]
         result += [(part, row) for row in some if part != "machine" and isinstance(row, dict)]
@@ -427,8 +427,7 @@ def v5_block(s: Stored) -> str:
     """V5 in a table: the mean with its interval over seeds, and each seed."""
     rows = []
     for words, *path in V5_FIGURES:
-        figure = find(s.pooled, *path)
-        if is_figure(figure):
+        if figure := find(s.pooled, *path):
             each = [of_stage(one, *path) for one in s.each]
             rows.append([words, figure_words(figure), number(figure["n"]), ", ".join(each)])
     header = (f"V5 over {many_seeds(s)}", "mean [95 %]", "n", "each")

@@ -3,7 +3,7 @@ data/run (the shipped run with its experiments), evidence.json, bench.json and, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -53,16 +53,15 @@ class Stored:
         name = self.pooled.get("preset")
         return name in PRESETS and made == {settings_of(name)}
 
-    def gap(self, one: Callable[[Results], Figure | None], other: Callable[[Results], Figure | None]) -> Figure | None:
-        """What `one` finds in results less what `other` does: as `summary.difference` over the items, and at least as
-        uncertain as the seeds' own differences are."""
-        whole = difference(one(self.pooled), other(self.pooled))
-        by_seed = [difference(one(r), other(r)) for r in self.each]
+    def gap(self, one: Sequence[str], other: Sequence[str]) -> Figure | None:
+        """The figure at (stage, metric, ...) less that at another place: as `summary.difference` over the items, and at
+        least as uncertain as the seeds' own differences are."""
+        whole, *by_seed = (difference(find(r, *one), find(r, *other)) for r in (self.pooled, *self.each))
         return over_seeds(whole, [f for f in by_seed if f])
 
     def less(self, a: str, b: str, *path: str) -> Figure | None:
         """A figure of stage a less that of stage b."""
-        return self.gap(lambda r: find(r, a, *path), lambda r: find(r, b, *path))
+        return self.gap((a, *path), (b, *path))
 
     def paired(self, a: str, b: str) -> Figure | None:
         """True helpfulness of stage a less that of stage b, prompt by prompt where scores are kept."""
