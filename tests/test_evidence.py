@@ -17,6 +17,7 @@ from llama2lab.engine.files import pack_rows, read_rows, rows_file, write_rows
 from llama2lab.evidence import claims, gather, page, ship
 from llama2lab.evidence.gather import Gathering, seeds_of
 from llama2lab.evidence.stored import Stored, read_stored, settings_of
+from llama2lab.lessons.catalogue import all_experiments
 from llama2lab.lessons.n00_start.figures import notebooks
 from llama2lab.report import summary
 from llama2lab.report.page import report
@@ -192,11 +193,15 @@ STORED_AS = {  # by claim, the experiments that it is decided by
     1: ("gqa_variants",), 2: ("context_length", "facts_after_talk"), 3: ("data_size_and_quality",),
     4: ("quality_budgets",), 5: ("vendors",), 6: ("choice_against_scores",), 7: ("reward_start",),
     8: ("one_or_two_models",), 10: ("margins",), 11: ("epochs",), 12: ("more_pairs",), 13: ("data_mixes",),
-    14: ("accuracy_predicts",), 15: ("old_reward_on_new_pairs", "optimise_against_old"),
+    14: ("accuracy_predicts",), 15: ("stale_rewards",),
     16: ("best_of_k_by_temperature",), 17: ("last_round_only",), 18: ("rejection_against_ppo",), 19: ("ceiling",),
     20: ("over_optimisation",), 21: ("unseen_instructions",), 23: ("safety_share",), 24: ("context_distillation",),
-    25: ("diversity",), 26: ("prompt_forms",),
+    25: ("narrowing",), 26: ("prompt_forms",),
 }  # fmt: skip
+
+
+def test_the_experiments_of_claims_are_measured() -> None:
+    assert {name for names in STORED_AS.values() for name in names} <= set(all_experiments())
 
 
 def test_claims_find_their_figures_in_what_experiments_gave() -> None:
@@ -221,23 +226,25 @@ def test_claims_that_older_runs_did_not_store(data: Path) -> None:
     s = read_stored(data)
     assert by_number(15).verdict(s) == by_number(19).verdict(s) == by_number(25).verdict(s) == "not measured"
     experiments = {
-        "old_reward_on_new_pairs": {"rounds": [{"gap": figure(9, 1)}, {"gap": figure(0.2, 0.1)}]},
-        "optimise_against_old": {w: [{"k": 1}, {"pick": figure(m, 0.1)}] for w, m in (("old", 1.0), ("new", 0.5))},
+        "stale_rewards": {"claims": {"accuracy": figure(0.2, 0.1), "worth": figure(-0.5, 0.1)}},
         "ceiling": {
             "demonstrations": {"right": figure(2.0, 0.1), "gap": figure(0, 0)},
             "V5": {"right": figure(2.5, 0.1), "gap": figure(-0.5, 0.1)},
         },
-        "diversity": {
-            "temperatures": [0.3, 0.9],
-            "sft": {kind: [figure(0, 1), figure(0.2, 0.01)] for kind in ("factual", "creative")},
-            "rlhf-v5": {"factual": [figure(0, 1), figure(0.7, 0.01)], "creative": [figure(0, 1), figure(0.3, 0.01)]},
+        "narrowing": {"factual": {"rise": figure(0.5, 0.1)}, "claims": {"more than": figure(0.4, 0.1)}},
+        "context_distillation": {
+            "before": {"violation_rate": figure(0.3, 0.01)},
+            "all": {"borderline_refusal_rate": figure(0.4, 0.01)},
+            "chosen": {"violation_rate": figure(0.1, 0.01), "borderline_refusal_rate": figure(0.3, 0.01)},
         },
-    }  # fmt: skip
+    }
     s = Stored(s.seeds, experiments)
-    means = {n: [round(f["mean"], 3) for _, f in by_number(n).figures(s)] for n in (15, 19, 25)}
-    assert means == {15: [0.2, -0.5], 19: [-0.5, 0.5], 25: [0.5, 0.4]}
+    means = {n: [round(f["mean"], 3) for _, f in by_number(n).figures(s)] for n in (15, 19, 24, 25)}
+    assert means == {15: [0.2, -0.5], 19: [-0.5, 0.5], 24: [0.1, 0.2], 25: [0.5, 0.4]}
     assert by_number(15).verdict(s) == by_number(19).verdict(s) == "seen and refuted in part"
-    assert by_number(25).verdict(s) == "seen"
+    assert by_number(24).verdict(s) == by_number(25).verdict(s) == "seen"
+    experiments["context_distillation"]["claims"] = {"by itself": figure(0.7, 0.1)}
+    assert by_number(24).figures(Stored(s.seeds, experiments)) == [("by itself", figure(0.7, 0.1))]
 
 
 def test_kept_as_good_is_what_the_margin_leaves() -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 from llama2lab.evidence.stored import Figure, Measured, Stored, measured
 from llama2lab.lab.shown import told
-from llama2lab.lessons.n11_evaluation.figures import narrowing
 from llama2lab.report.summary import difference, is_figure
 
 AS_GOOD = 0.05  # nats a token: what a variant may lose and still be called as good; ours
@@ -163,16 +162,6 @@ def accuracy_predicts(s: Stored) -> Measured:
     return [row for words, figure in rows.items() for row in measured(f"{words}: {what}", figure)]
 
 
-def stale(s: Stored) -> Measured:
-    rounds = dig(s.experiments.get("old_reward_on_new_pairs"), "rounds", -1, "gap")
-    against = s.experiments.get("optimise_against_old")
-    gap = less(dig(against, "new", -1, "pick"), dig(against, "old", -1, "pick"))
-    return [
-        *measured("right on the last round's pairs: last reward model less first", rounds),
-        *measured("true worth of the best of K: by the last reward model less by the first", gap),
-    ]
-
-
 def best_of_k(s: Stored) -> Measured:
     whole, result = s.experiments.get("best_of_k_by_temperature"), []
     for stage, short in (("sft", "SFT"), ("rlhf-v5", "V5")):
@@ -258,30 +247,22 @@ def borderline(s: Stored) -> Figure | None:
 
 
 def distillation(s: Stored) -> Measured:
+    """What the experiment says of itself; older ones left that to be worked out."""
+    if told_by_itself := every("context_distillation")(s):
+        return told_by_itself
     whole = s.experiments.get("context_distillation")
-    at = {which: dig(whole, which) or {} for which in ("before", "all", "chosen")}
     harm, refused = "violation_rate", "borderline_refusal_rate"
+    fewer = less(dig(whole, "before", harm), dig(whole, "chosen", harm))
+    saved = less(dig(whole, "all", refused), dig(whole, "chosen", refused))
     return [
-        *measured(
-            "violations: before less after, with the choice", less(at["before"].get(harm), at["chosen"].get(harm))
-        ),
-        *measured("violations: without the choice less with it", less(at["all"].get(harm), at["chosen"].get(harm))),
-        *measured(
-            "refusals of borderline prompts: without the choice less with it",
-            less(at["all"].get(refused), at["chosen"].get(refused)),
-        ),
+        *measured("refusals of borderline prompts: learnt from all less from the chosen", saved),
+        *measured("violations: before less after learning the chosen", fewer),
     ]
 
 
 def narrower(s: Stored) -> Measured:
-    whole = s.experiments.get("diversity")
-    if not whole:
-        return []
-    rises = narrowing(whole)
-    return [
-        *measured("rise of Self-BLEU from SFT to V5, prompts with one answer", rises["factual"]),
-        *measured("the same less that of stories", less(rises["factual"], rises["creative"])),
-    ]
+    rise = dig(s.experiments.get("narrowing"), "factual", "rise")
+    return [*measured("rise of Self-BLEU from SFT to V5: factual prompts", rise), *every("narrowing")(s)]
 
 
 def moved_by_the_prompt(s: Stored) -> Measured:
@@ -383,7 +364,7 @@ CLAIMS = (
         accuracy_predicts,
         "models",
     ),
-    Claim(15, "preferences grow stale as the policy moves", "new batches each week", "10", stale),
+    Claim(15, "preferences grow stale as the policy moves", "new batches each week", "10", every("stale_rewards")),
     Claim(
         16,
         "the best of K grows with K, the median hardly; the best temperature moves",
