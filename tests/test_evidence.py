@@ -43,7 +43,8 @@ def data(tmp_path_factory):
     bench = {"machine": {"cpu": NASTY, "cores": 2}, "precision": "bf16", "peak_memory_mb": 900}
     bench["training"] = [{"model": "mini", "ours": 3000.0, "transformers": 2000.0, "ratio": 1.5, "share": 0.45}]
     bench["generation"] = [{"model": "mini", "batch": 64, "ours": 9.0, "peer": 3.0, "ratio": 3.0}]
-    bench["sft"] = {"ours": 8.0, "trl": 2.0, "ratio": 4.0, "precision": "bf16"}
+    bench["sft"] = {"ours": 8.0, "transformers": None, "trl": 2.0, "ratio": 4.0, "precision": "bf16"}
+    bench["workers"] = [{"model": "mini", "workers": 4, "ours": 5.0, "speedup": 3.5}]
     bench["ppo"] = [{"model": "mini", "ours": 7.0, "seconds": None}]
     (data / "bench.json").write_text(json.dumps(bench))
     return data
@@ -109,6 +110,7 @@ def test_the_page_has_marks_seeds_claims_and_speed(data: Path) -> None:
     assert "| training, mini | 3,000 | 2,000 (transformers) | 1.50 | 45% |" in speed
     assert "| generation, mini, 64 rows | 9 | 3 (peer) | 3.00 | |" in speed
     assert "| sft, bf16 | 8 | 2 (trl) | 4.00 | |" in speed and "| ppo, mini | 7 | - | - | |" in speed
+    assert "| workers, mini, 4 | 5 | - | 3.50 | |" in speed
     shutil.copy(data / "bench.json", data / "real.json")
     with pytest.raises(LabError, match=r"real\.json: has no stages"):
         read_stored(data)

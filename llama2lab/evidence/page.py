@@ -251,6 +251,7 @@ def counted(s: Stored) -> str:
 
 # what a benchmark's rows may be called beside their numbers; other keys are left out
 BENCH_WORDS = ("what", "model", "batch", "workers", "precision")
+PEERS = ("transformers", "trl", "peer")  # whose figure stands beside ours
 
 
 def bench_rows(bench: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -268,18 +269,15 @@ def speed_part(s: Stored) -> list[str]:
     rows = []
     for part, row in bench_rows(s.bench):
         words = [f"{row[key]} rows" if key == "batch" else str(row[key]) for key in BENCH_WORDS if key in row]
-        sides = {k: v for k, v in row.items() if k not in (*BENCH_WORDS, "ratio", "share") and is_number(v)}
-        ours = sides.pop("ours", None)
-        peer = row["peer"] if isinstance(row.get("peer"), str) else next(iter(sides), "")
-        other = next(iter(sides.values()), None)
-        cells = [md(", ".join([part, *words])), number(ours) if ours is not None else "-"]
-        cells += [f"{number(other)} ({md(peer)})" if other is not None else "-"]
-        cells += [f"{row['ratio']:.2f}" if is_number(row.get("ratio")) else "-"]
+        ours, ratio = row.get("ours"), row.get("ratio", row.get("speedup"))
+        peer = next((k for k in PEERS if is_number(row.get(k))), "")
+        cells = [md(", ".join([part, *words])), number(ours) if is_number(ours) else "-"]
+        cells += [f"{number(row[peer])} ({md(peer)})" if peer else "-", f"{ratio:.2f}" if is_number(ratio) else "-"]
         rows.append([*cells, f"{row['share']:.0%}" if is_number(row.get("share")) else ""])
     head = (
         f"`llama2lab bench` on {machine_words(s.bench.get('machine') or {})}: ours and the other side take turns in "
         "one process, and the median counts. Work a second (tokens, pairs or answers), how many times as much ours "
-        "does, and the share of the machine's ceiling."
+        "does (more workers: as one does), and the share of the machine's ceiling."
     )
     return ["## Speed", lines(head), table(("", "ours", "other side", "ratio", "of the ceiling"), rows)]
 
