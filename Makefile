@@ -1,5 +1,5 @@
 # make lab   set up everything and open the notebooks in JupyterLab (PORT=8899 for another port)
-# make run   train the whole recipe yourself (about 20 minutes after set-up on two cores)
+# make run   train the whole recipe yourself (README says how long it takes)
 # make test  set up what is missing and pass the tests
 # All start at once the second time. PIP_FLAGS goes to pip, for example an --extra-index-url with CPU builds of torch.
 

@@ -13,7 +13,6 @@ from llama2lab.cli.main import app
 from llama2lab.cli.notebooks import NAMES
 from llama2lab.lab.predictions import Form, Prediction
 from llama2lab.lessons.catalogue import all_exercises
-from llama2lab.report import promises, summary
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -128,45 +127,3 @@ def test_exercises_are_counted() -> None:
     said = " ".join((ROOT / "docs" / "class.md").read_text(encoding="utf-8").split())
     assert f"Sixty-five, over all twelve notebooks: {code} to code" in said
     assert f"{questions} questions on plots, {predictions} predictions" in said
-
-
-def test_results_are_those_of_the_three_seeds() -> None:
-    """The table has every promised figure that has a mark, in the report's order, and what became of it."""
-    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in text[text.index("| promised |") :].split("\n\n")[0].splitlines()[2:]
-    ]
-    seeds = sorted(p for p in (ROOT / "data" / "seeds").iterdir() if p.is_dir())  # not the report beside them
-    promised = [p for p in promises.promises(seeds, [summary.load_run(seed) for seed in seeds]) if p.mark]
-    assert len(seeds) == 3 and len(rows) == len(promised)
-    for (what, _, measured, verdict), p in zip(rows, promised, strict=True):
-        assert verdict.split(" ")[0] == ("met" if p.met else "missed"), (what, p)
-        if p.figure["low"] < p.figure["high"]:
-            mean, low, high = (re.sub(r"^(-?)0", r"\1", f"{p.figure[k]:.3f}") for k in ("mean", "low", "high"))
-            assert measured == f"{mean} [{low}, {high}]", (what, p)
-            assert ("†" in verdict) == p.verdict.endswith("unsure"), (what, p)
-    assert f"**{sum(bool(p.met) for p in promised)} of {len(promised)} marks are met**" in text
-
-
-def test_seconds_of_the_recipe_are_those_of_seed_0() -> None:
-    """A row of the table holds every stage whose name begins as it says."""
-    seconds = {name: s["seconds"] for name, s in summary.load_run(ROOT / "data" / "seeds" / "0")["stages"].items()}
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in text[text.index("| stage |") :].split("\n\n")[0].splitlines()[2:-1]
-    ]
-    held = (
-        ("tokenizer",),
-        ("base",),
-        ("sft",),
-        ("preferences",),
-        ("reward",),
-        ("samples", *(f"rlhf-v{v}" for v in range(1, 5))),
-        ("gatt",),
-        ("rlhf-v5",),
-    )
-    for row, begin in zip(rows, held, strict=True):
-        assert int(row[3]) == round(sum(s for name, s in seconds.items() if name.startswith(begin))), row
-    assert f"{sum(seconds.values()):,.0f}\ntogether" in text or f"{sum(seconds.values()):,.0f} together" in text

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llama2lab.cli import ship
 from llama2lab.engine import identity
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import write_rows
+from llama2lab.evidence import ship
 from llama2lab.lab import finished, measure
 from llama2lab.lab.finished import Finished, finished_run
 from llama2lab.lessons.n00_start.widget_chat import talkers
@@ -272,7 +272,7 @@ def test_of_other_seeds_only_what_pools_is_shipped(run, tmp_path, monkeypatch):
     (run / "sft" / "answers.jsonl").write_text('{"kind": "helpful", "score": 1.5, "answer": "Yes."}\n')
     ship.ship_figures(run, tmp_path / "seeds" / "3")
     kept = {str(p.relative_to(tmp_path / "seeds" / "3")) for p in (tmp_path / "seeds" / "3").rglob("*.json*")}
-    assert kept == {"run.json", "results.json", "sft/scores.jsonl"}
+    assert kept == {"run.json", "results.json", "sft/scores.jsonl.gz"}
     results = [summary.load_run(folder) for folder in (run, tmp_path / "seeds" / "3")]
     assert results[0] == results[1]
     (run / "gatt").mkdir()

@@ -24,7 +24,8 @@ BELOW = {
     "run": ("engine", "model", "town", "stages", "annotation", "report"),
     "lab": ("engine", "model", "town", "stages", "annotation", "report", "run"),
     "lessons": ("engine", "model", "town", "stages", "annotation", "report", "run", "lab"),
-    "cli": ("engine", "model", "town", "stages", "annotation", "report", "run", "lab", "lessons"),
+    "evidence": ("engine", "model", "town", "stages", "annotation", "report", "run", "lab", "lessons"),
+    "cli": ("engine", "model", "town", "stages", "annotation", "report", "run", "lab", "lessons", "evidence"),
 }
 # Which other stages a stage builds on in the report; `rounds` on all.
 STAGES = {
@@ -108,6 +109,7 @@ def test_no_arrow_points_upwards(folder: str) -> None:
         ("llama2lab.run.town", "from llama2lab.lab.finished import Finished"),
         ("llama2lab.lessons.n02_transformer.exercises", "from llama2lab.lessons.n08_ppo import widget_ppo_panel"),
         ("llama2lab.lessons.n08_ppo.experiments", "from llama2lab.lessons.n08_ppo.widget_ppo_panel import PpoPanel"),
+        ("llama2lab.lessons.catalogue", "from llama2lab.evidence import ship"),
         ("llama2lab.lab.finished", "def f():\n    import llama2lab.cli.main"),
     ],
 )

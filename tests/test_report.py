@@ -309,14 +309,63 @@ def test_promised_table_has_every_mark(runs: list[Path]) -> None:
         ">= 0.03",
         ">= 0.9",
         "< 0.2",
-        "<= 20",
-        "< 3000",
+        "<= 10",
+        "< 2500",
+        ">= 0.78",
+        "in each >= 0.8",
         "interval above 0",
         "interval reaches 0",
     ):
         assert mark in text, mark
-    assert re.search(r"\d+ of 21 marks met; seeds 0, 1, 2", text)
+    assert re.search(r"\d+ of 22 marks met; seeds 0, 1, 2", text)
     assert re.search(r"V5: wins against SFT \(a tie is half\) +0\.\d+ \[0\.\d+, 1?0?\.\d+\] +180 +>= 0\.75", text)
+
+
+def promise(runs: list[Path], words: str) -> promises.Promise:
+    found = promises.promises(runs, [summary.load_run(run) for run in runs])
+    return next(p for p in found if words in p.what and p.mark)
+
+
+def test_what_older_runs_did_not_measure_is_no_miss(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r")
+    broken = promise([run], "broken sentences")
+    assert broken.verdict == "not measured" and broken.met is None
+    path = run / "results.json"
+    results = json.loads(path.read_text())
+    results["stages"]["rlhf-v5"]["metrics"]["broken_rate"] = stats.rate([True] * 3 + [False] * 97)
+    path.write_text(json.dumps(results))
+    assert promise([run], "broken sentences").met is False
+    assert re.search(r"\d+ of 23 marks met", promises.promised_table([run]))
+
+
+def test_ghost_attention_has_to_hold_in_every_run() -> None:
+    held = {"mean": 0.9, "low": 0.7, "high": 1.0, "n": 100}
+    mark = promises.in_each(0.8)
+    assert promises.Promise("x", held | {"each": [1.0, 0.8]}, mark).verdict == "met, unsure"
+    assert promises.Promise("x", held | {"each": [1.0, 1.0, 0.79]}, mark).met is False
+    assert promises.Promise("x", held, mark).met and not promises.Promise("x", held | {"mean": 0.7}, mark).met
+
+
+def test_only_the_time_of_runs_that_were_made_alone_counts(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / f"mini-{seed}", seed) for seed in range(2)]
+    path = runs[1] / "results.json"
+    results = json.loads(path.read_text())
+    for stage in results["stages"].values():
+        stage["seconds"] = 600.0
+    path.write_text(json.dumps(results))
+    slow, quick = (sum(s["seconds"] for s in summary.load_run(r)["stages"].values()) / 60 for r in reversed(runs))
+    assert promise(runs, "minutes").figure["mean"] == slow
+    for text, minutes in (
+        ('{"runs": {"0": {"alone": true}, "1": {"alone": false}}}', quick),
+        ('{"runs": {"0": {"alone": true}}}', quick),
+        ('{"runs": {}}', None),
+    ):
+        (tmp_path / "evidence.json").write_text(text)
+        found = promise(runs, "minutes").figure
+        assert (found and found["mean"]) == minutes
+    (tmp_path / "evidence.json").write_text('{"runs": 5}')
+    with pytest.raises(LabError, match=r"evidence\.json.*; remove it"):
+        promise(runs, "minutes")
 
 
 def test_gap_is_paired_prompt_by_prompt(tmp_path: Path) -> None:

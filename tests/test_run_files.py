@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from llama2lab.cli import ship
 from llama2lab.engine import device, stats
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import digest, plain, read_rows, write_rows
 from llama2lab.engine.runs import Run
 from llama2lab.engine.stagefiles import stage_folder, stages_in_order
+from llama2lab.evidence import ship
 from llama2lab.lab.finished import SHIPPED
 from llama2lab.report import promises, summary
 from llama2lab.report.page import report

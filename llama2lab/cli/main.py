@@ -1,5 +1,5 @@
-"""The command line: `llama2lab run`, `report`, `experiments`, `chat`, `generate`, `annotate`, `labels`, `class`,
-`agreement`, `bench`, `doctor`.
+"""The command line: `llama2lab run`, `report`, `experiments`, `evidence`, `chat`, `generate`, `annotate`, `labels`,
+`class`, `agreement`, `bench`, `doctor`.
 
 Heavy modules are imported inside the commands, so that `--help` answers at once. Every mistake a user can mend is
 one line on stderr and exit code 2; what a command is asked for goes to stdout, what it is doing to stderr.
@@ -37,10 +37,11 @@ def main() -> None:
     """Llama 2's whole recipe in miniature, on a laptop CPU.
 
     \b
-    llama2lab run                        everything, from tokenizer to RLHF-V5 (under 20 minutes on two cores)
+    llama2lab run                        everything, from tokenizer to RLHF-V5
     llama2lab run --preset smoke         the same in about a minute, to try the plumbing
     llama2lab report runs/mini-0         one page with every figure, and the marks they should meet
     llama2lab experiments runs/mini-0    the report's claims, one by one (about half an hour)
+    llama2lab evidence                   five seeds, the claims and the benchmark (some hours)
     llama2lab chat runs/mini-0           talk to the result
     llama2lab chat runs/mini-0 --stage sft "Where does Mira live?"
 
@@ -170,6 +171,47 @@ def experiments(
     from llama2lab.lessons.catalogue import all_experiments
 
     measure(run, all_experiments(), names or (), again)
+
+
+@app.command()
+def evidence(
+    seeds: Annotated[str, Option(help="A range or a list: 0-4, or 0,2,7.")] = "0-4",
+    out: Annotated[Path, Option(help="Where runs, experiments and benchmark are kept.")] = Path("runs/evidence"),
+    jobs: Annotated[int, Option(min=1, help="Runs at once; the time of runs counts only where it is 1.")] = 1,
+    preset: Annotated[str, Option(help="mini, or smoke to try the plumbing.")] = "mini",
+    write: Annotated[
+        bool,
+        Option("--write", help="At the end let it take the place of data/run and data/seeds, and write the results."),
+    ] = False,
+    pages: Annotated[
+        bool, Option("--pages", help="Only write docs/results.md and README's figures anew, from what data/ holds.")
+    ] = False,
+) -> None:
+    """Make all that the project claims: runs of several seeds, the experiments on the first, the benchmark.
+
+    \b
+    llama2lab evidence                                 seeds 0 to 4, one after another, into runs/evidence
+    llama2lab evidence --jobs 4                        four runs at once, where there are cores for it
+    llama2lab evidence --write                         and write what came of it: docs/results.md, README, data/
+    Stop it when you like: the same command goes on where it was, and leaves what is there.
+    """
+    from llama2lab.engine.paths import ROOT
+    from llama2lab.evidence import gather
+    from llama2lab.evidence.page import write_pages
+    from llama2lab.lessons.catalogue import all_experiments
+
+    if write and preset != "mini":
+        raise LabError(f"what is shipped is of the preset mini, not {preset}; leave --write out")
+    if pages:
+        changed = write_pages(ROOT)
+    else:
+        wanted = gather.Gathering(out, gather.seeds_of(seeds), preset, jobs, all_experiments())
+        gather.gather(wanted)
+        if not write:
+            typer.echo("to write it into the pages and data/, give the same command with --write")
+            return
+        changed = gather.write(wanted, ROOT)
+    typer.echo("\n".join(f"written  {path}" for path in changed) or "the pages say this already")
 
 
 @app.command()

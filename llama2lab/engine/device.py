@@ -173,7 +173,7 @@ def describe_machine() -> dict[str, Any]:
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
     return {
         "cpu": _in_proc("cpuinfo", "model name") or platform.processor() or platform.machine(),
-        "cores": _cores(),
+        "cores": cores(),
         "memory_gb": memory_gb(),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -186,8 +186,8 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def _cores() -> int:
-    """Cores this process may use, which in a container are fewer than the machine's."""
+def cores() -> int:
+    """Cores that this process may use, which in a container are fewer than the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

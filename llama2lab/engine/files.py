@@ -6,12 +6,14 @@ import contextlib
 import dataclasses
 import errno
 import filecmp
+import gzip
 import hashlib
 import json
 import math
 import os
 import secrets
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -108,22 +110,42 @@ def write_rows(path: Path, rows: Iterable[dict]) -> None:
 
 
 def read_rows(path: Path, cure: str = "remove the stage's folder and run again") -> list[dict]:
-    """Rows written by `write_rows`; LabError with file, line and `cure` at the first damaged one."""
+    """Rows written by `write_rows`, or packed by `pack_rows`; LabError with file, line and `cure` at the first damaged
+    one."""
     rows = []
     number = 0
     try:
-        with open(path, encoding="utf-8") as f:
+        path = rows_file(path)
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == GZ else open(path, encoding="utf-8") as f:
             for number, line in enumerate(f, 1):
                 rows.append(json.loads(line))
                 if not isinstance(rows[-1], dict):
                     raise LabError(f"{path}:{number}: a row is an object, {{...}}; {cure}")
     except json.JSONDecodeError as e:
         raise LabError(f"{path}:{number}: broken row ({e.msg}); {cure}") from e
-    except (OSError, UnicodeDecodeError) as e:
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as e:
         raise LabError(f"{path}: cannot be read ({e}); {cure}") from e
     except (ValueError, RecursionError) as e:
         raise LabError(f"{path}:{number}: a row that cannot be read ({type(e).__name__}); {cure}") from e
     return rows
+
+
+GZ = ".gz"
+
+
+def rows_file(path: Path) -> Path:
+    """Where rows lie: `path`, or PATH.gz where they are packed (of the run that is shipped)."""
+    packed = path.with_name(path.name + GZ)
+    return packed if not path.exists() and packed.exists() else path
+
+
+def pack_rows(path: Path) -> Path:
+    """Let PATH.gz take the place of a file of rows: as it is, and the same bytes whenever the rows are the same."""
+    packed = path.with_name(path.name + GZ)
+    with disk_errors(packed):
+        packed.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
+        path.unlink()
+    return packed
 
 
 def digest(value: Any) -> str:

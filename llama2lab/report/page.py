@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from llama2lab import __version__
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.files import Number, disk_errors, write_atomic
+from llama2lab.engine.files import Number, disk_errors, rows_file, write_atomic
 from llama2lab.engine.scale import GRADES
 from llama2lab.report import look, plots
 from llama2lab.report.look import Section
@@ -317,7 +317,7 @@ def examples(run: Path, results: Results) -> list[dict[str, Any]]:
     """The same held-out prompts answered by every stage: the first prompt of each skill in the test set, two unsafe
     and two borderline ones. The first, so that nobody chose them."""
     stages = [s for s in chat_stages(results) if s != "sft-noisy" and not s.endswith(("-random", "-linear"))]
-    paths = {s: run / s / "answers.jsonl" for s in stages}
+    paths = {s: rows_file(run / s / "answers.jsonl") for s in stages}
     answers = {s: {row.prompt_id: row for row in kept(Answer, path)} for s, path in paths.items() if path.exists()}
     if not answers:
         return []
@@ -371,7 +371,7 @@ class Dialogue:
 
 def kept_dialogue(run: Path) -> dict[str, Any] | None:
     """The first long dialogue of the test set, with and without Ghost Attention, at the turns that are measured."""
-    paths = [run / stage / "dialogues.jsonl" for stage in ("rlhf-v3", "gatt")]
+    paths = [rows_file(run / stage / "dialogues.jsonl") for stage in ("rlhf-v3", "gatt")]
     dialogues: list[list[Dialogue]] = [kept(Dialogue, path) for path in paths if path.exists()]
     if len(dialogues) < len(paths) or not all(dialogues):
         return None

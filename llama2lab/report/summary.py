@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from llama2lab.engine import stats
 from llama2lab.engine.answers import joined
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.files import Number, read_json, read_rows
+from llama2lab.engine.files import Number, read_json, read_rows, rows_file
 from llama2lab.engine.stagefiles import read_marker, read_notes, read_record, stages_in_order, with_notes
 from llama2lab.engine.validation import validated
 
@@ -210,7 +210,8 @@ class Scored(TypedDict):
 
 def helpful_scores(folder: Path) -> list[Any]:
     """The scored answers of a stage to helpful prompts; none where none are kept."""
-    path = next((p for p in (folder / "answers.jsonl", folder / "scores.jsonl") if p.exists()), None)
+    paths = (rows_file(folder / name) for name in ("answers.jsonl", "scores.jsonl"))
+    path = next((p for p in paths if p.exists()), None)
     return [row for row in kept(Scored, path) if row["kind"] == "helpful"] if path else []
 
 

@@ -167,4 +167,4 @@ def by_skill(scores: Sequence[Sequence[float]], prompts: Sequence[Prompt]) -> di
     return result
 
 
-EXPERIMENTS = (stale_rewards, last_round_only)
+EXPERIMENTS = (stale_rewards, last_round_only, ceiling)

@@ -1,23 +1,22 @@
-"""Make of a finished run what is shipped with the project: `python -m llama2lab.cli.ship runs/mini-0`.
+"""Make of finished runs what is shipped with the project; `llama2lab evidence --write` does it.
 
-The folder stays a run (`llama2lab chat data/run` talks to it) and every checkpoint a plain transformers folder. Weights
-are rounded to bfloat16, which halves them; stages that no notebook needs are left out.
+`ship`: the folder stays a run (`llama2lab chat data/run` talks to it) and every checkpoint a plain transformers folder.
+Weights are rounded to bfloat16, which halves them; rows are packed; stages that no notebook needs are left out.
 
-`python -m llama2lab.cli.ship runs/mini-1 data/seeds/1` keeps only what `llama2lab report` pools: figures and scores.
+`ship_figures`: of another seed only what `llama2lab report` pools, figures and scores.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
 from llama2lab.engine import folders
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.files import read_json, read_rows, write_rows
+from llama2lab.engine.files import GZ, pack_rows, read_json, read_rows, write_rows
 from llama2lab.engine.stagefiles import stage_folder
 from llama2lab.lab.finished import SHIPPED
 
@@ -47,11 +46,12 @@ def ship(run: Path, out: Path = SHIPPED) -> None:
         config = weights.with_name("config.json")
         if weights.name == "model.safetensors" and config.is_file():
             config.write_text(json.dumps({**read_json(config), "dtype": "bfloat16"}, indent=2) + "\n", encoding="utf-8")
+    _pack(fresh)
     for record in fresh.glob("*/stage.json"):  # the sums are of what is shipped, where the stage has any
         known = read_json(record)
         if known.get("sums"):
-            there = [name for name in known["sums"] if (record.parent / name).is_file()]
-            sums = {name: folders.sum_of(record.parent / name) for name in there}
+            names = [name for known_as in known["sums"] for name in (known_as, known_as + GZ)]
+            sums = {name: folders.sum_of(record.parent / name) for name in names if (record.parent / name).is_file()}
             record.write_text(json.dumps({**known, "sums": sums}, indent=1), encoding="utf-8")
     _end(fresh, out)
 
@@ -69,7 +69,13 @@ def ship_figures(run: Path, out: Path) -> None:
         scores = [{k: row[k] for k in ("prompt_id", "kind", "score") if k in row} for row in rows]
         (fresh / stage).mkdir()
         write_rows(fresh / stage / "scores.jsonl", scores)
+    _pack(fresh)
     _end(fresh, out)
+
+
+def _pack(folder: Path) -> None:
+    for rows in sorted(folder.rglob("*.jsonl")):
+        pack_rows(rows)
 
 
 def _begin(run: Path, out: Path) -> Path:
@@ -91,12 +97,3 @@ def _end(fresh: Path, out: Path) -> None:
     for path in fresh.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     folders.put_in_place(fresh, out)
-
-
-if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3):
-        sys.exit("usage: python -m llama2lab.cli.ship RUN [FOLDER]")
-    try:
-        (ship if len(sys.argv) == 2 else ship_figures)(*map(Path, sys.argv[1:]))
-    except (LabError, OSError) as e:
-        sys.exit(f"error: {e}")

@@ -1,0 +1,1 @@
+"""Evidence by one command: runs, experiments, benchmark, and the pages that say what came of them."""

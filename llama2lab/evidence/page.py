@@ -1,0 +1,456 @@
+"""docs/results.md, and the marked blocks of README.md: written from what is stored, and from nothing else.
+
+A block of the README stands between `<!-- evidence: NAME -->` and `<!-- /evidence -->`. A test holds all of it equal to
+what these functions give, so that no figure is changed by hand.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from posixpath import relpath
+from typing import Any
+
+from llama2lab.engine.errors import LabError
+from llama2lab.engine.files import write_atomic
+from llama2lab.evidence.claims import CLAIMS, READING, count, price, verdict
+from llama2lab.evidence.stored import Figure, Stored, read_stored
+from llama2lab.lessons.n00_start.figures import notebooks
+from llama2lab.report.promises import Promise, made_alone, promises
+from llama2lab.report.summary import find, is_number, short_name, total_seconds
+
+WIDTH = 120
+RESULTS, README = Path("docs") / "results.md", Path("README.md")
+
+
+def write_pages(root: Path) -> list[Path]:
+    """Write docs/results.md and the README's blocks of a checkout anew; the files that are others now. LabError if
+    nothing is stored, or the README has not the blocks."""
+    s = read_stored(root / "data")
+    readme = root / README
+    texts = {
+        root / RESULTS: results_page(s),
+        readme: with_blocks(readme.read_text(encoding="utf-8"), readme_blocks(s), str(readme)),
+    }
+    changed = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    for path in changed:
+        write_atomic(path, texts[path])
+    return changed
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def md(text: Any) -> str:
+    """Text as it is, in a cell or a line of Markdown, whatever it holds."""
+    return re.sub(r"([\\`*_\[\]<>|&#~])", r"\\\1", " ".join(str(text).split()))
+
+
+def number(x: float, digits: int = 3) -> str:
+    """'.832', '-.02', '18.6', '1,329'."""
+    digits = 0 if abs(x) >= 100 or x == int(x) != 0 else 1 if abs(x) >= 10 else digits
+    text = re.sub(r"^(-?)0(?=\.)", r"\1", f"{x:,.{digits}f}")
+    return text.removeprefix("-") if not float(text.replace(",", "")) else text
+
+
+def three(x: float) -> str:
+    """'.832', '1.000'."""
+    return re.sub(r"^(-?)0(?=\.)", r"\1", f"{x:.3f}")
+
+
+def figure_words(f: Figure | None) -> str:
+    """'.832 [.778, .884]', or the number alone where there is no interval."""
+    if f is None or not is_number(f["mean"]):
+        return "-"
+    if f["low"] == f["high"]:
+        return number(f["mean"])
+    mean, low, high = (three(f[end]) for end in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def of_stage(results: Any, stage: str, *path: str) -> str:
+    figure = find(results, stage, *path)
+    return three(figure["mean"]) if figure else "-"
+
+
+def mark_words(p: Promise) -> str:
+    """The mark in words, '.80' for 0.8."""
+    words = p.mark.words if p.mark else ""
+    for sign, said in ((">= ", "at least "), ("<= ", "at most "), ("> ", "above "), ("< ", "under ")):
+        words = words.replace(sign, said)
+    return re.sub(r"\b0(?=\.\d)", "", words)
+
+
+def joined(words: Sequence[str]) -> str:
+    """'a, b and c'."""
+    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
+
+
+def lines(text: str) -> str:
+    """A paragraph no wider than the page."""
+    whole = re.sub(r"`[^`]*`", lambda m: m[0].replace(" ", "\0"), text)  # what is code stays on its line
+    return textwrap.fill(whole, WIDTH, break_long_words=False, break_on_hyphens=False).replace("\0", " ")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown; the cells are Markdown already."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)).replace("|  |", "| |")
+
+
+def seed_of(run: Path, one: Mapping[str, Any]) -> str:
+    return md(one.get("seed", run.name))
+
+
+def many_seeds(s: Stored) -> str:
+    seeds = [seed_of(run, one) for run, one in zip(s.seeds, s.each, strict=True)]
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds ({joined(seeds)})"
+
+
+def machine_words(*machines: Mapping[str, Any]) -> str:
+    """'AMD EPYC, 2 cores, 25.3 GB, bf16, torch 2.13.0+cpu; matrix products of 201 to 208 GFLOP/s in fp32', of runs."""
+    kinds = []
+    for machine in machines:
+        parts = [md(machine[key]) for key in ("cpu", "device_name") if machine.get(key)]
+        sizes = (("cores", "cores"), ("memory_gb", "GB"))
+        parts += [f"{md(machine[key])} {unit}" for key, unit in sizes if key in machine]
+        parts += [md(machine["precision"])] if machine.get("precision") else []
+        kinds.append(", ".join([*parts, *([f"torch {md(machine['torch'])}"] if machine.get("torch") else [])]))
+    text = joined([kind for kind in dict.fromkeys(kinds) if kind]) or "a machine that is not known"
+    speeds: dict[str, list[float]] = {}
+    for machine in machines:
+        for name, gflops in (machine.get("gflops") or {}).items():
+            speeds.setdefault(name, []).append(gflops)
+    said = [f"{' to '.join(dict.fromkeys(map(number, (min(x), max(x)))))} in {md(name)}" for name, x in speeds.items()]
+    return text + (f"; matrix products, GFLOP/s: {joined(said)}" if said else "")
+
+
+# ---- docs/results.md -------------------------------------------------------------------------------------------------
+
+
+def results_page(s: Stored) -> str:
+    """All of docs/results.md."""
+    parts = [
+        "# Results",
+        lines(
+            "This page is written by `llama2lab evidence --write` from what is stored in `data/`, and a test holds it "
+            "equal to that: nothing in it is changed by hand. Reasons, older figures and other settings stand in "
+            "[trials](trials.md)."
+        ),
+        *marks_part(s),
+        *seeds_part(s),
+        *claims_part(s),
+        *speed_part(s),
+        *real_part(s),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def marks_of(s: Stored) -> list[Promise]:
+    return [p for p in promises(s.seeds, s.each) if p.mark]
+
+
+def marks_met(s: Stored) -> str:
+    """'17 of 21'."""
+    judged = [p for p in marks_of(s) if p.met is not None]
+    return f"{sum(bool(p.met) for p in judged)} of {len(judged)}"
+
+
+def marks_part(s: Stored) -> list[str]:
+    preset = f"`{md(s.pooled.get('preset'))}`" + ("" if s.of_todays_preset else ", as it was before,")
+    folder = " ".join(f"data/seeds/{run.name}" for run in s.seeds)
+    head = (
+        f"Runs of the preset {preset} with {many_seeds(s)} on held-out prompts, judged by the oracle at temperature "
+        f"1: means with 95 % intervals over the runs and no narrower than over their items; n counts items of all "
+        f"runs. `llama2lab report {folder}` prints these and more. **{marks_met(s)} marks are met**; where the "
+        "interval holds the mark (†), these runs do not decide."
+    )
+    rows = []
+    for p in marks_of(s):
+        sure = p.verdict.removesuffix(", unsure")
+        cells = (md(p.what), mark_words(p), figure_words(p.figure), number(p.figure["n"]) if p.figure else "-")
+        rows.append([*cells, sure.lower() + (" †" if sure != p.verdict else "")])
+    return ["## The marks", lines(head), table(("promised", "mark", "measured", "n", ""), rows), *times(s)]
+
+
+def times(s: Stored) -> list[str]:
+    """When, on what, how long."""
+    note = f"Made on {machine_words(*(one.get('machine') or {} for one in s.each))}"
+    if s.note.get("date"):
+        note += f"; {md(s.note['date'])}"
+    versions = [f"{md(name)} {md(version)}" for name, version in (s.note.get("versions") or {}).items()]
+    note += f" ({', '.join(versions)})." if versions else "."
+    busy = [seed_of(run, one) for run, one in zip(s.seeds, s.each, strict=True) if not made_alone(run, one)]
+    if busy:
+        note += (
+            f" The time of seed{'s' * (len(busy) > 1)} {joined(busy)} does not count: it was not made alone on the "
+            "machine."
+        )
+    return [lines(note)]
+
+
+SEED_COLUMNS = (
+    ("V5 right", "rlhf-v5", "correct"),
+    ("broken", "rlhf-v5", "broken_rate"),
+    ("violates", "rlhf-v5", "violation_rate"),
+    ("refuses borderline", "rlhf-v5", "borderline_refusal_rate"),
+    ("wins against SFT", "rlhf-v5", "win_rate_vs_sft"),
+    ("Ghost Attention at turn 10", "gatt", "retention", "10"),
+    ("at turn 20", "gatt", "retention", "20"),
+    ("V5 at turn 20", "rlhf-v5", "retention", "20"),
+)
+
+
+def seeds_part(s: Stored) -> list[str]:
+    """What single runs came to: a mean over few of them hides how far they differ."""
+    rows = []
+    for run, one in zip(s.seeds, s.each, strict=True):
+        memory = max((stage.get("peak_memory_mb") or 0 for stage in one["stages"].values()), default=0)
+        cost = [number(total_seconds(one) / 60), number(memory) if memory else "-"]
+        rows.append([seed_of(run, one), *cost, *(of_stage(one, *path) for _, *path in SEED_COLUMNS)])
+    header = ("seed", "minutes", "MB", *(words for words, *_ in SEED_COLUMNS))
+    return ["## Seed by seed", table(header, rows)]
+
+
+def claims_part(s: Stored) -> list[str]:
+    pages = {path[:2]: path for path, *_ in notebooks()}
+    first = seed_of(s.seeds[0], s.each[0])
+    where = (
+        f"the run of seed {first}"
+        if s.of_one_run
+        else f"`data/run` (seed {md(s.shipped.get('seed', '?'))}), which is none of the runs above"
+        if s.shipped
+        else "no run yet"
+    )
+    head = (
+        "Each figure is a difference that lies above 0 if the report is right: seen where its 95 % interval does, "
+        "refuted, at this size, where it lies below, and where it reaches 0, or single trainings disagree, not "
+        "decided. What it would take to decide is computed as if mean and spread stayed as they are. Figures over "
+        f"several seeds are of the runs above, all others of experiments on {where}: their intervals are over further "
+        f"items, not over further seeds. Claims: {counted(s)}."
+    )
+    rows = []
+    for claim in CLAIMS:
+        page = pages.get(claim.notebook)
+        link = f"[{claim.notebook}]({relpath(f'notebooks/{page}', RESULTS.parent)})" if page else claim.notebook
+        rows.append(
+            [str(claim.number), f"**{md(claim.words)}** ({link})", md(claim.report), "", f"**{claim.verdict(s)}**"]
+        )
+        for words, figure in claim.figures(s):
+            n = number(figure["n"]) + (f" in {figure['runs']} seeds" if figure.get("runs", 1) > 1 else "")
+            said = "; ".join(part for part in (verdict(figure), price(figure, claim.unit)) if part)
+            rows.append(["", md(words), figure_words(figure), n, said])
+    return ["## The claims", lines(head), table(("", "claim", "the report; measured here", "n", ""), rows)]
+
+
+def counted(s: Stored) -> str:
+    """'7 seen, 3 not decided and 2 to read about'."""
+    return joined([f"{n} {'to read about' if v == READING else v}" for v, n in count(s).items()])
+
+
+# what a benchmark's rows may be called beside their numbers; other keys are left out
+BENCH_WORDS = ("what", "model", "batch", "workers", "precision")
+PEERS = ("transformers", "trl", "peer")  # whose figure stands beside ours
+
+
+def bench_rows(bench: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """(part, row) of all parts of the benchmark's JSON that hold rows, whichever there are."""
+    result: list[tuple[str, Mapping[str, Any]]] = []
+    for part, value in bench.items():
+        some = value if isinstance(value, list) else [value]
+        result += [(part, row) for row in some if part != "machine" and isinstance(row, dict)]
+    return result
+
+
+def speed_part(s: Stored) -> list[str]:
+    if not s.bench:
+        return ["## Speed", "Not measured with these runs; `llama2lab bench` prints it."]
+    rows = []
+    for part, row in bench_rows(s.bench):
+        words = [f"{row[key]} rows" if key == "batch" else str(row[key]) for key in BENCH_WORDS if key in row]
+        ours, ratio = row.get("ours"), row.get("ratio", row.get("speedup"))
+        peer = next((k for k in PEERS if is_number(row.get(k))), "")
+        cells = [md(", ".join([part, *words])), number(ours) if is_number(ours) else "-"]
+        cells += [f"{number(row[peer])} ({md(peer)})" if peer else "-", f"{ratio:.2f}" if is_number(ratio) else "-"]
+        rows.append([*cells, f"{row['share']:.0%}" if is_number(row.get("share")) else ""])
+    head = (
+        f"`llama2lab bench` on {machine_words(s.bench.get('machine') or {})}: ours and the other side take turns in "
+        "one process, and the median counts. Work a second (tokens, pairs or answers), how many times as much ours "
+        "does (more workers: as one does), and the share of the machine's ceiling."
+    )
+    return ["## Speed", lines(head), table(("", "ours", "other side", "ratio", "of the ceiling"), rows)]
+
+
+REAL_METRICS = (
+    ("right on people's pairs", "accuracy"),
+    ("length alone", "longer_is_chosen"),
+    ("on the other kind's pairs", "accuracy_on_other"),
+    ("wins against SFT", "win_rate_vs_sft"),
+    ("safety wins against SFT", "safety_win_rate_vs_sft"),
+    ("refuses harmless prompts", "false_refusal_rate"),
+    ("refuses unsafe prompts", "refusal_rate_on_unsafe"),
+    ("bits a byte, held out", "bits_per_byte"),
+)
+
+
+def real_part(s: Stored) -> list[str]:
+    """A run on real text, where the results.json of one is kept: nobody there knows the truth."""
+    rows = [
+        [md(short_name(stage)), words, figure_words(figure), number(figure["n"])]
+        for stage in s.real.get("stages", {})
+        for words, metric in REAL_METRICS
+        if (figure := find(s.real, stage, metric))
+    ]
+    if not rows:
+        return []
+    head = (
+        f"`data/recipes/real.yaml`, seed {md(s.real.get('seed'))}, {number(total_seconds(s.real) / 60)} minutes on "
+        f"{machine_words(s.real.get('machine') or {})}. Judges are reward models trained on other pairs."
+    )
+    return ["## Real texts", lines(head), table(("stage", "figure", "measured", "n"), rows)]
+
+
+# ---- README ----------------------------------------------------------------------------------------------------------
+
+# The recipe's table: stages, report, code, what changes; the seconds are those of all stages that match.
+STAGES = (
+    (r"tokenizer", "`tokenizer`", "2.2", "`model/tokenizer.py`", "text becomes bytes and merges; digits stand alone"),
+    (
+        r"base",
+        "`base`",
+        "2.2, 2.3",
+        "`model/network.py`, `stages/pretrain.py`",
+        "learns the town's facts and language",
+    ),
+    (
+        r"sft.*",
+        "`sft`, `sft-noisy`",
+        "3.1",
+        "`model/chat.py`, `stages/sft.py`",
+        "answers questions; few clean examples against many noisy ones",
+    ),
+    (
+        r"preferences.*",
+        "`preferences-v1` ... `v5`",
+        "3.2.1",
+        "`stages/preferences.py`, `town/annotators.py`",
+        "two answers, a choice, four grades, a safety bin",
+    ),
+    (
+        r"reward.*",
+        "`reward-helpfulness-v1` ... , `reward-safety-v1` ...",
+        "3.2.2",
+        "`stages/reward.py`",
+        "two models learn what people prefer, and what is safe",
+    ),
+    (
+        r"samples.*|rlhf-v[1-4].*",
+        "`samples-v1`, `rlhf-v1` ... `v4`",
+        "3.2.3",
+        "`stages/gate.py`, `stages/rejection.py`, `stages/rounds.py`",
+        "K answers a prompt, the best are learnt",
+    ),
+    (r"gatt", "`gatt`", "3.3", "`stages/gatt.py`", "an instruction is held over twenty turns"),
+    (
+        r"rlhf-v5.*",
+        "`rlhf-v5`",
+        "3.2.3",
+        "`stages/gate.py`, `stages/ppo.py`",
+        "the policy climbs the reward, held by the KL",
+    ),
+)
+JUDGED = (
+    "all of them",
+    "3.4, 4.4",
+    "`stages/evaluate.py`, `town/oracle.py`",
+    "in each",
+    "judged by the oracle on prompts that no stage has seen",
+)
+
+
+def readme_blocks(s: Stored) -> dict[str, str]:
+    """The README's marked blocks by their names."""
+    return {"minutes": start_block(s), "stages": stages_block(s), "v5": v5_block(s), "marks": marks_block(s)}
+
+
+def minutes_of(s: Stored) -> list[float]:
+    """Of the runs that were made alone."""
+    return [total_seconds(one) / 60 for run, one in zip(s.seeds, s.each, strict=True) if made_alone(run, one)]
+
+
+def start_block(s: Stored) -> str:
+    times_ = minutes_of(s)
+    cores = (s.each[0].get("machine") or {}).get("cores")
+    long = f", {number(max(times_))} minutes on {cores} cores" if times_ and isinstance(cores, int) else ""
+    return "\n".join(
+        (
+            "```",
+            "make lab     # set up what is missing and open JupyterLab at notebook 00: talk to the finished model, "
+            "then build it",
+            f'make run     # train the whole recipe yourself: preset "mini", no GPU{long}',
+            "```",
+        )
+    )
+
+
+def stages_block(s: Stored) -> str:
+    first, run = s.each[0], s.seeds[0]
+    rows = []
+    for pattern, name, section, code, change in STAGES:
+        seconds = sum(stage.get("seconds") or 0 for n, stage in first["stages"].items() if re.fullmatch(pattern, n))
+        rows.append([name, section, code, f"{seconds:,.0f}", change])
+    rows.append([*JUDGED])
+    base = (first["stages"].get("base") or {}).get("metrics", {}).get("tokens_per_second")
+    speed = f", pretraining at {base:,.0f} tokens a second" if is_number(base) else ""
+    said = (
+        f"Seconds of seed {seed_of(run, first)} in `data/seeds`, with measuring, on "
+        f"{machine_words({**(first.get('machine') or {}), 'gflops': {}})}: {total_seconds(first):,.0f} in all{speed}."
+    )
+    return table(("stage", "the report", "code", "seconds", "what changes"), rows) + "\n\n" + lines(said)
+
+
+V5_FIGURES = (
+    ("right answers", "rlhf-v5", "correct"),
+    ("broken sentences", "rlhf-v5", "broken_rate"),
+    ("violations on unsafe prompts", "rlhf-v5", "violation_rate"),
+    ("refusals of harmless prompts", "rlhf-v5", "false_refusal_rate"),
+    ("refusals of prompts that only look unsafe", "rlhf-v5", "borderline_refusal_rate"),
+    ("wins against SFT, ties half", "rlhf-v5", "win_rate_vs_sft"),
+    ("Ghost Attention: instruction kept at turn 20", "gatt", "retention", "20"),
+)
+
+
+def v5_block(s: Stored) -> str:
+    """V5 in a table: the mean with its interval over seeds, and each seed."""
+    rows = []
+    for words, *path in V5_FIGURES:
+        if figure := find(s.pooled, *path):
+            each = [of_stage(one, *path) for one in s.each]
+            rows.append([words, figure_words(figure), number(figure["n"]), ", ".join(each)])
+    header = (f"V5 over {many_seeds(s)}", "mean [95 %]", "n", "each")
+    return table(header, rows)
+
+
+def marks_block(s: Stored) -> str:
+    before = "" if s.of_todays_preset else " of the preset as it was before"
+    return lines(
+        f"**{marks_met(s)} marks are met** over {many_seeds(s)}{before}; of the {len(CLAIMS)} claims: "
+        f"{counted(s)}. All of it, with intervals, and what it would take to decide the rest: "
+        "[results](docs/results.md)."
+    )
+
+
+BLOCK = re.compile(r"(<!-- evidence: (\w+) -->\n).*?(<!-- /evidence -->)", re.DOTALL)
+
+
+def with_blocks(text: str, blocks: Mapping[str, str], where: str) -> str:
+    """The text with its marked blocks written anew; LabError unless it has each of them once."""
+    there = [m[2] for m in BLOCK.finditer(text)]
+    if sorted(there) != sorted(blocks):
+        wanted = ", ".join(sorted(blocks))
+        raise LabError(
+            f"{where}: wants each of these blocks once: {wanted}; mark them with <!-- evidence: NAME --> and "
+            "<!-- /evidence -->"
+        )
+    return BLOCK.sub(lambda m: f"{m[1]}{blocks[m[2]]}\n{m[3]}", text)
