@@ -271,7 +271,7 @@ def speed_part(s: Stored) -> list[str]:
         words = [f"{row[key]} rows" if key == "batch" else str(row[key]) for key in BENCH_WORDS if key in row]
         ours, ratio = row.get("ours"), row.get("ratio", row.get("speedup"))
         peer = next((k for k in PEERS if is_number(row.get(k))), "")
-        cells = [md(", ".join([part, *words])), number(ours) if is_number(ours) else "-"]
+        cells = [md(", ".join([part, *words])), number(ours) if ours is not None and is_number(ours) else "-"]
         cells += [f"{number(row[peer])} ({md(peer)})" if peer else "-", f"{ratio:.2f}" if is_number(ratio) else "-"]
         rows.append([*cells, f"{row['share']:.0%}" if is_number(row.get("share")) else ""])
     head = (
