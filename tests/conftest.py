@@ -3,11 +3,17 @@ that is shipped with the project, for tests of what notebooks show."""
 
 import itertools
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from trial_server import find_programs, trial_server
+
+# Where tests run in the background of a shell, Ctrl-C is ignored, and programs that they start inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 # No example has a time limit: a busy machine is slow, not wrong.
 settings.register_profile("lab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
