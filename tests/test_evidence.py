@@ -15,6 +15,7 @@ from llama2lab.engine import stats
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import pack_rows, read_rows, rows_file, write_rows
 from llama2lab.evidence import claims, gather, page, ship
+from llama2lab.evidence import readme as readme_page
 from llama2lab.evidence.gather import Gathering, seeds_of
 from llama2lab.evidence.stored import Stored, read_stored, settings_of
 from llama2lab.lessons.catalogue import all_experiments
@@ -59,7 +60,7 @@ def test_pages_say_what_is_stored() -> None:
     s = read_stored(ROOT / "data")
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page.results_page(s)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme == page.with_blocks(readme, page.readme_blocks(s), "README.md")
+    assert readme == readme_page.with_blocks(readme, readme_page.readme_blocks(s), "README.md")
 
 
 def test_a_figure_changed_by_hand_is_written_over(data: Path, tmp_path: Path) -> None:
@@ -68,28 +69,30 @@ def test_a_figure_changed_by_hand_is_written_over(data: Path, tmp_path: Path) ->
     (root / "docs").mkdir()
     marked = "".join(f"<!-- evidence: {n} -->\n<!-- /evidence -->\n" for n in ("minutes", "stages", "v5", "marks"))
     (root / "README.md").write_text(f"# Mine\n\n{marked}the end\n")
-    assert {p.name for p in page.write_pages(root)} == {"results.md", "README.md"}
-    assert page.write_pages(root) == []
+    assert {p.name for p in readme_page.write_pages(root)} == {"results.md", "README.md"}
+    assert readme_page.write_pages(root) == []
     readme, results = (root / "README.md").read_text(), (root / "docs" / "results.md").read_text()
     assert readme.startswith("# Mine\n") and readme.endswith("the end\n") and readme.count("<!-- /evidence -->") == 4
     met = re.search(r"\*\*(\d+) of 22 marks", readme)
     (root / "README.md").write_text(readme.replace(met[0], "**22 of 22 marks"))
-    assert [p.name for p in page.write_pages(root)] == ["README.md"] and (root / "README.md").read_text() == readme
+    assert [p.name for p in readme_page.write_pages(root)] == ["README.md"] and (
+        root / "README.md"
+    ).read_text() == readme
     (root / "docs" / "results.md").write_text(results.replace("| seed 0", "| seed 9") + "x")
-    assert [p.name for p in page.write_pages(root)] == ["results.md"]
+    assert [p.name for p in readme_page.write_pages(root)] == ["results.md"]
     path = root / "data" / "seeds" / "1" / "results.json"  # another figure is stored: both pages follow
     whole = json.loads(path.read_text())
     whole["stages"]["rlhf-v5"]["metrics"]["correct"] = stats.rate([True] * 3 + [False])
     path.write_text(json.dumps(whole))
-    assert len(page.write_pages(root)) == 2 and ".750" in (root / "README.md").read_text()
+    assert len(readme_page.write_pages(root)) == 2 and ".750" in (root / "README.md").read_text()
 
 
 def test_a_readme_without_its_blocks_is_named(tmp_path: Path) -> None:
     block = "<!-- evidence: v5 -->\nold\n<!-- /evidence -->"
-    assert page.with_blocks(f"a\n{block}\nb", {"v5": "new"}, "R") == f"a\n{block.replace('old', 'new')}\nb"
+    assert readme_page.with_blocks(f"a\n{block}\nb", {"v5": "new"}, "R") == f"a\n{block.replace('old', 'new')}\nb"
     for text, blocks in ((block, {"v5": "", "marks": ""}), (block * 2, {"v5": ""}), (block, {})):
         with pytest.raises(LabError, match=r"^R: wants each of these blocks once"):
-            page.with_blocks(text, blocks, "R")
+            readme_page.with_blocks(text, blocks, "R")
     with pytest.raises(LabError, match=r"seeds holds no runs; make them with"):
         read_stored(tmp_path)
 
@@ -138,7 +141,7 @@ def test_what_was_made_with_other_settings_is_said_to_be(data: Path, tmp_path: P
 
 def test_texts_stay_text(data: Path) -> None:
     s = read_stored(data)
-    for text in (page.results_page(s), *page.readme_blocks(s).values()):
+    for text in (page.results_page(s), *readme_page.readme_blocks(s).values()):
         assert NASTY not in text and not re.search(r"(?<!\\)<(?!!--)", text)
     assert page.md("a|b <c> `d` [e](f) *g*\n# h_") == r"a\|b \<c\> \`d\` \[e\](f) \*g\* \# h\_"
 

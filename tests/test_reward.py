@@ -191,9 +191,7 @@ def test_a_model_that_goes_on_starts_from_what_it_knew(tokenizer):
     texts = ["good yes soup", "bad no soup", "Mira says thank you.", "apple"]
     known = [x + before.offset.item() for x in score_answers(before, tokenizer, asked, texts, CPU)]
     tiny_step = RewardSettings(batch_pairs=8, optim=Optim(lr=1e-9))
-    after, _ = train_reward(
-        before.backbone, tokenizer, rows, tiny_step, 7, CPU, reference=tiny(tokenizer), before=before
-    )
+    after, _ = train_reward(before, tokenizer, rows, tiny_step, 7, CPU, reference=tiny(tokenizer))
     found = [x + after.offset.item() for x in score_answers(after, tokenizer, asked, texts, CPU)]
     assert before.a.item() != 0 and found == pytest.approx(known, abs=1e-4)
     fresh, _ = train_reward(before.backbone, tokenizer, rows, tiny_step, 7, CPU, reference=tiny(tokenizer))

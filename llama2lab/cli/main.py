@@ -197,7 +197,7 @@ def evidence(
     """
     from llama2lab.engine.paths import ROOT
     from llama2lab.evidence import gather
-    from llama2lab.evidence.page import write_pages
+    from llama2lab.evidence.readme import write_pages
     from llama2lab.lessons.catalogue import all_experiments
 
     if write and preset != "mini":

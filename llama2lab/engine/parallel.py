@@ -76,16 +76,18 @@ def workers(device: torch.device) -> int:
 @contextlib.contextmanager
 def limited_to(n: int) -> Iterator[None]:
     """As on a machine of `n` cores, while this lasts: for a benchmark by number of workers."""
+
+    def have(threads: int) -> None:
+        torch.set_num_threads(threads)
+        _threads.cache_clear()
+        _pool.cache_clear()
+
     before = _threads()
     try:
-        torch.set_num_threads(n)
-        _threads.cache_clear()
-        _pool.cache_clear()
+        have(n)
         yield
     finally:
-        torch.set_num_threads(before)
-        _threads.cache_clear()
-        _pool.cache_clear()
+        have(before)
 
 
 def is_large(parameters: Iterable[Tensor]) -> bool:

@@ -238,12 +238,10 @@ def false_refusals(s: Stored) -> Measured:
     return [
         *measured("violations, with no less with the most safety data", good),
         *measured("refusals of borderline prompts, with the most less with no safety data", cost),
-        *measured("the run: refusals of borderline prompts, V5 less SFT", borderline(s)),
+        *measured(
+            "the run: refusals of borderline prompts, V5 less SFT", s.less("rlhf-v5", "sft", "borderline_refusal_rate")
+        ),
     ]
-
-
-def borderline(s: Stored) -> Figure | None:
-    return s.less("rlhf-v5", "sft", "borderline_refusal_rate")
 
 
 def distillation(s: Stored) -> Measured:

@@ -30,7 +30,7 @@ from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import copy_atomic, disk_errors, read_as, write_atomic
 from llama2lab.engine.seeds import check_seed
 from llama2lab.engine.stagefiles import finished_stages
-from llama2lab.evidence.page import write_pages
+from llama2lab.evidence.readme import write_pages
 from llama2lab.evidence.ship import ship, ship_figures
 from llama2lab.evidence.stored import settings_of
 from llama2lab.lab.finished import Experiment

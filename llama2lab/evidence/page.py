@@ -1,8 +1,5 @@
-"""docs/results.md, and the marked blocks of README.md: written from what is stored, and from nothing else.
-
-A block of the README stands between `<!-- evidence: NAME -->` and `<!-- /evidence -->`. A test holds all of it equal to
-what these functions give, so that no figure is changed by hand.
-"""
+"""docs/results.md: written from what is stored, and from nothing else. A test holds it equal to what these functions
+give, so that no figure is changed by hand; readme.py does the same for README's figures."""
 
 from __future__ import annotations
 
@@ -13,31 +10,15 @@ from pathlib import Path
 from posixpath import relpath
 from typing import Any
 
-from llama2lab.engine.errors import LabError
-from llama2lab.engine.files import write_atomic
 from llama2lab.evidence.claims import CLAIMS, READING, count, price, verdict
-from llama2lab.evidence.stored import Figure, Stored, read_stored
+from llama2lab.evidence.stored import Figure, Stored
 from llama2lab.lessons.n00_start.figures import notebooks
 from llama2lab.report.promises import Promise, made_alone, promises
 from llama2lab.report.summary import find, is_number, short_name, total_seconds
+from llama2lab.town.wording import enumerate_words
 
 WIDTH = 120
-RESULTS, README = Path("docs") / "results.md", Path("README.md")
-
-
-def write_pages(root: Path) -> list[Path]:
-    """Write docs/results.md and the README's blocks of a checkout anew; the files that are others now. LabError if
-    nothing is stored, or the README has not the blocks."""
-    s = read_stored(root / "data")
-    readme = root / README
-    texts = {
-        root / RESULTS: results_page(s),
-        readme: with_blocks(readme.read_text(encoding="utf-8"), readme_blocks(s), str(readme)),
-    }
-    changed = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
-    for path in changed:
-        write_atomic(path, texts[path])
-    return changed
+RESULTS = Path("docs") / "results.md"
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------
@@ -83,11 +64,6 @@ def mark_words(p: Promise) -> str:
     return re.sub(r"\b0(?=\.\d)", "", words)
 
 
-def joined(words: Sequence[str]) -> str:
-    """'a, b and c'."""
-    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
-
-
 def lines(text: str) -> str:
     """A paragraph no wider than the page."""
     whole = re.sub(r"`[^`]*`", lambda m: m[0].replace(" ", "\0"), text)  # what is code stays on its line
@@ -105,7 +81,7 @@ def seed_of(run: Path, one: Mapping[str, Any]) -> str:
 
 def many_seeds(s: Stored) -> str:
     seeds = [seed_of(run, one) for run, one in zip(s.seeds, s.each, strict=True)]
-    return f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds ({joined(seeds)})"
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds ({enumerate_words(seeds)})"
 
 
 def machine_words(*machines: Mapping[str, Any]) -> str:
@@ -117,13 +93,14 @@ def machine_words(*machines: Mapping[str, Any]) -> str:
         parts += [f"{md(machine[key])} {unit}" for key, unit in sizes if key in machine]
         parts += [md(machine["precision"])] if machine.get("precision") else []
         kinds.append(", ".join([*parts, *([f"torch {md(machine['torch'])}"] if machine.get("torch") else [])]))
-    text = joined([kind for kind in dict.fromkeys(kinds) if kind]) or "a machine that is not known"
+    known = [kind for kind in dict.fromkeys(kinds) if kind]
+    text = enumerate_words(known) if known else "a machine that is not known"
     speeds: dict[str, list[float]] = {}
     for machine in machines:
         for name, gflops in (machine.get("gflops") or {}).items():
             speeds.setdefault(name, []).append(gflops)
     said = [f"{' to '.join(dict.fromkeys(map(number, (min(x), max(x)))))} in {md(name)}" for name, x in speeds.items()]
-    return text + (f"; matrix products, GFLOP/s: {joined(said)}" if said else "")
+    return text + (f"; matrix products, GFLOP/s: {enumerate_words(said)}" if said else "")
 
 
 # ---- docs/results.md -------------------------------------------------------------------------------------------------
@@ -184,8 +161,8 @@ def times(s: Stored) -> list[str]:
     busy = [seed_of(run, one) for run, one in zip(s.seeds, s.each, strict=True) if not made_alone(run, one)]
     if busy:
         note += (
-            f" The time of seed{'s' * (len(busy) > 1)} {joined(busy)} does not count: it was not made alone on the "
-            "machine."
+            f" The time of seed{'s' * (len(busy) > 1)} {enumerate_words(busy)} does not count: it was not made alone on "
+            "the machine."
         )
     return [lines(note)]
 
@@ -246,7 +223,7 @@ def claims_part(s: Stored) -> list[str]:
 
 def counted(s: Stored) -> str:
     """'7 seen, 3 not decided and 2 to read about'."""
-    return joined([f"{n} {'to read about' if v == READING else v}" for v, n in count(s).items()])
+    return enumerate_words([f"{n} {'to read about' if v == READING else v}" for v, n in count(s).items()])
 
 
 # what a benchmark's rows may be called beside their numbers; other keys are left out
@@ -309,148 +286,3 @@ def real_part(s: Stored) -> list[str]:
         f"{machine_words(s.real.get('machine') or {})}. Judges are reward models trained on other pairs."
     )
     return ["## Real texts", lines(head), table(("stage", "figure", "measured", "n"), rows)]
-
-
-# ---- README ----------------------------------------------------------------------------------------------------------
-
-# The recipe's table: stages, report, code, what changes; the seconds are those of all stages that match.
-STAGES = (
-    (r"tokenizer", "`tokenizer`", "2.2", "`model/tokenizer.py`", "text becomes bytes and merges; digits stand alone"),
-    (
-        r"base",
-        "`base`",
-        "2.2, 2.3",
-        "`model/network.py`, `stages/pretrain.py`",
-        "learns the town's facts and language",
-    ),
-    (
-        r"sft.*",
-        "`sft`, `sft-noisy`",
-        "3.1",
-        "`model/chat.py`, `stages/sft.py`",
-        "answers questions; few clean examples against many noisy ones",
-    ),
-    (
-        r"preferences.*",
-        "`preferences-v1` ... `v5`",
-        "3.2.1",
-        "`stages/preferences.py`, `town/annotators.py`",
-        "two answers, a choice, four grades, a safety bin",
-    ),
-    (
-        r"reward.*",
-        "`reward-helpfulness-v1` ... , `reward-safety-v1` ...",
-        "3.2.2",
-        "`stages/reward.py`",
-        "two models learn what people prefer, and what is safe",
-    ),
-    (
-        r"samples.*|rlhf-v[1-4].*",
-        "`samples-v1`, `rlhf-v1` ... `v4`",
-        "3.2.3",
-        "`stages/gate.py`, `stages/rejection.py`, `stages/rounds.py`",
-        "K answers a prompt, the best are learnt",
-    ),
-    (r"gatt", "`gatt`", "3.3", "`stages/gatt.py`", "an instruction is held over twenty turns"),
-    (
-        r"rlhf-v5.*",
-        "`rlhf-v5`",
-        "3.2.3",
-        "`stages/gate.py`, `stages/ppo.py`",
-        "the policy climbs the reward, held by the KL",
-    ),
-)
-JUDGED = (
-    "all of them",
-    "3.4, 4.4",
-    "`stages/evaluate.py`, `town/oracle.py`",
-    "in each",
-    "judged by the oracle on prompts that no stage has seen",
-)
-
-
-def readme_blocks(s: Stored) -> dict[str, str]:
-    """The README's marked blocks by their names."""
-    return {"minutes": start_block(s), "stages": stages_block(s), "v5": v5_block(s), "marks": marks_block(s)}
-
-
-def minutes_of(s: Stored) -> list[float]:
-    """Of the runs that were made alone."""
-    return [total_seconds(one) / 60 for run, one in zip(s.seeds, s.each, strict=True) if made_alone(run, one)]
-
-
-def start_block(s: Stored) -> str:
-    times_ = minutes_of(s)
-    cores = (s.each[0].get("machine") or {}).get("cores")
-    long = f", {number(max(times_))} minutes on {cores} cores" if times_ and isinstance(cores, int) else ""
-    return "\n".join(
-        (
-            "```",
-            "make lab     # set up what is missing and open JupyterLab at notebook 00: talk to the finished model, "
-            "then build it",
-            f'make run     # train the whole recipe yourself: preset "mini", no GPU{long}',
-            "```",
-        )
-    )
-
-
-def stages_block(s: Stored) -> str:
-    first, run = s.each[0], s.seeds[0]
-    rows = []
-    for pattern, name, section, code, change in STAGES:
-        seconds = sum(stage.get("seconds") or 0 for n, stage in first["stages"].items() if re.fullmatch(pattern, n))
-        rows.append([name, section, code, f"{seconds:,.0f}", change])
-    rows.append([*JUDGED])
-    base = (first["stages"].get("base") or {}).get("metrics", {}).get("tokens_per_second")
-    speed = f", pretraining at {base:,.0f} tokens a second" if is_number(base) else ""
-    said = (
-        f"Seconds of seed {seed_of(run, first)} in `data/seeds`, with measuring, on "
-        f"{machine_words({**(first.get('machine') or {}), 'gflops': {}})}: {total_seconds(first):,.0f} in all{speed}."
-    )
-    return table(("stage", "the report", "code", "seconds", "what changes"), rows) + "\n\n" + lines(said)
-
-
-V5_FIGURES = (
-    ("right answers", "rlhf-v5", "correct"),
-    ("broken sentences", "rlhf-v5", "broken_rate"),
-    ("violations on unsafe prompts", "rlhf-v5", "violation_rate"),
-    ("refusals of harmless prompts", "rlhf-v5", "false_refusal_rate"),
-    ("refusals of prompts that only look unsafe", "rlhf-v5", "borderline_refusal_rate"),
-    ("wins against SFT, ties half", "rlhf-v5", "win_rate_vs_sft"),
-    ("Ghost Attention: instruction kept at turn 20", "gatt", "retention", "20"),
-)
-
-
-def v5_block(s: Stored) -> str:
-    """V5 in a table: the mean with its interval over seeds, and each seed."""
-    rows = []
-    for words, *path in V5_FIGURES:
-        if figure := find(s.pooled, *path):
-            each = [of_stage(one, *path) for one in s.each]
-            rows.append([words, figure_words(figure), number(figure["n"]), ", ".join(each)])
-    header = (f"V5 over {many_seeds(s)}", "mean [95 %]", "n", "each")
-    return table(header, rows)
-
-
-def marks_block(s: Stored) -> str:
-    before = "" if s.of_todays_preset else " of the preset as it was before"
-    return lines(
-        f"**{marks_met(s)} marks are met** over {many_seeds(s)}{before}; of the {len(CLAIMS)} claims: "
-        f"{counted(s)}. All of it, with intervals, and what it would take to decide the rest: "
-        "[results](docs/results.md)."
-    )
-
-
-BLOCK = re.compile(r"(<!-- evidence: (\w+) -->\n).*?(<!-- /evidence -->)", re.DOTALL)
-
-
-def with_blocks(text: str, blocks: Mapping[str, str], where: str) -> str:
-    """The text with its marked blocks written anew; LabError unless it has each of them once."""
-    there = [m[2] for m in BLOCK.finditer(text)]
-    if sorted(there) != sorted(blocks):
-        wanted = ", ".join(sorted(blocks))
-        raise LabError(
-            f"{where}: wants each of these blocks once: {wanted}; mark them with <!-- evidence: NAME --> and "
-            "<!-- /evidence -->"
-        )
-    return BLOCK.sub(lambda m: f"{m[1]}{blocks[m[2]]}\n{m[3]}", text)

@@ -268,7 +268,7 @@ def _safety_labels(row: dict) -> tuple[int, int]:
 
 
 def train_reward(
-    chat: Llama,
+    start: Llama | RewardModel,
     tokenizer: PreTrainedTokenizerFast,
     rows: Sequence[dict],
     settings: RewardSettings,
@@ -278,10 +278,9 @@ def train_reward(
     reference: Llama | None = None,
     what: str = "reward model",
     known: Sequence[Sequence[float] | None] = (),
-    before: RewardModel | None = None,
 ) -> tuple[RewardModel, dict[str, Any]]:
-    """Train a reward model on preference rows, starting from `chat` (which is changed: pass a fresh copy), or going on
-    from the reward model `before`, whose backbone `chat` then is.
+    """Train a reward model on preference rows, starting from `start`, a chat model or a reward model to go on from
+    (which is changed: pass a fresh copy).
 
     `reference` is the frozen chat model of the likelihood head, the same in all rounds; it is ignored by the
     linear head. The reward model keeps a copy of it, so that the caller's can still be trained, or, where no weight of
@@ -291,11 +290,12 @@ def train_reward(
     frozen = reference if settings.head == "likelihood" else None
     if frozen is not None and any(p.requires_grad for p in frozen.parameters()):
         frozen = copy.deepcopy(frozen)
-    model = RewardModel(chat, frozen, seed).to(machine.device)
-    if before is not None:
-        model.score.load_state_dict(before.score.state_dict())
-        if model.a is not None and before.a is not None:
-            model.a.data.copy_(before.a.data)
+    backbone = start.backbone if isinstance(start, RewardModel) else start
+    model = RewardModel(backbone, frozen, seed).to(machine.device)
+    if isinstance(start, RewardModel):
+        model.score.load_state_dict(start.score.state_dict())
+        if model.a is not None and start.a is not None:
+            model.a.data.copy_(start.a.data)
     pad = tokenizer.pad_token_id
     conversations = [row["prompt"] for row in rows]
     sides = [

@@ -243,11 +243,11 @@ def reward_stage(
         return reward.pairs_so_far(rounds, s.earlier, shop.seed + version)
 
     def build(folder: Path) -> dict[str, Any]:
-        before, [other] = shop.reward(last) if last else None, [k for k in KINDS if k != kind]
+        [other] = [k for k in KINDS if k != kind]
         mine, theirs = (with_people(shop, pairs(k), k) for k in (kind, other))
         rows = reward.mix(mine, theirs, s.other_share, shop.seed)
         model, metrics = reward.train_reward(
-            before.backbone if before else shop.model("sft"),
+            shop.reward(last) if last else shop.model("sft"),
             shop.tokenizer,
             rows,
             s,
@@ -257,7 +257,6 @@ def reward_stage(
             shop.frozen("sft"),
             name,
             [row.get("sft_loglikelihoods") for row in rows],
-            before,
         )
         reward.save_reward(folder, model, shop.tokenizer, shop.run.folder("sft"))
         return metrics

@@ -45,16 +45,22 @@ def old_reward_on_new_pairs(lab: Finished, pairs: int = 250) -> dict[str, Any]:
     return {"rounds": rounds}
 
 
+def by_old_and_new(
+    lab: Finished, policy: str, prompts: int, k: int
+) -> tuple[list[Prompt], list[list[str]], dict[str, list[list[float]]]]:
+    """Held-out prompts, K answers of a policy to each, and their scores by the first and by the last reward model."""
+    asked = lab.prompts(helpful=prompts, seed=41)
+    answers = lab.sample_answers(policy, [p.messages for p in asked], k=k, seed=4, what=f"best of {k}")
+    judges = {"old": OLD, "new": NEW}
+    return asked, answers, {name: score_rows(lab, lab.reward(stage), asked, answers) for name, stage in judges.items()}
+
+
 def optimise_against_old(lab: Finished, policy: str = "rlhf-v4", prompts: int = 80, k: int = 16) -> dict[str, Any]:
     """Claim 15: best of K answers of a late policy by the first and by the last reward model, judged by the oracle.
     About 8 s."""
-    asked = lab.prompts(helpful=prompts, seed=41)
-    answers = lab.sample_answers(policy, [p.messages for p in asked], k=k, seed=4, what=f"best of {k}")
-    result: dict[str, Any] = {"policy": policy, "k": k}
-    for name, stage in (("old", OLD), ("new", NEW)):
-        scores = score_rows(lab, lab.reward(stage), asked, answers)
-        result[name] = evaluate.true_best_of(lab.oracle, asked, answers, scores)
-    return result
+    asked, answers, scores = by_old_and_new(lab, policy, prompts, k)
+    best = {name: evaluate.true_best_of(lab.oracle, asked, answers, by) for name, by in scores.items()}
+    return {"policy": policy, "k": k, **best}
 
 
 def ceiling(lab: Finished, prompts: int = 120, k: int = 16) -> dict[str, Any]:
@@ -95,12 +101,10 @@ def stale_rewards(lab: Finished, policy: str = "rlhf-v4", prompts: int = 400, k:
     """Claim 15 on all there is: every held-out pair of every round, and best of K of a late policy by the first and by
     the last reward model, prompt by prompt. `claims`: the last less the first. About 60 s on two cores."""
     by_round = old_reward_on_new_pairs(lab, 10**6)["rounds"]
-    asked = lab.prompts(helpful=prompts, seed=41)
-    answers = lab.sample_answers(policy, [p.messages for p in asked], k=k, seed=4, what=f"best of {k}")
+    asked, answers, scores = by_old_and_new(lab, policy, prompts, k)
     worth: dict[str, list[float]] = {}
-    for name, stage in (("old", OLD), ("new", NEW)):
-        scores = score_rows(lab, lab.reward(stage), asked, answers)
-        picks = [row[max(range(k), key=s.__getitem__)] for row, s in zip(answers, scores, strict=True)]
+    for name, by in scores.items():
+        picks = [row[max(range(k), key=s.__getitem__)] for row, s in zip(answers, by, strict=True)]
         worth[name] = [v.helpfulness for v in evaluate.judge_all(lab.oracle, asked, picks)]
     gap = [new - old for old, new in zip(worth["old"], worth["new"], strict=True)]
     contents, last = [p.content for p in asked], by_round[-1]
