@@ -160,10 +160,8 @@ def times(s: Stored) -> list[str]:
     note += f" ({', '.join(versions)})." if versions else "."
     busy = [seed_of(run, one) for run, one in zip(s.seeds, s.each, strict=True) if not made_alone(run, one)]
     if busy:
-        note += (
-            f" The time of seed{'s' * (len(busy) > 1)} {enumerate_words(busy)} does not count: it was not made alone on "
-            "the machine."
-        )
+        which = f"seed{'s' * (len(busy) > 1)} {enumerate_words(busy)}"
+        note += f" The time of {which} does not count: it was not made alone on the machine."
     return [lines(note)]
 
 
