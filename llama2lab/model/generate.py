@@ -393,20 +393,21 @@ def sample(
     if temperature == 0:
         token = logits.argmax(-1)
         return token, 0.0 * logits.gather(1, token[:, None])[:, 0]  # NaN where the logits are
-    logprobs = (logits / temperature).log_softmax(-1)
-    probs, ids = cut(logprobs.exp(), top_p, top_k)
-    cumulated = probs.cumsum(-1)
+    scaled = logits / temperature if temperature != 1 else logits
+    scaled = scaled - scaled.amax(-1, keepdim=True)  # the likeliest token at 0, so that exp() cannot overflow
+    weights, ids = cut(scaled.exp(), top_p, top_k)
+    cumulated = weights.cumsum(-1)
+    total = cumulated[:, -1:]  # softmax divides by it; here it is enough to multiply the random number
     # Never the full sum: rounding must not reach past the last token.
-    target = uniform.clamp(max=1 - 1e-6)[:, None] * cumulated[:, -1:]
-    index = torch.searchsorted(cumulated, target, right=True).clamp(max=probs.shape[1] - 1)  # (rows, 1)
-    token = (index if ids is None else ids.gather(1, index))[:, 0]
-    logprob = logprobs.gather(1, token[:, None])[:, 0]
-    return token, logprob if ids is None else logprob - cumulated[:, -1].log()
+    target = uniform.clamp(max=1 - 1e-6)[:, None] * total
+    index = torch.searchsorted(cumulated, target, right=True).clamp(max=weights.shape[1] - 1)  # (rows, 1)
+    token = index if ids is None else ids.gather(1, index)
+    return token[:, 0], (scaled.gather(1, token) - total.log())[:, 0]
 
 
 def cut(probs: Tensor, top_p: float = 1.0, top_k: int = 0) -> tuple[Tensor, Tensor | None]:
-    """What top-k and then top-p leave of probabilities (rows, vocab): (rows, kept), 0 where cut and not scaled to sum
-    to 1 again; and the token ids of its columns, None where they are as they were."""
+    """What top-k and then top-p leave of probabilities (rows, vocab), whatever their sum: (rows, kept), 0 where cut and
+    not scaled to that sum again; and the token ids of its columns, None where they are as they were."""
     if not top_k and top_p >= 1:
         return probs, None
     k = min(top_k or probs.shape[1], probs.shape[1])
