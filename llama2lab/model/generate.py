@@ -14,15 +14,16 @@ from torch import Tensor
 
 from llama2lab.engine.device import pick_precision
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.parallel import batches_of, in_parallel
+from llama2lab.engine.parallel import batches_of, in_parallel, workers
 from llama2lab.engine.validation import shown
 from llama2lab.model.attention import KVCache, left_padding_mask
 from llama2lab.model.network import Llama, no_row
 
-DROP_AT = 0.25  # share of finished rows at which copying the cache without them pays
+DROP_AT = 0.25  # share of finished rows at which copying the cache, with others in their places, pays
 CHUNK = 32  # tokens by which the cache grows
 PAIRS = 2**23  # the most that rows * longest**2 may be while a batch of prompts is read: its mask and scores grow so
 CACHE = 2**29  # bytes that the keys and values of a batch may take
+DEALT = 32  # rows that go to one worker together
 TURNS_AT_ONCE = 64  # rows that read turn by turn: their mask and scores span all they have read
 BF16_FROM = 32  # rows in a batch: below, the products are too small for bfloat16 to gain anything
 COLDEST = 1e-4  # the lowest temperature but 0: far below, logits / temperature overflow float32
@@ -100,36 +101,33 @@ def generate(
         rows, reading = at
         with torch.inference_mode():
             texts = [prompts[i] for i in rows]
-            batch = _write(
+            written = _write(
                 model,
                 head,
-                _read(model, texts, pad_id) if reading is None else _read_on(model, reading, texts, pad_id),
-                _uniforms(rows, seed, max_new_tokens),
-                max_new_tokens,
-                temperature,
-                top_p,
-                top_k,
+                texts,
+                _uniforms(rows, seed, max_new_tokens).to(device),
+                lambda longest: _most_rows(model, longest + max_new_tokens, longest, batch_size),
+                lambda logits, uniform: sample(logits, uniform, temperature, top_p, top_k),
                 eos_id,
                 pad_id,
                 progress,
+                None if reading is None else _read_on(model, reading, texts, pad_id),
             )
-        for i, generation in zip(rows, batch, strict=True):
+        for i, generation in zip(rows, written, strict=True):
             results[i] = generation
 
     if readings is None:
-        batches: list[tuple[Sequence[int], Reading | None]] = [
-            (rows, None) for rows in _batches(model, prompts, order, batch_size, max_new_tokens)
-        ]
+        hands: list[tuple[Sequence[int], Reading | None]] = [(hand, None) for hand in _hands(order, device)]
     else:
         if not readings:
             readings += [_nothing_read(model, rows) for rows in batches_of(order, min(batch_size, TURNS_AT_ONCE))]
-        batches = [(reading.rows, reading) for reading in readings]
-        if sorted(i for rows, _ in batches for i in rows) != list(range(len(prompts))):
+        hands = [(reading.rows, reading) for reading in readings]
+        if sorted(i for rows, _ in hands for i in rows) != list(range(len(prompts))):
             raise LabError(
                 f"generate: {len(prompts)} prompts do not go on from readings of "
-                f"{sum(len(rows) for rows, _ in batches)}; give as many in the same order, or an empty list"
+                f"{sum(len(rows) for rows, _ in hands)}; give as many in the same order, or an empty list"
             )
-    in_parallel(write, batches, device)
+    in_parallel(write, hands, device)
     for i, generation in enumerate(results):
         if not all(map(math.isfinite, generation.logprobs)):
             raise LabError(
@@ -139,16 +137,16 @@ def generate(
     return results
 
 
-def _batches(
-    model: Llama, prompts: Sequence[list[int]], order: Sequence[int], batch_size: int, max_new_tokens: int
-) -> list[Sequence[int]]:
-    """The prompts by their length, in batches that a machine can hold."""
-    batches = []
-    for rows in batches_of(order, batch_size):
-        longest = len(prompts[rows[-1]])  # the last row is the longest
-        size = max(1, min(PAIRS // longest**2, CACHE // (cache_bytes(model) * (longest + max_new_tokens))))
-        batches += [rows[start : start + size] for start in range(0, len(rows), size)]
-    return batches
+def _hands(order: Sequence[int], device: torch.device) -> list[list[int]]:
+    """The rows dealt out to the workers, DEALT at a time: of alike lengths, and answers to one prompt together."""
+    n = min(workers(device), len(order))
+    size = min(DEALT, math.ceil(len(order) / max(1, n)))
+    return [[i for at in range(w * size, len(order), n * size) for i in order[at : at + size]] for w in range(n)]
+
+
+def _most_rows(model: Llama, longest: int, prompt: int, batch_size: int) -> int:
+    """How many rows a machine holds at once, whose prompts have `prompt` tokens and which grow to `longest`."""
+    return max(1, min(batch_size, PAIRS // prompt**2, CACHE // (cache_bytes(model) * longest)))
 
 
 def precision_for(rows: int, device: torch.device, precision: str = "auto") -> str:
@@ -253,59 +251,130 @@ def _padded(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) ->
     return tokens, real, left_padding_mask(padding, longest, longest)
 
 
+@dataclass
+class _Batch:
+    """Rows that write together: their keys and values; which columns of these each may look at, (rows, columns); and of
+    each row, (rows,), the position of its next token, the prompt it goes on from, how many tokens it has written, the
+    last of them, and whether it is done."""
+
+    cache: KVCache
+    seen: Tensor
+    position: Tensor
+    prompt: Tensor
+    step: Tensor
+    token: Tensor
+    done: Tensor
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop the other rows. rows (n,) are indices."""
+        self.cache.keep_rows(rows)
+        for name in ("seen", "position", "prompt", "step", "token", "done"):
+            setattr(self, name, getattr(self, name)[rows])
+
+    def grow(self, n: int) -> None:
+        """Room for n more columns, which nobody may look at yet."""
+        self.cache.grow(n)
+        self.seen = F.pad(self.seen, (0, n))
+
+    def join(self, other: _Batch) -> None:
+        """Take in the rows of another batch. Both end at the same column; columns at the beginning that no row looks at
+        any more are left out."""
+        first = int(self.seen.any(0).int().argmax())
+        widths = self.cache.length - first, other.cache.length
+        length = max(widths)
+        pairs = ((self.cache, self.seen, first, widths[0]), (other.cache, other.seen, 0, widths[1]))
+        keys, values, seen = (
+            torch.cat([F.pad(t, pad) for t, pad in parts], dim)
+            for dim, parts in (
+                (1, [(c.keys[:, :, :, f : c.length], (0, 0, length - w, 0)) for c, _, f, w in pairs]),
+                (1, [(c.values[:, :, :, f : c.length], (0, 0, length - w, 0)) for c, _, f, w in pairs]),
+                (0, [(s[:, f : c.length], (length - w, 0)) for c, s, f, w in pairs]),
+            )
+        )
+        self.cache.keys, self.cache.values, self.cache.length, self.seen = keys, values, length, seen
+        for name in ("position", "prompt", "step", "token", "done"):
+            setattr(self, name, torch.cat([getattr(self, name), getattr(other, name)]))
+
+
+def _room(prompts: Sequence[list[int]], rows: int, most_rows: Callable[[int], int]) -> int:
+    """How many of the next prompts have room beside so many rows."""
+    n = min(len(prompts), most_rows(len(prompts[0])) - rows) if prompts else 0
+    while n > 0 and rows + n > most_rows(len(prompts[n - 1])):
+        n -= 1
+    return max(0, n)
+
+
 def _write(
     model: Llama,
     head: Tensor,
-    read: _Read,
+    prompts: list[list[int]],
     uniforms: Tensor,
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    top_k: int,
+    most_rows: Callable[[int], int],
+    draw: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
     eos_id: int,
     pad_id: int,
     progress: Callable[[int], object] | None,
+    read: _Read | None = None,
 ) -> list[Generation]:
-    device, n = head.device, len(uniforms)
-    hidden, cache, position = read.hidden, read.cache, read.position
-    mask = read.seen[:, None, None, :]  # (rows, 1, 1, columns)
-    room = cache.length + max_new_tokens
-    uniforms = uniforms.to(device)
-    chosen = torch.full((max_new_tokens, n), pad_id, device=device)
-    logprobs = torch.zeros(max_new_tokens, n, device=device)
-    alive = torch.arange(n, device=device)  # which of the n rows the batch still holds
-    done = torch.zeros(n, dtype=torch.bool, device=device)  # which of those have met eos
-    for step in range(max_new_tokens):
-        logits = hidden.float() @ head.T  # (rows, vocab)
-        token, logprob = sample(logits, uniforms[:, step], temperature, top_p, top_k)
-        chosen[step].index_copy_(0, alive, token)
-        logprobs[step].index_copy_(0, alive, logprob)
-        done |= token == eos_id
-        n_done = int(done.sum())
-        if n_done == len(done) or step == max_new_tokens - 1:
+    """Answers to prompts, of which each is no longer than the next: as many at once as `most_rows` allows for their
+    length, and where a quarter of them is done the next ones take their places. `read`: they were all read already."""
+    n, longest_answer = uniforms.shape
+    chosen, logprobs = torch.full((n, longest_answer), pad_id, device=head.device), torch.zeros_like(uniforms)
+
+    def write_down(batch: _Batch, hidden: Tensor) -> None:
+        """Draw and keep the next token of each row that is not done. hidden (rows, dim)."""
+        step = batch.step.clamp(max=longest_answer - 1)
+        batch.token, logprob = draw(hidden.float() @ head.T, uniforms[batch.prompt, step])
+        at = (~batch.done).nonzero()[:, 0]
+        chosen[batch.prompt[at], step[at]] = batch.token[at]
+        logprobs[batch.prompt[at], step[at]] = logprob[at]
+        batch.step = batch.step + 1
+        batch.done = batch.done | (batch.token == eos_id) | (batch.step >= longest_answer)
+
+    def begun(read: _Read, first: int) -> _Batch:
+        rows = torch.arange(first, first + len(read.hidden), device=head.device)
+        nothing = torch.zeros_like(rows)
+        batch = _Batch(read.cache, read.seen, read.position, rows, nothing, nothing, nothing.bool())
+        write_down(batch, read.hidden)
+        return batch
+
+    batch = None if read is None else begun(read, 0)
+    after = 0 if read is None else n  # the first prompt that was not read yet
+    while batch is not None or after < n:
+        if batch is not None:
+            n_done, rows = int(batch.done.sum()), len(batch.done)
+            if n_done == rows or n_done >= DROP_AT * rows:
+                if progress:
+                    progress(n_done)
+                if n_done == rows:
+                    batch = None
+                else:
+                    batch.keep((~batch.done).nonzero()[:, 0])
+        rows = 0 if batch is None else len(batch.done)
+        room = _room(prompts[after:], rows, most_rows)
+        if room and (batch is None or room >= DROP_AT * rows or room == n - after):
+            fresh = begun(_read(model, prompts[after : after + room], pad_id), after)
+            after += room
+            if batch is None:
+                batch = fresh
+            else:
+                batch.join(fresh)
+            continue
+        if batch is None:
             break
-        if n_done >= DROP_AT * len(done):
-            keep = (~done).nonzero()[:, 0]
-            cache.keep_rows(keep)
-            alive, token, position, uniforms = alive[keep], token[keep], position[keep], uniforms[keep]
-            mask, done = mask[keep], torch.zeros(len(keep), dtype=torch.bool, device=device)
-            if progress:
-                progress(n_done)
-        if cache.length == cache.max_len:
+        if batch.cache.length == batch.cache.max_len:
             # The whole cache is looked at, with what is still empty masked: a slice of it would be copied at each
             # product, which costs more than the few needless columns.
-            grown = min(CHUNK, room - cache.length)
-            cache.grow(grown)
-            mask = F.pad(mask, (0, grown))  # False: nothing there yet
-        mask[..., cache.length] = True
-        hidden = model.hidden(token[:, None], position[:, None], mask, cache)[:, -1]  # (rows, dim)
-        position = position + 1
-    if progress:
-        progress(len(done))
+            batch.grow(min(CHUNK, longest_answer))
+        batch.seen[:, batch.cache.length] = True
+        mask = batch.seen[:, None, None, :]  # (rows, 1, 1, columns)
+        hidden = model.hidden(batch.token[:, None], batch.position[:, None], mask, batch.cache)[:, -1]  # (rows, dim)
+        batch.position = batch.position + 1
+        write_down(batch, hidden)
     generations = []
-    for written, logprob_row in zip(chosen.T.tolist(), logprobs.T.tolist(), strict=True):
+    for written, logprob_row in zip(chosen.tolist(), logprobs.tolist(), strict=True):
         finished = eos_id in written
-        length = written.index(eos_id) + 1 if finished else max_new_tokens
+        length = written.index(eos_id) + 1 if finished else longest_answer
         generations.append(Generation(written[:length], finished, logprob_row[:length]))
     return generations
 
@@ -324,20 +393,21 @@ def sample(
     if temperature == 0:
         token = logits.argmax(-1)
         return token, 0.0 * logits.gather(1, token[:, None])[:, 0]  # NaN where the logits are
-    logprobs = (logits / temperature).log_softmax(-1)
-    probs, ids = cut(logprobs.exp(), top_p, top_k)
-    cumulated = probs.cumsum(-1)
+    scaled = logits / temperature if temperature != 1 else logits
+    scaled = scaled - scaled.amax(-1, keepdim=True)  # the likeliest token at 0, so that exp() cannot overflow
+    weights, ids = cut(scaled.exp(), top_p, top_k)
+    cumulated = weights.cumsum(-1)
+    total = cumulated[:, -1:]  # softmax divides by it; here it is enough to multiply the random number
     # Never the full sum: rounding must not reach past the last token.
-    target = uniform.clamp(max=1 - 1e-6)[:, None] * cumulated[:, -1:]
-    index = torch.searchsorted(cumulated, target, right=True).clamp(max=probs.shape[1] - 1)  # (rows, 1)
-    token = (index if ids is None else ids.gather(1, index))[:, 0]
-    logprob = logprobs.gather(1, token[:, None])[:, 0]
-    return token, logprob if ids is None else logprob - cumulated[:, -1].log()
+    target = uniform.clamp(max=1 - 1e-6)[:, None] * total
+    index = torch.searchsorted(cumulated, target, right=True).clamp(max=weights.shape[1] - 1)  # (rows, 1)
+    token = index if ids is None else ids.gather(1, index)
+    return token[:, 0], (scaled.gather(1, token) - total.log())[:, 0]
 
 
 def cut(probs: Tensor, top_p: float = 1.0, top_k: int = 0) -> tuple[Tensor, Tensor | None]:
-    """What top-k and then top-p leave of probabilities (rows, vocab): (rows, kept), 0 where cut and not scaled to sum
-    to 1 again; and the token ids of its columns, None where they are as they were."""
+    """What top-k and then top-p leave of probabilities (rows, vocab), whatever their sum: (rows, kept), 0 where cut and
+    not scaled to that sum again; and the token ids of its columns, None where they are as they were."""
     if not top_k and top_p >= 1:
         return probs, None
     k = min(top_k or probs.shape[1], probs.shape[1])
