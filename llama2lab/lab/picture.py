@@ -1,0 +1,43 @@
+"""Pictures that move, in one visual language: what all of them share.
+
+A picture is a class here, its drawing in a JavaScript file of the same name beside the module (``gae_by_hand.py`` and
+``gae_by_hand.js``), which defines ``function picture(stage, model)``; `picture.js` holds what they are built of (elements,
+a player with keys, numbers as text) and `picture.css` the colours and sizes, for light pages and dark ones. Where no
+widget can run (a viewer on the web, an exported page) the picture stands as the HTML of `static`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+HERE = Path(__file__).parent
+SHARED = (HERE / "picture.js").read_text(encoding="utf-8")
+
+
+class Picture(anywidget.AnyWidget):
+    """A picture of `data`, which is plain JSON: numbers, texts, lists and dictionaries. Texts reach the page as text
+    nodes only (`node` in picture.js), so that they may come from models and people."""
+
+    _css = (HERE / "picture.css").read_text(encoding="utf-8")
+    data = traitlets.Dict().tag(sync=True)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        module = sys.modules[cls.__module__].__file__ or ""
+        cls._esm = SHARED + Path(module).with_suffix(".js").read_text(encoding="utf-8")  # type: ignore[attr-defined]
+        super().__init_subclass__(**kwargs)
+
+    def static(self) -> str:
+        """The picture at rest, as HTML in which every text is escaped."""
+        raise NotImplementedError
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        data = bundle[0] if isinstance(bundle, tuple) else bundle
+        if data:
+            data["text/html"] = self.static()
+        return bundle
