@@ -36,18 +36,22 @@ def byte_letters() -> dict[str, int]:
 
 
 def piece(tokenizer: Any, token: int) -> Piece:
-    """A token of a byte-level vocabulary. A blank is shown as a dot; bytes that are no character alone, in hex."""
+    """A token of a byte-level vocabulary."""
     letters = str(tokenizer.convert_ids_to_tokens(token))
     if token < len(CONTROL_TOKENS):
         return Piece(token, letters.encode(), letters)
     data = bytes(byte_letters()[c] for c in letters)
+    return Piece(token, data, readable(data))
+
+
+def readable(data: bytes) -> str:
+    """A token's bytes as one can read them: a blank as a dot; what is no character, or none that is seen, in hex."""
     try:
         text = data.decode()
-        shown = text.replace(" ", "\u00b7").replace("\n", "\u21b5")
-        shown = shown if tame(shown) == shown and shown.strip() else " ".join(f"{b:02X}" for b in data)
     except UnicodeDecodeError:
-        shown = " ".join(f"{b:02X}" for b in data)
-    return Piece(token, data, shown)
+        return data.hex(" ").upper()
+    shown = text.replace(" ", "\u00b7").replace("\n", "\u21b5")
+    return shown if tame(shown) == shown and shown.strip() else data.hex(" ").upper()
 
 
 def pieces(tokenizer: Any, text: str) -> list[Piece]:
