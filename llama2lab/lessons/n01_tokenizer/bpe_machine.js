@@ -63,7 +63,7 @@ function picture(stage, model) {
       "Parts of words come first, whole words later; nothing fuses across a gap."),
     play.bar, figures, text,
     node("div", { class: "bpe-key" }, key("next", "fuses next"), key("new", "just fused"),
-      key("old", "fused before, darker the longer"), node("span", {}, "· is a blank")),
+      key("old", "fused before, stronger the longer"), node("span", {}, "· is a blank")),
     said,
     node("div", { class: "bpe-two" },
       node("div", {}, node("h4", {}, "Most frequent pairs now"), pairs, kinds),
