@@ -225,8 +225,15 @@ function picture(stage, model) {
   watch.observe(text);
   stage.addEventListener("pointerdown", halt, true);
   stage.addEventListener("keydown", halt, true);
+  stage.addEventListener("keydown", inside);
   if (renewed.delete(model)) on.focus();
-  return () => { play.stop(); watch.disconnect(); };
+  return () => {
+    play.stop();
+    watch.disconnect();
+    stage.removeEventListener("pointerdown", halt, true); // the stage stays when the machine is given another text
+    stage.removeEventListener("keydown", halt, true);
+    stage.removeEventListener("keydown", inside);
+  };
 }
 
 /** The merge after which a character of several bytes is whole, for each of its bytes; before that they read alone. */
@@ -261,6 +268,11 @@ function dim(nothing, ...buttons) {
 }
 
 const times = (count) => (count === 1 ? "once" : `${count} times`);
+
+/** Enter and space press the picture's buttons; JupyterLab would take them for its own. */
+function inside(event) {
+  if (event.key === "Enter" || event.key === " ") event.stopPropagation();
+}
 
 /** A listener that answers to these keys and keeps them from JupyterLab. */
 function keys(answers) {
