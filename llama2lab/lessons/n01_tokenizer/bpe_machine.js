@@ -269,9 +269,9 @@ function dim(nothing, ...buttons) {
 
 const times = (count) => (count === 1 ? "once" : `${count} times`);
 
-/** Enter and space press the picture's buttons; JupyterLab would take them for its own. */
+/** Keys that press the picture's buttons and move its slider; JupyterLab would take them for its own. */
 function inside(event) {
-  if (event.key === "Enter" || event.key === " ") event.stopPropagation();
+  if (/^(Enter| |Arrow.*|Home|End|Page.*)$/.test(event.key)) event.stopPropagation();
 }
 
 /** A listener that answers to these keys and keeps them from JupyterLab. */
