@@ -31,7 +31,7 @@ function picture(stage, model) {
 
   const lines = shape("g"), dot = shape("circle", { r: 7, class: "l2map-dot", visibility: "hidden" });
   const over = shape("svg", { "aria-hidden": "true" }, lines, dot);
-  const loop = node("span", { class: "l2map-loop", "aria-hidden": "true" }, "five rounds: answers of the newest model go back to people");
+  const loop = node("span", { class: "l2map-loop", "aria-hidden": "true" }, "the newest model’s answers go back to people");
   const order = ["words", "base", "sft", "chat", "eval", "feedback", "rewards", "rlhf", "gatt"];
   const map = node("div", { class: "l2map", role: "group", "aria-label": "stages of the recipe; arrows move, Enter opens",
     keydown: key }, ...order.map((place) => groups[place]), over, loop);
@@ -47,7 +47,7 @@ function picture(stage, model) {
   const more = node("div", { class: "l2map-more", hidden: true, "aria-live": "polite" });
   stage.append(
     node("div", { class: "l2map-head" }, node("p", { class: "l2p-title" }, "The recipe"),
-      node("p", { class: "l2p-note" }, examples.length ? "Press a stage, or a version: its answer changes." : "Press a stage."),
+      node("p", { class: "l2p-note" }, examples.length ? "Press a stage or a version." : "Press a stage."),
       examples.length ? pick : null, examples.length ? play : null),
     map, says, more);
   if (!examples.length) says.hidden = true;
