@@ -1,8 +1,9 @@
-// The recipe map. Boxes are HTML, so that their letters keep their size; arrows and the travelling prompt are one SVG over
-// them, whose lines are laid anew whenever the boxes move.
+// The recipe map. Boxes are HTML, so that their letters keep their size; arrows and the travelling prompt are one SVG
+// over them, whose lines are laid anew whenever the boxes move.
 
 const PLACES = { words: ["tokens", "transformer"], base: ["pretraining"], sft: ["sft"], eval: ["evaluation"],
   feedback: ["feedback"], rewards: ["helpful", "safe"], rlhf: ["rejection", "ppo"], gatt: ["gatt"] };
+const FREE = ["feedback", "gatt"]; // boxes of two lines
 const SPEED = 330; // units a second that the prompt travels
 const READ = 1500; // ms that an answer stands
 
@@ -16,8 +17,9 @@ function picture(stage, model) {
   const marks = {}, chips = {}, boxes = {};
   for (const s of stages) {
     marks[s.key] = node("span");
-    boxes[s.key] = node("button", { type: "button", class: `l2map-box${s.notebook === current ? " here" : ""}`, tabindex: -1,
-      "aria-expanded": "false", "aria-current": s.notebook === current ? "step" : null, click: () => toggle(s) },
+    const looks = ["l2map-box", s.notebook === current ? "here" : "", FREE.includes(s.key) ? "free" : ""].join(" ");
+    boxes[s.key] = node("button", { type: "button", class: looks, tabindex: -1, "aria-expanded": "false",
+      "aria-current": s.notebook === current ? "step" : null, click: () => toggle(s) },
     node("small", {}, s.notebook), s.name, marks[s.key]);
   }
   for (const v of versions) {
@@ -31,13 +33,15 @@ function picture(stage, model) {
 
   const lines = shape("g"), dot = shape("circle", { r: 7, class: "l2map-dot", visibility: "hidden" });
   const over = shape("svg", { "aria-hidden": "true" }, lines, dot);
-  const loop = node("span", { class: "l2map-loop", "aria-hidden": "true" }, "the newest model’s answers go back to people");
+  const loop = node("span", { class: "l2map-loop", "aria-hidden": "true" },
+    "the newest model’s answers go back to people");
   const order = ["words", "base", "sft", "chat", "eval", "feedback", "rewards", "rlhf", "gatt"];
-  const map = node("div", { class: "l2map", role: "group", "aria-label": "stages of the recipe; arrows move, Enter opens",
-    keydown: key }, ...order.map((place) => groups[place]), over, loop);
+  const map = node("div", { class: "l2map", role: "group", keydown: key,
+    "aria-label": "stages of the recipe; arrows move, Enter opens" }, ...order.map((place) => groups[place]), over, loop);
 
   // ---- head and foot ----
-  const play = button("Play", () => (playing ? halt() : start()), { label: "play: follow one prompt through the recipe" });
+  const PLAY = "play: follow one prompt through the recipe";
+  const play = button("Play", () => (playing ? halt() : start()), { label: PLAY });
   const pick = node("select", { "aria-label": "prompt that is followed", change: () => {
     halt();
     example = examples[pick.selectedIndex];
@@ -104,10 +108,12 @@ function picture(stage, model) {
     more.hidden = !open;
     if (!open) return;
     const link = s.notebook === current ? node("span", {}, "You are here.")
-      : s.file ? node("a", { href: s.file, click: aim }, `Open notebook ${s.notebook}`) : node("span", {}, `Notebook ${s.notebook}.`);
-    more.replaceChildren(node("p", {}, node("strong", {}, `${s.name}. `), s.happens), node("p", {}, `${s.gives} `, link));
+      : s.file ? node("a", { href: s.file, click: aim }, `Open notebook ${s.notebook}`)
+        : node("span", {}, `Notebook ${s.notebook}.`);
+    more.replaceChildren(node("p", {}, node("strong", {}, `${s.name}. `), s.happens),
+      node("p", {}, `${s.gives} `, link));
   }
-  /** JupyterLab opens the notebook in a tab of its own if the link carries its command; elsewhere it is a plain link. */
+  /** JupyterLab opens the notebook in a tab of its own if the link carries its command; elsewhere the link is plain. */
   function aim(event) {
     const here = window.location.pathname.match(/\/lab(?:\/workspaces\/[^/]+)?\/tree\/(.*)$/);
     if (!here || !document.querySelector(".jp-LabShell")) return;
@@ -117,8 +123,7 @@ function picture(stage, model) {
   }
 
   // ---- keys: one Tab stop, arrows inside ----
-  const round = ["tokens", "transformer", "pretraining", "sft", "rounds"].map((k) => boxes[k])
-    .concat(versions.map((v) => chips[v]), ["evaluation", "feedback", "helpful", "safe", "rejection", "ppo", "gatt"].map((k) => boxes[k]));
+  const round = [...map.querySelectorAll("button")];
   const first = stages.find((s) => s.notebook === current);
   (first ? boxes[first.key] : round[0]).setAttribute("tabindex", 0);
   map.addEventListener("focusin", (event) => {
@@ -126,7 +131,8 @@ function picture(stage, model) {
   });
   function key(event) {
     const at = round.indexOf(document.activeElement), count = round.length;
-    const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: count - 1 }[event.key];
+    const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0,
+      End: count - 1 }[event.key];
     if (event.key === "Escape" && open) toggle(stages.find((s) => s.key === open));
     else if (to !== undefined && at >= 0) round[(to + count) % count].focus();
     else if (event.key === "Enter" || event.key === " ") { event.stopPropagation(); return; } // the button's own
@@ -148,18 +154,21 @@ function picture(stage, model) {
     const g = Object.fromEntries(Object.entries(groups).map(([name, element]) => [name, box(element)]));
     const chat = g.chat, wide = chat.r - chat.l, middle = (chat.b + g.feedback.t) / 2;
     const flat = (a, b) => [[g[a].r + 2, g[a].y], [g[b].l - 3, g[b].y]];
-    const back = [[chat.l + wide * 0.12, chat.b + 2], [chat.l + wide * 0.12, middle], [g.feedback.x, middle], [g.feedback.x, g.feedback.t - 3]];
+    const out = chat.l + wide * 0.12;
+    const back = [[out, chat.b + 2], [out, middle], [g.feedback.x, middle], [g.feedback.x, g.feedback.t - 3]];
     const up = [[g.rlhf.r + 2, g.rlhf.y], [chat.l + wide * 0.42, g.rlhf.y], [chat.l + wide * 0.42, chat.b + 3]];
     const ghost = [[g.gatt.l - 2, g.gatt.y], [chat.l + wide * 0.8, g.gatt.y], [chat.l + wide * 0.8, chat.b + 3]];
     const arrows = [flat("words", "base"), flat("base", "sft"), flat("sft", "chat"), flat("chat", "eval"), back,
       flat("feedback", "rewards"), flat("rewards", "rlhf"), up, ghost];
-    lines.replaceChildren(...arrows.flatMap((points) => [shape("polyline", { class: "l2map-arrow", points: points.join(" ") }), tip(points)]));
+    lines.replaceChildren(...arrows.flatMap((points) => [
+      shape("polyline", { class: "l2map-arrow", points: points.join(" ") }), tip(points)]));
     loop.style.left = `${(g.feedback.x + chat.l) / 2}px`;
     loop.style.top = `${middle}px`;
-    const lap = (key) => [[chat.x, chat.y], ...back, [g.feedback.x, g.feedback.y], [g.rewards.l, g.rewards.y], [g.rewards.r, g.rewards.y],
-      ...(key ? [[box(boxes[key]).l, box(boxes[key]).y], [box(boxes[key]).r, box(boxes[key]).y]] : []), ...up];
-    ways = { base: [[g.words.x, g.words.y], [g.base.x, g.base.b - 8]], sft: [[g.base.x, g.base.b - 8], [g.sft.x, g.sft.b - 8]],
-      first: [[g.sft.x, g.sft.b - 8], [chat.l, chat.y]], rejection: lap("rejection"), ppo: lap("ppo") };
+    const lap = (by) => [[chat.x, chat.y], ...back, [g.feedback.x, g.feedback.y], [g.rewards.l, g.rewards.y],
+      [g.rewards.r, g.rewards.y], [by.l, by.y], [by.r, by.y], ...up];
+    const base = [g.base.x, g.base.b - 8], sft = [g.sft.x, g.sft.b - 8];
+    ways = { base: [[g.words.x, g.words.y], base], sft: [base, sft], first: [sft, [chat.l, chat.y]],
+      rejection: lap(box(boxes.rejection)), ppo: lap(box(boxes.ppo)) };
   }
   function tip(points) {
     const [x, y] = points.at(-1), [px, py] = points.at(-2);
@@ -193,7 +202,11 @@ function picture(stage, model) {
       const arrive = () => { say(stops[i]); timer = setTimeout(() => next(i + 1), READ); };
       const last = i === stops.length - 1;
       if (still() || !ways.base) arrive(); // no motion was asked for: the answers alone
-      else { light(null); travel(i < 2 ? ways[stops[i]] : i === 2 ? ways.first.concat(ways.rejection) : ways[last ? "ppo" : "rejection"], arrive); }
+      else {
+        light(null);
+        const round = ways[last ? "ppo" : "rejection"];
+        travel(i < 2 ? ways[stops[i]] : i === 2 ? ways.first.concat(round) : round, arrive);
+      }
     };
     next(from + 1);
   }
@@ -203,7 +216,7 @@ function picture(stage, model) {
     clearTimeout(timer);
     dot.setAttribute("visibility", "hidden");
     play.textContent = "Play";
-    play.setAttribute("aria-label", "play: follow one prompt through the recipe");
+    play.setAttribute("aria-label", PLAY);
   }
 
   say(versions.at(-1));
