@@ -94,6 +94,18 @@ function player(count, show, { say = (step) => `${step + 1} of ${count}`, pause 
   return { bar, go, stop, start, at: () => at };
 }
 
+/** A link to a notebook beside this one. JupyterLab opens it in a tab of its own by the command that the link is given
+    when pressed; elsewhere it is a plain link. */
+function notebookLink(file, words) {
+  return node("a", { href: file, click: (event) => {
+    const here = window.location.pathname.match(/\/lab(?:\/workspaces\/[^/]+)?\/tree\/(.*)$/);
+    if (!here || !document.querySelector(".jp-LabShell")) return;
+    const path = decodeURIComponent(here[1]).replace(/[^/]*$/, "") + file;
+    event.currentTarget.dataset.commandlinkerCommand = "docmanager:open";
+    event.currentTarget.dataset.commandlinkerArgs = JSON.stringify({ path });
+  } }, words);
+}
+
 /** The horizontal place of a value between two ends, for drawing. */
 function scale(low, high, from, to) {
   const span = high > low ? high - low : 1;
