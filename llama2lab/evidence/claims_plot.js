@@ -1,5 +1,5 @@
-// The forest plot of claims. One axis for all: a difference counted in halves of its own interval, so that every interval
-// begins two units long and shrinks with the root of the data.
+// The forest plot of claims. One axis for all: a difference counted in halves of its own interval, so that every
+// interval begins two units long and shrinks with the root of the data.
 
 const WIDE = 250, EDGE = 4, LINE = 12; // units of the drawing; where the axis ends; the height of one difference
 const TIMES = [1, 2, 5, 10, 20, 50, 100, 1000];
@@ -12,7 +12,7 @@ function picture(stage, model) {
     return undefined;
   }
   const x = scale(-EDGE - 0.4, EDGE + 0.4, 0, WIDE);
-  let times = 1, shown = [], marks = [];
+  let times = 1, marks = [];
 
   const notebooks = [...new Set(claims.map((c) => c.notebook))];
   const pick = node("select", { "aria-label": "claims of which notebook", change: list },
@@ -21,14 +21,15 @@ function picture(stage, model) {
   const verdicts = node("select", { "aria-label": "claims of which verdict", change: list },
     node("option", { value: "" }, "any verdict"),
     ...Object.entries(counts).map(([words, n]) => node("option", { value: words }, `${words} (${n})`)));
-  const data = slider("data", { min: 0, max: TIMES.length - 1, value: 0, say: (i) => `× ${TIMES[i].toLocaleString("en")}`,
-    change: (i) => { times = TIMES[i]; move(); } });
+  const data = slider("data", { min: 0, max: TIMES.length - 1, value: 0,
+    say: (i) => `× ${TIMES[i].toLocaleString("en")}`, change: (i) => { times = TIMES[i]; move(); } });
   const said = node("p", { class: "l2f-say", "aria-live": "polite" });
   const rows = node("ul", { class: "l2f-list", keydown: key });
 
   const axis = shape("svg", { viewBox: `0 0 ${WIDE} 30`, height: 30, "aria-hidden": "true" },
     shape("text", { x: 0, y: 11 }, "against the report"), shape("text", { x: WIDE, y: 11, "text-anchor": "end" }, "for it"),
-    ...[-4, -2, 0, 2, 4].map((tick) => shape("text", { x: x(tick), y: 27, "text-anchor": "middle" }, String(tick).replace("-", "−"))));
+    ...[-4, -2, 0, 2, 4].map((tick) => shape("text", { x: x(tick), y: 27, "text-anchor": "middle" },
+      String(tick).replace("-", "−"))));
   stage.classList.add("l2f");
   stage.append(
     node("p", { class: "l2p-title" }, "What became of the report’s claims here"),
@@ -52,7 +53,7 @@ function picture(stage, model) {
   }
   /** (mean, low, high) with `times` as many data. */
   function shrunk(figure) {
-    if (!figure.place) return [Math.sign(figure.mean) * EDGE, Math.sign(figure.mean) * EDGE, Math.sign(figure.mean) * EDGE];
+    if (!figure.place) return Array(3).fill(Math.sign(figure.mean) * EDGE); // counted
     const [mean, low, high] = figure.place, root = figure.grows ? Math.sqrt(times) : 1;
     return [mean, mean + (low - mean) / root, mean + (high - mean) / root];
   }
@@ -91,29 +92,31 @@ function picture(stage, model) {
     const kind = claim.verdict.startsWith("seen and") ? "open" : claim.verdict.startsWith("seen") ? "seen"
       : claim.verdict.startsWith("refuted") ? "refuted" : "open";
     const more = node("div", { class: "l2f-more", hidden: true });
-    const press = node("button", { type: "button", class: "l2f-row", "aria-expanded": "false", tabindex: -1, click: () => {
+    const fold = () => {
       if (!more.childElementCount) more.append(...details(claim));
       more.hidden = !more.hidden;
       press.setAttribute("aria-expanded", String(!more.hidden));
-    } },
+    };
+    const press = node("button", { type: "button", class: "l2f-row", "aria-expanded": "false", tabindex: -1, click: fold },
     node("span", { class: `l2f-said ${kind}` }, node("b", { "aria-hidden": "true" }, claim.sign), claim.verdict),
     node("span", {}, `${claim.number} ${claim.words}`, node("small", {}, `report: ${claim.report}`)), plot);
     return node("li", {}, press, more);
   }
   function details(claim) {
-    const link = claim.file ? node("a", { href: claim.file }, `notebook ${claim.notebook}`) : `notebook ${claim.notebook}`;
+    const where = `notebook ${claim.notebook}`, link = claim.file ? notebookLink(claim.file, where) : where;
     const from = node("p", {}, "Above 0 the report is right. Measured in ", link, ".");
     if (!claim.figures.length) return [node("p", {}, "A matter to read about, not to measure: ", link, ".")];
-    const head = node("tr", {}, ...["difference", "mean [interval]", "n", "verdict"].map((t) => node("th", { scope: "col" }, t)));
-    const body = claim.figures.map((f) => node("tr", {}, node("td", {}, f.words), node("td", {}, f.shown), node("td", {}, f.n),
+    const names = ["difference", "mean [interval]", "n", "verdict"];
+    const head = node("tr", {}, ...names.map((name) => node("th", { scope: "col" }, name)));
+    const body = claim.figures.map((f) => node("tr", {}, ...[f.words, f.shown, f.n].map((text) => node("td", {}, text)),
       node("td", { class: KINDS[f.verdict] }, f.verdict, f.price ? `; ${f.price}` : "")));
     return [node("table", {}, node("thead", {}, head), node("tbody", {}, ...body)), from];
   }
 
   function list() {
     marks = [];
-    shown = claims.filter((c) => (!pick.value || c.notebook === pick.value) && (!verdicts.value || c.verdict === verdicts.value));
-    rows.replaceChildren(...shown.map(row));
+    const fits = (c) => [c.notebook, ""].includes(pick.value) && [c.verdict, ""].includes(verdicts.value);
+    rows.replaceChildren(...claims.filter(fits).map(row));
     rows.querySelector(".l2f-row")?.setAttribute("tabindex", 0);
     requestAnimationFrame(() => requestAnimationFrame(move)); // from 0 outwards, where motion is wanted
   }

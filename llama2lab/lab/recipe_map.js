@@ -108,18 +108,10 @@ function picture(stage, model) {
     more.hidden = !open;
     if (!open) return;
     const link = s.notebook === current ? node("span", {}, "You are here.")
-      : s.file ? node("a", { href: s.file, click: aim }, `Open notebook ${s.notebook}`)
+      : s.file ? notebookLink(s.file, `Open notebook ${s.notebook}`)
         : node("span", {}, `Notebook ${s.notebook}.`);
     more.replaceChildren(node("p", {}, node("strong", {}, `${s.name}. `), s.happens),
       node("p", {}, `${s.gives} `, link));
-  }
-  /** JupyterLab opens the notebook in a tab of its own if the link carries its command; elsewhere the link is plain. */
-  function aim(event) {
-    const here = window.location.pathname.match(/\/lab(?:\/workspaces\/[^/]+)?\/tree\/(.*)$/);
-    if (!here || !document.querySelector(".jp-LabShell")) return;
-    const path = decodeURIComponent(here[1]).replace(/[^/]*$/, "") + event.currentTarget.getAttribute("href");
-    event.currentTarget.dataset.commandlinkerCommand = "docmanager:open";
-    event.currentTarget.dataset.commandlinkerArgs = JSON.stringify({ path });
   }
 
   // ---- keys: one Tab stop, arrows inside ----
