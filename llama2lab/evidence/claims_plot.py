@@ -90,7 +90,8 @@ class ClaimsPlot(Picture):
         if not self.data["claims"]:
             return f"<p>{NOTHING}</p>"
         head = ("claim", "the report", "measured here: above 0 if the report is right", "interval", "n", "verdict")
-        body = f"<thead><tr>{''.join(cell(words, 'th', ' scope="col"') for words in head)}</tr></thead>"
+        names = "".join(cell(words, "th", ' scope="col"') for words in head)
+        body = f"<thead><tr>{names}</tr></thead>"
         for claim in self.data["claims"]:
             rows = [[f["words"], f["shown"], f["n"], f"{f['verdict']} {f['price']}"] for f in claim["figures"]]
             first = cell(f"{claim['number']} {claim['words']}", "th", ' scope="row"') + cell(claim["report"])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.files import rows_file
 from llama2lab.engine.paths import ROOT
 from llama2lab.engine.stagefiles import finished_stages
 from llama2lab.lab.finished import Finished
@@ -164,7 +165,7 @@ def chosen(rows: Sequence[tuple[dict[str, Any], ...]]) -> list[tuple[str, tuple[
 def examples(lab: Finished) -> list[dict[str, Any]]:
     """The prompts with what each stage answers; none where the run keeps no answers to the same prompts."""
     there = set(finished_stages(lab.folder))
-    stages = [s for s in ("sft", *VERSIONS) if s in there and (lab.folder / s / "answers.jsonl").is_file()]
+    stages = [s for s in ("sft", *VERSIONS) if s in there and rows_file(lab.folder / s / "answers.jsonl").is_file()]
     try:
         found = chosen(lab.answers(*stages)) if len(stages) > 2 else []
     except LabError:
