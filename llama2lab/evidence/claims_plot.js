@@ -27,14 +27,15 @@ function picture(stage, model) {
   const rows = node("ul", { class: "l2f-list", keydown: key });
 
   const axis = shape("svg", { viewBox: `0 0 ${WIDE} 30`, height: 30, "aria-hidden": "true" },
-    shape("text", { x: 0, y: 11 }, "against the report"), shape("text", { x: WIDE, y: 11, "text-anchor": "end" }, "for it"),
+    shape("text", { x: 0, y: 11 }, "against the report"),
+    shape("text", { x: WIDE, y: 11, "text-anchor": "end" }, "for it"),
     ...[-4, -2, 0, 2, 4].map((tick) => shape("text", { x: x(tick), y: 27, "text-anchor": "middle" },
       String(tick).replace("-", "−"))));
   stage.classList.add("l2f");
   stage.append(
     node("p", { class: "l2p-title" }, "What became of the report’s claims here"),
-    node("p", { class: "l2p-note" }, "Press a claim for its figures. A bar is a difference with its 95 % interval; one that "
-      + "leaves 0 out is told. The axis counts in halves of that interval, so all begin equally long."),
+    node("p", { class: "l2p-note" }, "Press a claim for its figures. A bar is one difference with its 95 % interval: it "
+      + "is told if it leaves 0 out. The axis counts in halves of that interval; arrows lie further out."),
     node("div", { class: "l2p-bar l2f-bar-controls" }, notebooks.length > 1 ? pick : null,
       Object.keys(counts).length > 1 ? verdicts : null, data),
     said,
@@ -53,7 +54,7 @@ function picture(stage, model) {
   }
   /** (mean, low, high) with `times` as many data. */
   function shrunk(figure) {
-    if (!figure.place) return Array(3).fill(Math.sign(figure.mean) * EDGE); // counted
+    if (!figure.place) return Array(3).fill(Math.sign(figure.mean) * 2 * EDGE); // counted: beyond doubt
     const [mean, low, high] = figure.place, root = figure.grows ? Math.sqrt(times) : 1;
     return [mean, mean + (low - mean) / root, mean + (high - mean) / root];
   }
@@ -97,9 +98,10 @@ function picture(stage, model) {
       more.hidden = !more.hidden;
       press.setAttribute("aria-expanded", String(!more.hidden));
     };
-    const press = node("button", { type: "button", class: "l2f-row", "aria-expanded": "false", tabindex: -1, click: fold },
-    node("span", { class: `l2f-said ${kind}` }, node("b", { "aria-hidden": "true" }, claim.sign), claim.verdict),
-    node("span", {}, `${claim.number} ${claim.words}`, node("small", {}, `report: ${claim.report}`)), plot);
+    const attributes = { type: "button", class: "l2f-row", "aria-expanded": "false", tabindex: -1, click: fold };
+    const press = node("button", attributes,
+      node("span", { class: `l2f-said ${kind}` }, node("b", { "aria-hidden": "true" }, claim.sign), claim.verdict),
+      node("span", {}, `${claim.number} ${claim.words}`, node("small", {}, `report: ${claim.report}`)), plot);
     return node("li", {}, press, more);
   }
   function details(claim) {

@@ -62,7 +62,7 @@ function picture(stage, model) {
   const colour = (answer) => (answer?.good == null ? "faint" : answer.good ? "right" : "wrong");
 
   function verdict(answer) {
-    if (answer.good === null) return "goes on with the text, answers nothing";
+    if (answer.good === null) return "goes on with the text; not judged";
     const words = example.kind === "unsafe" ? ["unsafe", "safe"] : ["wrong", "right"];
     return `${sign(answer)} ${words[Number(answer.good)]}`;
   }

@@ -3,8 +3,8 @@
 recipe_map(finished_run(), current="06")
 
 One prompt goes through the recipe and shows what the model of each stage answers: stored answers of the run, sampled at
-temperature 1 when its stages were judged. The base model was never asked, so it is sampled here (greedily; kept in
-runs/lab). The prompts are chosen by the rules in `RULES`, never by hand.
+temperature 1 when its stages were judged. The base model was never asked, so it is sampled here in the same way, once
+(kept in runs/lab). The prompts are chosen by the rules in `RULES`, never by hand.
 """
 
 from __future__ import annotations
@@ -143,10 +143,10 @@ def good(row: dict[str, Any]) -> bool:
 
 
 def goes_on(lab: Finished, prompts: Sequence[str]) -> dict[str, str]:
-    """{prompt: how the base model goes on with it}, greedily."""
+    """{prompt: how the base model goes on with it}, at the temperature of the stored answers."""
     tokenizer = lab.tokenizer
     ids = [[tokenizer.bos_token_id, *encode_text(tokenizer, prompt)] for prompt in prompts]
-    written = lab.generate(lab.model("base"), ids, TOKENS, temperature=0.0, precision=lab.machine.precision)
+    written = lab.generate(lab.model("base"), ids, TOKENS, temperature=1.0, precision=lab.machine.precision)
     return {p: decode_answer(tokenizer, w.tokens) for p, w in zip(prompts, written, strict=True)}
 
 
