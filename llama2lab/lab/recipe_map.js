@@ -20,7 +20,7 @@ function picture(stage, model) {
     const looks = ["l2map-box", s.notebook === current ? "here" : "", FREE.includes(s.key) ? "free" : ""].join(" ");
     boxes[s.key] = node("button", { type: "button", class: looks, tabindex: -1, "aria-expanded": "false",
       "aria-current": s.notebook === current ? "step" : null, click: () => toggle(s) },
-    node("small", {}, s.notebook), s.name, marks[s.key]);
+    node("small", {}, s.notebook), ` ${s.name}`, marks[s.key]);
   }
   for (const v of versions) {
     chips[v] = node("button", { type: "button", class: "l2map-chip", tabindex: -1, click: () => choose(v) });
