@@ -94,15 +94,15 @@ function player(count, show, { say = (step) => `${step + 1} of ${count}`, pause 
   return { bar, go, stop, start, at: () => at };
 }
 
-/** A link to a notebook beside this one. JupyterLab opens it in a tab of its own by the command that the link is given
-    when pressed; elsewhere it is a plain link. */
+/** A link to a notebook beside this one. JupyterLab routes by its address: told that this changed, it opens the notebook
+    in a tab of its own and loads nothing anew. Elsewhere it is a plain link. */
 function notebookLink(file, words) {
   return node("a", { href: file, click: (event) => {
-    const here = window.location.pathname.match(/\/lab(?:\/workspaces\/[^/]+)?\/tree\/(.*)$/);
-    if (!here || !document.querySelector(".jp-LabShell")) return;
-    const path = decodeURIComponent(here[1]).replace(/[^/]*$/, "") + file;
-    event.currentTarget.dataset.commandlinkerCommand = "docmanager:open";
-    event.currentTarget.dataset.commandlinkerArgs = JSON.stringify({ path });
+    const held = event.ctrlKey || event.metaKey || event.shiftKey;
+    if (held || !document.querySelector(".jp-LabShell") || !window.location.pathname.includes("/tree/")) return;
+    event.preventDefault();
+    window.history.pushState({}, "", event.currentTarget.href);
+    window.dispatchEvent(new PopStateEvent("popstate"));
   } }, words);
 }
 
