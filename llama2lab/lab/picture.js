@@ -98,10 +98,14 @@ function player(count, show, { say = (step) => `${step + 1} of ${count}`, pause 
     in a tab of its own and loads nothing anew. Elsewhere it is a plain link. */
 function notebookLink(file, words) {
   return node("a", { href: file, click: (event) => {
-    const held = event.ctrlKey || event.metaKey || event.shiftKey;
-    if (held || !document.querySelector(".jp-LabShell") || !window.location.pathname.includes("/tree/")) return;
+    const panel = event.currentTarget.closest(".jp-NotebookPanel");
+    const tab = panel && document.querySelector(`.lm-DockPanel [data-id="${panel.id}"]`); // its title says the path
+    const path = tab?.title.match(/: (.*\/|)[^/\n]*\.ipynb$/gm)?.at(-1);
+    const settings = document.getElementById("jupyter-config-data");
+    if (!path || !settings || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    const folder = path.slice(2).replace(/[^/]*$/, "").split("/").map(encodeURIComponent).join("/");
     event.preventDefault();
-    window.history.pushState({}, "", event.currentTarget.href);
+    window.history.pushState({}, "", `${JSON.parse(settings.textContent).baseUrl}lab/tree/${folder}${file}`);
     window.dispatchEvent(new PopStateEvent("popstate"));
   } }, words);
 }
