@@ -94,6 +94,22 @@ function player(count, show, { say = (step) => `${step + 1} of ${count}`, pause 
   return { bar, go, stop, start, at: () => at };
 }
 
+/** A link to a notebook beside this one. JupyterLab routes by its address: told that this changed, it opens the notebook
+    in a tab of its own and loads nothing anew. Elsewhere it is a plain link. */
+function notebookLink(file, words) {
+  return node("a", { href: file, click: (event) => {
+    const panel = event.currentTarget.closest(".jp-NotebookPanel");
+    const tab = panel && document.querySelector(`.lm-DockPanel [data-id="${panel.id}"]`); // its title says the path
+    const path = tab?.title.match(/: (.*\/|)[^/\n]*\.ipynb$/gm)?.at(-1);
+    const settings = document.getElementById("jupyter-config-data");
+    if (!path || !settings || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    const folder = path.slice(2).replace(/[^/]*$/, "").split("/").map(encodeURIComponent).join("/");
+    event.preventDefault();
+    window.history.pushState({}, "", `${JSON.parse(settings.textContent).baseUrl}lab/tree/${folder}${file}`);
+    window.dispatchEvent(new PopStateEvent("popstate"));
+  } }, words);
+}
+
 /** The horizontal place of a value between two ends, for drawing. */
 function scale(low, high, from, to) {
   const span = high > low ? high - low : 1;
