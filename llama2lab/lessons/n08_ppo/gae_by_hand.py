@@ -127,6 +127,6 @@ class GaeByHand(Picture):
             f"<p><strong>Surprise, carried backwards</strong></p><p>{html.escape(d['question'])} "
             f"&rarr; {html.escape(d['before'])}<strong>{html.escape(''.join(d['tokens']))}</strong></p>"
             f"{table(header, rows)}<p>Surprise = reward + gamma &times; next value &minus; value. The advantage of a "
-            f"token is its surprise and those that follow, each shrunk by gamma &times; lambda for every token between. "
+            f"token is its surprise and those that follow, each shrunk by gamma &times; lambda a token. "
             f"Gamma is {gamma:g} here.</p>"
         )
