@@ -149,8 +149,8 @@ def sentences(answers: Sequence[str]) -> dict[str, int]:
 def rows_of(log: Sequence[dict[str, float]], seen: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
     """The log of PPO with what the oracle saw: `iteration`, `score` (of the training answers), `kl` (nats an answer, to
     the start), `clipfrac`, `entropy`, `length`, `sampling_gap` ... and, on held-out prompts, `truth`, `proxy`,
-    `answers` (of the first few prompts, each with its truth and its reward), `said` (`sentences` of all). Row i is about
-    the policy that wrote the answers of iteration i: row 0 is the start."""
+    `answers` (to the first few, each with its truth and its reward), `said` (`sentences` of all). Row i is about the
+    policy that wrote the answers of iteration i: row 0 is the start."""
     return [{"iteration": i, **row, **seen[i]} for i, row in enumerate(log) if i in seen and "kl" in row]
 
 
