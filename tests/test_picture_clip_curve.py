@@ -61,7 +61,7 @@ def test_the_page_agrees_with_the_loss_and_steps_stop_at_the_clip():
             page.keyboard.press("Enter")
             point.focus()
             assert agrees(sign, 0.2)[0] == 1.0
-            for key in ("PageUp", "PageUp", "PageUp", "ArrowLeft", "End", "Home"):
+            for key in ("PageUp", "ArrowRight", "PageUp", "PageUp", "ArrowLeft", "End", "Home"):
                 page.keyboard.press(key)
                 agrees(sign, 0.2)
 

@@ -60,7 +60,10 @@ function picture(stage, model) {
     node("div", { class: "gae-legend" },
       node("span", {}, node("i", { style: "background: var(--l2p-grey)" }), "reward r of the token"),
       node("span", {}, node("i", { style: "border: 2px solid var(--l2p-text)" }), "value V before it: the critic's guess of all that is to come")),
-    board, film.bar, node("div", { class: "l2p-bar" }, gamma, reset), sum, seen, aloud);
+    board, film.bar, node("div", { class: "l2p-bar" }, gamma, reset), sum, seen, aloud,
+    node("details", { class: "l2p-note" }, node("summary", {}, "Whose numbers these are"),
+      `The policy and the critic are those of a short PPO run from ${data.start}, at beta ${data.beta}. ${data.rule} `,
+      "Advantages look forward only, so those of the last five tokens are the same as in the whole answer."));
 
   let parts = null, width = 0;
   const build = () => {

@@ -26,8 +26,8 @@ from llama2lab.stages.gate import mean_and_std, whiten
 from llama2lab.town.items import Prompt
 
 TOKENS = 5
-PLAY = Play(start="rlhf-v4", iterations=8, batch=128, beta=0.2, unsafe_share=0.0)
-WARM = 6  # of them teach the critic alone
+PLAY = Play(start="rlhf-v4", iterations=7, batch=64, minibatch=16, beta=0.2, unsafe_share=0.0)
+WARM = 5  # of them teach the critic alone
 RULE = (
     "Of the short answers to held-out prompts that end by themselves and whose five values stay between the lowest "
     "and the highest score of PPO's first batch, the one in which the critic changes its mind most at one token."
@@ -128,5 +128,5 @@ class GaeByHand(Picture):
             f"&rarr; {html.escape(d['before'])}<strong>{html.escape(''.join(d['tokens']))}</strong></p>"
             f"{table(header, rows)}<p>Surprise = reward + gamma &times; next value &minus; value. The advantage of a "
             f"token is its surprise and those that follow, each shrunk by gamma &times; lambda a token. "
-            f"Gamma is {gamma:g} here.</p>"
+            f"Gamma is {gamma:g} here.</p><p>{html.escape(d['rule'])}</p>"
         )
