@@ -162,7 +162,8 @@ function picture(stage, model) {
         h.solid.setAttribute("y", Math.min(at, bar(0)));
         h.solid.setAttribute("height", Math.max(1, Math.abs(at - bar(0))));
         h.knob.setAttribute("y", at - 4);
-        h.words.setAttribute("y", parts.tight && kind === "rewards" ? y.low + 16 : value < 0 ? at + 18 : at - 9);
+        h.words.setAttribute("y", !parts.tight ? (value < 0 ? at + 18 : at - 9)
+          : kind === "rewards" ? y.low + 16 : Math.min(at, bar(0)) - 9); // a narrow column keeps them apart
         h.words.textContent = signed(value);
         h.group.setAttribute("aria-valuenow", value.toFixed(2));
       }
