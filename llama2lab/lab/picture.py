@@ -27,8 +27,9 @@ class Picture(anywidget.AnyWidget):
     data = traitlets.Dict().tag(sync=True)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        module = sys.modules[cls.__module__].__file__ or ""
-        cls._esm = SHARED + Path(module).with_suffix(".js").read_text(encoding="utf-8")  # type: ignore[attr-defined]
+        if not isinstance(getattr(cls, "_esm", None), traitlets.TraitType):  # traitlets derives a class for each widget
+            module = sys.modules[cls.__module__].__file__ or ""
+            cls._esm = SHARED + Path(module).with_suffix(".js").read_text(encoding="utf-8")  # type: ignore[attr-defined]
         super().__init_subclass__(**kwargs)
 
     def static(self) -> str:
