@@ -17,6 +17,6 @@ WIDGET.render({ model, el: document.getElementById("here") });
 def mount(page: Any, picture: Picture) -> None:
     """Draws the picture on an empty page; `page.errors` (`annotation_browser.page_of`) holds what goes wrong."""
     data = json.dumps(picture.data).replace("<", "\\u003c")
-    script = type(picture)._esm.replace("export default", "const WIDGET =")  # type: ignore[attr-defined]
+    script = picture._esm.replace("export default", "const WIDGET =")
     page.set_content(FRONT % (Picture._css, script, data))
     page.locator(".l2p h3").wait_for()
