@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -117,12 +119,16 @@ def run(
     def look(iteration: int, _: Any) -> None:
         answers = evaluate.answer_prompts(policy, tokenizer, held_out, 1.0, 31 + play.seed, machine.precision)
         verdicts = evaluate.judge_all(lab.oracle, held_out, answers)
-        contents, rows = [p.content for p in held_out], list(zip(held_out, answers, verdicts, strict=True))
+        contents, rewards = [p.content for p in held_out], score(held_out, answers)
+        rows = list(zip(held_out, answers, verdicts, rewards, strict=True))[:SHOWN]
         seen[iteration] = {
             "truth": stats.mean([v.helpfulness for v in verdicts], contents),
-            "proxy": stats.mean(score(held_out, answers), contents),
+            "proxy": stats.mean(rewards, contents),
             "correct": stats.rate([v.correct for v in verdicts], contents),
-            "answers": [{"question": p.question, "answer": a, "truth": v.helpfulness} for p, a, v in rows[:SHOWN]],
+            "answers": [
+                {"question": p.question, "answer": a, "truth": v.helpfulness, "reward": r} for p, a, v, r in rows
+            ],
+            "said": sentences(answers),
         }
         if folder:
             write_atomic(folder / "seen" / f"{iteration}.json", json.dumps(seen[iteration]))
@@ -134,10 +140,17 @@ def run(
     return rows_of(result["log"], seen)
 
 
+def sentences(answers: Sequence[str]) -> dict[str, int]:
+    """How many of the answers hold a sentence, of each that several hold: what has become a habit."""
+    counted = Counter(one for a in answers for one in {s.strip() for s in re.split(r"(?<=[.!?])\s+", a)} if one)
+    return {one: n for one, n in sorted(counted.items()) if n > 1}
+
+
 def rows_of(log: Sequence[dict[str, float]], seen: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
     """The log of PPO with what the oracle saw: `iteration`, `score` (of the training answers), `kl` (nats an answer, to
     the start), `clipfrac`, `entropy`, `length`, `sampling_gap` ... and, on held-out prompts, `truth`, `proxy`,
-    `answers`. Row i is about the policy that wrote the answers of iteration i: row 0 is the start."""
+    `answers` (to the first few, each with its truth and its reward), `said` (`sentences` of all). Row i is about the
+    policy that wrote the answers of iteration i: row 0 is the start."""
     return [{"iteration": i, **row, **seen[i]} for i, row in enumerate(log) if i in seen and "kl" in row]
 
 
