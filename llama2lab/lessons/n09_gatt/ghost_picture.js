@@ -27,19 +27,27 @@ const wordOf = (side) => (side.obeys ? "✓ obeys" : "✗ fails");
 
 function picture(stage, model) {
   const data = model.get("data");
-  let shown = model.get("shown"), film = null, parts = null, width = 0, at = 0;
+  let shown = model.get("shown"), film = null, parts = null, width = 0, at = 0, how = 0;
 
   const told = node("div", { class: "gh-told" }), board = node("div"), bar = node("div");
   const said = node("p", { class: "gh-said" }), two = node("div", { class: "gh-two" });
-  const facts = node("p", { class: "l2p-note" }), aloud = node("p", { class: "l2p-unseen", "aria-live": "polite" });
+  const facts = node("p", { class: "l2p-note" }), late = node("p", { class: "l2p-note" });
+  const overall = node("p", { style: "margin: 6px 0" }, ...rule()), aloud = node("p", { class: "l2p-unseen", "aria-live": "polite" });
   const choose = chooser();
+  const looks = ["whole answer, mean of all heads", "first word, the head that looks most"].map((name, which) => button(name, () => {
+    how = which;
+    looks.forEach((look, i) => look.setAttribute("aria-pressed", String(i === how)));
+    redraw();
+  }, { pressed: which === how }));
   stage.append(
     node("style", {}, GHOST_STYLE),
     node("h3", { class: "l2p-title" }, "Ghost Attention: one instruction, twenty turns"),
-    node("p", { class: "l2p-note" }, "Press play and walk down the turns; click a row to open it. The thicker the line, the ",
-      "more an answer looks back at the instruction: at the left it fades and obedience goes with it."),
+    node("p", { class: "l2p-note" }, "Press play and walk down the turns, or click a row to open it. See from which turn on the ",
+      "left side has forgotten; the thicker a line, the more its answer looks back at the instruction."),
     node("div", { class: "l2p-bar" }, choose.box, button("Where it fails", () => pick(worst()))),
-    told, board, bar, said, two, facts, aloud);
+    told, board, bar, said, two, node("div", { class: "l2p-bar", role: "group", "aria-label": "attention" },
+      node("span", {}, "attention:"), ...looks), late, overall,
+    node("details", { class: "l2p-note" }, node("summary", {}, "What is counted, and which dialogue this is"), facts), aloud);
 
   /** The stored dialogues in order of what Ghost Attention gains, the failing ones at the end under a name of their own. */
   function chooser() {
@@ -82,17 +90,25 @@ function picture(stage, model) {
     bar.replaceChildren(film.bar);
     facts.replaceChildren(...summary());
     at = shown.start;
+    redraw();
+  }
+  function redraw() {
     width = 0;
     lay();
   }
 
+  /** Of all stored dialogues: one alone proves nothing. */
+  function rule() {
+    const share = (f) => [node("strong", {}, percent(f.mean)), ` (${percent(f.low)} to ${percent(f.high)})`];
+    return [`Over all ${data.dialogues.length} stored dialogues, not this one alone: `, ...share(data.share[0]),
+      " of the answers obey without, ", ...share(data.share[1]), " with."];
+  }
   function summary() {
-    const share = (f) => `${percent(f.mean)} (${percent(f.low)} to ${percent(f.high)})`;
-    return [`This dialogue: ${shown.kept[0]} and ${shown.kept[1]} of ${shown.turns.length} answers obey, and of those with Ghost `,
-      `Attention ${shown.right} are right. All ${data.dialogues.length} stored dialogues: ${share(data.share[0])} of the answers `,
-      `obey without, ${share(data.share[1])} with. ${data.rule} Attention: share of the weights from the answer's tokens that fall on `,
-      `the instruction's, mean over ${shown.heads[0]} layers of ${shown.heads[1]} heads; dotted, if all tokens so far were looked `,
-      "at alike. Each model reads what it wrote itself."];
+    return [`Of the answers with Ghost Attention here, ${shown.right} of ${shown.turns.length} are right; what obeys need not be. `,
+      `${data.rule} Attention: of the weights by which an answer's tokens mix what stands before them, the share on the instruction's `,
+      `tokens: mean over the answer's tokens and ${shown.heads[0]} layers of ${shown.heads[1]} heads, or of the one head that looks most where `,
+      "the first word is chosen (the report's figure 28 takes the most as well). Each model reads what it wrote itself. ",
+      "Intervals: 95 %, over dialogues."];
   }
 
   const watch = new ResizeObserver(() => lay());
@@ -110,6 +126,7 @@ function picture(stage, model) {
     parts = drawn(now, shown);
     for (const [t, row] of parts.rows.entries()) row.addEventListener("click", () => { film.stop(); film.go(t); });
     board.replaceChildren(parts.svg);
+    late.textContent = lateLook();
     film.go(at);
   }
 
@@ -128,7 +145,23 @@ function picture(stage, model) {
     said.replaceChildren(node("span", {}, `turn ${t + 1}`), turn.question);
     two.replaceChildren(...turn.sides.map((side, way) => card(side, way, t)));
     aloud.textContent = `Turn ${t + 1}. ` + turn.sides.map((side, way) =>
-      `${data.names[way]}: ${side.obeys ? "obeys" : "fails"}, attention ${percent(side.attention)}`).join("; ");
+      `${data.names[way]}: ${side.obeys ? "obeys" : "fails"}, attention ${percent(paid(side))}`).join("; ");
+  }
+
+  /** The second half of the dialogue in one number a side. */
+  function lateLook() {
+    const half = Math.floor(shown.turns.length / 2), part = shown.turns.slice(half);
+    const mean = (of) => part.reduce((sum, turn) => sum + of(turn), 0) / part.length;
+    const [without, ghost] = [0, 1].map((way) => mean((turn) => paid(turn.sides[way])));
+    return `Turns ${half + 1} to ${shown.turns.length}: ${percent(without)} of the attention without, ` +
+      `${percent(ghost)} with${ghost > 1.25 * without ? "" : ": no more, so who obeys does not show in this number"}. Dotted, a head ` +
+      `that looks at all tokens so far alike: ${percent(mean((turn) => (even(turn.sides[0]) + even(turn.sides[1])) / 2))}.`;
+  }
+  function paid(side) {
+    return side.attention[how];
+  }
+  function even(side) {
+    return side.even[how];
   }
 
   /** A wire grows from the answer up to the instruction. */
@@ -145,7 +178,7 @@ function picture(stage, model) {
       node("p", { class: "gh-fact", style: "margin: 0 0 2px" }, data.names[way]),
       node("p", { class: "gh-answer" }, ...marked(side.answer)),
       node("p", { class: "gh-fact" }, node("strong", { style: `color: ${hueOf(side)}` }, wordOf(side)),
-        ` · attention ${percent(side.attention)} (alike: ${percent(side.even)})`, node("br"),
+        ` · attention ${percent(paid(side))} (alike: ${percent(even(side))})`, node("br"),
         `turn ${t + 1} of all ${data.dialogues.length} dialogues: ${obeying} obey`));
   }
 
@@ -160,13 +193,13 @@ function picture(stage, model) {
   }
 
   function drawn(wide, of) {
-    const narrow = wide < 560, row = 20, top = 54, count = of.turns.length, middle = wide / 2;
-    const fan = narrow ? 44 : 84, chip = 58, begin = fan + chip + 10, long = wide / 2 - begin - (narrow ? 40 : 50);
-    const most = Math.max(...of.turns.flatMap((turn) => turn.sides.map((side) => Math.max(side.attention, side.even))), 1e-9);
+    const narrow = wide < 560, row = 20, top = 62, count = of.turns.length, middle = wide / 2;
+    const fan = narrow ? 44 : 84, chip = 58, begin = fan + chip + 16, long = wide / 2 - begin - (narrow ? 8 : 50);
+    const most = Math.max(...of.turns.flatMap((turn) => turn.sides.map((side) => paid(side))), 1e-9);
     const thick = scale(0, most, 0.75, narrow ? 9 : 13), out = scale(0, most, 0, long);
     const way = (side) => (side ? 1 : -1), y = (t) => top + row * t + row / 2;
-    const at = (t, side, value) => middle + way(side) * (begin + out(value));
-    const reach = (t, side) => at(t, side, of.turns[t].sides[side].attention);
+    const place = (side, value) => middle + way(side) * (begin + out(value));
+    const reach = (t, side) => place(side, paid(of.turns[t].sides[side]));
     const height = top + row * count + 4;
     const svg = canvas(wide, height, `${count} turns below the instruction: which answers obey and how much each looks back`);
 
@@ -174,7 +207,7 @@ function picture(stage, model) {
       const one = of.turns[t].sides[side], from = middle + way(side) * fan, to = middle + way(side) * (narrow ? 16 : 20);
       const bend = Math.min(y(t), 90);
       return shape("path", { d: `M${from} ${y(t)}C${to + way(side) * 6} ${y(t)} ${to} ${y(t) - bend * 0.4} ${to} ${y(t) - bend}V0`,
-        fill: "none", stroke: hueOf(one), "stroke-width": thick(one.attention).toFixed(2), "stroke-linecap": "round", opacity: alpha });
+        fill: "none", stroke: hueOf(one), "stroke-width": thick(paid(one)).toFixed(2), opacity: alpha });
     };
     const text = (x, where, words, more = {}) => shape("text", { x, y: where, "font-size": 13, ...more }, words);
     const ends = (side) => ({ "text-anchor": side ? "start" : "end" });
@@ -183,20 +216,22 @@ function picture(stage, model) {
       shape("rect", { class: "gh-band", x: 0, y: y(t) - row / 2, width: wide, height: row, rx: 4, fill: "transparent" }),
       text(middle, y(t) + 4.5, t + 1, { "text-anchor": "middle", class: "faint", "font-size": 12 }),
       ...turn.sides.flatMap((side, s) => [
-        text(middle + way(s) * (fan + 4), y(t) + 4.5, wordOf(side), { ...ends(s), style: `fill: ${hueOf(side)}`, "font-weight": 600 }),
+        text(middle + way(s) * (fan + 8), y(t) + 4.5, wordOf(side), { ...ends(s), style: `fill: ${hueOf(side)}`, "font-weight": 600 }),
         shape("circle", { cx: reach(t, s), cy: y(t), r: 3, fill: hueOf(side) }),
-        text(reach(t, s) + way(s) * 8, y(t) + 4.5, percent(side.attention), { ...ends(s), class: "faint", "font-size": 12 }),
+        narrow ? null : text(s ? wide - 4 : 4, y(t) + 4.5, percent(paid(side)), { ...ends(1 - s), class: "faint", "font-size": 12 }),
       ])));
     const heads = [0, 1].flatMap((s) => [
-      text(s ? wide : 0, 16, data.names[s], { "text-anchor": s ? "end" : "start", "font-weight": 600, "font-size": 14 }),
-      text(s ? wide : 0, 36, `${of.kept[s]} of ${count} obey`, { "text-anchor": s ? "end" : "start" }),
+      text(s ? wide : 0, 16, narrow ? ["without", "with"][s] : data.names[s], { ...ends(1 - s), "font-weight": 600, "font-size": 14 }),
+      text(s ? wide : 0, 36, `${of.kept[s]} of ${count} obey`, ends(1 - s)),
+      text(s ? wide - 4 : 4, 56, "attention", { ...ends(1 - s), class: "faint", "font-size": 12 }),
     ]);
     const curves = [0, 1].flatMap((s) => {
-      const path = (which) => "M" + of.turns.map((turn, t) => `${at(t, s, turn.sides[s][which]).toFixed(1)} ${y(t)}`).join("L");
+      const path = (value) => "M" + of.turns.map((turn, t) => [value(turn.sides[s]), t]).filter(([x]) => x <= most)
+        .map(([x, t]) => `${place(s, x).toFixed(1)} ${y(t)}`).join("L");
       return [
-        shape("path", { d: `M${at(0, s, 0)} ${top}V${height - 4}`, stroke: "var(--l2p-line)", fill: "none" }),
-        shape("path", { d: path("even"), stroke: "var(--l2p-faint)", fill: "none", "stroke-dasharray": "1.5 4", "stroke-width": 1.5 }),
-        shape("path", { d: path("attention"), stroke: "var(--l2p-grey)", fill: "none", "stroke-width": 1.5 }),
+        shape("path", { d: `M${place(s, 0)} ${top}V${height - 4}`, stroke: "var(--l2p-line)", fill: "none" }),
+        shape("path", { d: path(even), stroke: "var(--l2p-faint)", fill: "none", "stroke-dasharray": "1.5 4", "stroke-width": 1.5 }),
+        shape("path", { d: path(paid), stroke: "var(--l2p-grey)", fill: "none", "stroke-width": 1.5 }),
       ];
     });
     const wires = of.turns.flatMap((_, t) => [wire(t, 0, 0.16), wire(t, 1, 0.16)]);

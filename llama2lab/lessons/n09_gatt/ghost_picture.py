@@ -4,7 +4,7 @@ model without and with Ghost Attention, which answers obey, and how much of thei
     GhostPicture(lab)
 
 Texts and obedience are those of the run's evaluation (`dialogues.jsonl` of both stages); the attention is computed for
-the dialogue that is shown, each model reading what it wrote itself: half a second on two cores.
+the dialogue that is shown, each model reading what it wrote itself: some .1 seconds of one core for each model.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ from llama2lab.town.town import Town
 
 STAGES = ("rlhf-v3", "gatt")  # without, with
 SKILLS = ("facts", "opposites", "arithmetic", "small_talk")  # what `dialogue_prompts` asks
+LOOKS = (
+    ("whole", "mean"),
+    ("first", "max"),
+)  # mean of all heads over the answer; at its first word, the most of a head
 RULE = (
     "Shown first: of the dialogues in which the model with Ghost Attention obeys at turn 1 and more than half of its "
     "answers are right, the one in which it obeys most turns more than the model without."
@@ -102,15 +106,17 @@ def overview(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 def opened(lab: Finished, pair: Pair, number: int, stages: Sequence[str] = STAGES) -> dict[str, Any]:
     """One dialogue to read, turn by turn: each side's answer, whether it obeys, and the share of attention that it
-    pays to the instruction's tokens (mean over layers, heads and the answer's tokens; "even": if all tokens so far
-    were looked at alike). `start` is the first turn at which the model without has forgotten and the other has not."""
-    turns: list[dict[str, Any]] = [{"question": q, "sides": []} for q in pair.ghost.questions[: len(pair.ghost.answers)]]
+    pays to the instruction's tokens, counted as `LOOKS` says; "even": if all tokens so far were looked at alike. `start` is the first turn at which the model
+    without has forgotten and the other has not."""
+    turns: list[dict[str, Any]] = [
+        {"question": q, "sides": []} for q in pair.ghost.questions[: len(pair.ghost.answers)]
+    ]
     for stage, d in zip(stages, (pair.without, pair.ghost), strict=True):
-        look = instruction_attention(lab, lab.model(stage), d, len(d.answers))["whole"]
+        look = instruction_attention(lab, lab.model(stage), d, len(d.answers))
         for t, row in enumerate(turns):
-            row["sides"].append(
-                {"answer": d.answers[t], "obeys": d.obeyed[t], "attention": look["mean"][t], "even": look["even"][t]}
-            )
+            paid = [look[place][how][t] for place, how in LOOKS]
+            even = [look[place]["even"][t] for place, _ in LOOKS]
+            row["sides"].append({"answer": d.answers[t], "obeys": d.obeyed[t], "attention": paid, "even": even})
     parted = [t for t, row in enumerate(turns) if [s["obeys"] for s in row["sides"]] == [False, True]]
     config = lab.model(stages[1]).config
     return {
@@ -143,10 +149,14 @@ class GhostPicture(Picture):
 
     def static(self) -> str:
         turn = self.shown["turns"][self.shown["start"]]
-        said = [(name, side["answer"], "obeys" if side["obeys"] else "fails") for name, side in zip(
-            self.data["names"], turn["sides"], strict=True)]
-        share = [f"{name}: {f['mean']:.0%} ({f['low']:.0%} to {f['high']:.0%})" for name, f in zip(
-            self.data["names"], self.data["share"], strict=True)]
+        said = [
+            (name, side["answer"], "obeys" if side["obeys"] else "fails")
+            for name, side in zip(self.data["names"], turn["sides"], strict=True)
+        ]
+        share = [
+            f"{name}: {f['mean']:.0%} ({f['low']:.0%} to {f['high']:.0%})"
+            for name, f in zip(self.data["names"], self.data["share"], strict=True)
+        ]
         return (
             "<p><strong>Ghost Attention: one instruction, twenty turns</strong></p>"
             f"<p>&ldquo;{html.escape(self.shown['instruction'])}&rdquo;, said once, before the first question.</p>"
@@ -160,7 +170,7 @@ class GhostPicture(Picture):
 def drawing(shown: dict[str, Any], names: Sequence[str]) -> str:
     """A row a turn: obedience as sign and word, the attention on the instruction as a bar away from the middle."""
     row, top, middle, long = 20, 44, 320, 170
-    most = max(side["attention"] for turn in shown["turns"] for side in turn["sides"]) or 1.0
+    most = max(side["attention"][0] for turn in shown["turns"] for side in turn["sides"]) or 1.0
     body = label(middle, 14, "turn", "middle")
     for way, name in zip((-1, 1), names, strict=True):
         ends = "end" if way < 0 else "start"
@@ -170,9 +180,11 @@ def drawing(shown: dict[str, Any], names: Sequence[str]) -> str:
         body += label(middle, y + 14, str(t + 1), "middle")
         for way, side in zip((-1, 1), turn["sides"], strict=True):
             ends, colour = "end" if way < 0 else "start", BLUE if side["obeys"] else ORANGE
-            x, wide = middle + way * 110, side["attention"] / most * long
+            x, wide = middle + way * 110, side["attention"][0] / most * long
             body += label(middle + way * 34, y + 14, "✓ obeys" if side["obeys"] else "✗ fails", ends)
-            body += f'<rect x="{min(x, x + way * wide):.1f}" y="{y + 4}" width="{wide:.1f}" height="12" fill="{colour}"/>'
-            body += label(x + way * (wide + 5), y + 14, f"{side['attention']:.1%}", ends)
+            body += (
+                f'<rect x="{min(x, x + way * wide):.1f}" y="{y + 4}" width="{wide:.1f}" height="12" fill="{colour}"/>'
+            )
+            body += label(x + way * (wide + 5), y + 14, f"{side['attention'][0]:.1%}", ends)
     words = f"obedience and attention at {len(shown['turns'])} turns, without and with Ghost Attention"
     return svg(body, 2 * middle, top + row * len(shown["turns"]) + 6, words)

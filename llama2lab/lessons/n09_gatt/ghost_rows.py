@@ -10,6 +10,7 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
+from llama2lab.engine.errors import LabError
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.picture import Picture
 from llama2lab.lessons.n09_gatt.dialogues import Dialogue, judged
@@ -47,7 +48,12 @@ def training_row(lab: Finished, stage: str = "rlhf-v3", dialogues: int = 12, see
     def order(d: Dialogue) -> tuple[int, int]:
         return -sum(d.obeyed), sum(map(len, d.answers))
 
-    best = min((d for d in judgements if all(a.strip() for a in d.answers)), key=order)
+    whole = [d for d in judgements if all(a.strip() for a in d.answers)]
+    if not whole:
+        raise LabError(
+            f"{stage} answers nothing at some turn of all {dialogues} dialogues: give it more (dialogues=...)"
+        )
+    best = min(whole, key=order)
     made = gatt_rows([best.questions], [best.instruction.text], [best.answers], 16, seed + 33)
     row = max(made, key=lambda row: row["turns"])
     return {**row, "instruction": best.instruction.text}
@@ -59,7 +65,10 @@ def tokens_of(lab: Finished, row: Mapping[str, Any]) -> dict[str, Any]:
     messages, told = list(row["messages"]), row["instruction"]
     ids, everywhere = encode_chat(lab.tokenizer, messages)
     _, last = encode_chat(lab.tokenizer, messages, mask_turns=row["loss"])
-    ends = [len(encode_chat(lab.tokenizer, messages[:k], add_generation_prompt=k % 2 == 1)[0]) for k in range(1, len(messages) + 1)]
+    ends = [
+        len(encode_chat(lab.tokenizer, messages[:k], add_generation_prompt=k % 2 == 1)[0])
+        for k in range(1, len(messages) + 1)
+    ]
     shown, start = [], 0
     for k, (message, end) in enumerate(zip(messages, ends, strict=True)):
         part = slice(start, end)
