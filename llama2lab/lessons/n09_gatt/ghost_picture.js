@@ -53,8 +53,8 @@ function picture(stage, model) {
   function chooser() {
     const select = node("select", { change: () => pick(Number(select.value)), keydown: (event) => event.stopPropagation() });
     const order = data.dialogues.map((_, i) => i).sort((a, b) => gain(b) - gain(a) || a - b);
-    const option = (i) => node("option", { value: i }, `${data.dialogues[i].instruction} ${data.dialogues[i].kept.join(" → ")}` +
-      ` of ${data.dialogues[i].turns}${i === data.first ? ", shown first" : ""}`);
+    const option = (i) => node("option", { value: i }, `${data.dialogues[i].instruction} ${data.dialogues[i].kept[0]} without, ` +
+      `${data.dialogues[i].kept[1]} with, of ${data.dialogues[i].turns}${i === data.first ? " (shown first)" : ""}`);
     for (const [name, of] of [["with obeys more turns", order.filter((i) => gain(i) > 0)],
       ["with obeys no more turns than without", order.filter((i) => gain(i) <= 0)]])
       if (of.length) select.append(node("optgroup", { label: `${name}: ${of.length} of ${order.length}` }, ...of.map(option)));
@@ -120,7 +120,7 @@ function picture(stage, model) {
 
   /** All that stands still, for the width there is; `show` then moves what belongs to a turn. */
   function lay() {
-    const now = Math.max(340, Math.min(900, Math.round(board.clientWidth || 660)));
+    const now = Math.max(340, Math.min(940, Math.round(board.clientWidth || 660)));
     if (now === width) return;
     width = now;
     parts = drawn(now, shown);

@@ -106,8 +106,8 @@ def overview(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 def opened(lab: Finished, pair: Pair, number: int, stages: Sequence[str] = STAGES) -> dict[str, Any]:
     """One dialogue to read, turn by turn: each side's answer, whether it obeys, and the share of attention that it
-    pays to the instruction's tokens, counted as `LOOKS` says; "even": if all tokens so far were looked at alike. `start` is the first turn at which the model
-    without has forgotten and the other has not."""
+    pays to the instruction's tokens, counted in each way of `LOOKS`; "even": if all tokens so far were looked at
+    alike. `start` is the first turn at which the model without has forgotten and the other has not."""
     turns: list[dict[str, Any]] = [
         {"question": q, "sides": []} for q in pair.ghost.questions[: len(pair.ghost.answers)]
     ]

@@ -3,7 +3,7 @@
 
 const ROWS_STYLE = `
 .gr-steps { display: grid; grid-template-columns: repeat(3, 1fr); gap: 8px; margin: 10px 0; }
-.gr-steps .l2p-button { padding: 6px 8px; text-align: left; line-height: 1.35; }
+.gr-steps .l2p-button { display: flex; flex-direction: column; padding: 6px 8px; text-align: left; line-height: 1.35; }
 .gr-steps small { display: block; font-size: 13px; font-weight: 400; color: var(--l2p-faint); }
 .gr-chat { display: grid; gap: 8px; }
 .gr-turn { display: flex; gap: 10px; align-items: baseline; }
@@ -20,7 +20,10 @@ const ROWS_STYLE = `
 .gr-meter { display: flex; align-items: center; gap: 10px; margin-top: 10px; font-variant-numeric: tabular-nums; }
 .gr-meter i { flex: 1; height: 10px; border-radius: 5px; background: var(--l2p-sunk); border: 1px solid var(--l2p-line); overflow: hidden; }
 .gr-meter b { display: block; height: 100%; background: var(--l2p-blue); }
-@media (prefers-reduced-motion: no-preference) { .gr-meter b { transition: width 0.5s; } .gr-told, .gr-token { transition: background 0.4s, color 0.4s; } }
+@media (prefers-reduced-motion: no-preference) {
+  .gr-meter b { transition: width 0.5s; }
+  .gr-told { transition: color 0.4s, border-color 0.4s; }
+}
 @container (max-width: 480px) { .gr-turn { display: block; } .gr-turn.answer { margin-left: 16px; } }`;
 
 function picture(stage, model) {
@@ -33,7 +36,7 @@ function picture(stage, model) {
     { name: "3 Zero the loss", what: "before the last answer", learnt: 2,
       says: "Only the last answer is learnt, </s> with it. It has to be found from the first message, over all the turns between." },
   ];
-  const chat = node("div", { class: "gr-chat" }), says = node("p", { style: "margin: 10px 0 0; min-height: 3em", "aria-live": "polite" });
+  const chat = node("div", { class: "gr-chat" }), says = node("p", { style: "margin: 4px 0 10px; min-height: 3em", "aria-live": "polite" });
   const fill = node("b"), count = node("span"), meter = node("div", { class: "gr-meter" }, node("i", {}, fill), count);
   const film = player(steps.length, show, { name: "step", pause: 2600, say: (at) => `${at + 1} of ${steps.length}` });
   const tabs = steps.map((step, at) => {
@@ -45,7 +48,7 @@ function picture(stage, model) {
     node("style", {}, ROWS_STYLE),
     node("h3", { class: "l2p-title" }, "Three steps to a training row"),
     node("p", { class: "l2p-note" }, "Step through them, or press play: watch what happens to the instruction, then to what is learnt."),
-    node("div", { class: "gr-steps" }, ...tabs), chat, meter, says, film.bar,
+    node("div", { class: "gr-steps" }, ...tabs), film.bar, says, chat, meter,
     node("p", { class: "l2p-note" }, `A real row, made by the stage's own code. ${rule}`));
 
   const places = messages.map((message, k) => {
