@@ -162,7 +162,8 @@ class GhostPicture(Picture):
             f"<p>&ldquo;{html.escape(self.shown['instruction'])}&rdquo;, said once, before the first question.</p>"
             f"{drawing(self.shown, self.data['names'])}"
             f"<p>Turn {self.shown['start'] + 1}: {html.escape(turn['question'])}</p>{table(('', 'answer', ''), said)}"
-            f"<p>Share of answers that obey, over all {len(self.data['dialogues'])} stored dialogues: "
+            "<p>Bars: the share of the attention of an answer's tokens that falls on the instruction's, mean of all "
+            f"heads.</p><p>Share of answers that obey, over all {len(self.data['dialogues'])} stored dialogues: "
             f"{html.escape('; '.join(share))}. {html.escape(self.data['rule'])}</p>"
         )
 
