@@ -27,8 +27,10 @@ class Picture(anywidget.AnyWidget):
     data = traitlets.Dict().tag(sync=True)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        module = sys.modules[cls.__module__].__file__ or ""
-        cls._esm = SHARED + Path(module).with_suffix(".js").read_text(encoding="utf-8")  # type: ignore[attr-defined]
+        if "_esm" not in cls.__dict__:  # traitlets makes a class of every widget, in which it is a trait already
+            module = sys.modules[cls.__module__].__file__ or ""
+            script = Path(module).with_suffix(".js").read_text(encoding="utf-8")
+            cls._esm = SHARED + script  # type: ignore[attr-defined]
         super().__init_subclass__(**kwargs)
 
     def static(self) -> str:
