@@ -1,4 +1,4 @@
-"""A picture alone on a page, without JupyterLab: what the browser tests of RoPE clocks and transformer flow stand on."""
+"""A picture alone on a page, without JupyterLab: what tests of RoPE clocks and transformer flow stand on."""
 
 from __future__ import annotations
 

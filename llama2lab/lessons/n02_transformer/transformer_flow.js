@@ -22,21 +22,23 @@ const FLOW_STYLE = `
 .l2p-flow-head { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 10px; }
 .l2p-flow-head strong { font-size: 18px; } .l2p-flow-head span { color: var(--l2p-faint); }
 .l2p-flow-does { min-height: 42px; margin: 0 0 6px; }
-.l2p-flow-read { min-height: 42px; margin: 6px 0 0; padding: 4px 8px; border-radius: 6px; background: var(--l2p-sunk);
+.l2p-flow-read { min-height: 28px; margin: 0 0 8px; padding: 4px 8px; border-radius: 6px; background: var(--l2p-sunk);
   font-size: 13px; font-variant-numeric: tabular-nums; }
 .l2p-flow-set { display: flex; flex-wrap: wrap; gap: 10px; }
-.l2p-flow-group { flex: 1 1 260px; min-width: 0; padding: 2px 0 2px 8px; border-left: 4px solid var(--l2p-green); }
+.l2p-flow-group { flex: 1 1 100%; min-width: 0; padding: 2px 0 2px 8px; border-left: 4px solid var(--l2p-green); }
 .l2p-flow-group.second { border-left: 4px double var(--l2p-pink); }
-.l2p-flow-group > div { display: flex; flex-wrap: wrap; gap: 4px 10px; }
+.l2p-flow-group > div { display: flex; align-items: flex-end; gap: 4px 10px; }
+.l2p-flow-group .l2p-flow-matrix { flex: 1 1 0; min-width: 0; } .l2p-flow-group .l2p-flow-rows { margin-right: -5px; }
 .l2p-flow-matrix { flex: 1 1 100px; min-width: 90px; margin: 0; }
 .l2p-flow-matrix figcaption { font-size: 12px; line-height: 1.4; } .l2p-flow-matrix figcaption i { color: var(--l2p-faint); font-style: normal; }
 .l2p-flow-cells { display: flex; gap: 5px; }
-.l2p-flow-rows, .l2p-flow-columns { font: 12px var(--l2p-mono); color: var(--l2p-faint); overflow: hidden; }
+.l2p-flow-rows, .l2p-flow-columns { font: 12px var(--l2p-mono); color: var(--l2p-faint); }
 .l2p-flow-rows { flex: none; text-align: right; }
 .l2p-flow-rows div { display: flex; align-items: center; justify-content: flex-end; line-height: 1; white-space: nowrap; }
 .l2p-flow-columns { display: flex; } .l2p-flow-columns div { flex: 1; min-width: 0; display: flex; align-items: center;
-  writing-mode: vertical-rl; line-height: 1; white-space: nowrap; max-height: 62px; padding-top: 3px; }
+  writing-mode: vertical-rl; line-height: 1; white-space: nowrap; padding-top: 3px; }
 .l2p-flow-cells svg { display: block; width: 100%; cursor: crosshair; background: var(--l2p-sunk); }
+.l2p-flow-bar .l2p-note { margin: 0; }
 .l2p-flow-side { flex: 1; min-width: 0; }
 .l2p-flow-bar { display: grid; grid-template-columns: 84px 1fr 62px 84px; gap: 8px; align-items: center; min-height: 26px;
   font-variant-numeric: tabular-nums; } .l2p-flow-bar code { font: 13px var(--l2p-mono); text-align: right; }
@@ -108,11 +110,13 @@ function picture(stage, model) {
   const read = node("div", { class: "l2p-flow-read", "aria-live": "polite" });
 
   /** `table` {unit, rows} with a name; `columns` "numbers" or "keys"; `turn` draws tokens as columns, with room for all. */
-  function heat(title, table, { columns = "numbers", labels = false, masked = false, old = false, high = 14, turn = false, unit = "number" } = {}) {
+  function heat(title, table, { columns = "numbers", labels = false, masked = false, old = false, high = 14, turn = false, unit = "number", most } = {}) {
     const tokens = view.read, square = columns === "keys", wide = square ? tokens : table.rows[0].length;
     const value = (i, j) => table.rows[i][j] * table.unit, hidden = (i, j) => masked && j > i;
-    const sizes = table.rows.slice(0, tokens).flatMap((row) => row.slice(0, wide).map(Math.abs)).sort((a, b) => a - b);
-    const most = sizes[Math.floor(sizes.length * 0.98)] || 1;
+    if (!most) { // all but the few largest numbers have a shade of their own
+      const sizes = table.rows.slice(0, tokens).flatMap((row) => row.slice(0, wide).map(Math.abs)).sort((a, b) => a - b);
+      most = sizes[Math.floor(sizes.length * 0.98)] || 1;
+    }
     const paths = {}, crosses = [];
     for (let i = 0; i < tokens; i++) for (let j = 0; j < wide; j++) {
       if (hidden(i, j)) { crosses.push(`M${j + 0.2} ${i + 0.8}l0.6 -0.6`); continue; }
@@ -127,7 +131,7 @@ function picture(stage, model) {
       ...Object.entries(paths).map(([at, d]) => { const [hue, level, strong] = at.split(" ");
         return shape("path", { d: d.join(""), fill: `var(--l2p-${hue})`, "fill-opacity": ((0.06 + 0.115 * level) * strong).toFixed(3) }); }),
       shape("path", { d: crosses.join(""), stroke: "var(--l2p-grey)", "stroke-width": 1, "vector-effect": "non-scaling-stroke" }),
-      turn ? shape("path", { d: `M${tokens} 0V${wide}`, stroke: "var(--l2p-green)", "stroke-width": 2, "vector-effect": "non-scaling-stroke" }) : null, cursor);
+      turn ? shape("path", { d: `M${tokens - 1} 0h1v${wide}h-1z`, fill: "none", stroke: "var(--l2p-green)", "stroke-width": 2, "vector-effect": "non-scaling-stroke" }) : null, cursor);
     const cell = { i: tokens - 1, j: 0 };
     const point = (i, j) => {
       cell.i = Math.max(0, Math.min(tokens - 1, i));
@@ -157,9 +161,12 @@ function picture(stage, model) {
         event.stopPropagation();
       } }, svg, square && labels ? node("div", { class: "l2p-flow-columns", "aria-hidden": "true" }, ...data.words.slice(0, tokens).map((word) => node("div", {}, word))) : null);
     return node("figure", { class: "l2p-flow-matrix" }, node("figcaption", {}, title, node("i", {}, ` ${tokens} × ${wide}`)),
-      node("div", { class: "l2p-flow-cells" }, labels && !turn ? node("div", { class: "l2p-flow-rows", "aria-hidden": "true" },
-        ...data.words.slice(0, tokens).map((word) => node("div", { style: `height: ${high}px` }, word))) : null, field));
+      node("div", { class: "l2p-flow-cells" }, labels && !turn ? names(high) : null, field));
   }
+
+  /** The tokens' words, to stand before the rows of heat maps. */
+  const names = (high) => node("div", { class: "l2p-flow-rows", "aria-hidden": "true" },
+    ...data.words.slice(0, view.read).map((word) => node("div", { style: `height: ${high}px` }, word)));
 
   /** Boxes of the query heads that share a KV head, each filled by `make(kv head, its query heads)`. */
   function groups(make) {
@@ -173,11 +180,11 @@ function picture(stage, model) {
   // ---- what each part shows
   const old = () => view.read > asked; // rows above the last were worked out before
   const stacked = (...three) => node("div", {}, ...three.map(([title, table]) => heat(title, table, { labels: true, old: old(), high: 13 })));
-  const vectors = (one, names) => groups((kv, heads) => [
-    ...heads.map((h, i) => heat(`query ${h + 1}`, one[names[0]][h], { labels: !i, old: old(), unit: "dimension" })),
-    heat(`key ${kv + 1}`, one[names[1]][kv], { unit: "dimension" }), heat(`value ${kv + 1}`, one.v[kv], { unit: "dimension" })]);
-  const looks = (tables, title, masked) => groups((kv, heads) => heads.map((h) =>
-    heat(`${title}, head ${h + 1}`, tables[h], { columns: "keys", labels: true, masked, old: old(), high: 17 })));
+  const vectors = (one, [queries, stored]) => groups((kv, heads) => [names(14),
+    ...heads.map((h) => heat(`query ${h + 1}`, one[queries][h], { old: old(), unit: "dimension" })),
+    heat(`key ${kv + 1}`, one[stored][kv], { unit: "dimension" }), heat(`value ${kv + 1}`, one.v[kv], { unit: "dimension" })]);
+  const looks = (tables, title, masked, most) => groups((kv, heads) => heads.map((h) => heat(`${title}, head ${h + 1}`, tables[h],
+    { columns: "keys", labels: true, masked, most, old: old(), high: view.read > 12 ? 13 : 17 })));
 
   const shows = {
     tokens: () => node("div", { class: "l2p-flow-chips" }, ...data.words.slice(0, view.read).map((word, i) =>
@@ -188,8 +195,8 @@ function picture(stage, model) {
     rope: (one) => vectors(one, ["q_turned", "k_turned"]),
     scores: (one) => looks(one.scores, "q·k / √" + data.head_dim, false),
     mask: (one) => looks(one.scores, "scores", true),
-    softmax: (one) => looks(one.weights, "weights", true),
-    mix: (one) => groups((kv, heads) => [heat(`value ${kv + 1}`, one.v[kv], { labels: true, unit: "dimension" }),
+    softmax: (one) => looks(one.weights, "weights", true, 900),
+    mix: (one) => groups((kv, heads) => [names(14), heat(`value ${kv + 1}`, one.v[kv], { unit: "dimension" }),
       ...heads.map((h) => heat(`mix, head ${h + 1}`, one.mixed[h], { old: old(), unit: "dimension" }))]),
     add1: (one, before) => stacked(["stream", before], ["+ attention", one.attended], ["= stream", one.middle]),
     norm2: (one) => stacked(["stream", one.middle], ["normalised", one.ffn_normal]),
@@ -240,7 +247,7 @@ function picture(stage, model) {
   stage.append(node("style", {}, FLOW_STYLE), node("h3", { class: "l2p-title" }, `Transformer flow: “${data.question}”`),
     node("div", {}, "Play the way of a real question through the chat model, step by step, or press a part of the map. Every cell holds its real number."),
     strip, film_.bar, node("div", { class: "l2p-flow-body" }, map,
-      node("section", { "aria-label": "the present part" }, node("div", { class: "l2p-flow-head" }, title, where), does, large, read)));
+      node("section", { "aria-label": "the present part" }, node("div", { class: "l2p-flow-head" }, title, where), does, read, large)));
   film_.go(0);
 
   const seen = new IntersectionObserver((found) => {

@@ -7,7 +7,6 @@ import html
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from llama2lab.lab.finished import Finished
@@ -26,8 +25,8 @@ Table = dict[str, Any]  # {"unit": u, "rows": [[whole numbers]]}: the numbers ar
 
 def flow(lab: Finished, stage: str = "rlhf-v5") -> dict[str, Any]:
     """The data of the picture: `short_question`, read by the chat model, and what it answers when the likeliest token
-    is always taken, up to LONGEST tokens. `layers` holds the tables of `seen.Layer` by name; a table of several heads is
-    a list of tables. `top[i]` are the likeliest tokens after the first `asked` + i: [word, logit, probability], and
+    is always taken, up to LONGEST tokens. `layers` holds the tables of `seen.Layer` by name; of several heads, a list
+    of tables. `top[i]` are the likeliest tokens after the first `asked` + i: [word, logit, probability], and
     `said[i]` is the answer when the likeliest is taken.
 
     A row never depends on later ones (the causal mask), so one pass over all tokens gives what reading the question and
@@ -101,8 +100,8 @@ def parts(c: ModelConfig) -> list[dict[str, str]]:
         (
             "qkv",
             "Q, K, V",
-            f"One product gives each token {c.n_heads} queries, {c.n_kv_heads} keys and {c.n_kv_heads} values of {size} "
-            f"numbers: {c.group} query heads share each KV head.",
+            f"One product gives each token {c.n_heads} queries, {c.n_kv_heads} keys and {c.n_kv_heads} values of "
+            f"{size} numbers: {c.group} query heads share each KV head.",
         ),
         ("rope", "RoPE", "Queries and keys turn by angles that grow with the position. Values do not turn."),
         ("scores", "Scores", f"Each query times each key, through {root}: the larger, the better they fit."),
@@ -153,7 +152,7 @@ class TransformerFlow(Picture):
             )
         likely = bars([(word, p) for word, _, p in d["top"][0]], "probabilities of the next token", 1.0)
         return (
-            f"<p><b>Transformer flow</b>. “{html.escape(tame(d['question']))}” through the chat model, {last} layers:</p>"
+            f"<p><b>Transformer flow</b>. “{html.escape(tame(d['question']))}” through {last} layers:</p>"
             f"<ol>{steps}</ol><p>Who looks at whom in layer {last}:</p>"
             f'<div style="display: flex; flex-wrap: wrap; gap: 8px">{maps}</div><p>The next token:</p>{likely}'
         )
