@@ -3,7 +3,7 @@
 
 const FLOW_STYLE = `
 .l2p-flow-tokens { display: flex; flex-wrap: wrap; gap: 4px; margin: 8px 0 4px; font: 13px var(--l2p-mono); }
-.l2p-flow-tokens > * { min-height: 26px; padding: 2px 7px; border: 1px solid var(--l2p-line); border-radius: 5px;
+.l2p-flow-tokens > * { display: inline-flex; align-items: center; min-height: 26px; padding: 2px 7px; border: 1px solid var(--l2p-line); border-radius: 5px;
   background: var(--l2p-sunk); color: inherit; font: inherit; }
 .l2p-flow-tokens button { cursor: pointer; background: transparent; }
 .l2p-flow-tokens .new { border-color: var(--l2p-green); box-shadow: inset 0 -3px var(--l2p-green); }
@@ -28,7 +28,7 @@ const FLOW_STYLE = `
 .l2p-flow-group { flex: 1 1 100%; min-width: 0; padding: 2px 0 2px 8px; border-left: 4px solid var(--l2p-green); }
 .l2p-flow-group.second { border-left: 4px double var(--l2p-pink); }
 .l2p-flow-group > div { display: flex; align-items: flex-end; gap: 4px 10px; }
-.l2p-flow-group .l2p-flow-matrix { flex: 1 1 0; min-width: 0; } .l2p-flow-group .l2p-flow-rows { margin-right: -5px; }
+.l2p-flow-group .l2p-flow-matrix { flex: 1 1 0; min-width: 0; } .l2p-flow-group > div > .l2p-flow-rows { margin-right: -5px; }
 .l2p-flow-matrix { flex: 1 1 100px; min-width: 90px; margin: 0; }
 .l2p-flow-matrix figcaption { font-size: 12px; line-height: 1.4; } .l2p-flow-matrix figcaption i { color: var(--l2p-faint); font-style: normal; }
 .l2p-flow-cells { display: flex; gap: 5px; }
@@ -47,6 +47,7 @@ const FLOW_STYLE = `
 .l2p-flow-chips { display: grid; grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)); gap: 8px; }
 .l2p-flow-chips div { padding: 6px 8px; border: 1px solid var(--l2p-line); border-radius: 6px; font-size: 12px; color: var(--l2p-faint); }
 .l2p-flow-chips code { display: block; font: 600 15px var(--l2p-mono); color: var(--l2p-text); }
+@container (max-width: 760px) { .l2p-flow-columns.many { display: none; } }
 @container (max-width: 600px) { .l2p-flow-body { grid-template-columns: minmax(0, 1fr); }
   .l2p-flow-map, .l2p-flow-layer { flex-flow: row wrap; } .l2p-flow-layer .branch { margin-left: 0; border-left: 0; } }
 @media (prefers-reduced-motion: no-preference) { .l2p-flow-in { animation: l2p-flow-in 0.35s ease; } }
@@ -120,7 +121,7 @@ function picture(stage, model) {
     const paths = {}, crosses = [];
     for (let i = 0; i < tokens; i++) for (let j = 0; j < wide; j++) {
       if (hidden(i, j)) { crosses.push(`M${j + 0.2} ${i + 0.8}l0.6 -0.6`); continue; }
-      const number = table.rows[i][j], level = Math.min(8, Math.ceil((8 * Math.abs(number)) / most));
+      const number = table.rows[i][j], level = Math.min(8, Math.round((8 * Math.abs(number)) / most));
       if (!level) continue;
       const at = `${number < 0 ? "orange" : "blue"} ${level} ${old && i < tokens - 1 ? 0.4 : 1}`;
       (paths[at] ??= []).push(turn ? `M${i} ${j}h1v1h-1z` : `M${j} ${i}h1v1h-1z`);
@@ -159,7 +160,7 @@ function picture(stage, model) {
         turn ? point(cell.i + dj, cell.j + di) : point(cell.i + di, cell.j + dj);
         event.preventDefault();
         event.stopPropagation();
-      } }, svg, square && labels ? node("div", { class: "l2p-flow-columns", "aria-hidden": "true" }, ...data.words.slice(0, tokens).map((word) => node("div", {}, word))) : null);
+      } }, svg, square && labels ? node("div", { class: `l2p-flow-columns${tokens > 12 ? " many" : ""}`, "aria-hidden": "true" }, ...data.words.slice(0, tokens).map((word) => node("div", {}, word))) : null);
     return node("figure", { class: "l2p-flow-matrix" }, node("figcaption", {}, title, node("i", {}, ` ${tokens} × ${wide}`)),
       node("div", { class: "l2p-flow-cells" }, labels && !turn ? names(high) : null, field));
   }
@@ -229,7 +230,8 @@ function picture(stage, model) {
     const current = (button, on) => { on ? button.setAttribute("aria-current", "step") : button.removeAttribute("aria-current"); };
     for (const key of keys) { current(marks[key], key === view.key); marks[key].tabIndex = key === view.key ? 0 : -1; }
     layers.forEach((button, layer) => current(button, deep && layer === view.layer));
-    read.textContent = hints[view.key]?.() ?? "Point at a cell, or press Tab and arrow keys, to read its number. Blue is above 0, orange below.";
+    read.textContent = hints[view.key]?.() ?? "Point at a cell, or press Tab and arrow keys, to read its number. Blue is above 0, orange below." +
+      (old() ? " Faint rows were worked out before: only the last is new." : "");
     const shown = shows[view.key](data.layers[view.layer], view.layer ? data.layers[view.layer - 1].y : data.embedded);
     shown.classList.add("l2p-flow-in");
     large.replaceChildren(shown);
