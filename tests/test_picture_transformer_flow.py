@@ -72,7 +72,7 @@ def test_the_data_are_those_of_reading_token_by_token(lab, flow):
 
 
 def test_tables_keep_three_digits_of_the_largest_number():
-    assert table(torch.tensor([[12.34, -0.05], [0.0, 1.0]])) == {"unit": 0.1, "rows": [[123, 0], [0, 10]]}
+    assert table(torch.tensor([[12.34, -0.04], [0.0, 1.0]])) == {"unit": 0.1, "rows": [[123, 0], [0, 10]]}
     assert table(torch.zeros(1, 2))["rows"] == [[0, 0]]
 
 

@@ -10,7 +10,7 @@ const CLOCKS_STYLE = `
   var(--l2p-mono); text-align: center; border: 1px solid transparent; }
 .l2p-rope-grip.query { top: 0; } .l2p-rope-grip.query b { background: var(--l2p-blue); }
 .l2p-rope-grip.key { top: 80px; } .l2p-rope-grip.key b { background: var(--l2p-orange); }
-.l2p-rope-grip span { padding: 0 7px; } .l2p-rope-grip.flip { flex-direction: row-reverse;
+.l2p-rope-grip span { max-width: 46cqw; padding: 0 7px; overflow: hidden; text-overflow: ellipsis; } .l2p-rope-grip.flip { flex-direction: row-reverse;
   transform: translateX(calc(-100% + 15px)); }
 .l2p-rope-stem { position: absolute; width: 2px; transform: translateX(-1px); }
 .l2p-rope-both { position: absolute; top: 38px; height: 18px; border-radius: 9px; background: var(--l2p-green); cursor: grab;
@@ -148,7 +148,7 @@ function picture(stage, model) {
       grips[name].style.left = stems[name].style.left = percent(at[name]);
       grips[name].classList.toggle("flip", at[name] > places / 2);
       grips[name].setAttribute("aria-valuenow", at[name]);
-      grips[name].lastChild.textContent = `${name} of “${data.words[name]}”, position ${at[name]}`;
+      grips[name].lastChild.textContent = `${at[name]}: ${name} of “${data.words[name]}”`;
     }
     grips.both.style.left = percent(at.key);
     grips.both.style.width = `calc(${percent(at.query - at.key)} + 18px)`;
