@@ -4,7 +4,7 @@ import json
 
 import annotation_browser as real
 import pytest
-from picture_alone import draw, focused
+from picture_page import draw, focused
 
 from llama2lab.engine.paths import ROOT
 from llama2lab.evidence import claims

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import annotation_browser as real
 import pytest
-from picture_alone import draw, focused
+from picture_page import draw, focused
 
 from llama2lab.engine.paths import ROOT
 from llama2lab.lab import recipe_map as x

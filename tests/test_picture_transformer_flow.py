@@ -6,7 +6,7 @@ import re
 import annotation_browser as real
 import pytest
 import torch
-from picture_mount import mount, rest
+from picture_page import mount, rest
 
 from llama2lab.lessons.n02_transformer.attention import attention_weights
 from llama2lab.lessons.n02_transformer.seen import see, short_question

@@ -78,8 +78,6 @@ def claims_data(s: Stored, claims: Sequence[Claim] = CLAIMS) -> dict[str, Any]:
 class ClaimsPlot(Picture):
     """The plot of `claims_data`."""
 
-    _css = Picture._css + (Path(__file__).parent / "claims_plot.css").read_text(encoding="utf-8")
-
     def static(self) -> str:
         """All of it as a table."""
 

@@ -118,7 +118,8 @@ function scale(low, high, from, to) {
 
 export default {
   render({ model, el }) {
-    const stage = node("div", { class: "l2p" });
+    // JupyterLab has its own use for keys; here they are the picture's.
+    const stage = node("div", { class: "l2p", "data-lm-suppress-shortcuts": "true" });
     el.append(stage);
     let leave = picture(stage, model);
     const again = () => { leave?.(); stage.replaceChildren(); leave = picture(stage, model); };

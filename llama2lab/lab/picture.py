@@ -1,9 +1,10 @@
 """Pictures that move, in one visual language: what all of them share.
 
-A picture is a class here, its drawing in a JavaScript file of the same name beside the module (``gae_by_hand.py`` and
-``gae_by_hand.js``), which defines ``function picture(stage, model)``; `picture.js` holds what they are built of (elements,
-a player with keys, numbers as text) and `picture.css` the colours and sizes, for light pages and dark ones. Where no
-widget can run (a viewer on the web, an exported page) the picture stands as the HTML of `static`.
+A picture is a class, its drawing a JavaScript file of the same name beside the module (``gae_by_hand.py`` and
+``gae_by_hand.js``), which defines ``function picture(stage, model)``; a style sheet of that name is added where there is
+one. `picture.js` holds what they are built of (elements, a player with keys, numbers as text) and `picture.css` the
+colours and sizes, for light pages and dark ones. Where no widget can run (a viewer on the web, an exported page) the
+picture stands as the HTML of `static`.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ class Picture(anywidget.AnyWidget):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if not isinstance(getattr(cls, "_esm", None), traitlets.TraitType):  # traitlets derives a class for each widget
-            module = sys.modules[cls.__module__].__file__ or ""
-            cls._esm = SHARED + Path(module).with_suffix(".js").read_text(encoding="utf-8")  # type: ignore[attr-defined]
+            module = Path(sys.modules[cls.__module__].__file__ or "")
+            cls._esm = SHARED + module.with_suffix(".js").read_text(encoding="utf-8")  # type: ignore[attr-defined]
+            if (own := module.with_suffix(".css")).is_file():
+                cls._css = Picture._css + own.read_text(encoding="utf-8")
         super().__init_subclass__(**kwargs)
 
     def static(self) -> str:

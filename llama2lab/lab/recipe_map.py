@@ -192,8 +192,6 @@ def notebook_files(folder: Path | None = None) -> dict[str, str]:
 class RecipeMap(Picture):
     """The map, with the current notebook's boxes lit."""
 
-    _css = Picture._css + (Path(__file__).parent / "recipe_map.css").read_text(encoding="utf-8")
-
     def static(self) -> str:
         """The first prompt's answers as a table, and the stages with their links as a list that unfolds."""
         data = self.data

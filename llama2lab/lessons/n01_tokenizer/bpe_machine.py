@@ -143,7 +143,6 @@ def _line(found: Sequence[Piece]) -> str:
 class BpeMachine(Picture):
     """Step by step from bytes to words; the visitor's own text is sent back as `text`."""
 
-    _css = Picture._css + Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
     text = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, text: str):
