@@ -1,8 +1,8 @@
 """Pictures that move, in one visual language: what all of them share.
 
 A picture is a class, its drawing a JavaScript file of the same name beside the module (``gae_by_hand.py`` and
-``gae_by_hand.js``), which defines ``function picture(stage, model)``; a style sheet of that name is added where there is
-one. `picture.js` holds what they are built of (elements, a player with keys, numbers as text) and `picture.css` the
+``gae_by_hand.js``), which defines ``function picture(stage, model)``; a style sheet of that name is added where there
+is one. `picture.js` holds what they are built of (elements, a player with keys, numbers as text) and `picture.css` the
 colours and sizes, for light pages and dark ones. Where no widget can run (a viewer on the web, an exported page) the
 picture stands as the HTML of `static`.
 """
