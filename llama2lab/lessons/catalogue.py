@@ -21,6 +21,7 @@ from llama2lab.lessons.n07_rejection import exercises as n07
 from llama2lab.lessons.n07_rejection import experiments as x07
 from llama2lab.lessons.n08_ppo import exercises as n08
 from llama2lab.lessons.n08_ppo import experiments as x08
+from llama2lab.lessons.n08_ppo.gae_by_hand import five_tokens
 from llama2lab.lessons.n09_gatt import exercises as n09
 from llama2lab.lessons.n09_gatt import experiments as x09
 from llama2lab.lessons.n10_rounds import exercises as n10
@@ -38,4 +39,5 @@ def all_exercises() -> list[Exercise]:
 
 def all_experiments() -> dict[str, Experiment]:
     """Every experiment that is kept with a full run, by its name."""
-    return {f.__name__: f for module in (x02, x03, x04, x05, x06, x07, x08, x09, x10, x11) for f in module.EXPERIMENTS}
+    modules = (x02, x03, x04, x05, x06, x07, x08, x09, x10, x11)
+    return {f.__name__: f for f in (*(f for module in modules for f in module.EXPERIMENTS), five_tokens)}

@@ -1,7 +1,7 @@
 """Generalised advantage estimation by hand: five real tokens, whose rewards and values can be dragged.
 
 The figures are PPO's own: a short run of `ppo.ppo` gives a policy that has left its start and a critic that has learnt
-from that policy's answers. `five_tokens` measures them (`lab.live(five_tokens)`), `GaeByHand` is the picture.
+from that policy's answers. `five_tokens` measures them (`lab.measured(five_tokens)`), `GaeByHand` is the picture.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from llama2lab.lessons.n08_ppo.experiments import Play
 from llama2lab.model.chat import decode_answer
 from llama2lab.model.logprobs import token_logprobs
 from llama2lab.stages import ppo, reward
+from llama2lab.stages.evaluate import judge_all
 from llama2lab.stages.gate import mean_and_std, whiten
 from llama2lab.town.items import Prompt
 
@@ -29,13 +30,14 @@ TOKENS = 5
 PLAY = Play(start="rlhf-v4", iterations=7, batch=64, minibatch=16, beta=0.2, unsafe_share=0.0)
 WARM = 5  # of them teach the critic alone
 RULE = (
-    "Of the short answers to held-out prompts that end by themselves and whose five values stay between the lowest "
-    "and the highest score of PPO's first batch, the one in which the critic changes its mind most at one token."
+    "Of the short right answers to held-out prompts that end by themselves, with a reward above 0 at the end, whose "
+    "last five tokens begin with a word and have values between the lowest and the highest score of PPO's first batch: "
+    "the one in which the critic changes its mind most at one token."
 )
 Answer = dict[str, Any]  # `question`, `before` and `tokens` (texts), `rewards` and `values` (five numbers each)
 
 
-def five_tokens(lab: Finished, play: Play = PLAY, warm: int = WARM, asked: int = 160, longest: int = 12) -> Answer:
+def five_tokens(lab: Finished, play: Play = PLAY, warm: int = WARM, asked: int = 300, longest: int = 24) -> Answer:
     """The last five tokens of a real answer, with PPO's rewards and its critic's values, chosen by `RULE`. Advantages
     look forward only, so those of the last five tokens are the same as in the whole answer.
 
@@ -75,9 +77,12 @@ def five_tokens(lab: Finished, play: Play = PLAY, warm: int = WARM, asked: int =
     rewards = ppo.token_rewards(scores, new, old, mask, play.beta)
 
     found = []
-    for i, (prompt, g) in enumerate(zip(prompts, written, strict=True)):
-        if g.finished and TOKENS <= len(g.tokens) <= longest:
+    verdicts = judge_all(lab.oracle, prompts, answers)
+    for i, (prompt, g, verdict) in enumerate(zip(prompts, written, verdicts, strict=True)):
+        if verdict.correct and g.finished and rewards[i][mask[i]][-1] > 0 and TOKENS <= len(g.tokens) <= longest:
             words = [tokenizer.decode([token]) for token in g.tokens]
+            if not words[-TOKENS].startswith(" "):
+                continue
             found.append(
                 {
                     "question": prompt.messages[-1]["content"],
