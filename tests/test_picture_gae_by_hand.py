@@ -53,10 +53,11 @@ def test_the_picture_at_rest_shows_texts_as_texts():
 @pytest.mark.slow
 def test_the_answer_is_real_sane_and_plain_data(lab):
     play = x.Play(start="rlhf-v4", iterations=3, batch=32, minibatch=16, beta=0.2, unsafe_share=0.0)
-    got = x.five_tokens(lab, play, warm=2, asked=48, longest=16)
+    got = x.five_tokens(lab, play, warm=2, asked=200)
     assert json.loads(json.dumps(got)) == got
     assert len(got["tokens"]) == len(got["rewards"]) == len(got["values"]) == x.TOKENS
     assert got["tokens"][-1] == "</s>" and (got["gamma"], got["lam"]) == (1.0, 0.95)
+    assert got["rewards"][-1] > 0 and got["tokens"][0].startswith(" ")
     assert any(got["values"])  # the critic has learnt: its head starts at 0
 
 
