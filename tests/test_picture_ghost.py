@@ -172,7 +172,7 @@ def test_keys_walk_the_turns_and_choose_a_dialogue(browser, picture, tmp_path) -
         page.goto(url)
         turn, start = page.locator(".gh-said span"), picture.shown["start"]
         assert turn.inner_text() == f"turn {start + 1}"
-        page.get_by_label("back").focus()
+        page.get_by_role("button", name="back", exact=True).focus()
         for key, at in (("ArrowRight", start + 1), ("End", 19), ("ArrowRight", 19), ("Home", 0), ("ArrowLeft", 0)):
             page.keyboard.press(key)
             assert turn.inner_text() == f"turn {at + 1}"
@@ -199,7 +199,7 @@ def test_keys_step_through_the_row(browser, lab, row, tmp_path) -> None:
     with real.page_of(browser, viewport={"width": 700, "height": 1000}, reduced_motion="reduce") as page:
         page.goto(written(tmp_path, made, data=made.data))
         assert page.locator(".gr-told.gone").count() == 0 and page.locator(".gr-told").count() == rows.TURNS
-        page.get_by_label("back").focus()
+        page.get_by_role("button", name="back", exact=True).focus()
         for learnt in ("all", "last"):
             page.keyboard.press("ArrowRight")
             assert page.locator(".gr-told.gone").count() == rows.TURNS - 1

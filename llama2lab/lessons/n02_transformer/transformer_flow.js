@@ -33,7 +33,7 @@ const FLOW_STYLE = `
 .l2p-flow-matrix figcaption { font-size: 12px; line-height: 1.4; } .l2p-flow-matrix figcaption i { color: var(--l2p-faint); font-style: normal; }
 .l2p-flow-cells { display: flex; gap: 5px; }
 .l2p-flow-rows, .l2p-flow-columns { font: 12px var(--l2p-mono); color: var(--l2p-faint); }
-.l2p-flow-rows { flex: none; text-align: right; }
+.l2p-flow-rows { flex: 0 0 auto; max-width: 45%; overflow: hidden; text-align: right; }
 .l2p-flow-rows div { display: flex; align-items: center; justify-content: flex-end; line-height: 1; white-space: nowrap; }
 .l2p-flow-columns { display: flex; } .l2p-flow-columns div { flex: 1; min-width: 0; display: flex; align-items: center;
   writing-mode: vertical-rl; line-height: 1; white-space: nowrap; padding-top: 3px; }

@@ -56,9 +56,10 @@ function picture(stage, model) {
     film = player(steps.length, (step) => { state.step = step; draw(); },
       { name: "iteration", say: (step) => `${steps[step].iteration} of ${steps.length}` });
     controls.replaceChildren(film.bar);
+    state.step = steps.length - 1;  // the last run may have been longer
     width = 0;
     build();
-    film.go(steps.length - 1);
+    film.go(state.step);
   }
 
   function build() {
@@ -106,7 +107,6 @@ function picture(stage, model) {
   function draw() {
     if (!parts) return;
     const run = runs[state.run], now = run.steps[state.step], answer = now.answers[state.prompt];
-    if (!now) return;
     for (const { key, path, dot, label } of parts.curves) {
       const points = run.steps.slice(0, state.step + 1).map((s) => `${parts.x(s.iteration)} ${parts.y(s[key])}`);
       path.setAttribute("d", "M" + points.join("L"));
