@@ -47,6 +47,14 @@ def button(description: str, tooltip: str, press: Callable[[], Any], **more: Any
     return made
 
 
+def with_html(bundle: Any, page: str) -> Any:
+    """What a widget gives Jupyter to show, and the HTML that stands where no widget can run."""
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    if data:
+        data["text/html"] = page
+    return bundle
+
+
 class Explorer(w.VBox):
     """Controls above, a picture below. `draw` is called at the start and at each change of a control. What it raises is
     shown in words, and nothing is lost. Threads may call `redraw`: pictures are drawn one after the other, so the last
@@ -82,8 +90,4 @@ class Explorer(w.VBox):
         return self.picture.value
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        data = bundle[0] if isinstance(bundle, tuple) else bundle
-        if data:
-            data["text/html"] = self.static()
-        return bundle
+        return with_html(super()._repr_mimebundle_(**kwargs), self.static())

@@ -39,6 +39,20 @@ function short(value) {
 /** Whether the reader asked for less motion: then nothing plays or glides by itself. */
 const still = () => window.matchMedia("(prefers-reduced-motion: reduce)").matches;
 
+/** Calls `start` once, as soon as a good part of `element` is seen; not after a press or a key in it, and never for a reader
+    who wants no motion. Returns what takes it back. */
+function onceSeen(element, start) {
+  const watch = new IntersectionObserver((found) => {
+    if (!found.some((one) => one.isIntersecting)) return;
+    cancel();
+    if (!still()) start();
+  }, { threshold: 0.3 });
+  const cancel = () => watch.disconnect();
+  for (const touch of ["pointerdown", "keydown"]) element.addEventListener(touch, cancel);
+  watch.observe(element);
+  return cancel;
+}
+
 /** A button; `pressed` makes it a toggle whose state is seen and said. */
 function button(words, press, { label = words, pressed = null } = {}) {
   return node("button", { type: "button", class: "l2p-button", "aria-label": label, click: press,

@@ -16,6 +16,8 @@ from typing import Any
 import anywidget
 import traitlets
 
+from llama2lab.lab.explorer import with_html
+
 HERE = Path(__file__).parent
 SHARED = (HERE / "picture.js").read_text(encoding="utf-8")
 
@@ -40,8 +42,4 @@ class Picture(anywidget.AnyWidget):
         raise NotImplementedError
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        data = bundle[0] if isinstance(bundle, tuple) else bundle
-        if data:
-            data["text/html"] = self.static()
-        return bundle
+        return with_html(super()._repr_mimebundle_(**kwargs), self.static())

@@ -214,12 +214,6 @@ function picture(stage, model) {
   say(versions.at(-1));
   const watch = new ResizeObserver(lay);
   watch.observe(map);
-  // Once, by itself, as soon as it is seen; a reader who wants no motion plays it by hand.
-  const seen = new IntersectionObserver(([entry]) => {
-    if (!entry.isIntersecting) return;
-    seen.disconnect();
-    if (!still() && examples.length) start();
-  }, { threshold: 0.6 });
-  seen.observe(map);
-  return () => { halt(); watch.disconnect(); seen.disconnect(); };
+  const wait = onceSeen(map, () => examples.length && start());
+  return () => { halt(); watch.disconnect(); wait(); };
 }

@@ -211,16 +211,8 @@ function picture(stage, model) {
 
   const sized = new ResizeObserver(() => { width = Math.round(chart.clientWidth); curve(); });
   sized.observe(chart);
-  const seen = new IntersectionObserver((found) => {
-    if (!found.some((one) => one.isIntersecting)) return;
-    seen.disconnect();
-    if (!still()) film_.start();
-  }, { threshold: 0.4 });
-  seen.observe(stage);
-  const touched = () => seen.disconnect();
-  stage.addEventListener("pointerdown", touched);
-  stage.addEventListener("keydown", touched);
-  return () => { sized.disconnect(); seen.disconnect(); film_.stop(); };
+  const wait = onceSeen(stage, film_.start);
+  return () => { sized.disconnect(); wait(); film_.stop(); };
 }
 
 /** The places of both, step by step: together up to a third of the line, then the query alone to two thirds. */

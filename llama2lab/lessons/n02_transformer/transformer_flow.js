@@ -252,14 +252,6 @@ function picture(stage, model) {
       node("section", { "aria-label": "the present part" }, node("div", { class: "l2p-flow-head" }, title, where), does, read, large)));
   film_.go(0);
 
-  const seen = new IntersectionObserver((found) => {
-    if (!found.some((one) => one.isIntersecting)) return;
-    seen.disconnect();
-    if (!still()) film_.start();
-  }, { threshold: 0.4 });
-  seen.observe(stage);
-  const touched = () => seen.disconnect();
-  stage.addEventListener("pointerdown", touched);
-  stage.addEventListener("keydown", touched);
-  return () => { seen.disconnect(); film_.stop(); };
+  const wait = onceSeen(stage, film_.start);
+  return () => { wait(); film_.stop(); };
 }

@@ -21,7 +21,7 @@ const PAUSE = 650; // ms between steps
 function picture(stage, model) {
   const data = model.get("data");
   const state = { ratio: 1, sign: 1, clip: data.clip, trail: [] };
-  let parts = null, width = 0, timer = null, played = false;
+  let parts = null, width = 0, timer = null;
 
   const board = node("div"), said = node("p", { class: "clip-said", "aria-live": "polite" });
   const good = button("Good token, A = +1", () => turn(1), { pressed: true });
@@ -46,10 +46,7 @@ function picture(stage, model) {
 
   const watch = new ResizeObserver(build);
   watch.observe(board);
-  const look = new IntersectionObserver((seen) => {
-    if (seen.some((s) => s.isIntersecting) && !played && !still()) { played = true; start(); }
-  }, { threshold: 0.6 });
-  look.observe(board);
+  const wait = onceSeen(stage, start);
 
   function build() {
     const now = Math.max(320, Math.min(900, Math.round(board.clientWidth || 660)));
@@ -190,7 +187,7 @@ function picture(stage, model) {
   }
 
   build();
-  return () => { stop(); watch.disconnect(); look.disconnect(); };
+  return () => { stop(); watch.disconnect(); wait(); };
 }
 
 function set(element, attributes) {

@@ -34,16 +34,12 @@ function picture(stage, model) {
     node("div", { class: "l2p-bar" }, node("span", {}, "Reward model trained on"), ...choices, next),
     board, controls, card, pet, verdict);
 
-  let film = null, parts = null, width = 0, played = false;
+  let film = null, parts = null, width = 0;
   const watch = new ResizeObserver(() => build());
   watch.observe(board);
-  const look = new IntersectionObserver((seen) => {
-    if (seen.some((s) => s.isIntersecting) && !played && !still()) { played = true; film.start(); }
-  }, { threshold: 0.6 });
-  look.observe(board);
+  const wait = onceSeen(stage, () => film.start());
 
   function choose(name) {
-    played = true;
     Object.assign(state, { run: name, prompt: runs[name].prompt });
     choices.forEach((choice) => choice.setAttribute("aria-pressed", String(choice.textContent === name)));
     roll();
@@ -137,7 +133,7 @@ function picture(stage, model) {
   }
 
   roll();
-  return () => { film.stop(); watch.disconnect(); look.disconnect(); };
+  return () => { film.stop(); watch.disconnect(); wait(); };
 }
 
 /** The answer as texts, with the pet sentence marked wherever it stands. */
