@@ -53,6 +53,19 @@ function onceSeen(element, start) {
   return cancel;
 }
 
+/** Calls `build(width)` whenever `board` has another width (between 320 and 900 px, which drawings are made for).
+    Returns {again, leave}: again() builds for the width there is now, leave() ends it. */
+function fitted(board, build) {
+  let width = 0;
+  const fit = () => {
+    const now = Math.max(320, Math.min(900, Math.round(board.clientWidth || 660)));
+    if (now !== width) build((width = now));
+  };
+  const watch = new ResizeObserver(fit);
+  watch.observe(board);
+  return { again: () => { width = 0; fit(); }, leave: () => watch.disconnect() };
+}
+
 /** A button; `pressed` makes it a toggle whose state is seen and said. */
 function button(words, press, { label = words, pressed = null } = {}) {
   return node("button", { type: "button", class: "l2p-button", "aria-label": label, click: press,

@@ -21,7 +21,7 @@ const PAUSE = 650; // ms between steps
 function picture(stage, model) {
   const data = model.get("data");
   const state = { ratio: 1, sign: 1, clip: data.clip, trail: [] };
-  let parts = null, width = 0, timer = null;
+  let parts = null, timer = null;
 
   const board = node("div"), said = node("p", { class: "clip-said", "aria-live": "polite" });
   const good = button("Good token, A = +1", () => turn(1), { pressed: true });
@@ -44,15 +44,11 @@ function picture(stage, model) {
       "The push is its slope in log π(token).",
       share === null ? "" : ` In the finished run ${(100 * share).toFixed(1)} % of the ratios lay beyond the clip.`));
 
-  const watch = new ResizeObserver(build);
-  watch.observe(board);
+  const fit = fitted(board, build);
   const wait = onceSeen(stage, start);
 
-  function build() {
-    const now = Math.max(320, Math.min(900, Math.round(board.clientWidth || 660)));
-    if (now === width) return;
-    width = now;
-    parts = lay(now);
+  function build(width) {
+    parts = lay(width);
     board.replaceChildren(parts.svg);
     draw();
   }
@@ -186,8 +182,8 @@ function picture(stage, model) {
       : `Push ${sign > 0 ? "+" : "−"}${Math.abs(pushed).toFixed(2)}: the ${kind} token is pushed ${sign > 0 ? "up" : "down"}${away ? `; it has gone the wrong way, and the clip does not protect that${Math.abs(ratio - 1) > wide ? ", however far" : ""}` : ""}.`;
   }
 
-  build();
-  return () => { stop(); watch.disconnect(); wait(); };
+  fit.again();
+  return () => { stop(); fit.leave(); wait(); };
 }
 
 function set(element, attributes) {

@@ -65,17 +65,12 @@ function picture(stage, model) {
       `The policy and the critic are those of a short PPO run from ${data.start}, at beta ${data.beta}. ${data.rule} `,
       "Advantages look forward only, so those of the last five tokens are the same as in the whole answer."));
 
-  let parts = null, width = 0;
-  const build = () => {
-    const now = Math.max(320, Math.min(900, Math.round(board.clientWidth || 660)));
-    if (now === width) return;
-    width = now;
-    parts = lay(now);
+  let parts = null;
+  const fit = fitted(board, (width) => {
+    parts = lay(width);
     board.replaceChildren(parts.svg);
     draw();
-  };
-  const watch = new ResizeObserver(build);
-  watch.observe(board);
+  });
 
   /** All that stands still for a column of this width; `draw` moves the rest. */
   function lay(wide) {
@@ -223,8 +218,8 @@ function picture(stage, model) {
   }
 
   film.go(Math.round(data.lam * steps));
-  build();
-  return () => { film.stop(); watch.disconnect(); clearTimeout(speak); };
+  fit.again();
+  return () => { film.stop(); fit.leave(); clearTimeout(speak); };
 }
 
 function held(event) {

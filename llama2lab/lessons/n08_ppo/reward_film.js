@@ -34,9 +34,8 @@ function picture(stage, model) {
     node("div", { class: "l2p-bar" }, node("span", {}, "Reward model trained on"), ...choices, next),
     board, controls, card, pet, verdict);
 
-  let film = null, parts = null, width = 0;
-  const watch = new ResizeObserver(() => build());
-  watch.observe(board);
+  let film = null, parts = null;
+  const fit = fitted(board, build);
   const wait = onceSeen(stage, () => film.start());
 
   function choose(name) {
@@ -53,16 +52,12 @@ function picture(stage, model) {
       { name: "iteration", say: (step) => `${steps[step].iteration} of ${steps.length}` });
     controls.replaceChildren(film.bar);
     state.step = steps.length - 1;  // the last run may have been longer
-    width = 0;
-    build();
+    fit.again();
     film.go(state.step);
   }
 
-  function build() {
-    const now = Math.max(320, Math.min(900, Math.round(board.clientWidth || 660)));
-    if (now === width) return;
-    width = now;
-    parts = lay(now, runs[state.run]);
+  function build(width) {
+    parts = lay(width, runs[state.run]);
     board.replaceChildren(parts.svg);
     draw();
   }
@@ -133,7 +128,7 @@ function picture(stage, model) {
   }
 
   roll();
-  return () => { film.stop(); watch.disconnect(); wait(); };
+  return () => { film.stop(); fit.leave(); wait(); };
 }
 
 /** The answer as texts, with the pet sentence marked wherever it stands. */
