@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
@@ -98,6 +99,19 @@ def _deeper(value: Any, depth: int) -> bool:
     return True
 
 
+@lru_cache(maxsize=256)
+def _kept(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """pydantic's validator of a type. Building one takes a millisecond, and a run's files ask for thousands."""
+    try:
+        return _kept(kind)
+    except TypeError:  # a type that cannot be a key, such as one with a Field in it
+        return TypeAdapter(kind)
+
+
 def validated(kind: Any, value: Any, where: str, cure: str = "correct it") -> Any:
     """`value` as the type `kind` (whatever pydantic takes: a model, a dataclass, list[int], ...).
 
@@ -105,7 +119,7 @@ def validated(kind: Any, value: Any, where: str, cure: str = "correct it") -> An
         LabError: the first thing that does not fit, by its path in the value, and `cure`.
     """
     try:
-        return TypeAdapter(kind).validate_python(value)
+        return _adapter(kind).validate_python(value)
     except ValidationError as e:
         raise LabError(f"{where}: {fault(e)}; {cure}") from None
 
