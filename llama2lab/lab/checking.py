@@ -68,7 +68,8 @@ class Exercise:
     """One thing to do in a notebook.
 
     `check` raises Mistake for a wrong answer. `solution` is the library's own function, or a thin adapter of it; of a
-    question what its check holds for right. An exercise with `in_place` may change the arguments it is given.
+    question what its check holds for right. An exercise with `in_place` may change the arguments it is given. `lesson`
+    is said when it has passed, of a prediction when it is compared: why it is so, in two lines.
     """
 
     key: str
@@ -80,6 +81,7 @@ class Exercise:
     check: Callable[[Any], None]
     solution: Any = None
     in_place: bool = False
+    lesson: str = ""
 
     def __post_init__(self) -> None:
         if self.solution is None:
@@ -201,7 +203,7 @@ def run(exercise: Exercise, answer: Any, seconds: float = SECONDS) -> Outcome:
     finally:
         with suppress(AttributeError, OSError, ValueError):  # a notebook may have closed it, or taken it away
             sys.stderr.write(warned.text)
-    return outcome("passed")
+    return outcome("passed", exercise.lesson)
 
 
 def ask(place: Process | Here, in_place: bool, *args: Any) -> Any:

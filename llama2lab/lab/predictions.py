@@ -227,8 +227,7 @@ class Ranking(InOrder, Foreseen):
 
 @dataclass(frozen=True, repr=False)
 class Prediction(Exercise):
-    """An exercise whose answer is only known after a run. `check` is the form of the answer; `lesson` is said when
+    """An exercise whose answer is only known after a run. `check` is the form of the answer; the `lesson` is said when
     prediction and measurement are compared, whichever way it went."""
 
     check: Foreseen
-    lesson: str = ""

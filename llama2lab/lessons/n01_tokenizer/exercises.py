@@ -54,7 +54,7 @@ MORE_VOCABULARY = Exercise(
 COMPRESSION = Prediction(
     "01.compression",
     "Bytes in a token",
-    "Our tokenizer has 1,536 tokens. Predict how many bytes of the town's text one token holds on average.",
+    "Predict how many bytes of the town's text one token of our tokenizer holds on average.",
     Level(difficulty=1, minutes=2, points=1),
     "2.2",
     ("Without merges it is exactly 1.",),
@@ -62,7 +62,7 @@ COMPRESSION = Prediction(
         1.0,
         20.0,
         "The town repeats itself: frequent words are single tokens.",
-        "A vocabulary of 1,536 has room for few whole words.",
+        "A small vocabulary has no room for every word.",
         relative=0.2,
     ),
 )

@@ -111,7 +111,7 @@ NO_WARMUP = Exercise(
 FIRST_LOSS = Prediction(
     "03.first_loss",
     "The loss before any training",
-    "The tokenizer has 1,536 tokens and the model has learnt nothing. Predict its loss in nats.",
+    "The model has learnt nothing yet. Predict its loss in nats from the number of tokens that the tokenizer knows.",
     Level(difficulty=2, minutes=3, points=1),
     "2.2",
     ("How likely is each token to a model that knows nothing?",),
@@ -119,10 +119,10 @@ FIRST_LOSS = Prediction(
         0.0,
         30.0,
         "An ignorant model spreads its belief over all tokens: the loss is the logarithm of their number.",
-        "Worse than ignorance takes certainty: a model that spreads its belief evenly has ln(1536).",
+        "Worse than ignorance takes certainty: a belief spread evenly has the logarithm of the number of tokens.",
         absolute=0.3,
     ),
-    lesson="ln(1536) is 7.34.",
+    lesson="The natural logarithm of the number of tokens; a little more, for an untrained model is sure of something.",
 )
 
 EXERCISES = (SCHEDULE, STEPS, NO_WARMUP, FIRST_LOSS)
