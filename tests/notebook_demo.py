@@ -8,15 +8,23 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from llama2lab.cli.notebooks import task_lines
+from llama2lab.lessons.n02_transformer.exercises import RMS_NORM
+
 # No finished run is needed: the second cell only has the right look.
 IMPORTS = """from llama2lab.lessons.n02_transformer.exercises import GQA_LOSS, RMS_NORM, WHY_ROOT
-from llama2lab.lab.progress import Progress, check, compare, predict
+from llama2lab.lab.ask import ask, sealed
+from llama2lab.lab.progress import Progress, check
 lab = "finished_run()"
 lab"""
+RMS = '''def rms_norm(x, weight, eps):
+    """Each token by its rms."""
+    # the last dimension
+    ...'''
 
 
-def marked(source: str, **meta: str) -> NotebookNode:
-    return new_code_cell(source, metadata={"lab": meta, "tags": sorted(meta)})
+def marked(source: str, key: str) -> NotebookNode:
+    return new_code_cell(source, metadata={"lab": {"exercise": key}, "tags": ["exercise"]})
 
 
 def demo() -> NotebookNode:
@@ -25,20 +33,10 @@ def demo() -> NotebookNode:
         cells=[
             new_markdown_cell("# 02 A demo\n\nIt teaches nothing."),
             new_code_cell(IMPORTS),
-            new_code_cell("RMS_NORM"),
-            marked(
-                'def rms_norm(x, weight, eps):\n    """Each token by its rms."""\n    # the last dimension\n    ...',
-                exercise="02.rms_norm",
-            ),
-            marked("check(RMS_NORM, rms_norm)", check="02.rms_norm"),
-            new_code_cell("WHY_ROOT"),
-            marked('why_root = ...  # "a", "b" or "c"', exercise="02.why_root"),
-            marked("check(WHY_ROOT, why_root)", check="02.why_root"),
-            new_code_cell("GQA_LOSS"),
-            marked("gqa_loss = ...", exercise="02.gqa_loss"),
-            marked("predict(GQA_LOSS, gqa_loss)", check="02.gqa_loss"),
-            new_code_cell("measured = 0.02"),
-            marked("compare(GQA_LOSS, measured)", compare="02.gqa_loss"),
+            marked(f"{task_lines(RMS_NORM)}\n{RMS}\n\n\ncheck(RMS_NORM, rms_norm)", "02.rms_norm"),
+            marked("ask(WHY_ROOT)", "02.why_root"),
+            marked('measured = 0.02\nsealed(GQA_LOSS, measured, "what shows it")', "02.gqa_loss"),
+            new_code_cell("measured  # the cells after it need what was measured"),
             new_code_cell("Progress().summary()"),
         ],
         metadata={

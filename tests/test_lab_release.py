@@ -36,6 +36,8 @@ def test_an_assignment_has_points_solutions_and_locked_checks():
     notebook, exercises = as_assignment(demo())
     assert [e.key for e in exercises] == list(POINTS)
     cells = [c for c in notebook.cells if "nbgrader" in c.metadata]
+    assert notebook.cells[-3].source.endswith('sealed(GQA_LOSS, measured, "what shows it")')  # behind its two cells
+    assert "ask(WHY_ROOT)" not in nbformat.writes(notebook) and WHY_ROOT.task[:30] in nbformat.writes(notebook)
     assert [c.metadata.nbgrader["grade"] for c in cells] == [False, True] * 3
     assert len({c.metadata.nbgrader["grade_id"] for c in cells}) == len(cells)
     for cell in cells:
@@ -45,7 +47,7 @@ def test_an_assignment_has_points_solutions_and_locked_checks():
         assert ("BEGIN SOLUTION" in cell.source) == mark["solution"]
         ast.parse(cell.source)
     assert [c.metadata.nbgrader["points"] for c in cells[1::2]] == list(POINTS.values())
-    assert "nbgrader" not in demo().cells[3].metadata
+    assert "nbgrader" not in demo().cells[2].metadata
 
 
 def emptied(source):

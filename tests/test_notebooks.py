@@ -105,8 +105,17 @@ def test_nothing_is_wrong_with_the_demo():
     assert problems(demo(), "02") == []
 
 
-def cell_of(notebook, kind, key):
-    return next(c for c in notebook.cells if c.metadata.get("lab", {}).get(kind) == key)
+CODE, QUESTION, PREDICTION = 2, 3, 4  # the cells of the demo's exercises
+
+
+def put(at, old, new):
+    """A change of the demo: other words in one cell."""
+
+    def change(notebook):
+        assert old in notebook.cells[at].source
+        notebook.cells[at].source = notebook.cells[at].source.replace(old, new)
+
+    return change
 
 
 @pytest.mark.parametrize(
@@ -114,24 +123,20 @@ def cell_of(notebook, kind, key):
     [
         (lambda n: n.cells.pop(0), "not a title"),
         (lambda n: n.cells.pop(1), "finished run"),
-        (lambda n: n.cells.pop(2), r"shows the task \(RMS_NORM\)"),
-        (lambda n: n.cells.pop(3), "one each of exercise, check"),
-        (lambda n: n.cells.pop(12), "one each of exercise, check, compare"),
-        (lambda n: n.cells.insert(3, n.cells.pop(4)), "in the order"),
-        (lambda n: [n.cells.pop(5) for _ in range(3)], "02.why_root is in the catalogue"),
-        (lambda n: n.cells.append(marked("x = ...", exercise="02.other")), "02.other is no exercise"),
-        (lambda n: cell_of(n, "exercise", "02.rms_norm").update(source="def norm(x):\n    ..."), "an empty rms_norm"),
-        (
-            lambda n: cell_of(n, "exercise", "02.rms_norm").update(source="def rms_norm(x):\n    return x"),
-            "an empty rms",
-        ),
-        (lambda n: cell_of(n, "exercise", "02.why_root").update(source="why_root = 'b'"), "an empty why_root"),
-        (lambda n: cell_of(n, "check", "02.why_root").update(source="check(WHY_ROOT, root)"), "an empty root"),
-        (lambda n: cell_of(n, "check", "02.gqa_loss").update(source="check(GQA_LOSS, gqa_loss)"), "predict"),
-        (lambda n: cell_of(n, "check", "02.rms_norm").update(source="check(RMS_NORM, rms_norm)\n1"), "last line"),
-        (lambda n: cell_of(n, "compare", "02.gqa_loss").update(source="compare(RMS_NORM, measured)"), "last line"),
+        (lambda n: n.cells.pop(QUESTION), "02.why_root of the catalogue stands in 0 cells"),
+        (lambda n: n.cells.append(n.cells[QUESTION]), "02.why_root of the catalogue stands in 2 cells"),
+        (lambda n: n.cells.append(marked("ask(OTHER)", "02.other")), "02.other is no exercise"),
+        (put(CODE, "def rms_norm", "def norm"), "an empty rms_norm"),
+        (put(CODE, "    ...", "    return x"), "an empty rms_norm"),
+        (put(CODE, "check(RMS_NORM, rms_norm)", "check(ROPE, rms_norm)"), r"not check\(RMS_NORM, a name\)"),
+        (put(CODE, "check(RMS_NORM, rms_norm)", "check(RMS_NORM, rms_norm)\n1"), "last line"),
+        (put(CODE, "# RMSNorm", "# Norm"), "does not begin with its task"),
+        (put(QUESTION, "ask(WHY_ROOT)", 'ask(WHY_ROOT, "b")'), r"not ask\(WHY_ROOT\)"),
+        (put(PREDICTION, "sealed(GQA_LOSS", "sealed(WHY_ROOT"), r"not sealed\(GQA_LOSS"),
+        (put(PREDICTION, 'sealed(GQA_LOSS, measured, "what shows it")', "sealed(GQA_LOSS)"), r"not sealed\(GQA_LOSS"),
+        (lambda n: n.cells[CODE].metadata.lab.update(check="02.rms_norm"), "unknown mark 'check'"),
         (lambda n: n.cells[2].update(execution_count=3), "outputs are stored"),
-        (lambda n: n.cells[2].update(source="open('/home/ada/x')\nRMS_NORM"), "somebody's machine"),
+        (lambda n: n.cells[2].update(source="open('/home/ada/x')"), "somebody's machine"),
         (lambda n: n.cells.pop(), "summary"),
         (lambda n: n.metadata.kernelspec.update(name="julia"), "kernel"),
     ],
@@ -192,23 +197,44 @@ def test_the_demo_runs_as_shipped_and_solved(tmp_path):
     shipped, solved = execute(path, tmp_path / "a"), execute(path, tmp_path / "b", solved=True)
     assert (shipped.wrong, solved.wrong) == ([], [])
     assert shipped.seconds > shipped.slowest[1] > 0
-    done = read(tmp_path / "b" / path.name)
-    assert "Passed: RMSNorm" in done.cells[4].outputs[0]["data"]["text/plain"]
-    assert "Not attempted yet" in read(tmp_path / "a" / path.name).cells[4].outputs[0]["data"]["text/plain"]
-    assert "3 of 3" in done.cells[-1].outputs[0]["data"]["text/plain"]
+    done, as_shipped = read(tmp_path / "b" / path.name), read(tmp_path / "a" / path.name)
+    assert "Passed: RMSNorm" in text_of(done, CODE) and "Not attempted yet" in text_of(as_shipped, CODE)
+    assert "Passed: " in text_of(done, QUESTION) and "Passed: " not in text_of(as_shipped, QUESTION)
+    assert "measured is 0.02" in text_of(done, PREDICTION) and "0.02" not in text_of(as_shipped, PREDICTION)
+    assert text_of(as_shipped, PREDICTION + 1) == "0.02"
+    assert "3 of 3" in text_of(done, -1)
     assert not list(tmp_path.glob("lab-progress*"))
-    assert with_solutions(demo()).cells[3].source != demo().cells[3].source
+    assert with_solutions(demo()).cells[CODE].source != demo().cells[CODE].source
+
+
+def text_of(notebook, at):
+    return notebook.cells[at].outputs[0]["data"]["text/plain"]
+
+
+def test_tasks_are_written_anew_and_code_is_kept(tmp_path):
+    path = write_demo(tmp_path)
+    notebook = read(path)
+    put(CODE, "# RMSNorm", "# Norm")(notebook)
+    put(CODE, "    ...", "    return x  # mine")(notebook)
+    nbformat.write(notebook, path)
+    assert CliRunner().invoke(notebooks.app, ["tasks", str(path)]).exit_code == 0
+    cell = read(path).cells[CODE].source
+    assert cell.startswith(notebooks.task_lines(notebooks.places()["02.rms_norm"].exercise) + "\ndef rms_norm")
+    assert "return x  # mine" in cell and "# Norm" not in cell
+    before = path.read_bytes()
+    CliRunner().invoke(notebooks.app, ["tasks", str(path)])
+    assert path.read_bytes() == before
 
 
 def test_a_wrong_answer_and_a_cell_that_fails_are_found_in_the_demo(tmp_path):
     notebook = demo()
-    cell_of(notebook, "exercise", "02.why_root").source = "why_root = 'a'"
+    notebook.cells[QUESTION].source = "ask(WHY_ROOT, 'a')"
     nbformat.write(notebook, tmp_path / "02_wrong.ipynb")
     assert execute(tmp_path / "02_wrong.ipynb", tmp_path / "out").wrong == ["02.why_root: failed, as it is shipped"]
-    notebook.cells[11].source = "1 / 0"
+    notebook.cells[PREDICTION].source = "1 / 0"
     nbformat.write(notebook, tmp_path / "02_wrong.ipynb")
     assert execute(tmp_path / "02_wrong.ipynb", tmp_path / "out").wrong == [
-        "cell 11: ZeroDivisionError: division by zero"
+        "cell 4: ZeroDivisionError: division by zero"
     ]
 
 

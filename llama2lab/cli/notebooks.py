@@ -3,8 +3,9 @@
     python -m llama2lab.cli.notebooks check                              what is wrong with them, without running
     python -m llama2lab.cli.notebooks execute 02 --solutions --out DIR   run to the end; every check must then pass
 
-An exercise is three or four cells, known by their metadata {"lab": {"exercise" | "check" | "compare": key}}: the
-student's (a function or a name, empty as shipped), its check, and for a prediction the comparison after the run.
+An exercise is one cell, known by its metadata {"lab": {"exercise": key}} and by its last line: code ends with
+`check(GAE, gae)` below the task (comments, written by `tasks`) and an empty function; a question is `ask(WHY_ROOT)`; a
+prediction ends with `sealed(FIRST_LOSS, measured, what shows it)`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import ast
 import os
 import re
 import shutil
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +31,7 @@ from typer import Argument, Option
 
 from llama2lab.cli.commands import Commands
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.files import write_atomic
 from llama2lab.engine.paths import ROOT
 from llama2lab.lab.checking import Exercise
 from llama2lab.lab.predictions import Guess, Pick, Prediction, Ranking
@@ -50,7 +53,6 @@ NAMES = (
     "10_five_rounds",
     "11_evaluation_and_safety",
 )
-KINDS = ("exercise", "check", "compare")
 CELL_SECONDS = 600  # a cell that takes longer hangs
 
 
@@ -97,26 +99,42 @@ def read(path: Path) -> NotebookNode:
     return nbformat.read(path, as_version=4)
 
 
-def marks(notebook: NotebookNode) -> Iterator[tuple[int, str, str]]:
-    """(number of the cell, kind, key) of every cell that belongs to an exercise."""
-    for number, cell in enumerate(notebook.cells):
-        for kind, key in cell.metadata.get("lab", {}).items():
-            yield number, kind, key
+def write(notebook: NotebookNode, path: Path) -> None:
+    """Only if it changed: what is written differs from the file in nothing else."""
+    if notebook != read(path):
+        write_atomic(path, nbformat.writes(notebook) + "\n")
 
 
-def keys(notebook: NotebookNode) -> list[str]:
-    """The exercises of a notebook, in their order."""
-    return [key for _, kind, key in marks(notebook) if kind == "exercise"]
+def marks(notebook: NotebookNode) -> dict[str, int]:
+    """{key: number of its cell} of the exercises of a notebook, in their order."""
+    found = {number: cell.metadata.get("lab", {}).get("exercise") for number, cell in enumerate(notebook.cells)}
+    return {key: number for number, key in found.items() if key}
 
 
-def student_name(notebook: NotebookNode, key: str) -> str:
-    """What the student defines for an exercise, as its check names it: `check(RMS_NORM, rms_norm)`."""
-    for number, kind, marked in marks(notebook):
-        if (kind, marked) == ("check", key):
-            found = re.search(r"(?:^|\n)(?:check|predict)\(\s*\w+,\s*(\w+)\s*\)\s*$", notebook.cells[number].source)
-            if found:
-                return found[1]
-    raise LabError(f"{key}: no cell of the notebook checks a name")
+# The last line of an exercise's cell, after which nothing stands.
+CHECK = r"(?:^|\n)check\(\s*{},\s*(\w+)\s*\)\s*$"
+ASK = r"^ask\(\s*{}\s*\)\s*$"
+SEALED = r"(?s)(?:^|\n)sealed\(\s*{},\s*.+\)\s*$"
+
+
+def student_name(source: str, place: Place) -> str:
+    """What the student defines in a cell of code, as its check names it: `check(RMS_NORM, rms_norm)`."""
+    found = re.search(CHECK.format(place.constant), source)
+    if not found:
+        raise LabError(f"{place.exercise.key}: the last line of its cell is not check({place.constant}, a name)")
+    return found[1]
+
+
+def task_lines(exercise: Exercise) -> str:
+    """The task as the comments that stand above the student's code."""
+    head = f"{exercise.title}. {exercise.task}"
+    lines = textwrap.wrap(head, 98, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(f"# {line}" for line in [*lines, f"({exercise.facts}; run the cell for hints)"])
+
+
+def without_task(source: str) -> str:
+    """A cell's source without the comments at its head."""
+    return re.sub(r"\A(?:#[^\n]*\n)+", "", source)
 
 
 def answer_of(exercise: Exercise) -> Any:
@@ -138,14 +156,18 @@ def is_code(exercise: Exercise) -> bool:
 def with_solutions(notebook: NotebookNode) -> NotebookNode:
     """A copy in which every exercise is solved, and every prediction made."""
     notebook = nbformat.from_dict(notebook)
-    for number, kind, key in marks(notebook):
-        if kind == "exercise":
-            place, name = places()[key], student_name(notebook, key)
-            notebook.cells[number].source = (
-                f"from llama2lab.lab.checking import solution\n{name} = solution({place.constant})"
-                if is_code(place.exercise)
-                else f"{name} = {answer_of(place.exercise)!r}"
-            )
+    for key, number in marks(notebook).items():
+        cell, place = notebook.cells[number], places()[key]
+        answer = answer_of(place.exercise)
+        if isinstance(place.exercise, Prediction):
+            made = f"from llama2lab.lab.progress import predict\n\npredict({place.constant}, {answer!r})"
+            cell.source = f"{made}\n{cell.source}"
+        elif is_code(place.exercise):
+            name = student_name(cell.source, place)
+            done = f"from llama2lab.lab.checking import solution\n\n{name} = solution({place.constant})"
+            cell.source = f"{done}\n\ncheck({place.constant}, {name})"
+        else:
+            cell.source = f"ask({place.constant}, {answer!r})"
     return notebook
 
 
@@ -169,18 +191,13 @@ def problems(notebook: NotebookNode, number: str) -> list[str]:
     except nbformat.ValidationError as e:
         found.append(f"not a valid notebook: {str(e)[:200]}")
 
-    where: dict[str, dict[str, list[int]]] = {}
-    for at, kind, key in marks(notebook):
-        where.setdefault(key, {}).setdefault(kind, []).append(at)
-    for key in places():
-        if key.startswith(number) and key not in where:
-            found.append(f"{key} is in the catalogue and not in the notebook")
-    for key, cells_of in where.items():
-        if key not in places():
-            found.append(f"{key} is no exercise of the catalogue")
-        else:
-            found += [f"{key}: {what}" for what in _exercise_problems(notebook, places()[key], cells_of)]
-    return found
+    where = [cell.metadata.get("lab", {}).get("exercise") for cell in cells]
+    for key, place in places().items():
+        if key.startswith(number) and where.count(key) != 1:
+            found.append(f"{key} of the catalogue stands in {where.count(key)} cells, and needs one")
+        elif key in where:
+            found += [f"{key}: {what}" for what in _exercise_problems(cells[where.index(key)].source, place)]
+    return found + [f"{key} is no exercise of the catalogue" for key in where if key and key not in places()]
 
 
 def _cell_problems(cell: NotebookNode) -> Iterator[str]:
@@ -189,31 +206,25 @@ def _cell_problems(cell: NotebookNode) -> Iterator[str]:
     if re.search(r"/(work|home|Users|tmp)/|\bshared/", cell.source):
         yield "names a folder of somebody's machine"
     for kind in cell.metadata.get("lab", {}):
-        if kind not in KINDS:
+        if kind != "exercise":
             yield f"unknown mark {kind!r}"
 
 
-def _exercise_problems(notebook: NotebookNode, place: Place, where: dict[str, list[int]]) -> Iterator[str]:
-    prediction = isinstance(place.exercise, Prediction)
-    wanted = KINDS if prediction else KINDS[:2]
-    if sorted(where) != sorted(wanted) or any(len(numbers) != 1 for numbers in where.values()):
-        yield f"has the cells {where}, and needs one each of {', '.join(wanted)}"
-        return
-    order = [where[kind][0] for kind in wanted]
-    if order != sorted(order):
-        yield f"the cells {', '.join(wanted)} stand in the order {order}"
-    code = [cell.source for cell in notebook.cells[: order[0]] if cell.cell_type == "code"]
-    if not any(source.strip().split("\n")[-1].strip() == place.constant for source in code):
-        yield f"no cell before it shows the task ({place.constant})"
-    calls = {"check": ("predict" if prediction else "check", r"\w+"), "compare": ("compare", ".+")}
-    for kind in wanted[1:]:
-        (call, argument), source = calls[kind], notebook.cells[where[kind][0]].source
-        if not re.search(rf"(?s)(^|\n){call}\(\s*{place.constant},\s*{argument}\s*\)\s*$", source):
-            yield f"the last line of its {kind} cell is not {call}({place.constant}, ...)"
-        elif kind == "check" and not is_empty_answer(
-            notebook.cells[order[0]].source, name := student_name(notebook, place.exercise.key)
-        ):
-            yield f"its cell does not hold an empty {name}"
+def _exercise_problems(source: str, place: Place) -> Iterator[str]:
+    constant = place.constant
+    if isinstance(place.exercise, Prediction):
+        if not re.search(SEALED.format(constant), source):
+            yield f"the last line of its cell is not sealed({constant}, what was measured, ...)"
+    elif not is_code(place.exercise):
+        if not re.search(ASK.format(constant), source):
+            yield f"its cell is not ask({constant})"
+    elif not (named := re.search(CHECK.format(constant), source)):
+        yield f"the last line of its cell is not check({constant}, a name)"
+    else:
+        if not is_empty_answer(source, named[1]):
+            yield f"its cell does not hold an empty {named[1]}"
+        if not source.startswith(f"{task_lines(place.exercise)}\n"):
+            yield "its cell does not begin with its task; `python -m llama2lab.cli.notebooks tasks` writes it anew"
 
 
 def definition(source: str, name: str) -> ast.FunctionDef | ast.ClassDef | ast.Assign | None:
@@ -317,7 +328,7 @@ def checks_that_went_wrong(notebook: NotebookNode, progress: Progress, solved: b
     if not solved:
         return [f"{key}: {entry['status']}, as it is shipped" for key, entry in entries.items()]
     wrong = []
-    for key in keys(notebook):
+    for key in marks(notebook):
         entry = entries.get(key, {})
         prediction = isinstance(places()[key].exercise, Prediction)
         if prediction and not ("measured" in entry and entry["points"]):
@@ -348,6 +359,19 @@ def check_command(names: Names = None) -> None:
         print("\n".join([f"{path.stem:<28}{'well' if not found else ''}", *(f"    {what}" for what in found)]))
         bad |= bool(found)
     raise typer.Exit(int(bad))
+
+
+@app.command("tasks")
+def tasks_command(names: Names = None) -> None:
+    """Write the task of each code exercise anew above its code, from the catalogue."""
+    for path in find(names or ()):
+        notebook = read(path)
+        for key, number in marks(notebook).items():
+            place = places()[key]
+            if is_code(place.exercise):
+                cell = notebook.cells[number]
+                cell.source = f"{task_lines(place.exercise)}\n{without_task(cell.source)}"
+        write(notebook, path)
 
 
 @app.command("execute")

@@ -16,13 +16,16 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import disk_errors
 from llama2lab.lab.checking import Exercise, Outcome, run
 from llama2lab.lab.predictions import Prediction
 from llama2lab.lab.progress import check, predict
+
+if TYPE_CHECKING:
+    from llama2lab.cli.notebooks import Place
 
 CONFIG = '''"""Settings of nbgrader for this course; give its commands in this folder."""
 c = get_config()  # noqa: F821
@@ -71,42 +74,59 @@ def release(notebooks: Sequence[Path], out: Path, course: str = "llama2lab", for
 
 
 def as_assignment(notebook: Any) -> tuple[Any, list[Exercise]]:
-    """The teacher's version of a notebook, and the exercises in it."""
+    """The teacher's version of a notebook, and the exercises in it. The one cell of an exercise becomes a cell for the
+    answer and one that checks it; that of a prediction stays behind them, and shows its result to who has predicted."""
     import nbformat
 
-    from llama2lab.cli.notebooks import marks, places, student_name
+    from llama2lab.cli.notebooks import marks, places
 
-    notebook, exercises, sources = nbformat.from_dict(notebook), [], {}
-    for number, kind, key in marks(notebook):
-        cell = notebook.cells[number]
-        if kind not in ("exercise", "check"):
-            continue
-        place, name = places()[key], student_name(notebook, key)
-        grade = kind == "check"
-        grading = {"schema_version": 3, "grade_id": f"{kind}_{key.replace('.', '_')}", "task": False}
-        grading |= {"grade": grade, "locked": grade, "solution": not grade}
-        grading |= {"points": place.exercise.level.points} if grade else {}
-        cell.metadata.nbgrader = nbformat.from_dict(grading)
-        if grade:
+    notebook, exercises, cells = nbformat.from_dict(notebook), [], []
+    places_of = {number: places()[key] for key, number in marks(notebook).items()}
+    for number, cell in enumerate(notebook.cells):
+        if place := places_of.get(number):
             exercises.append(place.exercise)
-            sources[number] = (
-                "from llama2lab.cli.release import graded\n\n"
-                f"graded({place.constant}, {name})\n"
-                "### BEGIN HIDDEN TESTS\n"
-                f"from {place.module} import {place.constant} as exercise\n"
-                "from llama2lab.cli.release import quiet_run\n\n"
-                f"outcome = quiet_run(exercise, {name})\n"
-                "assert outcome.passed, outcome\n"
-                "### END HIDDEN TESTS"
-            )
-        else:
-            sources[number] = with_region(cell.source, place, name)
-    for number, source in sources.items():  # only now: the check cells told the names
-        notebook.cells[number].source = source
+            cells += _answer_and_check(cell, place)
+        if not place or isinstance(place.exercise, Prediction):
+            cells.append(cell)
+    notebook.cells = cells
     return notebook, exercises
 
 
-def with_region(source: str, place: Any, name: str) -> str:
+def _answer_and_check(cell: Any, place: Place) -> list[Any]:
+    """Two cells for nbgrader: the answer with the solution in it, and what it earns."""
+    import nbformat
+
+    from llama2lab.cli.notebooks import is_code, student_name, task_lines
+
+    exercise, key = place.exercise, place.exercise.key.replace(".", "_")
+    if is_code(exercise):
+        name = student_name(cell.source, place)
+        empty = cell.source[: cell.source.rindex("check(")].rstrip()
+    else:
+        name = place.constant.lower()
+        options = "".join(f"# {line}\n" for line in getattr(exercise.check, "lines", ()))
+        empty = f"{task_lines(exercise)}\n{options}{name} = ..."
+    checks = (
+        "from llama2lab.cli.release import graded\n\n"
+        f"graded({place.constant}, {name})\n"
+        "### BEGIN HIDDEN TESTS\n"
+        f"from {place.module} import {place.constant} as exercise\n"
+        "from llama2lab.cli.release import quiet_run\n\n"
+        f"outcome = quiet_run(exercise, {name})\n"
+        "assert outcome.passed, outcome\n"
+        "### END HIDDEN TESTS"
+    )
+    made = []
+    for kind, source in (("exercise", with_region(empty, place, name)), ("check", checks)):
+        grade = kind == "check"
+        grading = {"schema_version": 3, "grade_id": f"{kind}_{key}", "task": False}
+        grading |= {"grade": grade, "locked": grade, "solution": not grade}
+        grading |= {"points": exercise.level.points} if grade else {}
+        made.append(nbformat.v4.new_code_cell(source, metadata={"nbgrader": grading}))
+    return made
+
+
+def with_region(source: str, place: Place, name: str) -> str:
     """A student's empty cell with the solution in it, between the marks that nbgrader knows."""
     from llama2lab.cli.notebooks import answer_of, definition
 

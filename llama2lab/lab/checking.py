@@ -13,7 +13,7 @@ import html
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -87,29 +87,28 @@ class Exercise:
         if self.solution is None:
             object.__setattr__(self, "solution", getattr(self.check, "right", None))
 
-    def __repr__(self) -> str:
+    @property
+    def facts(self) -> str:
         difficulty, minutes, points = self.level
-        facts = (
-            f"{self.title} [{self.key}]: {self.task} (difficulty {difficulty} of 5, about {minutes} minutes, "
-            f"{in_words(points)}, paper: {self.source})"
-        )
+        return f"difficulty {difficulty} of 5 · about {minutes} min · {in_words(points)} · paper: {self.source}"
+
+    def __repr__(self) -> str:
+        facts = f"{self.title} [{self.key}]: {self.task} ({self.facts})"
         return "\n  ".join([facts, *getattr(self.check, "lines", ())])
 
     def _repr_html_(self) -> str:
-        difficulty, minutes, points = self.level
-        hints = "".join(
-            f"<details><summary>Hint {i} of {len(self.hints)}</summary><p>{html.escape(hint)}</p></details>"
-            for i, hint in enumerate(self.hints, 1)
-        )
-        stars = "★" * difficulty + "☆" * (5 - difficulty)
-        facts = (
-            f'<span aria-hidden="true">{stars} </span>difficulty {difficulty} of 5 · about {minutes} min · '
-            f"{in_words(points)} · paper: {html.escape(self.source)}"
-        )
+        facts = html.escape(self.facts)
         choices = "".join(f"<li>{html.escape(line)}</li>" for line in getattr(self.check, "lines", ()))
-        hints = (f"<ul>{choices}</ul>" if choices else "") + hints
+        hints = (f"<ul>{choices}</ul>" if choices else "") + hints_html(self.hints)
         body = f"<p>{html.escape(self.task)}</p><p><small>{facts}</small></p>{hints}"
         return box(COLOURS["noted"], f"Exercise: {html.escape(self.title)}", body, "group")
+
+
+def hints_html(hints: Sequence[str]) -> str:
+    return "".join(
+        f"<details><summary>Hint {i} of {len(hints)}</summary><p>{html.escape(hint)}</p></details>"
+        for i, hint in enumerate(hints, 1)
+    )
 
 
 def in_words(points: int) -> str:
@@ -126,7 +125,8 @@ def box(colour: str, head: str, body: str, role: str) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a check found. `line` and `code` are where the student's own code went wrong, if it did."""
+    """What a check found. `line` and `code` are where the student's own code went wrong, if it did; `hints` are offered
+    as long as it has not passed."""
 
     key: str
     title: str
@@ -138,6 +138,7 @@ class Outcome:
     seconds: float = 0.0
     points: int = 0
     of: int = 0
+    hints: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -162,7 +163,7 @@ class Outcome:
             body += f"<p>line {self.line}: <code>{html.escape(self.code)}</code></p>"
         if self.printed:
             body += f"<details><summary>What it printed</summary><pre>{html.escape(self.printed)}</pre></details>"
-        return box(COLOURS[self.status], html.escape(self.head), body, "status")
+        return box(COLOURS[self.status], html.escape(self.head), body + hints_html(self.hints), "status")
 
 
 # ---- running a check ---------------------------------------------------------------------------------------------
@@ -179,8 +180,10 @@ def run(exercise: Exercise, answer: Any, seconds: float = SECONDS) -> Outcome:
 
     def outcome(status: Status, message: str = "", line: int | None = None, code: str = "") -> Outcome:
         seconds, of = time.perf_counter() - begin, exercise.level.points
-        points = of if status == "passed" else 0
-        return Outcome(exercise.key, exercise.title, status, message, line, code, prints.text, seconds, points, of)
+        points, hints = (of, ()) if status == "passed" else (0, exercise.hints)
+        return Outcome(
+            exercise.key, exercise.title, status, message, line, code, prints.text, seconds, points, of, hints
+        )
 
     try:
         if is_empty(answer):

@@ -37,6 +37,10 @@ class Foreseen(Form):
     """The form of a prediction."""
 
     @abstractmethod
+    def truth(self, measured: Any) -> Any:
+        """What was measured, in the form of an answer."""
+
+    @abstractmethod
     def compare(self, answer: Any, measured: Any) -> tuple[bool, str]:
         """Whether the prediction came true, and what is to be said about it."""
 
@@ -181,8 +185,11 @@ class Guess(Value, Foreseen):
         if not self.low <= value <= self.high:
             raise Mistake(f"{value:g} cannot be: it lies between {self.low:g} and {self.high:g}.")
 
+    def truth(self, measured: Any) -> float:
+        return number_of(measured)
+
     def compare(self, answer: Any, measured: Any) -> tuple[bool, str]:
-        value, real = number_of(answer), number_of(measured)
+        value, real = number_of(answer), self.truth(measured)
         text = f"You predicted {value:g}; measured is {real:.4g}."
         if math.isclose(value, real, rel_tol=self.relative, abs_tol=self.absolute):
             return True, text
@@ -197,8 +204,11 @@ class Pick(OneOf, Foreseen):
         super().__init__({key: words for key, (words, _) in options.items()})
         self.if_wrong = {key: said for key, (_, said) in options.items()}
 
+    def truth(self, measured: Any) -> str:
+        return self.plain(measured)
+
     def compare(self, answer: Any, measured: Any) -> tuple[bool, str]:
-        key, real = self.plain(answer), self.plain(measured)
+        key, real = self.plain(answer), self.truth(measured)
         text = f"You predicted {key} ({self.options[key]}); measured is {real} ({self.options[real]})."
         return (True, text) if key == real else (False, f"{text} {self.if_wrong[key]}")
 
@@ -210,12 +220,13 @@ class Ranking(InOrder, Foreseen):
 
     swapped: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
-    def compare(self, answer: Any, measured: Any) -> tuple[bool, str]:
-        keys = self.plain(answer)
+    def truth(self, measured: Any) -> list[str]:
         if isinstance(measured, Mapping):
-            real = sorted(measured, key=lambda item: number_of(measured[item]))
-        else:
-            real = self.plain(measured)
+            return sorted(measured, key=lambda item: number_of(measured[item]))
+        return self.plain(measured)
+
+    def compare(self, answer: Any, measured: Any) -> tuple[bool, str]:
+        keys, real = self.plain(answer), self.truth(measured)
         pairs = [(a, b) for i, a in enumerate(real) for b in real[i + 1 :]]
         turned = [(a, b) for a, b in pairs if keys.index(b) < keys.index(a)]
         text = f"You predicted {', '.join(keys)}; measured is {', '.join(real)}."

@@ -182,16 +182,17 @@ def predict(exercise: Prediction, answer: Any, progress: Progress | None = None)
     try:
         entry = progress.read().get(exercise.key, {})
         if "measured" in entry:
-            known = f"The result is known already; your first prediction, {entry['prediction']}, stays."
-            return outcome("noted", known)
+            first = entry.get("prediction", "none")
+            return outcome("noted", f"The result is known already; your first prediction, {first}, stays.")
         progress.change(exercise.key, attempt=False, of=exercise.level.points, title=exercise.title, prediction=kept)
     except LabError as e:
         return outcome("failed", f"Your prediction was not saved: {e}")
     return outcome("noted", f"You predict {kept}. Now run the experiment.")
 
 
-def compare(exercise: Prediction, measured: Any, progress: Progress | None = None) -> Outcome:
-    """Hold the kept prediction against the measurement. Whoever predicted gets the points, right or wrong."""
+def compare(exercise: Prediction, measured: Any, progress: Progress | None = None, seen: bool = False) -> Outcome:
+    """Hold the kept prediction against the measurement. Whoever predicted gets the points, right or wrong. `seen`: who
+    has not predicted has been shown the result, and what is predicted from now on does not count."""
     progress, points = progress or Progress(), exercise.level.points
     outcome = partial(Outcome, exercise.key, exercise.title)
     try:
@@ -199,6 +200,9 @@ def compare(exercise: Prediction, measured: Any, progress: Progress | None = Non
     except LabError as e:
         return outcome("failed", str(e))
     if "prediction" not in entry:
+        if seen:
+            with suppress(LabError):  # nothing is lost if it cannot be kept
+                progress.change(exercise.key, attempt=False, measured=str(measured)[:200], title=exercise.title)
         return outcome("not attempted", f"There is no prediction to compare with. {exercise.lesson}".strip(), of=points)
     try:
         measured = plain(measured)
