@@ -26,6 +26,7 @@ BELOW = {
     "lessons": ("engine", "model", "town", "stages", "annotation", "report", "run", "lab"),
     "evidence": ("engine", "model", "town", "stages", "annotation", "report", "run", "lab", "lessons"),
     "cli": ("engine", "model", "town", "stages", "annotation", "report", "run", "lab", "lessons", "evidence"),
+    "notebooks": ("engine", "model", "town", "stages", "annotation", "report", "run", "lab", "lessons", "evidence"),
 }
 # Which other stages a stage builds on in the report; `rounds` on all.
 STAGES = {

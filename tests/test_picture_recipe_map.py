@@ -8,7 +8,11 @@ import pytest
 from picture_page import draw, focused
 
 from llama2lab.engine.paths import ROOT
-from llama2lab.lab import recipe_map as x
+from llama2lab.lab.checking import Outcome
+from llama2lab.lab.progress import Progress, predict
+from llama2lab.lessons import recipe_map as x
+from llama2lab.lessons.catalogue import all_exercises
+from llama2lab.lessons.n00_start.exercises import FIRST_TALK
 
 NASTY = "<img src=x onerror=alert(1)>"
 STAGES = ("sft", *x.VERSIONS)
@@ -46,6 +50,22 @@ def test_prompts_are_the_first_that_their_rules_allow():
     ]
     assert [row[0]["prompt_id"] for _, row in x.chosen(some)] == ["up", "late", "harm", "lost"]
     assert [row[0]["prompt_id"] for _, row in x.chosen(some[:3])] == ["long"]  # where nothing short fits
+
+
+def test_it_counts_what_is_done_here_and_everywhere(tmp_path):
+    progress = Progress(tmp_path)
+    of = [e for e in all_exercises() if e.key.startswith("00")]
+    assert x.done(progress)["00"] == [0, len(of)]
+    progress.record(Outcome(of[-1].key, "x", "passed", points=1, of=1))
+    progress.record(Outcome(of[-2].key, "x", "failed"))
+    predict(FIRST_TALK, 0.5, progress)  # a guess that has met nothing yet
+    counts = x.done(progress)
+    assert counts["00"] == [1, len(of)] and sum(n for _, n in counts.values()) == len(all_exercises())
+    words = x.progress_words(counts, "00")
+    assert words == f"1 of {len(of)} exercises done here, 1 of {len(all_exercises())} in all notebooks"
+    (tmp_path / "lab-progress.json").unlink()
+    (tmp_path / "lab-progress.json").mkdir()  # cannot be read
+    assert x.done(progress)["00"] == [0, len(of)]
 
 
 class Run:

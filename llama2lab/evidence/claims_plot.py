@@ -20,7 +20,7 @@ from llama2lab.evidence.claims import CLAIMS, OPEN, Claim, count, needed, over_s
 from llama2lab.evidence.page import figure_words, number
 from llama2lab.evidence.stored import Figure, Stored, read_stored
 from llama2lab.lab.picture import Picture
-from llama2lab.lab.recipe_map import notebook_files
+from llama2lab.lessons.recipe_map import notebook_files
 from llama2lab.report.look import tame
 
 NOTHING = "No evidence is stored here; a checkout of the project holds it in data/."

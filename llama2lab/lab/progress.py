@@ -11,7 +11,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -125,6 +125,11 @@ class Progress:
         return Summary([{**NEW, **entries.get(key, {}), "title": title, "of": of} for key, title, of in wanted])
 
 
+def is_done(row: Mapping[str, Any]) -> bool:
+    """Passed, or a prediction that has met its measurement."""
+    return row["status"] == "passed" or (row["status"] == "noted" and row["points"] > 0)
+
+
 @dataclass(frozen=True)
 class Summary:
     """Progress as a table, in text and in HTML; `rows` are entries."""
@@ -133,7 +138,7 @@ class Summary:
 
     @property
     def head(self) -> str:
-        done = sum(row["status"] == "passed" or (row["status"] == "noted" and row["points"] > 0) for row in self.rows)
+        done = sum(map(is_done, self.rows))
         points, of = (sum(row[key] for row in self.rows) for key in ("points", "of"))
         return f"{done} of {len(self.rows)} exercises done, {points:g} of {of} points"
 

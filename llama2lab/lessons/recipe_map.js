@@ -8,7 +8,7 @@ const SPEED = 330; // units a second that the prompt travels
 const READ = 1500; // ms that an answer stands
 
 function picture(stage, model) {
-  const { stages, current, versions, examples } = model.get("data");
+  const { stages, current, versions, examples, done = {} } = model.get("data");
   const folder = { base: "pretraining", sft: "sft" }; // whose box shows a model's answer
   const stops = ["base", "sft", ...versions];
   let example = examples[0], stop = "base", open = null, playing = false, frame = 0, timer = 0;
@@ -21,6 +21,8 @@ function picture(stage, model) {
     boxes[s.key] = node("button", { type: "button", class: looks, tabindex: -1, "aria-expanded": "false",
       "aria-current": s.notebook === current ? "step" : null, click: () => toggle(s) },
     node("small", {}, s.notebook), ` ${s.name}`, marks[s.key]);
+    const [few, of] = done[s.notebook] ?? [0, 0];
+    boxes[s.key].style.setProperty("--l2map-done", `${of ? (100 * few) / of : 0}%`);
   }
   for (const v of versions) {
     chips[v] = node("button", { type: "button", class: "l2map-chip", tabindex: -1, click: () => choose(v) });
@@ -40,6 +42,9 @@ function picture(stage, model) {
     "aria-label": "stages of the recipe; arrows move, Enter opens" }, ...order.map((place) => groups[place]), over, loop);
 
   // ---- head and foot ----
+  const counts = Object.values(done), sum = (i) => counts.reduce((all, count) => all + count[i], 0);
+  const here = done[current] ? `${done[current][0]} of ${done[current][1]} exercises done here, ` : "";
+  const progress = `${here}${sum(0)} of ${sum(1)} in all notebooks`;
   const PLAY = "play: follow one prompt through the recipe";
   const play = button("Play", () => (playing ? halt() : start()), { label: PLAY });
   const pick = node("select", { "aria-label": "prompt that is followed", change: () => {
@@ -53,7 +58,7 @@ function picture(stage, model) {
     node("div", { class: "l2map-head" }, node("p", { class: "l2p-title" }, "The recipe"),
       node("p", { class: "l2p-note" }, examples.length ? "Press a stage or a version." : "Press a stage."),
       examples.length ? pick : null, examples.length ? play : null),
-    map, says, more);
+    map, says, more, counts.length ? node("p", { class: "l2map-done" }, progress) : "");
   if (!examples.length) says.hidden = true;
 
   // ---- what a model answers ----

@@ -10,7 +10,8 @@ temperature 1 when its stages were judged. The base model was never asked, so it
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from llama2lab.engine.stagefiles import finished_stages
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.picture import Picture
 from llama2lab.lab.pictures import table
+from llama2lab.lab.progress import Progress, is_done
+from llama2lab.lessons.catalogue import all_exercises
 from llama2lab.model.chat import decode_answer
 from llama2lab.model.tokenizer import encode_text
 from llama2lab.report.look import tame
@@ -205,7 +208,14 @@ class RecipeMap(Picture):
             name = f'<a href="{html.escape(stage["file"])}">{name}</a>' if stage["file"] else name
             name = f"<strong>{name} (here)</strong>" if stage["notebook"] == data["current"] else name
             items += f"<li>{name}: {html.escape(stage['happens'])} {html.escape(stage['gives'])}</li>"
+        body += f"<p>{html.escape(progress_words(data['done'], data['current']))}</p>"
         return f"<div>{body}<details><summary>All stages</summary><ul>{items}</ul></details></div>"
+
+
+def progress_words(done: Mapping[str, Sequence[int]], current: str) -> str:
+    """How many exercises are done, here and in all notebooks."""
+    here = f"{done[current][0]} of {done[current][1]} exercises done here, " if current in done else ""
+    return f"{here}{sum(d for d, _ in done.values())} of {sum(of for _, of in done.values())} in all notebooks"
 
 
 def word(is_good: bool | None, kind: str) -> str:
@@ -216,8 +226,31 @@ def word(is_good: bool | None, kind: str) -> str:
     return words[is_good]
 
 
+def done(progress: Progress | None = None) -> dict[str, list[int]]:
+    """{"06": [exercises done, of]}, of every notebook. A progress file that cannot be read counts as none."""
+    exercises = all_exercises()
+    try:
+        rows = (progress or Progress()).summary(exercises).rows
+    except LabError:
+        rows = Progress(os.devnull).summary(exercises).rows
+    found: dict[str, list[int]] = {}
+    for exercise, row in zip(exercises, rows, strict=True):
+        count = found.setdefault(exercise.key[:2], [0, 0])
+        count[0] += is_done(row)
+        count[1] += 1
+    return found
+
+
 def recipe_map(lab: Finished, current: str = "") -> RecipeMap:
     """The map for the top of the notebook with the number `current`, such as "06"."""
     files = notebook_files()
     stages = [{**asdict(s), "file": files.get(s.notebook, "")} for s in STAGES]
-    return RecipeMap(data={"stages": stages, "current": current, "versions": VERSIONS, "examples": examples(lab)})
+    return RecipeMap(
+        data={
+            "stages": stages,
+            "current": current,
+            "versions": VERSIONS,
+            "examples": examples(lab),
+            "done": done(),
+        }
+    )

@@ -1,0 +1,64 @@
+"""What notebook 11 calls, brought by its one line `from llama2lab.notebooks.n11_evaluation import *`."""
+
+from __future__ import annotations
+
+from IPython.display import HTML
+
+from llama2lab.evidence.claims_plot import claims_plot
+from llama2lab.lab.ask import ask, sealed
+from llama2lab.lab.finished import finished_run
+from llama2lab.lab.pictures import table
+from llama2lab.lab.progress import Progress, check
+from llama2lab.lab.shown import show
+from llama2lab.lessons.n11_evaluation import experiments as evaluation
+from llama2lab.lessons.n11_evaluation import figures as shown
+from llama2lab.lessons.n11_evaluation.exercises import (
+    CARBON,
+    DISTILLED,
+    EXERCISES,
+    FALSE_REFUSAL,
+    MONTHLY_USERS,
+    NARROWER,
+    OPEN_PARTS,
+    OVERLAP,
+    REFUSALS,
+    WIN_RATE,
+)
+from llama2lab.lessons.n11_evaluation.widget_costs import CostCalculator, implied_intensity, lambert_rows, report_check
+from llama2lab.lessons.n11_evaluation.widget_red_team import RedTeam
+from llama2lab.lessons.recipe_map import recipe_map
+from llama2lab.report.plots import skills, violations_and_refusals
+from llama2lab.report.summary import figure_text
+
+__all__ = [
+    "CARBON",
+    "DISTILLED",
+    "EXERCISES",
+    "FALSE_REFUSAL",
+    "HTML",
+    "MONTHLY_USERS",
+    "NARROWER",
+    "OPEN_PARTS",
+    "OVERLAP",
+    "REFUSALS",
+    "WIN_RATE",
+    "CostCalculator",
+    "Progress",
+    "RedTeam",
+    "ask",
+    "check",
+    "claims_plot",
+    "evaluation",
+    "figure_text",
+    "finished_run",
+    "implied_intensity",
+    "lambert_rows",
+    "recipe_map",
+    "report_check",
+    "sealed",
+    "show",
+    "shown",
+    "skills",
+    "table",
+    "violations_and_refusals",
+]
