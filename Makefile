@@ -46,7 +46,6 @@ browser-test: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check llama2lab tests
 	$(BIN)/python -m ruff format --check llama2lab tests
-	$(BIN)/python -m ruff check --select F821 notebooks  # a name that no cell defines
 	$(BIN)/python -m mypy
 
 wheel: $(VENV)/.installed-dev

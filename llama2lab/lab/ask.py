@@ -93,7 +93,8 @@ class Sealed(w.VBox):
         return f"{self.question.static()}<details><summary>Measured</summary>{folded}</details>"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        return with_html(super()._repr_mimebundle_(**kwargs), self.static())
+        bundle = with_html(super()._repr_mimebundle_(**kwargs), self.static())
+        return {**bundle, "text/plain": repr(self)}  # ipywidgets cuts it
 
 
 def ask(exercise: Exercise, answer: Any = None, progress: Progress | None = None) -> Asked:

@@ -10,7 +10,6 @@ temperature 1 when its stages were judged. The base model was never asked, so it
 from __future__ import annotations
 
 import html
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from llama2lab.engine.stagefiles import finished_stages
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.picture import Picture
 from llama2lab.lab.pictures import table
-from llama2lab.lab.progress import Progress, is_done
+from llama2lab.lab.progress import NEW, Progress, is_done
 from llama2lab.lessons.catalogue import all_exercises
 from llama2lab.model.chat import decode_answer
 from llama2lab.model.tokenizer import encode_text
@@ -228,15 +227,14 @@ def word(is_good: bool | None, kind: str) -> str:
 
 def done(progress: Progress | None = None) -> dict[str, list[int]]:
     """{"06": [exercises done, of]}, of every notebook. A progress file that cannot be read counts as none."""
-    exercises = all_exercises()
     try:
-        rows = (progress or Progress()).summary(exercises).rows
+        entries = (progress or Progress()).read()
     except LabError:
-        rows = Progress(os.devnull).summary(exercises).rows
+        entries = {}
     found: dict[str, list[int]] = {}
-    for exercise, row in zip(exercises, rows, strict=True):
+    for exercise in all_exercises():
         count = found.setdefault(exercise.key[:2], [0, 0])
-        count[0] += is_done(row)
+        count[0] += is_done(entries.get(exercise.key, NEW))
         count[1] += 1
     return found
 
