@@ -4,8 +4,8 @@ import pytest
 
 from llama2lab.annotation.store.queue import next_task
 from llama2lab.annotation.store.store import open_store
-from llama2lab.lessons.n11_evaluation import attacks as r
-from llama2lab.lessons.n11_evaluation.widget_red_team import RedTeam
+from llama2lab.lessons.n12_safety import attacks as r
+from llama2lab.lessons.n12_safety.widget_red_team import RedTeam
 from llama2lab.town.oracle import Oracle
 from llama2lab.town.town import load_town
 

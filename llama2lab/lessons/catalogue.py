@@ -28,6 +28,7 @@ from llama2lab.lessons.n10_rounds import exercises as n10
 from llama2lab.lessons.n10_rounds import experiments as x10
 from llama2lab.lessons.n11_evaluation import exercises as n11
 from llama2lab.lessons.n11_evaluation import experiments as x11
+from llama2lab.lessons.n12_safety import experiments as x12
 
 MODULES = (n00, n01, n02, n03, n04, n05, n06, n07, n08, n09, n10, n11)
 
@@ -39,5 +40,5 @@ def all_exercises() -> list[Exercise]:
 
 def all_experiments() -> dict[str, Experiment]:
     """Every experiment that is kept with a full run, by its name."""
-    modules = (x02, x03, x04, x05, x06, x07, x08, x09, x10, x11)
+    modules = (x02, x03, x04, x05, x06, x07, x08, x09, x10, x11, x12)
     return {f.__name__: f for f in (*(f for module in modules for f in module.EXPERIMENTS), five_tokens)}

@@ -1,1 +1,1 @@
-"""Notebook 11_evaluation_and_safety."""
+"""Notebook 11_evaluation."""

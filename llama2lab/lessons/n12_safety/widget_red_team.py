@@ -14,7 +14,7 @@ import ipywidgets as w
 from llama2lab.lab.explorer import Explorer, button, dropdown, slider, wide
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.pictures import table
-from llama2lab.lessons.n11_evaluation.attacks import ALARM, DRESSES, Attempt, attempt, save_find, store_path, templates
+from llama2lab.lessons.n12_safety.attacks import ALARM, DRESSES, Attempt, attempt, save_find, store_path, templates
 from llama2lab.report.look import tame
 
 

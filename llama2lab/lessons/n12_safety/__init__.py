@@ -1,0 +1,1 @@
+"""Notebook 12_safety."""
