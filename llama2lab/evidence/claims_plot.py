@@ -100,9 +100,29 @@ class ClaimsPlot(Picture):
         return f'<table style="{style}"><caption>The report\'s claims, tested here</caption>{body}</table>'
 
 
-def claims_plot(notebook: str = "", data: Path = DATA) -> ClaimsPlot:
-    """The plot of the claims that a notebook tests, such as "06"; of all where none is named. `data` is the folder that
-    holds the stored evidence; an installed wheel brings none, and the plot says so. LabError where it is damaged."""
+def claims_plot(notebook: str = "", undecided: bool = False, data: Path = DATA) -> ClaimsPlot:
+    """The plot of the claims that a notebook tests, such as "06"; of all where none is named; `undecided`: of those with
+    a difference that its interval does not decide. `data` is the folder that holds the stored evidence; an installed
+    wheel brings none, and the plot says so. LabError where it is damaged."""
     if not (data / "seeds").is_dir():
         return ClaimsPlot(data={"claims": [], "counts": {}})
-    return ClaimsPlot(data=claims_data(read_stored(data), [c for c in CLAIMS if notebook in ("", c.notebook)]))
+    stored = read_stored(data)
+    those = [c for c in CLAIMS if notebook in ("", c.notebook) and not (undecided and not open_figures(c, stored))]
+    return ClaimsPlot(data=claims_data(stored, those))
+
+
+def open_figures(claim: Claim, s: Stored) -> list[tuple[str, Figure]]:
+    """The differences of a claim that their intervals do not decide."""
+    return [(words, figure) for words, figure in claim.figures(s) if verdict(figure) == OPEN]
+
+
+def undecided_table(data: Path = DATA) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+    """Header and rows of what is not decided, and what it would take to decide it."""
+    header = ("claim", "difference, above 0 if the report is right", "measured", "what would decide it")
+    stored = read_stored(data) if (data / "seeds").is_dir() else None
+    rows = [
+        (f"{claim.number} {claim.words}", words, figure_words(figure), price(figure, claim.unit))
+        for claim in CLAIMS
+        for words, figure in (open_figures(claim, stored) if stored else ())
+    ]
+    return header, rows
