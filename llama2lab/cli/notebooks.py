@@ -51,7 +51,9 @@ NAMES = (
     "08_ppo",
     "09_ghost_attention",
     "10_five_rounds",
-    "11_evaluation_and_safety",
+    "11_evaluation",
+    "12_safety",
+    "13_what_it_would_take",
 )
 CELL_SECONDS = 600  # a cell that takes longer hangs
 

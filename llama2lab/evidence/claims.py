@@ -289,7 +289,7 @@ CLAIMS = (
         2,
         "twice the context helps where texts are long",
         "long tasks gain, short ones stay",
-        "02",
+        "03",
         together(every("context_length"), every("facts_after_talk")),
         "texts",
     ),
@@ -352,7 +352,7 @@ CLAIMS = (
         "pairs",
     ),
     Claim(
-        13, "some of the other kind's pairs belong in the mix", "90/10 and 50/50", "06", every("data_mixes"), "pairs"
+        13, "some of the other kind's pairs belong in the mix", "90/10 and 50/50", "13", every("data_mixes"), "pairs"
     ),
     Claim(
         14,
@@ -377,7 +377,7 @@ CLAIMS = (
         18,
         "PPO goes deeper than rejection sampling, and adds to it",
         "V5 with PPO on top (figure 11)",
-        "08",
+        "10",
         broad_and_deep,
     ),
     Claim(19, "RLHF rises above its demonstrations", "people judge better than they write", "10", above_demonstrations),
@@ -397,12 +397,12 @@ CLAIMS = (
         "dialogues",
     ),
     Claim(22, "from version to version more helpful and safer", "figure 11", "10", both_axes),
-    Claim(23, "safety data cost false refusals", "15 to 27 % on borderline prompts (figure 33)", "11", false_refusals),
+    Claim(23, "safety data cost false refusals", "15 to 27 % on borderline prompts (figure 33)", "12", false_refusals),
     Claim(
         24,
         "what a safety preprompt says can be learnt, where the reward model prefers it",
         "kept only where the score rises",
-        "11",
+        "12",
         distillation,
     ),
     Claim(25, "RLHF narrows factual answers more than creative ones", "Self-BLEU (figure 21)", "11", narrower),

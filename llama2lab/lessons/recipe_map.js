@@ -1,7 +1,7 @@
 // The recipe map. Boxes are HTML, so that their letters keep their size; arrows and the travelling prompt are one SVG
 // over them, whose lines are laid anew whenever the boxes move.
 
-const PLACES = { words: ["tokens", "transformer"], base: ["pretraining"], sft: ["sft"], eval: ["evaluation"],
+const PLACES = { words: ["tokens", "transformer"], base: ["pretraining"], sft: ["sft"], eval: ["evaluation", "safety"],
   feedback: ["feedback"], rewards: ["helpful", "safe"], rlhf: ["rejection", "ppo"], gatt: ["gatt"] };
 const FREE = ["feedback", "gatt"]; // boxes of two lines
 const SPEED = 330; // units a second that the prompt travels

@@ -126,6 +126,13 @@ STAGES = (
         "Held-out prompts are answered, and the town's oracle, which knows the truth, judges.",
         "Out: right or wrong, safe or unsafe, with intervals.",
     ),
+    Stage(
+        "safety",
+        "12",
+        "Safety",
+        "Harm that is helped with, and harmless prompts that are refused; people try to break the model.",
+        "Out: two error rates, and what training on safety costs.",
+    ),
 )
 
 
