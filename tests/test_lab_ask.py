@@ -154,10 +154,12 @@ def test_keys_alone_answer_every_form():
         assert sent() == {"answer": "1.25"}
 
         draw(page, FIRST_TALK)
+        page.evaluate("document.body.addEventListener('keydown', (e) => { window.leaked = e.key; })")
         key("Tab")
         assert page.get_by_role("button", name="Lock my guess").is_disabled()
         key("ArrowRight"), key("Tab"), key("Tab"), key("Enter")
         assert float(sent()["answer"]) > 0.5
+        assert page.evaluate("window.leaked") == "Tab"  # the first, from outside: JupyterLab never hears the arrow
         assert page.get_by_text("The result is covered").is_visible()
         page.evaluate("""window.answer({ status: "noted", head: "Noted", message: "<b>so</b>", open: true, guess: .5,
             measured: .7 })""")

@@ -145,8 +145,8 @@ function scale(low, high, from, to) {
 
 export default {
   render({ model, el }) {
-    // JupyterLab has its own use for keys; here they are the picture's.
-    const stage = node("div", { class: "l2p", "data-lm-suppress-shortcuts": "true" });
+    // JupyterLab has its own use for keys, the arrows on a slider too; here they are the picture's.
+    const stage = node("div", { class: "l2p", keydown: (event) => event.stopPropagation() });
     el.append(stage);
     let leave = picture(stage, model);
     const again = () => { leave?.(); stage.replaceChildren(); leave = picture(stage, model); };
