@@ -10,6 +10,7 @@ import time
 
 import nbformat
 import pytest
+from nbformat.v4 import new_markdown_cell
 from notebook_demo import demo, marked, write_demo
 from typer.testing import CliRunner
 
@@ -31,7 +32,7 @@ def texts(path, kind):
 # ---- the notebooks that are shipped ------------------------------------------------------------------------------
 
 
-def test_all_twelve_are_there():
+def test_all_are_there():
     assert tuple(path.stem for path in THERE) == NAMES
 
 
@@ -155,6 +156,7 @@ def put(at, old, new):
         (lambda n: n.cells[2].update(execution_count=3), "outputs are stored"),
         (lambda n: n.cells[2].update(source="open('/home/ada/x')"), "somebody's machine"),
         (lambda n: n.cells.pop(), "summary"),
+        (lambda n: n.cells.extend([new_markdown_cell("more")] * 50), "57 cells, and an hour has room for 55"),
         (lambda n: n.metadata.kernelspec.update(name="julia"), "kernel"),
     ],
 )
@@ -241,6 +243,11 @@ def test_tasks_are_written_anew_and_code_is_kept(tmp_path):
     before = path.read_bytes()
     CliRunner().invoke(notebooks.app, ["tasks", str(path)])
     assert path.read_bytes() == before
+
+
+def test_check_says_how_long_a_notebook_is(tmp_path):
+    said = CliRunner().invoke(notebooks.app, ["check", str(write_demo(tmp_path))])
+    assert re.search(r"02_demo +7 cells, +3 exercises, +1 of them code: +\d+ minutes", said.output), said.output
 
 
 def test_a_wrong_answer_and_a_cell_that_fails_are_found_in_the_demo(tmp_path):

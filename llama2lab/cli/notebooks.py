@@ -55,6 +55,7 @@ NAMES = (
     "12_safety",
     "13_what_it_would_take",
 )
+MOST_CELLS = 55  # what an hour has room for
 CELL_SECONDS = 600  # a cell that takes longer hangs
 
 
@@ -186,6 +187,8 @@ def problems(notebook: NotebookNode, number: str) -> list[str]:
         found.append("the second cell does not import and open the finished run")
     if "Progress().summary(" not in "".join(c.source for c in cells if c.cell_type == "code"):
         found.append("there is no Progress().summary() at its end")
+    if len(cells) > MOST_CELLS:
+        found.append(f"{len(cells)} cells, and an hour has room for {MOST_CELLS}")
     if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
         found.append("the kernel is not python3")
     try:
@@ -200,6 +203,13 @@ def problems(notebook: NotebookNode, number: str) -> list[str]:
         elif key in where:
             found += [f"{key}: {what}" for what in _exercise_problems(cells[where.index(key)].source, place)]
     return found + [f"{key} is no exercise of the catalogue" for key in where if key and key not in places()]
+
+
+def counted(notebook: NotebookNode) -> str:
+    """How long a notebook is, in words."""
+    exercises = [places()[key].exercise for key in marks(notebook) if key in places()]
+    code, minutes = sum(map(is_code, exercises)), sum(e.level.minutes for e in exercises)
+    return f"{len(notebook.cells):3} cells, {len(exercises):2} exercises, {code:2} of them code: {minutes:3} minutes"
 
 
 def _cell_problems(cell: NotebookNode) -> Iterator[str]:
@@ -357,8 +367,9 @@ def check_command(names: Names = None) -> None:
     """What is wrong with notebooks, without running them."""
     bad = False
     for path in find(names or ()):
-        found = problems(read(path), path.stem[:2])
-        print("\n".join([f"{path.stem:<28}{'well' if not found else ''}", *(f"    {what}" for what in found)]))
+        notebook = read(path)
+        found = problems(notebook, path.stem[:2])
+        print("\n".join([f"{path.stem:<28}{counted(notebook)}", *(f"    {what}" for what in found)]))
         bad |= bool(found)
     raise typer.Exit(int(bad))
 
