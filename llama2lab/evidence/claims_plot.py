@@ -101,9 +101,9 @@ class ClaimsPlot(Picture):
 
 
 def claims_plot(notebook: str = "", undecided: bool = False, data: Path = DATA) -> ClaimsPlot:
-    """The plot of the claims that a notebook tests, such as "06"; of all where none is named; `undecided`: of those with
-    a difference that its interval does not decide. `data` is the folder that holds the stored evidence; an installed
-    wheel brings none, and the plot says so. LabError where it is damaged."""
+    """The plot of the claims that a notebook tests, such as "06"; of all where none is named; `undecided`: of those
+    with a difference that its interval does not decide. `data` is the folder that holds the stored evidence; an
+    installed wheel brings none, and the plot says so. LabError where it is damaged."""
     if not (data / "seeds").is_dir():
         return ClaimsPlot(data={"claims": [], "counts": {}})
     stored = read_stored(data)
