@@ -73,20 +73,31 @@ function picture(stage, model) {
     };
     const goal = asked.goal.fact, rows = [row("l2w-true"), ...goal.rivals.map(() => row(""))], rank = node("p", { class: "faint" });
     const percent = (p) => (p >= 0.0995 ? `${Math.round(100 * p)} %` : p >= 0.001 ? `${(100 * p).toFixed(1)} %` : "< 0.1 %");
+    const past = canvas(280, 96, "probability of the true token at every look so far"), high = scale(0, 1, 82, 16);
+    const way = shape("path", { fill: "none", stroke: "var(--l2p-blue)", "stroke-width": 2.5, "stroke-linejoin": "round" });
+    const dot = shape("circle", { r: 5, fill: "var(--l2p-blue)", stroke: "var(--l2p-bg)", "stroke-width": 2 });
+    for (const p of [0, 1]) past.append(shape("line", { x1: 46, x2: 276, y1: high(p), y2: high(p), stroke: "var(--l2p-line)" }),
+      shape("text", { x: 40, y: high(p) + 4, "text-anchor": "end", "font-size": 12, class: "faint" }, percent(p).replace("< 0.1 %", "0")));
+    past.append(shape("line", { x1: 46, x2: 276, y1: high(goal.true[1]), y2: high(goal.true[1]), stroke: "var(--l2p-text)",
+      "stroke-dasharray": "4 3", "stroke-width": 1.5 }), way, dot);
     rows[0].track.append(node("i", { style: `left: ${100 * goal.true[1]}%`, title: asked.goal_by }));
     const card = node("div", { class: "l2w-card" },
       node("p", { class: "faint" }, "One fact: what comes next?"),
       node("p", {}, node("strong", {}, `“${asked.asked} …”`), ` true: ${asked.value}`),
-      node("div", { role: "list", "aria-label": "probabilities of the next token" }, ...rows.map((one) => one.box)), rank,
-      node("p", { class: "faint" }, `Dashed: ${asked.goal_by}, ${percent(goal.true[1])}. Over all tokens; rivals are the likeliest now.`));
-    card.show = (look) => {
+      node("div", { role: "list", "aria-label": "probabilities of the next token" }, ...rows.map((one) => one.box)), rank, past,
+      node("p", { class: "faint" }, `Dashed: ${asked.goal_by}, ${percent(goal.true[1])}. Rivals: the likeliest other tokens at this look.`));
+    card.show = (look, i) => {
       const found = look?.fact ?? goal;
       [found.true, ...found.rivals].slice(0, rows.length).forEach(([token, p], i) => {
         rows[i].name.textContent = i ? token : `✓ ${token}`;
         rows[i].fill.style.width = `${100 * p}%`;
         rows[i].value.textContent = percent(p);
       });
-      rank.textContent = look ? `The true token is number ${found.rank.toLocaleString("en")} of all.` : `So says ${asked.goal_by}.`;
+      rank.textContent = look ? `Place of the true token among all: ${found.rank.toLocaleString("en")}. So far:` : `So says ${asked.goal_by}.`;
+      const x = scale(...shown.ends, 46, 276), seen = look ? shown.looks.slice(0, i + 1) : [];
+      way.setAttribute("d", seen.length ? "M" + seen.map((one) => `${x(one.x)} ${high(one.fact.true[1])}`).join("L") : "M0 0");
+      past.style.display = dot.style.display = look ? "" : "none";
+      if (look) for (const [name, value] of [["cx", x(look.x)], ["cy", high(found.true[1])]]) dot.setAttribute(name, value);
     };
     return { card, show: card.show };
   }
@@ -137,12 +148,15 @@ function picture(stage, model) {
   }
 
   function curve(line, x, y) {
-    const path = "M" + line.points.map((p) => `${x(p[0]).toFixed(1)} ${y(p[1]).toFixed(1)}`).join("L");
-    const bars = line.points.filter((p) => p.length > 2).map((p) => `M${x(p[0]).toFixed(1)} ${y(p[2]).toFixed(1)}V${y(p[3]).toFixed(1)}`);
+    const beside = line.kind === "before" ? 5 : 0; // two intervals at one place would hide each other
+    const place = (p) => (x(p[0]) + (p.length > 2 ? beside : 0)).toFixed(1);
+    const path = "M" + line.points.map((p) => `${place(p)} ${y(p[1]).toFixed(1)}`).join("L");
+    const bars = line.points.filter((p) => p.length > 2)
+      .map((p) => `M${place(p)} ${y(p[2]).toFixed(1)}V${y(p[3]).toFixed(1)}`);
     return shape("g", { fill: "none", ...KINDS[line.kind] },
       line.points.length ? shape("path", { d: path, "stroke-linejoin": "round" }) : null,
       bars.length ? shape("path", { d: bars.join(""), "stroke-dasharray": "none", "stroke-width": 1.25 }) : null,
-      ...(line.kind === "now" && line.points.length > 60 ? [] : line.points.map((p) => shape("circle", { cx: x(p[0]).toFixed(1),
+      ...(line.kind === "now" && line.points.length > 60 ? [] : line.points.map((p) => shape("circle", { cx: place(p),
         cy: y(p[1]).toFixed(1), r: line.kind === "before" ? 2 : 3, fill: KINDS[line.kind].stroke, stroke: "none" }))));
   }
 
@@ -173,7 +187,7 @@ function picture(stage, model) {
     if (data.fact) rows.push([data.fact.goal_by, data.fact.goal.text]);
     texts.hidden = !rows.length;
     texts.replaceChildren(...rows.map(([name, said]) => node("li", {}, node("span", {}, name), node("span", {}, said))));
-    fact?.show(look);
+    fact?.show(look, i);
     if (parts) mark();
   }
 

@@ -24,14 +24,12 @@ CHARTS = (
     Chart("entropy", "entropy", "entropy, nats a token", from_zero=True),
     Chart("length", "length", "tokens an answer", from_zero=True),
 )
+# of the table; what is not here has a chart
 CELLS: dict[str, Callable[[Row], object]] = {
     "first ratio": lambda row: f"{row['first_ratio']:.6f}",
     "sampling gap": lambda row: f"{row['sampling_gap']:.2g}" if "sampling_gap" in row else "",
     "reward": lambda row: f"{row['score']:.2f}",
     "KL": lambda row: f"{row['kl']:.2f}",
-    "clipped": lambda row: f"{row['clipfrac']:.1%}",
-    "entropy": lambda row: f"{row['entropy']:.3f}",
-    "length": lambda row: f"{row['length']:.1f}",
     "true helpfulness": lambda row: figure_text(row.get("truth")),
 }
 
