@@ -272,7 +272,7 @@ def test_a_fact_ends_where_its_value_begins(tokenizer):
 
 
 def test_smoothing_keeps_length_and_level():
-    assert smooth([2.0] * 20) == [2.0] * 20 and smooth([4.0, 2.0], 2) == [4.0, 3.0] and smooth([]) == []
+    assert smooth([2.0] * 20) == [2.0] * 20 and smooth([4.0, 2.0, 3.0], 3) == [4.0, 3.0, 3.0] and smooth([]) == []
     assert spread([*range(11)], 6) == [0, 2, 4, 6, 8, 10] and spread([1, 2], 6) == [1, 2] and spread([], 6) == []
 
 

@@ -224,6 +224,9 @@ def spread(rows: Sequence[Any], most: int) -> list[Any]:
     return [rows[round(i * step)] for i in range(min(most, len(rows)))]
 
 
-def smooth(values: Sequence[float], width: int = 8) -> list[float]:
-    """The mean of each value and those before it, at most `width` in all."""
-    return [sum(values[max(0, i - width) : i]) / min(i, width) for i in range(1, len(values) + 1)]
+def smooth(values: Sequence[float], width: int = 9) -> list[float]:
+    """The mean of each value and as many before it as after it, at most `width` in all: a mean of those before alone
+    would lag behind a loss that falls."""
+    n, half = len(values), width // 2
+    reach = [min(half, i, n - 1 - i) for i in range(n)]
+    return [sum(values[i - r : i + r + 1]) / (2 * r + 1) for i, r in enumerate(reach)]
