@@ -132,8 +132,9 @@ function picture(stage, model) {
     svg.append(shape("clipPath", { id }, clip), shape("g", { opacity: 0.28 }, ...drawn),
       shape("g", { "clip-path": `url(#${id})` }, ...drawn.map((path) => path.cloneNode(true))), cursor, dots);
     if (!lines.some((line) => line.points.length))
-      svg.append(shape("text", { x: (left + right) / 2, y: (top + low) / 2, "text-anchor": "middle", "font-size": 15, class: "faint",
-        style: "paint-order: stroke; stroke: var(--l2p-bg); stroke-width: 8px" }, running() ? "The first step is under way" : "Press Start: the curve draws itself here"));
+      svg.append(write((left + right) / 2, (top + low) / 2, running() ? "The first step is under way"
+        : "Press Start: the curve draws itself here", { "text-anchor": "middle", "font-size": 15,
+        style: "paint-order: stroke; stroke: var(--l2p-bg); stroke-width: 8px" }));
     const nearest = (event) => {
       const box = svg.getBoundingClientRect(), here = ((event.clientX - box.left) * wide) / box.width;
       const far = (i) => Math.abs(x(shown.looks[i].x) - here);

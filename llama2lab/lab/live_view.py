@@ -174,17 +174,18 @@ class LiveView(Picture):
     def _changed(self) -> None:
         """At each step and each change of state; a step in the job's own thread."""
         job, done = self.job, len(self.job.rows)
-        mine = threading.current_thread() is job._thread
+        mine, looked = threading.current_thread() is job._thread, False
         if job.steps and mine:
             self.record.steps, self.record.rows = job.steps, list(job.rows)
             before = self.record.looks
             if job.state == "running":
                 self.record.looks = [one for one in before if one["step"] <= done]
                 self.look(done)
-            if self.record.looks != before or job.state != "running":
+            looked = self.record.looks != before
+            if looked or job.state != "running":
                 self.folder.mkdir(parents=True, exist_ok=True)
                 write_atomic(self.folder / "seen.json", json.dumps(asdict(self.record)))
-        if job.state != "running" or done == job.steps or time.monotonic() - self._drawn > PUSH_EVERY:
+        if looked or job.state != "running" or time.monotonic() - self._drawn > PUSH_EVERY:
             self._push()
 
     def _push(self, trouble: str = "") -> None:
