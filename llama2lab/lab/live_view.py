@@ -99,7 +99,7 @@ class LiveView(Picture):
         raise NotImplementedError
 
     def look(self, done: int) -> None:
-        """In the job's thread after each step: add to the record's looks where one is due."""
+        """In the job's thread after each step and at its end: add to the record's looks where one is due."""
 
     def seen(self) -> dict[str, Any]:
         """`said` (a line of words), `lines` ({chart: [{"name", "kind", "points"}]}), `ends` of the horizontal axis,
@@ -178,9 +178,8 @@ class LiveView(Picture):
         if job.steps and mine:
             self.record.steps, self.record.rows = job.steps, list(job.rows)
             before = self.record.looks
-            if job.state == "running":
-                self.record.looks = [one for one in before if one["step"] <= done]
-                self.look(done)
+            self.record.looks = [one for one in before if one["step"] <= done]
+            self.look(done)
             looked = self.record.looks != before
             if looked or job.state != "running":
                 self.folder.mkdir(parents=True, exist_ok=True)

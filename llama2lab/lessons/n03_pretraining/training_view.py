@@ -71,7 +71,8 @@ class TrainingView(LiveView):
     def look(self, done: int) -> None:
         every = max(1, self.job.steps // LOOKS)
         due = done % every == 0 or done in EARLY or done == self.job.steps
-        if self.training and due and all(one["step"] != done for one in self.record.looks):
+        wanted = due and self.job.state == "running"  # who stops does not wait for a look
+        if self.training and wanted and all(one["step"] != done for one in self.record.looks):
             self.record.looks.append({"step": done, "held_out": self.training.held_out(), **self.training.look()})
 
     def fresh(self) -> None:
