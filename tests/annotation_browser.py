@@ -226,7 +226,8 @@ class Form:
         before, at = self.item(), self.text(".l2a-place")
         self.press(*keys)
         self.page.wait_for_function(
-            "([e, item, at]) => ['done', 'rest', 'feedback'].includes(e.dataset.state) || (e.dataset.state === 'item' && "
+            "([e, item, at]) => ['done', 'rest', 'feedback'].includes(e.dataset.state) || "
+            "(e.dataset.state === 'item' && "
             "(e.dataset.item !== item || e.querySelector('.l2a-place').textContent !== at))",
             arg=[self.root.element_handle(), before, at],
         )

@@ -1,5 +1,5 @@
-"""What stands beside a pair and around a session, without a browser: the book's lines, practice with its reasons, the two
-tasks, and what the end page tells."""
+"""What stands beside a pair and around a session, without a browser: the book's lines, practice with its reasons, the
+two tasks, and what the end page tells."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from llama2lab.town.town import load_town
 
 RULES = "# How we judge\n\n1. **Right:** it is right.\n- **Not a name:** but a rule.\n"
 BOOK = (
-    "\n# The town's book\n\n- **Mira:** Mira is a tailor. The best friend of Mira is Anna.\n- **Anna:** Anna has a frog.\n"
+    "\n# The town's book\n\n- **Mira:** Mira is a tailor. The best friend of Mira is Anna.\n"
+    "- **Anna:** Anna has a frog.\n"
     "- **hat shop:** The hat shop is run by\n  Mira.\n- **Market Square:** It is square.\n- **market:** It is big.\n"
 )
 

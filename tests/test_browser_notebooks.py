@@ -68,7 +68,7 @@ DRIVES: dict[str, tuple[Drive, ...]] = {
         Drive(".l2w", "Start", ("Enter",), shows=".l2w-said"),
         Drive(".l2w", "Stop", ("Enter",), shows=".l2w-said"),
     ),
-    "05_preferences": (Drive(".l2a", "", ("g",), shows=":scope *"), Drive("A choice, or two scores?", "carelessness")),
+    "05_preferences": (Drive(".l2a", "", ("?",), shows=":scope *"), Drive("A choice, or two scores?", "carelessness")),
     "06_reward_models": (
         Drive("Reward explorer", "prompt", CHOOSE_NEXT),
         Drive("Margin explorer", "r_chosen - r_rejected"),

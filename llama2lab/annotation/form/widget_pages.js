@@ -236,7 +236,7 @@ function endPage(session) {
            other ? h("p", {}, `${TASK_WORDS[other.kind][0]}, the other task, still has ${pairs(other.open)} for you.`) : null,
            h("div", { class: "l2a-row" },
              other ? mainButton(`Go to ${TASK_WORDS[other.kind][0].toLowerCase()}`, () => session.chooseTask(other.kind))
-               : done ? null : mainButton("Go on", () => session.proceed()),
+               : done ? null : mainButton("Go on", () => session.goOnAfterRest()),
              session.canGoBack ? button("Back", "B", () => session.back()) : null,
              done ? button("Look for new pairs", "N", () => session.proceed()) : null,
              session.config.app && !session.config.named ? button("Leave", null, () => session.leave()) : null),

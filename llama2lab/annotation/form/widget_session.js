@@ -189,6 +189,7 @@ class Session {
   }
 
   async goOn() {
+    if (this.pace.due) this.pace.again();  // whoever loads the page anew had a rest
     if (this.keeper.data.pending) {
       this.set({ busy: "Saving a label from before …" });
       const answer = await this.save(this.keeper.data.pending, "The label from before is saved.");

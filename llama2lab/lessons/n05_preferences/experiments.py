@@ -80,7 +80,7 @@ def own_pairs(lab: Finished, n: int = 24) -> list[Pair]:
     return real_pairs(lab, n, seed=11)
 
 
-def own_store(lab: Finished, n: int = 24, gold: int = 4) -> Store:
+def own_store(lab: Finished, n: int = 24, gold: int = 7) -> Store:
     """A store in runs/lab with `n` pairs of the run, `gold` pairs whose better answer is known, and the guidelines;
     what was labelled there before is still there."""
     folder = live_folder()
