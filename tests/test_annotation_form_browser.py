@@ -18,7 +18,7 @@ from llama2lab.annotation.form.standing import Settings
 from llama2lab.annotation.form.widget import AnnotationForm
 from llama2lab.annotation.store.store import open_store
 from llama2lab.engine.scale import KINDS
-from llama2lab.run.pairs import gold_pairs, guidelines
+from llama2lab.run.gold import gold_pairs, guidelines
 from llama2lab.town.town import load_town
 
 pytestmark = pytest.mark.browser

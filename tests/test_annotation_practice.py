@@ -20,7 +20,7 @@ from llama2lab.annotation.store import classroom, queue
 from llama2lab.annotation.store.store import open_store
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.scale import KINDS
-from llama2lab.run.pairs import gold_pairs, guidelines
+from llama2lab.run.gold import gold_pairs, guidelines
 from llama2lab.town.town import load_town
 
 RULES = "# How we judge\n\n1. **Right:** it is right.\n- **Not a name:** but a rule.\n"

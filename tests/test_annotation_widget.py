@@ -271,8 +271,8 @@ def test_one_kind_only(tmp_path: Path) -> None:
         answer = page.ask(type="next")
     assert kinds == ["safety"] * 3
     assert [g["kind"] for g in page.ask(type="guidelines")["texts"]] == ["safety"]
-    both = Page(AnnotationForm(path, "Ada"))
-    both.begin()
+    both = Page(AnnotationForm(filled(tmp_path / "both.db", [row(i, KINDS[i % 2]) for i in range(2)]), "Ada"))
+    assert both.begin()["stage"] == "tasks"
     assert [g["kind"] for g in both.ask(type="guidelines")["texts"]] == list(KINDS)
     assert [g["text"] for g in both.ask(type="guidelines", kind="safety")["texts"]] == ["# safety"]
 

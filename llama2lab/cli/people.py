@@ -210,7 +210,8 @@ def collect(
     """
     with needs_extra():
         from llama2lab.annotation.files.adding import add_pairs
-    from llama2lab.run.pairs import guidelines, pairs_of_run
+    from llama2lab.run.gold import guidelines
+    from llama2lab.run.pairs import pairs_of_run
     from llama2lab.town.town import load_town
 
     with opened(store) as there:  # first, so that a wrong URL is said before the models work

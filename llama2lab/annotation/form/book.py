@@ -43,30 +43,27 @@ def split(guidelines: str) -> tuple[str, Book]:
         pass
     if found is None:
         return guidelines, NO_BOOK
-    lines = {name.strip(): " ".join(text.split()) for name, text in LINE.findall(guidelines[found.end() :])}
+    part = ((name.strip(), text) for name, text in LINE.findall(guidelines[found.end() :]))
+    lines = {name: " ".join(text.split()) for name, text in part if name}
     if not lines:
         return guidelines, NO_BOOK
     return guidelines[: found.start()].rstrip(), Book(found[1].strip(), lines)
 
 
 @lru_cache(maxsize=16)
-def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
-    """Any of these names as whole words, the longest first."""
-
-    def form(name: str) -> str:
-        first = f"[{name[0]}{name[0].upper()}]" if name[0].isalpha() and name[0].islower() else re.escape(name[0])
-        return first + re.escape(name[1:])
-
-    return re.compile(rf"(?<!\w)(?:{'|'.join(map(form, sorted(names, key=len, reverse=True)))})(?!\w)")
+def _forms(names: tuple[str, ...]) -> tuple[dict[str, str], re.Pattern[str]]:
+    """The name of each form in which one may stand, and any form as whole words, the longest first."""
+    forms = {name[0].upper() + name[1:]: name for name in names if name[0].islower()} | {name: name for name in names}
+    words = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
+    return forms, re.compile(rf"(?<!\w)(?:{words})(?!\w)")
 
 
 def named(book: Book, texts: Iterable[str]) -> list[str]:
     """Names of the book that the texts hold, in the order in which they first do."""
     if not book.lines:
         return []
-    pattern = _pattern(tuple(book.lines))
-    found = (m[0] for text in texts for m in pattern.finditer(text))
-    return list(dict.fromkeys(name if name in book.lines else name[0].lower() + name[1:] for name in found))
+    forms, pattern = _forms(tuple(book.lines))
+    return list(dict.fromkeys(forms[m[0]] for text in texts for m in pattern.finditer(text)))
 
 
 def facts(book: Book, texts: Sequence[str]) -> dict[str, Any] | None:

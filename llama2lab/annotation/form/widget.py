@@ -293,6 +293,7 @@ class AnnotationForm(anywidget.AnyWidget):
     def _save(self, message: Submit | Skip) -> dict[str, Any]:
         store, item = self._open(), message.item_id
         self._refuse_closed(item, message.label_id)
+        before = len(self._standing().outcomes) if self._task else None
         save = queue.submit if isinstance(message, Submit) else queue.skip
         try:
             save(store, self._annotator, **message.model_dump(exclude={"request", "type"}))
@@ -310,17 +311,19 @@ class AnnotationForm(anywidget.AnyWidget):
             if not answered and not queue.renew(store, self._annotator, item, self._lease):
                 e.gone = True  # type: ignore[attr-defined]  # the page then goes on with another item
             raise
-        told = self._told(item) if message.replaces is None else None
+        told = self._told(item, before) if message.replaces is None else None
         return {"saved": message.label_id, **({"feedback": told} if told else {})}
 
-    def _told(self, item: str) -> dict[str, Any] | None:
-        """What practice says of a new label; None where there is no practice (any more)."""
+    def _told(self, item: str, before: int | None) -> dict[str, Any] | None:
+        """What practice says of a new label; None where there is no practice (any more). `before`: gold pairs answered
+        before it, where that is known; by this a class's login, which is not told which pairs are gold, sees that this
+        was one."""
         if not self._settings.practice:
             return None
         kind = next(past.task.kind for past in self._history(every=True) if past.task.item_id == item)
         standing = self._standing(kind)
-        newest = standing.items[standing.practised - 1 : standing.practised]
-        if not standing.practised or standing.tried or (newest and newest[0] != item):
+        newest = standing.items[-1] == item if standing.items else len(standing.outcomes) - 1 == before
+        if not standing.practised or standing.tried or not newest:
             return None
         return feedback.practice_feedback(self._open(), self._annotator, item, kind)
 

@@ -216,7 +216,8 @@ function agreementList(session) {
   if (summary.gold) rows.push(["with known answers", agreementWords(summary.gold)]);
   rows.push(["with the others", summary.others ? agreementWords(summary.others) : summary.sees_others
     ? "not known yet: that wants five pairs that others have judged, too" : "told by your teacher: this login sees its own labels only"]);
-  return h("dl", { class: "l2a-figures" }, ...rows.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]),
+  const list = h("dl", { class: "l2a-figures" }, ...rows.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+  return h("div", { class: "l2a-agreement" }, list,
            h("p", { class: "l2a-faint" }, "By what you said first. Known answers are those of pairs that were put among the " +
              "others, practice aside; with the others means with what most of them chose. Nobody reaches 100 %: good " +
              "people differ, and most where answers are close."));

@@ -39,7 +39,7 @@ from llama2lab.lessons.n05_preferences.pairs import (
     truth_rows,
 )
 from llama2lab.model.logprobs import answer_loglikelihoods, pad_right
-from llama2lab.run.pairs import gold_pairs, guidelines
+from llama2lab.run.gold import gold_pairs, guidelines
 from llama2lab.stages import reward
 from llama2lab.stages.evaluate import TIE
 from llama2lab.stages.reward import RewardModel, encode_answers, judged_well, pair_scores
