@@ -138,12 +138,13 @@ function introPage(session) {
   const reading = h("div", { class: "l2a-reading", tabindex: "0", role: "region", "aria-label": "Guidelines",
                              "data-first": true }, ...guidelinesBody(session, info.kind));
   const words = [];
-  if (info.practice) words.push(`First come ${pairs(info.practice)} to practise: after each you are told what was wanted, and why.`);
+  if (info.practice) words.push(`First, ${pairs(info.practice)} to practise: after each you are told what was wanted, and why.`);
   if (rule) {
     const other = rule.attempts > 1 ? `There are ${rule.attempts} attempts, each with other pairs; this is number ${rule.attempt}.`
       : "There is one attempt: take your time.";
-    words.push(`Then come ${pairs(rule.number)} to try it out. If at least ${rule.needed} of your choices are the ones ` +
-               `the guidelines lead to, you go on to the real pairs. A skipped pair counts as a miss here. ${other}`);
+    words.push(`${info.practice ? "Then" : "First"}, ${pairs(rule.number)} to try it out: if at least ${rule.needed} of ` +
+               `your choices are the ones the guidelines lead to, you go on to the real pairs. A skipped pair counts as a ` +
+               `miss here. ${other}`);
   }
   if (!words.length) words.push("Then come the pairs. Take your time.");
   const atEnd = () => reading.scrollTop + reading.clientHeight >= reading.scrollHeight - 8;
