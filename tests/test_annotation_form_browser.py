@@ -192,7 +192,7 @@ def test_nothing_scrolls_sideways_and_all_can_be_read(browser: Any, tmp_path: Pa
         assert page.errors == []
 
 
-# What of the page is too small or too faint to read: [text, px or contrast].
+# What of the page is too small, too faint or too wide to read: [text, px or contrast].
 UNREADABLE = """() => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const rgba = (colour) => {
@@ -217,6 +217,8 @@ UNREADABLE = """() => {
     if (parseFloat(style.fontSize) < 12) found.push([text.slice(0, 40), style.fontSize]);
     if (contrast < 4.5) found.push([text.slice(0, 40), contrast.toFixed(2)]);
   }
+  for (const e of document.querySelectorAll(".l2a button"))
+    if (e.scrollWidth > e.clientWidth + 1) found.push([e.textContent, "wider than its button"]);
   return found;
 }"""
 

@@ -74,9 +74,10 @@ class Guide {
     return this.root.scrollIntoView({ block: "nearest" });
   }
 
-  // PageUp and PageDown from anywhere; false where there is nothing (more) to scroll.
+  // PageUp and PageDown from anywhere; false where there is nothing (more) to scroll, or nobody would see it.
   scroll(down) {
-    if (this.root.hidden) return false;
+    const { top, bottom } = this.root.getBoundingClientRect();
+    if (this.root.hidden || bottom <= 0 || top >= window.innerHeight) return false;
     const { scrollTop, scrollHeight, clientHeight } = this.scroller;
     if (down ? scrollTop + clientHeight >= scrollHeight - 1 : scrollTop <= 0) return false;
     this.scroller.scrollBy({ top: (down ? 0.85 : -0.85) * clientHeight });

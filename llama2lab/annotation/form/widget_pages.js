@@ -151,6 +151,7 @@ function introPage(session) {
   const label = h("span", {});
   const go = h("button", { type: "button", class: "l2a-button l2a-primary", "data-enter": true, "aria-keyshortcuts": "enter",
                            onclick: () => {
+    if (!session.texts[info.kind]) return;  // on their way
     if (atEnd()) session.proceed({ type: "begin" });
     else reading.scrollBy({ top: 0.9 * reading.clientHeight });
   } }, label, keycap("Enter"));
