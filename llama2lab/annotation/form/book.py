@@ -38,11 +38,10 @@ NO_BOOK = Book("", {})
 @lru_cache(maxsize=16)
 def split(guidelines: str) -> tuple[str, Book]:
     """(guidelines without their book, the book). A part in which no line is about anybody stays where it is."""
-    found = None
-    for found in HEADING.finditer(guidelines):  # noqa: B007  # the last one
-        pass
-    if found is None:
+    headings = list(HEADING.finditer(guidelines))
+    if not headings:
         return guidelines, NO_BOOK
+    found = headings[-1]
     part = ((name.strip(), text) for name, text in LINE.findall(guidelines[found.end() :]))
     lines = {name: " ".join(text.split()) for name, text in part if name}
     if not lines:

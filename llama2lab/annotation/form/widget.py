@@ -265,7 +265,7 @@ class AnnotationForm(anywidget.AnyWidget):
 
     # -- what stands beside a pair -----------------------------------------------------------------------------------
 
-    def _guidelines(self, kind: str | None) -> list[dict[str, str]]:
+    def _guidelines(self, kind: str | None) -> list[dict[str, Any]]:
         kinds = [kind] if kind else [self._task] if self._task else list(KINDS)
         found = [(k, *self._open().guidelines(k)) for k in kinds]
         return [{"kind": k, "version": v, **self._parts(text)} for k, v, text in found if text]
