@@ -2,6 +2,7 @@
 
 import re
 
+import lab_cases_first
 import lab_cases_model
 import lab_cases_rlhf
 import lab_cases_training
@@ -11,7 +12,7 @@ from llama2lab.lab.checking import Exercise, run, solution
 from llama2lab.lab.predictions import Choice, Form, Number, Order, Prediction
 from llama2lab.lessons.catalogue import all_exercises
 
-CASES = (lab_cases_model, lab_cases_training, lab_cases_rlhf)
+CASES = (lab_cases_first, lab_cases_model, lab_cases_training, lab_cases_rlhf)
 RIGHT = [case for module in CASES for case in module.RIGHT]
 WRONG = [case for module in CASES for case in module.WRONG]
 EXERCISES = all_exercises()

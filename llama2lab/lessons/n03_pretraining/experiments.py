@@ -6,7 +6,7 @@ import copy
 import random
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import Any
@@ -15,9 +15,12 @@ import torch
 
 from llama2lab.engine import stats
 from llama2lab.engine.device import matmul_ceiling
-from llama2lab.engine.optim import Optim
+from llama2lab.engine.optim import Optim, make_optimizer
+from llama2lab.engine.packing import epoch_batches
+from llama2lab.lab.checking import whose
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.live import Fact, Plan, Training, asked_about, fact_of, first_token, kept, mean_loss, packed_texts
+from llama2lab.lessons.n03_pretraining.exercises import SCHEDULE, TRAINING_STEP
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import encode_text
 from llama2lab.report.summary import difference
@@ -92,6 +95,29 @@ def watched(lab: Finished, words: int = WORDS) -> dict[str, Any]:
         "prompt": text,
         "fact": {"asked": text, "value": value, "goal": goal, "goal_by": "the run's base model"},
     }
+
+
+def trained_by_hand(
+    lab: Finished, steps: int = 30, peak: float = 3e-3, **pieces: Callable
+) -> tuple[list[dict[str, float]], dict[str, str]]:
+    """A new model takes some steps by the student's `training_step` at the rates of the student's `schedule`, the
+    library's where they are not right yet: {step, loss, rate} of each, and which is whose. About 5 seconds."""
+    functions, owner = {}, {}
+    for exercise in (SCHEDULE, TRAINING_STEP):
+        name = exercise.key.partition(".")[2]
+        functions[name], owner[name] = whose(exercise, pieces.get(name))
+    model = new_model(lab)
+    optimizer = make_optimizer(model, Optim(peak))
+    data = packed_texts(lab, pretraining_corpus(lab.town, 20_000, 3))
+    rows_of = epoch_batches(len(data), SMALL // data.tokens.shape[1], 0)
+    log = []
+    for step in range(steps):
+        rows = rows_of(step)
+        batch = [part[rows].to(lab.machine.device) for part in (data.tokens, data.segments, data.loss_mask)]
+        rate = float(functions["schedule"](step, steps, peak, steps // 5, 0.1))
+        loss = float(functions["training_step"](model, optimizer, batch, rate))
+        log.append({"step": step + 1, "loss": loss, "rate": rate})
+    return log, owner
 
 
 def untrained_loss(lab: Finished) -> dict[str, float]:

@@ -26,8 +26,10 @@ from llama2lab.engine import stats
 from llama2lab.engine.files import digest
 from llama2lab.engine.scale import GRADES
 from llama2lab.engine.stats import Figure
+from llama2lab.lab.checking import whose
 from llama2lab.lab.finished import Finished, live_folder
 from llama2lab.lab.seeds import less, over_seeds
+from llama2lab.lessons.n05_preferences.exercises import PAIRED_BOOTSTRAP
 from llama2lab.lessons.n05_preferences.pairs import (
     TRUTH,
     Pair,
@@ -39,6 +41,7 @@ from llama2lab.lessons.n05_preferences.pairs import (
     truth_rows,
 )
 from llama2lab.model.logprobs import answer_loglikelihoods, pad_right
+from llama2lab.report.summary import difference
 from llama2lab.run.gold import gold_pairs, guidelines
 from llama2lab.stages import reward
 from llama2lab.stages.evaluate import TIE
@@ -46,6 +49,8 @@ from llama2lab.stages.reward import RewardModel, encode_answers, judged_well, pa
 from llama2lab.stages.rounds import ROUNDS, RlhfSettings
 from llama2lab.town import language
 from llama2lab.town.annotators import VENDORS, Annotator, grade_of, label_pairs
+
+Array = NDArray[np.float64]
 
 FEWEST = 5  # labels from which on a person's own are looked at
 STAND_IN = Annotator("stand-in", "stand-in", noise=0.6)
@@ -152,6 +157,27 @@ def second_opinion(said: Sequence[Label], a: str, b: str) -> dict[str, Figure]:
     return {g: stats.rate([same for grade, same in both if grade == g]) for g in GRADES}
 
 
+def right_or_wrong(lab: Finished, items: Items, said: Sequence[Label], names: Sequence[str]) -> list[Array]:
+    """Of each of these annotators 1 or 0 for every pair that has a truth and that all of them judged, in one order:
+    whether the truly better answer was chosen."""
+    choices = [{x["item_id"]: x["choice"] for x in judged(said) if x["annotator"] == name} for name in names]
+    gaps = {key: true_gap(lab, pair) for key, pair in items.items()}
+    both = [key for key, gap in gaps.items() if abs(gap) > TIE and all(key in of for of in choices)]
+    return [np.array([float((of[key] == 1) == (gaps[key] > 0)) for key in both]) for of in choices]
+
+
+def apart(a: Array, b: Array, paired_bootstrap: Callable | None = None) -> dict[str, Figure | None]:
+    """The mean of a less b on the same items: by the student's `paired_bootstrap`, or the library's if that is not
+    right yet, and as if the items of b were others."""
+    function, owner = whose(PAIRED_BOOTSTRAP, paired_bootstrap)
+    low, high = map(float, function(a, b))
+    paired: Figure = {"mean": float(a.mean() - b.mean()), "low": low, "high": high, "n": len(a)}
+    return {
+        f"on the same pairs ({owner} bootstrap)": paired,
+        "as if on others": difference(stats.rate(a.tolist()), stats.rate(b.tolist())),
+    }
+
+
 def agreement_by_prevalence(
     error: float = 0.05, shares: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98), n: int = 4000
 ) -> dict[str, dict[float, dict[str, float]]]:
@@ -252,7 +278,6 @@ def vendors(
 
 STRENGTH = dict(zip(GRADES, (3.0, 1.6, 0.75, 0.2), strict=True))  # the perceived gap that a grade stands for
 WAYS = ("choice", "choice and grade", "two scores")
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
