@@ -77,12 +77,10 @@ def value_loop(new, old, returns, mask, clip):
     return sum(errors) / len(errors) / 2
 
 
-def value(choose=torch.maximum, half=0.5, masked=True, around="old", ratio=False):
+def value(choose=torch.maximum, half=0.5, masked=True, whole=False, ratio=False):
     def answer(new, old, returns, mask, clip):
         held = torch.minimum(torch.maximum(new, old - clip), old + clip)
-        if around == "returns":
-            held = returns + (new - returns).clamp(-clip, clip)
-        if around == "0":
+        if whole:
             held = new.clamp(-clip, clip)
         if ratio:
             held = old * (new / old).clamp(1 - clip, 1 + clip)
@@ -178,6 +176,13 @@ def row_stripped(instruction, questions, answers, turns):
     for m in sampled[2::2]:
         m["content"] = m["content"].removeprefix(instruction).strip()
     return [sampled, torch.tensor([False] * (len(sampled) - 1) + [True])]
+
+
+def row_replaced(instruction, questions, answers, turns):
+    sampled = talk(instruction, questions, answers, True)[: 2 * turns]
+    for m in sampled[2::2]:
+        m["content"] = m["content"].replace(instruction, "").strip()
+    return sampled, [0] * (2 * turns - 1) + [1]
 
 
 # ---- 10 ----------------------------------------------------------------------------------------------------------
@@ -332,8 +337,7 @@ WRONG = [
     (VALUE_LOSS, value(half=1.0), "half is missing"),
     (VALUE_LOSS, value(masked=False), "padding"),
     (VALUE_LOSS, lambda *a: value()(*a) * a[3].sum(), "the sum"),
-    (VALUE_LOSS, value(around="returns"), "near the return"),
-    (VALUE_LOSS, value(around="0"), "clip the value itself"),
+    (VALUE_LOSS, value(whole=True), "clip the value itself"),
     (VALUE_LOSS, value(ratio=True), "no probabilities"),
     (VALUE_LOSS, value(choose=lambda x, y: torch.maximum(x, y).sqrt()), "absolute errors"),
     (PPO_STEP, lambda *a: step_by_optimizer(*a, anew=True), "Nothing has moved"),
@@ -363,6 +367,7 @@ WRONG = [
     (GATT_ROW, row(cut=lambda turns: slice(-turns, None)), "last turns"),
     (GATT_ROW, row(keep=-1), "last answer is missing"),
     (GATT_ROW, lambda i, *a: row()("", *a), "Message 1"),
+    (GATT_ROW, row_replaced, "has lost them"),
     (GATT_ROW, row(learnt=lambda n: [0, 1] * (n // 2)), "All answers are learnt"),
     (GATT_ROW, row(learnt=lambda n: [1] * (n - 1) + [0]), "inverted"),
     (GATT_ROW, row(learnt=lambda n: [0, 1] + [0] * (n - 2)), "first answer"),

@@ -44,7 +44,7 @@ def test_what_is_asked_and_what_is_trained_differ_in_the_instruction_alone():
 @pytest.mark.parametrize("seen", [None, 2])
 @pytest.mark.parametrize("everywhere", [True, False])
 def test_each_turn_is_sampled_after_the_ones_before(monkeypatch, seen, everywhere):
-    """The model sees the last `seen` turns, all of them without; an instruction on the first alone may be out of sight."""
+    """The model sees the last `seen` turns, or all; an instruction on the first alone may be out of sight."""
     heard = []
 
     def answer(model, tokenizer, conversations, **how):

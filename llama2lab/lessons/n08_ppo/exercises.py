@@ -401,10 +401,6 @@ def check_value_loss(f: Callable) -> None:
             (0.5 * both.mean(), "The mean goes over padding and prompt too; only tokens of the mask count."),
             (0.5 * both[mask].sum(), "That is the sum; the loss is the mean over the mask."),
             (
-                half(torch.maximum(one, (returns + (new - returns).clamp(-clip, clip) - returns) ** 2)),
-                "You hold the value near the return; it is held near what the critic said before, `old`.",
-            ),
-            (
                 half(torch.maximum(one, (new.clamp(-clip, clip) - returns) ** 2)),
                 "You clip the value itself; what is clipped is how far it has moved from `old`.",
             ),

@@ -189,8 +189,8 @@ def gatt_row(
     """The messages of the library's row, and for each whether training learns it, as the library's mask has it."""
     row = gatt.gatt_row(instruction, questions, answers, turns)
     messages = row["messages"]
-    one_each: Any = lambda texts, **options: {"input_ids": [[0]] * len(messages)}  # noqa: E731 - a token a message
-    return messages, encode_chat(one_each, messages, mask_turns=row["loss"])[1]
+    one_each = [[0]] * len(messages)  # a token for each message
+    return messages, encode_chat(lambda texts, **options: {"input_ids": one_each}, messages, mask_turns=row["loss"])[1]
 
 
 def check_row(f: Callable) -> None:
@@ -222,6 +222,10 @@ def check_turns(f: Callable, turns: int) -> None:
             (right[:-1], "The last answer is missing, and it is the one that is learnt."),
             (messages(ASKED[: turns + 1], said), "A question stands at the end; the row ends with an answer."),
             ([("user", asked[0]), *right[1:]], "The instruction is gone from the first message too."),
+            (
+                wrongly(asked, said, lambda t, q: q.replace(TOLD, "").strip() if t else f"{TOLD} {q}")[: 2 * turns],
+                "A question in which the user says the same words has lost them: only what was put before it may go.",
+            ),
             (
                 wrongly(asked, said, lambda t, q: f"{TOLD} {q}" if t == turns - 1 else q)[: 2 * turns],
                 "The instruction stands before the last question: then nothing has to be remembered.",

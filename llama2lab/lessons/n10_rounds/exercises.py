@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -162,11 +163,11 @@ FINETUNING_ROWS = Exercise(
 def against(new: Sequence[float], old: Sequence[float]) -> tuple[float, float]:
     """The library's win rate, and the mean gain."""
     prompts = [Prompt(f"exercise/{i}/0", (), "facts", "helpful", "", "test") for i in range(len(new))]
-    good = {"complete": 1.0, "fluent": 1.0, "brief": 1.0, "safe": True, "refuses": False, "alternative": False}
-    plain = {"reason": False, "violation": False, "false_refusal": False, "falsehood": False, "safety": 0.0}
+    rest: dict[str, Any] = dict.fromkeys(("complete", "fluent", "brief", "safety"), 1.0)
+    rest |= dict.fromkeys(("refuses", "alternative", "reason", "violation", "false_refusal", "falsehood"), False)
 
     def verdicts(scores: Sequence[float]) -> list[Verdict]:
-        return [Verdict(correct=True, helpfulness=score, **good, **plain) for score in scores]
+        return [Verdict(correct=True, safe=True, helpfulness=score, **rest) for score in scores]
 
     found = win_tie_loss(prompts, verdicts(new), verdicts(old))
     return found["win_rate_vs_sft"]["mean"], sum(new) / len(new) - sum(old) / len(old)

@@ -101,6 +101,7 @@ def check_effective(f: Callable) -> None:
             effect = float(count / (count - 1) * (sums**2).sum() / (n * x.var(ddof=1)))
             wrongs += [
                 (effect, "That is the design effect; n is divided by it."),
+                (n / effect, "It is never more than n: a design effect under 1 counts as 1."),
                 (n * max(1.0, effect), "n is divided by the design effect, not multiplied."),
                 (
                     n / max(1.0, effect * (count - 1) / count),
@@ -111,7 +112,6 @@ def check_effective(f: Callable) -> None:
                     float(x.var(ddof=1) / (means.var(ddof=1) / count)),
                     "You compare the groups' means: then a group of one value weighs as much as one of many.",
                 ),
-                (n / effect, "It is never more than n: a design effect under 1 counts as 1."),
                 (count, "That is the number of groups, as if a group said no more than one value."),
             ]
         judge(got, right, *wrongs, what=what)
