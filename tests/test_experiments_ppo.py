@@ -146,13 +146,13 @@ def test_the_clip_holds_three_tokens_until_the_next_batch():
         assert [row["step"] for row in rows] == list(range(33)) and rows[-1]["batch"] == 4
         assert all(sum(row["probabilities"]) == pytest.approx(1) for row in rows)
         best, _, worst = zip(*(row["probabilities"] for row in rows), strict=True)
-        assert best[0] == pytest.approx(1 / 3) and best[-1] > 0.8 and worst[-1] < 0.1
+        assert best[0] == pytest.approx(1 / 3) and best[-1] > 0.7 and worst[-1] < 0.15
 
     def moved(before, after):
         return max(abs(a - b) for a, b in zip(before["probabilities"], after["probabilities"], strict=True))
 
     steps = {row["step"]: moved(before, row) for before, row in itertools.pairwise(held)}
-    assert steps[8] < 0.01 < 0.05 < steps[9]
+    assert steps[8] < 0.01 < 0.03 < steps[9]
     assert held[8]["clipped"] > 0.5 and not any(row["clipped"] for row in free)
     assert free[8]["probabilities"][0] > held[8]["probabilities"][0] + 0.1
     figure = ppo_figures.three_tokens_figure({"clip 0.2": held, "no clip": free}, "ABC")

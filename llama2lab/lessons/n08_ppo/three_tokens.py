@@ -39,7 +39,7 @@ def play(
     batches: int = 4,
     steps: int = 8,
     n: int = 32,
-    lr: float = 1.0,
+    lr: float = 0.3,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """From three equal tokens: `batches` times draw n tokens from the policy and take `steps` steps on them. A row for
