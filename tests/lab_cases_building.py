@@ -103,17 +103,17 @@ def step_by_hand(logits, tokens, old, advantages, clip, lr):
     return logits.numpy() + lr * gradient / len(tokens)
 
 
-def step_by_optimizer(
+def step_by_autograd(
     logits, tokens, old, advantages, clip, lr, sign=-1.0, mean=torch.mean, clipped=True, unclipped=True, anew=False
 ):
     x = torch.nn.Parameter(logits.clone())
-    optimizer = torch.optim.SGD([x], lr)
     new = torch.log_softmax(x, 0).gather(0, tokens)
     ratio = torch.exp(new - (new if anew else old))
     one, two = ratio * advantages, torch.clip(ratio, 1 - clip, 1 + clip) * advantages
     objective = torch.min(one, two) if clipped and unclipped else two if clipped else one
     (sign * mean(objective)).backward()
-    optimizer.step()
+    with torch.no_grad():
+        x -= lr * x.grad
     return x
 
 
@@ -295,8 +295,8 @@ RIGHT = [
     (VALUE_LOSS, value_loop),
     (VALUE_LOSS, value()),
     (PPO_STEP, step_by_hand),
-    (PPO_STEP, step_by_optimizer),
-    (PPO_STEP, lambda *a: step_by_optimizer(*a).log_softmax(-1)),
+    (PPO_STEP, step_by_autograd),
+    (PPO_STEP, lambda *a: step_by_autograd(*a).log_softmax(-1)),
     (DIALOGUE_MESSAGES, talk),
     (DIALOGUE_MESSAGES, talk_loop()),
     (GATT_ROW, row()),
@@ -340,16 +340,16 @@ WRONG = [
     (VALUE_LOSS, value(whole=True), "clip the value itself"),
     (VALUE_LOSS, value(ratio=True), "no probabilities"),
     (VALUE_LOSS, value(choose=lambda x, y: torch.maximum(x, y).sqrt()), "absolute errors"),
-    (PPO_STEP, lambda *a: step_by_optimizer(*a, anew=True), "Nothing has moved"),
+    (PPO_STEP, lambda *a: step_by_autograd(*a, anew=True), "Nothing has moved"),
     (PPO_STEP, lambda logits, *a: logits.clone(), "Nothing has moved"),
-    (PPO_STEP, lambda *a: step_by_optimizer(*a, sign=1.0), "wrong way"),
-    (PPO_STEP, lambda *a: step_by_optimizer(*a, mean=torch.sum), "take their mean"),
-    (PPO_STEP, lambda *a: step_by_optimizer(*a[:5], 1.0), "lr is not used"),
-    (PPO_STEP, lambda *a: step_by_optimizer(*a, clipped=False), "Nothing is clipped"),
-    (PPO_STEP, lambda *a: step_by_optimizer(*a, unclipped=False), "Only the clipped term"),
+    (PPO_STEP, lambda *a: step_by_autograd(*a, sign=1.0), "wrong way"),
+    (PPO_STEP, lambda *a: step_by_autograd(*a, mean=torch.sum), "take their mean"),
+    (PPO_STEP, lambda *a: step_by_autograd(*a[:5], 1.0), "lr is not used"),
+    (PPO_STEP, lambda *a: step_by_autograd(*a, clipped=False), "Nothing is clipped"),
+    (PPO_STEP, lambda *a: step_by_autograd(*a, unclipped=False), "Only the clipped term"),
     (PPO_STEP, step_reinforce, "`old` is not used"),
     (PPO_STEP, step_of_logits, "no log-probabilities"),
-    (PPO_STEP, lambda *a: step_by_optimizer(*a).softmax(-1), "probabilities. Give the logits"),
+    (PPO_STEP, lambda *a: step_by_autograd(*a).softmax(-1), "probabilities. Give the logits"),
     (DIALOGUE_MESSAGES, talk_loop(lambda t, n, everywhere: True), "although `everywhere` is False"),
     (DIALOGUE_MESSAGES, talk_loop(lambda t, n, everywhere: t == 0), "although `everywhere` is True"),
     (DIALOGUE_MESSAGES, talk_loop(lambda t, n, everywhere: False), "instruction is missing"),
