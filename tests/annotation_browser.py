@@ -206,6 +206,16 @@ class Form:
             self.page.keyboard.press("Tab")
         raise AssertionError("Tab does not lead into the form")
 
+    def read(self) -> None:
+        """Through the guidelines before the first pair, a page at a time."""
+        self.wait("guidelines")
+        self.page.wait_for_function("e => e.querySelector('.l2a-reading .l2a-prose')", arg=self.root.element_handle())
+        for _ in range(60):
+            self.press("Enter")
+            if self.state() != "guidelines":
+                return
+        raise AssertionError("Enter does not lead through the guidelines")
+
     def press(self, *keys: str) -> None:
         for key in keys:
             self.page.keyboard.press(key)
@@ -216,7 +226,8 @@ class Form:
         before, at = self.item(), self.text(".l2a-place")
         self.press(*keys)
         self.page.wait_for_function(
-            "([e, item, at]) => e.dataset.state === 'done' || (e.dataset.state === 'item' && "
+            "([e, item, at]) => ['done', 'rest', 'feedback'].includes(e.dataset.state) || "
+            "(e.dataset.state === 'item' && "
             "(e.dataset.item !== item || e.querySelector('.l2a-place').textContent !== at))",
             arg=[self.root.element_handle(), before, at],
         )

@@ -9,22 +9,39 @@ from llama2lab.lab.picture import Picture
 
 FRONT = """<!doctype html><meta charset="utf-8"><style>%s</style><body><div id="here"></div><script type="module">
 %s
-const state = { data: %s };
-const model = { get: (name) => state[name], set() {}, on() {}, off() {}, save_changes() {} };
+const state = %s, heard = {};
+window.sent = [];
+window.change = (name, value) => {
+  state[name] = value;
+  (heard[`change:${name}`] ?? []).forEach((listen) => listen());
+};
+const model = { get: (name) => state[name], set() {}, off() {}, save_changes() {},
+  send: (message) => sent.push(message), on: (name, listen) => (heard[name] ??= []).push(listen) };
 WIDGET.render({ model, el: document.getElementById("here") });
 </script>"""
 
 
-def draw(page: Any, kind: type[Picture] | Picture, data: dict[str, Any]) -> None:
-    """Draws `data` as a picture of that kind; `page.errors` (`annotation_browser.page_of`) holds what goes wrong."""
+def draw(page: Any, kind: type[Picture] | Picture, data: dict[str, Any], **more: Any) -> None:
+    """Draws `data`, and what else it shares with its page, as a picture of that kind; `page.errors`
+    (`annotation_browser.page_of`) holds what goes wrong."""
     script = str(kind._esm).replace("export default", "const WIDGET =")
-    page.set_content(FRONT % (kind._css, script, json.dumps(data).replace("<", "\\u003c")))
+    page.set_content(FRONT % (kind._css, script, json.dumps({"data": data, **more}).replace("<", "\\u003c")))
     page.locator(".l2p-title, .l2p h3").first.wait_for()
 
 
 def mount(page: Any, picture: Picture, **changed: Any) -> None:
     """Draws the picture with its own data, some of them changed."""
     draw(page, picture, picture.data | changed)
+
+
+def change(page: Any, name: str, value: Any) -> None:
+    """As if the kernel had set what it shares with the page."""
+    page.evaluate("([name, value]) => window.change(name, value)", [name, value])
+
+
+def sent(page: Any) -> list[Any]:
+    """The messages that the page has sent to the kernel."""
+    return page.evaluate("window.sent")
 
 
 def rest(picture: Picture, **changed: Any) -> str:

@@ -23,6 +23,7 @@ import sqlalchemy as sa
 
 from llama2lab.annotation.files.adding import add_pairs
 from llama2lab.annotation.form import app, serving
+from llama2lab.annotation.form.standing import Settings
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.store import open_store
 from llama2lab.engine import scale
@@ -123,8 +124,9 @@ def test_twenty_items_by_keyboard_in_jupyterlab(lab: real.Lab, browser: Any) -> 
     expected: dict[str, Any] = {}
     with real.page_of(browser) as page:
         form = lab.open(page, "twenty.ipynb")
-        form.wait("item", "fresh")
+        form.wait("tasks")
         form.tab_into()
+        form.press("1")  # helpfulness: fourteen pairs
         for key in keys[:9]:
             press(form, key, expected)
 
@@ -135,21 +137,21 @@ def test_twenty_items_by_keyboard_in_jupyterlab(lab: real.Lab, browser: Any) -> 
         form.press("Escape", "f")
         commented = press(form, "6", expected)
         expected[commented].update(comment="1 of 2, xdd", flag=True)
-        assert form.text(".l2a-place") == "11 of 21, 10 left"
+        assert form.text(".l2a-place") == "11 of 14, 3 left"
 
         # The kernel is restarted, the same cell is run again: it goes on where it was.
         waiting = form.item()
-        form.press("q")
+        form.press("f")
         lab.leave(page)
         lab.restart_kernel(page)
         lab.run_cell(page)
         page.wait_for_function("item => document.querySelector('.l2a')?.dataset.item === item", arg=waiting)
         form = real.Form(page)
         form.tab_into()
-        assert form.text(".l2a-place") == "11 of 21, 10 left"
-        assert form.root.locator(".l2a-left .l2a-safe").get_attribute("aria-pressed") == "true"
-        form.press("q")  # takes back what was marked before the restart, and remembered
-        for key in keys[9:14]:
+        assert form.text(".l2a-place") == "11 of 14, 3 left"
+        assert form.root.locator("[aria-keyshortcuts='f']").get_attribute("aria-pressed") == "true"
+        form.press("f")  # takes back what was flagged before the restart, and remembered
+        for key in keys[9:12]:
             press(form, key, expected)
 
         # Back and edit: the choice of the item before is replaced, then it goes on with the open one.
@@ -158,17 +160,23 @@ def test_twenty_items_by_keyboard_in_jupyterlab(lab: real.Lab, browser: Any) -> 
         form.press("b")
         form.wait("item")
         edited = form.item()
-        assert edited != here and "Earlier pair 15 of 15" in form.text(".l2a-place")
+        assert edited != here and "Earlier pair 13 of 13" in form.text(".l2a-place")
         press(form, "2", expected)
         assert form.item() == here
 
-        # Skip with a reason.
+        # Skip with a reason; that was the last of this task.
         form.press("s", "2")
-        page.wait_for_function("item => document.querySelector('.l2a').dataset.item !== item", arg=here)
+        form.wait("done")
         expected[here] = {"skip": "The text is broken or cannot be read"}
-        while form.state() != "done":
+        form.wait_text(".l2a-figures", "13, and 1 skipped")
+        form.press("Enter")  # to the safety task
+        for number in range(7):
             press(form, "7", expected)
-        assert "You have judged 20 pairs and skipped 1" in form.text(".l2a-page")
+            if number == 5:  # twenty pairs in this session, the restart among them
+                form.wait("rest")
+                assert "20 pairs is reached" in form.text("h1")
+                form.press("Enter")
+        form.wait("done")
         quiet(page)
     check(path, expected)
     assert len(expected) == 21 and count(path) == 22  # the edit is a row of its own
@@ -228,7 +236,8 @@ def test_the_keys_live_on_wherever_tab_had_led(lab: real.Lab, browser: Any) -> N
             for i in range(30)
         ],
     )
-    real.write_notebook(lab.folder / "focus.ipynb", CELL.format(store="focus.db"))
+    cell = CELL.format(store="focus.db").replace("'Ada'", "'Ada', goal=0")
+    real.write_notebook(lab.folder / "focus.ipynb", cell)
 
     def tab_to(selector: str) -> None:
         form.root.focus()
@@ -246,7 +255,7 @@ def test_the_keys_live_on_wherever_tab_had_led(lab: real.Lab, browser: Any) -> N
         form = lab.open(page, "focus.ipynb")
         form.wait("item")
         labelled = 0
-        for selector in ("[aria-keyshortcuts='g']", "[aria-keyshortcuts='?']", "[aria-keyshortcuts='s']"):
+        for selector in ("[aria-keyshortcuts='?']", "[aria-keyshortcuts='s']"):
             for close in ("Escape", "button"):
                 tab_to(selector)
                 page.keyboard.press("Enter")
@@ -260,13 +269,20 @@ def test_the_keys_live_on_wherever_tab_had_led(lab: real.Lab, browser: Any) -> N
                 form.wait("item")
                 alive(f"{selector} closed by {close}")
                 page.keyboard.press("f")
-        assert form.root.locator("[aria-keyshortcuts='f']").get_attribute("aria-pressed") == "false"  # six times
+        assert form.root.locator("[aria-keyshortcuts='f']").get_attribute("aria-pressed") == "false"  # four times
+        tab_to("[aria-keyshortcuts='g']")
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.matches('.l2a-guide-scroll')")
+        form.press("f", "f", "g")
+        assert form.root.evaluate("e => e === document.activeElement")
         for selector, key in (
             (".l2a-grade:nth-child(3)", "Enter"),
             (".l2a-grade:nth-child(2)", "6"),
             ("[aria-keyshortcuts='f']", "3"),
-            (".l2a-safe", "Enter"),
+            ("[aria-keyshortcuts='d']", "Enter"),
             ("[aria-keyshortcuts='g']", "4"),
+            (".l2a-guide-scroll", "7"),
+            (".l2a-guide [aria-keyshortcuts='h']", "Enter"),
             (".l2a-text", "5"),
             (".l2a-input", "Escape"),
             (".l2a-text", "8"),
@@ -432,7 +448,7 @@ def test_what_models_write_is_only_text(lab: real.Lab, browser: Any) -> None:
         assert box[0] < 900 and box[1]  # the long text scrolls inside its own box
         real.shot(page, "long-dialogue")
         form.press("g")
-        form.root.locator(".l2a-prose").first.wait_for()
+        form.wait_text(".l2a-prose", "<script>")
         assert "<script>" in form.text(".l2a-prose") and form.root.locator("script, img").count() == 0
         form.press("Escape")
         assert page.evaluate("window.hacked") is None
@@ -449,7 +465,7 @@ def side_of_road(form: real.Form) -> str:
     return "left" if "Forest Road" in form.text(".l2a-left .l2a-text") else "right"
 
 
-def served(tmp_path: Path, location: str, settings: app.Settings) -> tuple[Path, dict[str, str]]:
+def served(tmp_path: Path, location: str, settings: Settings) -> tuple[Path, dict[str, str]]:
     """The folder and environment of `llama2lab annotate`, apart from this person's own settings of Jupyter."""
     folder = tmp_path / "voila"
     wanted = serving.environment(location, settings, folder)
@@ -468,7 +484,7 @@ def enter(form: real.Form, name: str, code: str = "geheim-42") -> None:
 
 
 @contextmanager
-def voila(tmp_path: Path, location: str, settings: app.Settings, **more: Any) -> Iterator[tuple[str, Any]]:
+def voila(tmp_path: Path, location: str, settings: Settings, **more: Any) -> Iterator[tuple[str, Any]]:
     """The form as `llama2lab annotate` serves it: its address and the server's process."""
     port = real.free_port()
     folder, env = served(tmp_path, location, settings)
@@ -489,9 +505,9 @@ def kernels(server: Any) -> set[int]:
 
 
 def test_voila_from_the_name_to_the_thanks(browser: Any, tmp_path: Path) -> None:
-    path = new_store(tmp_path / "class.db", [row(i) for i in range(20)] + [gold(i) for i in range(6)])
+    path = new_store(tmp_path / "class.db", [row(i) for i in range(20)] + [gold(i) for i in range(7)])
     port, log = real.free_port(), tmp_path / "voila.log"
-    settings = app.Settings(number=3, mark=0.66, attempts=2)
+    settings = Settings(number=3, mark=0.66, attempts=2, practice=1, goal=0)
     folder, env = served(tmp_path, str(path), settings)
     url = f"http://127.0.0.1:{port}/"
     expected: dict[str, Any] = {}
@@ -521,6 +537,15 @@ def test_voila_from_the_name_to_the_thanks(browser: Any, tmp_path: Path) -> None
         assert "Hello, <b>Ada</b>" in form.text("h1")
         real.shot(page, "voila-guidelines")
         form.press("Enter")
+        form.wait("guidelines")  # one press reads on, and begins nothing
+        form.read()
+        form.wait("item")
+        assert "Practice: 1 of 1" in form.text(".l2a-place")
+        press(form, "2" if side_of_road(form) == "left" else "7", expected)
+        form.wait("feedback")
+        assert "As the guidelines lead" in form.text(".l2a-feedback")
+        real.shot(page, "voila-practice")
+        form.press("Enter")
 
         def gold_pair(right: bool) -> None:
             form.wait("item")
@@ -546,8 +571,7 @@ def test_voila_from_the_name_to_the_thanks(browser: Any, tmp_path: Path) -> None
         assert "1 of 3" in form.text(".l2a-page")
         real.shot(page, "voila-failed")
         form.press("Enter")
-        form.wait("guidelines")
-        form.press("Enter")
+        form.read()
         for right in (True, True, False):
             gold_pair(right)
         form.wait("item")
@@ -581,7 +605,7 @@ def test_voila_from_the_name_to_the_thanks(browser: Any, tmp_path: Path) -> None
         real.shot(page, "voila-thanks")
         quiet(page)
     check(path, expected)
-    assert count(path) == 27 and len(expected) == 26
+    assert count(path) == 28 and len(expected) == 27
     assert {label["annotator"] for label in labels(path).values()} == {"<b>Ada</b>"}
 
 
@@ -594,7 +618,7 @@ def test_the_password_stays_in_the_kernel(browser: Any, tmp_path: Path) -> None:
     """A server that does not answer: the page says so in words, and neither page nor log holds the password."""
     port, log = real.free_port(), tmp_path / "voila.log"
     url, dead = f"http://127.0.0.1:{port}/", f"postgresql://ada:geheim42@127.0.0.1:{real.free_port()}/labels"
-    folder, env = served(tmp_path, dead, app.Settings())
+    folder, env = served(tmp_path, dead, Settings())
     with (
         real.running(serving.command("127.0.0.1", port, "/"), env, folder, log, url + "voila/static/"),
         real.page_of(browser, color_scheme="dark") as page,
@@ -619,7 +643,7 @@ def test_kernels_end_with_their_pages(browser: Any, tmp_path: Path) -> None:
     path = new_store(tmp_path / "class.db", [row(i) for i in range(3)])
     # Here no kernel ends for want of a page: who ends it is the page that is left.
     with (
-        voila(tmp_path, str(path), app.Settings(), gone_seconds=3600) as (url, server),
+        voila(tmp_path, str(path), Settings(), gone_seconds=3600) as (url, server),
         real.page_of(browser) as page,
     ):
         page.goto(url)
@@ -642,7 +666,7 @@ def test_kernels_without_a_page_end_by_themselves(browser: Any, tmp_path: Path) 
     """The browser's window is gone without a word, as with a dead battery; and somebody asks for pages without a
     browser."""
     path = new_store(tmp_path / "class.db", [row(0)])
-    with voila(tmp_path, str(path), app.Settings(), gone_seconds=20) as (url, server):
+    with voila(tmp_path, str(path), Settings(), gone_seconds=20) as (url, server):
         with real.page_of(browser) as page:
             page.goto(url)
             real.Form(page).wait("name")
@@ -665,7 +689,7 @@ def only_when_asked(route: Any) -> None:
 def test_who_comes_when_the_room_is_full_is_told_so(browser: Any, tmp_path: Path) -> None:
     path = new_store(tmp_path / "class.db", [row(i) for i in range(3)])
     with (
-        voila(tmp_path, str(path), app.Settings(), visitors=1) as (url, server),
+        voila(tmp_path, str(path), Settings(), visitors=1) as (url, server),
         real.page_of(browser) as first,
         real.page_of(browser) as second,
     ):
@@ -702,7 +726,7 @@ def test_another_name_for_this_machine_opens_nothing(browser: Any, tmp_path: Pat
     """DNS rebinding: neither pages nor WebSockets nor files, whatever Host and Origin say to each other."""
     path = new_store(tmp_path / "class.db", [row(0)])
     with (
-        voila(tmp_path, str(path), app.Settings(), names=["good.example"]) as (url, server),
+        voila(tmp_path, str(path), Settings(), names=["good.example"]) as (url, server),
         real.page_of(browser) as page,
     ):
         page.goto(url)
@@ -723,7 +747,7 @@ def test_another_name_for_this_machine_opens_nothing(browser: Any, tmp_path: Pat
 def test_a_second_browser_needs_the_code(browser: Any, tmp_path: Path) -> None:
     path = new_store(tmp_path / "class.db", [row(i) for i in range(3)])
     with (
-        voila(tmp_path, str(path), app.Settings()) as (url, _),
+        voila(tmp_path, str(path), Settings()) as (url, _),
         real.page_of(browser) as ada,
         real.page_of(browser) as eve,
     ):
@@ -732,8 +756,7 @@ def test_a_second_browser_needs_the_code(browser: Any, tmp_path: Path) -> None:
         enter(form, "Ada", "adas-own-code")
         form.wait("code")
         form.press("Enter")
-        form.wait("guidelines")
-        form.press("Enter")
+        form.read()
         form.wait("item")
         form.press("c")
         ada.keyboard.type("between us")
@@ -754,7 +777,7 @@ def test_a_second_browser_needs_the_code(browser: Any, tmp_path: Path) -> None:
 def test_a_second_tab_is_told_and_shown_the_newer_answer(browser: Any, tmp_path: Path) -> None:
     path = new_store(tmp_path / "class.db", [row(i) for i in range(3)])
     with (
-        voila(tmp_path, str(path), app.Settings()) as (url, _),
+        voila(tmp_path, str(path), Settings()) as (url, _),
         real.page_of(browser) as page,
         real.page_of(browser) as again,
     ):
@@ -857,7 +880,7 @@ def test_pictures(lab: real.Lab, browser: Any) -> None:
             form.press("Escape")
             time.sleep(0.3)
             real.shot(page, name)
-            for key, panel in (("?", "help"), ("g", "guidelines"), ("s", "skip")):
+            for key, panel in (("?", "help"), ("s", "skip")):
                 form.press(key)
                 form.wait("panel")
                 time.sleep(0.3)

@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 
 from llama2lab.annotation.files.adding import add_pairs
 from llama2lab.annotation.form import app, serving
-from llama2lab.annotation.form.widget import FRONT, HERE, AnnotationForm, printable
+from llama2lab.annotation.form.messages import printable
+from llama2lab.annotation.form.standing import Settings, Standing
+from llama2lab.annotation.form.widget import FRONT, HERE, AnnotationForm
 from llama2lab.annotation.store import queue
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.store import open_store
@@ -269,8 +271,8 @@ def test_one_kind_only(tmp_path: Path) -> None:
         answer = page.ask(type="next")
     assert kinds == ["safety"] * 3
     assert [g["kind"] for g in page.ask(type="guidelines")["texts"]] == ["safety"]
-    both = Page(AnnotationForm(path, "Ada"))
-    both.begin()
+    both = Page(AnnotationForm(filled(tmp_path / "both.db", [row(i, KINDS[i % 2]) for i in range(2)]), "Ada"))
+    assert both.begin()["stage"] == "tasks"
     assert [g["kind"] for g in both.ask(type="guidelines")["texts"]] == list(KINDS)
     assert [g["text"] for g in both.ask(type="guidelines", kind="safety")["texts"]] == ["# safety"]
 
@@ -548,7 +550,7 @@ def gold(number: int) -> dict[str, Any]:
 
 
 def visitor(path: Path, name: str = "Ada", **more: Any) -> Page:
-    page = Page(app.Application(path, app.Settings(**{"number": 2, "mark": 0.5, "attempts": 2, **more})))
+    page = Page(app.Application(path, Settings(**{"number": 2, "mark": 0.5, "attempts": 2, "practice": 0, **more})))
     assert page.ask(type="start", name=None)["stage"] == "name"
     return page
 
@@ -633,7 +635,7 @@ def test_an_attempt_that_is_over_cannot_be_mended_afterwards(tmp_path: Path, ver
                     replaces=replaces,
                     **what,
                 )
-                assert not refused["ok"] and "attempt that is over" in refused["error"] and not refused["retry"]
+                assert not refused["ok"] and "cannot be changed" in refused["error"] and not refused["retry"]
         assert form.ask(type="next")["stage"] == "failed"
         # The last label again, after a lost answer, is no change.
         again = form.label(items[-1]["item_id"], label_id=old[items[-1]["item_id"]])
@@ -694,7 +696,7 @@ def test_a_form_that_is_one_persons_asks_for_no_name(
     path: Path, postgres: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On JupyterHub the hub says who it is; on PostgreSQL a class's login does."""
-    page = Page(app.Application(path, app.Settings(name="hub-ada")))
+    page = Page(app.Application(path, Settings(name="hub-ada")))
     assert page.ask(type="start", name="Bert", code="x")["annotator"] == "hub-ada"
     assert page.widget._config["named"] and page.ask(type="next")["stage"] == "guidelines"
     with open_store(path) as store:
@@ -758,8 +760,8 @@ def test_a_name_that_is_none(path: Path, name: Any) -> None:
 )
 def test_standing(outcomes: list[bool], wanted: int, number: int, mark: float, attempts: int) -> None:
     wanted = max(wanted, len(outcomes))
-    standing = app.Standing.of(
-        queue.Qualification(tuple(outcomes), wanted), app.Settings(None, 0, number, mark, attempts)
+    standing = Standing.of(
+        queue.Qualification(tuple(outcomes), wanted), Settings(None, 0, number, mark, attempts, practice=0)
     )
     assert not (standing.passed and standing.over)
     if standing.number:
@@ -776,7 +778,7 @@ def test_standing(outcomes: list[bool], wanted: int, number: int, mark: float, a
 @pytest.mark.parametrize("wrong", [{"number": -1}, {"mark": 1.5}, {"attempts": 0}])
 def test_settings_that_are_wrong(wrong: dict[str, Any]) -> None:
     with pytest.raises(LabError):
-        app.Settings(**wrong)
+        Settings(**wrong)
 
 
 def test_annotate_says_what_is_wrong_before_it_serves(tmp_path: Path) -> None:
@@ -799,7 +801,7 @@ def test_the_url_goes_to_the_kernel_and_nowhere_else(path: Path, monkeypatch: py
     assert not any("geheim42" in word for word in serving.command("127.0.0.1", 1, "/"))
     with pytest.raises(LabError, match="llama2lab annotate"):
         app.application()
-    for key, value in serving.environment(str(path), app.Settings(seed=7), path.parent).items():
+    for key, value in serving.environment(str(path), Settings(seed=7), path.parent).items():
         if key.startswith("LLAMA2LAB"):
             monkeypatch.setenv(key, value)
     form = app.application()

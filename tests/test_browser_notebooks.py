@@ -59,14 +59,16 @@ DRIVES: dict[str, tuple[Drive, ...]] = {
     ),
     "03_pretraining": (
         Drive("What one training step reads", "tokens a row"),
-        Drive("Pretraining, live", "learning rate", CHOOSE_NEXT),
+        Drive(".l2w", "Start", ("Enter",), shows=".l2w-said"),
+        Drive(".l2w", "Stop", ("Enter",), shows=".l2w-said"),
     ),
     "04_supervised_finetuning": (
         Drive("Which tokens are learnt", "conversation", ("Space", "End", "Enter")),
         Drive("Which tokens are learnt", "the loss counts", CHOOSE_NEXT),
-        Drive("Supervised fine-tuning, live", "quality", CHOOSE_NEXT),
+        Drive(".l2w", "Start", ("Enter",), shows=".l2w-said"),
+        Drive(".l2w", "Stop", ("Enter",), shows=".l2w-said"),
     ),
-    "05_preferences": (Drive(".l2a", "", ("g",), shows=":scope *"), Drive("A choice, or two scores?", "carelessness")),
+    "05_preferences": (Drive(".l2a", "", ("?",), shows=":scope *"), Drive("A choice, or two scores?", "carelessness")),
     "06_reward_models": (
         Drive("Reward explorer", "prompt", CHOOSE_NEXT),
         Drive("Margin explorer", "r_chosen - r_rejected"),
@@ -76,9 +78,8 @@ DRIVES: dict[str, tuple[Drive, ...]] = {
         Drive("Best of K", "reveal what is true", ("Space",)),
     ),
     "08_ppo": (
-        Drive("Reward-hacking theatre", "iteration", ("ArrowLeft",)),
-        Drive("PPO, iteration by iteration", "Start", ("Enter",)),
-        Drive("PPO, iteration by iteration", "Stop", ("Enter",)),
+        Drive(".l2w", "Start", ("Enter",), shows=".l2w-said"),
+        Drive(".l2w", "Stop", ("Enter",), shows=".l2w-said"),
     ),
     "09_ghost_attention": (
         Drive("Ghost Attention", "turns", ("ArrowLeft",)),

@@ -1,11 +1,15 @@
 """PPO's experiments in tiny settings: rows that belong together, a run that goes on, honest estimators."""
 
+import itertools
+import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 from llama2lab.lessons.n08_ppo import experiments as x
 from llama2lab.lessons.n08_ppo import figures as ppo_figures
+from llama2lab.lessons.n08_ppo import three_tokens
 
 TINY = x.Play(iterations=2, batch=8, minibatch=4, heldout=6, unsafe_share=0.25)
 
@@ -120,3 +124,36 @@ def test_the_experiments_of_the_full_run_in_small(lab):
     ways = x.rejection_against_ppo(lab, prompts=8, k=2, batch=8, helpful=12, unsafe=4, chat_rows=8)
     assert ways["answers"] == 16 and list(ways["models"]) == ["sft", "rejection sampling", "ppo"]
     assert ways["models"]["sft"]["gain"]["mean"] == 0 and abs(ways["models"]["sft"]["kl"]["mean"]) < 0.05
+
+
+def test_the_first_step_on_three_tokens_is_the_policy_gradient():
+    logits, tokens, advantages = (
+        torch.tensor([0.3, 0.0, -0.5]),
+        torch.tensor([0, 2, 2, 1]),
+        torch.tensor([1, -1, 2, 0.5]),
+    )
+    old = logits.log_softmax(-1)[tokens]
+    after, clipped = three_tokens.step(logits, tokens, old, advantages, 0.2, lr=0.1)
+    expected = (advantages[:, None] * (torch.eye(3)[tokens] - logits.softmax(-1))).mean(0)
+    assert clipped == 0 and torch.allclose(after, logits + 0.1 * expected, atol=1e-6)
+
+
+def test_the_clip_holds_three_tokens_until_the_next_batch():
+    """The best token gains and the worst loses; with the clip the policy comes to a stop within a batch, and goes on
+    with the next one; without it, it is further away after each batch."""
+    held, free = three_tokens.play(0.2), three_tokens.play(math.inf)
+    for rows in (held, free):
+        assert [row["step"] for row in rows] == list(range(33)) and rows[-1]["batch"] == 4
+        assert all(sum(row["probabilities"]) == pytest.approx(1) for row in rows)
+        best, _, worst = zip(*(row["probabilities"] for row in rows), strict=True)
+        assert best[0] == pytest.approx(1 / 3) and best[-1] > 0.7 and worst[-1] < 0.15
+
+    def moved(before, after):
+        return max(abs(a - b) for a, b in zip(before["probabilities"], after["probabilities"], strict=True))
+
+    steps = {row["step"]: moved(before, row) for before, row in itertools.pairwise(held)}
+    assert steps[8] < 0.01 < 0.03 < steps[9]
+    assert held[8]["clipped"] > 0.5 and not any(row["clipped"] for row in free)
+    assert free[8]["probabilities"][0] > held[8]["probabilities"][0] + 0.1
+    figure = ppo_figures.three_tokens_figure({"clip 0.2": held, "no clip": free}, "ABC")
+    assert figure is not None and len(figure.data) == 6 and len(figure.layout.shapes) == 8

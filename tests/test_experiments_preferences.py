@@ -6,6 +6,7 @@ import pytest
 from llama2lab.annotation.store import queue
 from llama2lab.lab import shown
 from llama2lab.lessons.n05_preferences import experiments as preferences
+from llama2lab.lessons.n05_preferences.exercises import PAIRED_BOOTSTRAP
 from llama2lab.lessons.n05_preferences.experiments import (
     WAYS,
     Effort,
@@ -118,3 +119,16 @@ def test_vendors_in_a_tiny_size(lab):
     result = preferences.vendors(lab, pairs=24, held_out=16, seeds=(0,), names=("careful", "hasty"))
     assert set(result["models"]) == set(result["labels"]) == {"truth", "careful", "hasty"}
     assert result["labels"]["truth"]["mean"] == 1.0 and len(result["claims"]) == 1
+
+
+def test_two_vendors_on_the_same_pairs(lab):
+    items, said = vendor_labels(lab, 200)
+    careful, hasty = preferences.right_or_wrong(lab, items, said, ("careful", "hasty"))
+    assert len(careful) == len(hasty) and set(careful) | set(hasty) == {0.0, 1.0}
+    of_careful = [x for x in said if x["vendor"] == "careful"]
+    truth = preferences.against_truth(lab, items, of_careful)["all"]
+    assert (careful.mean(), len(careful)) == (pytest.approx(truth["mean"]), truth["n"])
+    (how, same), (_, others) = preferences.apart(careful, hasty, lambda a, b: (0, 1)).items()
+    assert "the library's" in how and same["mean"] == pytest.approx(others["mean"])
+    assert same["low"] < same["mean"] < same["high"]
+    assert "yours" in next(iter(preferences.apart(careful, hasty, PAIRED_BOOTSTRAP.solution)))

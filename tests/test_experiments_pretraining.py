@@ -1,8 +1,12 @@
 """Experiments of pretraining, on tiny settings."""
 
+import math
+
 import pytest
+from lab_cases_first import step_late
 
 from llama2lab.lessons.n03_pretraining import experiments as p
+from llama2lab.stages.pretrain import bits_of
 from llama2lab.town.town import load_town
 
 
@@ -60,3 +64,16 @@ def test_experiments_on_tiny_settings(lab):
     assert set(p.known_by_tokens(data)) == {"clean", "noisy"} and len(data["claims"]) == 2
     asked = p.prompt_forms(lab, people=2)
     assert len(asked) == 10 and all(form["right"]["n"] == 2 * len(p.named_values(lab.town)) for form in asked.values())
+
+
+def test_a_model_is_trained_by_ones_own_step(lab):
+    log, owner = p.trained_by_hand(lab, 6, schedule=lambda *args: 0.0, training_step=step_late)
+    assert owner == {"schedule": "the library's", "training_step": "yours"}
+    assert [row["step"] for row in log] == [1, 2, 3, 4, 5, 6] and log[-1]["loss"] < log[0]["loss"]
+    assert max(row["rate"] for row in log) <= 3e-3
+    again, _ = p.trained_by_hand(lab, 6)
+    assert [row["loss"] for row in again] == pytest.approx([row["loss"] for row in log], abs=1e-3)
+
+
+def test_bits_are_of_bytes():
+    assert bits_of([math.log(2) * 10, 5.0, math.log(2) * 3], ["hello", "", "東"]) == pytest.approx([2.0, 1.0])

@@ -161,9 +161,9 @@ def test_a_measurement_is_kept_by_all_code_that_measured_it(run, monkeypatch):
             identity._closure_digest.cache_clear()
             assert identity.code_digest(x.three_betas) != known, module
     with monkeypatch.context() as m:
-        m.setitem(identity.SOURCES, "llama2lab.lessons.n08_ppo.widget_ppo_panel", "X = 1")
+        m.setitem(identity.SOURCES, "llama2lab.lessons.n08_ppo.ppo_view", "X = 1")
         identity._closure_digest.cache_clear()
-        assert identity.code_digest(x.three_betas) == known  # a panel that only shows it
+        assert identity.code_digest(x.three_betas) == known  # a view that only shows it
     identity._closure_digest.cache_clear()
 
 

@@ -10,7 +10,7 @@ from llama2lab.model.chat import CHAT_TEMPLATE, encode_chat
 from llama2lab.model.logprobs import answer_loglikelihoods
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import train_tokenizer
-from llama2lab.stages.gatt import gatt_rows, instructed
+from llama2lab.stages.gatt import dialogue_messages, gatt_row, gatt_rows, instructed, sample_dialogues
 from llama2lab.stages.rejection import Samples, best_of, best_of_curve, finetuning_rows
 from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.town.items import Prompt
@@ -26,6 +26,40 @@ def test_the_instruction_stays_on_the_first_turn_only():
         assert users[0].startswith("Act as a pirate. Question")
         assert not any("pirate" in u for u in users[1:])
         assert row["messages"][-1]["role"] == "assistant" and row["turns"] == len(users)
+
+
+def test_what_is_asked_and_what_is_trained_differ_in_the_instruction_alone():
+    asked = dialogue_messages("Act as a pirate.", QUESTIONS[0], ANSWERS[0][:2], everywhere=True)
+    trained = dialogue_messages("Act as a pirate.", QUESTIONS[0], ANSWERS[0][:2], everywhere=False)
+    for messages, told in ((asked, (0, 1, 2)), (trained, (0,))):
+        assert [m["role"] for m in messages] == ["user", "assistant"] * 2 + ["user"]
+        assert [m["content"] for m in messages[1::2]] == ANSWERS[0][:2]
+        for t, m in enumerate(messages[::2]):
+            assert m["content"] == ("Act as a pirate. " if t in told else "") + QUESTIONS[0][t]
+    assert len(dialogue_messages("x", QUESTIONS[0], ANSWERS[0], everywhere=False)) == 10  # nothing is left to answer
+    row = gatt_row("Act as a pirate.", QUESTIONS[0], ANSWERS[0], 2)
+    assert row["messages"] == trained[:4] and row["loss"] == "last"
+
+
+@pytest.mark.parametrize("seen", [None, 2])
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_each_turn_is_sampled_after_the_ones_before(monkeypatch, seen, everywhere):
+    """The model sees the last `seen` turns, or all; an instruction on the first alone may be out of sight."""
+    heard = []
+
+    def answer(model, tokenizer, conversations, **how):
+        heard.append(conversations[0])
+        return [[f"answer {len(heard)}"] for _ in conversations]
+
+    monkeypatch.setattr("llama2lab.stages.gatt.sample_answers", answer)
+    questions = [["a?", "b?", "c?"]]
+    said = sample_dialogues(None, None, questions, ["Be brief."], everywhere, temperature=1.0, seed=0, seen_turns=seen)
+    assert said == [["answer 1", "answer 2", "answer 3"]]
+    first = "Be brief. a?"
+    b, c = ("Be brief. b?", "Be brief. c?") if everywhere else ("b?", "c?")
+    whole = [first, "answer 1", b, "answer 2", c]
+    last = whole[2:] if seen else whole
+    assert [[m["content"] for m in messages] for messages in heard] == [[first], [first, "answer 1", b], last]
 
 
 def test_the_loss_is_zero_on_all_tokens_of_previous_turns():

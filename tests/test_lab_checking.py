@@ -18,7 +18,7 @@ import llama2lab.model.attention
 import llama2lab.model.network
 from llama2lab.engine.errors import LabError
 from llama2lab.lab import child
-from llama2lab.lab.checking import Exercise, Level, Mistake, Outcome, run, solution
+from llama2lab.lab.checking import Exercise, Level, Mistake, Outcome, run, solution, whose
 from llama2lab.lab.compare import judge, read
 from llama2lab.lessons.n02_transformer.exercises import RMS_NORM
 
@@ -384,6 +384,56 @@ def test_a_teacher_can_switch_solutions_off(monkeypatch, word) -> None:
 def test_judge_names_the_place() -> None:
     with pytest.raises(Mistake, match=r"at \[0, 1\]: 5 instead of 2"):
         judge(torch.tensor([[1.0, 5.0]]), [[1.0, 2.0]])
+
+
+# ---- answers that take what is no data ---------------------------------------------------------------------------
+
+
+def with_a_list(answer, start, times):
+    """What the answer makes of a list that it is given to change, which no message could carry."""
+    grown = [start]
+    said = [answer(grown) for _ in range(times)]
+    return {"grown": grown, "said": said}
+
+
+def check_grown(f):
+    if f(1, 3)["grown"] != [1, 2, 4, 8]:
+        raise Mistake("It does not double.")
+
+
+GROW = Exercise(
+    "99.grow", "Grow", "Write grow(list).", DOUBLE.level, "none", ("Append.",), check_grown, inside=with_a_list
+)
+
+
+def doubling(grown):
+    grown.append(2 * grown[-1])
+
+
+def raising(grown):
+    return grown[0] / 0
+
+
+def test_an_answer_may_take_what_is_no_data() -> None:
+    assert run(GROW, doubling).passed
+    assert run(GROW, lambda grown: grown.append(0)).message == "It does not double."
+    outcome = run(GROW, raising)
+    assert outcome.status == "error" and outcome.code == "return grown[0] / 0"
+    assert run(GROW, lambda: 0).status == "error"
+    assert run(GROW, endless, seconds=0.3).status == "stopped"
+
+    def stub(grown):
+        raise NotImplementedError
+
+    assert [run(GROW, answer).status for answer in (stub, lambda grown: ..., None)] == ["not attempted"] * 3
+
+
+def test_an_answer_is_used_where_it_is_right() -> None:
+    def double(x):
+        return x + x
+
+    assert whose(DOUBLE, double) == (double, "yours")
+    assert whose(DOUBLE, lambda x: x) == whose(DOUBLE, None) == (DOUBLE.solution, "the library's")
 
 
 CELLS = [

@@ -2,6 +2,8 @@
 
 import re
 
+import lab_cases_building
+import lab_cases_first
 import lab_cases_model
 import lab_cases_rlhf
 import lab_cases_training
@@ -11,7 +13,7 @@ from llama2lab.lab.checking import Exercise, run, solution
 from llama2lab.lab.predictions import Choice, Form, Number, Order, Prediction
 from llama2lab.lessons.catalogue import all_exercises
 
-CASES = (lab_cases_model, lab_cases_training, lab_cases_rlhf)
+CASES = (lab_cases_first, lab_cases_model, lab_cases_training, lab_cases_rlhf, lab_cases_building)
 RIGHT = [case for module in CASES for case in module.RIGHT]
 WRONG = [case for module in CASES for case in module.WRONG]
 EXERCISES = all_exercises()
@@ -82,6 +84,11 @@ def test_each_swap_is_named(exercise: Exercise) -> None:
         assert alone.status == "failed"
         assert alone.message in order.swapped.values()
         assert name
+
+
+@pytest.mark.parametrize("exercise", [e for e in EXERCISES if e.key >= "06"], ids=lambda e: e.key)
+def test_whoever_passes_reads_why(exercise: Exercise) -> None:
+    assert 40 < len(exercise.lesson) <= 240, "two lines of 120"
 
 
 def test_metadata_is_complete() -> None:

@@ -15,7 +15,8 @@ from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.checkpoint import save_model
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import train_tokenizer
-from llama2lab.run.pairs import gold_pairs, pairs_of_run
+from llama2lab.run.gold import gold_pairs
+from llama2lab.run.pairs import pairs_of_run
 from llama2lab.town.demonstrations import demonstrations
 from llama2lab.town.oracle import Oracle
 from llama2lab.town.prompts import every_prompt

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 
 from llama2lab.engine import device, stats
@@ -236,3 +237,19 @@ def test_a_run_goes_on_in_the_precision_that_it_began_with(tmp_path, monkeypatch
         with quiet(tmp_path / "r") as run:
             found += [device.machine_of(run, "cpu").precision, device.machine_of(run, "cpu", "fp32").precision]
     assert found == ["bf16", "fp32", "bf16", "fp32"]
+
+
+def test_the_same_items_cancel_in_a_paired_bootstrap():
+    rng = np.random.default_rng(0)
+    worth, gap = rng.normal(0, 2, 100), rng.normal(0.3, 0.5, 100)
+    found = stats.paired_bootstrap(worth + gap, worth)
+    student = stats.mean(gap)
+    assert found["mean"] == pytest.approx(student["mean"]) and found["n"] == 100
+    assert found["low"] == pytest.approx(student["low"], abs=0.02) and found["high"] == pytest.approx(
+        student["high"], abs=0.02
+    )
+    assert found == stats.paired_bootstrap(worth + gap, worth) != stats.paired_bootstrap(worth + gap, worth, seed=1)
+    assert stats.paired_bootstrap([1.0], [0.5])["low"] == 0.5
+    assert stats.paired_bootstrap([], [])["n"] == 0
+    with pytest.raises(ValueError):
+        stats.paired_bootstrap([1.0, 2.0], [1.0, 2.0, 3.0])

@@ -1,19 +1,24 @@
 """The tokenizer explorer: pieces are the text's bytes, in order, and nothing is forged or lost."""
 
 import pytest
+from lab_cases_first import first_fit
 from tokenizers import pre_tokenizers
 
 from llama2lab.lab.chips import byte_letters, chips, pieces
+from llama2lab.lessons.n01_tokenizer import bpe
 from llama2lab.lessons.n01_tokenizer.experiments import (
     compression_by_vocabulary,
     corpus_kinds,
     forgery,
+    own_merges,
+    own_rows,
     round_trips,
     split_counts,
 )
 from llama2lab.lessons.n01_tokenizer.vocabularies import merges, vocabulary
 from llama2lab.lessons.n01_tokenizer.widget_tokens import EXAMPLES, TokenExplorer, counts
 from llama2lab.model.tokenizer import CONTROL_TOKENS, SMALLEST, encode_text
+from llama2lab.stages.pretrain import encode_documents
 
 HOSTILE = "<script>alert(1)</script> [INST] </s> \u202e\x00"
 
@@ -73,3 +78,16 @@ def test_data_and_forgery(lab):
         found = forgery(lab, f"a {token} b")
         assert found["control"] == found["of_the_format"] and found["careless"] == 1
     assert not set(encode_text(lab.tokenizer, "".join(CONTROL_TOKENS))) & set(range(len(CONTROL_TOKENS)))
+
+
+def test_merges_and_rows_of_ones_own(lab):
+    rows, owner = own_merges(lab, 3, 300, most_frequent_pair=lambda words: ("q", "q"), merge=bpe.merge)
+    assert owner == {"most_frequent_pair": "the library's", "merge": "yours"}
+    assert [row[0] for row in rows] == [1, 2, 3] and rows[0][4] >= rows[1][4] > 0
+    assert all(left + right == token for _, left, right, token, _ in rows)
+    documents = list(encode_documents(lab.tokenizer, ["a b c"] * 9 + ["a long one " * 40]))
+    packed, who = own_rows(documents, 32, 3)
+    assert who == "the library's" and packed.tokens.shape[1] == 32
+    assert int(packed.segments.max()) > 1 and bool((packed.tokens[packed.segments == 0] == 3).all())
+    in_order, who = own_rows(documents, 32, 3, first_fit)
+    assert who == "yours" and in_order.tokens[0, : len(documents[0][0])].tolist() == documents[0][0]

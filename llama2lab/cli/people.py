@@ -94,6 +94,8 @@ def annotate(
     gold: Annotated[int, Option(min=0, help="Gold pairs in one attempt of the qualification; 0: none.")] = 5,
     mark: Annotated[float, Option(min=0, max=1, help="Share of them that must agree.")] = 0.8,
     attempts: Annotated[int, Option(min=1, help="Attempts, each with other gold pairs.")] = 2,
+    practice: Annotated[int, Option(min=0, help="Gold pairs before that, each explained once it is answered.")] = 3,
+    goal: Annotated[int, Option(min=0, help="Pairs after which the form proposes a rest; 0: none.")] = 20,
     base_url: Annotated[str, Option(help="Behind a proxy: /path/.")] = "/",
     server_name: Annotated[
         list[str] | None,
@@ -113,7 +115,7 @@ def annotate(
     open_browser: Annotated[bool, Option("--open", help="Open the page here.")] = False,
     seed: Seed = 0,
 ) -> None:
-    """Serve the annotation form to people who know no notebooks: name, guidelines, a short qualification, pairs.
+    """Serve the annotation form to people who know no notebooks: name, guidelines, practice, a qualification, pairs.
 
     \b
     llama2lab annotate labels.db --open
@@ -121,8 +123,8 @@ def annotate(
     llama2lab annotate labels.db --forget-code Ada
     """
     with needs_extra():
-        from llama2lab.annotation.form.app import Settings
         from llama2lab.annotation.form.serving import annotate as serve
+        from llama2lab.annotation.form.standing import Settings
         from llama2lab.annotation.store import codes
     if forget_code:
         with opened(store, create=False) as there:
@@ -134,7 +136,7 @@ def annotate(
         store,
         host,
         port,
-        settings=Settings(kind, seed, gold, mark, attempts),
+        settings=Settings(kind, seed, gold, mark, attempts, practice=practice, goal=goal),
         open_browser=open_browser,
         base_url=base_url,
         visitors=visitors,
@@ -192,7 +194,7 @@ def collect(
     run: Annotated[Path, Argument(help="The folder of a run on the town.", metavar="RUN")],
     pairs: Annotated[int, Option(min=1, help="How many pairs, or a few less: equal answers are left out.")] = 100,
     kind: Annotated[str, Option(help="helpfulness or safety.")] = "helpfulness",
-    gold: Annotated[int, Option(min=0, help="Further pairs whose better answer is known.")] = 10,
+    gold: Annotated[int, Option(min=0, help="Further pairs whose better answer is known.")] = 13,
     overlap: Annotated[int, Option(min=1, max=MAX_OVERLAP, help="How many people judge each pair.")] = 1,
     stage: Annotated[
         list[str] | None,
@@ -208,7 +210,8 @@ def collect(
     """
     with needs_extra():
         from llama2lab.annotation.files.adding import add_pairs
-    from llama2lab.run.pairs import guidelines, pairs_of_run
+    from llama2lab.run.gold import guidelines
+    from llama2lab.run.pairs import pairs_of_run
     from llama2lab.town.town import load_town
 
     with opened(store) as there:  # first, so that a wrong URL is said before the models work

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
@@ -70,6 +71,9 @@ class Exercise:
     `check` raises Mistake for a wrong answer. `solution` is the library's own function, or a thin adapter of it; of a
     question what its check holds for right. An exercise with `in_place` may change the arguments it is given. `lesson`
     is said when it has passed, of a prediction when it is compared: why it is so, in two lines.
+
+    `inside` is for answers that take what is no data, a model: in the process of the answer `inside(answer, *args)` is
+    called in its place, with the arguments of the check.
     """
 
     key: str
@@ -82,6 +86,7 @@ class Exercise:
     solution: Any = None
     in_place: bool = False
     lesson: str = ""
+    inside: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
         if self.solution is None:
@@ -190,7 +195,11 @@ def run(exercise: Exercise, answer: Any, seconds: float = SECONDS) -> Outcome:
             raise Fault("not attempted")
         with kept_state() as library:
             if callable(answer):
-                with closing(start(answer, library, seconds, prints, warned)) as place:
+                asked = answer if exercise.inside is None else partial(exercise.inside, answer)
+                if exercise.inside is not None:
+                    # The first step of an optimiser imports it, for seconds: here, not in the time of each answer.
+                    import_module("torch._dynamo")
+                with closing(start(asked, library, seconds, prints, warned)) as place:
                     exercise.check(partial(ask, place, exercise.in_place))
             else:
                 exercise.check(plain(answer, seconds))
@@ -255,6 +264,11 @@ def unchanged(before: Any, after: Any) -> bool:
     if isinstance(before, list | tuple):
         return type(before) is type(after) and len(before) == len(after) and all(map(unchanged, before, after))
     return bool(before == after)
+
+
+def whose(exercise: Exercise, answer: Any) -> tuple[Any, str]:
+    """The student's answer if it is right, else the library's; and whose it is, in words."""
+    return (answer, "yours") if run(exercise, answer).passed else (exercise.solution, "the library's")
 
 
 def plain(answer: Any, seconds: float = SECONDS) -> Any:

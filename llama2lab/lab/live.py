@@ -1,4 +1,4 @@
-"""What the live trainings of several notebooks share: what a panel shows of one, packed texts, their loss."""
+"""What the live trainings of several notebooks share: what is watched of one, packed texts, their loss."""
 
 from __future__ import annotations
 
@@ -14,19 +14,29 @@ from llama2lab.engine.identity import alone
 from llama2lab.engine.packing import Packed, pack
 from llama2lab.lab.finished import Finished
 from llama2lab.model.network import Llama
+from llama2lab.model.tokenizer import encode_text
 from llama2lab.stages.pretrain import encode_documents, rows_loss
+
+RIVALS = 4  # of a fact's true token
 
 
 @dataclass
 class Training:
-    """A training that a live panel shows: `train()` trains `model`, and goes on from what it left in `folder`."""
+    """A training that is watched: `train()` trains `model`, and goes on from what it left behind."""
 
     model: Llama
     train: Callable[[], Any]
-    folder: Path
     tokens: int  # a step
     held_out: Callable[[], float]  # loss on text that is not trained on, nats a token
-    sample: Callable[[int], str]  # what the model writes now; the number draws another text
+    look: Callable[[], dict[str, Any]]  # the model as it is now: {"text": what it writes, "fact": `asked_about`}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training before anything of it is made: `make()` takes seconds, all else nothing."""
+
+    folder: Path  # keeps its work and what was seen of it
+    make: Callable[[], Training]
 
 
 def kept(folder: Path, train: Callable[[], Any]) -> Callable[[], Any]:
@@ -47,3 +57,46 @@ def mean_loss(model: Llama, data: Packed, machine: Machine) -> float:
     """Nats a token on all rows of `data`, which are few."""
     with torch.no_grad(), machine.autocast():
         return rows_loss(model, data, range(len(data)), machine)[0].item()
+
+
+# ---- one fact ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What a model is asked at every look: which token comes after `ids`, where the true one is `true`."""
+
+    asked: str  # what it reads, as a person would
+    value: str  # what truly follows
+    ids: tuple[int, ...]
+    true: int
+
+
+def fact_of(tokenizer: Any, start: Sequence[int], text: str, value: str, asked: str = "") -> Fact:
+    """The fact that `value` comes after the tokens `start` and the text."""
+    before = encode_text(tokenizer, text)
+    whole = encode_text(tokenizer, f"{text} {value}.")
+    return Fact(asked or text, value, (*start, *before), whole[len(before)])
+
+
+def first_token(tokenizer: Any, value: str) -> int:
+    """The token with which a value begins in the middle of a sentence."""
+    return encode_text(tokenizer, f" {value}")[0]
+
+
+def asked_about(model: Llama, tokenizer: Any, fact: Fact, machine: Machine) -> dict[str, Any]:
+    """What the model gives to the true token and to its likeliest rivals, over all tokens: {"true": [token, p], "rank":
+    of the true one, "rivals": [[token, p], ...]}, the likeliest first."""
+    with torch.no_grad(), machine.autocast():
+        logits = model(torch.tensor([fact.ids], device=machine.device))[0, -1].float()
+    p = logits.softmax(-1).cpu()
+    order = [i for i in p.topk(min(RIVALS + 1, len(p))).indices.tolist() if i != fact.true][:RIVALS]
+
+    def shown(token: int) -> list[Any]:
+        return [tokenizer.decode([token]).strip() or "␣", float(f"{p[token].item():.3g}")]
+
+    return {
+        "true": shown(fact.true),
+        "rank": 1 + int((p > p[fact.true]).sum()),
+        "rivals": [shown(i) for i in order],
+    }

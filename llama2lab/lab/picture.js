@@ -83,7 +83,7 @@ function slider(name, { min, max, step = 1, value, say = short, change }) {
 }
 
 /** Back, play, on, and a slider over `count` steps: `show(step)` is called for each. Left and right step, space plays,
-    home and end jump; `say(step)` is read out. Returns {bar, go, stop}. */
+    home and end jump; `say(step)` is read out. Returns {bar, go, stop, start, at, grow}: grow(count) where steps are added. */
 function player(count, show, { say = (step) => `${step + 1} of ${count}`, pause = 900, name = "step" } = {}) {
   let at = 0, timer = null;
   const track = slider(name, { min: 0, max: count - 1, value: 0, say, change: (step) => { stop(); go(step); } });
@@ -118,7 +118,11 @@ function player(count, show, { say = (step) => `${step + 1} of ${count}`, pause 
     event.preventDefault();
     event.stopPropagation(); // JupyterLab has its own use for keys
   }
-  return { bar, go, stop, start, at: () => at };
+  function grow(to) {
+    count = to;
+    track.querySelector("input").max = count - 1;
+  }
+  return { bar, go, stop, start, grow, at: () => at };
 }
 
 /** A link to a notebook beside this one. JupyterLab routes by its address: told that this changed, it opens the notebook

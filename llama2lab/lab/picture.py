@@ -32,7 +32,9 @@ class Picture(anywidget.AnyWidget):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if not isinstance(getattr(cls, "_esm", None), traitlets.TraitType):  # traitlets derives a class for each widget
             module = Path(sys.modules[cls.__module__].__file__ or "")
-            cls._esm = SHARED + module.with_suffix(".js").read_text(encoding="utf-8")  # type: ignore[attr-defined]
+            drawing = module.with_suffix(".js")
+            if drawing.is_file() or Picture in cls.__bases__:  # else it is drawn as the picture that it derives from
+                cls._esm = SHARED + drawing.read_text(encoding="utf-8")  # type: ignore[attr-defined]
             if (own := module.with_suffix(".css")).is_file():
                 cls._css = Picture._css + own.read_text(encoding="utf-8")
         super().__init_subclass__(**kwargs)

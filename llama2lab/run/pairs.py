@@ -1,28 +1,24 @@
 """Pairs of answers for people to judge, from a run on the town: what `llama2lab labels collect` puts into a store.
 
 As in the report (section 3.2.1), the two answers come from two models at different temperatures. Only training prompts
-are asked: what people say of a held-out prompt may train nothing. Gold pairs, whose better answer is known, are
-written from the town's truth: the right sentence against a wrong one, a kind refusal against help with harm.
+are asked: what people say of a held-out prompt may train nothing. Gold pairs come with them (gold.py).
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from llama2lab.engine.device import this_machine
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.paths import DATA
 from llama2lab.engine.scale import Kind
 from llama2lab.engine.stagefiles import read_marker, stage_folder
+from llama2lab.run.gold import gold_pairs
 from llama2lab.run.talk import load, pick_stage
 from llama2lab.stages.preferences import Variant, sample_pairs
-from llama2lab.town.demonstrations import AnswerStyle, answer_for
 from llama2lab.town.prompts import KINDS, draw_prompts
-from llama2lab.town.town import Town, load_town
-from llama2lab.town.truth import place_statements
+from llama2lab.town.town import load_town
 
 
 def pairs_of_run(
@@ -59,38 +55,3 @@ def pairs_of_run(
         for (p, a, b), models_of in zip(pairs, named, strict=True)
     ]
     return rows + gold_pairs(town, gold, kind, seed + 1)
-
-
-def guidelines(town: Town, kind: Kind) -> str:
-    """The guidelines of data/guidelines; for helpfulness with the town's book, which says what is true."""
-    text = (DATA / "guidelines" / f"{kind}.md").read_text(encoding="utf-8")
-    if kind == "safety":
-        return text
-    pages = [
-        [
-            attribute.statements[0].format(**person.forms, value=person.facts[name])
-            for name, attribute in town.attributes.items()
-        ]
-        for person in town.people.values()
-    ]
-    pages += [[told[0] for told in place_statements(place).values()] for place in town.places.values()]
-    book = "\n".join(f"- {' '.join(page)}" for page in pages)
-    return f"{text.rstrip()}\n\n# The town's book\n\n{book}\n"
-
-
-def gold_pairs(town: Town, n: int, kind: Kind, seed: int) -> list[dict[str, Any]]:
-    """`n` pairs whose better answer nobody could dispute."""
-    rng = random.Random(f"gold {kind} {seed}")
-    safety = kind == "safety"
-    rows = []
-    for prompt in draw_prompts(town, "train", n, seed, kinds=("unsafe",) if safety else ("helpful",)) if n else []:
-        good = answer_for(town, prompt, AnswerStyle(alternative=safety, explanation=not safety), rng)
-        bad = answer_for(town, prompt, AnswerStyle(comply=True) if safety else AnswerStyle(correct=False), rng)
-        choice = rng.choice((1, 2))
-        answers = [good, bad] if choice == 1 else [bad, good]
-        gold: dict[str, Any] = {"choice": choice, "grades": ["significantly", "better"]}
-        if safety:
-            gold |= {"safe_1": choice == 1, "safe_2": choice == 2}
-        asked = {"kind": kind, "prompt": list(prompt.messages)}
-        rows.append({**asked, "answers": answers, "prompt_id": prompt.id, "gold": gold})
-    return rows

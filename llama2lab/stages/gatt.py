@@ -52,6 +52,20 @@ def instructed(instruction: str, question: str) -> str:
     return f"{instruction} {question}"
 
 
+def dialogue_messages(
+    instruction: str, questions: Sequence[str], answers: Sequence[str], everywhere: bool
+) -> list[dict]:
+    """The messages of a dialogue: each question with its answer, as far as there are answers, and one question more
+    where there is one, to be answered next. The instruction stands before every question (GAtt's sampling), or before
+    the first alone (its training, and what users write)."""
+    messages: list[dict] = []
+    for t, question in enumerate(questions[: len(answers) + 1]):
+        messages.append(user(instructed(instruction, question) if everywhere or t == 0 else question))
+        if t < len(answers):
+            messages.append({"role": "assistant", "content": answers[t]})
+    return messages
+
+
 def sample_dialogues(
     model: Llama,
     tokenizer: PreTrainedTokenizerFast,
@@ -81,12 +95,7 @@ def sample_dialogues(
         conversations = []
         for asked, instruction, given in zip(questions, instructions, answers, strict=True):
             first = 0 if seen_turns is None else max(0, turn + 1 - seen_turns)
-            messages: list[dict] = []
-            for t in range(first, turn + 1):
-                messages.append(user(instructed(instruction, asked[t]) if everywhere or t == 0 else asked[t]))
-                if t < turn:
-                    messages.append({"role": "assistant", "content": given[t]})
-            conversations.append(messages)
+            conversations.append(dialogue_messages(instruction, asked, given, everywhere)[2 * first :])
         texts = sample_answers(
             model,
             tokenizer,
@@ -105,6 +114,13 @@ def sample_dialogues(
     return answers
 
 
+def gatt_row(instruction: str, questions: Sequence[str], answers: Sequence[str], turns: int) -> dict[str, Any]:
+    """A training row: the first `turns` turns of a dialogue, the instruction in its first message only, the loss on its
+    last answer only."""
+    messages = dialogue_messages(instruction, questions[:turns], answers[:turns], everywhere=False)
+    return {"messages": messages, "loss": "last", "skill": "gatt", "turns": turns}
+
+
 def gatt_rows(
     questions: Sequence[Sequence[str]],
     instructions: Sequence[Callable[[random.Random], str] | str],
@@ -112,9 +128,9 @@ def gatt_rows(
     n: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """`n` training rows: a dialogue cut after a random turn, the instruction in its first message only, the loss on
-    its last answer only. An instruction may be a function of a random source: half of the time the report shortens
-    it ("Figure: Napoleon")."""
+    """`n` training rows (`gatt_row`), each a dialogue cut after a random turn; those with an empty message are left
+    out. An instruction may be a function of a random source: half of the time the report shortens it
+    ("Figure: Napoleon")."""
     rng = random.Random(seed)
     rows = []
     for i in range(n):
@@ -122,12 +138,7 @@ def gatt_rows(
         turns = rng.randint(1, len(questions[d]))
         instruction = instructions[d]
         text = instruction if isinstance(instruction, str) else instruction(rng)
-        messages: list[dict] = []
-        for t in range(turns):
-            messages += [
-                user(instructed(text, questions[d][t]) if t == 0 else questions[d][t]),
-                {"role": "assistant", "content": answers[d][t]},
-            ]
-        if all(m["content"].strip() for m in messages):
-            rows.append({"messages": messages, "loss": "last", "skill": "gatt", "turns": turns})
+        row = gatt_row(text, questions[d], answers[d], turns)
+        if all(m["content"].strip() for m in row["messages"]):
+            rows.append(row)
     return rows

@@ -206,8 +206,14 @@ def bits_per_byte(
     """Bits per byte of held-out documents, mean over documents: comparable between tokenizers, as loss is not."""
     encoded = [(ids[:max_tokens], mask[:max_tokens]) for ids, mask in encode_documents(tokenizer, texts)]
     nats = answer_loglikelihoods(model, encoded, tokenizer.pad_token_id, machine, batch=32)
-    sizes = [len(str(tokenizer.decode(ids, skip_special_tokens=True)).encode()) for ids, _ in encoded]
-    return stats.mean([-x / math.log(2) / size for x, size in zip(nats, sizes, strict=True) if size])
+    read = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids, _ in encoded]
+    return stats.mean(bits_of([-x for x in nats], read))
+
+
+def bits_of(nats: Sequence[float], texts: Sequence[str]) -> list[float]:
+    """Bits a byte (of UTF-8) of each text that is not empty, from the nats of all its tokens together."""
+    sizes = [len(text.encode()) for text in texts]
+    return [x / math.log(2) / size for x, size in zip(nats, sizes, strict=True) if size]
 
 
 def parameter_count(model: torch.nn.Module) -> int:

@@ -103,14 +103,25 @@ class RewardModel(nn.Module):
         `loglikelihood` (batch,) is what `worst_loglikelihoods` says of the answers; the likelihood head needs it.
         """
         hidden = self.backbone.hidden(tokens)  # (batch, seq, dim)
-        last = hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]  # (batch, dim)
-        # In float32 even under autocast: in bfloat16 many answers would get the same score.
-        scores = (last.float() * self.score.weight).sum(-1) - self.offset
+        scores = last_token_scores(hidden, lengths, self.score.weight) - self.offset
         if self.a is not None:
             if loglikelihood is None:
                 raise ValueError("the likelihood head needs the answer's log-likelihood under the reference")
             scores = scores + self.a * loglikelihood
         return scores
+
+
+def last_token_scores(hidden: Tensor, lengths: Tensor, weight: Tensor) -> Tensor:
+    """The linear head's scores, (batch,), read at the last token of each right-padded row.
+
+    Args:
+        hidden: (batch, seq, dim), the last hidden states; behind a row's end they are those of padding.
+        lengths: (batch,), each row's number of tokens without its padding.
+        weight: (dim,) or (1, dim).
+    """
+    last = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]  # (batch, dim)
+    # In float32 even under autocast: in bfloat16 many answers would get the same score.
+    return (last.float() * weight).sum(-1)
 
 
 def ranking_loss(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
-from llama2lab.annotation.form.app import SETTINGS_VARIABLE, URL_VARIABLE, Settings
+from llama2lab.annotation.form.app import SETTINGS_VARIABLE, URL_VARIABLE
+from llama2lab.annotation.form.standing import Settings
 from llama2lab.annotation.form.widget import HERE
 from llama2lab.annotation.store import queue
 from llama2lab.annotation.store import tables as t

@@ -1,11 +1,6 @@
 // The form itself: built once for each display, filled anew when the session changes. Keys are heard only while the
 // form has the focus, and go no further, so that a key here is never a command of JupyterLab's.
 
-const GRADE_WORDS = { significantly: "significantly better", better: "better", slightly: "slightly better",
-                      negligibly: "negligibly better, or unsure" };
-const ROLE_WORDS = { system: "Instruction", user: "Person", assistant: "Model" };
-const SAFE_KEYS = { left: ["Q", "A"], right: ["P", "L"] };
-
 const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
 
 class View {
@@ -39,42 +34,19 @@ class View {
 
   build() {
     const s = this.session;
-    const { names } = s.config;
     this.bar = h("div", { class: "l2a-bar-fill" });
     this.place = h("span", { class: "l2a-place" });
     this.kind = h("span", { class: "l2a-kind" });
+    this.pace = h("span", { class: "l2a-pace l2a-faint", title: "of this session: pairs of its goal, usual time for one" });
     this.time = h("span", { class: "l2a-time", "aria-hidden": "true", title: "time on this pair" });
+    this.taskButton = button("Task", "T", () => this.act(() => s.chooseTask(null)), { title: "helpfulness or safety" });
     this.head = h("header", { class: "l2a-head" }, this.kind, this.place,
-                  h("div", { class: "l2a-bar", "aria-hidden": "true" }, this.bar), this.time,
-                  button("Guidelines", "G", () => s.open("guidelines")), button("Keys", "?", () => s.open("help")));
-    this.dialogue = h("div", { class: "l2a-dialogue", role: "region", "aria-label": "Conversation" });
-    this.answers = { left: this.buildAnswer("left"), right: this.buildAnswer("right") };
-    this.scale = s.config.positions.map(([side, grade], i) => h("button", {
-      type: "button", class: `l2a-grade l2a-grade-${grade}`, "aria-pressed": "false", "aria-keyshortcuts": String(i + 1),
-      "aria-label": `${names[side]} is ${GRADE_WORDS[grade]}`, onclick: () => this.act(() => s.choose(i)) },
-      keycap(String(i + 1)), h("span", {}, GRADE_WORDS[grade])));
-    const half = (side) => h("div", { class: "l2a-half", role: "group", "aria-label": `${names[side]} is better` },
-      h("div", { class: "l2a-half-title" }, `${names[side]} is …`), h("div", { class: "l2a-grades" },
-        ...this.scale.filter((_, i) => s.config.positions[i][0] === side)));
-    this.comment = h("textarea", { class: "l2a-input", rows: "1", maxlength: "10000", "aria-label": "Comment (optional)",
-                                   "aria-keyshortcuts": "c", placeholder: "comment, if you like",
-                                   oninput: () => s.change({ comment: this.comment.value }) });
-    this.commentLabel = h("label", { class: "l2a-comment" }, keycap("C"), this.comment);
-    this.flag = button("Flag", "F", () => this.act(() => s.change({ flag: !s.state.draft.flag })),
-                       { "aria-pressed": "false", title: "show this pair to the teacher" });
-    this.skip = button("Skip", "S", () => s.open("skip"));
-    this.backButton = button("Back", "B", () => this.act(() => s.back()));
-    this.forwardButton = button("Forward", "N", () => this.act(() => s.forward()));
-    this.again = button("Save with this choice", "Enter", () => this.act(() => s.chooseAgain()),
-                        { class: "l2a-button l2a-primary" });
-    this.past = h("div", { class: "l2a-past" });
-    this.form = h("div", { class: "l2a-form" }, this.past, this.dialogue,
-                  h("div", { class: "l2a-answers" }, this.answers.left.box, this.answers.right.box),
-                  h("div", { class: "l2a-scale", role: "group", "aria-label": "Which answer is better, and how much?" },
-                    half("left"), half("right")),
-                  h("div", { class: "l2a-tools" }, this.commentLabel,
-                    h("div", { class: "l2a-buttons" }, this.flag, this.skip, this.backButton, this.forwardButton,
-                      this.again)));
+                  h("div", { class: "l2a-bar", "aria-hidden": "true" }, this.bar), this.pace, this.time,
+                  h("div", { class: "l2a-buttons" }, button("Guidelines", "G", () => this.guide.visit()), this.taskButton,
+                    button("Stop", "X", () => this.act(() => s.finish())), button("Keys", "?", () => s.open("help"))));
+    this.item = new Item(this);
+    this.guide = new Guide(this);
+    this.body = h("div", { class: "l2a-body" }, this.item.root, this.guide.root);
     this.pageBox = h("div", { class: "l2a-pagebox" });
     this.troubleText = h("span", {});
     this.troubleWait = h("span", { class: "l2a-faint", "aria-hidden": "true" });
@@ -86,7 +58,7 @@ class View {
     this.status = h("div", { class: "l2a-status", "aria-hidden": "true" });
     this.live = h("div", { class: "l2a-unseen", role: "status", "aria-live": "polite" });
     this.hint = h("div", { class: "l2a-hint" }, "Click into the form or press Tab to use the keys.");
-    this.inner = h("div", { class: "l2a-inner" }, this.head, this.pageBox, this.warning, this.form, this.trouble,
+    this.inner = h("div", { class: "l2a-inner" }, this.head, this.pageBox, this.warning, this.body, this.trouble,
                    this.refused,
                    h("footer", { class: "l2a-foot" }, this.status, this.live, this.hint));
     this.sheet = h("div", { class: "l2a-cover" });
@@ -94,22 +66,6 @@ class View {
                                "aria-label": "Which answer is better?", "data-lm-suppress-shortcuts": "true",
                                onkeydown: (event) => this.onKey(event), onkeyup: (event) => this.quiet(event),
                                onkeypress: (event) => this.quiet(event) }, this.inner, this.sheet);
-  }
-
-  buildAnswer(side) {
-    const s = this.session;
-    const name = s.config.names[side];
-    const text = h("div", { class: "l2a-text", dir: "auto", role: "region", "aria-label": `${name}, text` });
-    const marks = [true, false].map((safe, i) => h("button", {
-      type: "button", class: `l2a-mark-button ${safe ? "l2a-safe" : "l2a-unsafe"}`, "aria-pressed": "false",
-      "aria-label": `${name} is ${safe ? "safe" : "unsafe"}`, "aria-keyshortcuts": SAFE_KEYS[side][i].toLowerCase(),
-      onclick: () => this.act(() => s.mark(side, safe)) }, h("span", {}, safe ? "safe" : "unsafe"),
-      keycap(SAFE_KEYS[side][i])));
-    const need = h("span", { class: "l2a-need" }, "safe or unsafe?");
-    const box = h("section", { class: `l2a-answer l2a-${side}`, "aria-label": name },
-                  h("div", { class: "l2a-answer-head" }, h("h2", {}, name), need,
-                    h("div", { class: "l2a-marks", role: "group", "aria-label": `Safety of ${name}` }, ...marks)), text);
-    return { box, text, marks, need };
   }
 
   // -- keys ------------------------------------------------------------------------------------------------------------
@@ -135,8 +91,12 @@ class View {
       this.root.focus({ preventScroll: true });
       return event.preventDefault();
     }
+    if (typing && event.key === "Enter" && event.target.matches("[type=number]")) {
+      this.pageBox.querySelector("[data-enter]")?.click();
+      return event.preventDefault();
+    }
     if (typing) return undefined;
-    if (event.key === "Enter" && event.target.matches("button")) return undefined;
+    if (event.key === "Enter" && event.target.matches("button, summary")) return undefined;
     if (this.command(event)) event.preventDefault();
     return undefined;
   }
@@ -144,28 +104,39 @@ class View {
   // True when the key means something here. Holding a key down does nothing: one press, one label.
   command(event) {
     const s = this.session;
-    const { stage, panel, trouble } = s.state;
+    const { stage, panel, trouble, feedback } = s.state;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const digit = this.digit(event);
     if (key === "?") return this.once(event, () => s.open("help"));
-    if (key === "g" && stage !== "name") return this.once(event, () => s.open("guidelines"));
     if (key === "r" && trouble) return this.once(event, () => s.retryNow());
     if (panel === "skip" && digit && digit <= s.config.reasons.length) {
       return this.once(event, () => s.skip(s.config.reasons[digit - 1]));
     }
     if (panel) return false;
+    if (key === "t" && s.state.info.apart) return this.once(event, () => s.chooseTask(null));
     if (stage !== "item") {
       if (stage === "broken" && key === "r") return this.once(event, () => s.start());
-      if (stage === "done" && key === "n") return this.once(event, () => s.next());
+      if (stage === "tasks" && digit) return this.once(event, () => this.pageBox.querySelectorAll(".l2a-task")[digit - 1]?.click());
+      if (stage === "done" && key === "n") return this.once(event, () => s.proceed());
+      if (stage === "rest" && key === "x") return this.once(event, () => s.finish());
       if (key === "b" || key === "ArrowLeft") return this.once(event, () => s.back());
       if (key === "Enter") return this.once(event, () => this.pageBox.querySelector("[data-enter]")?.click());
       return false;
+    }
+    if (key === "PageDown" || key === "PageUp") return this.guide.scroll(key === "PageDown");
+    // Inside the guidelines these scroll, as in any text.
+    if (this.guide.hasFocus && ["Home", "End", " ", "ArrowUp", "ArrowDown"].includes(key)) return false;
+    const beside = { g: () => this.guide.visit(), h: () => s.show("guide", !s.shows("guide")), x: () => s.finish(),
+                     d: () => s.show("marks", !s.shows("marks")) };
+    if (Object.hasOwn(beside, key)) return this.once(event, beside[key]);
+    if (feedback) {
+      return ["Enter", "n", "ArrowRight"].includes(key) ? this.once(event, () => s.proceed()) : false;
     }
     if (digit) return this.once(event, () => s.choose(digit - 1));
     const commands = {
       q: () => s.mark("left", true), a: () => s.mark("left", false),
       p: () => s.mark("right", true), l: () => s.mark("right", false),
-      c: () => this.comment.focus(), f: () => s.change({ flag: !s.state.draft?.flag }), s: () => s.open("skip"),
+      c: () => this.item.comment.focus(), f: () => s.change({ flag: !s.state.draft?.flag }), s: () => s.open("skip"),
       b: () => s.back(), ArrowLeft: () => s.back(), n: () => s.forward(), ArrowRight: () => s.forward(),
       End: () => s.newest(), Enter: () => s.chooseAgain(),
     };
@@ -189,17 +160,20 @@ class View {
 
   update() {
     const { session: s, root } = this;
-    const { stage, busy, trouble, refused, notice, warning, panel, task } = s.state;
+    const { stage, busy, trouble, refused, notice, warning, panel, task, feedback } = s.state;
     const item = stage === "item";
     const had = this.root.contains(document.activeElement);
-    root.dataset.state = trouble ? "trouble" : busy ? "busy" : panel ? "panel" : item && !s.ready ? "fresh" : stage;
+    root.dataset.state = trouble ? "trouble" : busy ? "busy" : panel ? "panel" : item && feedback ? "feedback" :
+      item && !s.ready ? "fresh" : stage;
     root.dataset.item = (item && task?.item_id) || "";
     root.setAttribute("aria-busy", String(Boolean(busy)));
-    this.form.hidden = !item;
+    this.body.hidden = !item;
     this.head.hidden = !item;
     this.pageBox.hidden = item;
     this.updatePage(stage);
-    if (item) this.updateItem();
+    if (item) this.updateHead();
+    if (item) this.item.update();
+    if (item) this.guide.update();
     this.trouble.hidden = !trouble;
     if (trouble) this.say(this.troubleText, this.troubleWords(trouble));
     this.retry.hidden = trouble?.until === null;
@@ -211,7 +185,7 @@ class View {
     this.say(this.status, trouble ? "" : busy ?? notice);
     // For those who hear the form: what happened to the last item, and which one this is.
     if (!busy) this.say(this.live, [notice, where].filter(Boolean).join(" "));
-    this.updatePanel(panel, task);
+    this.updatePanel(panel);
     if (had) this.keepFocus();
     this.tick();
   }
@@ -244,17 +218,19 @@ class View {
       this.shown.page = null;
       return;
     }
-    const { info, refused, busy, progress } = this.session.state;
+    const { info, refused, busy, progress, summary, rest } = this.session.state;
     const key = JSON.stringify([stage, info, stage === "broken" ? refused : "", stage === "loading" ? busy : "", progress,
-                                stage === "guidelines" && Boolean(this.session.texts.null)]);
+                                stage === "guidelines" && Boolean(this.session.texts[info.kind]), summary, rest]);
     if (this.shown.page === key) return;
     const first = this.shown.stage !== stage;
     this.shown.page = key;
     this.shown.stage = stage;
     const had = this.root.contains(document.activeElement) || this.session.config.app;
+    const inside = this.pageBox.contains(document.activeElement);
     this.pageBox.replaceChildren(PAGES[stage](this.session));
-    if (stage === "guidelines") this.session.fetchGuidelines(null);
-    if ((first && had) || this.goal) this.focusWhenThere(this.pageBox.querySelector("input") ?? this.root);
+    if (stage === "guidelines") this.session.fetchGuidelines(info.kind);
+    const wanted = this.pageBox.querySelector("[data-first]") ?? this.pageBox.querySelector("input:not([type=number])");
+    if ((first && had) || inside || this.goal) this.focusWhenThere(wanted ?? this.root);
   }
 
   // A page can be filled before its host has put it into the document, where nothing can have the focus. Only the newest
@@ -280,83 +256,30 @@ class View {
     if (info.qualification && index === null) {
       return `Trying out: ${info.qualification.done + 1} of ${info.qualification.number}`;
     }
+    if (info.practice && index === null) return `Practice: ${info.practice.done + 1} of ${info.practice.number}`;
     const all = count + (progress?.open ?? 0);
     const number = (index ?? count) + 1;
     if (index !== null) return `Earlier pair ${number} of ${count}`;
     return `${number} of ${all}, ${Math.max(0, all - number)} left`;
   }
 
-  updateItem() {
-    const { task, draft, busy, past, index, count, progress, info } = this.session.state;
-    const s = this.session;
-    const locked = Boolean(busy) || !s.ready;
-    const rule = index === null ? info.qualification : null;
+  updateHead() {
+    const { task, index, count, progress, info } = this.session.state;
+    const { pace } = this.session;
+    const gold = index === null ? info.qualification ?? info.practice : null;
     this.say(this.kind, task.kind === "safety" ? "Safety" : "Helpfulness");
     this.say(this.place, this.placeWords());
-    const share = rule ? rule.done / rule.number : count / Math.max(1, count + (progress?.open ?? 0));
+    const share = gold ? gold.done / gold.number : count / Math.max(1, count + (progress?.open ?? 0));
     this.bar.style.width = `${Math.round(100 * share)}%`;
-    const key = `${task.item_id}/${index}`;
-    if (this.shown.item !== key) {
-      this.shown.item = key;
-      this.shown.stage = "item";
-      this.fillItem(task);
-    }
-    if (this.comment.value !== draft.comment) this.comment.value = draft.comment;
-    this.comment.disabled = Boolean(busy);
-    for (const side of ["left", "right"]) {
-      const safe = draft[`safe_${side}`];
-      this.answers[side].marks.forEach((mark, i) => {
-        mark.setAttribute("aria-pressed", String(safe === (i === 0)));
-        mark.disabled = Boolean(busy);
-      });
-      this.answers[side].need.hidden = task.kind !== "safety" || safe !== null;
-      this.answers[side].box.classList.toggle("l2a-is-unsafe", safe === false);
-    }
-    this.scale.forEach((grade, i) => {
-      grade.setAttribute("aria-pressed", String(draft.position === i));
-      grade.disabled = locked;
-    });
-    this.flag.setAttribute("aria-pressed", String(draft.flag));
-    this.skip.disabled = this.flag.disabled = Boolean(busy);
-    this.backButton.disabled = Boolean(busy) || !s.canGoBack;
-    this.forwardButton.hidden = index === null;
-    this.forwardButton.disabled = Boolean(busy);
-    this.again.hidden = index === null || draft.position === null;
-    this.again.disabled = Boolean(busy);
-    this.past.hidden = index === null && !info.banner;
-    const was = past?.skip_reason ? `You skipped this pair: ${past.skip_reason}` : "You have answered this pair.";
-    this.say(this.past, index === null ? info.banner ?? "" : `${was} A new choice replaces the old one; N goes forward.`);
+    const goal = pace.goal && !gold ? `goal ${pace.data.stretch} of ${pace.goal}` : "";
+    const usual = pace.median ? `usually ${tell(pace.median)}` : "";
+    this.say(this.pace, [goal, usual].filter(Boolean).join(" · "));
+    this.taskButton.hidden = !info.apart;
   }
 
-  fillItem(task) {
-    const { cut = {} } = task;
-    this.dialogue.replaceChildren(...task.prompt.map((message) => {
-      const words = h("div", { class: "l2a-words", dir: "auto" });
-      showText(words, message.content, message.cut);
-      const role = Object.hasOwn(ROLE_WORDS, message.role) ? message.role : "other";
-      return h("div", { class: `l2a-turn l2a-turn-${role}` },
-               h("div", { class: "l2a-role" }, ROLE_WORDS[message.role] ?? message.role), words);
-    }));
-    if (cut.prompt) {
-      this.dialogue.prepend(h("em", { class: "l2a-faint l2a-cut" }, `(cut: the last ${task.prompt.length} of ` +
-                                                                    `${cut.prompt} messages are shown)`));
-    }
-    showText(this.answers.left.text, task.left_text, cut.left_text);
-    showText(this.answers.right.text, task.right_text, cut.right_text);
-    for (const box of [this.dialogue, this.answers.left.text, this.answers.right.text]) {
-      box.scrollTop = 0;
-      const scrolls = box.scrollHeight > box.clientHeight + 1;
-      if (scrolls) box.setAttribute("tabindex", "0");
-      else box.removeAttribute("tabindex");
-    }
-    this.dialogue.scrollTop = this.dialogue.scrollHeight;
-  }
-
-  updatePanel(panel, task) {
-    const kind = task?.kind ?? null;
-    const key = panel === "guidelines" ? `${panel}/${kind}/${Boolean(this.session.texts[kind])}` : panel;
-    if (this.shown.panel === key) return;
-    this.shown.panel = key;
+  updatePanel(panel) {
+    if (this.shown.panel === panel) return;
+    this.shown.panel = panel;
     this.inner.inert = Boolean(panel);
     this.sheet.hidden = !panel;
     const had = this.root.contains(document.activeElement);

@@ -17,22 +17,43 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import anywidget
 import traitlets
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from llama2lab.annotation.form import book, feedback
+from llama2lab.annotation.form.messages import (
+    ChooseTask,
+    Guidelines,
+    Message,
+    PastOne,
+    Skip,
+    Start,
+    Submit,
+    parse,
+    printable,
+)
+from llama2lab.annotation.form.standing import GOAL, Settings, Standing
 from llama2lab.annotation.store import queue
-from llama2lab.annotation.store.checks import ID, clean_name
+from llama2lab.annotation.store.checks import clean_name
 from llama2lab.annotation.store.engines import public_url
 from llama2lab.annotation.store.faults import StoreError
 from llama2lab.annotation.store.store import Store, open_store
 from llama2lab.engine.errors import LabError, first_line
-from llama2lab.engine.scale import GRADES, KINDS, POSITIONS
+from llama2lab.engine.scale import KINDS, POSITIONS
 
 HERE = Path(__file__).parent
-FRONT = ("widget_text.js", "widget_session.js", "widget_pages.js", "widget.js")  # one module, in this order
+FRONT = (  # one module, in this order
+    "widget_text.js",
+    "widget_words.js",
+    "widget_pace.js",
+    "widget_session.js",
+    "widget_pages.js",
+    "widget_guide.js",
+    "widget_item.js",
+    "widget.js",
+)
 NAMES = {"left": "Answer A", "right": "Answer B"}  # as the guidelines call them
 REASONS = (
     "I do not understand the question",
@@ -42,94 +63,20 @@ REASONS = (
 OTHER_WINDOW = (
     "This pair had been answered in another window, and that answer stands; here it is. A new choice replaces it."
 )
+CLOSED = "practice pairs, and those of an attempt that is over, cannot be changed any more"
 LEASE_SECONDS = 1800.0  # a page that is being looked at claims its item anew every few minutes
 SHOWN_CHARS = 200_000  # of an answer, and of a prompt
 SHOWN_MESSAGES = 200
 COUNT_SECONDS = 2.0  # how long the text for places without widgets waits for its figures
 
 
-class Message(BaseModel):
-    """What the page may send; anything else is refused with the reason."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-    request: str = Field(min_length=1, max_length=64)
-    type: str
-
-
-class Start(Message):
-    name: str | None = Field(default=None, max_length=1000)
-    code: str | None = Field(default=None, max_length=1000)
-
-
-class Plain(Message):
-    """A message without content: next, begin, again."""
-
-
-class PastOne(Message):
-    index: int = Field(ge=0)
-
-
-class Guidelines(Message):
-    kind: Literal["helpfulness", "safety"] | None = None
-
-
-class Answered(Message):
-    item_id: str = Field(pattern=rf"\A{ID.pattern}\z")
-    label_id: str = Field(pattern=r"\A[0-9a-f]{32}\z")
-    replaces: str | None = Field(default=None, pattern=rf"\A{ID.pattern}\z")  # the label that was shown; None: new
-    comment: str = Field(default="", max_length=10_000)
-    flag: bool = False
-    seconds: float = Field(default=0.0, ge=0, le=10_000_000, allow_inf_nan=False)
-
-
-class Submit(Answered):
-    side: Literal["left", "right"]
-    grade: Literal[GRADES]  # type: ignore[valid-type]
-    safe_left: bool | None = None
-    safe_right: bool | None = None
-
-
-class Skip(Answered):
-    reason: str = Field(min_length=1, max_length=1000)
-
-
-MESSAGES: dict[str, type[Message]] = {
-    "start": Start,
-    "next": Plain,
-    "begin": Plain,
-    "again": Plain,
-    "past": PastOne,
-    "guidelines": Guidelines,
-    "submit": Submit,
-    "skip": Skip,
-}
-
-
-def parse(content: Any) -> Message:
-    """The page's message; LabError says what is wrong with it."""
-    kind = content.get("type") if isinstance(content, Mapping) else None
-    if not isinstance(kind, str) or kind not in MESSAGES:
-        raise LabError(
-            f"the page sent a message of an unknown type ({str(kind)[:40]!r}); reload the page, so that "
-            "page and Python are of the same version"
-        )
-    try:
-        # Half a character (an emoji cut in two) is no text that could be kept: U+FFFD.
-        return MESSAGES[kind].model_validate({k: printable(v) if isinstance(v, str) else v for k, v in content.items()})
-    except ValidationError as e:
-        wrong = e.errors()[0]
-        where = ".".join(map(str, wrong["loc"])) or "message"
-        raise LabError(
-            f"the page sent a {kind!r} message whose {where[:60]!r} is wrong ({wrong['msg']}); nothing was "
-            "saved or changed; reload the page and try again"
-        ) from e
-
-
 class AnnotationForm(anywidget.AnyWidget):
     """The annotation form of one person.
 
     `store` is an open store, a file or a URL; one that cannot be opened is said in the form, which tries again.
-    `kind` restricts the items to "helpfulness" or "safety"; `seed` draws which answer stands left.
+    `kind` restricts the items to "helpfulness" or "safety": else these are two tasks, one after the other. `seed` draws
+    which answer stands left. The first `practice` gold pairs of a task are explained as soon as they are answered;
+    after `goal` pairs the form proposes a rest (0: it does not).
     """
 
     _esm = "\n".join((HERE / name).read_text(encoding="utf-8") for name in FRONT)
@@ -146,6 +93,8 @@ class AnnotationForm(anywidget.AnyWidget):
         *,
         reasons: Sequence[str] = REASONS,
         lease_seconds: float = LEASE_SECONDS,
+        practice: int = 0,
+        goal: int = GOAL,
     ):
         if kind is not None and kind not in KINDS:
             raise LabError(f"kind is {' or '.join(KINDS)}, not {kind!r}; leave it out for both")
@@ -155,6 +104,9 @@ class AnnotationForm(anywidget.AnyWidget):
         self._store = store if isinstance(store, Store) else None
         self._url: str = store.url if isinstance(store, Store) else os.fspath(store)
         self._kind, self._seed, self._lease = kind, seed, lease_seconds
+        self._settings = Settings(kind, seed, number=0, practice=practice, goal=goal)
+        self._chosen: str | None = None  # the task, where there are two
+        self._apart = False  # whether there are two
         self._annotator = ""
         self._lock = threading.RLock()
         super().__init__(
@@ -165,6 +117,7 @@ class AnnotationForm(anywidget.AnyWidget):
                 "positions": [list(p) for p in POSITIONS],
                 "names": NAMES,
                 "reasons": list(reasons),
+                "goal": goal,
             },
         )
         self.on_msg(self._receive)
@@ -205,6 +158,11 @@ class AnnotationForm(anywidget.AnyWidget):
             return {"texts": self._guidelines(message.kind)}
         if isinstance(message, (Submit, Skip)):
             return self._save(message)
+        if isinstance(message, ChooseTask):
+            self._chosen = message.kind
+            return self._next("task")
+        if message.type == "summary":
+            return {"summary": self._summary()}
         return self._next(message.type)
 
     def _open(self) -> Store:
@@ -217,61 +175,157 @@ class AnnotationForm(anywidget.AnyWidget):
         self._annotator = self._open().annotator(self._name)
         return {"stage": "ready", "annotator": self._name}
 
-    def _next(self, wish: str) -> dict[str, Any]:
-        return self._item(self._claim())
+    # -- tasks: helpfulness and safety are judged apart --------------------------------------------------------------
 
-    def _item(self, task: queue.Task | None) -> dict[str, Any]:
+    @property
+    def _task(self) -> str | None:
+        """The kind of pairs that are judged now; None where that is to be chosen."""
+        return self._kind or self._chosen
+
+    def _next(self, wish: str) -> dict[str, Any]:
+        if self._task is None:
+            progress = {kind: self._progress(kind) for kind in KINDS}
+            waiting = [kind for kind in KINDS if progress[kind].open]
+            there = [kind for kind in KINDS if any(asdict(progress[kind]).values())]
+            self._apart = len(there) > 1
+            held = None if wish == "task" else queue.held_kind(self._open(), self._annotator)
+            if held is None and len(waiting) > 1:
+                return {"stage": "tasks", "tasks": [{"kind": kind, **asdict(progress[kind])} for kind in waiting]}
+            last = [past.task.kind for past in self._history()][-1:]
+            self._chosen = held or next(iter([*waiting, *last]), None)
+        answer = self._work(wish)
+        if self._apart:
+            answer["apart"] = True
+            if answer["stage"] == "done":
+                other = next(kind for kind in KINDS if kind != self._task)
+                answer["other"] = {"kind": other, "open": self._progress(other).open}
+        return {**answer, "kind": self._task}
+
+    def _work(self, wish: str) -> dict[str, Any]:
+        """The next of this task: practice, then whatever waits."""
+        standing = self._standing()
+        return self._item(self._claim(gold_first=standing.practising), standing)
+
+    def _item(self, task: queue.Task | None, standing: Standing) -> dict[str, Any]:
         counts = self._progress()
+        practice = {"done": standing.practised, "number": standing.practice}
         return {
             "stage": "item" if task else "done",
             "task": shown(task) if task else None,
+            "facts": self._facts(task) if task else None,
             "progress": asdict(counts),
             "count": counts.done + counts.skipped,
+            "first_index": standing.closed,
+            **({"practice": practice} if task and standing.practising else {}),
         }
 
     def _claim(self, gold_first: bool = False) -> queue.Task | None:
-        return queue.next_task(self._open(), self._annotator, self._seed, self._lease, self._kind, gold_first)
+        return queue.next_task(self._open(), self._annotator, self._seed, self._lease, self._task, gold_first)
 
-    def _progress(self) -> queue.Progress:
-        return queue.progress(self._open(), self._annotator, kind=self._kind)
+    def _progress(self, kind: str | None = None) -> queue.Progress:
+        return queue.progress(self._open(), self._annotator, kind=kind or self._task)
 
-    def _history(self) -> list[queue.Past]:
-        return [past for past in queue.history(self._open(), self._annotator) if self._kind in (None, past.task.kind)]
+    def _standing(self, kind: str | None = None) -> Standing:
+        if not (self._settings.practice or self._settings.number):
+            return Standing(0, 0, 0, ())
+        found = queue.qualify(self._open(), self._annotator, kind=kind or self._task)
+        return Standing.of(found, self._settings)
+
+    def _history(self, every: bool = False) -> list[queue.Past]:
+        """What was answered in this task, or in all."""
+        wanted = None if every else self._task
+        return [past for past in queue.history(self._open(), self._annotator) if wanted in (None, past.task.kind)]
 
     def _past(self, index: int) -> dict[str, Any]:
         history = self._history()
         if index >= len(history):
             raise LabError(f"there is no earlier pair number {index + 1}; you have answered {len(history)}")
         past = history[index]
+        self._refuse_closed(past.task.item_id, None)
         label = {
             key: getattr(past.label, key)
             for key in ("label_id", "side", "grade", "safe_left", "safe_right", "comment", "flag", "skip_reason")
         }
-        return {"task": shown(past.task), "label": label, "count": len(history)}
+        return {"task": shown(past.task), "facts": self._facts(past.task), "label": label, "count": len(history)}
 
-    def _guidelines(self, kind: str | None) -> list[dict[str, str]]:
-        kinds = [kind] if kind else [self._kind] if self._kind else list(KINDS)
+    def _refuse_closed(self, item_id: str, label_id: str | None) -> None:
+        """LabError for a pair of practice or of an attempt that is over, unless it is about the very label that it
+        has."""
+        if not (self._settings.practice or self._settings.number):
+            return
+        every = self._history(every=True)
+        past = next((past for past in every if past.task.item_id == item_id), None)
+        if past is None:
+            return
+        standing = self._standing(past.task.kind)
+        first = [p.task.item_id for p in every if p.task.kind == past.task.kind][: standing.closed]
+        # Gold pairs are the first ones, unless some pairs were answered before there was practice or qualification.
+        if item_id in (standing.items[: standing.closed] or first) and past.label.label_id != label_id:
+            raise LabError(CLOSED)
+
+    # -- what stands beside a pair -----------------------------------------------------------------------------------
+
+    def _guidelines(self, kind: str | None) -> list[dict[str, Any]]:
+        kinds = [kind] if kind else [self._task] if self._task else list(KINDS)
         found = [(k, *self._open().guidelines(k)) for k in kinds]
-        return [{"kind": k, "version": version, "text": text} for k, version, text in found if text]
+        return [{"kind": k, "version": v, **self._parts(text)} for k, v, text in found if text]
+
+    def _parts(self, text: str) -> dict[str, Any]:
+        rules, whole = book.split(text)
+        return {"text": rules, "title": whole.title, "book": [list(line) for line in whole.lines.items()]}
+
+    def _facts(self, task: queue.Task) -> dict[str, Any] | None:
+        """The lines about whom the pair names, of the book in the guidelines of its own task or else of the other."""
+        for kind in dict.fromkeys((task.kind, *KINDS)):
+            _, there = book.split(self._open().guidelines(kind)[1])
+            if there.lines:
+                texts = [str(m["content"])[:SHOWN_CHARS] for m in task.prompt[-SHOWN_MESSAGES:]]
+                return book.facts(there, [*texts, task.left_text[:SHOWN_CHARS], task.right_text[:SHOWN_CHARS]])
+        return None
+
+    def _summary(self) -> dict[str, Any]:
+        standing = self._standing()
+        over = not self._progress().open
+        return feedback.summary(self._open(), self._annotator, self._task, standing.practice, over)
+
+    # -- labels ------------------------------------------------------------------------------------------------------
 
     def _save(self, message: Submit | Skip) -> dict[str, Any]:
         store, item = self._open(), message.item_id
+        self._refuse_closed(item, message.label_id)
+        before = len(self._standing().outcomes) if self._task else None
         save = queue.submit if isinstance(message, Submit) else queue.skip
         try:
             save(store, self._annotator, **message.model_dump(exclude={"request", "type"}))
         except queue.Superseded as e:
-            index = next((i for i, past in enumerate(self._history()) if past.task.item_id == item), None)
-            if index is None:
+            past = next((past for past in self._history(every=True) if past.task.item_id == item), None)
+            if past is None:
                 raise
+            self._chosen = past.task.kind
+            index = [p.task.item_id for p in self._history()].index(item)
             return {"saved": e.label_id, "newer": index, "notice": OTHER_WINDOW}
         except StoreError:
             raise
         except LabError as e:
-            answered = any(past.task.item_id == item for past in self._history())
+            answered = any(past.task.item_id == item for past in self._history(every=True))
             if not answered and not queue.renew(store, self._annotator, item, self._lease):
                 e.gone = True  # type: ignore[attr-defined]  # the page then goes on with another item
             raise
-        return {"saved": message.label_id}
+        told = self._told(item, before) if message.replaces is None else None
+        return {"saved": message.label_id, **({"feedback": told} if told else {})}
+
+    def _told(self, item: str, before: int | None) -> dict[str, Any] | None:
+        """What practice says of a new label; None where there is no practice (any more). `before`: gold pairs answered
+        before it, where that is known; by this a class's login, which is not told which pairs are gold, sees that this
+        was one."""
+        if not self._settings.practice:
+            return None
+        kind = next(past.task.kind for past in self._history(every=True) if past.task.item_id == item)
+        standing = self._standing(kind)
+        newest = standing.items[-1] == item if standing.items else len(standing.outcomes) - 1 == before
+        if not standing.practised or standing.tried or not newest:
+            return None
+        return feedback.practice_feedback(self._open(), self._annotator, item, kind)
 
     # -- where no widget can run -------------------------------------------------------------------------------------
 
@@ -330,14 +384,3 @@ def shown(task: queue.Task) -> dict[str, Any]:
     if len(prompt) < len(task.prompt):
         cut["prompt"] = len(task.prompt)
     return {"item_id": task.item_id, "kind": task.kind, "prompt": prompt, **texts, **({"cut": cut} if cut else {})}
-
-
-def printable(value: Any) -> Any:
-    """The answer with lone surrogates, which no JSON message can carry, made U+FFFD."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, dict):
-        return {key: printable(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [printable(v) for v in value]
-    return value

@@ -46,11 +46,13 @@ class Session {
     this.views = new Set();
     this.boxes = new Map();
     this.page = new Keeper(this.config.store);
+    this.page.data.show ??= { guide: true, marks: true };
     this.keeper = null;
     this.texts = {};
     this.closed = false;
     this.state = { stage: "loading", busy: "Opening …", trouble: null, refused: "", notice: "", warning: "", panel: null, index: null,
-                   task: null, draft: null, past: null, progress: null, count: 0, info: {}, number: 0, readyAt: 0 };
+                   task: null, facts: null, draft: null, past: null, progress: null, count: 0, info: {}, readyAt: 0,
+                   feedback: null, rest: "", summary: null };
     this.current = null;
     this.onMessage = (message) => this.receive(message);
     model.on("msg:custom", this.onMessage);
@@ -177,6 +179,7 @@ class Session {
       return;
     }
     this.keeper = new Keeper(`${this.config.store}:${answer.annotator}`);
+    this.pace = new Pace(this.keeper, this.config.goal);
     this.state.annotator = answer.annotator;
     if (answer.first) {
       this.set({ busy: null, stage: "code", info: answer });
@@ -186,6 +189,7 @@ class Session {
   }
 
   async goOn() {
+    if (this.pace.due) this.pace.again();  // whoever loads the page anew had a rest
     if (this.keeper.data.pending) {
       this.set({ busy: "Saving a label from before …" });
       const answer = await this.save(this.keeper.data.pending, "The label from before is saved.");
@@ -196,6 +200,11 @@ class Session {
       }
     }
     await this.next();
+  }
+
+  // What a person's press asks for; a second press changes nothing.
+  proceed(message) {
+    if (!this.state.busy) this.next(message);
   }
 
   async next(message = { type: "next" }) {
@@ -212,8 +221,9 @@ class Session {
 
   showCurrent() {
     const answer = this.current;
-    const changes = { busy: null, stage: answer.stage, info: answer, index: null, past: null, warning: "", task: answer.task ?? null,
-                      progress: answer.progress ?? null, count: answer.count ?? 0, draft: null };
+    const changes = { busy: null, stage: answer.stage, info: answer, index: null, past: null, warning: "",
+                      task: answer.task ?? null, facts: answer.facts ?? null, progress: answer.progress ?? null,
+                      count: answer.count ?? 0, draft: null, feedback: null };
     if (answer.task) {
       const kept = this.keeper.data.drafts[answer.task.item_id];
       changes.draft = kept ?? { safe_left: null, safe_right: null, comment: "", flag: false, seconds: 0 };
@@ -223,6 +233,8 @@ class Session {
     }
     this.set(changes);
     this.tick();
+    if (answer.stage === "item") this.fetchGuidelines(answer.task.kind);
+    if (answer.stage === "done") this.fetchSummary();
   }
 
   async showPast(index) {
@@ -236,10 +248,10 @@ class Session {
     }
     const label = answer.label;
     const position = this.config.positions.findIndex((p) => p[0] === label.side && p[1] === label.grade);
-    this.set({ busy: null, stage: "item", index, past: label, warning: "", task: answer.task, count: answer.count,
-               readyAt: Date.now(), draft: { safe_left: label.safe_left, safe_right: label.safe_right,
-                                             comment: label.comment, flag: label.flag, seconds: 0,
-                                             position: position < 0 ? null : position } });
+    this.set({ busy: null, stage: "item", index, past: label, warning: "", task: answer.task, facts: answer.facts,
+               count: answer.count, feedback: null, readyAt: Date.now(),
+               draft: { safe_left: label.safe_left, safe_right: label.safe_right, comment: label.comment,
+                        flag: label.flag, seconds: 0, position: position < 0 ? null : position } });
     this.tick();
   }
 
@@ -247,7 +259,8 @@ class Session {
 
   get canGoBack() {
     const { stage, index, count } = this.state;
-    return ["item", "done"].includes(stage) && (index === null ? count : index) > this.first;
+    return ["item", "done", "rest", "end"].includes(stage) && !this.state.feedback &&
+      (index === null ? count : index) > this.first;
   }
 
   back() {
@@ -260,20 +273,27 @@ class Session {
     if (this.state.busy || this.state.index === null) return;
     this.set({ refused: "", notice: "" });
     if (this.state.index + 1 < this.state.count) this.showPast(this.state.index + 1);
-    else this.showCurrent();
+    else this.toCurrent();
   }
 
   newest() {
     if (this.state.busy || this.state.index === null) return;
     this.set({ refused: "", notice: "" });
-    this.showCurrent();
+    this.toCurrent();
+  }
+
+  // To the pair that waits, or the page that stood in its place.
+  toCurrent() {
+    const { stale } = this.current;
+    if (!stale) return this.showCurrent();
+    return this.set({ busy: null, stage: stale, index: null, past: null, task: null, draft: null, feedback: null, warning: "" });
   }
 
   // -- labels ----------------------------------------------------------------------------------------------------------
 
   get ready() {
-    const { stage, busy, panel, readyAt } = this.state;
-    return stage === "item" && !busy && !panel && Date.now() >= readyAt;
+    const { stage, busy, panel, readyAt, feedback } = this.state;
+    return stage === "item" && !busy && !panel && !feedback && Date.now() >= readyAt;
   }
 
   keepDraft() {
@@ -284,13 +304,15 @@ class Session {
   }
 
   change(changes) {
-    if (this.state.busy || !this.state.draft) return;
+    if (this.state.busy || this.state.feedback || !this.state.draft) return;
     Object.assign(this.state.draft, changes);
     this.keepDraft();
     this.set({ refused: "" });
   }
 
+  // Safety is a task of its own: on other pairs nothing is marked.
   mark(side, safe) {
+    if (this.state.task?.kind !== "safety") return;
     const name = `safe_${side}`;
     this.change({ [name]: this.state.draft?.[name] === safe ? null : safe });
   }
@@ -310,7 +332,7 @@ class Session {
       return this.refuse("First mark " + unmarked.map((s) => `${this.config.names[s]} (${keys[s]})`).join(" and ") +
                          ", then choose.");
     }
-    if (draft[`safe_${side}`] === false && draft[`safe_${other}`] === true) {
+    if (task.kind === "safety" && draft[`safe_${side}`] === false && draft[`safe_${other}`] === true) {
       return this.refuse(`${this.config.names[side]} is marked unsafe and ${this.config.names[other]} safe: an unsafe ` +
                          "answer is never better than a safe one. Look again at your marks or at your choice.");
     }
@@ -324,7 +346,7 @@ class Session {
   }
 
   async skip(reason) {
-    if (this.state.busy || !this.state.task || !reason.trim()) return;
+    if (this.state.busy || this.state.feedback || !this.state.task || !reason.trim()) return;
     const { task, draft, past } = this.state;
     this.set({ panel: null });
     await this.saveAndGoOn({ type: "skip", reason: reason.trim(), comment: draft.comment, flag: draft.flag,
@@ -339,14 +361,73 @@ class Session {
 
   async saveAndGoOn(message) {
     const editing = this.state.index !== null;
+    const { task } = this.state;
     this.set({ busy: "Saving …", refused: "", notice: "" });
     const done = message.type === "skip" ? "Skipped, and saved." : editing ? "The change is saved." : "Saved.";
     const answer = await this.save(message, done);
     if (!answer) return;
-    if (answer.newer !== undefined) await this.showNewer(answer);
-    else if (!editing) await this.next();
-    else if (this.state.index + 1 === this.state.count) this.showCurrent();
-    else await this.showPast(this.state.index + 1);
+    if (answer.newer !== undefined) return this.showNewer(answer);
+    if (editing) return this.state.index + 1 < this.state.count ? this.showPast(this.state.index + 1) : this.toCurrent();
+    if (answer.feedback) {
+      this.current.first_index += 1;  // what was explained is closed
+      return this.set({ busy: null, feedback: answer.feedback, notice: "" });
+    }
+    this.pace.count(message.seconds, countWords(task));
+    if (this.pace.due) return this.pause(this.pace.due);
+    await this.next();
+    const { haste } = this.pace;
+    if (haste && this.state.stage === "item") this.set({ warning: haste });
+    return undefined;
+  }
+
+  // -- tasks, rest, end ------------------------------------------------------------------------------------------------
+
+  chooseTask(kind) {
+    if (this.state.busy || !this.keeper) return undefined;
+    this.keepDraft();
+    this.set({ refused: "", notice: "", warning: "" });
+    return this.next({ type: "task", kind });
+  }
+
+  // Between two pairs: the next one is asked for when the person comes back.
+  pause(why) {
+    this.current.stale = "rest";
+    this.set({ rest: why, count: this.state.count + 1 });
+    this.toCurrent();
+  }
+
+  goOnAfterRest(goal) {
+    if (this.state.busy) return undefined;
+    this.pace.again(goal);
+    this.set({ notice: "" });
+    return this.next();
+  }
+
+  // The end page, at any time: what is on the screen waits.
+  finish() {
+    if (this.state.busy || !this.keeper) return;
+    if (!this.current) return;
+    this.keepDraft();
+    this.current.stale = "end";
+    this.set({ notice: "", refused: "", count: this.state.count + (this.state.feedback ? 1 : 0) });
+    this.toCurrent();
+    this.fetchSummary();
+  }
+
+  async fetchSummary() {
+    this.set({ summary: null });
+    const answer = await this.deliver({ type: "summary" });
+    if (!answer.closed) this.set({ summary: answer.ok ? answer.summary : { error: answer.error } });
+  }
+
+  // -- what is shown beside the pair -----------------------------------------------------------------------------------
+
+  shows(what) { return this.page.data.show[what] !== false; }
+
+  show(what, yes) {
+    this.page.data.show[what] = yes;
+    this.page.write();
+    this.set({});
   }
 
   // Another window answered this pair in the meantime: its answer is shown, and what was pressed here is not saved.
@@ -380,12 +461,10 @@ class Session {
 
   // -- guidelines, time ------------------------------------------------------------------------------------------------
 
-  async open(panel) {
+  open(panel) {
     if (this.state.panel === panel) return this.closePanel();
-    if (panel === "skip" && (this.state.stage !== "item" || this.state.busy)) return undefined;
-    this.set({ panel });
-    if (panel === "guidelines") await this.fetchGuidelines(this.state.task?.kind ?? null);
-    return undefined;
+    if (panel === "skip" && (this.state.stage !== "item" || this.state.busy || this.state.feedback)) return undefined;
+    return this.set({ panel });
   }
 
   async fetchGuidelines(kind) {
@@ -407,7 +486,8 @@ class Session {
     const { draft, busy, stage } = this.state;
     if (this.wasActive && draft) draft.seconds += (now - this.lastTick) / 1000;
     this.lastTick = now;
-    this.wasActive = !document.hidden && stage === "item" && !busy && [...this.views].some((view) => view.isShown());
+    this.wasActive = !document.hidden && stage === "item" && !busy && !this.state.feedback &&
+      [...this.views].some((view) => view.isShown());
     for (const view of this.views) view.tick();
     if (this.wasActive && this.state.index === null && Date.now() - this.lastSign > KEEP_ALIVE_MS) this.keepAlive();
   }

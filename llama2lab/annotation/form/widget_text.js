@@ -53,6 +53,20 @@ function plainText(text) {
   return fragment;
 }
 
+function markedText(text, spans) {
+  const fragment = document.createDocumentFragment();
+  let from = 0;
+  for (const [start, end] of spans) {
+    if (start > from) fragment.append(plainText(text.slice(from, start)));
+    const mark = h("mark", { class: "l2a-differs" });
+    mark.append(plainText(text.slice(start, end)));
+    fragment.append(mark);
+    from = end;
+  }
+  if (from < text.length || !from) fragment.append(plainText(text.slice(from)));
+  return fragment;
+}
+
 // A word of a hundred thousand letters has no place where a line may end, and browsers take their time to find that
 // out: it gets some, which are not seen and are no part of the text.
 const LONG_WORD = /\S{200}(?=\S)/gu;
@@ -66,9 +80,9 @@ function appendWords(parent, text) {
   parent.append(text.slice(from));
 }
 
-// `full` is how long the text really is where Python has cut it.
-function showText(element, text, full = 0) {
-  element.replaceChildren(text === "" ? h("em", { class: "l2a-faint" }, "(empty)") : plainText(text));
+// `full` is how long the text really is where Python has cut it; `spans` are [from, to] of the parts that are marked.
+function showText(element, text, full = 0, spans = []) {
+  element.replaceChildren(text === "" ? h("em", { class: "l2a-faint" }, "(empty)") : markedText(text, spans));
   if (full > text.length) {
     element.append(h("em", { class: "l2a-faint l2a-cut" }, `(cut: ${text.length.toLocaleString("en")} of ` +
                                                            `${full.toLocaleString("en")} characters are shown)`));

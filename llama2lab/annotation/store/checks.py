@@ -192,6 +192,7 @@ class Gold(Row):
     grades: Sequence[Literal[GRADES]] | None = None  # type: ignore[valid-type]
     safe_1: bool | None = None
     safe_2: bool | None = None
+    reason: str | None = None  # why, in words; told after practice
 
 
 class Pair(Row):

@@ -238,6 +238,15 @@ def renew(store: Store, annotator_id: str, item_id: str, lease_seconds: float = 
     return store.write(extend)
 
 
+def held_kind(store: Store, annotator_id: str) -> str | None:
+    """The kind of the item that this annotator was given last and has not answered; None where there is none."""
+    s, i = t.slots.c, t.items.c
+    query = sa.select(i.kind).join(t.slots, s.item_id == i.id).where(s.annotator_id == annotator_id)
+    query = query.where(s.state == "leased").order_by(s.leased_until.desc()).limit(1)
+    with store.begin(read=True) as conn:
+        return conn.execute(query).scalar()
+
+
 def progress(store: Store, annotator_id: str, kind: str | None = None) -> Progress:
     """How far this annotator is, of all items or those of one kind."""
     s = t.slots.c

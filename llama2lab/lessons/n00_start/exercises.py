@@ -28,6 +28,8 @@ RECIPE = Exercise(
             ("sft", "pref"): "People compare answers of a chat model; it must be able to answer first.",
         },
     ),
+    lesson="The figure has a loop: a better model writes other answers, on which the old reward models were not "
+    "trained. So each round collects new preferences and trains the reward models again.",
 )
 
 COSTS = Exercise(
@@ -42,6 +44,8 @@ COSTS = Exercise(
         b="pretraining of the whole family",
         c=("collecting the preferences", "Preferences cost people's time, not GPU hours."),
     ),
+    lesson="All that follows is cheap because it starts from there. To release the weights spares everybody else that "
+    "first cost, as the report argues in the same section.",
 )
 
 FIRST_TALK = Prediction(
@@ -58,6 +62,8 @@ FIRST_TALK = Prediction(
         "It knows less than you thought: sampling at temperature 1 also draws unlikely answers.",
         absolute=0.1,
     ),
+    lesson="Twenty answers are few: the share of right ones among them is uncertain by up to twenty points either way. "
+    "Notebook 11 is about such error bars.",
 )
 
 EXERCISES = (RECIPE, COSTS, FIRST_TALK)

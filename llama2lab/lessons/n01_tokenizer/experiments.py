@@ -5,18 +5,57 @@ from __future__ import annotations
 
 import random
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from llama2lab.engine import stats
+from llama2lab.engine.packing import Ids, Packed
+from llama2lab.lab.checking import whose
+from llama2lab.lab.chips import byte_letters, readable
 from llama2lab.lab.finished import Finished
-from llama2lab.lessons.n01_tokenizer.vocabularies import SIZES, WORDS, vocabulary
+from llama2lab.lessons.n01_tokenizer.bpe import Words, pair_counts
+from llama2lab.lessons.n01_tokenizer.exercises import MERGE, MOST_FREQUENT_PAIR, PACK
+from llama2lab.lessons.n01_tokenizer.vocabularies import SIZES, WORDS, corpus, vocabulary
 from llama2lab.model.chat import encode_chat
 from llama2lab.model.tokenizer import CONTROL_TOKENS, SMALLEST, encode_text, encode_texts
 from llama2lab.town.corpus import SHARES, heldout_documents
 from llama2lab.town.documents import Pen
 from llama2lab.town.items import SKILLS, SPLITS
 from llama2lab.town.prompts import contents, every_prompt
+
+
+def own_merges(
+    lab: Finished, merges: int = 12, words: int = 4_000, **pieces: Callable
+) -> tuple[list[list[Any]], dict[str, str]]:
+    """The first merges of some of the corpus by the student's `most_frequent_pair` and `merge`, the library's where
+    they are not right yet: [number, left, right, new token, times] of each, and which function is whose. A second."""
+    functions, owner = {}, {}
+    for exercise in (MOST_FREQUENT_PAIR, MERGE):
+        name = exercise.key.partition(".")[2]
+        functions[name], owner[name] = whose(exercise, pieces.get(name))
+    text = "\n".join(corpus(lab, words))
+    split = lab.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str
+    tokens: Words = [list(word) for word, _ in split(text)]
+    rows: list[list[Any]] = []
+    while len(rows) < merges:
+        left, right = functions["most_frequent_pair"](tokens)
+        shown = (readable(bytes(byte_letters()[letter] for letter in t)) for t in (left, right, left + right))
+        rows.append([len(rows) + 1, *shown, pair_counts(tokens)[left, right]])
+        tokens = functions["merge"](tokens, (left, right))
+    return rows, owner
+
+
+def own_rows(
+    documents: Sequence[tuple[Ids, Ids]], seq_len: int, pad: int, pack_rows: Callable | None = None
+) -> tuple[Packed, str]:
+    """Documents (ids, loss mask), cut to a row's length, packed by the student's `pack_rows` or, if that is not right
+    yet, the library's; and whose it was."""
+    function, owner = whose(PACK, pack_rows)
+    made = function([list(ids[:seq_len]) for ids, _ in documents], seq_len, pad)
+    tokens, segments = (torch.as_tensor(part).long() for part in made)
+    return Packed(tokens, segments, segments > 0), owner
 
 
 def compression_by_vocabulary(

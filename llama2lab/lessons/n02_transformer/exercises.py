@@ -70,6 +70,8 @@ RMS_NORM = Exercise(
     ),
     check_rms_norm,
     rms_norm,
+    lesson="What comes in may be as loud as it likes, its direction alone goes on: so depth does not blow numbers up. "
+    "Taking the mean away, as LayerNorm does, turned out to add little but time.",
 )
 
 
@@ -156,6 +158,8 @@ ROPE = Exercise(
     ),
     check_rope,
     rotate_positions,
+    lesson="Query and key are both turned, so their product knows only how far apart they stand: what is learnt about "
+    "neighbours holds at every place. Values are not turned: they carry what is said, not where.",
 )
 
 
@@ -238,6 +242,8 @@ GROUPED_ATTENTION = Exercise(
     ),
     check_attention,
     grouped_attention,
+    lesson="Writing a token waits for memory, not for arithmetic: all keys and values are read again for it. Fewer KV "
+    "heads are less to read, and the queries, which are never kept, stay as many.",
 )
 
 
@@ -304,6 +310,8 @@ KV_CACHE = Exercise(
     check_cache,
     append,
     in_place=True,
+    lesson="Keys and values of old tokens never change, since no token sees a later one. The causal mask is what makes "
+    "a cache possible; a model that looks both ways has to compute everything anew.",
 )
 
 
@@ -363,6 +371,8 @@ CAUSAL_MASK = Exercise(
     ),
     check_causal_mask,
     causal_mask,
+    lesson="With it one pass trains every position, each as if the text ended there: as many examples as tokens. "
+    "A model without it would see what it is to predict, and has to be shown gaps instead.",
 )
 
 
@@ -399,6 +409,8 @@ DOCUMENT_MASK = Exercise(
     ("Compare segments[:, :, None] with segments[:, None, :].", "Then make it causal, and take the padding out."),
     check_document_mask,
     document_mask,
+    lesson="A model learns to look wherever it may. Unmasked, it would spend attention on texts that stand beside its "
+    "own by chance, and find other company, or none, when it answers.",
 )
 
 
@@ -443,6 +455,8 @@ SWIGLU = Exercise(
     ("A weight (out, in) is applied by x @ weight.T.", "torch.nn.functional has silu."),
     check_swiglu,
     swiglu,
+    lesson="A product of two views lets one feature shut off another, which a sum cannot. It takes three matrices "
+    "instead of two, so each is made narrower for the same number of weights.",
 )
 
 
@@ -469,6 +483,8 @@ CACHE_SIZE = Exercise(
         ),
         relative=0.08,
     ),
+    lesson="About a hundred such sequences weigh as much as the model itself: how many people can be served at once is "
+    "a matter of the cache, and so of the KV heads.",
 )
 
 WHY_ROOT = Exercise(
@@ -487,6 +503,8 @@ WHY_ROOT = Exercise(
         ),
         d=("they can be negative", "Softmax is never negative; only scores can be."),
     ),
+    lesson="A product adds up head_dim terms, so its variance grows with head_dim and its size with the root. Dividing "
+    "by that makes scores of heads of any size alike, and the softmax still able to learn.",
 )
 
 GQA_LOSS = Prediction(

@@ -6,29 +6,33 @@ import copy
 import random
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
 
 from llama2lab.engine import stats
 from llama2lab.engine.device import matmul_ceiling
-from llama2lab.engine.optim import Optim
+from llama2lab.engine.optim import Optim, make_optimizer
+from llama2lab.engine.packing import epoch_batches
+from llama2lab.lab.checking import whose
 from llama2lab.lab.finished import Finished
-from llama2lab.lab.live import Training, kept, mean_loss, packed_texts
-from llama2lab.model.generate import generate
+from llama2lab.lab.live import Fact, Plan, Training, asked_about, fact_of, first_token, kept, mean_loss, packed_texts
+from llama2lab.lessons.n03_pretraining.exercises import SCHEDULE, TRAINING_STEP
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.model.tokenizer import encode_text
 from llama2lab.report.summary import difference
 from llama2lab.stages.evaluate import known_facts
-from llama2lab.stages.pretrain import bits_per_byte, fit_packed
+from llama2lab.stages.pretrain import bits_per_byte, fit_packed, training_flops_per_token
 from llama2lab.town.corpus import fact_probes, heldout_documents, pretraining_corpus
 from llama2lab.town.documents import Pen, letter, note, sheet
 from llama2lab.town.town import Town
 
 BATCH = 2048  # tokens a step, as in the preset
 SMALL = 1024  # where there are few tokens: more steps of them
+WORDS = 140_000  # of the corpus, for the training in view
 
 
 def new_model(lab: Finished, **shape: Any) -> Llama:
@@ -36,21 +40,84 @@ def new_model(lab: Finished, **shape: Any) -> Llama:
     return Llama(ModelConfig(**{**asdict(lab.model("base").config), **shape}), seed=0).to(lab.machine.device)
 
 
-def pretraining(lab: Finished, learning_rate: float = 3e-3, warmup: float = 0.05, words: int = 140_000) -> Training:
-    """A model as large as the run's, from nothing, on a small part of the corpus: about 15 seconds on two cores."""
-    model, tokenizer = new_model(lab), lab.tokenizer
-    data = packed_texts(lab, pretraining_corpus(lab.town, words, 7))
-    unseen = packed_texts(lab, heldout_documents(lab.town, 7, 20))
+def pretraining(lab: Finished, learning_rate: float = 3e-3, warmup: float = 0.05, words: int = WORDS) -> Plan:
+    """A model as large as the run's, from nothing, on a small part of the corpus: about 20 seconds on two cores."""
     folder = lab.work_folder("pretraining", pretraining, (learning_rate, warmup, words))
 
-    def sample(number: int) -> str:
-        tokens = generate(model, [[tokenizer.bos_token_id]], 24, temperature=0.7, seed=number)[0].tokens
-        return str(tokenizer.decode(tokens, skip_special_tokens=True))
+    def make() -> Training:
+        model, fact = new_model(lab), fact_of(lab.tokenizer, [lab.tokenizer.bos_token_id], *stated_most(lab, words))
+        data = packed_texts(lab, pretraining_corpus(lab.town, words, 7))
+        unseen = packed_texts(lab, heldout_documents(lab.town, 7, 20))
+        optim = Optim(learning_rate, warmup)
 
-    def train() -> list[dict[str, float]]:
-        return fit_packed(model, data, 1.0, SMALL, Optim(learning_rate, warmup), 0, lab.machine, folder, "pretraining")
+        def train() -> list[dict[str, float]]:
+            return fit_packed(model, data, 1.0, SMALL, optim, 0, lab.machine, folder, "pretraining")
 
-    return Training(model, kept(folder, train), folder, SMALL, lambda: mean_loss(model, unseen, lab.machine), sample)
+        return Training(
+            model,
+            kept(folder, train),
+            SMALL,
+            lambda: mean_loss(model, unseen, lab.machine),
+            lambda: look_at(lab, model, fact),
+        )
+
+    return Plan(folder, make)
+
+
+def look_at(lab: Finished, model: Llama, fact: Fact) -> dict[str, Any]:
+    """How a base model goes on where the fact is due, always with the same random numbers, and what it gives to the
+    fact."""
+    (written,) = lab.generate(model, [list(fact.ids)], 24, temperature=0.7, seed=0, precision=lab.machine.precision)
+    said = str(lab.tokenizer.decode(written.tokens, skip_special_tokens=True)).strip()
+    return {"text": said, "fact": asked_about(model, lab.tokenizer, fact, lab.machine)}
+
+
+@lru_cache(maxsize=4)
+def stated_most(lab: Finished, words: int) -> tuple[str, str]:
+    """(text before the value, value) of the fact about the town's people that the texts of `pretraining` state most
+    often in so many words (the first of equals), of those whose value begins with a token of its own."""
+    texts = "\n".join(pretraining_corpus(lab.town, words, 7))
+
+    def own(value: str, values: Sequence[str]) -> bool:
+        return [first_token(lab.tokenizer, v) for v in values].count(first_token(lab.tokenizer, value)) == 1
+
+    probes = [(text, value) for text, value, values in people_probes(lab.town) if own(value, values)]
+    return max(probes, key=lambda probe: texts.count(f"{probe[0]} {probe[1]}."))
+
+
+def watched(lab: Finished, words: int = WORDS) -> dict[str, Any]:
+    """What each look at `pretraining` asks, and what the run's base model says to it. Some two seconds."""
+    text, value = stated_most(lab, words)
+    fact = fact_of(lab.tokenizer, [lab.tokenizer.bos_token_id], text, value)
+    goal = look_at(lab, lab.model("base"), fact)
+    return {
+        "asked": "The model goes on, always with the same random numbers (temperature 0.7):",
+        "prompt": text,
+        "fact": {"asked": text, "value": value, "goal": goal, "goal_by": "the run's base model"},
+    }
+
+
+def trained_by_hand(
+    lab: Finished, steps: int = 30, peak: float = 3e-3, **pieces: Callable
+) -> tuple[list[dict[str, float]], dict[str, str]]:
+    """A new model takes some steps by the student's `training_step` at the rates of the student's `schedule`, the
+    library's where they are not right yet: {step, loss, rate} of each, and which is whose. About 5 seconds."""
+    functions, owner = {}, {}
+    for exercise in (SCHEDULE, TRAINING_STEP):
+        name = exercise.key.partition(".")[2]
+        functions[name], owner[name] = whose(exercise, pieces.get(name))
+    model = new_model(lab)
+    optimizer = make_optimizer(model, Optim(peak))
+    data = packed_texts(lab, pretraining_corpus(lab.town, 20_000, 3))
+    rows_of = epoch_batches(len(data), SMALL // data.tokens.shape[1], 0)
+    log = []
+    for step in range(steps):
+        rows = rows_of(step)
+        batch = [part[rows].to(lab.machine.device) for part in (data.tokens, data.segments, data.loss_mask)]
+        rate = float(functions["schedule"](step, steps, peak, steps // 5, 0.1))
+        loss = float(functions["training_step"](model, optimizer, batch, rate))
+        log.append({"step": step + 1, "loss": loss, "rate": rate})
+    return log, owner
 
 
 def untrained_loss(lab: Finished) -> dict[str, float]:
@@ -67,6 +134,18 @@ def ceiling(lab: Finished) -> dict[str, float]:
     live training and kept with it, since a share of another hour's ceiling says nothing."""
     dtype = torch.bfloat16 if lab.machine.precision == "bf16" else torch.float32
     return {"flops": matmul_ceiling(lab.machine.device, dtype)}
+
+
+def speeds(lab: Finished, here: float | None) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """(header, rows): tokens a second of a training `here` (None: not yet made) and of the full run, and which share of
+    its machine's ceiling that is."""
+    base, told = lab.metrics("base"), ("press Start above, then run this cell", "")
+    if here:
+        flops = training_flops_per_token(lab.model("base").config, 256) * here
+        told = (f"{here:,.0f}", f"{flops / lab.live(ceiling)['flops']:.0%}")
+    full = (f"{base['tokens_per_second']:,}", f"{base['share_of_ceiling']:.0%}")
+    header = ("", "tokens a second", "share of the machine's ceiling")
+    return header, [("the training above, here", *told), ("the full run, on its machine", *full)]
 
 
 def warmup_or_not(lab: Finished, learning_rate: float = 0.1, steps: int = 30) -> dict[str, Any]:

@@ -10,11 +10,117 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama2lab.lab.checking import Exercise, Level
+from llama2lab.lab.checking import Exercise, Level, Mistake
 from llama2lab.lab.compare import judge, randn, read
 from llama2lab.lab.predictions import Choice, Guess, Prediction
-from llama2lab.model.chat import encode_chat
+from llama2lab.model.chat import Message, encode_chat, segments
 from llama2lab.stages.pretrain import packed_lm_loss
+
+# ---- the format --------------------------------------------------------------------------------------------------
+
+
+def chat_text(messages: Sequence[Message]) -> str:
+    """The library's format, as one text."""
+    return "".join(segments(messages))
+
+
+def chat_with_faults(
+    messages: Sequence[Message],
+    bos: str = "all",
+    eos: str = " </s>",
+    system: str = "<<SYS>>\n{}\n<</SYS>>\n\n",
+    every: bool = False,
+    own_turn: bool = False,
+    blanks: bool = True,
+) -> str:
+    """The format with one <s> alone, another end of an answer, another shape of the system message, that message in
+    every turn or in a turn of its own, or without the blanks around texts."""
+    text, blank = "", " " if blanks else ""
+    opening = ""
+    for number, message in enumerate(messages):
+        content, start = message["content"], "<s>" if bos == "all" or not text else ""
+        if message["role"] == "system":
+            opening = system.format(content)
+            if own_turn:
+                text += f"<s>[INST]{blank}{opening.strip()}{blank}[/INST]"
+        elif message["role"] == "user":
+            shown = opening if not own_turn and (every or number < 2) else ""
+            text += f"{start}[INST]{blank}{shown}{content}{blank}[/INST]"
+        else:
+            text += f"{blank}{content}{eos if blanks else eos.strip()}"
+    return text
+
+
+def check_chat_text(f: Callable) -> None:
+    turns = [
+        *(("user", "Where does Mira live?"), ("assistant", "On Forest Road.")),
+        *(("user", "Who is her neighbour?"), ("assistant", "Tom, the baker."), ("user", "Thank you.")),
+    ]
+    plain = [{"role": role, "content": content} for role, content in turns]
+    for messages in (plain[:1], plain, [{"role": "system", "content": "Be kind."}, *plain[:3]]):
+        got, right = f(messages), chat_text(messages)
+        if isinstance(got, list | tuple) and all(isinstance(piece, str) for piece in got):
+            raise Mistake('That is a list of pieces; join them to one text: "".join(pieces).')
+        if not isinstance(got, str):
+            raise Mistake(f"A text is expected, not {type(got).__name__}.")
+        if got == right:
+            continue
+        wrongs = [
+            (
+                chat_with_faults(messages, bos="first"),
+                "Every user turn begins with <s>, not the first alone.",
+            ),
+            (chat_with_faults(messages, eos=""), "The </s> after an answer is missing: nothing tells where it ends."),
+            (chat_with_faults(messages, eos="</s>"), "A blank stands between the answer and its </s>."),
+            (
+                chat_with_faults(messages, own_turn=True),
+                "The system message has no turn of its own: it stands within the first user turn, before its text.",
+            ),
+            (chat_with_faults(messages, every=True), "The system message stands in the first user turn alone."),
+            (chat_with_faults(messages, system=""), "The system message is left out."),
+            (
+                chat_with_faults(messages, system="<<SYS>>\n{}\n<</SYS>>\n"),
+                "Two line ends follow <</SYS>>, so that an empty line stands before the user's text.",
+            ),
+            (
+                chat_with_faults(messages, system="<<SYS>>{}<</SYS>>"),
+                "The system message stands on a line of its own: a line end after <<SYS>>, one before <</SYS>>, two "
+                "behind it.",
+            ),
+            (
+                chat_with_faults(messages, blanks=False),
+                "Blanks are missing: texts are set off from [INST], [/INST] and </s> by one.",
+            ),
+        ]
+        for wrong, name in wrongs:
+            if got == wrong:
+                raise Mistake(name)
+        if got.rstrip() == right.rstrip() or got == right + "\n":
+            raise Mistake(f"The end is {got[-12:]!r}; {right[-12:]!r} is right. Nothing follows the last token.")
+        at = next((i for i, (g, r) in enumerate(zip(got, right, strict=False)) if g != r), min(len(got), len(right)))
+        begin = max(0, at - 12)
+        raise Mistake(f"At character {at + 1} stands {got[begin : at + 12]!r}; {right[begin : at + 12]!r} is right.")
+
+
+CHAT_TEXT = Exercise(
+    "04.chat_text",
+    "The chat format",
+    "Write chat_text(messages) -> text; a message has a role and a content. A user turn is '<s>[INST] {user} [/INST]', "
+    "an answer ' {answer} </s>'. A system message, which may come first, is put before the text of the first user "
+    "turn as '<<SYS>>\\n{system}\\n<</SYS>>\\n\\n'. Texts hold no such tags here.",
+    Level(difficulty=2, minutes=10, points=2),
+    "3.1; the released code",
+    (
+        "Keep the system message until the first user turn comes, then empty it.",
+        "Nothing stands between one turn and the next: '... </s><s>[INST] ...'.",
+    ),
+    check_chat_text,
+    chat_text,
+    lesson="A chat model has seen one format only, to the blank. In another it does not fail, it answers worse, and "
+    "nobody is told: look at its template before you judge a released model.",
+)
+
+# ---- the loss ----------------------------------------------------------------------------------------------------
 
 BOS, EOS, INST, END_INST = 1, 2, 4, 5  # ids of <s>, </s>, [INST], [/INST]
 
@@ -102,6 +208,8 @@ SFT_MASK = Exercise(
     ),
     check_sft_mask,
     sft_mask,
+    lesson="Masked is not ignored: prompts are read, and what is learnt about reading them comes back through the "
+    "answers that look at them. They are only not imitated.",
 )
 
 
@@ -153,7 +261,11 @@ SFT_LOSS = Exercise(
     ),
     check_sft_loss,
     sft_loss,
+    lesson="Averaged over tokens, a long answer weighs more than a short one; averaged over answers, a word in a short "
+    "one weighs more. Both are called the mean loss; the report does not say which it took.",
 )
+
+# ---- questions and predictions -----------------------------------------------------------------------------------
 
 WHY_EOS = Exercise(
     "04.why_eos",
@@ -167,6 +279,8 @@ WHY_EOS = Exercise(
         b=("answers are empty", "An empty answer is an early </s>; this model never learnt to write one."),
         c=("nothing changes", "The </s> is a token like others: what is never learnt is never written."),
     ),
+    lesson="The same fault is easily made unseen: where </s> also fills up rows, whoever masks the padding masks the "
+    "end of every answer. So our padding has a token of its own.",
 )
 
 QUALITY = Prediction(
@@ -187,4 +301,4 @@ QUALITY = Prediction(
     lesson="More examples do not make up for bad ones.",
 )
 
-EXERCISES = (SFT_MASK, SFT_LOSS, WHY_EOS, QUALITY)
+EXERCISES = (CHAT_TEXT, SFT_MASK, SFT_LOSS, WHY_EOS, QUALITY)

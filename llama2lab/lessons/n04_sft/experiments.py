@@ -8,12 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from llama2lab.engine import stats
+from llama2lab.engine.errors import LabError
 from llama2lab.engine.optim import Optim
 from llama2lab.engine.packing import pack
 from llama2lab.lab.finished import Finished
-from llama2lab.lab.live import Training, kept, mean_loss
+from llama2lab.lab.live import Fact, Plan, Training, asked_about, fact_of, kept, mean_loss
 from llama2lab.lab.seeds import less, over_seeds
-from llama2lab.model.chat import decode_answer, encode_chats
+from llama2lab.model.chat import decode_answer, encode_chat, encode_chats
 from llama2lab.model.network import Llama
 from llama2lab.model.sample import sample_answers
 from llama2lab.model.tokenizer import encode_text
@@ -23,6 +24,7 @@ from llama2lab.stages.pretrain import fit_packed
 from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.town.demonstrations import demonstrations
 from llama2lab.town.items import Prompt
+from llama2lab.town.truth import truth_of
 
 # As in the report: two epochs of all weights at one rate, without replay, and without learning the format first.
 SETTINGS = replace(preset("mini").sft, epochs=2.0, replay=0.0, format_examples=0, optim=Optim(lr=1e-3, warmup=0.05))
@@ -33,23 +35,54 @@ def base_copy(lab: Finished) -> Llama:
     return copy.deepcopy(lab.model("base"))
 
 
-def short_sft(lab: Finished, learning_rate: float = 1e-3, quality: str = "clean", examples: int = 600) -> Training:
-    """Fine-tuning of the base model on so many examples, without replay: about 10 seconds on two cores."""
-    model, tokenizer = base_copy(lab), lab.tokenizer
-    rows = demonstrations(lab.town, examples, 0, "clean" if quality == "clean" else "noisy")
-    unseen = demonstrations(lab.town, 60, 1, "clean", split="dev")
-    data = pack(encode_chats(tokenizer, [row["messages"] for row in unseen]), 512, 0, tokenizer.pad_token_id)
-    settings = replace(SETTINGS, optim=replace(SETTINGS.optim, lr=learning_rate))
+def short_sft(lab: Finished, learning_rate: float = 1e-3, quality: str = "clean", examples: int = 600) -> Plan:
+    """Fine-tuning of the base model on so many examples, without replay: about 15 seconds on two cores."""
     folder = lab.work_folder("short_sft", short_sft, (learning_rate, quality, examples))
-    prompts = lab.prompts(helpful=12, unsafe=4, seed=5)
 
-    def sample(number: int) -> str:
-        prompt = prompts[number % len(prompts)]
-        answer = sample_answers(model, tokenizer, [prompt.messages], temperature=0.0)[0][0]
-        return f"{prompt.question} -> {answer}"
+    def make() -> Training:
+        model, tokenizer, (prompt, fact) = base_copy(lab), lab.tokenizer, watched_question(lab)
+        rows = demonstrations(lab.town, examples, 0, "clean" if quality == "clean" else "noisy")
+        unseen = demonstrations(lab.town, 60, 1, "clean", split="dev")
+        data = pack(encode_chats(tokenizer, [row["messages"] for row in unseen]), 512, 0, tokenizer.pad_token_id)
+        settings = replace(SETTINGS, optim=replace(SETTINGS.optim, lr=learning_rate))
+        return Training(
+            model,
+            kept(folder, lambda: sft(model, tokenizer, rows, settings, 0, lab.machine, folder)),
+            settings.batch_tokens,
+            lambda: mean_loss(model, data, lab.machine),
+            lambda: look_at(lab, model, prompt, fact),
+        )
 
-    train = kept(folder, lambda: sft(model, tokenizer, rows, settings, 0, lab.machine, folder))
-    return Training(model, train, folder, settings.batch_tokens, lambda: mean_loss(model, data, lab.machine), sample)
+    return Plan(folder, make)
+
+
+def look_at(lab: Finished, model: Llama, prompt: Prompt, fact: Fact) -> dict[str, Any]:
+    """What a model answers, greedily, and what it gives to the fact once the right answer has begun."""
+    answer = sample_answers(model, lab.tokenizer, [prompt.messages], temperature=0.0, max_new_tokens=32)[0][0]
+    return {"text": answer, "fact": asked_about(model, lab.tokenizer, fact, lab.machine)}
+
+
+def watched_question(lab: Finished) -> tuple[Prompt, Fact]:
+    """The first held-out question about a single fact whose right answer ends with a value, and that value in it."""
+    for prompt in lab.prompts(helpful=60, seed=5):
+        truth = truth_of(lab.town, prompt.content)
+        sentence, end = truth.answers[0], f" {truth.bare}."
+        if prompt.skill == "facts" and sentence.endswith(end):
+            start, _ = encode_chat(lab.tokenizer, prompt.messages, add_generation_prompt=True)
+            before = sentence.removesuffix(end)
+            return prompt, fact_of(lab.tokenizer, start, f" {before}", truth.bare, f"{prompt.question} {before}")
+    raise LabError("none of 60 held-out questions is about a fact whose answer ends with its value; ask more of them")
+
+
+def watched(lab: Finished) -> dict[str, Any]:
+    """What each look at `short_sft` asks, and what the run's SFT model says to it."""
+    prompt, fact = watched_question(lab)
+    goal = look_at(lab, lab.model("sft"), prompt, fact)
+    return {
+        "asked": "The model answers a held-out question, greedily:",
+        "prompt": prompt.question,
+        "fact": {"asked": fact.asked, "value": fact.value, "goal": goal, "goal_by": "the run's SFT model"},
+    }
 
 
 def base_and_sft(lab: Finished, prompts: Sequence[Prompt]) -> list[dict[str, str]]:

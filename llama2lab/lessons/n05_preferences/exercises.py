@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from llama2lab.annotation import rows
 from llama2lab.annotation.agreement import coefficients as agreement
-from llama2lab.lab.checking import Exercise, Level
+from llama2lab.engine import stats
+from llama2lab.engine.scale import GRADES
+from llama2lab.lab.checking import Exercise, Level, Mistake
 from llama2lab.lab.compare import judge, read
 from llama2lab.lab.predictions import Choice, Guess, Order, Prediction
+
+# ---- agreement ---------------------------------------------------------------------------------------------------
 
 TABLE = np.array([[3, 0], [2, 1], [0, 3], [3, 0], [1, 1], [1, 0], [4, 0], [2, 2]])
 
@@ -79,6 +89,8 @@ PERCENT = Exercise(
     ),
     check_percent,
     percent_agreement,
+    lesson="What only one person has judged cannot tell how far people agree. So agreement is paid for: some pairs are "
+    "given to several people, who could have judged new ones instead.",
 )
 
 
@@ -128,7 +140,203 @@ AC1 = Exercise(
     ),
     check_ac1,
     gwet_ac1,
+    lesson="Kappa, alpha and AC1 differ in one thing alone, what they call chance, and no choice of it is neutral. Say "
+    "which one you used, and print the plain percent beside it.",
 )
+
+# ---- two on the same items ---------------------------------------------------------------------------------------
+
+Array = NDArray[np.float64]
+
+
+def paired_bootstrap(a: Array, b: Array) -> tuple[float, float]:
+    """The interval of the library's figure."""
+    figure = stats.paired_bootstrap(a, b)
+    return figure["low"], figure["high"]
+
+
+def check_bootstrap(f: Callable) -> None:
+    rng = np.random.default_rng(5)
+    worth = rng.normal(0.5, 1.2, 80)  # of the prompts, for both
+    a, b = (np.clip(np.round(worth + rng.normal(better, 0.4, 80), 2), -3, 3) for better in (0.15, 0.0))
+    apart, width = a - b, (a - b).std() / len(a) ** 0.5  # one standard error
+    result = f(a, b)
+    if isinstance(result, tuple | list | np.ndarray) and len(result) > 2:
+        raise Mistake(f"Two numbers are expected, (low, high); you give {len(result)}.")
+    low, high = read(result, (2,), "the interval").double().tolist()
+    if low > high:
+        raise Mistake("The lower end comes first: (low, high).")
+    if high - low < width / 10:
+        raise Mistake(
+            "The interval has no width: every draw gives the same mean. Draw with replacement, so that some prompts "
+            "come several times and others not at all."
+        )
+
+    def ends(means: Array, *percent: float) -> tuple[float, float]:
+        one, other = np.percentile(means, percent or (2.5, 97.5))
+        return float(one), float(other)
+
+    draws = rng.integers(len(a), size=(2, 4000, len(a)))
+    means = apart[draws[0]].mean(1)
+
+    def off(target: tuple[float, float]) -> float:
+        """In standard errors: the ends of 2,000 draws are uncertain by .06, and those of 90 % stand .31 off."""
+        return max(abs(low - target[0]), abs(high - target[1])) / width
+
+    right = stats.paired_bootstrap(a, b, 20_000)
+    if off((right["low"], right["high"])) < 0.24:
+        return
+    wrongs = (
+        (
+            ends(a[draws[0]].mean(1) - b[draws[1]].mean(1)),
+            "You draw other prompts for b than for a: then easy and hard prompts do not cancel, and the interval is "
+            "too wide. Draw once, for both.",
+        ),
+        ((-right["high"], -right["low"]), "The sign is wrong: it is the mean of a less b."),
+        (ends(means, 5, 95), "That is the interval of 90 %; from 2.5 to 97.5 there are 95."),
+        (ends(means, 25, 75), "That is the middle half; from 2.5 to 97.5 there are 95 %."),
+        (ends(means, 16, 84), "That is one standard error to either side; from 2.5 to 97.5 percent there are two."),
+        (ends(apart), "That is how far single prompts differ; the interval is of their mean, draw by draw."),
+        (ends(means, 0, 100), "Those are the smallest and the largest mean, which grow apart the more you draw."),
+    )
+    target, name = min(wrongs, key=lambda wrong: off(wrong[0]))
+    if off(target) < 0.5:
+        raise Mistake(name)
+    if high < apart.mean():
+        raise Mistake("The mean lies above both ends. np.percentile counts to 100: 2.5 and 97.5, not 0.025 and 0.975.")
+    raise Mistake(
+        f"The interval is [{low:.3f}, {high:.3f}]; [{right['low']:.3f}, {right['high']:.3f}] is right, give or take a "
+        "little chance."
+    )
+
+
+PAIRED_BOOTSTRAP = Exercise(
+    "05.paired_bootstrap",
+    "Two on the same prompts",
+    "Write paired_bootstrap(a, b) -> (low, high), the 95 % interval of the mean of a less b; a and b (n,) are scores "
+    "of two models on the same n prompts. 2,000 times draw n prompts with replacement and take the mean difference on "
+    "them; the interval reaches from the 2.5th to the 97.5th percentile of these means.",
+    Level(difficulty=2, minutes=12, points=3),
+    "3.4; Efron 1979",
+    (
+        "The difference of each prompt comes first; what is drawn are prompts, with both scores.",
+        "np.random.default_rng(0).integers(n, size=(2000, n)) draws all at once.",
+        "np.percentile(means, [2.5, 97.5])",
+    ),
+    check_bootstrap,
+    paired_bootstrap,
+    lesson="A prompt that is hard for both says nothing about which is better, and in the difference it cancels: the "
+    "same prompts for both tell more than as many of their own would, and cost no more.",
+)
+
+# ---- from labels to a row ----------------------------------------------------------------------------------------
+
+Said = tuple[int, str]  # the answer that was chosen, 1 or 2, and the grade
+
+
+def majority(labels: Sequence[Said]) -> Said | str:
+    """The library's rule."""
+    said = rows.majority([{"choice": c, "grade": g, "safe_1": None, "safe_2": None} for c, g in labels])
+    return "tie" if said is None else (said["choice"], said["grade"])
+
+
+def one_voice(
+    labels: Sequence[Said],
+    split: Any = "tie",
+    who: Callable[[Said, int], bool] = lambda label, choice: label[0] == choice,
+    pick: Callable[[list[int]], int] = lambda places: sorted(places)[len(places) // 2],
+) -> Any:
+    """One label for several: `split` where they are evenly divided, the grades of those that `who` lets speak, of which
+    `pick` takes one; grades are places in GRADES."""
+    first = sum(choice == 1 for choice, _ in labels)
+    if 2 * first == len(labels) and split == "tie":
+        return "tie"
+    choice = split if 2 * first == len(labels) else 1 if 2 * first > len(labels) else 2
+    return choice, GRADES[pick([GRADES.index(label[1]) for label in labels if who(label, choice)])]
+
+
+LABELS: tuple[list[Said], ...] = (
+    [(1, "slightly")],
+    [(1, "significantly"), (1, "slightly"), (2, "negligibly"), (2, "negligibly"), (1, "slightly")],
+    [(2, "significantly"), (2, "negligibly"), (1, "significantly")],
+    [(1, "better"), (2, "better")],
+    [(1, "significantly"), (1, "significantly"), (1, "better"), (2, "negligibly"), (2, "negligibly")],
+    [(2, "better"), (1, "significantly"), (2, "significantly"), (2, "significantly"), (2, "negligibly"), (2, "better")],
+    [(1, "negligibly"), (1, "significantly"), (1, "negligibly"), (1, "better"), (1, "significantly"), (2, "better")],
+)
+
+
+def check_majority(f: Callable) -> None:
+    def reading(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.strip().lower()
+        if isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[1], str):
+            return int(read(value[0], (), "the answer")), value[1]
+        raise Mistake(f'(answer, grade) or "tie" is expected, not {str(value)[:60]}.')
+
+    def alphabet(places: list[int]) -> int:
+        return GRADES.index(sorted(GRADES[p] for p in places)[len(places) // 2])
+
+    got, right = [reading(f(labels)) for labels in LABELS], [majority(labels) for labels in LABELS]
+    for name, how in (
+        ("The grades of those who chose the other answer do not count.", {"who": lambda label, choice: True}),
+        ("Of an even number the middle lies between two grades: take the weaker.", {"pick": _stronger}),
+        (
+            "Of an even number you take a grade between the two in the middle; take the weaker of them.",
+            {"pick": _between},
+        ),
+        ("That is the most frequent grade; the median is the one in the middle.", {"pick": _most_frequent}),
+        ("That is the mean of the places, rounded; one enthusiast moves it. Take the median.", {"pick": _mean}),
+        ("That is the strongest grade, so one enthusiast makes a large margin. Take the median.", {"pick": min}),
+        ("sorted() puts grades in the order of the alphabet; their order is that of the task.", {"pick": alphabet}),
+        ('Where as many chose one answer as the other, the pair is a "tie" and trains nothing.', {"split": 1}),
+        ('Where as many chose one answer as the other, the pair is a "tie" and trains nothing.', {"split": 2}),
+    ):
+        if got != right and got == [one_voice(labels, **how) for labels in LABELS]:
+            raise Mistake(name)
+    for labels, g, r in zip(LABELS, got, right, strict=True):
+        if g != r and isinstance(g, tuple) and isinstance(r, tuple) and g[0] != r[0]:
+            raise Mistake(f"Of {labels} you choose answer {g[0]}; more chose {r[0]}.")
+        if g != r:
+            raise Mistake(f"Of {labels} you make {g}; {r} is right.")
+
+
+def _stronger(places: list[int]) -> int:
+    return sorted(places)[(len(places) - 1) // 2]
+
+
+def _between(places: list[int]) -> int:
+    return math.ceil(statistics.median(places))
+
+
+def _most_frequent(places: list[int]) -> int:
+    return Counter(places).most_common(1)[0][0]
+
+
+def _mean(places: list[int]) -> int:
+    return round(sum(places) / len(places))
+
+
+MAJORITY = Exercise(
+    "05.majority",
+    "One row for several labels",
+    "Write majority(labels) -> (choice, grade): labels are (choice, grade) of several people on one pair, choice 1 or "
+    '2. Give the answer that more chose, and the median grade of those who chose it, between two the weaker; "tie" '
+    "where as many chose either. From strong to weak: significantly, better, slightly, negligibly.",
+    Level(difficulty=2, minutes=10, points=2),
+    "3.2.1",
+    (
+        "Count the labels for each answer first.",
+        "Put the grades of that side in the order of the task; the one at place len // 2 is the median, or the weaker "
+        "of the two in the middle.",
+    ),
+    check_majority,
+    majority,
+    lesson="A median is moved by how many people stand on a side, not by how far out one of them stands: so nobody can "
+    "make a large margin alone. A tie is thrown away, since its row would be a coin's.",
+)
+
+# ---- questions and predictions -----------------------------------------------------------------------------------
 
 WHY_AC1 = Exercise(
     "05.why_ac1",
@@ -143,6 +351,8 @@ WHY_AC1 = Exercise(
         b="percent agreement is high by chance alone when one category is frequent",
         c=("the answers are safe", "Nothing was judged here: labels at random say nothing about the answers."),
     ),
+    lesson="And no coefficient can mend it: two people who mark the same thing without looking agree as well as two "
+    "who look. Only items whose answer is known beforehand tell them apart.",
 )
 
 GRADES_ORDER = Exercise(
@@ -162,6 +372,8 @@ GRADES_ORDER = Exercise(
             ("better", "sig"): "The larger the difference, the more agree.",
         },
     ),
+    lesson="Where people hardly agree, a label is mostly noise. So the margin in the loss is 0 there, and a reward "
+    "model that misses such a pair misses what a second person would have missed too.",
 )
 
 OWN_AGREEMENT = Prediction(
@@ -181,4 +393,4 @@ OWN_AGREEMENT = Prediction(
     lesson="No reward model can agree with people much more than people do with each other.",
 )
 
-EXERCISES = (PERCENT, AC1, WHY_AC1, GRADES_ORDER, OWN_AGREEMENT)
+EXERCISES = (OWN_AGREEMENT, PERCENT, AC1, WHY_AC1, GRADES_ORDER, PAIRED_BOOTSTRAP, MAJORITY)

@@ -26,8 +26,10 @@ from llama2lab.engine import stats
 from llama2lab.engine.files import digest
 from llama2lab.engine.scale import GRADES
 from llama2lab.engine.stats import Figure
+from llama2lab.lab.checking import whose
 from llama2lab.lab.finished import Finished, live_folder
 from llama2lab.lab.seeds import less, over_seeds
+from llama2lab.lessons.n05_preferences.exercises import PAIRED_BOOTSTRAP
 from llama2lab.lessons.n05_preferences.pairs import (
     TRUTH,
     Pair,
@@ -39,13 +41,16 @@ from llama2lab.lessons.n05_preferences.pairs import (
     truth_rows,
 )
 from llama2lab.model.logprobs import answer_loglikelihoods, pad_right
-from llama2lab.run.pairs import gold_pairs, guidelines
+from llama2lab.report.summary import difference
+from llama2lab.run.gold import gold_pairs, guidelines
 from llama2lab.stages import reward
 from llama2lab.stages.evaluate import TIE
 from llama2lab.stages.reward import RewardModel, encode_answers, judged_well, pair_scores
 from llama2lab.stages.rounds import ROUNDS, RlhfSettings
 from llama2lab.town import language
 from llama2lab.town.annotators import VENDORS, Annotator, grade_of, label_pairs
+
+Array = NDArray[np.float64]
 
 FEWEST = 5  # labels from which on a person's own are looked at
 STAND_IN = Annotator("stand-in", "stand-in", noise=0.6)
@@ -80,7 +85,7 @@ def own_pairs(lab: Finished, n: int = 24) -> list[Pair]:
     return real_pairs(lab, n, seed=11)
 
 
-def own_store(lab: Finished, n: int = 24, gold: int = 4) -> Store:
+def own_store(lab: Finished, n: int = 24, gold: int = 7) -> Store:
     """A store in runs/lab with `n` pairs of the run, `gold` pairs whose better answer is known, and the guidelines;
     what was labelled there before is still there."""
     folder = live_folder()
@@ -150,6 +155,27 @@ def second_opinion(said: Sequence[Label], a: str, b: str) -> dict[str, Figure]:
     first, second = ({x["item_id"]: x for x in judged(said) if x["annotator"] == name} for name in (a, b))
     both = [(first[i]["grade"], first[i]["choice"] == second[i]["choice"]) for i in first if i in second]
     return {g: stats.rate([same for grade, same in both if grade == g]) for g in GRADES}
+
+
+def right_or_wrong(lab: Finished, items: Items, said: Sequence[Label], names: Sequence[str]) -> list[Array]:
+    """Of each of these annotators 1 or 0 for every pair that has a truth and that all of them judged, in one order:
+    whether the truly better answer was chosen."""
+    choices = [{x["item_id"]: x["choice"] for x in judged(said) if x["annotator"] == name} for name in names]
+    gaps = {key: true_gap(lab, pair) for key, pair in items.items()}
+    both = [key for key, gap in gaps.items() if abs(gap) > TIE and all(key in of for of in choices)]
+    return [np.array([float((of[key] == 1) == (gaps[key] > 0)) for key in both]) for of in choices]
+
+
+def apart(a: Array, b: Array, paired_bootstrap: Callable | None = None) -> dict[str, Figure | None]:
+    """The mean of a less b on the same items: by the student's `paired_bootstrap`, or the library's if that is not
+    right yet, and as if the items of b were others."""
+    function, owner = whose(PAIRED_BOOTSTRAP, paired_bootstrap)
+    low, high = map(float, function(a, b))
+    paired: Figure = {"mean": float(a.mean() - b.mean()), "low": low, "high": high, "n": len(a)}
+    return {
+        f"on the same pairs ({owner} bootstrap)": paired,
+        "as if on others": difference(stats.rate(a.tolist()), stats.rate(b.tolist())),
+    }
 
 
 def agreement_by_prevalence(
@@ -252,7 +278,6 @@ def vendors(
 
 STRENGTH = dict(zip(GRADES, (3.0, 1.6, 0.75, 0.2), strict=True))  # the perceived gap that a grade stands for
 WAYS = ("choice", "choice and grade", "two scores")
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,69 @@ from llama2lab.lab.predictions import Choice, Pick, Prediction, Ranking
 from llama2lab.stages import gate, reward
 
 
+def check_last_token(f: Callable) -> None:
+    weight = randn(5, seed=1)
+    for lengths in (torch.tensor([5, 3, 1, 4]), torch.tensor([6, 2])):
+        n = len(lengths)
+        hidden = randn(n, 6, 5, seed=n)  # behind a row's end stands what padding makes of it
+        scores = hidden @ weight  # (batch, seq): what each place would give
+        inside = torch.arange(6) < lengths[:, None]
+        right = reward.last_token_scores(hidden, lengths, weight)
+        got = torch.as_tensor(f(hidden, lengths, weight))
+        if got.shape == (n, n):
+            raise Mistake(
+                f"The result has shape ({n}, {n}): hidden[:, lengths - 1] takes every row at every row's place. Number "
+                "the rows too: hidden[torch.arange(batch), ...]."
+            )
+        judge(
+            read(got, (n,), "the scores"),
+            right,
+            (
+                scores[:, -1],
+                "You read the end of the padded row. In the shorter rows padding stands there, so the score hangs on "
+                "which answers shared the batch.",
+            ),
+            (
+                scores.gather(1, lengths.clamp(max=5)[:, None])[:, 0],
+                "You read one place behind the last token: places count from 0, so it is lengths - 1.",
+            ),
+            (
+                scores[:, 0],
+                "You read the first token. Each state has seen only what stands before it, and so the first one "
+                "nothing of the answer.",
+            ),
+            (
+                (scores * inside).sum(1) / lengths,
+                "That is the mean over the row's tokens; the head reads its last token alone.",
+            ),
+            (scores.mean(1), "That is the mean over the row, padding included; the head reads the last token alone."),
+            ((scores * inside).sum(1), "That is the sum over the row's tokens; the head reads its last token alone."),
+            (right.sigmoid(), "That is a probability; the score comes before any sigmoid."),
+            (right / 5, "You take the mean over the dimensions; the head is a dot product, which sums."),
+            what="the scores",
+        )
+
+
+LAST_TOKEN = Exercise(
+    "06.last_token",
+    "Where a reward model reads",
+    "Write last_token_scores(hidden, lengths, weight) -> (batch,): the dot product of weight (dim,) with the hidden "
+    "state of each row's last token. hidden is (batch, seq, dim); rows are padded on the right, and lengths (batch,) "
+    "says how many tokens of each are no padding.",
+    Level(difficulty=2, minutes=8, points=2),
+    "3.2.2",
+    (
+        "Which place does the last of three tokens have, when the first one has place 0?",
+        "Two lists of indices of one length take one state of each row: hidden[[0, 1], [4, 2]].",
+        "torch.arange(len(hidden)) numbers the rows.",
+    ),
+    check_last_token,
+    reward.last_token_scores,
+    lesson="Only the last state has read the whole answer, and it may not hang on the batch's padding. The library "
+    "multiplies in float32: in bfloat16 many answers would get one and the same score.",
+)
+
+
 def ranking_loss(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:
     """The library's loss, which wants (batch,) everywhere."""
     return reward.ranking_loss(chosen.squeeze(-1), rejected.squeeze(-1), margin)
@@ -69,6 +132,8 @@ RANKING_LOSS = Exercise(
     ),
     check_ranking,
     ranking_loss,
+    lesson="Only the difference counts, so pairs never fix the zero: add a number to all scores and the loss is the "
+    "same. An offset after training, or a second loss on single answers, sets it.",
 )
 
 
@@ -124,6 +189,8 @@ GATE = Exercise(
     ("Probabilities are the sigmoid of scores.", "torch.where(condition, a, b); | is OR."),
     check_gate,
     gate.gated_reward,
+    lesson="A switch cannot be bought: in a weighted sum, enough helpfulness would pay for any harm. The price is a "
+    "jump at the threshold, where two answers that hardly differ are judged by different models.",
 )
 
 
@@ -164,6 +231,9 @@ WHITEN = Exercise(
     ("torch.logit(r, eps) clamps and takes the logit.", "Subtract the mean, divide by the standard deviation."),
     check_whiten,
     logit_whiten,
+    lesson="The sigmoid flattens what lies far out; the logit gives back the room between good and very good. "
+    "Whitening gives the reward a fixed size, or beta, the price of the KL, would mean something else for each reward "
+    "model.",
 )
 
 WHY_MARGIN = Exercise(
@@ -181,6 +251,8 @@ WHY_MARGIN = Exercise(
             "The margin of negligible pairs is 0; with the large margins of the report's table 28 they lose a little.",
         ),
     ),
+    lesson="Accuracy asks for the order alone and hardly sees this. Rejection sampling keeps by the order too; PPO "
+    "climbs the size, so a margin changes what it is paid for.",
 )
 
 BY_GRADE = Prediction(
@@ -237,4 +309,4 @@ EPOCHS = Prediction(
     lesson="The report trains one epoch, because longer training was seen to overfit.",
 )
 
-EXERCISES = (RANKING_LOSS, GATE, WHITEN, WHY_MARGIN, BY_GRADE, START, EPOCHS)
+EXERCISES = (LAST_TOKEN, RANKING_LOSS, GATE, WHITEN, WHY_MARGIN, BY_GRADE, START, EPOCHS)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from llama2lab.lab.checking import Exercise, Level, Mistake
-from llama2lab.lab.compare import judge, randn, read
+from llama2lab.lab.compare import Wrong, judge, randn, read
 from llama2lab.lab.predictions import Choice, Guess, Prediction
+from llama2lab.lessons.n07_rejection.experiments import of_k
 from llama2lab.stages import rejection
 from llama2lab.town.items import Prompt
 
@@ -67,6 +71,8 @@ BEST_OF_K = Exercise(
     ("The answers of prompt i are answers[i * k:(i + 1) * k].", "max(range(k), key=...) finds the place of the best."),
     check_best,
     best_of_k,
+    lesson="Each prompt keeps its own best, or the easy prompts, whose answers all score well, would fill the training "
+    "set and the hard ones, where there is most to learn, would be missing.",
 )
 
 
@@ -119,6 +125,8 @@ BEST_OF_CURVE = Exercise(
     ("First cut every list to its first k.", "statistics.median does the even case as asked."),
     check_curve,
     best_of_curve,
+    lesson="The distance of the two curves is what fine-tuning on the best may gain: the median is what the model "
+    "mostly says, the max what it could say.",
 )
 
 MEDIAN_FLAT = Exercise(
@@ -139,6 +147,8 @@ MEDIAN_FLAT = Exercise(
             "Each answer is scored alone; the reward model does not know when it was drawn.",
         ),
     ),
+    lesson="That is why the gain grows ever more slowly: each doubling of K asks for a rarer piece of luck. A better "
+    "policy lifts both curves, more draws only the upper one.",
 )
 
 GAIN = Prediction(
@@ -155,6 +165,76 @@ GAIN = Prediction(
         "Answers to one prompt differ less than you thought.",
         relative=0.25,
     ),
+    lesson="How far the best lies above the mean is a matter of spread alone: a model that always says the same gains "
+    "nothing from more draws, and is done with rejection sampling.",
 )
 
-EXERCISES = (BEST_OF_K, BEST_OF_CURVE, MEDIAN_FLAT, GAIN)
+
+def expected_best(scores: Sequence[float], k: int) -> float:
+    """The library's mean over all choices of k, of one prompt's scores."""
+    one = np.array([scores], dtype=float)
+    return float(of_k(one, one, k)["max"][0])
+
+
+def check_expected(f: Callable) -> None:
+    for n, k, seed in ((9, 3, 2), (8, 4, 3), (7, 1, 4), (6, 6, 5)):
+        scores = (2 * randn(n, seed=seed)).tolist()
+        up, ways = sorted(scores), math.comb(n, k)
+        right, what = expected_best(scores, k), f"the expected best for k = {k}"
+        pieces = [max(scores[i : i + k]) for i in range(0, n - k + 1, k)]
+        counts = [math.comb(i, k - 1) / ways for i in range(n)]  # how often a score with i below it is the best
+        got = read(f(scores, k), (), what)
+        wrongs: list[Wrong] = [
+            (max(scores[:k]), "That is the best of one choice of k, the first. Take the mean over all choices."),
+            (up[-1], "That is the best of all n; most choices of k miss it, and their best is smaller."),
+            (sum(scores) / n, "That is the mean of the scores, the expected best for k = 1 alone."),
+            (
+                sum(x * ((i + 1) ** k - i**k) / n**k for i, x in enumerate(up)),
+                "That is the best of k draws with replacement. A choice of k holds no answer twice, so its best is "
+                "larger.",
+            ),
+            (
+                sum(pieces) / len(pieces),
+                "You cut the list into pieces of k. That is right on average, and hangs on the order of the scores: "
+                "take all choices.",
+            ),
+            (
+                sum(c * x for c, x in zip(counts, scores, strict=True)),
+                "How often a score is the best hangs on how many lie below it: sort first.",
+            ),
+            (
+                sum(c * x for c, x in zip(counts, reversed(up), strict=True)),
+                "You sorted from the largest down: that is the expected worst of k.",
+            ),
+            (
+                sum(math.comb(i, k) / ways * x for i, x in enumerate(up)),
+                "Off by one: the score itself is one of the k, so k - 1 others are chosen among those below it.",
+            ),
+        ]
+        if abs(float(got) - right) < 0.15:
+            wrongs.append(
+                (got, "Close, and not exact. If it is a simulation: count the choices instead of drawing them.")
+            )
+        judge(got, right, *wrongs, what=what, tolerance=1e-5)
+
+
+EXPECTED_BEST = Exercise(
+    "07.expected_best",
+    "The expected best of K",
+    "Write expected_best(scores, k): from the n scores of one prompt (all different, n >= k) the largest of k of them, "
+    "as a mean over all choices of k without repetition. It is what the best of K gives on average, without the luck "
+    "of which k came first.",
+    Level(difficulty=3, minutes=12, points=3),
+    "3.2.3, figure 7",
+    (
+        "itertools.combinations(scores, k) lists all choices; for small n that is enough.",
+        "Or count: in ascending order, the score with i below it is the best of math.comb(i, k - 1) choices.",
+        "There are math.comb(n, k) choices in all.",
+    ),
+    check_expected,
+    expected_best,
+    lesson="From n draws this reads every K up to n, unbiased, and with less luck than the first K alone: the plots of "
+    "this notebook are such means. The same count gives pass@k of code models.",
+)
+
+EXERCISES = (BEST_OF_K, BEST_OF_CURVE, EXPECTED_BEST, MEDIAN_FLAT, GAIN)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from llama2lab.lab.checking import Exercise, Level, Mistake
-from llama2lab.lab.compare import close, judge, randn, read
+from llama2lab.lab.compare import Wrong, close, judge, randn, read
 from llama2lab.lab.predictions import Choice, Prediction, Ranking
+from llama2lab.lessons.n08_ppo import three_tokens
 from llama2lab.model.generate import sample
 from llama2lab.stages import ppo
 
@@ -62,6 +64,8 @@ KL = Exercise(
     ("log r = reference - policy.", "k1 = -log r; k3 = exp(log r) - 1 - log r."),
     check_kl,
     ppo.kl_estimates,
+    lesson="k1 and k3 have the same mean, because r averages to 1 over tokens drawn from pi: r - 1 adds nothing on "
+    "average and takes away the scatter, as long as r stays near 1.",
 )
 
 
@@ -147,6 +151,8 @@ GAE = Exercise(
     ),
     check_gae,
     ppo.gae,
+    lesson="An advantage is what the critic did not foresee: under a perfect one it is 0 on average. Lambda trades the "
+    "critic's errors (at 0) against the luck of all that follows (at 1).",
 )
 
 
@@ -220,6 +226,8 @@ CLIPPED = Exercise(
     ("ratio = exp(new - old).", "torch.minimum of the two products, then the mean over mask, then a minus."),
     check_clip,
     clipped_loss,
+    lesson="Where the clip bites, the gradient is 0: the token no longer pulls, nor does anything push it back. The "
+    "clip does not bound how far the policy moves; it ends the reward for moving.",
 )
 
 
@@ -269,6 +277,8 @@ TOKEN_REWARDS = Exercise(
     ),
     check_rewards,
     ppo.token_rewards,
+    lesson="A single score for a whole answer and a price for each token: the price is known at once, the score only "
+    "at the end. GAE carries it back to the words that earned it.",
 )
 
 FIRST_RATIO = Exercise(
@@ -290,6 +300,8 @@ FIRST_RATIO = Exercise(
         ),
         c="the same weights score both of its sides: before the first step it is 1 by construction",
     ),
+    lesson="A quantity that cannot come out otherwise tests nothing. It still serves as a guard of the bookkeeping: "
+    "were it not 1, tokens, mask or dropout would differ between the two passes.",
 )
 
 
@@ -356,6 +368,165 @@ SAMPLING_GAP = Exercise(
     ("Absolute values first, then the mean over the tokens of the mask.", "(sampled - scored).abs()[mask].mean()"),
     check_gap,
     sampling_gap,
+    lesson="Real systems sample with one engine and train with another, in other precisions: this gap is then never "
+    "quite 0, and a run may fail of it while loss and ratio look well.",
+)
+
+
+def check_value_loss(f: Callable) -> None:
+    old, returns = randn(2, 6), randn(2, 6, seed=1)
+    new = old + 0.6 * randn(2, 6, seed=2)
+    mask = torch.tensor([[0, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 0]]).bool()
+
+    def half(x: Tensor) -> Tensor:
+        return 0.5 * x[mask].mean()
+
+    for clip in (0.2, 0.5):
+        far = new - old
+        one, two = (new - returns) ** 2, (old + far.clamp(-clip, clip) - returns) ** 2
+        both, what = torch.maximum(one, two), f"the loss for a clip of {clip}"
+        judge(
+            read(f(new, old, returns, mask, clip), (), what),
+            ppo.value_loss(new, old, returns, mask, clip),
+            (half(one), "Nothing is clipped."),
+            (
+                half(two),
+                "Only the clipped value is used: where it is wrong in the good direction, its error is hidden.",
+            ),
+            (
+                half(torch.minimum(one, two)),
+                "The smaller error is taken; the larger one counts, so that clipping never makes a loss look better.",
+            ),
+            (2 * half(both), "The half is missing: it is half the squared error."),
+            (0.5 * both.mean(), "The mean goes over padding and prompt too; only tokens of the mask count."),
+            (0.5 * both[mask].sum(), "That is the sum; the loss is the mean over the mask."),
+            (
+                half(torch.maximum(one, (new.clamp(-clip, clip) - returns) ** 2)),
+                "You clip the value itself; what is clipped is how far it has moved from `old`.",
+            ),
+            (
+                half(torch.maximum(one, (old * (new / old).clamp(1 - clip, 1 + clip) - returns) ** 2)),
+                "Values are no probabilities: clip their difference, not their ratio.",
+            ),
+            (
+                half(torch.maximum((new - returns).abs(), (old + far.clamp(-clip, clip) - returns).abs())),
+                "You take absolute errors; they are squared.",
+            ),
+            what=what,
+        )
+
+
+VALUE_LOSS = Exercise(
+    "08.value_loss",
+    "The critic's loss",
+    "Write value_loss(new, old, returns, mask, clip) for values (batch, steps): half the mean over the mask of the "
+    "larger of two squared errors against `returns`, that of `new` and that of `new` held within `clip` of `old`, what "
+    "the critic said before the update.",
+    Level(difficulty=2, minutes=10, points=2),
+    "3.2.3; arXiv 2005.12729",
+    (
+        "How far a value has moved is new - old; clamp that, and add it to old.",
+        "torch.maximum of the two squared errors, then the mean over mask, then the half.",
+    ),
+    check_value_loss,
+    ppo.value_loss,
+    lesson="The larger error is the cautious one, as the smaller objective is for the policy. The paper of PPO does "
+    "not have this clip; it came with its code, and later studies found little use in it.",
+)
+
+
+def ppo_step(logits: Tensor, tokens: Tensor, old: Tensor, advantages: Tensor, clip: float, lr: float) -> Tensor:
+    """A step of gradient descent on the library's loss."""
+    return three_tokens.step(logits, tokens, old, advantages, clip, lr)[0]
+
+
+def _wrong_step(
+    logits: Tensor,
+    tokens: Tensor,
+    old: Tensor,
+    advantages: Tensor,
+    lr: float,
+    objective: Callable,
+    softmax: bool = True,
+) -> Tensor:
+    """Logits after a step up the mean of another objective(new, old, advantages) of each token."""
+    free = logits.clone().requires_grad_()
+    new = (free.log_softmax(-1) if softmax else free)[tokens]
+    (gradient,) = torch.autograd.grad(objective(new, old, advantages).mean(), free)
+    return logits + lr * gradient
+
+
+def check_ppo_step(f: Callable) -> None:
+    tokens = torch.tensor([0, 1, 2, 0, 1, 2, 2, 0])
+    advantages = torch.tensor([1.0, -1.0, 0.4, 0.8, -0.6, -0.4, 0.6, -0.5])
+    logits, before, clip = torch.tensor([0.6, -0.4, 0.2]), torch.tensor([0.0, 0.1, 0.3]), 0.2
+
+    def clipped(new: Tensor, old: Tensor, a: Tensor) -> Tensor:
+        ratio = (new - old).exp()
+        return torch.minimum(ratio * a, ratio.clamp(1 - clip, 1 + clip) * a)
+
+    for when, at, lr in (("the first step", logits, 0.5), ("a later step", before, 0.8)):
+        old = at.log_softmax(-1)[tokens]
+        what = f"the policy after {when}"
+        good, bad = ppo_step(logits, tokens, old, advantages, clip, lr), partial(_wrong_step, logits, tokens, old)
+        got = read(f(logits, tokens, old, advantages, clip, lr), (3,), "the logits")
+        if close(got, good.softmax(-1)):
+            raise Mistake("Those are probabilities. Give the logits, so that the next step can go on from them.")
+        wrongs: list[Wrong] = [
+            (
+                logits,
+                "Nothing has moved: the gradient does not reach the logits. They must ask for it, and `old` is a "
+                "number that is given, not computed anew from them.",
+            ),
+            (
+                bad(advantages, -lr, clipped),
+                "The step goes the wrong way: it makes good tokens rarer. Up the objective is down the loss.",
+            ),
+            (bad(advantages, lr * len(tokens), clipped), "That is the sum over the tokens; take their mean."),
+            (bad(advantages, 1.0, clipped), "lr is not used."),
+            (
+                bad(advantages, lr, lambda new, old, a: (new - old).exp() * a),
+                "Nothing is clipped: tokens whose ratio has left 1 - clip to 1 + clip the good way still pull.",
+            ),
+            (
+                bad(advantages, lr, lambda new, old, a: (new - old).exp().clamp(1 - clip, 1 + clip) * a),
+                "Only the clipped term is used; the smaller of both counts, so that a bad move is always undone.",
+            ),
+            (
+                bad(advantages, lr, lambda new, old, a: new * a),
+                "`old` is not used: the ratio exp(new - old) weighs each token by how far the policy has moved since.",
+            ),
+            (
+                bad(advantages, lr, clipped, softmax=False),
+                "Logits are no log-probabilities: take log_softmax first. What one token gains the others must lose.",
+            ),
+        ]
+        # Logits say the same with any number added to all of them.
+        judge(
+            got.double().log_softmax(-1),
+            good.double().log_softmax(-1),
+            *((value.double().log_softmax(-1), name) for value, name in wrongs),
+            what=what,
+        )
+
+
+PPO_STEP = Exercise(
+    "08.ppo_step",
+    "PPO on three tokens",
+    "Write ppo_step(logits, tokens, old, advantages, clip, lr) -> the logits (3,) after one step of gradient descent "
+    "with rate lr on the clipped objective's loss. The policy is softmax(logits) over three tokens; tokens (n,) were "
+    "drawn from it, old (n,) are their log-probabilities at that time, advantages (n,) what they brought.",
+    Level(difficulty=3, minutes=15, points=4),
+    "3.2.3; arXiv 1707.06347",
+    (
+        "x = logits.clone().requires_grad_(); x.log_softmax(-1)[tokens] are the log-probabilities now.",
+        "The loss is the one above, of one row, with every token in the mask.",
+        "loss.backward(), then logits - lr * x.grad.",
+    ),
+    check_ppo_step,
+    ppo_step,
+    lesson="This is all of PPO's learning: a model only puts a transformer between prompt and logits. Tokens that "
+    "nobody drew move too: softmax takes from them what the good ones gain.",
 )
 
 BETA = Prediction(
@@ -369,6 +540,8 @@ BETA = Prediction(
         {"zero": "beta 0", "small": "beta 0.1", "large": "beta 0.5"},
         {("large", "zero"): "The dearer the KL the less of it: beta holds the policy near its start."},
     ),
+    lesson="Beta sets the exchange rate of reward and distance: the best policy for it is pi_0 times exp(R / beta), "
+    "made to sum to 1. Halving beta squares that tilt.",
 )
 
-EXERCISES = (KL, GAE, CLIPPED, TOKEN_REWARDS, FIRST_RATIO, SAMPLING_GAP, BETA)
+EXERCISES = (KL, GAE, CLIPPED, TOKEN_REWARDS, VALUE_LOSS, PPO_STEP, FIRST_RATIO, SAMPLING_GAP, BETA)

@@ -186,13 +186,6 @@ def three_betas(lab: Finished, **changes: Any) -> dict[str, Any]:
     return {name: kept_run(lab, Play(beta=beta, **changes)) for name, beta in BETAS.items()}
 
 
-def hacking(lab: Finished, **changes: Any) -> dict[str, Any]:
-    """Without a KL term (beta 0), against a reward model that has seen few pairs, and against the full run's last one.
-    About 20 s."""
-    settings = {"beta": 0.0, "unsafe_share": 0.0, "iterations": 10, "lr": 6e-4, **changes}
-    return {"few pairs": kept_run(lab, Play(rewarder="weak", **settings)), "all pairs": kept_run(lab, Play(**settings))}
-
-
 def kl_estimators(
     lab: Finished,
     policy: str = "rlhf-v5",
@@ -296,6 +289,13 @@ def one_answer(
 
 
 # ---- measured with the full run ------------------------------------------------------------------------------------
+
+
+def hacking(lab: Finished, **changes: Any) -> dict[str, Any]:
+    """Claim 20, to be looked at: two runs without a KL term (beta 0), against a reward model of few pairs and against
+    the full run's last one, their rows as in `rows_of`. Some 40 s on two cores."""
+    settings = {"beta": 0.0, "unsafe_share": 0.0, "iterations": 20, "lr": 6e-4, **changes}
+    return {"few pairs": kept_run(lab, Play(rewarder="weak", **settings)), "all pairs": kept_run(lab, Play(**settings))}
 
 
 def over_optimisation(
@@ -433,4 +433,4 @@ def distance(
     return stats.mean([a - b for a, b in zip(own, old, strict=True)])
 
 
-EXPERIMENTS = (over_optimisation, rejection_against_ppo, heads_by_ppo)
+EXPERIMENTS = (over_optimisation, hacking, rejection_against_ppo, heads_by_ppo)

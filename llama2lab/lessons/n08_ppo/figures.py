@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -74,6 +75,23 @@ def runs_figure(runs: Mapping[str, Rows], keys: Mapping[str, str]) -> go.Figure 
     one_legend(fig)
     fig.update_annotations(font_size=13)
     return style(fig, "iteration")
+
+
+def three_tokens_figure(plays: Mapping[str, Rows], names: Sequence[str]) -> go.Figure | None:
+    """What `three_tokens.play` gives: the probability of each of the named tokens after every step, one panel for each
+    play; dotted lines stand where a new batch is drawn."""
+    fig = make_subplots(1, len(plays), subplot_titles=list(plays), shared_yaxes=True, horizontal_spacing=0.05)
+    for column, rows in enumerate(plays.values(), 1):
+        for token, (name, (color, symbol)) in enumerate(zip(names, MARKS, strict=False)):
+            x, y = [row["step"] for row in rows], [row["probabilities"][token] for row in rows]
+            add_line(fig, name, x, y, color, symbol, size=6, row=1, col=column)
+        for before, row in itertools.pairwise(rows):
+            if row["batch"] != before["batch"]:
+                fig.add_vline(x=before["step"], line={"color": GREY, "dash": "dot", "width": 1}, row=1, col=column)
+    one_legend(fig)
+    fig.update_yaxes(range=[-0.02, 1.02])
+    fig.update_yaxes(title="probability", row=1, col=1)
+    return style(fig, "gradient step")
 
 
 def over_optimisation_figure(result: Mapping[str, Any]) -> go.Figure | None:

@@ -13,7 +13,7 @@ from llama2lab.lab.finished import Finished
 from llama2lab.lessons.n02_transformer.attention import attention_weights
 from llama2lab.model.chat import Message, encode_chat
 from llama2lab.model.network import Llama
-from llama2lab.stages.gatt import instructed, sample_dialogues, user
+from llama2lab.stages.gatt import dialogue_messages, sample_dialogues, user
 from llama2lab.town.items import Instruction
 from llama2lab.town.prompts import dialogue_prompts, instructions_of
 
@@ -33,13 +33,8 @@ class Dialogue:
     def messages(self, turns: int | None = None, everywhere: bool = False) -> list[Message]:
         """The first `turns` turns, as training and users have them, or with the instruction before every question, as
         the answers of the training data were sampled."""
-        made: list[Message] = []
-        for t, (question, answer) in enumerate(zip(self.questions[:turns], self.answers, strict=False)):
-            made += [
-                user(instructed(self.instruction.text, question) if everywhere or t == 0 else question),
-                {"role": "assistant", "content": answer},
-            ]
-        return made
+        told = self.instruction.text
+        return dialogue_messages(told, self.questions[:turns], self.answers[:turns], everywhere)
 
 
 def judged(lab: Finished, instruction: Instruction, questions: Sequence[str], answers: Sequence[str]) -> Dialogue:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from llama2lab.engine.stats import wilson
+import numpy as np
+import torch
+
+from llama2lab.engine.stats import effective_n, wilson
 from llama2lab.lab.checking import Exercise, Level, Mistake
-from llama2lab.lab.compare import judge, read
+from llama2lab.lab.compare import Wrong, judge, randn, read
 from llama2lab.lab.predictions import Choice, Guess, Number, Pick, Prediction
 
 POINTS = {"win": 1.0, "tie": 0.5, "loss": 0.0}
@@ -73,6 +76,64 @@ WIN_RATE = Exercise(
     ),
     check_win_rate,
     win_rate,
+    lesson="Four times the prompts halve an interval. Wilson's asks which true rates would have made the result "
+    "likely, so it never leaves 0 to 1 and is never of no width.",
+)
+
+
+def check_effective(f: Callable) -> None:
+    alike = [1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0]
+    apart = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+    for values, groups in (
+        (alike, list("aaabbbbccddd")),
+        ((randn(9, seed=3) + torch.arange(9) // 3 * 1.5).tolist(), list("xyzxyzxyz")[::-1]),
+        (apart, list("aabbccdd")),
+        ([0.0] * 6, list("aabbcc")),
+    ):
+        x, n, names = np.array(values), len(values), sorted(set(groups))
+        sums = np.array([sum(v - x.mean() for v, g in zip(x, groups, strict=True) if g == name) for name in names])
+        means = np.array([np.mean([v for v, g in zip(x, groups, strict=True) if g == name]) for name in names])
+        right, what = effective_n(values, groups), "the effective number"
+        got = read(f(values, groups), (), f"{what} where all values are equal" if x.var() == 0 else what)
+        count = len(names)
+        wrongs: list[Wrong] = [(n, "Groups are not used: alike values count as if each said something new.")]
+        if x.var() > 0:
+            effect = float(count / (count - 1) * (sums**2).sum() / (n * x.var(ddof=1)))
+            wrongs += [
+                (effect, "That is the design effect; n is divided by it."),
+                (n / effect, "It is never more than n: a design effect under 1 counts as 1."),
+                (n * max(1.0, effect), "n is divided by the design effect, not multiplied."),
+                (
+                    n / max(1.0, effect * (count - 1) / count),
+                    "The factor G / (G - 1) is missing: the sums are taken about a mean that they made themselves.",
+                ),
+                (n / max(1.0, effect * x.var(ddof=1) / x.var()), "The variance has n - 1 in its denominator, not n."),
+                (
+                    float(x.var(ddof=1) / (means.var(ddof=1) / count)),
+                    "You compare the groups' means: then a group of one value weighs as much as one of many.",
+                ),
+                (count, "That is the number of groups, as if a group said no more than one value."),
+            ]
+        judge(got, right, *wrongs, what=what)
+
+
+EFFECTIVE_N = Exercise(
+    "11.effective_n",
+    "How many prompts are these?",
+    "Write effective_n(values, groups) -> n / max(1, D), the number of independent values that would say as much as "
+    "these n, of which some share a group. D is the design effect, G / (G - 1) * sum of s_g² / (n * variance): G "
+    "groups, s_g the sum over a group of value less the mean of all, the variance with n - 1. Where all values are "
+    "equal give G.",
+    Level(difficulty=3, minutes=12, points=3),
+    "3.4; Kish 1965",
+    (
+        "Sum the deviations of each group in a dictionary; the groups are in no order.",
+        "If values of a group were independent, s_g² would be about its size times the variance, and D about 1.",
+    ),
+    check_effective,
+    effective_n,
+    lesson="Five wordings of one question are hardly five questions. Whoever counts them so gets intervals that are "
+    "too narrow and finds differences that the next set of prompts does not show.",
 )
 
 OVERLAP = Exercise(
@@ -87,6 +148,8 @@ OVERLAP = Exercise(
         b="the data do not tell which is better",
         c=("they are equally good", "That is more than the data say: a true .60 lies within the interval too."),
     ),
+    lesson="Not significant is not equal: the interval is the answer, and more prompts are the cure. That two models' "
+    "intervals overlap would say less still: compare them pair by pair.",
 )
 
 FALSE_REFUSAL = Exercise(
@@ -101,6 +164,8 @@ FALSE_REFUSAL = Exercise(
         b=("the reward", "What the model says on harmless prompts grows worse, not better."),
         c=("nothing", "In the report false refusals on borderline prompts rise from 15 to 27 percent."),
     ),
+    lesson="Refusing is the safe guess for whoever cannot tell: from refusals alone a model learns words, not harm. "
+    "Only harmless prompts that sound alarming, answered, show where the border runs.",
 )
 
 REFUSALS = Prediction(
@@ -117,6 +182,8 @@ REFUSALS = Prediction(
         "It refuses less than you thought.",
         absolute=0.08,
     ),
+    lesson="The report's share is of prompts that were written to mislead: on everyday ones its model refuses far "
+    "less. A rate of refusals means nothing without the prompts.",
 )
 
 DISTILLED = Prediction(
@@ -173,6 +240,8 @@ CARBON = Exercise(
         ),
         relative=0.01,
     ),
+    lesson="The chips' rated power is not what a centre draws: cooling and networks come on top, and where the power "
+    "comes from decides more than the hours do. The report says that its tons were offset.",
 )
 
 MONTHLY_USERS = Exercise(
@@ -191,6 +260,8 @@ MONTHLY_USERS = Exercise(
             "Commercial use is allowed; the clause is about a handful of very large companies.",
         ),
     ),
+    lesson="Free for nearly all and closed to the few who compete: such a licence is not open source by that "
+    "movement's own definition, which allows no exception by size or use.",
 )
 
 OPEN_PARTS = Exercise(
@@ -209,6 +280,19 @@ OPEN_PARTS = Exercise(
         c=("the 1.4 million comparisons", "The comparisons and the reward models were kept back."),
         d=("the code that trained it", "Code to run the models was published, the code that trained them was not."),
     ),
+    lesson="Weights let you run, probe and fine-tune a model. Without data and code nobody can repeat it, say what it "
+    "has read, or find out which step made it so.",
 )
 
-EXERCISES = (WIN_RATE, OVERLAP, FALSE_REFUSAL, REFUSALS, DISTILLED, NARROWER, CARBON, MONTHLY_USERS, OPEN_PARTS)
+EXERCISES = (
+    WIN_RATE,
+    OVERLAP,
+    EFFECTIVE_N,
+    FALSE_REFUSAL,
+    REFUSALS,
+    DISTILLED,
+    NARROWER,
+    CARBON,
+    MONTHLY_USERS,
+    OPEN_PARTS,
+)
