@@ -28,9 +28,10 @@ from llama2lab.lessons.n10_rounds import exercises as n10
 from llama2lab.lessons.n10_rounds import experiments as x10
 from llama2lab.lessons.n11_evaluation import exercises as n11
 from llama2lab.lessons.n11_evaluation import experiments as x11
+from llama2lab.lessons.n12_safety import exercises as n12
 from llama2lab.lessons.n12_safety import experiments as x12
 
-MODULES = (n00, n01, n02, n03, n04, n05, n06, n07, n08, n09, n10, n11)
+MODULES = (n00, n01, n02, n03, n04, n05, n06, n07, n08, n09, n10, n11, n12)
 
 
 def all_exercises() -> list[Exercise]:

@@ -525,24 +525,6 @@ GQA_LOSS = Prediction(
     lesson="The report: mean of eleven tasks 44.15 with own heads, 43.76 with one, 44.28 with groups.",
 )
 
-WINDOW = Prediction(
-    "02.window",
-    "What does a chat lose with half the context?",
-    "Somebody is named, two to four turns on other "
-    'matters follow, then comes a question with "her" or "his" in it. The chat model sees the last 6 turns, or the '
-    "last 3. Predict the difference of their shares of right answers.",
-    Level(difficulty=2, minutes=3, points=1),
-    "2.2, A.2.1",
-    ("Which of the two windows still holds the name?", "How well does a small model look back over some turns?"),
-    Guess(
-        -1.0,
-        1.0,
-        "The longer window is worth more than you thought: without the name there is only guessing.",
-        "The longer window is worth less than you thought: to have the name is not yet to use it.",
-        absolute=0.15,
-    ),
-    lesson="In the report (A.2.1) NarrativeQA all but failed with 2k tokens and not with 4k: 0.21 and 17.26.",
-)
 
 EXERCISES = (
     RMS_NORM,
@@ -555,5 +537,4 @@ EXERCISES = (
     CACHE_SIZE,
     WHY_ROOT,
     GQA_LOSS,
-    WINDOW,
 )

@@ -365,4 +365,23 @@ FIRST_LOSS = Prediction(
     lesson="The natural logarithm of the number of tokens; a little more, for an untrained model is sure of something.",
 )
 
-EXERCISES = (FIRST_LOSS, STEPS, SCHEDULE, TRAINING_STEP, NO_WARMUP, BITS_PER_BYTE)
+WINDOW = Prediction(
+    "03.window",
+    "What does a chat lose with half the context?",
+    "Somebody is named, two to four turns on other "
+    'matters follow, then comes a question with "her" or "his" in it. The chat model sees the last 6 turns, or the '
+    "last 3. Predict the difference of their shares of right answers.",
+    Level(difficulty=2, minutes=3, points=1),
+    "2.2, A.2.1",
+    ("Which of the two windows still holds the name?", "How well does a small model look back over some turns?"),
+    Guess(
+        -1.0,
+        1.0,
+        "The longer window is worth more than you thought: without the name there is only guessing.",
+        "The longer window is worth less than you thought: to have the name is not yet to use it.",
+        absolute=0.15,
+    ),
+    lesson="In the report (A.2.1) NarrativeQA all but failed with 2k tokens and not with 4k: 0.21 and 17.26.",
+)
+
+EXERCISES = (FIRST_LOSS, STEPS, SCHEDULE, TRAINING_STEP, NO_WARMUP, BITS_PER_BYTE, WINDOW)

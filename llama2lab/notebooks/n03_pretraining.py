@@ -1,0 +1,96 @@
+"""What notebook 03 calls; its first cell brings all of it by one line."""
+
+from __future__ import annotations
+
+import math
+
+import plotly.graph_objects as go
+from IPython.display import HTML
+
+from llama2lab.engine.optim import Optim, cosine_lr
+from llama2lab.evidence.claims_plot import claims_plot
+from llama2lab.lab import pictures, shown
+from llama2lab.lab.ask import ask, sealed
+from llama2lab.lab.finished import finished_run
+from llama2lab.lab.live_view import spread
+from llama2lab.lab.pictures import table
+from llama2lab.lab.progress import Progress, check
+from llama2lab.lessons import settings_tables
+from llama2lab.lessons.n01_tokenizer.widget_packing import PackingExplorer
+from llama2lab.lessons.n02_transformer.experiments import context_length, facts_after_talk
+from llama2lab.lessons.n02_transformer.figures import TABLE_CONTEXT
+from llama2lab.lessons.n03_pretraining.exercises import (
+    BITS_PER_BYTE,
+    EXERCISES,
+    FIRST_LOSS,
+    NO_WARMUP,
+    SCHEDULE,
+    STEPS,
+    TRAINING_STEP,
+    WINDOW,
+)
+from llama2lab.lessons.n03_pretraining.experiments import (
+    compression,
+    data_size_and_quality,
+    known_by_tokens,
+    pretraining,
+    prompt_forms,
+    speeds,
+    trained_by_hand,
+    untrained_loss,
+    warmup_or_not,
+    watched,
+)
+from llama2lab.lessons.n03_pretraining.training_view import TrainingView
+from llama2lab.lessons.recipe_map import recipe_map
+from llama2lab.report import look, plots
+from llama2lab.report.summary import figure_text
+from llama2lab.town.corpus import fact_probes, pretraining_corpus
+
+__all__ = [
+    "BITS_PER_BYTE",
+    "EXERCISES",
+    "FIRST_LOSS",
+    "HTML",
+    "NO_WARMUP",
+    "SCHEDULE",
+    "STEPS",
+    "TABLE_CONTEXT",
+    "TRAINING_STEP",
+    "WINDOW",
+    "Optim",
+    "PackingExplorer",
+    "Progress",
+    "TrainingView",
+    "ask",
+    "check",
+    "claims_plot",
+    "compression",
+    "context_length",
+    "cosine_lr",
+    "data_size_and_quality",
+    "fact_probes",
+    "facts_after_talk",
+    "figure_text",
+    "finished_run",
+    "go",
+    "known_by_tokens",
+    "look",
+    "math",
+    "pictures",
+    "plots",
+    "pretraining",
+    "pretraining_corpus",
+    "prompt_forms",
+    "recipe_map",
+    "sealed",
+    "settings_tables",
+    "shown",
+    "speeds",
+    "spread",
+    "table",
+    "trained_by_hand",
+    "untrained_loss",
+    "warmup_or_not",
+    "watched",
+]
