@@ -115,8 +115,8 @@ def trained_by_hand(
         rows = rows_of(step)
         batch = [part[rows].to(lab.machine.device) for part in (data.tokens, data.segments, data.loss_mask)]
         rate = float(functions["schedule"](step, steps, peak, steps // 5, 0.1))
-        loss = float(functions["training_step"](model, optimizer, batch, rate))
-        log.append({"step": step + 1, "loss": loss, "rate": rate})
+        loss = torch.as_tensor(functions["training_step"](model, optimizer, batch, rate)).detach()
+        log.append({"step": step + 1, "loss": float(loss), "rate": rate})
     return log, owner
 
 
