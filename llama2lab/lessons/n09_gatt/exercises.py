@@ -288,7 +288,7 @@ WHERE = Exercise(
         c=("before the last one only", "Then nothing would have to be remembered over the turns between."),
     ),
     lesson="It is distillation of a context: a model with a reminder teaches the same model without it. The report's "
-    "safety context distillation (notebook 11) does the same with a preprompt.",
+    "safety context distillation (notebook 12) does the same with a preprompt.",
 )
 
 TURN_20 = Prediction(
