@@ -326,11 +326,12 @@ def test_safety_is_asked_apart(browser: Any, tmp_path: Path) -> None:
 # -- word differences --------------------------------------------------------------------------------------------------
 
 
-def test_words_that_differ_are_underlined_and_can_be_left_plain(browser: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_that_differ_are_underlined_and_can_be_left_plain(browser: Any, tmp_path: Path, scheme: str) -> None:
     one = "Mira lives on Forest Road, in the old house."
     two = "Mira lives on Oak Street, in the house. I hope that helps!"
     path = filled(tmp_path / "labels.db", [about(i, f"Where? ({i})", one, two) for i in range(2)])
-    with real.page_of(browser) as page:
+    with real.page_of(browser, color_scheme=scheme) as page:
         form = start(page, AnnotationForm(path, "Ada"))
         expected = {one: ["Forest Road,", "old"], two: ["Oak Street,", "I hope that helps!"]}
 
@@ -342,6 +343,8 @@ def test_words_that_differ_are_underlined_and_can_be_left_plain(browser: Any, tm
         line = page.evaluate("() => getComputedStyle(document.querySelector('mark')).textDecorationLine")
         assert line == "underline"  # not by colour alone
         assert "Only here: " in form.text(".l2a-left .l2a-unseen")
+        assert page.evaluate(UNREADABLE) == []
+        real.shot(page, f"form-differences-{scheme}")
         form.press("d")
         assert marked() == {one: [], two: []} and form.focused()
         assert form.root.locator("[aria-keyshortcuts='d']").get_attribute("aria-pressed") == "false"
