@@ -165,7 +165,10 @@ def _gold(gold: Any) -> dict[str, Any] | None:
     if not isinstance(gold, dict) or isinstance(gold.get("choice"), bool | float) or gold.get("choice") not in (1, 2):
         raise LabError("gold needs choice 1 or 2: the answer that is known to be better")
     validated(
-        Gold, dict(gold), "gold", f"its grades are among {', '.join(GRADES)}, its safe_1 and safe_2 true or false"
+        Gold,
+        dict(gold),
+        "gold",
+        f"its grades are among {', '.join(GRADES)}, its safe_1 and safe_2 true or false, its reason a text",
     )
     return dict(gold)
 
