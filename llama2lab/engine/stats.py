@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 Figure = dict[str, float]
@@ -63,7 +64,7 @@ def mean(values: Sequence[float], groups: Sequence[Hashable] = ()) -> Figure:
     return figure | ({"n_effective": effective} if groups else {})
 
 
-def paired_bootstrap(a: Sequence[float], b: Sequence[float], resamples: int = 2000, seed: int = 0) -> Figure:
+def paired_bootstrap(a: ArrayLike, b: ArrayLike, resamples: int = 2000, seed: int = 0) -> Figure:
     """The mean of a less b, of figures on the same items in the same order, with the percentile interval of a bootstrap
     over items (Efron 1979): what makes an item easy for both is no doubt about their difference."""
     apart = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)

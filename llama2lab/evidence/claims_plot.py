@@ -120,7 +120,7 @@ def undecided_table(data: Path = DATA) -> tuple[Sequence[str], list[tuple[str, .
     """Header and rows of what is not decided, and what it would take to decide it."""
     header = ("claim", "difference, above 0 if the report is right", "measured", "what would decide it")
     stored = read_stored(data) if (data / "seeds").is_dir() else None
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (f"{claim.number} {claim.words}", words, figure_words(figure), price(figure, claim.unit))
         for claim in CLAIMS
         for words, figure in (open_figures(claim, stored) if stored else ())

@@ -166,7 +166,8 @@ def as_output(item: Any, guess: float | None, axis: str) -> dict[str, Any]:
             mark_guess(page, guess, axis)
         data = {"application/vnd.plotly.v1+json": json.loads(page.to_json()), "text/plain": "a figure"}
         return {"output_type": "display_data", "data": data, "metadata": {}}
-    data, metadata = InteractiveShell.instance().display_formatter.format(item)
+    formatter = InteractiveShell.instance().display_formatter
+    data, metadata = formatter.format(item) if formatter else ({"text/plain": repr(item)}, {})
     return {"output_type": "display_data", "data": data, "metadata": metadata}
 
 
