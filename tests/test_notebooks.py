@@ -7,6 +7,7 @@ import itertools
 import re
 import textwrap
 import time
+from dataclasses import replace
 
 import nbformat
 import pytest
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 from llama2lab.cli import notebooks
 from llama2lab.cli.notebooks import NAMES, NOTEBOOKS, execute, find, problems, read, with_solutions
 from llama2lab.engine.errors import LabError
-from llama2lab.lab.checking import run
+from llama2lab.lab.checking import Level, run
 from llama2lab.lab.predictions import Prediction
 from llama2lab.lessons.catalogue import all_exercises
 
@@ -245,6 +246,16 @@ def test_tasks_are_written_anew_and_code_is_kept(tmp_path):
     before = path.read_bytes()
     CliRunner().invoke(notebooks.app, ["tasks", str(path)])
     assert path.read_bytes() == before
+
+
+def test_an_hour_of_the_demo_holds_an_hour_of_exercises(monkeypatch):
+    key, places = "02.rms_norm", notebooks.places()
+    slow = replace(places[key].exercise, level=Level(difficulty=1, minutes=61, points=2))
+    for extra, words in ((False, "minutes of exercises that are not marked as extra"), (True, "")):
+        place = replace(places[key], exercise=replace(slow, extra=extra))
+        monkeypatch.setattr(notebooks, "places", lambda place=place: {**places, key: place})
+        found = [p for p in problems(demo(), "02") if "task" not in p]
+        assert bool(found) == bool(words) and all(words in p for p in found), found
 
 
 def test_check_says_how_long_a_notebook_is(tmp_path):

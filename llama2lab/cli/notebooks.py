@@ -55,7 +55,7 @@ NAMES = (
     "12_safety",
     "13_what_it_would_take",
 )
-MOST_CELLS = 55  # what an hour has room for
+MOST_CELLS, MOST_MINUTES = 55, 60  # what an hour has room for; minutes of exercises that are not extra
 CELL_SECONDS = 600  # a cell that takes longer hangs
 
 
@@ -189,6 +189,8 @@ def problems(notebook: NotebookNode, number: str) -> list[str]:
         found.append("there is no Progress().summary() at its end")
     if len(cells) > MOST_CELLS:
         found.append(f"{len(cells)} cells, and an hour has room for {MOST_CELLS}")
+    if (minutes := sum(e.level.minutes for e in exercises_of(notebook) if not e.extra)) > MOST_MINUTES:
+        found.append(f"{minutes} minutes of exercises that are not marked as extra, in an hour")
     if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
         found.append("the kernel is not python3")
     try:
@@ -205,11 +207,19 @@ def problems(notebook: NotebookNode, number: str) -> list[str]:
     return found + [f"{key} is no exercise of the catalogue" for key in where if key and key not in places()]
 
 
+def exercises_of(notebook: NotebookNode) -> list[Exercise]:
+    return [places()[key].exercise for key in marks(notebook) if key in places()]
+
+
 def counted(notebook: NotebookNode) -> str:
     """How long a notebook is, in words."""
-    exercises = [places()[key].exercise for key in marks(notebook) if key in places()]
-    code, minutes = sum(map(is_code, exercises)), sum(e.level.minutes for e in exercises)
-    return f"{len(notebook.cells):3} cells, {len(exercises):2} exercises, {code:2} of them code: {minutes:3} minutes"
+    exercises = exercises_of(notebook)
+    code, extra = sum(map(is_code, exercises)), sum(e.level.minutes for e in exercises if e.extra)
+    minutes = sum(e.level.minutes for e in exercises) - extra
+    more = f" and {extra} extra" if extra else ""
+    return (
+        f"{len(notebook.cells):3} cells, {len(exercises):2} exercises, {code:2} of them code: {minutes:2} minutes{more}"
+    )
 
 
 def _cell_problems(cell: NotebookNode) -> Iterator[str]:

@@ -73,7 +73,8 @@ class Exercise:
     is said when it has passed, of a prediction when it is compared: why it is so, in two lines.
 
     `inside` is for answers that take what is no data, a model: in the process of the answer `inside(answer, *args)` is
-    called in its place, with the arguments of the check.
+    called in its place, with the arguments of the check. `extra` ones are for whoever has time: a notebook's hour is
+    full without them.
     """
 
     key: str
@@ -87,6 +88,7 @@ class Exercise:
     in_place: bool = False
     lesson: str = ""
     inside: Callable[..., Any] | None = None
+    extra: bool = False
 
     def __post_init__(self) -> None:
         if self.solution is None:
@@ -95,7 +97,8 @@ class Exercise:
     @property
     def facts(self) -> str:
         difficulty, minutes, points = self.level
-        return f"difficulty {difficulty} of 5 · about {minutes} min · {in_words(points)} · paper: {self.source}"
+        facts = f"difficulty {difficulty} of 5 · about {minutes} min · {in_words(points)} · paper: {self.source}"
+        return f"beyond the hour · {facts}" if self.extra else facts
 
     def __repr__(self) -> str:
         facts = f"{self.title} [{self.key}]: {self.task} ({self.facts})"

@@ -312,6 +312,7 @@ KV_CACHE = Exercise(
     in_place=True,
     lesson="Keys and values of old tokens never change, since no token sees a later one. The causal mask is what makes "
     "a cache possible; a model that looks both ways has to compute everything anew.",
+    extra=True,
 )
 
 
@@ -411,6 +412,7 @@ DOCUMENT_MASK = Exercise(
     document_mask,
     lesson="A model learns to look wherever it may. Unmasked, it would spend attention on texts that stand beside its "
     "own by chance, and find other company, or none, when it answers.",
+    extra=True,
 )
 
 
@@ -457,6 +459,7 @@ SWIGLU = Exercise(
     swiglu,
     lesson="A product of two views lets one feature shut off another, which a sum cannot. It takes three matrices "
     "instead of two, so each is made narrower for the same number of weights.",
+    extra=True,
 )
 
 

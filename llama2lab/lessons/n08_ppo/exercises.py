@@ -66,6 +66,7 @@ KL = Exercise(
     ppo.kl_estimates,
     lesson="k1 and k3 have the same mean, because r averages to 1 over tokens drawn from pi: r - 1 adds nothing on "
     "average and takes away the scatter, as long as r stays near 1.",
+    extra=True,
 )
 
 
@@ -370,6 +371,7 @@ SAMPLING_GAP = Exercise(
     sampling_gap,
     lesson="Real systems sample with one engine and train with another, in other precisions: this gap is then never "
     "quite 0, and a run may fail of it while loss and ratio look well.",
+    extra=True,
 )
 
 
@@ -432,6 +434,7 @@ VALUE_LOSS = Exercise(
     ppo.value_loss,
     lesson="The larger error is the cautious one, as the smaller objective is for the policy. The paper of PPO does "
     "not have this clip; it came with its code, and later studies found little use in it.",
+    extra=True,
 )
 
 
@@ -527,6 +530,7 @@ PPO_STEP = Exercise(
     ppo_step,
     lesson="This is all of PPO's learning: a model only puts a transformer between prompt and logits. Tokens that "
     "nobody drew move too: softmax takes from them what the good ones gain.",
+    extra=True,
 )
 
 BETA = Prediction(
