@@ -156,7 +156,7 @@ class TOKENS:
 
     @staticmethod
     def decode(ids):
-        return " ".join(map(str, ids))
+        return "".join(f" {i}" for i in ids)
 
 
 FACT = Fact("The number is", "<i>7</i>", (0, 5, 9), 7)

@@ -93,7 +93,9 @@ def asked_about(model: Llama, tokenizer: Any, fact: Fact, machine: Machine) -> d
     order = [i for i in p.topk(min(RIVALS + 1, len(p))).indices.tolist() if i != fact.true][:RIVALS]
 
     def shown(token: int) -> list[Any]:
-        return [tokenizer.decode([token]).strip() or "␣", float(f"{p[token].item():.3g}")]
+        said = tokenizer.decode([token])
+        inside = "…" if said[:1].isalnum() else ""  # inside a word: its first token holds the blank
+        return [inside + said.strip() or "␣", float(f"{p[token].item():.3g}")]
 
     return {
         "true": shown(fact.true),

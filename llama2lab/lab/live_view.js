@@ -72,7 +72,7 @@ function picture(stage, model) {
       return { box: node("div", { class: `l2w-bar ${kind}`, role: "listitem" }, name, track, value), name, fill, value, track };
     };
     const goal = asked.goal.fact, rows = [row("l2w-true"), ...goal.rivals.map(() => row(""))], rank = node("p", { class: "faint" });
-    const percent = (p) => (p >= 0.0995 ? `${Math.round(100 * p)} %` : p >= 0.001 ? `${(100 * p).toFixed(1)} %` : "< 0.1 %");
+    const percent = (p) => (p < 1 && p >= 0.99 ? `${Math.min(99.9, 100 * p).toFixed(1)} %` : p >= 0.0995 ? `${Math.round(100 * p)} %` : p >= 0.001 ? `${(100 * p).toFixed(1)} %` : "< 0.1 %");
     const past = canvas(280, 96, "probability of the true token at every look so far"), high = scale(0, 1, 82, 16);
     const way = shape("path", { fill: "none", stroke: "var(--l2p-blue)", "stroke-width": 2.5, "stroke-linejoin": "round" });
     const dot = shape("circle", { r: 5, fill: "var(--l2p-blue)", stroke: "var(--l2p-bg)", "stroke-width": 2 });
