@@ -28,7 +28,7 @@ BELOW = {
     "cli": ("engine", "model", "town", "stages", "annotation", "report", "run", "lab", "lessons", "evidence"),
     "notebooks": ("engine", "model", "town", "stages", "annotation", "report", "run", "lab", "lessons", "evidence"),
 }
-WIDGETS = {"llama2lab.lab.explorer", "llama2lab.lab.picture", "llama2lab.lab.live_view"}
+WIDGETS = {f"llama2lab.lab.{name}" for name in ("explorer", "picture", "live_view")}  # what a widget is made of
 # Which other stages a stage builds on in the report; `rounds` on all.
 STAGES = {
     "pretrain": (),
@@ -86,7 +86,7 @@ def faults(name: str, targets: set[str]) -> list[str]:
             found.append(f"{name} -> {target}: of the report only its look")
         if (here, there) == ("lessons", "lessons") and place[1][0] == "n" and to[1] > place[1]:
             found.append(f"{name} -> {target}: a lesson knows earlier ones only")
-        if place[-1] == "experiments" and WIDGETS & set(GRAPH.get(target, ())):
+        if place[-1] == "experiments" and not WIDGETS.isdisjoint(GRAPH.get(target, ())):
             found.append(f"{name} -> {target}: an experiment knows no widget")
         if there == "cli" and here != "cli":
             found.append(f"{name} -> {target}: nobody knows the command line")
