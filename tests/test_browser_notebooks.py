@@ -42,11 +42,15 @@ class Drive:
 
 CHOOSE_NEXT = ("Space", "ArrowDown", "Enter")  # in a list that opens
 
+GUESS = ".l2ask:has(input[type=range])"
+
 DRIVES: dict[str, tuple[Drive, ...]] = {
     "00_start_here": (
         Drive("Talk to two models", "message", ("Enter",), "What is 2 plus 3?"),
         Drive("Sampling playground", "temperature"),
         Drive("Sampling playground", "Next token", ("Enter",)),
+        Drive(GUESS, "your guess", shows=":scope *"),
+        Drive(GUESS, "Lock my guess", ("Enter",), shows=".l2ask-says"),
     ),
     "01_tokenizer_and_data": (
         Drive("Tokenizer explorer", "text", (), "Unbelievable 1984"),
@@ -89,10 +93,9 @@ DRIVES: dict[str, tuple[Drive, ...]] = {
         Drive("Five versions", "version", ("ArrowLeft",)),
         Drive("Five versions", "prompt", CHOOSE_NEXT),
     ),
-    "11_evaluation_and_safety": (
-        Drive("Red team", "Ask the model", ("Enter",)),
-        Drive("Cost and energy calculator", "GPU hours", (), "1000"),
-    ),
+    "11_evaluation": (Drive("Cost and energy calculator", "GPU hours", (), "1000"),),
+    "12_safety": (Drive("Red team", "Ask the model", ("Enter",)),),
+    "13_what_it_would_take": (),
 }
 
 
