@@ -30,18 +30,18 @@ notebooks: $(VENV)/.installed-lab
 	$(BIN)/python -m llama2lab.cli.notebooks execute --solutions --out runs/notebooks/solved
 	$(BIN)/python -m llama2lab.cli.notebooks execute --out runs/notebooks/shipped
 
-# two files at a time: one core is enough for most tests, and some of them only wait
+# three files at a time: one core is enough for most tests, and some of them only wait
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not browser"
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow and not browser"
 
 # kill -9 at ten random moments of a run and 200 of an annotation store, 30 annotators at once (several minutes); two
 # tests at a time, whichever file they are in: these are few and long
 kill-test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
-# real JupyterLab and Voila in headless chromium (apt-get install chromium); two files at a time, each with its own
+# real JupyterLab and Voila in headless chromium (apt-get install chromium); three files at a time, each with its own
 browser-test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m browser
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m browser
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check llama2lab tests

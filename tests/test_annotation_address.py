@@ -86,7 +86,7 @@ def quiet(text: str, password: str) -> None:
     assert not [one for one in parts_of(password) if one in text], text
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(form=st.sampled_from(RIGHT + WRONG), password=PASSWORDS)
 @example(form="sqlite://boss:{raw}@{host}/lab", password="Qabcd efghZ")
 @example(form="postgresql:/boss:{raw}@{host}/lab", password="Q0000?0000Z")

@@ -419,7 +419,7 @@ def test_any_sequence_of_claims_answers_edits_and_expiries(database, tmp_path, r
                 return server.create(f"crowd{next(numbers)}")
             return str(tmp_path / f"{next(numbers)}.db")
 
-    few = settings(max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
+    few = settings(max_examples=8, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
     from hypothesis.stateful import run_state_machine_as_test
 
     run_state_machine_as_test(Here, settings=few)
