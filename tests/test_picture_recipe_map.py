@@ -63,6 +63,7 @@ def test_it_counts_what_is_done_here_and_everywhere(tmp_path):
     assert counts["00"] == [1, len(of)] and sum(n for _, n in counts.values()) == len(all_exercises())
     words = x.progress_words(counts, "00")
     assert words == f"1 of {len(of)} exercises done here, 1 of {len(all_exercises())} in all notebooks"
+    assert x.progress_words(counts, "13") == f"1 of {len(all_exercises())} exercises done in all notebooks"
     (tmp_path / "lab-progress.json").unlink()
     (tmp_path / "lab-progress.json").mkdir()  # cannot be read
     assert x.done(progress)["00"] == [0, len(of)]

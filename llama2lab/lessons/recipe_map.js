@@ -44,7 +44,7 @@ function picture(stage, model) {
   // ---- head and foot ----
   const counts = Object.values(done), sum = (i) => counts.reduce((all, count) => all + count[i], 0);
   const here = done[current] ? `${done[current][0]} of ${done[current][1]} exercises done here, ` : "";
-  const progress = `${here}${sum(0)} of ${sum(1)} in all notebooks`;
+  const progress = `${here}${sum(0)} of ${sum(1)} ${here ? "" : "exercises done "}in all notebooks`;
   const PLAY = "play: follow one prompt through the recipe";
   const play = button("Play", () => (playing ? halt() : start()), { label: PLAY });
   const pick = node("select", { "aria-label": "prompt that is followed", change: () => {

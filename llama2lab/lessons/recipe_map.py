@@ -221,7 +221,8 @@ class RecipeMap(Picture):
 def progress_words(done: Mapping[str, Sequence[int]], current: str) -> str:
     """How many exercises are done, here and in all notebooks."""
     here = f"{done[current][0]} of {done[current][1]} exercises done here, " if current in done else ""
-    return f"{here}{sum(d for d, _ in done.values())} of {sum(of for _, of in done.values())} in all notebooks"
+    everywhere = f"{sum(d for d, _ in done.values())} of {sum(of for _, of in done.values())}"
+    return f"{here}{everywhere} {'' if here else 'exercises done '}in all notebooks"
 
 
 def word(is_good: bool | None, kind: str) -> str:
