@@ -56,9 +56,9 @@ function picture(stage, model) {
   const more = node("div", { class: "l2map-more", hidden: true, "aria-live": "polite" });
   stage.append(
     node("div", { class: "l2map-head" }, node("p", { class: "l2p-title" }, "The recipe"),
-      node("p", { class: "l2p-note" }, examples.length ? "Press a stage or a version." : "Press a stage."),
+      node("p", { class: "l2p-note" }, `Press a stage${examples.length ? " or a version" : ""}.`, counts.length ? ` ${progress}.` : ""),
       examples.length ? pick : null, examples.length ? play : null),
-    map, says, more, counts.length ? node("p", { class: "l2map-done" }, progress) : "");
+    map, says, more);
   if (!examples.length) says.hidden = true;
 
   // ---- what a model answers ----
