@@ -88,8 +88,8 @@ def faults(name: str, targets: set[str]) -> list[str]:
             found.append(f"{name} -> {target}: a lesson knows earlier ones only")
         if place[-1] == "experiments" and not WIDGETS.isdisjoint(GRAPH.get(target, ())):
             found.append(f"{name} -> {target}: an experiment knows no widget")
-        if there == "cli" and here != "cli":
-            found.append(f"{name} -> {target}: nobody knows the command line")
+        if there in ("cli", "notebooks") and here != there:
+            found.append(f"{name} -> {target}: nobody knows {there}")
     return found
 
 
@@ -113,6 +113,7 @@ def test_no_arrow_points_upwards(folder: str) -> None:
         ("llama2lab.lessons.n08_ppo.experiments", "from llama2lab.lessons.n08_ppo.ppo_view import PpoView"),
         ("llama2lab.lessons.catalogue", "from llama2lab.evidence import ship"),
         ("llama2lab.lab.finished", "def f():\n    import llama2lab.cli.main"),
+        ("llama2lab.evidence.page", "from llama2lab.notebooks import n08_ppo"),
     ],
 )
 def test_an_arrow_upwards_is_seen(name: str, line: str) -> None:
