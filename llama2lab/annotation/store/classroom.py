@@ -51,6 +51,7 @@ RIGHTS = (
     ("slots", 'SELECT (item_id, annotator_id, "left", leased_until, state)', "SELECT, INSERT, UPDATE"),
     ("labels", "SELECT, INSERT", "SELECT, INSERT"),
     ("secrets", "", "SELECT, INSERT, UPDATE"),
+    ("verdicts", "", "SELECT, INSERT"),
     ("members", "", "SELECT"),
     ("codes", "", "SELECT, INSERT, UPDATE, DELETE"),
     (t.VERSION_TABLE, "SELECT", "SELECT"),
