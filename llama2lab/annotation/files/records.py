@@ -72,7 +72,9 @@ class Records:
         and for verdicts without their item."""
         for key, verdict in self.verdicts.items():
             if verdict["item_id"] not in self.items:
-                raise LabError(f"{self.source}: verdict {key} is on an item that is not there; import FILE and FILE.rest")
+                raise LabError(
+                    f"{self.source}: verdict {key} is on an item that is not there; import FILE and FILE.rest together"
+                )
             before = self.verdicts.get(verdict["supersedes"] or "")
             if before and before["item_id"] != verdict["item_id"]:
                 raise LabError(f"{self.source}: verdict {key} supersedes another item's")

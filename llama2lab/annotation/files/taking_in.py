@@ -155,10 +155,11 @@ def _moments(records: Records, counts: Counts, trust: bool) -> None:
 def _guidelines(conn: sa.Connection, records: Records, counts: Counts, trust: bool) -> None:
     g = t.guidelines.c
     wanted = {version: row if trust else row | {"created_at": LONG_AGO} for version, row in records.guidelines.items()}
-    for label in (*records.labels.values(), *records.verdicts.values()):  # a version that labels name and whose text did not come along
-        version = label["guidelines"]
+    # A version that is named and whose text did not come along.
+    for row in (*records.labels.values(), *records.verdicts.values()):
+        version = row["guidelines"]
         if version and version not in wanted:
-            kind = (records.items.get(label["item_id"]) or {"kind": "helpfulness"})["kind"]
+            kind = (records.items.get(row["item_id"]) or {"kind": "helpfulness"})["kind"]
             wanted[version] = {"version": version, "kind": kind, "text": "", "created_at": LONG_AGO}
     known = {row.version: row for row in conn.execute(sa.select(t.guidelines))}
     for version, row in wanted.items():

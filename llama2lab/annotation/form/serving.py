@@ -181,7 +181,9 @@ def _pairs(store: Store) -> tuple[int, list[str]]:
     name = store.login()
     if name is None:
         with store.begin(read=True) as conn:
-            of_kinds = sa.select(t.items.c.kind, sa.func.count()).group_by(t.items.c.kind)
+            shown = sa.or_(t.items.c.overlap > 0, t.secrets.c.gold_choice.is_not(None))  # others are set aside
+            of_kinds = sa.select(t.items.c.kind, sa.func.count()).outerjoin(t.secrets).where(shown)
+            of_kinds = of_kinds.group_by(t.items.c.kind)
             counts: dict[str, int] = dict(conn.execute(of_kinds).tuples().all())
     else:
         found = {kind: queue.progress(store, store.annotator(name), kind) for kind in KINDS}

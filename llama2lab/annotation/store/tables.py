@@ -1,7 +1,7 @@
 """The tables of the annotation store, the same on SQLite and PostgreSQL.
 
-`labels` and `verdicts` are append-only: an edit is a new row that supersedes the old one. What annotators must not see (the models'
-names, the known answers of gold items) is in `secrets`, a table that their database roles cannot read.
+`labels` and `verdicts` are append-only: an edit is a new row that supersedes the old one. What annotators must not see
+(the models' names, the known answers of gold items) is in `secrets`, a table that their database roles cannot read.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""A teacher's verdict on a pair about which people disagree: kept apart from labels, and who reads labels finds it there
-(`Store.labels`). It says whose it is, when, under which guidelines, and which labels it has seen."""
+"""A teacher's verdict on a pair about which people disagree, kept apart from labels: who reads these finds it beside
+them (`Store.labels`). It says whose it is, when, under which guidelines, and which labels it has seen."""
 
 from __future__ import annotations
 
