@@ -1,6 +1,7 @@
 """Teachers' verdicts on pairs about which people disagree, append-only; no annotator's login may see them.
 
-Teachers of a class that is there already may read and add them: those who may put items' secrets in.
+Teachers of a class that is there already (those who may put items' secrets in) may read and add them, and queue a pair
+that was set aside.
 """
 
 import sqlalchemy as sa
@@ -18,6 +19,7 @@ BEGIN
     WHERE c.oid = '{schema}.secrets'::regclass AND a.privilege_type = 'INSERT' AND a.grantee <> c.relowner
   LOOP
     EXECUTE 'GRANT SELECT, INSERT ON {schema}.verdicts TO ' || quote_ident(who);
+    EXECUTE 'GRANT UPDATE (overlap) ON {schema}.items TO ' || quote_ident(who);
   END LOOP;
 END $$"""
 
