@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -264,6 +265,32 @@ def add(
     rows = read_pairs(file)  # first, so that a mistake leaves no store behind
     with opened(store) as there:
         typer.echo(queued(there, rows, overlap, seed, all_))
+
+
+@labels.command()
+def watch(
+    store: Store,
+    name: Annotated[
+        str | None, Option("--as", help="Your name, which your verdicts keep.  [default: your login]")
+    ] = None,
+    port: Annotated[int, Option(min=1, max=65535)] = 8867,
+    open_browser: Annotated[bool, Option("--open", help="Open the page here.")] = False,
+) -> None:
+    """The teacher's desk: who labels and how well, live, and the pairs about which people disagree, to be decided.
+
+    \b
+    llama2lab labels watch labels.db --as "Ms Hill" --open
+    It is served on this machine alone; the address that is printed holds its key.
+    """
+    with needs_extra():
+        from llama2lab.annotation.desk.serving import watch as serve
+    serve(
+        store,
+        name or getpass.getuser(),
+        port,
+        open_browser=open_browser,
+        say=lambda line: typer.echo(line, err=True),
+    )
 
 
 @labels.command("export")

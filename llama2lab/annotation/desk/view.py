@@ -1,4 +1,4 @@
-"""The teacher's desk in a notebook cell, or served by `llama2lab labels watch`: a live view, and disputed pairs to decide.
+"""The teacher's desk in a notebook cell, or served by `llama2lab labels watch`: a live view, and disputed pairs.
 
     from llama2lab.annotation.desk.view import TeacherView
     TeacherView("labels.db", "Ms Hill")
@@ -32,6 +32,7 @@ from llama2lab.engine.errors import LabError, first_line
 from llama2lab.engine.scale import GRADES, POSITIONS
 
 HERE = Path(__file__).parent
+NOTEBOOK = HERE / "desk.ipynb"
 URL_VARIABLE = "LLAMA2LAB_WATCH_URL"
 NAME_VARIABLE = "LLAMA2LAB_WATCH_NAME"
 EVERY_SECONDS = 5.0
