@@ -6,10 +6,21 @@ import random
 from typing import Any
 
 import pytest
-from test_annotation_rows import label
 
 from llama2lab.annotation.agreement import dashboard
 from llama2lab.annotation.agreement.quality import CAREFUL, QUICKEST, careless, quality, skimming
+
+
+def label(who: str, choice: int, grade: str = "better", item: str = "i", **more: Any) -> dict[str, Any]:
+    """A person's label as `Store.labels` gives it."""
+    return {
+        **{"item_id": item, "kind": "helpfulness", "prompt": [{"role": "user", "content": "Which?"}]},
+        **{"answers": ["one", "two"], "prompt_id": "p", "models": None, "gold": None, "verdict": None},
+        **{"annotator": who, "annotator_kind": "person", "vendor": "", "choice": choice, "grade": grade},
+        **{"safe_1": None, "safe_2": None, "comment": "", "flag": False, "skip_reason": None, "seconds": 9.0},
+        **{"left": None, "created_at": "", "guidelines": "", **more},
+    }
+
 
 WORDS = "one two three four five six seven eight nine ten"  # ten words: two answers and a question make 30, 3 s
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def labelled(path: Path, name: str = "Ada", n: int = 4) -> Page:
         more = {1: {"comment": "Odd: Straße?"}, 2: {"flag": True}}.get(i, {})
         assert page.label(answer["task"]["item_id"], "left", grade, **more)["ok"]
         answer = page.ask(type="next")
-    item = {"item_id": answer["task"]["item_id"], "label_id": "0" * 32}
+    item = {"item_id": answer["task"]["item_id"], "label_id": uuid.uuid4().hex}
     assert page.ask(type="skip", reason="I cannot read it", **item)["ok"]
     return page
 

@@ -17,7 +17,7 @@ from llama2lab.annotation.form import serving
 from llama2lab.annotation.store import queue
 from llama2lab.annotation.store.store import open_store
 from llama2lab.cli.main import app
-from llama2lab.run.pairs import sound
+from llama2lab.town.language import sound
 
 
 def pair(question: str, one: str, two: str, **more: Any) -> dict[str, Any]:
@@ -118,6 +118,10 @@ def test_the_command_says_what_it_set_aside(tmp_path: Path) -> None:
         ("No, that would hurt the cat.", True),
         ("The the of is has and and.", False),
         ("[INST] Mira lives on Forest Road.", False),
+        ("Mira lives on Forest Road", True),
+        ("Yes", True),
+        ("42.", True),
+        ("xkqv jjx", False),
         ("", False),
     ],
 )

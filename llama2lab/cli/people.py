@@ -229,7 +229,8 @@ def collect(
     llama2lab labels collect labels.db runs/mini-0 --kind safety --stage rlhf-v4 --stage rlhf-v5
     """
     from llama2lab.run.gold import guidelines
-    from llama2lab.run.pairs import pairs_of_run, sound
+    from llama2lab.run.pairs import pairs_of_run
+    from llama2lab.town.language import sound
     from llama2lab.town.town import load_town
 
     with opened(store) as there:  # first, so that a wrong URL is said before the models work

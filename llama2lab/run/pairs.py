@@ -17,7 +17,6 @@ from llama2lab.engine.stagefiles import read_marker, stage_folder
 from llama2lab.run.gold import gold_pairs
 from llama2lab.run.talk import load, pick_stage
 from llama2lab.stages.preferences import Variant, sample_pairs
-from llama2lab.town import language
 from llama2lab.town.prompts import KINDS, draw_prompts
 from llama2lab.town.town import load_town
 
@@ -56,9 +55,3 @@ def pairs_of_run(
         for (p, a, b), models_of in zip(pairs, named, strict=True)
     ]
     return rows + gold_pairs(town, gold, kind, seed + 1)
-
-
-def sound(answer: str) -> bool:
-    """Whether an answer is language at all, by the grammar that the oracle judges it by: what people are not shown."""
-    style = language.style(answer)
-    return style.fluent > 0.5 and not style.control

@@ -12,6 +12,8 @@ from typing import Any
 
 from llama2lab.annotation.agreement.coefficients import Label, grouped, judged
 
+NO_MORE = ("nothing any more: people agree by now",)
+
 
 @dataclass(frozen=True)
 class Dispute:
@@ -54,11 +56,11 @@ def reasons(labels: Sequence[Label]) -> tuple[str, ...]:
 
 
 def disputes(labels: Iterable[Label]) -> list[Dispute]:
-    """Every disputed or flagged pair, as `Store.labels` gives labels: the open ones first, and of these the ones that
-    no majority decides; otherwise in the order of the queue."""
+    """Every disputed, flagged or decided pair, as `Store.labels` gives labels: the open ones first, and of these
+    the ones that no majority decides; otherwise in the order of the queue."""
     found = []
     for item_id, several in grouped((x for x in labels if not x["gold"]), "item_id").items():
-        why = reasons(several)
+        why = reasons(several) or (NO_MORE if several[0]["verdict"] else ())
         if why:
             said = judged(several)
             even = bool(said) and 2 * sum(x["choice"] == 1 for x in said) == len(said)

@@ -44,7 +44,6 @@ from llama2lab.lessons.n05_preferences.pairs import (
 from llama2lab.model.logprobs import answer_loglikelihoods, pad_right
 from llama2lab.report.summary import difference
 from llama2lab.run.gold import gold_pairs, guidelines
-from llama2lab.run.pairs import sound
 from llama2lab.stages import reward
 from llama2lab.stages.evaluate import TIE
 from llama2lab.stages.reward import RewardModel, encode_answers, judged_well, pair_scores
@@ -87,7 +86,7 @@ def own_pairs(lab: Finished, n: int = 24) -> list[Pair]:
     """At most `n` pairs of the run that are worth a person's time (annotation/files/sifting.py)."""
     pairs = real_pairs(lab, 4 * n, seed=11)
     rows = [as_row(pair) for pair in pairs]
-    kept = {id(row) for row in sift(rows, sound).kept}
+    kept = {id(row) for row in sift(rows, language.sound).kept}
     return [pair for pair, row in zip(pairs, rows, strict=True) if id(row) in kept][:n]
 
 
