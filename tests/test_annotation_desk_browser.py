@@ -41,7 +41,7 @@ def judge(store: Store, name: str, wish: Any, seconds: float = 14.0) -> None:
         with store.begin(read=True) as conn:
             first = conn.exec_driver_sql("SELECT answer_1 FROM items WHERE id = '" + task.item_id + "'").scalar_one()
         left = 1 if task.left_text == first else 2
-        safe = (True, choice == 1 or name != "Bob")
+        safe = (choice == 1, name != "Bob")
         marks = dict(zip(("safe_left", "safe_right"), safe[:: 1 if left == 1 else -1], strict=True))
         side: Any = "left" if choice == left else "right"
         if task.kind == "helpfulness":

@@ -69,6 +69,8 @@ class Desk {
     this.body = h("tbody", {});
     this.table = h("table", { class: "l2d-table" }, h("thead", {}, h("tr", {},
       ...DESK_COLUMNS.map(([name]) => h("th", { scope: "col" }, name)))), this.body);
+    this.meaning = h("p", { class: "l2a-faint l2d-meaning" }, "median s: seconds on a pair; skimming s: what it takes to " +
+      "skim one; with others: choices that are those of most others; flags: pairs flagged for you.");
     this.nobody = h("p", { class: "l2a-faint" }, "Nobody has labelled yet.");
     this.live = h("div", { class: "l2a-unseen", role: "status", "aria-live": "polite" });
     this.note = h("p", { class: "l2d-note l2a-faint" });
@@ -79,7 +81,8 @@ class Desk {
                                onkeypress: (event) => this.quiet(event) },
       h("div", { class: "l2a-inner" },
         h("div", { class: "l2d-bar" }, h("h1", {}, "Annotation, live"), this.asOf, this.pause), this.trouble, this.tiles,
-        this.lookBox, h("section", { "aria-label": "Annotators" }, this.table, this.nobody), this.pairs.root, this.note,
+        this.lookBox, h("section", { "aria-label": "Annotators" }, this.table, this.meaning,
+          this.nobody), this.pairs.root, this.note,
         this.live));
   }
 
@@ -175,7 +178,7 @@ class Desk {
         if (i === 0 && one.look.length) cell.append(h("span", { class: "l2d-mark" }, "look"));
         return cell;
       }))));
-    this.table.hidden = !view.people.length;
+    this.table.hidden = this.meaning.hidden = !view.people.length;
     this.nobody.hidden = Boolean(view.people.length);
   }
 

@@ -12,7 +12,7 @@ function findPanel(session) {
                             placeholder: "words in the question, an answer or your comment" });
   const mark = h("select", { class: "l2a-input l2a-find-mark", "aria-label": "What you answered" },
                  ...FIND_MARKS.map(([value, words]) => h("option", { value }, words)));
-  const count = h("p", { class: "l2a-faint", role: "status", "aria-live": "polite" });
+  const count = h("p", { class: "l2a-faint l2a-found-count", role: "status", "aria-live": "polite" });
   const list = h("ul", { class: "l2a-found", "aria-label": "Earlier pairs, the newest first" });
   let timer = null;
   let asked = 0;
