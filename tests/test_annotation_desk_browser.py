@@ -234,5 +234,12 @@ def test_the_desk_is_served_to_who_has_its_key(browser: Any, path: Path, tmp_pat
             page.locator(".l2d-look", has_text="Zoe").wait_for()
             page.locator(".l2d-votes li").first.wait_for()
             assert page.title() == "Annotation, live" or until(lambda: page.title() == "Annotation, live", "title", 10)
+            # JupyterLab's own styles reach into the page.
+            boxes = [page.locator(".l2d-tile").nth(i).bounding_box() for i in range(5)]
+            assert len({round(box["y"]) for box in boxes}) == 1 and len({round(box["x"]) for box in boxes}) == 5
+            assert all(box["height"] >= 60 for box in boxes)
             real.shot(page, "desk-served")
+            page.emulate_media(color_scheme="dark")
+            page.set_viewport_size({"width": 900, "height": 1500})
+            real.shot(page, "desk-served-dark")
             quiet(page)

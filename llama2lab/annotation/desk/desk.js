@@ -62,7 +62,7 @@ class Desk {
     this.asOf = h("span", { class: "l2a-faint" });
     this.pause = deskButton("Pause", null, () => this.togglePause(), { "aria-pressed": "false" });
     this.trouble = h("div", { class: "l2a-trouble", role: "alert", hidden: true });
-    this.tiles = h("dl", { class: "l2d-tiles" });
+    this.tiles = h("div", { class: "l2d-tiles", role: "list", "aria-label": "So far" });
     this.look = h("ul", { class: "l2d-look", "aria-label": "Whose work wants a look, and why" });
     this.lookBox = h("section", { class: "l2d-lookbox", hidden: true }, h("h2", {}, "Worth a look"), this.look,
                      h("p", { class: "l2a-faint" }, "A reason to look at the labels, not a verdict on a person."));
@@ -151,13 +151,13 @@ class Desk {
     const range = (figure, digits) => (digits ? `${figure.low.toFixed(digits)} to ${figure.high.toFixed(digits)}`
       : `${Math.round(100 * figure.low)} to ${Math.round(100 * figure.high)}%`);
     this.tiles.replaceChildren(
-      ...this.tile("judgements", `${view.done} of ${view.wanted}`, "gold pairs not counted"),
-      ...this.tile("here now", `${here} of ${view.people.length}`, "in the last five minutes"),
-      ...this.tile("same choice", deskPercent(percent), percent ? `${range(percent, 0)}, ${percent.n} pairs judged twice`
+      this.tile("judgements", `${view.done} of ${view.wanted}`, "gold pairs not counted"),
+      this.tile("here now", `${here} of ${view.people.length}`, "in the last five minutes"),
+      this.tile("same choice", deskPercent(percent), percent ? `${range(percent, 0)}, ${percent.n} pairs judged twice`
         : "no pair was judged twice yet"),
-      ...this.tile("alpha", alpha ? alpha.mean.toFixed(2) : "–", alpha ? `${range(alpha, 2)}, on the choice`
+      this.tile("alpha", alpha ? alpha.mean.toFixed(2) : "–", alpha ? `${range(alpha, 2)}, on the choice`
         : "Krippendorff's, on the choice"),
-      ...this.tile("disputed", `${view.open} open`, `${view.decided} decided`));
+      this.tile("disputed", `${view.open} open`, `${view.decided} decided`));
     const look = view.people.filter((one) => one.look.length);
     this.lookBox.hidden = !look.length;
     this.look.replaceChildren(...look.flatMap((one) => one.look.map((why) => {
@@ -183,8 +183,8 @@ class Desk {
   }
 
   tile(name, value, more) {
-    return [h("div", { class: "l2d-tile" }, h("dt", {}, name), h("dd", { class: "l2d-value" }, value),
-              h("dd", { class: "l2a-faint" }, more))];
+    return h("div", { class: "l2d-tile", role: "listitem" }, h("div", { class: "l2a-faint" }, name),
+             h("div", { class: "l2d-value" }, value), h("div", { class: "l2a-faint" }, more));
   }
 
   // -- keys --------------------------------------------------------------------------------------------------------------
