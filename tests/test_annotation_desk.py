@@ -147,7 +147,7 @@ def test_a_second_verdict_stands_over_the_first_and_none_is_lost(either: Store) 
         rows = conn.execute(sa.select(t.verdicts.c.id)).scalars().all()
     assert set(rows) == {first, second, again}
     for change in (t.verdicts.delete(), t.verdicts.update().values(choice=1, grade="better")):
-        with pytest.raises((StoreError, DBAPIError), match="append-only|may not"), store.begin() as conn:
+        with pytest.raises((StoreError, DBAPIError), match=r"append-only|may not"), store.begin() as conn:
             conn.execute(change)
 
 

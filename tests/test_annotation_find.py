@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_annotation_widget import Page, filled, row
+from test_annotation_widget import Page, filled, gold, judge, row, visitor
 
-from llama2lab.annotation.form import app
-from llama2lab.annotation.form.widget import FOUND, AnnotationForm, around
-from llama2lab.annotation.store.store import open_store
+from llama2lab.annotation.form.finding import FOUND, around
+from llama2lab.annotation.form.widget import AnnotationForm
+from llama2lab.engine.scale import KINDS
 
 
 def labelled(path: Path, name: str = "Ada", n: int = 4) -> Page:
@@ -89,17 +89,58 @@ def test_of_many_the_newest_are_listed_and_all_are_counted(tmp_path: Path) -> No
 
 
 def test_an_attempt_that_is_over_is_not_searched(tmp_path: Path) -> None:
-    rows = [row(i) for i in range(3)] + [row(10 + i, gold={"choice": 1}) for i in range(4)]
-    path = filled(tmp_path / "labels.db", rows)
-    page = Page(app.Application(str(path), app.Settings(number=2, mark=0.5, attempts=1)))
+    rows = [row(i) for i in range(3)] + [gold(i) for i in range(4)]
+    page = visitor(filled(tmp_path / "labels.db", rows), attempts=1)
     page.begin("Ada")
     answer = page.ask(type="begin")
-    for _ in range(3):
-        with open_store(path) as store, store.begin(read=True) as conn:
-            texts = conn.exec_driver_sql("SELECT answer_1 FROM items").scalars().all()
-        side = "left" if answer["task"]["left_text"] in texts else "right"
-        assert page.label(answer["task"]["item_id"], side)["ok"]
-        answer = page.ask(type="next")
+    for found in (0, 1, 0):  # while the attempt goes on its pairs can be changed
+        assert page.ask(type="find")["of"] == found
+        answer = judge(page, answer, True)
     assert answer["first_index"] == 2
     listed = page.ask(type="find")
     assert [one["index"] for one in listed["found"]] == [2] and listed["of"] == 1
+
+
+def test_practice_is_not_searched_even_where_it_did_not_come_first(tmp_path: Path) -> None:
+    """Known answers could be found by changing what was explained. One pair was answered before there was practice."""
+    path = filled(tmp_path / "labels.db", [row(0)])
+    before = Page(AnnotationForm(path, "Ada"))
+    judge(before, before.begin(), True)
+    filled(path, [gold(1), gold(2), *(row(i) for i in (3, 4))])
+    page = Page(AnnotationForm(path, "Ada", practice=2))
+    answer, explained = page.begin(), []
+    while "practice" in answer:
+        explained.append(answer["task"]["item_id"])
+        answer = judge(page, answer, True)
+    assert len(explained) == 2
+    judge(page, answer, True)
+    listed = page.ask(type="find")
+    assert [one["index"] for one in listed["found"]] == [3, 0] and listed["of"] == 2
+    for one in listed["found"]:
+        past = page.ask(type="past", index=one["index"])
+        assert past["ok"] and past["task"]["item_id"] not in explained
+    assert page.ask(type="find", text="question")["fitting"] == 2  # all four hold it
+
+
+def test_each_of_two_tasks_is_searched_by_itself(tmp_path: Path) -> None:
+    rows = [row(i, KINDS[i % 2]) for i in range(6)] + [gold(7), {**gold(8), "kind": "safety"}]
+    page = Page(AnnotationForm(filled(tmp_path / "labels.db", rows), "Ada", practice=1))
+    assert page.begin()["stage"] == "tasks"
+    marks = {"helpfulness": {}, "safety": {"safe_left": True, "safe_right": True}}
+    asked: dict[str, list[str]] = {}
+    for kind in KINDS:
+        answer = page.ask(type="task", kind=kind)
+        while answer["stage"] == "item" and answer["count"] < 3:
+            asked.setdefault(kind, []).append(answer["task"]["item_id"])
+            assert page.label(answer["task"]["item_id"], **marks[kind])["ok"]
+            answer = page.ask(type="next")
+    for kind in KINDS:  # back and forth: the numbers are those of the task
+        page.ask(type="task", kind=kind)
+        listed = page.ask(type="find")
+        assert [one["index"] for one in listed["found"]] == [2, 1] and listed["of"] == 2
+        for one in listed["found"]:
+            past = page.ask(type="past", index=one["index"])
+            assert past["task"]["item_id"] == asked[kind][one["index"]] and past["task"]["kind"] == kind
+            changed = {"replaces": past["label"]["label_id"], **marks[kind]}
+            assert page.label(past["task"]["item_id"], "right", "slightly", **changed)["ok"]
+        assert page.ask(type="find", mark="slightly")["fitting"] == 2

@@ -6,22 +6,25 @@ from __future__ import annotations
 import json
 from typing import Any
 
-FRONT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>widget</title><style>%s</style><body>
-<main id="here"></main><script type="module">
+ADDRESS = "http://widget.test/"  # nothing listens there: the page is handed to the browser
+FRONT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>widget</title>
+<meta name="viewport" content="width=device-width"><style>%s</style><body><main id="here"></main><script type="module">
 %s
 const state = %s;
 const heard = new Set();
-const model = { get: (name) => state[name], set() {}, save_changes() {}, on: (name, what) => heard.add(what),
-                off: (name, what) => heard.delete(what),
+const model = { get: (name) => state[name], set() {}, save_changes() {}, off: (name, what) => heard.delete(what),
+                on: (name, what) => { if (name === "msg:custom") heard.add(what); },
                 send: (message) => window.toPython(message).then((all) => all.forEach(tell)) };
 const tell = (message) => heard.forEach((what) => what(message));
+window.parts = { %s };
 WIDGET.initialize?.({ model });
 WIDGET.render({ model, el: document.getElementById("here") });
 </script></body></html>"""
 
 
-def mount(page: Any, widget: Any) -> None:
-    """Shows the widget on a page that has shown none before; `page.errors` holds what goes wrong."""
+def mount(page: Any, widget: Any, parts: str = "") -> None:
+    """Shows the widget on a page of `annotation_browser.page_of` that has shown none before. `parts`: names in its
+    script that the test wants, as window.parts."""
     sent: list[dict[str, Any]] = []
     widget.send = lambda content, buffers=None: sent.append(json.loads(json.dumps(content)))
 
@@ -33,4 +36,6 @@ def mount(page: Any, widget: Any) -> None:
     page.expose_function("toPython", ask)
     script = str(widget._esm).replace("export default", "const WIDGET =")
     state = {name: getattr(widget, name) for name in ("_session", "_config") if name in widget.traits()}
-    page.set_content(FRONT % (widget._css, script, json.dumps(state).replace("<", "\\u003c")))
+    body = FRONT % (widget._css, script, json.dumps(state).replace("<", "\\u003c"), parts)
+    page.route(ADDRESS, lambda route: route.fulfill(content_type="text/html", body=body))
+    page.goto(ADDRESS)

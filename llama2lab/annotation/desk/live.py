@@ -107,7 +107,7 @@ def overview(store: Store, at: datetime | None = None) -> dict[str, Any]:
 
 def put_together(now: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
     """The view: those whose work wants a look first, then those who are there."""
-    nothing = {"gold": None, "others": None, "seconds": None, "skimming": None, "flags": 0, "look": []}
+    nothing: dict[str, Any] = {"gold": None, "others": None, "seconds": None, "skimming": None, "flags": 0, "look": []}
     people = [{**one, **known["people"].get(one["name"], nothing)} for one in now["people"]]
     people.sort(key=lambda one: (not one["look"], not one["here"], one["name"]))
     return {**known, **now, "people": people}

@@ -80,7 +80,7 @@ def _put_aside(conn: sa.Connection) -> dict[str, str]:
     g = t.secrets.c
     query = sa.select(g.item_id, g.meta, g.gold).join(t.items).where(t.items.c.overlap == 0, g.meta.is_not(None))
     rows = conn.execute(query.order_by(t.items.c.position)).mappings()
-    return {row["item_id"]: str(row["meta"]["aside"]) for row in rows if _is_aside(row)}
+    return {row["item_id"]: str(row["meta"]["aside"]) for row in map(dict, rows) if _is_aside(row)}
 
 
 def set_aside(store: Store) -> dict[str, str]:
