@@ -14,8 +14,8 @@ const state = %s;
 const heard = new Set();
 const model = { get: (name) => state[name], set() {}, save_changes() {}, off: (name, what) => heard.delete(what),
                 on: (name, what) => { if (name === "msg:custom") heard.add(what); },
-                send: (message) => window.toPython(message).then((all) => all.forEach(tell)) };
-const tell = (message) => heard.forEach((what) => what(message));
+                send: (message) => window.toPython(message).then((all) => all.forEach(answered)) };
+const answered = (message) => heard.forEach((what) => what(message));
 window.parts = { %s };
 WIDGET.initialize?.({ model });
 WIDGET.render({ model, el: document.getElementById("here") });

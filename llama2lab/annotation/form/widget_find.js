@@ -25,8 +25,8 @@ function findPanel(session) {
       return;
     }
     const shown = answer.found.length;
-    const words = answer.fitting === answer.of ? `All ${answer.of} pairs that you can change`
-      : `${answer.fitting} of ${answer.of} pairs`;
+    const all = answer.of === 1 ? "The one pair that you can change" : `All ${answer.of} pairs that you can change`;
+    const words = answer.fitting === answer.of ? all : `${answer.fitting} of ${answer.of} pairs`;
     count.textContent = words + (shown < answer.fitting ? `; the newest ${shown} are listed` : "");
     list.replaceChildren(...answer.found.map((one) => foundLine(session, one)));
   };

@@ -23,7 +23,7 @@ class Item {
       h("div", { class: "l2a-half-title" }, `${names[side]} is …`), h("div", { class: "l2a-grades" },
         ...this.scale.filter((_, i) => s.config.positions[i][0] === side)));
     this.comment = h("textarea", { class: "l2a-input", rows: "1", maxlength: "10000", "aria-label": "Comment (optional)",
-                                   "aria-keyshortcuts": "c", placeholder: "comment, if you like",
+                                   "aria-keyshortcuts": "c", placeholder: "comment",
                                    oninput: () => s.change({ comment: this.comment.value }) });
     this.flag = button("Flag", "F", act(() => s.change({ flag: !s.state.draft.flag })),
                        { "aria-pressed": "false", title: "show this pair to the teacher" });
