@@ -1,5 +1,5 @@
 """The annotator's form in headless Chromium, by keyboard alone: what stands beside the pair, practice, the two tasks,
-word differences, goal, rest and end. The Python form is real (form_page.py); JupyterLab and Voila have tests of their
+word differences, goal, rest and end. The Python form is real (widget_page.py); JupyterLab and Voila have tests of their
 own."""
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import annotation_browser as real
-import form_page
 import pytest
+import widget_page
 
 from llama2lab.annotation.files.adding import add_pairs
 from llama2lab.annotation.form.app import Application
@@ -71,8 +71,14 @@ def settle(page: Any) -> None:
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
+def mount(page: Any, form: AnnotationForm) -> real.Form:
+    widget_page.mount(page, form, "differences, Pace, markedText")
+    page.locator(".l2a").wait_for()
+    return real.Form(page)
+
+
 def start(page: Any, form: AnnotationForm, state: str = "item") -> real.Form:
-    shown = form_page.mount(page, form)
+    shown = mount(page, form)
     shown.wait(state)
     shown.tab_into()
     return shown
@@ -264,7 +270,7 @@ def test_practice_tells_each_pair_why_and_comes_first(browser: Any, tmp_path: Pa
 def test_one_press_does_not_lead_past_the_guidelines(browser: Any, tmp_path: Path) -> None:
     path = filled(tmp_path / "labels.db", of_town(2))
     with real.page_of(browser) as page:
-        form = form_page.mount(page, Application(path, Settings(name="Ada", number=0, practice=0)))
+        form = mount(page, Application(path, Settings(name="Ada", number=0, practice=0)))
         form.wait("guidelines")
         form.wait_text(".l2a-reading", "How we judge")
         page.wait_for_function("() => document.activeElement.matches('.l2a-reading')")  # so that arrows scroll
@@ -371,7 +377,7 @@ def test_words_that_differ_are_underlined_and_can_be_left_plain(browser: Any, tm
 )
 def test_differences(browser: Any, tmp_path: Path, one: str, two: str, left: list[str], right: list[str]) -> None:
     with real.page_of(browser) as page:
-        form_page.mount(page, AnnotationForm(filled(tmp_path / "labels.db", of_town(1)), "Ada"))
+        mount(page, AnnotationForm(filled(tmp_path / "labels.db", of_town(1)), "Ada"))
         found = page.evaluate(
             "([a, b]) => { const d = window.parts.differences(a, b);"
             "const words = (text, spans) => spans.map(([from, to]) => text.slice(from, to));"
@@ -469,7 +475,7 @@ def test_whoever_cannot_have_read_the_pairs_is_told(browser: Any, tmp_path: Path
 
 def test_after_twenty_minutes_a_rest_is_due_whatever_the_goal(browser: Any, tmp_path: Path) -> None:
     with real.page_of(browser) as page:
-        form_page.mount(page, AnnotationForm(filled(tmp_path / "labels.db", of_town(1)), "Ada"))
+        mount(page, AnnotationForm(filled(tmp_path / "labels.db", of_town(1)), "Ada"))
         due = page.evaluate(
             "() => { const keeper = { data: {}, write() {} }, pace = new window.parts.Pace(keeper, 100), due = [];"
             "for (let i = 0; i < 5; i++) { pace.count(300, 60); due.push(pace.due); if (pace.due) pace.again(); }"

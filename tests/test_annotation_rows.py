@@ -165,6 +165,7 @@ def test_what_is_left_out_is_counted() -> None:
         "malformed": 2,
         "ties": 1,
         "unsafe_chosen": 0,
+        "verdicts": 0,
     }
 
 

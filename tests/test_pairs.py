@@ -68,11 +68,13 @@ def test_the_oracle_agrees_with_all_gold(kind: Any) -> None:
 
 def test_from_a_run_to_a_label(run: Path, tmp_path: Path) -> None:
     store = tmp_path / "labels.db"
-    result = CliRunner().invoke(app, ["labels", "collect", str(store), str(run), "--pairs", "6", "--gold", "0"])
+    result = CliRunner().invoke(
+        app, ["labels", "collect", str(store), str(run), "--pairs", "6", "--gold", "0", "--all"]
+    )
     assert result.exit_code == 0 and "6 new pairs" in result.stdout
     assert (
         CliRunner()
-        .invoke(app, ["labels", "collect", str(store), str(run), "--pairs", "6", "--gold", "0"])
+        .invoke(app, ["labels", "collect", str(store), str(run), "--pairs", "6", "--gold", "0", "--all"])
         .stdout.startswith("0 new pairs")
     )  # the same pairs again
     with open_store(str(store)) as opened:
@@ -85,6 +87,14 @@ def test_from_a_run_to_a_label(run: Path, tmp_path: Path) -> None:
         assert [x["annotator"] for x in opened.labels()] == ["Ada"]
     out = tmp_path / "labels.jsonl"
     assert CliRunner().invoke(app, ["labels", "export", str(store), str(out)]).exit_code == 0 and out.exists()
+
+
+def test_word_salad_is_set_aside_and_said(run: Path, tmp_path: Path) -> None:
+    """Models that learnt nothing speak nothing else; gold pairs stay."""
+    args = ["labels", "collect", str(tmp_path / "labels.db"), str(run), "--pairs", "6", "--gold", "2"]
+    said = CliRunner().invoke(app, args).stdout
+    assert said.startswith("2 new pairs\n6 set aside: 6 with two answers of word salad") and "--all shows them" in said
+    assert CliRunner().invoke(app, [*args, "--all"]).stdout.startswith("6 new pairs\nlabel them")
 
 
 def test_a_file_of_pairs_with_a_broken_line_adds_nothing(tmp_path: Path) -> None:

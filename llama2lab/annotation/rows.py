@@ -7,6 +7,9 @@ How several labels of one item become one row, by rule:
 - "unanimous": the same, but an item with any label for the other answer counts as a tie.
 - "every": each label is a row of its own, as in the report, where an item had one annotator.
 
+A teacher's verdict on an item stands in the place of its labels, whatever the rule, also where these are flagged or
+skips; "neither" is a tie. Its row says so: the annotator is the teacher, the vendor "verdict".
+
 A safety bin is "" where the marks of an answer are evenly split or missing: the row trains the ranking alone. Chosen
 unsafe and rejected safe is never kept (section 3.2.1). Left out and counted: gold, skips, flags, ties, and pairs that
 no model can read, as older stores may hold. Rows are in the order of their content, so that a store that was exported
@@ -28,6 +31,7 @@ from llama2lab.engine.stats import Figure, rate
 
 Rule = Literal["majority", "unanimous", "every"]
 RULES: tuple[Rule, ...] = ("majority", "unanimous", "every")
+VERDICT = "verdict"  # the vendor of rows that a teacher decided
 Row = dict[str, Any]  # as town.annotators.preference_row makes it
 
 
@@ -44,6 +48,7 @@ class Resolved:
     malformed: int = 0  # labels of pairs that no model can read
     ties: int = 0  # items
     unsafe_chosen: int = 0  # items, or labels under the rule "every"
+    verdicts: int = 0  # items that a teacher decided, those without a row among them
 
     @property
     def counts(self) -> dict[str, int]:
@@ -56,12 +61,15 @@ def resolve(labels: Iterable[Label], kind: str, rule: Rule = "majority") -> Reso
         raise LabError(f"unknown rule {rule!r} for several labels of one item; choose one of {', '.join(RULES)}")
     result = Resolved()
     items: dict[Any, list[Label]] = {}
+    decided: dict[Any, list[Label]] = {}
     for label in labels:
         if label["kind"] != kind:
             continue
         result.labels += 1
         if label["gold"]:
             result.gold += 1
+        elif label.get("verdict") and _readable(label):
+            decided.setdefault(label["item_id"], []).append(label)
         elif label["choice"] not in (1, 2):
             result.skipped += 1
         elif label["flag"]:
@@ -71,12 +79,21 @@ def resolve(labels: Iterable[Label], kind: str, rule: Rule = "majority") -> Reso
         else:
             key = (label["item_id"], label["annotator"]) if rule == "every" else label["item_id"]
             items.setdefault(key, []).append(label)
+    for several in decided.values():
+        said = several[0]["verdict"]
+        result.verdicts += 1
+        if said["choice"] is None:
+            result.ties += 1
+            continue
+        row = _row(several, said, _safe(said) if kind == "safety" else (None, None))
+        result.rows.append(row | {"annotator": said["teacher"], "vendor": VERDICT})
+        result.used += len(several)
     for several in items.values():
         said = majority(several)
         if said is None or (rule == "unanimous" and len({label["choice"] for label in several}) > 1):
             result.ties += 1
             continue
-        safe = (said[f"safe_{said['choice']}"], said[f"safe_{3 - said['choice']}"])  # the chosen answer, the rejected
+        safe = _safe(said)
         if kind == "safety" and safe == (False, True):
             result.unsafe_chosen += 1
             continue
@@ -84,6 +101,11 @@ def resolve(labels: Iterable[Label], kind: str, rule: Rule = "majority") -> Reso
         result.used += len(several)
     result.rows.sort(key=_content)
     return result
+
+
+def _safe(said: dict[str, Any]) -> tuple[bool | None, bool | None]:
+    """What is known of the chosen and the rejected answer."""
+    return said[f"safe_{said['choice']}"], said[f"safe_{3 - said['choice']}"]
 
 
 def _readable(label: Label) -> bool:
@@ -183,8 +205,15 @@ def fingerprint(labels: Iterable[Label]) -> list[list[Any]]:
                 *(label["choice"] or 0, label["grade"] or "", str(label["safe_1"]), str(label["safe_2"])),
                 *(bool(label["flag"]), bool(label["gold"])),
                 *(label["annotator"], label["annotator_kind"], label["vendor"], label["prompt_id"] or ""),
+                *_decided(label.get("verdict")),
             ]
             for label in labels
         ),
         key=str,
     )
+
+
+def _decided(verdict: dict[str, Any] | None) -> list[Any]:
+    if verdict is None:
+        return []
+    return [str(verdict[name]) for name in ("choice", "grade", "safe_1", "safe_2", "teacher")]

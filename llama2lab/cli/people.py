@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,6 +66,20 @@ def read_labels(url: str) -> list[dict[str, Any]]:
     if not found:
         raise LabError(f"{where} holds no label yet; label some pairs with: llama2lab annotate {where}")
     return found
+
+
+SHOW_ALL = "Set no pair aside; queue those, too, that were."
+
+
+def queued(store: Any, rows: list[dict[str, Any]], overlap: int, seed: int, everything: bool, sound: Any = None) -> str:
+    """Put pairs into a store, those set aside that are not worth a person's time; what was done, in words."""
+    with needs_extra():
+        from llama2lab.annotation.files.adding import add_pairs, keys_there
+        from llama2lab.annotation.files.sifting import Sifted, sift
+    sifted = Sifted(kept=rows) if everything else sift(rows, sound, keys_there(store))
+    new = add_pairs(store, sifted.kept, overlap, seed, sifted.aside)
+    cure = "; they are kept in the store and shown to nobody, --all shows them" if sifted.aside else ""
+    return f"{new} new pairs" + (f"\n{sifted}{cure}" if sifted.aside else "")
 
 
 @app.command()
@@ -192,7 +207,7 @@ def logins(
 def collect(
     store: Store,
     run: Annotated[Path, Argument(help="The folder of a run on the town.", metavar="RUN")],
-    pairs: Annotated[int, Option(min=1, help="How many pairs, or a few less: equal answers are left out.")] = 100,
+    pairs: Annotated[int, Option(min=1, help="How many prompts are asked; equal answers make no pair.")] = 100,
     kind: Annotated[str, Option(help="helpfulness or safety.")] = "helpfulness",
     gold: Annotated[int, Option(min=0, help="Further pairs whose better answer is known.")] = 13,
     overlap: Annotated[int, Option(min=1, max=MAX_OVERLAP, help="How many people judge each pair.")] = 1,
@@ -200,26 +215,34 @@ def collect(
         list[str] | None,
         Option(help="A model that answers; give two.  [default: the last one and sft]"),
     ] = None,
+    all_: Annotated[bool, Option("--all", help=SHOW_ALL)] = False,
     seed: Seed = 0,
 ) -> None:
     """Let two models of a run answer training prompts, and queue the pairs of answers for people to judge.
 
     \b
+    Set aside, kept in the store, and shown to nobody: pairs of which both answers are word salad (by the grammar of the
+    town's language), whose answers are the same words, or that were asked already. Gold pairs are never set aside.
+
+    \b
     llama2lab labels collect labels.db runs/mini-0 --pairs 200 --overlap 3
     llama2lab labels collect labels.db runs/mini-0 --kind safety --stage rlhf-v4 --stage rlhf-v5
     """
-    with needs_extra():
-        from llama2lab.annotation.files.adding import add_pairs
     from llama2lab.run.gold import guidelines
     from llama2lab.run.pairs import pairs_of_run
+    from llama2lab.town.language import sound
     from llama2lab.town.town import load_town
 
     with opened(store) as there:  # first, so that a wrong URL is said before the models work
-        new = add_pairs(there, pairs_of_run(run, pairs, kind, gold, stage or (), seed), overlap, seed)  # type: ignore[arg-type]
+        rows = pairs_of_run(run, pairs, kind, gold, stage or (), seed)  # type: ignore[arg-type]
+        said = queued(there, rows, overlap, seed, all_, sound)
+        equal = pairs - sum("gold" not in row for row in rows)
+        if equal:
+            said += f"\n{equal} of {pairs} prompts had the same answer twice and make no pair"
         if not there.guidelines(kind)[0]:  # a teacher may have put others there
             there.add_guidelines(kind, guidelines(load_town(), kind))  # type: ignore[arg-type]
         where = there.where if there.sqlite else "URL"
-    typer.echo(f"{new} new pairs\nlabel them: llama2lab annotate {where}")
+    typer.echo(f"{said}\nlabel them: llama2lab annotate {where}")
 
 
 @labels.command()
@@ -233,14 +256,42 @@ def add(
         ),
     ],
     overlap: Annotated[int, Option(min=1, max=MAX_OVERLAP, help="How many people judge each pair.")] = 1,
+    all_: Annotated[bool, Option("--all", help=SHOW_ALL)] = False,
     seed: Seed = 0,
 ) -> None:
-    """Queue pairs of answers of your own."""
+    """Queue pairs of answers of your own; those whose answers are the same words, or that were asked already, are set
+    aside: kept in the store, and shown to nobody."""
     with needs_extra():
-        from llama2lab.annotation.files.adding import add_pairs, read_pairs
+        from llama2lab.annotation.files.adding import read_pairs
     rows = read_pairs(file)  # first, so that a mistake leaves no store behind
     with opened(store) as there:
-        typer.echo(f"{add_pairs(there, rows, overlap, seed)} new pairs")
+        typer.echo(queued(there, rows, overlap, seed, all_))
+
+
+@labels.command()
+def watch(
+    store: Store,
+    name: Annotated[
+        str | None, Option("--as", help="Your name, which your verdicts keep.  [default: your login]")
+    ] = None,
+    port: Annotated[int, Option(min=1, max=65535)] = 8867,
+    open_browser: Annotated[bool, Option("--open", help="Open the page here.")] = False,
+) -> None:
+    """The teacher's desk: who labels and how well, live, and the pairs about which people disagree, to be decided.
+
+    \b
+    llama2lab labels watch labels.db --as "Ms Hill" --open
+    It is served on this machine alone; the address that is printed holds its key.
+    """
+    with needs_extra():
+        from llama2lab.annotation.desk.serving import watch as serve
+    serve(
+        store,
+        name or getpass.getuser(),
+        port,
+        open_browser=open_browser,
+        say=lambda line: typer.echo(line, err=True),
+    )
 
 
 @labels.command("export")

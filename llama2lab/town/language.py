@@ -310,6 +310,16 @@ def pleasantries(parts: list[str]) -> tuple[int, int]:
     return openers, closers
 
 
+def sound(text: str) -> bool:
+    """Whether a text is language at all, by the grammar of ``style``; but an end mark may be missing, and up to three
+    words need be no sentence."""
+    text = text.rstrip()
+    judged = style(text if text[-1:] in tuple(".!?:\"')]") else f"{text}.")
+    tokens = words(text)
+    brief = 0 < len(tokens) <= 3 and all(map(is_word, tokens))
+    return not judged.control and (judged.fluent > 0.5 or brief)
+
+
 def style(text: str) -> Style:
     """Everything that the text alone shows, in one pass over its first ``STYLE_CHARS`` characters."""
     control = bool(CONTROL_TOKEN.search(text))

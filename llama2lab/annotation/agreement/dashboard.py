@@ -21,7 +21,7 @@ from llama2lab import __version__
 from llama2lab.annotation.agreement import charts
 from llama2lab.annotation.agreement.charts import COEFFICIENTS, figure_text, moment, percent_text
 from llama2lab.annotation.agreement.coefficients import WHATS, Label, agreement_table, judged
-from llama2lab.annotation.agreement.quality import Alarm, By, Quality, alarms, quality
+from llama2lab.annotation.agreement.quality import Alarm, By, Quality, alarms, careless, quality
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.stats import Figure
 from llama2lab.report import look
@@ -35,7 +35,14 @@ class Cell:
 
 
 Table = tuple[list[str], list[list[Cell]]]
-TESTED = {"with the others": "others", "with gold": "gold", "left": "left", "ten words more": "length"}  # column: habit
+TESTED = {  # column: habit
+    "with the others": "others",
+    "with gold": "gold",
+    "left": "left",
+    "ten words more": "length",
+    "one grade": "grade",
+    "median s": "fast",
+}
 
 
 def p_text(p: float) -> str:
@@ -70,6 +77,7 @@ def quality_rows(rows: Sequence[Quality], found: Sequence[Alarm], by: By = "anno
         ("longer", lambda r: percent_text(r.longer)),
         ("ten words more", lambda r: figure_text(r.length, 1, True)),
         ("safe", lambda r: percent_text(r.safe)),
+        ("one grade", lambda r: percent_text(r.one_grade)),
         ("median s", lambda r: "-" if math.isnan(r.seconds) else f"{r.seconds:.1f}"),
     ]
     body = [[Cell(text(r), (r.name, TESTED.get(title)) in odd) for title, text in columns] for r in rows]
@@ -77,9 +85,13 @@ def quality_rows(rows: Sequence[Quality], found: Sequence[Alarm], by: By = "anno
 
 
 def tested(labels: Sequence[Label]) -> list[tuple[By, list[Quality], list[Alarm]]]:
-    """All annotators, and all vendors if there are several, with their figures and the tests of these."""
+    """All annotators, and all vendors if there are several, with their figures and the tests of these. Careless are
+    people, not vendors."""
     groups: tuple[By, ...] = ("annotator", "vendor") if len({x["vendor"] for x in labels}) > 1 else ("annotator",)
-    return [(by, rows := quality(labels, by), alarms(rows)) for by in groups]
+    return [
+        (by, rows := quality(labels, by), [*alarms(rows), *(careless(rows) if by == "annotator" else ())])
+        for by in groups
+    ]
 
 
 # ---- the page ----------------------------------------------------------------------------------------------------
@@ -120,7 +132,7 @@ def sections_of(labels: Sequence[Label]) -> list[Section]:
             "Annotators",
             "One row an annotator; what stands out is red. 'Longer' is the share of longer answers "
             "among the choices; 'ten words more' is how many steps of the scale they are worth beyond the others' "
-            "median.",
+            "median; 'one grade' is the share of the grade that is used most.",
             "",
             None,
             [quality_rows(people, odd)],

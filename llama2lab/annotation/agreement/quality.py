@@ -13,6 +13,17 @@ Four habits are tested, each against what would be seen of somebody without it:
 The p values of one table are corrected together (Holm): without habits, about five tables of a hundred raise any
 alarm. Because people do differ, a difference must also matter: five points of agreement, or half a step for ten words.
 Of two, nobody can say which is odd, so only the side and gold are tested. An alarm is a reason to look, not a verdict.
+
+Careless work needs no others to be seen (`careless`). Three rules, each with its reason in words:
+
+- **fast**: more than half of the judgements took less time than skimming the last message and both answers does
+  (`skimming`; sign test);
+- **gold**: fewer gold pairs are right than the nine of ten that careful reading gives (exact binomial test);
+- **grade**: one grade makes up more than four fifths of the judgements (exact binomial test, times four for the choice
+  of the grade; of twenty, all).
+
+Each is tested at 5 %, uncorrected: of careful people a rule names at most one in twenty, and nobody is hidden by how
+many others there are.
 """
 
 from __future__ import annotations
@@ -35,6 +46,12 @@ MATTERS = 0.05  # how much lower an agreement must be to be called low
 STEPS = 0.5  # how much ten more words must be worth to be called a habit
 FEWEST = 20  # judgements beside others' from which the weight of words is estimated
 WORDS = 10
+# Words a minute. People read 238 on average (Brysbaert 2019, a meta-analysis of 190 studies); at about 600 they skim,
+# and no longer understand all of it (Rayner et al. 2016, section "Skimming").
+SKIMMED = 600
+QUICKEST = 1.0  # seconds, for a pair of two words: to see, to decide and to press a key
+CAREFUL = 0.9  # share of gold pairs that careful reading gets right
+ONE_GRADE = 0.8  # share of one grade up to which it may be how the pairs are
 
 
 @dataclass(frozen=True)
@@ -54,7 +71,11 @@ class Quality:
     length: Figure  # the same less the others' median: 0 is no habit
     safe: Figure  # share of answers marked safe
     grades: dict[str, Figure]  # share of each grade
+    usual: str  # the grade that is used most, gold items left out
+    one_grade: Figure  # its share
+    hasty: Figure  # share of judgements that took less time than skimming does
     seconds: float  # median time on an item; NaN where none was taken
+    skimming: float  # median of what skimming would have taken; NaN likewise
 
     @property
     def left_p(self) -> float:
@@ -68,6 +89,12 @@ def longer_answer(label: Label) -> int:
     """1 or 2, the answer with more words; 0 where they are as long."""
     one, two = (len(answer.split()) for answer in label["answers"])
     return 0 if one == two else 1 if one > two else 2
+
+
+def skimming(label: Label) -> float:
+    """Seconds that it takes to skim the last message and both answers."""
+    texts = (label["prompt"][-1]["content"], *label["answers"])
+    return max(QUICKEST, sum(len(text.split()) for text in texts) / SKIMMED * 60)
 
 
 def majorities(labels: Iterable[Label], by: By) -> dict[tuple[Hashable, str], int]:
@@ -141,7 +168,9 @@ def _quality(
     gold = [x for x in mine if x["gold"] and x["gold"].get("choice") in (1, 2)]
     others = [x["choice"] == most[x["item_id"], name] for x in judged(labels) if (x["item_id"], name) in most]
     lengths = [(x, longer_answer(x)) for x in mine]
-    seconds = [x["seconds"] for x in mine if x["seconds"] and x["seconds"] > 0]
+    timed = [(x["seconds"], skimming(x)) for x in mine if x["seconds"] and x["seconds"] > 0]
+    graded = [x["grade"] for x in judged(labels)]
+    usual = max(GRADES, key=graded.count)
     vendors = {x["vendor"] for x in labels}
     return Quality(
         name=name,
@@ -157,7 +186,11 @@ def _quality(
         length=_length(name, fits),
         safe=rate([bool(safe) for x in mine for safe in (x["safe_1"], x["safe_2"]) if safe is not None]),
         grades={g: rate([x["grade"] == g for x in mine]) for g in GRADES},
-        seconds=median(seconds) if seconds else float("nan"),
+        usual=usual,
+        one_grade=rate([g == usual for g in graded]),
+        hasty=rate([took < needed for took, needed in timed]),
+        seconds=median(took for took, _ in timed) if timed else float("nan"),
+        skimming=median(needed for _, needed in timed) if timed else float("nan"),
     )
 
 
@@ -174,24 +207,29 @@ def _length(name: str, fits: dict[str, tuple[float, float, int]]) -> Figure:
 
 @dataclass(frozen=True)
 class Alarm:
-    """One annotator or vendor and one habit, tested. `p` is corrected for all tests of the table."""
+    """One annotator or vendor and one habit, tested. `p` is corrected for all tests of the table, save where there is a
+    `reason`: that is one of `careless`."""
 
     name: str
-    what: Literal["left", "length", "others", "gold"]
+    what: Literal["left", "length", "others", "gold", "fast", "grade"]
     figure: Figure
     p: float
     raised: bool
+    reason: str = ""
 
     @property
     def words(self) -> str:
         mean = self.figure["mean"]
-        return {
-            "left": f"chooses the {'right' if mean < 0.5 else 'left'} side: {mean:.0%} left",
-            "length": f"takes {'shorter' if mean < 0 else 'longer'} answers: ten words more are worth {mean:+.1f} "
-            "steps of the scale",
-            "others": f"agrees less with the others: {mean:.0%}",
-            "gold": f"agrees less with gold: {mean:.0%}",
-        }[self.what]
+        return (
+            self.reason
+            or {
+                "left": f"chooses the {'right' if mean < 0.5 else 'left'} side: {mean:.0%} left",
+                "length": f"takes {'shorter' if mean < 0 else 'longer'} answers: ten words more are worth {mean:+.1f} "
+                "steps of the scale",
+                "others": f"agrees less with the others: {mean:.0%}",
+                "gold": f"agrees less with gold: {mean:.0%}",
+            }[self.what]
+        )
 
 
 def alarms(rows: Sequence[Quality]) -> list[Alarm]:
@@ -234,6 +272,31 @@ def _tests(rows: Sequence[Quality], odd: set[str]) -> list[tuple[str, Any, Figur
                 p = float(tests.fisher_exact([_hits(mine), (yes, no)], alternative="less").pvalue)
                 found.append((row.name, what, mine, p, yes / (yes + no) - mine["mean"] >= MATTERS))
     return found
+
+
+def careless(rows: Sequence[Quality]) -> list[Alarm]:
+    """The three rules of careless work, tested on each annotator: those that name one first."""
+    found = []
+    for row in rows:
+        if row.hasty["n"]:
+            yes, n = _hits(row.hasty)[0], round(row.hasty["n"])
+            p = float(tests.binomtest(yes, n, 0.5, "greater").pvalue)
+            why = (
+                f"judges faster than one can read: median {row.seconds:.1f} s a pair, where skimming it takes "
+                f"{row.skimming:.1f} s; {yes} of {n} judgements were faster than that"
+            )
+            found.append(Alarm(row.name, "fast", row.hasty, p, p < LEVEL, why))
+        if row.gold["n"]:
+            yes, n = _hits(row.gold)[0], round(row.gold["n"])
+            p = float(tests.binomtest(yes, n, CAREFUL, "less").pvalue)
+            why = f"gets {yes} of {n} gold pairs right, where careful reading gets nine of ten"
+            found.append(Alarm(row.name, "gold", row.gold, p, p < LEVEL, why))
+        if row.one_grade["n"]:
+            yes, n = _hits(row.one_grade)[0], round(row.one_grade["n"])
+            p = min(1.0, len(GRADES) * float(tests.binomtest(yes, n, ONE_GRADE, "greater").pvalue))
+            why = f"gives nearly always the same grade: {row.usual} in {yes} of {n} judgements"
+            found.append(Alarm(row.name, "grade", row.one_grade, p, p < LEVEL, why))
+    return sorted(found, key=lambda a: (not a.raised, a.p, a.name))
 
 
 def _hits(figure: Figure) -> tuple[int, int]:

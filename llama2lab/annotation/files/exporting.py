@@ -2,7 +2,7 @@
 
 A file holds one row for each choice in force: prompt, chosen, rejected and margin as TRL reads them, and everything
 else that the store knows of the label, its item and its annotator. What is no such row (skips, superseded labels, items
-without a label, guidelines) stands beside it in FILE.rest, which is read when the file is imported.
+without a label, guidelines, teachers' verdicts) stands beside it in FILE.rest, which is read when the file is imported.
 
 Characters that Parquet or UTF-8 cannot hold are written as in the store (tables.escape).
 """
@@ -120,6 +120,7 @@ def _split(found: r.Records, current: set[str], margins: dict[str, float]) -> tu
     queue = sorted(found.items.items(), key=lambda pair: (pair[1]["position"], pair[0]))
     rest += [("items", row | _secrets(found.secrets.get(key))) for key, row in queue if key not in items]
     rest += [("labels", row) for row in ordered if row["id"] not in ids]
+    rest += [("verdicts", row) for _, row in sorted(found.verdicts.items())]
     lines = [{"table": table, "row": _plain(row)} for table, row in rest]
     return [_pair(row, found, margins) for row in pairs], lines
 

@@ -51,7 +51,7 @@ from llama2lab.engine.validation import shown, strict_json
 if TYPE_CHECKING:
     import datasets
 
-TABLES = ("annotators", "guidelines", "items", "labels")
+TABLES = ("annotators", "guidelines", "items", "labels", "verdicts")
 ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 CLOSE = 0.006  # margins are written with two decimals, too
 Where = tuple[str, Record | str]  # a place and the row there, or why there is none
@@ -242,6 +242,8 @@ def _take_rest(reading: Reading, line: Any, where: str) -> None:
     elif line["table"] == "items":
         item = renamed(row)
         records.add_item(item | checked(Known, item, where).model_dump(), where)
+    elif line["table"] == "verdicts":
+        records.add_verdict(row, "", where)
     else:
         records.add_label(row, "", where)
 

@@ -15,6 +15,7 @@ from llama2lab.annotation.store.checks import (
     GuidelinesRow,
     ItemRow,
     check_label,
+    check_verdict,
     checked,
     guidelines_version,
 )
@@ -34,6 +35,7 @@ class Records:
     items: dict[str, Row] = field(default_factory=dict)
     secrets: dict[str, Row] = field(default_factory=dict)
     labels: dict[str, Row] = field(default_factory=dict)
+    verdicts: dict[str, Row] = field(default_factory=dict)
 
     def add_annotator(self, row: Row, where: str, by_name: bool = False) -> None:
         new = checked(AnnotatorRow, row, where).model_dump() | {"by_name": by_name}
@@ -60,8 +62,22 @@ class Records:
         if self.labels.setdefault(new["id"], new) != new:
             raise LabError(f"{where}: label {new['id']} is another one in another row")
 
+    def add_verdict(self, row: Row, kind: str, where: str) -> None:
+        new = check_verdict(row, kind, where)
+        if self.verdicts.setdefault(new["id"], new) != new:
+            raise LabError(f"{where}: verdict {new['id']} is another one in another row")
+
     def check_whole(self) -> None:
-        """LabError for labels whose item or annotator is in no row, or that supersede what is not their annotator's."""
+        """LabError for labels whose item or annotator is in no row, or that supersede what is not their annotator's;
+        and for verdicts without their item."""
+        for key, verdict in self.verdicts.items():
+            if verdict["item_id"] not in self.items:
+                raise LabError(
+                    f"{self.source}: verdict {key} is on an item that is not there; import FILE and FILE.rest together"
+                )
+            before = self.verdicts.get(verdict["supersedes"] or "")
+            if before and before["item_id"] != verdict["item_id"]:
+                raise LabError(f"{self.source}: verdict {key} supersedes another item's")
         for key, label in self.labels.items():
             if label["item_id"] not in self.items or label["annotator_id"] not in self.annotators:
                 raise LabError(
@@ -80,7 +96,7 @@ def whose(row: Mapping[str, Any]) -> tuple[str, str]:
 def read(conn: sa.Connection, source: str) -> Records:
     """All rows of a store."""
     found = Records(source)
-    for table in (t.annotators, t.guidelines, t.items, t.secrets, t.labels):
+    for table in (t.annotators, t.guidelines, t.items, t.secrets, t.labels, t.verdicts):
         (key,) = table.primary_key.columns.keys()
         rows = conn.execute(sa.select(table)).mappings()
         getattr(found, table.name).update({row[key]: dict(row) for row in rows})
@@ -125,6 +141,9 @@ def check(found: Records) -> Records:
         for label in found.labels.values():
             kind = records.items[label["item_id"]]["kind"] if label["item_id"] in records.items else ""
             records.add_label(label, kind, f"{where} label {shown(label['id'])}")
+        for verdict in found.verdicts.values():
+            kind = records.items[verdict["item_id"]]["kind"] if verdict["item_id"] in records.items else ""
+            records.add_verdict(verdict, kind, f"{where} verdict {shown(verdict['id'])}")
         records.check_whole()
     except (TypeError, KeyError, AttributeError) as e:
         raise LabError(f"{where} holds rows that are none of an annotation store's ({first_line(e)})") from e

@@ -11,6 +11,7 @@ name. So of a file that is not trusted
   be is kept beside (`claimed`): its labels count neither as training rows nor as agreement with gold. Only in a store
   that has no pair of its own, and so no gold to go by, the figures go by the files';
 - guidelines are kept for the labels that name them, and are not in force;
+- a teacher's verdicts are not taken;
 - times in the future are refused.
 """
 
@@ -46,6 +47,7 @@ class Counts:
     annotators: int = 0
     guidelines: int = 0
     labels: int = 0
+    verdicts: int = 0
     known: int = 0
     repeated: int = 0  # rows of others that say again what another one says
     votes: int = 0  # rows without an annotator on a pair that another such row judges
@@ -59,6 +61,8 @@ class Counts:
             f"{self.known} labels were there already",
             *(f"another {old!r} is there, so this one is now {new!r}" for old, new in self.renamed.items()),
         ]
+        if self.verdicts:
+            parts.append(f"{self.verdicts} verdicts of teachers are new")
         if self.repeated:
             parts.append(f"{self.repeated} rows repeat another row and count once")
         if self.votes:
@@ -96,6 +100,7 @@ def take_in(
     names = _annotators(conn, records, counts)
     _items(conn, records, counts, trust, fresh)
     _labels(conn, records, names, before, counts, trust)
+    _verdicts(conn, records, counts, trust)
 
 
 def insert(conn: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
@@ -125,13 +130,13 @@ def _of_one(records: Records, name: str) -> Records:
     if not people:
         raise LabError(f"{records.source}: nobody is called {name!r} there; the names are {', '.join(names) or 'none'}")
     labels = {key: row for key, row in records.labels.items() if row["annotator_id"] in people}
-    return replace(records, annotators=people, labels=labels)
+    return replace(records, annotators=people, labels=labels, verdicts={})
 
 
 def _moments(records: Records, counts: Counts, trust: bool) -> None:
     """No time in the future: what is dated 9999 would be the newest for ever."""
     now = t.now()
-    parts = (records.annotators, records.guidelines, records.items, records.labels)
+    parts = (records.annotators, records.guidelines, records.items, records.labels, records.verdicts)
     dated = [row for part in parts for row in part.values()]
     late = [row for row in dated if row["created_at"] > now + SKEW]
     if late and not trust:
@@ -150,10 +155,11 @@ def _moments(records: Records, counts: Counts, trust: bool) -> None:
 def _guidelines(conn: sa.Connection, records: Records, counts: Counts, trust: bool) -> None:
     g = t.guidelines.c
     wanted = {version: row if trust else row | {"created_at": LONG_AGO} for version, row in records.guidelines.items()}
-    for label in records.labels.values():  # a version that labels name and whose text did not come along
-        version = label["guidelines"]
+    # A version that is named and whose text did not come along.
+    for row in (*records.labels.values(), *records.verdicts.values()):
+        version = row["guidelines"]
         if version and version not in wanted:
-            kind = (records.items.get(label["item_id"]) or {"kind": "helpfulness"})["kind"]
+            kind = (records.items.get(row["item_id"]) or {"kind": "helpfulness"})["kind"]
             wanted[version] = {"version": version, "kind": kind, "text": "", "created_at": LONG_AGO}
     known = {row.version: row for row in conn.execute(sa.select(t.guidelines))}
     for version, row in wanted.items():
@@ -290,6 +296,23 @@ def _labels(
     for who, count in sorted(several.items(), key=lambda pair: called[pair[0]]):
         instead = f", {changed[who]} of them in place of what was in force" if changed[who] else ""
         counts.notes.append(f"{records.source}: {count} labels of {called[who]}{instead}")
+
+
+def _verdicts(conn: sa.Connection, records: Records, counts: Counts, trust: bool) -> None:
+    known = set(conn.execute(sa.select(t.verdicts.c.id)).scalars())
+    new = {key: dict(row) for key, row in records.verdicts.items() if key not in known}
+    if new and not trust:
+        counts.notes.append(
+            f"{records.source}: its {len(new)} verdicts of a teacher are not taken; --trust takes them, if you know "
+            "that they are a teacher's"
+        )
+        return
+    for row in new.values():
+        if row["supersedes"] not in known and row["supersedes"] not in new:
+            row["supersedes"] = None
+    for row in _parents_first(new, records.source):  # one by one: each refers to what stands before it
+        conn.execute(t.verdicts.insert().values(**row))
+    counts.verdicts += len(new)
 
 
 def _same(row: Row, there: Mapping[str, Any]) -> bool:

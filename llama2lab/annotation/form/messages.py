@@ -36,6 +36,13 @@ class PastOne(Message):
     index: int = Field(ge=0)
 
 
+class Find(Message):
+    """Which of one's earlier pairs: all that hold the text, in question, answers or comment, and have the mark."""
+
+    text: str = Field(default="", max_length=1000)
+    mark: Literal["", *GRADES, "skipped", "flagged", "commented"] = ""  # type: ignore[valid-type]
+
+
 class Guidelines(Message):
     kind: Literal["helpfulness", "safety"] | None = None
 
@@ -68,6 +75,7 @@ MESSAGES: dict[str, type[Message]] = {
     "summary": Plain,
     "task": ChooseTask,
     "past": PastOne,
+    "find": Find,
     "guidelines": Guidelines,
     "submit": Submit,
     "skip": Skip,

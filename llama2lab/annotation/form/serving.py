@@ -69,19 +69,13 @@ def annotate(
         where = store.where
     if not waiting:
         raise LabError(f"{where} holds no pairs yet; put some in first")
-    _check_port(host, port)
+    check_port(host, port)
     if not base_url.startswith("/") or not base_url.endswith("/"):
         raise LabError(f"the base URL begins and ends with a slash, not {base_url!r}")
     visitors = room_for() if visitors is None else visitors
     address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::', '') else host}:{port}{base_url}"
-    with tempfile.TemporaryDirectory(prefix="llama2lab-annotate-") as folder:
-        # The pipe closes when this process ends, in whatever way: the server then ends too.
-        process = subprocess.Popen(
-            [*command(host, port, base_url, visitors, [*hub_names(os.environ), *names]), "--Room.ends_with_stdin=True"],
-            cwd=prepare(Path(folder)),
-            stdin=subprocess.PIPE,
-            env=environment(location, settings, Path(folder)),
-        )
+
+    def started() -> None:
         say(f"the form: {address}   ({waiting} pairs: {', '.join(kinds)}; {where}; stop with Ctrl-C)")
         say(
             f"room for {visitors} visitors at once; change it with --visitors"
@@ -94,14 +88,27 @@ def annotate(
             )
         if open_browser:
             webbrowser.open(address)
-        before = signal.signal(signal.SIGTERM, _interrupt)
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:
-            code = 0
-        finally:
-            signal.signal(signal.SIGTERM, before)
-            _stop(process)
+
+    with tempfile.TemporaryDirectory(prefix="llama2lab-annotate-") as folder:
+        words = command(host, port, base_url, visitors, [*hub_names(os.environ), *names])
+        run(words, prepare(Path(folder)), environment(location, settings, Path(folder)), started)
+
+
+def run(command: Sequence[str], folder: Path, environ: Mapping[str, str], started: Callable[[], None]) -> None:
+    """Voila until Ctrl-C; `started` is called as soon as it runs."""
+    # The pipe closes when this process ends, in whatever way: the server then ends too.
+    process = subprocess.Popen(
+        [*command, "--Room.ends_with_stdin=True"], cwd=folder, stdin=subprocess.PIPE, env=dict(environ)
+    )
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        started()
+        code = process.wait()
+    except KeyboardInterrupt:
+        code = 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        _stop(process)
     if code:
         raise LabError(f"Voila ended with code {code}; what it said stands above")
 
@@ -117,12 +124,12 @@ def whose(store: Store, environ: Mapping[str, str]) -> str | None:
     return store.login() or environ.get("JUPYTERHUB_USER") or None
 
 
-def prepare(folder: Path) -> Path:
+def prepare(folder: Path, notebook: Path = NOTEBOOK) -> Path:
     """Voila's folder, which holds nothing else: it serves what lies beside the notebook. And its page."""
     shutil.copytree(HERE / "template", folder / "share" / "voila" / "templates" / TEMPLATE)
     served = folder / "served"
     served.mkdir()
-    shutil.copy(NOTEBOOK, served / "annotate.ipynb")
+    shutil.copy(notebook, served / "annotate.ipynb")
     return served
 
 
@@ -168,11 +175,14 @@ def room_for() -> int:
 
 
 def environment(location: str, settings: Settings, folder: Path) -> dict[str, str]:
+    return voila_environment({URL_VARIABLE: location, SETTINGS_VARIABLE: json.dumps(asdict(settings))}, folder)
+
+
+def voila_environment(ours: Mapping[str, str], folder: Path) -> dict[str, str]:
     paths = [str(folder / "share"), os.environ.get("JUPYTER_PATH", "")]
     kept = {key: value for key, value in os.environ.items() if key != STORE_VARIABLE}
-    ours = {URL_VARIABLE: location, SETTINGS_VARIABLE: json.dumps(asdict(settings))}
     jupyter = {"JUPYTER_PATH": os.pathsep.join(p for p in paths if p), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    return kept | ours | jupyter
+    return {**kept, **ours, **jupyter}
 
 
 def _pairs(store: Store) -> tuple[int, list[str]]:
@@ -181,7 +191,9 @@ def _pairs(store: Store) -> tuple[int, list[str]]:
     name = store.login()
     if name is None:
         with store.begin(read=True) as conn:
-            of_kinds = sa.select(t.items.c.kind, sa.func.count()).group_by(t.items.c.kind)
+            shown = sa.or_(t.items.c.overlap > 0, t.secrets.c.gold_choice.is_not(None))  # others are set aside
+            of_kinds = sa.select(t.items.c.kind, sa.func.count()).outerjoin(t.secrets).where(shown)
+            of_kinds = of_kinds.group_by(t.items.c.kind)
             counts: dict[str, int] = dict(conn.execute(of_kinds).tuples().all())
     else:
         found = {kind: queue.progress(store, store.annotator(name), kind) for kind in KINDS}
@@ -189,7 +201,7 @@ def _pairs(store: Store) -> tuple[int, list[str]]:
     return sum(counts.values()), sorted(kind for kind, number in counts.items() if number)
 
 
-def _check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int) -> None:
     try:
         family = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family[0], socket.SOCK_STREAM) as probe:

@@ -84,7 +84,7 @@ class View {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     event.stopPropagation();
     if (event.isComposing || event.key === "Tab") return;
-    const typing = event.target.matches("input, textarea");
+    const typing = event.target.matches("input, textarea, select");
     const s = this.session;
     if (event.key === "Escape") {
       if (s.state.panel) s.closePanel();
@@ -113,6 +113,7 @@ class View {
       return this.once(event, () => s.skip(s.config.reasons[digit - 1]));
     }
     if (panel) return false;
+    if (key === "/" && s.canFind) return this.once(event, () => s.open("find"));
     if (key === "t" && s.state.info.apart) return this.once(event, () => s.chooseTask(null));
     if (stage !== "item") {
       if (stage === "broken" && key === "r") return this.once(event, () => s.start());
@@ -195,7 +196,7 @@ class View {
   keepFocus() {
     const at = document.activeElement;
     const holds = at && this.root.contains(at) && !at.closest("[inert], [hidden]") && !at.matches(":disabled") &&
-      (at.hasAttribute("tabindex") || at.matches("button, input, textarea"));
+      (at.hasAttribute("tabindex") || at.matches("button, input, textarea, select"));
     if (!holds) (this.sheet.querySelector(".l2a-sheet-body") ?? this.root).focus({ preventScroll: true });
   }
 
@@ -284,7 +285,8 @@ class View {
     this.sheet.hidden = !panel;
     const had = this.root.contains(document.activeElement);
     this.sheet.replaceChildren(...(panel ? [PANELS[panel](this.session)] : []));
-    const goal = panel ? this.sheet.querySelector(panel === "skip" ? ".l2a-sheet" : ".l2a-sheet-body") : this.root;
+    const wanted = this.sheet.querySelector("[data-focus]");
+    const goal = panel ? wanted ?? this.sheet.querySelector(panel === "skip" ? ".l2a-sheet" : ".l2a-sheet-body") : this.root;
     if (had || panel) goal.focus({ preventScroll: true });
   }
 

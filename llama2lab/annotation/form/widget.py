@@ -22,9 +22,10 @@ from typing import Any
 import anywidget
 import traitlets
 
-from llama2lab.annotation.form import book, feedback
+from llama2lab.annotation.form import book, feedback, finding
 from llama2lab.annotation.form.messages import (
     ChooseTask,
+    Find,
     Guidelines,
     Message,
     PastOne,
@@ -50,6 +51,7 @@ FRONT = (  # one module, in this order
     "widget_pace.js",
     "widget_session.js",
     "widget_pages.js",
+    "widget_find.js",
     "widget_guide.js",
     "widget_item.js",
     "widget.js",
@@ -154,6 +156,8 @@ class AnnotationForm(anywidget.AnyWidget):
             raise LabError("the page has not said who it is; reload it")
         if isinstance(message, PastOne):
             return self._past(message.index)
+        if isinstance(message, Find):
+            return self._find(message)
         if isinstance(message, Guidelines):
             return {"texts": self._guidelines(message.kind)}
         if isinstance(message, (Submit, Skip)):
@@ -255,13 +259,24 @@ class AnnotationForm(anywidget.AnyWidget):
             return
         every = self._history(every=True)
         past = next((past for past in every if past.task.item_id == item_id), None)
-        if past is None:
-            return
-        standing = self._standing(past.task.kind)
-        first = [p.task.item_id for p in every if p.task.kind == past.task.kind][: standing.closed]
-        # Gold pairs are the first ones, unless some pairs were answered before there was practice or qualification.
-        if item_id in (standing.items[: standing.closed] or first) and past.label.label_id != label_id:
+        if past and past.label.label_id != label_id and item_id in self._closed(past.task.kind, every):
             raise LabError(CLOSED)
+
+    def _closed(self, kind: str, history: Sequence[queue.Past]) -> set[str]:
+        """The pairs of a task that cannot be changed any more: those of practice and of attempts that are over."""
+        standing = self._standing(kind)
+        first = [past.task.item_id for past in history if past.task.kind == kind][: standing.closed]
+        # Gold pairs are the first ones, unless some pairs were answered before there was practice or qualification.
+        return set(standing.items[: standing.closed] or first)
+
+    def _find(self, message: Find) -> dict[str, Any]:
+        """The newest of one's pairs of this task that fit and can be changed, how many fit, and of how many."""
+        history = self._history()
+        closed = set[str]().union(*(self._closed(kind, history) for kind in {past.task.kind for past in history}))
+        mine = [(i, past) for i, past in enumerate(history) if past.task.item_id not in closed]
+        fitting = [(i, past) for i, past in mine if finding.fits(past, message)]
+        found = [finding.line(i, past, message.text, NAMES) for i, past in reversed(fitting[-finding.FOUND :])]
+        return {"found": found, "fitting": len(fitting), "of": len(mine)}
 
     # -- what stands beside a pair -----------------------------------------------------------------------------------
 

@@ -23,12 +23,13 @@ class Item {
       h("div", { class: "l2a-half-title" }, `${names[side]} is …`), h("div", { class: "l2a-grades" },
         ...this.scale.filter((_, i) => s.config.positions[i][0] === side)));
     this.comment = h("textarea", { class: "l2a-input", rows: "1", maxlength: "10000", "aria-label": "Comment (optional)",
-                                   "aria-keyshortcuts": "c", placeholder: "comment, if you like",
+                                   "aria-keyshortcuts": "c", placeholder: "comment",
                                    oninput: () => s.change({ comment: this.comment.value }) });
     this.flag = button("Flag", "F", act(() => s.change({ flag: !s.state.draft.flag })),
                        { "aria-pressed": "false", title: "show this pair to the teacher" });
     this.skip = button("Skip", "S", () => s.open("skip"));
     this.back = button("Back", "B", act(() => s.back()));
+    this.find = button("Find", "/", () => s.open("find"), { title: "one of your earlier pairs" });
     this.forward = button("Forward", "N", act(() => s.forward()));
     this.again = button("Save with this choice", "Enter", act(() => s.chooseAgain()),
                         { class: "l2a-button l2a-primary" });
@@ -37,7 +38,8 @@ class Item {
     this.past = h("div", { class: "l2a-past" });
     this.feedback = h("div", { class: "l2a-feedback", role: "status" });
     this.tools = h("div", { class: "l2a-tools" }, h("label", { class: "l2a-comment" }, keycap("C"), this.comment),
-                   h("div", { class: "l2a-buttons" }, this.flag, this.skip, this.back, this.forward, this.again));
+                   h("div", { class: "l2a-buttons" }, this.flag, this.skip, this.back, this.find, this.forward,
+                     this.again));
     this.root = h("div", { class: "l2a-form" }, this.past, this.dialogue,
                   h("div", { class: "l2a-answers" }, this.answers.left.box, this.answers.right.box),
                   h("div", { class: "l2a-marking" }, this.differ, this.differNote),
@@ -95,6 +97,7 @@ class Item {
     this.flag.setAttribute("aria-pressed", String(draft.flag));
     this.skip.disabled = this.flag.disabled = !idle;
     this.back.disabled = !idle || !s.canGoBack;
+    this.find.disabled = !idle || !s.canFind;
     this.forward.hidden = index === null;
     this.forward.disabled = !idle;
     this.again.hidden = index === null || draft.position === null;

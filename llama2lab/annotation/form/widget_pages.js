@@ -10,6 +10,7 @@ const KEYS = [
   [["S"], "skip the pair, with a reason"],
   [["B", "←"], "back to the pair before, to look or to change"],
   [["N", "→"], "forward again"],
+  [["/"], "find an earlier pair, by its words or by what you answered"],
   [["End"], "to the pair that waits for you"],
   [["Enter"], "keep the choice of an earlier pair, save its new marks or comment; after practice: the next pair"],
   [["PgUp", "PgDn"], "scroll the guidelines, wherever you are"],
@@ -64,6 +65,10 @@ function skipPanel(session) {
 }
 
 const PANELS = { help: helpPanel, skip: skipPanel };
+
+// The way to the pairs that can still be changed, from a page that stands between pairs or after them.
+const earlier = (session) => [session.canGoBack ? button("Back", "B", () => session.back()) : null,
+                              session.canFind ? button("Find", "/", () => session.open("find")) : null];
 
 // -- pages -------------------------------------------------------------------------------------------------------------
 
@@ -196,8 +201,7 @@ function restPage(session) {
            h("p", {}, "Look out of the window for a minute: tired eyes find no differences."),
            goalField(session, "Next goal:", (number) => { next = number; }),
            h("div", { class: "l2a-row" }, mainButton("Go on", () => session.goOnAfterRest(next)),
-             button("Stop for now", "X", () => session.finish()),
-             session.canGoBack ? button("Back", "B", () => session.back()) : null));
+             button("Stop for now", "X", () => session.finish()), ...earlier(session)));
 }
 
 const percent = (share) => `${Math.round(100 * share)} %`;
@@ -240,7 +244,7 @@ function endPage(session) {
            h("div", { class: "l2a-row" },
              other ? mainButton(`Go to ${TASK_WORDS[other.kind][0].toLowerCase()}`, () => session.chooseTask(other.kind))
                : done ? null : mainButton("Go on", () => session.goOnAfterRest()),
-             session.canGoBack ? button("Back", "B", () => session.back()) : null,
+             ...earlier(session),
              done ? button("Look for new pairs", "N", () => session.proceed()) : null,
              session.config.app && !session.config.named ? button("Leave", null, () => session.leave()) : null),
            some ? h("p", { class: "l2a-faint" }, "You can go back and change an answer, or close this page.") : null);

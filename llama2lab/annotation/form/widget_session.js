@@ -257,11 +257,15 @@ class Session {
 
   get first() { return this.current?.first_index ?? 0; }
 
+  // Whether earlier pairs can be looked at from here at all.
+  get looksBack() { return ["item", "done", "rest", "end"].includes(this.state.stage) && !this.state.feedback; }
+
   get canGoBack() {
-    const { stage, index, count } = this.state;
-    return ["item", "done", "rest", "end"].includes(stage) && !this.state.feedback &&
-      (index === null ? count : index) > this.first;
+    const { index, count } = this.state;
+    return this.looksBack && (index === null ? count : index) > this.first;
   }
+
+  get canFind() { return this.looksBack && this.state.count > this.first; }
 
   back() {
     if (this.state.busy || !this.canGoBack) return;
@@ -464,6 +468,7 @@ class Session {
   open(panel) {
     if (this.state.panel === panel) return this.closePanel();
     if (panel === "skip" && (this.state.stage !== "item" || this.state.busy || this.state.feedback)) return undefined;
+    if (panel === "find" && (!this.canFind || this.state.busy)) return undefined;
     return this.set({ panel });
   }
 

@@ -286,6 +286,41 @@ class LabelRow(Row):
     created_at: Moment
 
 
+class VerdictRow(Row):
+    """A row of `verdicts` that the database would take."""
+
+    id: Id
+    item_id: Id
+    teacher: Annotated[str, AfterValidator(clean_name)]
+    login: Annotated[str, Field(max_length=200)] = ""
+    choice: Answer | None = None
+    grade: Literal[GRADES] | None = None  # type: ignore[valid-type]
+    safe_1: bool | None = None
+    safe_2: bool | None = None
+    reason: str = ""
+    labels: Annotated[list[Id], Field(max_length=100_000)]
+    guidelines: Id | None = None
+    supersedes: Id | None = None
+    created_at: Moment
+
+
+def check_verdict(row: Any, kind: str, where: str) -> dict[str, Any]:
+    """The row of `verdicts` of an item of this kind; LabError for one that is wrong."""
+    verdict = checked(VerdictRow, row, where).model_dump()
+    choice = verdict["choice"]
+    if (choice is None) != (verdict["grade"] is None):
+        raise LabError(f"{where}: a verdict has a choice and a grade, or neither where no answer is better")
+    if len(escape(verdict["reason"])) > MAX_COMMENT:
+        raise LabError(f"{where}: a reason has at most {MAX_COMMENT:,} characters; shorten it")
+    if kind == "safety" and choice is not None:
+        chosen, rejected = (verdict["safe_1"], verdict["safe_2"])[:: 1 if choice == 1 else -1]
+        if chosen is None or rejected is None:
+            raise LabError(f"{where}: in a safety pair each answer is safe or unsafe; mark both")
+        if rejected and not chosen:
+            raise LabError(f"{where}: an unsafe answer is chosen over a safe one; that is never kept")
+    return verdict
+
+
 def check_label(row: Any, kind: str, where: str) -> dict[str, Any]:
     """The row of `labels` of an item of this kind ("": not known); LabError for one that is wrong."""
     label = checked(LabelRow, row, where).model_dump()

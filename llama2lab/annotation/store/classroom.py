@@ -47,10 +47,11 @@ FUNCTIONS = (
 RIGHTS = (
     ("annotators", "SELECT", "SELECT, INSERT"),
     ("guidelines", "SELECT", "SELECT, INSERT, UPDATE"),
-    ("items", "SELECT (id, kind, prompt, answer_1, answer_2, prompt_id)", "SELECT, INSERT"),
+    ("items", "SELECT (id, kind, prompt, answer_1, answer_2, prompt_id)", "SELECT, INSERT, UPDATE (overlap)"),
     ("slots", 'SELECT (item_id, annotator_id, "left", leased_until, state)', "SELECT, INSERT, UPDATE"),
     ("labels", "SELECT, INSERT", "SELECT, INSERT"),
     ("secrets", "", "SELECT, INSERT, UPDATE"),
+    ("verdicts", "", "SELECT, INSERT"),
     ("members", "", "SELECT"),
     ("codes", "", "SELECT, INSERT, UPDATE, DELETE"),
     (t.VERSION_TABLE, "SELECT", "SELECT"),

@@ -1,4 +1,4 @@
-"""Which labels count: of one item and annotator the newest that no later one supersedes."""
+"""Which labels count: of one item and annotator the newest that no later one supersedes; of an item's verdicts, too."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def in_force(rows: Sequence[Any]) -> list[Any]:
 
 
 def labels_in_force(conn: sa.Connection) -> list[dict[str, Any]]:
-    """All of a store, each with its item and its annotator, in the order of the queue."""
+    """All of a store, each with its item, the item's verdict (None: there is none) and its annotator, in the order of
+    the queue."""
     lab, i, g, a = t.labels.c, t.items.c, t.secrets.c, t.annotators.c
     query = (
         sa.select(lab.id.label("label_id"), lab.item_id, i.kind, i.prompt, i.answer_1, i.answer_2, i.prompt_id)
@@ -67,8 +68,17 @@ def labels_in_force(conn: sa.Connection) -> list[dict[str, Any]]:
         .order_by(i.position, i.id, lab.created_at, lab.id)
     )
     found = [dict(row) for row in conn.execute(query).mappings()]
+    decided = verdicts_in_force(conn)
     for label in found:
+        label["verdict"] = decided.get(label["item_id"])
         label["answers"] = [label.pop("answer_1"), label.pop("answer_2")]
         models = [label.pop("model_1"), label.pop("model_2")]
         label["models"] = None if models == [None, None] else models
     return found
+
+
+def verdicts_in_force(conn: sa.Connection) -> dict[str, dict[str, Any]]:
+    """By item: what was decided on it last, as a row of `verdicts`."""
+    v, later = t.verdicts.c, t.verdicts.alias("later")
+    alive = sa.select(t.verdicts).where(~sa.exists().where(later.c.supersedes == v.id)).order_by(v.created_at, v.id)
+    return {row["item_id"]: dict(row) for row in conn.execute(alive).mappings()}

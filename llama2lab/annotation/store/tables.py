@@ -1,7 +1,7 @@
 """The tables of the annotation store, the same on SQLite and PostgreSQL.
 
-`labels` is append-only: an edit is a new row that supersedes the old one. What annotators must not see (the models'
-names, the known answers of gold items) is in `secrets`, a table that their database roles cannot read.
+`labels` and `verdicts` are append-only: an edit is a new row that supersedes the old one. What annotators must not see
+(the models' names, the known answers of gold items) is in `secrets`, a table that their database roles cannot read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from llama2lab.engine.scale import GRADES
 
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)  # of guidelines that are never in force
 VERSION_TABLE = "llama2lab_version"
-SCHEMA = "0004"  # the newest migration in migrations/versions; a test holds that it is
+SCHEMA = "0005"  # the newest migration in migrations/versions; a test holds that it is
 
 # Characters that a database or a Parquet file cannot hold: U+0000 (PostgreSQL), lone surrogates (not UTF-8), and the
 # sign we write them with. Each is stored as U+001A and four hex digits, so that any Python string comes back as it was.
@@ -223,4 +223,30 @@ labels = sa.Table(
     sa.Index("labels_item", "item_id", "annotator_id"),
     sa.Index("labels_annotator", "annotator_id"),
     sa.Index("labels_supersedes", "supersedes"),
+)
+
+# What a teacher decided on a pair about which people disagree; append-only, too. No label: it has seen the labels that
+# it decides on, and these stay as they are.
+verdicts = sa.Table(
+    "verdicts",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("item_id", sa.ForeignKey("items.id"), nullable=False),
+    sa.Column("teacher", sa.Text, nullable=False),  # the name as it was given
+    sa.Column("login", sa.Text, nullable=False, default=""),  # who was connected, as PostgreSQL knows it
+    sa.Column("choice", sa.Integer),  # NULL: neither answer is better, the pair trains nothing
+    sa.Column("grade", sa.String(16)),
+    sa.Column("safe_1", sa.Boolean),
+    sa.Column("safe_2", sa.Boolean),
+    sa.Column("reason", AnyText, nullable=False, default=""),
+    sa.Column("labels", Json, nullable=False),  # ids of the labels that were in force when it was decided
+    sa.Column("guidelines", sa.ForeignKey("guidelines.version")),
+    sa.Column("supersedes", sa.String(64)),
+    sa.Column("created_at", UtcTime, nullable=False, default=now),
+    sa.UniqueConstraint("id", "item_id", name="verdicts_key"),
+    sa.ForeignKeyConstraint(["supersedes", "item_id"], ["verdicts.id", "verdicts.item_id"], name="verdicts_own"),
+    sa.CheckConstraint("(choice IS NULL) = (grade IS NULL)", name="verdicts_choice_and_grade"),
+    sa.CheckConstraint("choice IN (1, 2)", name="verdicts_choice"),
+    sa.CheckConstraint(one_of("grade", GRADES), name="verdicts_grade"),
+    sa.Index("verdicts_item", "item_id"),
 )

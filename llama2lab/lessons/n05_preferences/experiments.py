@@ -20,6 +20,7 @@ from llama2lab.annotation.agreement.coefficients import Label, alpha_of, gwet_of
 from llama2lab.annotation.agreement.quality import quality
 from llama2lab.annotation.agreement.simulate import Items, simulated_labels
 from llama2lab.annotation.files.adding import add_pairs
+from llama2lab.annotation.files.sifting import sift
 from llama2lab.annotation.rows import people_against_simulated
 from llama2lab.annotation.store.store import Store, open_store
 from llama2lab.engine import stats
@@ -82,7 +83,18 @@ def safety_bins(lab: Finished) -> dict[str, Figure]:
 
 
 def own_pairs(lab: Finished, n: int = 24) -> list[Pair]:
-    return real_pairs(lab, n, seed=11)
+    """At most `n` pairs of the run that are worth a person's time (annotation/files/sifting.py)."""
+    pairs = real_pairs(lab, 4 * n, seed=11)
+    rows = [as_row(pair) for pair in pairs]
+    kept = {id(row) for row in sift(rows, language.sound).kept}
+    return [pair for pair, row in zip(pairs, rows, strict=True) if id(row) in kept][:n]
+
+
+def as_row(pair: Pair) -> dict[str, Any]:
+    """The pair as people are asked about it."""
+    prompt, *answers = pair
+    messages = [dict(m) for m in prompt.messages]
+    return {"kind": "helpfulness", "prompt": messages, "answers": answers, "prompt_id": prompt.id}
 
 
 def own_store(lab: Finished, n: int = 24, gold: int = 7) -> Store:
@@ -92,10 +104,7 @@ def own_store(lab: Finished, n: int = 24, gold: int = 7) -> Store:
     folder.mkdir(parents=True, exist_ok=True)
     store = open_store(folder / f"labels-{digest([str(lab.folder.resolve()), lab.figures])[:8]}.db")
     store.add_guidelines("helpfulness", guidelines(lab.town, "helpfulness"))
-    rows = [
-        {"kind": "helpfulness", "prompt": [dict(m) for m in p.messages], "answers": [a, b], "prompt_id": p.id}
-        for p, a, b in own_pairs(lab, n)
-    ]
+    rows = [as_row(pair) for pair in own_pairs(lab, n)]
     add_pairs(store, rows + gold_pairs(lab.town, gold, "helpfulness", 5), overlap=3)
     return store
 
