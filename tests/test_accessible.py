@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import annotation_browser as real
-import form_page
 import pytest
+import widget_page
 from axe_playwright_python.sync_playwright import Axe
 from picture_page import mount
 
@@ -92,8 +92,8 @@ def test_axe_finds_nothing_serious_in_the_annotation_form(scheme, browser, tmp_p
         store.add_guidelines("helpfulness", guidelines(load_town(), "helpfulness"))
         add_pairs(store, gold_pairs(load_town(), 4, "helpfulness", 0), seed=3)
     with real.page_of(browser, color_scheme=scheme) as page:
-        form = form_page.mount(page, AnnotationForm(tmp_path / "labels.db", "ada", kind="helpfulness"))
-        form.wait("item", "guidelines")
+        widget_page.mount(page, AnnotationForm(tmp_path / "labels.db", "ada", kind="helpfulness"))
+        real.Form(page).wait("item", "guidelines")
         assert faults(page) == []
 
 
