@@ -382,6 +382,7 @@ def test_what_a_file_would_run_is_not_run(small):
         file,
         "DROP TABLE members",
         "DROP TABLE codes",
+        "DROP TABLE verdicts",
         "UPDATE llama2lab_version SET version_num = '0001'",
         "CREATE VIEW endless AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n",
         "CREATE TRIGGER wait AFTER UPDATE ON llama2lab_version BEGIN DELETE FROM items WHERE (SELECT max(x) FROM "
