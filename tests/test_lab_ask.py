@@ -1,7 +1,6 @@
 """Questions and predictions in one cell: what is covered stays so until a guess is locked, and keys alone do it."""
 
 import json
-from types import SimpleNamespace
 
 import annotation_browser as real
 import plotly.graph_objects as go
@@ -116,21 +115,16 @@ def test_what_cannot_be_drawn_is_left_out_and_at_rest_texts_are_escaped(progress
 
 # ---- on the page -------------------------------------------------------------------------------------------------
 
-PAGE = FRONT.replace(
-    "const model = { get: (name) => state[name], set() {}, on() {}, off() {}, save_changes() {} };",
-    """window.sent = [];
-const heard = {};
-const model = { get: (name) => state[name], set(name, value) { state[name] = value; }, off() {},
-  on(name, call) { heard[name] = call; }, save_changes() { window.sent.push(state.given); } };
-state.found = {};
-window.answer = (found) => { state.found = found; heard["change:found"](); };""",
+PAGE = FRONT.replace("set() {}", "set(name, value) { state[name] = value; }").replace(
+    "save_changes() {}", "save_changes() { window.sent.push(state.given); }"
 )
 
 
 def draw(page, exercise):
-    asked = SimpleNamespace(_esm=str(Asked._esm).replace("export default", "const WIDGET ="))
-    page.set_content(PAGE % (Asked._css, asked._esm, json.dumps(as_data(exercise)).replace("<", "\\u003c")))
-    page.locator(".l2p-title").wait_for()
+    script = str(Asked._esm).replace("export default", "const WIDGET =")
+    state = json.dumps({"data": as_data(exercise), "found": {}}).replace("<", "\\u003c")
+    page.set_content(PAGE % (Asked._css, script, state))
+    page.locator(".l2p-title").wait_for(timeout=20_000)
 
 
 @pytest.mark.browser
@@ -161,7 +155,7 @@ def test_keys_alone_answer_every_form():
         assert float(sent()["answer"]) > 0.5
         assert page.evaluate("window.leaked") == "Tab"  # the first, from outside: JupyterLab never hears the arrow
         assert page.get_by_text("The result is covered").is_visible()
-        page.evaluate("""window.answer({ status: "noted", head: "Noted", message: "<b>so</b>", open: true, guess: .5,
+        page.evaluate("""window.change("found", { status: "noted", head: "Noted", message: "<b>so</b>", open: true, guess: .5,
             measured: .7 })""")
         assert not page.get_by_text("The result is covered").is_visible()
         assert page.get_by_role("img", name="measured 0.7, your guess 0.5").is_visible()
