@@ -155,8 +155,8 @@ def test_keys_alone_answer_every_form():
         assert float(sent()["answer"]) > 0.5
         assert page.evaluate("window.leaked") == "Tab"  # the first, from outside: JupyterLab never hears the arrow
         assert page.get_by_text("The result is covered").is_visible()
-        page.evaluate("""window.change("found", { status: "noted", head: "Noted", message: "<b>so</b>", open: true, guess: .5,
-            measured: .7 })""")
+        page.evaluate("""window.change("found", { status: "noted", head: "Noted", message: "<b>so</b>", open: true,
+            guess: .5, measured: .7 })""")
         assert not page.get_by_text("The result is covered").is_visible()
         assert page.get_by_role("img", name="measured 0.7, your guess 0.5").is_visible()
         assert page.get_by_text("<b>so</b>").is_visible()  # as text
