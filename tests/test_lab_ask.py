@@ -87,6 +87,15 @@ def test_to_be_shown_earns_nothing_and_ends_guessing(progress):
     assert progress.read()[FIRST_TALK.key]["points"] == 0
 
 
+@pytest.mark.parametrize("measured", [float("nan"), None, "no number"])
+def test_a_result_that_cannot_be_compared_is_shown_in_words(progress, measured):
+    seal = sealed(FIRST_TALK, measured, "words", progress=progress)
+    assert FIRST_TALK.task in seal.static()  # a run without the figure still opens its notebook
+    found = press(seal.question, answer="0.5")
+    assert found["open"] and "cannot be compared" in found["message"] and "measured" not in found
+    assert len(seal.out.outputs) == 1
+
+
 def test_a_guess_of_before_opens_it_at_once(progress):
     predict(BY_GRADE, ["neg", "slightly", "better", "sig"], progress)
     measured = {"sig": 0.9, "better": 0.8, "slightly": 0.6, "neg": 0.5}

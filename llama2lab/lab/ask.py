@@ -13,6 +13,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import ipywidgets as w
@@ -21,7 +22,7 @@ import traitlets
 from IPython.core.interactiveshell import InteractiveShell
 
 from llama2lab.engine.errors import LabError
-from llama2lab.lab.checking import Exercise, Outcome, is_empty
+from llama2lab.lab.checking import Exercise, Mistake, Outcome, is_empty
 from llama2lab.lab.explorer import with_html
 from llama2lab.lab.picture import Picture
 from llama2lab.lab.predictions import Guess, InOrder, Keyed, Prediction
@@ -80,15 +81,17 @@ class Sealed(w.VBox):
         guess = _kept(self.progress, self.exercise).get("prediction")
         mark = guess if isinstance(self.exercise.check, Guess) else None
         self.out.outputs = tuple(as_output(item, mark, self.axis) for item in self.shows if item is not None)
-        found = as_found(outcome) | {"open": True, "measured": self.exercise.check.truth(self.measured)}
-        return found | ({} if guess is None else {"guess": guess})
+        found = as_found(outcome) | {"open": True} | ({} if guess is None else {"guess": guess})
+        with suppress(Mistake):  # what cannot be compared is said in words (`compare`)
+            found["measured"] = self.exercise.check.truth(self.measured)
+        return found
 
     def __repr__(self) -> str:
         return repr(self.question)
 
     def static(self) -> str:
         """The statement, and the measured value folded away."""
-        shows = [str(self.exercise.check.truth(self.measured)), *(s for s in self.shows if isinstance(s, str))]
+        shows = [str(self.measured), *(s for s in self.shows if isinstance(s, str))]
         folded = "".join(f"<p>{html.escape(text)}</p>" for text in shows)
         return f"{self.question.static()}<details><summary>Measured</summary>{folded}</details>"
 
