@@ -10,25 +10,23 @@ comes from the page is not trusted, and what people wrote reaches it as text.
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import anywidget
 import traitlets
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from llama2lab.annotation.desk.disputes import Dispute, disputes
 from llama2lab.annotation.desk.live import figures, now_there, put_together, stamp
 from llama2lab.annotation.form import widget as form
-from llama2lab.annotation.form.messages import Message, printable
+from llama2lab.annotation.form.answering import Answering
+from llama2lab.annotation.form.messages import Message
 from llama2lab.annotation.store import tables as t
 from llama2lab.annotation.store.checks import ID, clean_name
 from llama2lab.annotation.store.engines import public_url
 from llama2lab.annotation.store.store import Store, open_store
 from llama2lab.annotation.store.verdicts import decide, refuse_annotators
-from llama2lab.engine.errors import LabError, first_line
+from llama2lab.engine.errors import LabError
 from llama2lab.engine.scale import GRADES, POSITIONS
 
 HERE = Path(__file__).parent
@@ -59,21 +57,7 @@ class Decide(Message):
 MESSAGES: dict[str, type[Message]] = {"refresh": Look, "disputes": Look, "decide": Decide}
 
 
-def parse(content: Any) -> Message:
-    """The page's message; LabError says what is wrong with it."""
-    kind = content.get("type") if isinstance(content, Mapping) else None
-    if not isinstance(kind, str) or kind not in MESSAGES:
-        raise LabError(f"the page sent a message of an unknown type ({str(kind)[:40]!r}); reload the page")
-    try:
-        return MESSAGES[kind].model_validate(printable(dict(content)))
-    except ValidationError as e:
-        where = ".".join(map(str, e.errors()[0]["loc"])) or "message"
-        raise LabError(
-            f"the page sent a {kind!r} message whose {where[:60]!r} is wrong; nothing was saved; reload the page"
-        ) from e
-
-
-class TeacherView(anywidget.AnyWidget):
+class TeacherView(Answering):
     """Who labels, how fast and how well, and the pairs about which people disagree, for `name` to decide.
 
     `store` is an open store, a file or a URL. LabError where the URL is an annotator's.
@@ -85,6 +69,7 @@ class TeacherView(anywidget.AnyWidget):
     )
     _css = "\n".join(path.read_text(encoding="utf-8") for path in (form.HERE / "widget.css", HERE / "desk.css"))
     _config = traitlets.Dict().tag(sync=True)
+    _messages = MESSAGES
 
     def __init__(
         self, store: Store | str | os.PathLike[str], name: str, every_seconds: float = EVERY_SECONDS, app: bool = False
@@ -96,7 +81,6 @@ class TeacherView(anywidget.AnyWidget):
         self._revision = 0  # of the labels
         self._labels: list[dict[str, Any]] = []
         self._figures: dict[str, Any] = {}
-        self._lock = threading.RLock()
         super().__init__(
             _config={
                 "every": every_seconds,
@@ -105,27 +89,9 @@ class TeacherView(anywidget.AnyWidget):
                 "app": app,
             }
         )
-        self.on_msg(self._receive)
 
     def __repr__(self) -> str:
         return f"TeacherView({public_url(self._store.url)!r}, {self._name!r})"
-
-    def _receive(self, _: Any, content: Any, __: Any) -> None:
-        request = content.get("request") if isinstance(content, Mapping) else None
-        fault: Exception | None = None
-        try:
-            with self._lock:
-                answer = {"ok": True, **self._answer(parse(content))}
-        except LabError as e:
-            answer = {"ok": False, "error": str(e)}
-        except Exception as e:
-            fault = e
-            words = f"a fault in the lab itself ({type(e).__name__}: {first_line(e)}); please report it"
-            answer = {"ok": False, "error": words}
-        known = request if isinstance(request, str) else None
-        self.send({"type": "answer", "request": known, **printable(answer)})
-        if fault:
-            raise fault
 
     def _answer(self, message: Message) -> dict[str, Any]:
         if isinstance(message, Decide):

@@ -82,17 +82,16 @@ MESSAGES: dict[str, type[Message]] = {
 }
 
 
-def parse(content: Any) -> Message:
-    """The page's message; LabError says what is wrong with it."""
+def parse(content: Any, kinds: Mapping[str, type[Message]]) -> Message:
+    """The page's message, of one of these types; LabError says what is wrong with it."""
     kind = content.get("type") if isinstance(content, Mapping) else None
-    if not isinstance(kind, str) or kind not in MESSAGES:
+    if not isinstance(kind, str) or kind not in kinds:
         raise LabError(
             f"the page sent a message of an unknown type ({str(kind)[:40]!r}); reload the page, so that "
             "page and Python are of the same version"
         )
     try:
-        # Half a character (an emoji cut in two) is no text that could be kept: U+FFFD.
-        return MESSAGES[kind].model_validate({k: printable(v) if isinstance(v, str) else v for k, v in content.items()})
+        return kinds[kind].model_validate({name: _whole(value) for name, value in content.items()})
     except ValidationError as e:
         wrong = e.errors()[0]
         where = ".".join(map(str, wrong["loc"])) or "message"
@@ -100,6 +99,14 @@ def parse(content: Any) -> Message:
             f"the page sent a {kind!r} message whose {where[:60]!r} is wrong ({wrong['msg']}); nothing was "
             "saved or changed; reload the page and try again"
         ) from e
+
+
+def _whole(value: Any) -> Any:
+    """Half a character (an emoji cut in two) is no text that could be kept: U+FFFD. A message holds texts and lists of
+    them; what lies deeper is refused anyway."""
+    if isinstance(value, list):
+        return [printable(one) if isinstance(one, str) else one for one in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def printable(value: Any) -> Any:

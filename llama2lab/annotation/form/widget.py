@@ -14,16 +14,17 @@ import hashlib
 import os
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import anywidget
 import traitlets
 
 from llama2lab.annotation.form import book, feedback, finding
+from llama2lab.annotation.form.answering import Answering
 from llama2lab.annotation.form.messages import (
+    MESSAGES,
     ChooseTask,
     Find,
     Guidelines,
@@ -32,8 +33,6 @@ from llama2lab.annotation.form.messages import (
     Skip,
     Start,
     Submit,
-    parse,
-    printable,
 )
 from llama2lab.annotation.form.standing import GOAL, Settings, Standing
 from llama2lab.annotation.store import queue
@@ -41,7 +40,7 @@ from llama2lab.annotation.store.checks import clean_name
 from llama2lab.annotation.store.engines import public_url
 from llama2lab.annotation.store.faults import StoreError
 from llama2lab.annotation.store.store import Store, open_store
-from llama2lab.engine.errors import LabError, first_line
+from llama2lab.engine.errors import LabError
 from llama2lab.engine.scale import KINDS, POSITIONS
 
 HERE = Path(__file__).parent
@@ -72,7 +71,7 @@ SHOWN_MESSAGES = 200
 COUNT_SECONDS = 2.0  # how long the text for places without widgets waits for its figures
 
 
-class AnnotationForm(anywidget.AnyWidget):
+class AnnotationForm(Answering):
     """The annotation form of one person.
 
     `store` is an open store, a file or a URL; one that cannot be opened is said in the form, which tries again.
@@ -85,6 +84,7 @@ class AnnotationForm(anywidget.AnyWidget):
     _css = (HERE / "widget.css").read_text(encoding="utf-8")
     _session = traitlets.Unicode().tag(sync=True)
     _config = traitlets.Dict().tag(sync=True)
+    _messages = MESSAGES
 
     def __init__(
         self,
@@ -110,7 +110,6 @@ class AnnotationForm(anywidget.AnyWidget):
         self._chosen: str | None = None  # the task, where there are two
         self._apart = False  # whether there are two
         self._annotator = ""
-        self._lock = threading.RLock()
         super().__init__(
             _session=uuid.uuid4().hex,
             _config={
@@ -122,30 +121,10 @@ class AnnotationForm(anywidget.AnyWidget):
                 "goal": goal,
             },
         )
-        self.on_msg(self._receive)
 
     _is_app = False
 
     # -- messages ----------------------------------------------------------------------------------------------------
-
-    def _receive(self, _: Any, content: Any, __: Any) -> None:
-        request = content.get("request") if isinstance(content, Mapping) else None
-        fault: Exception | None = None
-        try:
-            with self._lock:
-                answer = {"ok": True, **self._answer(parse(content))}
-        except LabError as e:
-            known = {name: getattr(e, name, False) for name in ("retry", "gone")}
-            answer = {"ok": False, "error": str(e), **known}
-        except Exception as e:
-            fault = e
-            answer = {"ok": False, "error": self._fault_words(e), "retry": False, "gone": False}
-        self.send({"type": "answer", "request": request if isinstance(request, str) else None, **printable(answer)})
-        if fault:
-            raise fault
-
-    def _fault_words(self, e: Exception) -> str:
-        return f"a fault in the lab itself ({type(e).__name__}: {first_line(e)}); please report it"
 
     def _answer(self, message: Message) -> dict[str, Any]:
         if isinstance(message, Start):
