@@ -125,14 +125,12 @@ function picture(stage, model) {
   function key(event) {
     const all = [...rows.querySelectorAll(".l2f-row")], at = all.indexOf(document.activeElement);
     const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: all.length - 1 }[event.key];
-    if (event.key === "Enter" || event.key === " ") { event.stopPropagation(); return; } // the button's own
     if (to === undefined || at < 0) return;
     all[at].setAttribute("tabindex", -1);
     const next = all[Math.max(0, Math.min(all.length - 1, to))];
     next.setAttribute("tabindex", 0);
     next.focus();
     event.preventDefault();
-    event.stopPropagation(); // JupyterLab has its own use for keys
   }
   list();
   return undefined;

@@ -31,8 +31,7 @@ function picture(stage, model) {
   /** A list to choose from. Its label stands beside it, so that its name holds no option. */
   function list(choice) {
     const id = `l2w-${Math.random().toString(36).slice(2)}`;
-    const select = node("select", { id, change: () => ask({ choose: [choice.name, select.selectedIndex] }),
-      keydown: (event) => event.stopPropagation() }, ...choice.options.map((option) => node("option", {}, option)));
+    const select = node("select", { id, change: () => ask({ choose: [choice.name, select.selectedIndex] }) }, ...choice.options.map((option) => node("option", {}, option)));
     const box = node("span", { class: "l2w-choice" }, node("label", { for: id }, choice.words), select);
     box.set = (to) => { select.selectedIndex = to; };
     return box;

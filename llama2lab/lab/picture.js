@@ -116,7 +116,6 @@ function player(count, show, { say = (step) => `${step + 1} of ${count}`, pause 
     else if (event.key === " " && !onButton) { timer ? stop() : start(); }
     else return;
     event.preventDefault();
-    event.stopPropagation(); // JupyterLab has its own use for keys
   }
   function grow(to) {
     count = to;

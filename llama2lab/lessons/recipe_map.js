@@ -132,10 +132,8 @@ function picture(stage, model) {
       End: count - 1 }[event.key];
     if (event.key === "Escape" && open) toggle(stages.find((s) => s.key === open));
     else if (to !== undefined && at >= 0) round[(to + count) % count].focus();
-    else if (event.key === "Enter" || event.key === " ") { event.stopPropagation(); return; } // the button's own
     else return;
     event.preventDefault();
-    event.stopPropagation(); // JupyterLab has its own use for keys
   }
 
   // ---- arrows, and the prompt's way along them ----

@@ -54,7 +54,7 @@ function picture(stage, model) {
     blur: () => pick(-1), pointerleave: () => pick(-1) });
   pairs.style.height = `${HIGH * Math.max(1, ...steps.map((step) => step.pairs.length))}px`;
   const mergesTitle = node("h4"), merges = node("div", { class: "bpe-merges", tabindex: 0, role: "region",
-    "aria-label": "merges so far, the newest first", keydown: (event) => event.stopPropagation() });
+    "aria-label": "merges so far, the newest first" });
   const key = (kind, words) => node("span", {}, node("i", { class: kind }), words);
 
   stage.append(
@@ -199,7 +199,7 @@ function picture(stage, model) {
       model.save_changes();
     });
     const area = node("textarea", { maxlength: data.longest, "aria-label": `a text of at most ${data.longest} characters`,
-      spellcheck: "false", keydown: (event) => event.stopPropagation(), input: changed });
+      spellcheck: "false", input: changed });
     area.value = data.problem ? model.get("text") : data.text;
     function changed() {
       left.textContent = `${area.value.length} of ${data.longest} characters`;
@@ -207,7 +207,7 @@ function picture(stage, model) {
     }
     changed();
     return node("details", { class: "bpe-own", open: Boolean(data.problem) },
-      node("summary", { keydown: (event) => event.stopPropagation() }, "Give it a text of your own"), area,
+      node("summary", {}, "Give it a text of your own"), area,
       node("div", { class: "l2p-bar" }, use, left));
   }
 
@@ -225,14 +225,12 @@ function picture(stage, model) {
   watch.observe(text);
   stage.addEventListener("pointerdown", halt, true);
   stage.addEventListener("keydown", halt, true);
-  stage.addEventListener("keydown", inside);
   if (renewed.delete(model)) on.focus();
   return () => {
     play.stop();
     watch.disconnect();
     stage.removeEventListener("pointerdown", halt, true); // the stage stays when the machine is given another text
     stage.removeEventListener("keydown", halt, true);
-    stage.removeEventListener("keydown", inside);
   };
 }
 
@@ -269,17 +267,11 @@ function dim(nothing, ...buttons) {
 
 const times = (count) => (count === 1 ? "once" : `${count} times`);
 
-/** Keys that press the picture's buttons and move its slider; JupyterLab would take them for its own. */
-function inside(event) {
-  if (/^(Enter| |Arrow.*|Home|End|Page.*)$/.test(event.key)) event.stopPropagation();
-}
-
-/** A listener that answers to these keys and keeps them from JupyterLab. */
+/** A listener that answers to these keys. */
 function keys(answers) {
   return (event) => {
     if (!(event.key in answers)) return;
     answers[event.key]();
     event.preventDefault();
-    event.stopPropagation();
   };
 }

@@ -71,7 +71,6 @@ function picture(stage, model) {
         to(within(event.key in ends ? ends[event.key] : place() + steps[event.key], 0, last));
         tell();
         event.preventDefault();
-        event.stopPropagation();
       } }, letter ? node("b", {}, letter) : null, letter ? node("span", {}) : null);
     return element;
   }
@@ -85,7 +84,6 @@ function picture(stage, model) {
     if (to === undefined) return;
     if (to >= 0 && to < pairs) { choose(to); faces[to].element.focus(); }
     event.preventDefault();
-    event.stopPropagation();
   } }, ...faces.map((one) => one.element));
 
   function face(turn, pair) {

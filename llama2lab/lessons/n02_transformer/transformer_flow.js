@@ -101,7 +101,6 @@ function picture(stage, model) {
     if (to === undefined) return;
     all[to]?.focus();
     event.preventDefault();
-    event.stopPropagation();
   } }, mark("tokens"), mark("embed"),
     node("div", { class: "l2p-flow-layer", role: "group", "aria-label": "a layer" }, node("div", { class: "l2p-flow-layers" }, "layer", ...layers),
       ...inner.map((key) => mark(key, !key.startsWith("add")))),
@@ -159,7 +158,6 @@ function picture(stage, model) {
         film_.stop();
         turn ? point(cell.i + dj, cell.j + di) : point(cell.i + di, cell.j + dj);
         event.preventDefault();
-        event.stopPropagation();
       } }, svg, square && labels ? node("div", { class: `l2p-flow-columns${tokens > 12 ? " many" : ""}`, "aria-hidden": "true" }, ...data.words.slice(0, tokens).map((word) => node("div", {}, word))) : null);
     return node("figure", { class: "l2p-flow-matrix" }, node("figcaption", {}, title, node("i", {}, ` ${tokens} × ${wide}`)),
       node("div", { class: "l2p-flow-cells" }, labels && !turn ? names(high) : null, field));

@@ -31,7 +31,6 @@ function picture(stage, model) {
   const back = button("Ratio 1", () => { stop(); place(1); }, { label: "back to ratio 1" });
   const clip = slider("clip ε", { min: 0.05, max: 0.5, step: 0.05, value: state.clip, say: (x) => x.toFixed(2),
     change: (x) => { stop(); state.clip = x; state.trail = []; draw(); } });
-  clip.addEventListener("keydown", (event) => event.stopPropagation());
   const share = data.clipfrac.length ? data.clipfrac.reduce((a, b) => a + b, 0) / data.clipfrac.length : null;
   stage.append(
     node("style", {}, CLIP_STYLE),
@@ -105,7 +104,6 @@ function picture(stage, model) {
     else if (by !== undefined) { stop(); place(state.ratio + by); }
     else return;
     event.preventDefault();
-    event.stopPropagation(); // JupyterLab has its own use for keys
   }
 
   function place(ratio) {

@@ -43,7 +43,6 @@ function picture(stage, model) {
     { name: "lambda λ", pause: 260, say: (step) => (step / steps).toFixed(2) });
   const gamma = slider("gamma γ", { min: 0, max: 1, step: 0.05, value: state.gamma, say: (x) => x.toFixed(2),
     change: (x) => { state.gamma = x; draw(); } });
-  gamma.addEventListener("keydown", (event) => event.stopPropagation());
   const reset = button("The run's numbers", () => {
     Object.assign(state, { rewards: [...data.rewards], values: [...data.values], gamma: data.gamma });
     gamma.set(data.gamma);
@@ -91,7 +90,7 @@ function picture(stage, model) {
       const words = data.tokens[t].trim() || "␣";
       const token = shape("g", { class: "gae-token", role: "button", tabindex: 0,
         "aria-label": `token ${t + 1}, ${words}: show its sum`, click: () => choose(t),
-        keydown: (event) => { if (event.key === "Enter" || event.key === " ") { choose(t); held(event); } } },
+        keydown: (event) => { if (event.key === "Enter" || event.key === " ") { choose(t); event.preventDefault(); } } },
       shape("rect", { x: middle(t) - half + 4, y: y.tokens, width: column - 8, height: 28, rx: 6, fill: "var(--l2p-sunk)" }),
       shape("text", { x: middle(t), y: y.tokens + 19, "text-anchor": "middle", "font-weight": 600 },
         shape("tspan", { class: "faint", "font-weight": 400, "font-size": 12 }, `${t + 1}: `),
@@ -126,7 +125,7 @@ function picture(stage, model) {
           const to = { Home: least, End: most }[event.key] ?? (by === undefined ? undefined : state[kind][t] + by);
           if (to === undefined) return;
           put(to);
-          held(event);
+          event.preventDefault();
         } },
       shape("rect", { x: at - column / 4, y: y.top - 4, width: column / 2, height: y.low - y.top + 8, fill: "transparent" }),
       solid, knob, words);
@@ -220,9 +219,4 @@ function picture(stage, model) {
   film.go(Math.round(data.lam * steps));
   fit.again();
   return () => { film.stop(); fit.leave(); clearTimeout(speak); };
-}
-
-function held(event) {
-  event.preventDefault();
-  event.stopPropagation(); // JupyterLab has its own use for keys
 }

@@ -51,7 +51,7 @@ function picture(stage, model) {
 
   /** The stored dialogues in order of what Ghost Attention gains, the failing ones at the end under a name of their own. */
   function chooser() {
-    const select = node("select", { change: () => pick(Number(select.value)), keydown: (event) => event.stopPropagation() });
+    const select = node("select", { change: () => pick(Number(select.value)) });
     const order = data.dialogues.map((_, i) => i).sort((a, b) => gain(b) - gain(a) || a - b);
     const option = (i) => node("option", { value: i }, `${data.dialogues[i].instruction} ${data.dialogues[i].kept[0]} without, ` +
       `${data.dialogues[i].kept[1]} with, of ${data.dialogues[i].turns}${i === data.first ? " (shown first)" : ""}`);
