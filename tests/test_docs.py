@@ -115,6 +115,7 @@ def test_every_page_of_docs_is_reached_from_the_readme() -> None:
 def test_the_readme_lists_the_notebooks_in_their_order() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert tuple(re.findall(r"^\| \d\d \| `(\w+)` \|", readme, re.MULTILINE)) == NAMES
+    assert f"{len(NAMES)} notebooks with widgets" in readme
 
 
 def test_exercises_are_counted() -> None:

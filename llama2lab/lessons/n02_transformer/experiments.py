@@ -27,7 +27,6 @@ from llama2lab.lessons.n02_transformer.exercises import GROUPED_ATTENTION, RMS_N
 from llama2lab.lessons.n02_transformer.sizes import cache_bytes, parameters, variants, with_kv_heads
 from llama2lab.model.logprobs import pad_right, token_logprobs
 from llama2lab.model.network import Llama, ModelConfig
-from llama2lab.model.rope import rope_tables, rotate
 from llama2lab.stages.pretrain import encode_documents, fit_packed
 from llama2lab.town.corpus import heldout_documents, pretraining_corpus
 from llama2lab.town.items import Prompt
@@ -39,25 +38,6 @@ OPTIM = Optim(2e-3, warmup=0.2)
 
 
 # ---- parts of the model ----------------------------------------------------------------------------------------------
-
-
-def dot_by_distance(
-    starts: Sequence[int] = (0, 40, 160),
-    distances: int = 64,
-    size: int = 32,
-    theta: float = 10000.0,
-    turned: bool = True,
-) -> dict[int, list[float]]:
-    """q at place start + d times k at place start, for d = 0 .. distances - 1, for each start: one query and one key,
-    both the same unit vector, with or without their turn."""
-    x = torch.full((1, 1, 1, size), size**-0.5)
-    cos, sin = rope_tables(size, theta, 4096, None, max(starts) + distances)
-
-    def at(places: range) -> Tensor:
-        many = x.expand(1, 1, len(places), size)
-        return rotate(many, cos[places], sin[places])[0, 0] if turned else many[0, 0]
-
-    return {s: (at(range(s, s + distances)) @ at(range(s, s + 1)).T)[:, 0].tolist() for s in starts}
 
 
 def softmax_spread(

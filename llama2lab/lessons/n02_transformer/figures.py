@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from llama2lab.lab.shown import MARKS, add_line, side, signed
-from llama2lab.lessons.n02_transformer.experiments import dot_by_distance, softmax_spread
+from llama2lab.lessons.n02_transformer.experiments import softmax_spread
 from llama2lab.lessons.n02_transformer.sizes import size_in_words
 from llama2lab.report.look import BLUE, GREEN, ORANGE, SKY, errors, style
 from llama2lab.report.plots import add_curve, add_series, mark_line, one_legend
@@ -36,17 +36,6 @@ TABLE_CONTEXT = (
     ("GSM8K, 8 shots", 4.9, 6.5),
     ("HumanEval, 0 shots", 7.9, 7.3),
 )
-
-
-def rope_figure(**settings: Any) -> go.Figure | None:
-    """`dot_by_distance` as a figure: the starts lie on one curve, if only the distance counts."""
-    fig = go.Figure()
-    looks = ((BLUE, "solid"), (ORANGE, "dash"), (GREEN, "dot"))
-    for (start, values), (colour, dash) in zip(dot_by_distance(**settings).items(), looks, strict=False):
-        add_curve(
-            fig, f"key at place {start}", [{"d": d, "dot": v} for d, v in enumerate(values)], "d", "dot", colour, dash
-        )
-    return style(fig, "distance between query and key, tokens", "their product")
 
 
 def spread_figure(which: str = "not divided", **settings: Any) -> go.Figure | None:
