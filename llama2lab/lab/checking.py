@@ -13,7 +13,7 @@ import html
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -272,6 +272,14 @@ def unchanged(before: Any, after: Any) -> bool:
 def whose(exercise: Exercise, answer: Any) -> tuple[Any, str]:
     """The student's answer if it is right, else the library's; and whose it is, in words."""
     return (answer, "yours") if run(exercise, answer).passed else (exercise.solution, "the library's")
+
+
+def pieces_of(exercises: Iterable[Exercise], answers: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What is put together of several exercises: {name: function}, by the name behind the point of each one's key, and
+    `whose` each is."""
+    found = {e.key.partition(".")[2]: e for e in exercises}
+    both = {name: whose(exercise, answers.get(name)) for name, exercise in found.items()}
+    return {name: function for name, (function, _) in both.items()}, {name: owner for name, (_, owner) in both.items()}
 
 
 def plain(answer: Any, seconds: float = SECONDS) -> Any:

@@ -12,7 +12,7 @@ import torch
 
 from llama2lab.engine import stats
 from llama2lab.engine.packing import Ids, Packed
-from llama2lab.lab.checking import whose
+from llama2lab.lab.checking import pieces_of, whose
 from llama2lab.lab.chips import byte_letters, readable
 from llama2lab.lab.finished import Finished
 from llama2lab.lessons.n01_tokenizer.bpe import Words, pair_counts
@@ -31,10 +31,7 @@ def own_merges(
 ) -> tuple[list[list[Any]], dict[str, str]]:
     """The first merges of some of the corpus by the student's `most_frequent_pair` and `merge`, the library's where
     they are not right yet: [number, left, right, new token, times] of each, and which function is whose. A second."""
-    functions, owner = {}, {}
-    for exercise in (MOST_FREQUENT_PAIR, MERGE):
-        name = exercise.key.partition(".")[2]
-        functions[name], owner[name] = whose(exercise, pieces.get(name))
+    functions, owner = pieces_of((MOST_FREQUENT_PAIR, MERGE), pieces)
     text = "\n".join(corpus(lab, words))
     split = lab.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str
     tokens: Words = [list(word) for word, _ in split(text)]

@@ -19,7 +19,7 @@ from torch import Tensor
 from llama2lab.engine import stats
 from llama2lab.engine.identity import alone
 from llama2lab.engine.optim import Optim
-from llama2lab.lab.checking import whose
+from llama2lab.lab.checking import pieces_of
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.live import packed_texts
 from llama2lab.lessons.n02_transformer.attention import blocks
@@ -90,10 +90,7 @@ def assembled(
 ) -> tuple[Tensor, dict[str, str]]:
     """Logits (seq, vocab) of a stage's model with the student's `rms_norm`, `rope`, `grouped_attention` and `swiglu` in
     it; the library's stand in for what is not solved yet. Also says which is whose."""
-    parts, owner = {}, {}
-    for exercise in (RMS_NORM, ROPE, GROUPED_ATTENTION, SWIGLU):
-        name = exercise.key.partition(".")[2]
-        parts[name], owner[name] = whose(exercise, pieces.get(name))
+    parts, owner = pieces_of((RMS_NORM, ROPE, GROUPED_ATTENTION, SWIGLU), pieces)
     return logits_with(lab.model(stage), ids, *parts.values()), owner
 
 

@@ -17,7 +17,7 @@ from llama2lab.engine import stats
 from llama2lab.engine.device import matmul_ceiling
 from llama2lab.engine.optim import Optim, make_optimizer
 from llama2lab.engine.packing import epoch_batches
-from llama2lab.lab.checking import whose
+from llama2lab.lab.checking import pieces_of
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.live import Fact, Plan, Training, asked_about, fact_of, first_token, kept, mean_loss, packed_texts
 from llama2lab.lessons.n03_pretraining.exercises import SCHEDULE, TRAINING_STEP
@@ -102,10 +102,7 @@ def trained_by_hand(
 ) -> tuple[list[dict[str, float]], dict[str, str]]:
     """A new model takes some steps by the student's `training_step` at the rates of the student's `schedule`, the
     library's where they are not right yet: {step, loss, rate} of each, and which is whose. About 5 seconds."""
-    functions, owner = {}, {}
-    for exercise in (SCHEDULE, TRAINING_STEP):
-        name = exercise.key.partition(".")[2]
-        functions[name], owner[name] = whose(exercise, pieces.get(name))
+    functions, owner = pieces_of((SCHEDULE, TRAINING_STEP), pieces)
     model = new_model(lab)
     optimizer = make_optimizer(model, Optim(peak))
     data = packed_texts(lab, pretraining_corpus(lab.town, 20_000, 3))
