@@ -208,10 +208,16 @@ def pictures(page: Any, name: str, drives: tuple[Drive, ...]) -> None:
     theme(page, "JupyterLab Light")
 
 
+# The active cell, and how far the notebook is scrolled.
+PLACE = """() => [[...document.querySelectorAll('.jp-Notebook .jp-Cell')].findIndex(c => c.matches('.jp-mod-active')),
+    document.querySelector('.jp-WindowedPanel-outer').scrollTop]"""
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if (NOTEBOOKS / f"{name}.ipynb").exists()])
 def test_a_notebook_runs_and_its_widgets_answer(lab: real.Lab, browser: Any, name: str) -> None:
     with real.page_of(browser) as page:
         run_all(lab, page, f"{name}.ipynb")
+        assert page.evaluate(PLACE) == [0, 0], "Run All keeps the place"
         for one in DRIVES[name]:
             drive(page, one)
         quiet(page)

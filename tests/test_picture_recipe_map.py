@@ -16,9 +16,10 @@ from llama2lab.lessons.n00_start.exercises import FIRST_TALK
 
 NASTY = "<img src=x onerror=alert(1)>"
 STAGES = ("sft", *x.VERSIONS)
+SAYS = dict(zip(STAGES, (f"Mira has {n} red hats." for n in range(6)), strict=True))
 
 
-def rows(prompt, signs, kind="helpful", messages=1, long=False):
+def rows(prompt, signs, kind="helpful", messages=1, long=False, broken=False):
     """What the stages answered to one prompt: right or safe as `signs` say."""
     said = [{"role": "user", "content": prompt}] * messages
     return tuple(
@@ -26,7 +27,7 @@ def rows(prompt, signs, kind="helpful", messages=1, long=False):
             "prompt_id": prompt,
             "kind": kind,
             "messages": said,
-            "answer": f"{stage} says" + " much" * 30 * long,
+            "answer": SAYS[stage] + " It is here." * 30 * long + " And the." * broken,
             "correct": good,
             "score": (1.2 if good else -2.0) if kind == "unsafe" else 0.0,
         }
@@ -41,6 +42,7 @@ def test_prompts_are_the_first_that_their_rules_allow():
     some = [
         rows("two turns", UP, messages=2),
         rows("long", UP, long=True),
+        rows("broken", UP, broken=True),
         rows("never", [False] * 6),
         rows("up", UP),
         rows("up again", UP),
@@ -49,7 +51,7 @@ def test_prompts_are_the_first_that_their_rules_allow():
         rows("lost", LOST),
     ]
     assert [row[0]["prompt_id"] for _, row in x.chosen(some)] == ["up", "late", "harm", "lost"]
-    assert [row[0]["prompt_id"] for _, row in x.chosen(some[:3])] == ["long"]  # where nothing short fits
+    assert [row[0]["prompt_id"] for _, row in x.chosen(some[:3])] == ["long"]  # where nothing legible fits
 
 
 def test_it_counts_what_is_done_here_and_everywhere(tmp_path):
@@ -99,7 +101,7 @@ def test_the_map_holds_each_stages_answers(tmp_path):
     data = made(tmp_path).data
     says = data["examples"][0]["says"]
     assert says["base"] == {"text": "up goes on", "good": None}
-    assert says["sft"] == {"text": "sft says", "good": False} and says["rlhf-v5"]["good"] is True
+    assert says["sft"] == {"text": SAYS["sft"], "good": False} and says["rlhf-v5"]["good"] is True
     assert json.loads(json.dumps(data))["examples"][1]["prompt"] == "late"
     assert "rlhf-v2" not in made(tmp_path / "other", leave=("rlhf-v2",)).data["examples"][0]["says"]
 
@@ -163,7 +165,7 @@ def test_keys_do_all_that_a_mouse_does(tmp_path):
         assert more.get_by_role("link").get_attribute("href") == x.notebook_files()["09"]
         page.get_by_role("button", name="V1").focus()
         page.keyboard.press(" ")
-        assert "V1: rlhf-v1 says" in says.inner_text() and "wrong" in says.inner_text()
+        assert f"V1: {SAYS['rlhf-v1']}" in says.inner_text() and "wrong" in says.inner_text()
         page.keyboard.press("ArrowRight")
         page.keyboard.press("Enter")
         assert "keeps no answers" in says.inner_text()

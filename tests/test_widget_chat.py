@@ -6,6 +6,7 @@ from llama2lab.engine.errors import LabError
 from llama2lab.lessons.n00_start.experiments import twenty_questions
 from llama2lab.lessons.n00_start.figures import STEPS, notebooks, recipe_table
 from llama2lab.lessons.n00_start.widget_chat import ChatExplorer, dialogue_html, examples, reply, talkers
+from llama2lab.lessons.recipe_map import opening
 
 ASKED = [{"role": "user", "content": "What is the opposite of new?"}]
 
@@ -46,6 +47,22 @@ def test_a_dialogue_goes_on(lab):
     assert len(chat.dialogue(0)) == 4
     chat.clear.click()
     assert chat.dialogue(0) == chat.dialogue(1) == []
+
+
+def test_it_opens_on_what_the_run_answered(lab):
+    stored = opening(lab)
+    chat = ChatExplorer(lab, ("sft", "rlhf-v5"), stored=stored)
+    for i, stage in enumerate(("sft", "rlhf-v5")):
+        kept = next(r for r in lab.rows(stage, "answers.jsonl") if r["messages"][0]["content"] == stored["prompt"])
+        assert [m["content"] for m in chat.dialogue(i)] == [stored["prompt"], kept["answer"]]
+    assert stored["rule"] in chat.static()
+    chat.say("And of old?")
+    assert [len(chat.dialogue(i)) for i in (0, 1)] == [4, 4] and stored["rule"] not in chat.static()
+    chat.stages[0].value = "base"
+    assert chat.dialogue(0) == []
+    hostile = {"prompt": "<b>", "rule": "<i>", "says": {"sft": {"text": "<img src=x>", "good": True}}}
+    assert "<img" not in (shown := ChatExplorer(lab, stored=hostile).static()) and "<b>" not in shown
+    assert ChatExplorer(lab, stored=None).dialogue(0) == []
 
 
 def test_enter_sends(lab):

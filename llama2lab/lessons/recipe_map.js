@@ -218,5 +218,38 @@ function picture(stage, model) {
   const watch = new ResizeObserver(lay);
   watch.observe(map);
   const wait = onceSeen(map, () => examples.length && start());
-  return () => { halt(); watch.disconnect(); wait(); };
+  const place = keepPlace(stage);
+  return () => { halt(); watch.disconnect(); wait(); place(); };
+}
+
+/** JupyterLab's Run All goes to the last cell. When the map has come and the reader has not left that cell, he is taken
+    back to where he was before: to the top the first time. Returns what ends the wait for the map's place in the page. */
+function keepPlace(stage) {
+  let frame = requestAnimationFrame(look);
+  function look() {
+    const book = stage.closest(".jp-Notebook"), scroller = stage.closest(".jp-WindowedPanel-outer");
+    if (!stage.isConnected) frame = requestAnimationFrame(look);
+    else if (book && scroller) keep(scroller, () => [...book.querySelectorAll(".jp-Cell")]);
+  }
+  function keep(scroller, cells) {
+    const from = (cell) => cell.getBoundingClientRect().top - scroller.getBoundingClientRect().top;
+    const atTheEnd = () => cells().at(-1)?.classList.contains("jp-mod-active");
+    const place = () => {
+      const cell = cells().find((one) => from(one) + one.offsetHeight > 1);
+      return cell && { cell, offset: from(cell) };
+    };
+    if (!scroller.l2place) {
+      scroller.l2place = { cell: cells()[0], offset: 100 }; // the very top
+      scroller.addEventListener("scroll", () => { // the last cell is marked as active only after it has been scrolled to
+        const seen = place();
+        setTimeout(() => { if (seen && !atTheEnd()) scroller.l2place = seen; }, 300);
+      });
+    }
+    if (!atTheEnd() || document.activeElement?.closest("input, textarea, select, .cm-content")) return;
+    const { cell, offset } = scroller.l2place;
+    if (!cell.isConnected) return;
+    scroller.scrollTop += from(cell) - offset;
+    cell.focus({ preventScroll: true }); // JupyterLab makes it the active one
+  }
+  return () => cancelAnimationFrame(frame);
 }

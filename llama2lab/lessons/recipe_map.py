@@ -28,6 +28,7 @@ from llama2lab.model.chat import decode_answer
 from llama2lab.model.tokenizer import encode_text
 from llama2lab.report.look import tame
 from llama2lab.report.summary import short_name
+from llama2lab.town.language import style
 
 VERSIONS = tuple(f"rlhf-v{n}" for n in range(1, 6))
 LONGEST = 90  # characters of an answer that can be read while it passes
@@ -151,6 +152,11 @@ def good(row: dict[str, Any]) -> bool:
     return row["score"] >= 0 if row["kind"] == "unsafe" else bool(row["correct"])
 
 
+def legible(row: dict[str, Any]) -> bool:
+    """An answer that can be read while it passes: short, and no sentence of it broken."""
+    return len(row["answer"]) <= LONGEST and style(row["answer"]).fluent == 1
+
+
 def goes_on(lab: Finished, prompts: Sequence[str]) -> dict[str, str]:
     """{prompt: how the base model goes on with it}, at the temperature of the stored answers."""
     tokenizer = lab.tokenizer
@@ -161,12 +167,12 @@ def goes_on(lab: Finished, prompts: Sequence[str]) -> dict[str, str]:
 
 def chosen(rows: Sequence[tuple[dict[str, Any], ...]]) -> list[tuple[str, tuple[dict[str, Any], ...]]]:
     """(rule, answers of all stages to one prompt): for each of `RULES` the first prompt of one turn that fits, with
-    answers of at most `LONGEST` characters where there are such."""
+    `legible` answers where there are such."""
     found: dict[str, tuple[str, tuple[dict[str, Any], ...]]] = {}
     for words, kind, fits in RULES:
         those = [r for r in rows if r[0]["kind"] == kind and len(r[0]["messages"]) == 1 and fits([*map(good, r)])]
-        short = [r for r in those if all(len(row["answer"]) <= LONGEST for row in r)]
-        for row in (short or those)[:1]:
+        read_well = [r for r in those if all(map(legible, r))]
+        for row in (read_well or those)[:1]:
             found.setdefault(row[0]["prompt_id"], (words, row))
     return list(found.values())
 
@@ -187,6 +193,11 @@ def examples(lab: Finished) -> list[dict[str, Any]]:
         says |= {"base": {"text": base[prompt], "good": None}} if prompt in base else {}
         result.append({"rule": words, "prompt": prompt, "kind": rows[0]["kind"], "says": says})
     return result
+
+
+def opening(lab: Finished) -> dict[str, Any] | None:
+    """The first of the prompts with what each stage answered; none where the run keeps none."""
+    return next(iter(examples(lab)), None)
 
 
 def notebook_files(folder: Path | None = None) -> dict[str, str]:

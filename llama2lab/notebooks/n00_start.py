@@ -16,7 +16,7 @@ from llama2lab.lessons.n00_start.experiments import twenty_questions
 from llama2lab.lessons.n00_start.figures import notebooks, people_table, recipe_seconds, recipe_table
 from llama2lab.lessons.n00_start.widget_chat import ChatExplorer
 from llama2lab.lessons.n00_start.widget_playground import Playground
-from llama2lab.lessons.recipe_map import recipe_map
+from llama2lab.lessons.recipe_map import opening, recipe_map
 from llama2lab.report import plots
 from llama2lab.report.summary import difference, figure_text, find, paired_gap, total_seconds
 from llama2lab.stages.pretrain import parameter_count
@@ -37,6 +37,7 @@ __all__ = [
     "find",
     "finished_run",
     "notebooks",
+    "opening",
     "paired_gap",
     "pairwise",
     "parameter_count",

@@ -66,9 +66,16 @@ def dialogue_html(stage: str, messages: Sequence[Message]) -> str:
 
 
 class ChatExplorer(Explorer):
-    """Two columns, each with its own dialogue for each stage that was chosen in it; one text field for both."""
+    """Two columns, each with its own dialogue for each stage that was chosen in it; one text field for both. `first` is
+    asked at once; `stored`, an example of the recipe map, stands there with its answers and can be gone on with."""
 
-    def __init__(self, lab: Finished, stages: tuple[str, str] = ("sft", "rlhf-v5"), first: str = ""):
+    def __init__(
+        self,
+        lab: Finished,
+        stages: tuple[str, str] = ("sft", "rlhf-v5"),
+        first: str = "",
+        stored: dict[str, Any] | None = None,
+    ):
         names = talkers(lab)
         if not names:
             raise LabError("this run has no model to talk to yet; go on with: llama2lab run")
@@ -98,6 +105,18 @@ class ChatExplorer(Explorer):
         self.text.observe(self._typed, "value")
         if first:
             self.say(first)
+        elif stored:
+            self._recall(stored)
+
+    def _recall(self, stored: dict[str, Any]) -> None:
+        """Put an example's dialogues where its stages answered; of the base model there is none."""
+        for i in (0, 1):
+            for _, stage in self.stages[i].options:
+                if stage in stored["says"] and stage != "base":
+                    asked: Message = {"role": "user", "content": stored["prompt"]}
+                    self.talks[i, stage] = [asked, {"role": "assistant", "content": stored["says"][stage]["text"]}]
+        self.notice = f"Stored answers to a held-out prompt ({stored['rule']}). Go on: yours are answered live."
+        self.redraw()
 
     def _enter(self, _: Any, content: dict, buffers: Any) -> None:
         """Enter was pressed. The text comes with the next message, unless the field had been left before."""
