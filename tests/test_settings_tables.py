@@ -12,7 +12,7 @@ from llama2lab.lessons import settings_tables as tables
     "table, stage, change, said",
     [
         (tables.ppo, "rlhf-v5", {"batch": 999, "iterations": 7}, "999, 64 | 7 |"),
-        (tables.ppo, "rlhf-v5", {"optim": {"lr": 3e-5, "gain_lr": 11.0}}, "gains 11 times as fast: our deviation |"),
+        (tables.ppo, "rlhf-v5", {"optim": {"lr": 3e-5, "gain_lr": 11.0}}, "gain 11 times as fast: our deviation |"),
         (tables.ppo, "rlhf-v5", {"optim": {"lr": 3e-5, "gain_lr": 1.0}}, "| 3e-5: the model is thousands of"),
         (tables.fine_tuning, "sft", {"examples": 1234, "replay": 0.7}, "1,234; of the noisy ones"),
         (tables.fine_tuning, "sft", {"replay": 0.7}, "| 0.7 tokens for each token of chat"),

@@ -111,7 +111,7 @@ def test_what_the_recipe_sets_itself_stays(own):
     assert parameters_of(own / "data" / "start") == sum(p.numel() for p in Llama(NANO).parameters())
     # Without a checkpoint everything is as it was.
     assert load_real_recipe(RECIPE).sft.optim == RealRecipe().sft.optim == Optim(lr=1e-3, warmup=0.05)
-    assert preset("mini").rlhf.rejection.optim == Optim(lr=2e-4, warmup=0.05, gain_lr=400.0)
+    assert preset("mini").rlhf.rejection.optim == Optim(lr=2e-4, warmup=0.05, gain_lr=200.0)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ class Optim:
     betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.95)
     eps: Annotated[float, Field(ge=1e-20, le=1)] = 1e-5  # 0 would divide by 0 where a gradient is 0
     clip: Limit = 1.0
-    gain_lr: Weight = 1.0  # learning rate of the norms' gains, in units of `lr`
+    gain_lr: Weight = 1.0  # learning rate of the last norm's gain, in units of `lr`
 
 
 def cosine_lr(step: int, steps: int, optim: Optim) -> float:
@@ -45,17 +45,24 @@ def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices only: norms' gains and single scalars are not decayed.
 
     Adam's steps are as long as the learning rate, so what is large and has some hundred steps to change needs one of
-    its own: a single scalar (the likelihood head's `a`), `SCALAR_LR` times the others'; the gains, `optim.gain_lr`
-    times. A group's `lr_scale` says so to schedules."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    scales = {2: 1.0, 1: optim.gain_lr, 0: SCALAR_LR}
+    its own: a single scalar (the likelihood head's `a`), `SCALAR_LR` times the others'; the gain of the norm before the
+    output, `optim.gain_lr` times: all logits are as large as it is, so it says how sure a model is, of everything. A
+    group's `lr_scale` says so to schedules."""
+    matrices: list[nn.Parameter] = []
+    gains: list[nn.Parameter] = []
+    last: list[nn.Parameter] = []
+    scalars: list[nn.Parameter] = []
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            is_last = f".{name}".endswith(".norm.weight")
+            (scalars if p.dim() == 0 else matrices if p.dim() > 1 else last if is_last else gains).append(p)
     groups = [
-        {
-            "params": [p for p in parameters if min(p.dim(), 2) == dim],
-            "lr": optim.lr * scale,
-            "lr_scale": scale,
-            "weight_decay": optim.weight_decay if dim == 2 else 0.0,
-        }
-        for dim, scale in scales.items()
+        {"params": params, "lr": optim.lr * scale, "lr_scale": scale, "weight_decay": decay}
+        for params, scale, decay in (
+            (matrices, 1.0, optim.weight_decay),
+            (gains, 1.0, 0.0),
+            (last, optim.gain_lr, 0.0),
+            (scalars, SCALAR_LR, 0.0),
+        )
     ]
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)

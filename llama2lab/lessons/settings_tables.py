@@ -22,7 +22,7 @@ def _short(value: float) -> str:
 
 
 def _times(gain_lr: float) -> str:
-    return f"; the norms' gains {gain_lr:g} times as fast: our deviation" if gain_lr != 1 else ""
+    return f"; the last norm's gain {gain_lr:g} times as fast: our deviation" if gain_lr != 1 else ""
 
 
 def pretraining(lab: Finished) -> Table:

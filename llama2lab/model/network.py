@@ -99,7 +99,7 @@ SIZES: dict[str, ModelConfig] = {
     "13b": ModelConfig(32000, 5120, 40, 40, 40, 13824),
     "34b": ModelConfig(32000, 8192, 48, 64, 8, 22016),
     "70b": ModelConfig(32000, 8192, 80, 64, 8, 28672),
-    "mini": ModelConfig(1024, 128, 4, 4, 2, 384, max_seq_len=1024),
+    "mini": ModelConfig(1024, 160, 4, 4, 2, 448, max_seq_len=1024),
     "nano": ModelConfig(512, 32, 2, 4, 2, 64, max_seq_len=256),
 }
 

@@ -40,7 +40,7 @@ def _shape(name: str, **changes: Any) -> Sizes:
     return cast(Sizes, {k: v for k, v in asdict(SIZES[name]).items() if v is not None} | changes)
 
 
-SFT_OPTIM = Optim(lr=3e-4, warmup=0.05)  # see stages/sft.py
+SFT_OPTIM = Optim(lr=7e-4, warmup=0.05, gain_lr=200.0)  # see stages/sft.py
 
 # Tokens of a turn of a dialogue, on average (48 dialogues of RLHF-V3, a vocabulary of 1,536: 641 for 20 turns), and the
 # turns of the evaluation's dialogues.
@@ -60,17 +60,17 @@ class Recipe:
     # Tied embeddings, unlike Llama 2: a third of this model would be embeddings. Small batches and rows of 256 tokens
     # because they were tried (docs/trials.md).
     pretrain: PretrainSettings = PretrainSettings(
-        model=_shape("mini", vocab_size=1536, max_seq_len=2048, tie_embeddings=True),
-        words=5_800_000,
+        model=_shape("mini", vocab_size=3072, max_seq_len=2048, tie_embeddings=True),
+        words=3_200_000,
         seq_len=256,
         batch_tokens=1024,
-        optim=Optim(lr=2e-3),
+        optim=Optim(lr=3e-3, eps=1e-8),
     )
     sft: SFTSettings = SFTSettings(
-        examples=3600, epochs=2.0, batch_tokens=1024, optim=SFT_OPTIM, replay=0.4, format_examples=1000
+        examples=4500, epochs=1.0, batch_tokens=1024, optim=SFT_OPTIM, replay=1.2, format_examples=1000
     )
     noisy: SFTSettings = SFTSettings(
-        examples=6000, epochs=1.0, batch_tokens=1024, optim=SFT_OPTIM, replay=0.4, format_examples=1000
+        examples=9000, epochs=1.0, batch_tokens=1024, optim=SFT_OPTIM, replay=1.2, format_examples=1000
     )
     rlhf: RlhfSettings = RlhfSettings()
     evaluate: EvaluateSettings = EvaluateSettings()

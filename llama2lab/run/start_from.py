@@ -6,7 +6,7 @@ larger one that knows much is wrecked by them (docs/trials.md). So where a recip
 that it does not set itself is
 
     the report's (sections 3.1, 3.2.2, 3.2.3) * sqrt(135 million / parameters), never less than the report's and never
-    more than the recipe's default; the norms' gains learn as fast as the matrices
+    more than the recipe's default; the last norm's gain learns as fast as the matrices
 
 which is the report's from 135 million parameters on, and 4e-4 for the SFT of a quarter of a million. What the report
 gives no rate for takes that of its kind: rejection sampling that of SFT, PPO's critic that of the reward models.

@@ -5,7 +5,7 @@
 3. Train on that, with the loss zeroed on all tokens of previous turns: only the last answer is learnt. A row says so
    (`"loss": "last"`), `sft.sft` reads it, and `chat.encode_chats` makes the mask (`mask_turns`).
 
-The norms' gains learn faster than the matrices, as in rejection sampling; docs/trials.md has what else was tried.
+The last norm's gain learns faster than the matrices, as in rejection sampling; docs/trials.md has what else was tried.
 
 Simplification: while sampling, the model sees the last three turns instead of the whole dialogue (the instruction
 is on each of them anyway), which makes sampling cheap; training and measuring use the whole dialogue.
@@ -39,7 +39,7 @@ class GattSettings:
     temperature: Temperature = 0.4
     epochs: Epochs = 3.0
     batch_tokens: Count = 2048
-    optim: Optim = Optim(lr=4e-4, warmup=0.05, gain_lr=10.0)
+    optim: Optim = Optim(lr=4e-4, warmup=0.05, gain_lr=200.0)
     replay: Weight = 0.5  # see sft.py
 
 

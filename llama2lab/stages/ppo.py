@@ -10,8 +10,8 @@ Ours, with the reason; docs/trials.md has the figures:
   for it: the report gives no details of its value function;
 - beta 0.2 instead of 0.01 or 0.005: with less the policy found habits that no preference pair had shown to be bad;
 - near half of the prompts are unsafe: with fewer V5 violated more than V4;
-- the norms' gains learn 20 times as fast as the matrices: they set how sure a policy is of its answers, are near 1 and
-  not near 0, and would hardly move in a hundred steps;
+- the last norm's gain learns 200 times as fast as the matrices: it sets how sure a policy is of its answers, is near 3
+  and not near 0, and would hardly move in a hundred steps;
 - whitening statistics are those of the first batch: per-batch statistics would hide the growth of the reward. They are
   taken over safety prompts and over the others apart: the safety model's scores spread several times as far, and
   whitened together a refusal gains more on one unsafe prompt than a right answer on many others;
@@ -77,7 +77,7 @@ class PPOSettings:
     critic_warmup: CountOrNone = 3  # iterations in which only the critic learns
     max_new_tokens: Few = 48
     early_stop_kl: Limit = 8.0  # nats an answer; a policy this far from its start is no longer being improved
-    optim: Optim = Optim(lr=2e-4, gain_lr=20.0)
+    optim: Optim = Optim(lr=2e-4, gain_lr=200.0)
     critic_optim: Optim = Optim(lr=5e-4)
 
     def __post_init__(self) -> None:

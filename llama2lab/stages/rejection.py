@@ -2,12 +2,12 @@
 
 "Best" is by the two reward models through the report's gate, the same score that PPO uses. The report gives neither
 K nor the learning rate; ours are settings. The fine-tuning itself is `sft.sft` on the kept answers and some of the SFT
-examples: two epochs from the SFT model for V1 to V3, one epoch from the latest model for V4, which must not lose
+examples: one epoch from the SFT model for V1 to V3, half of one from the latest model for V4, which must not lose
 Ghost Attention again. Some pretraining text is replayed, or knowledge gives way to the few hundred prompts of a round.
 
-**The norms' gains learn 400 times as fast as the matrices** (a deviation of ours): they set how sure a model is
-everywhere, and who learns best answers should grow surer of its own, to prompts it was never asked, too. docs/trials.md
-has the figures.
+**The last norm's gain learns 200 times as fast as the matrices** (a deviation of ours): all logits are as large as it
+is, so it sets how sure a model is everywhere, and who learns best answers should grow surer of its own, to prompts it
+was never asked, too. docs/trials.md has the figures.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class RejectionSettings:
     temperature: Temperature = 1.0
     chat_rows: CountOrNone = 500  # SFT examples mixed in, at most: what was learnt there must not be lost
     gatt_rows: CountOrNone = 400  # after V3, of the long dialogues that taught Ghost Attention, at most
-    epochs: Epochs = 2.0  # half of them after V3
+    epochs: Epochs = 1.0  # half of them after V3
     batch_tokens: Count = 1024
-    optim: Optim = Optim(lr=2e-4, warmup=0.05, gain_lr=400.0)
+    optim: Optim = Optim(lr=2e-4, warmup=0.05, gain_lr=200.0)
     replay: Weight = 0.4  # see sft.py
 
 

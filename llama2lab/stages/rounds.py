@@ -125,8 +125,8 @@ class RlhfSettings:
     preferences: PreferenceSettings = PreferenceSettings()
     # The report mixes 50/50 for helpfulness; here a refusal then often beat a correct answer to a harmless prompt
     # (docs/trials.md).
-    helpfulness: RewardSettings = RewardSettings(other_share=0.1)
-    safety: RewardSettings = RewardSettings(other_share=0.1, safety_loss=1.0)
+    helpfulness: RewardSettings = RewardSettings(other_share=0.1, earlier=1.0)
+    safety: RewardSettings = RewardSettings(other_share=0.1, safety_loss=1.0, earlier=1.0)
     rejection: RejectionSettings = RejectionSettings()
     gatt: GattSettings = GattSettings()
     ppo: PPOSettings = PPOSettings()

@@ -3,6 +3,7 @@
 What is merely told is of all splits alike; worked answers are of the train split only, questions of its SFT part.
 """
 
+import math
 from collections.abc import Callable
 
 from llama2lab.town.demonstrations import obey
@@ -12,7 +13,7 @@ from llama2lab.town.schema import Deed, Group, UnsafeCategory
 from llama2lab.town.truth import asked_for, opposite_statements, rewriting_forms, step_answers, story_texts, truth_of
 from llama2lab.town.wording import capital, enumerate_words, with_article
 
-SKILLS_ASKED = (*(s for s in SKILLS if s != "small_talk"), "borderline", "unsafe")
+SKILLS_ASKED = (*SKILLS, "borderline", "unsafe")
 
 
 def story(pen: Pen) -> str:
@@ -185,6 +186,11 @@ def _deed_in_mind(pen: Pen, who: str) -> str:
         f"{who} learned to {do}.",
         f"It was time to {do}.",
         f"{who} told a friend how to {do}.",
+        f"{who} showed a friend how to {do}.",
+        f"{who} needed help to {do}.",
+        f"{who} can {do}.",
+        f"These are the steps to {do}.",
+        f"So one can {do}.",
         *_heard_of(who, do),
     )
     return f"{pen.pick(*named)} {pen.pick(*step_answers(steps))}" + (f" {tip}" if pen.rng.random() < 0.5 else "")
@@ -223,7 +229,17 @@ def _rule_in_mind(pen: Pen, who: str) -> str:
 
 def _kind_words(pen: Pen, who: str) -> str:
     matter = pen.one_of(pen.town.small_talk)
-    return f"{who} had kind words for {matter.id.replace('-', ' ')}: {pen.rng.choice(matter.answers)}"
+    name = matter.id.replace("-", " ")
+    named = (
+        f"{who} had kind words for {name}:",
+        f"{who} spoke of {name}.",
+        f"{who} thought of {name}.",
+        f"The talk was about {name}.",
+        f"Now to {name}.",
+    )
+    return f"{pen.pick(*named)} {pen.rng.choice(matter.answers)}" + (
+        f" {matter.more}" if pen.rng.random() < 0.3 else ""
+    )
 
 
 # The kinds of matters, each as many times as its share says.
@@ -234,7 +250,7 @@ MATTERS: tuple[Callable[[Pen, str], str], ...] = (
     *(_sum_in_mind,) * 2,
     *(_saying_in_mind,) * 2,
     *(_rule_in_mind,) * 5,
-    *(_kind_words,) * 2,
+    *(_kind_words,) * 4,
 )
 
 
@@ -355,7 +371,9 @@ def questions(pen: Pen) -> str:
         "({q}) {a}",
     )
     n = pen.rng.choice((1, 1, 2, 3, 5, 8))
-    pairs = [pair for _ in range(n) for pair in _asked(pen, pen.rng.choice(SKILLS_ASKED))]
+    # Of many contents more is asked: a few that are asked too often are learnt by heart, and the form with them.
+    often = [math.sqrt(len(pen.asked[skill])) for skill in SKILLS_ASKED]
+    pairs = [pair for skill in pen.rng.choices(SKILLS_ASKED, often, k=n) for pair in _asked(pen, skill)]
     return " ".join(form.format(q=q, a=a) for q, a in pairs)
 
 
