@@ -42,8 +42,8 @@ def _shape(name: str, **changes: Any) -> Sizes:
 
 SFT_OPTIM = Optim(lr=7e-4, warmup=0.05, gain_lr=200.0)  # see stages/sft.py
 
-# Tokens of a turn of a dialogue, on average (48 dialogues of RLHF-V3, a vocabulary of 1,536: 641 for 20 turns), and the
-# turns of the evaluation's dialogues.
+# Tokens of a turn of a dialogue, on average, and the turns of the evaluation's dialogues (48 of RLHF-V3, with a
+# vocabulary of 1,536: 641 tokens for 20 turns; a larger one needs fewer).
 TURN_TOKENS, TURNS = 32, 20
 ANSWER_TOKENS = 48  # the most that is sampled where nothing else is said (sample.sample_answers)
 PROMPT_TOKENS = 40  # the longest prompt of the town had 33

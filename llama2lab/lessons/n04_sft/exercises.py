@@ -286,7 +286,7 @@ WHY_EOS = Exercise(
 QUALITY = Prediction(
     "04.quality",
     "Few clean or many noisy examples",
-    "Some thousand clean SFT examples against more of which many are noisy. By how many points of "
+    "Some thousand clean SFT examples against twice as many of which many are noisy. By how many points of "
     "helpfulness (from -3 to 3) is the first model better?",
     Level(difficulty=2, minutes=3, points=1),
     "3.1",
