@@ -13,7 +13,7 @@ LAB_FLAGS ?=
 
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
-.PHONY: lab run notebooks test kill-test browser-test lint wheel clean distclean
+.PHONY: lab run notebooks test kill-test browser-test pictures lint wheel clean distclean
 
 # JUPYTER_CONFIG_PATH: nothing is asked, and nothing is fetched from the network, at the start. Root needs leave to run it.
 lab: $(VENV)/.installed-lab
@@ -42,6 +42,10 @@ kill-test: $(VENV)/.installed-dev
 # real JupyterLab and Voila in headless chromium (apt-get install chromium); three files at a time, each with its own
 browser-test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 3 --dist loadfile -m browser
+
+# README's pictures, from the widgets as they are now
+pictures: $(VENV)/.installed-dev
+	$(BIN)/python tests/readme_pictures.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check llama2lab tests

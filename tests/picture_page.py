@@ -30,8 +30,9 @@ def draw(page: Any, kind: type[Picture] | Picture, data: dict[str, Any], **more:
 
 
 def mount(page: Any, picture: Picture, **changed: Any) -> None:
-    """Draws the picture with its own data, some of them changed."""
-    draw(page, picture, picture.data | changed)
+    """Draws the picture with its own data, some of them changed, and what else it shows its page."""
+    more = {"shown": picture.shown} if picture.has_trait("shown") else {}
+    draw(page, picture, picture.data | changed, **more)
 
 
 def change(page: Any, name: str, value: Any) -> None:

@@ -1,4 +1,5 @@
-"""axe-core finds no serious fault in pictures, questions and the annotation form: light and dark, also at 700 px."""
+"""axe-core finds no serious fault in pictures, questions, the annotation form and the teacher's desk: light and dark,
+also at 700 px."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +9,10 @@ import pytest
 import widget_page
 from axe_playwright_python.sync_playwright import Axe
 from picture_page import mount
+from test_annotation_desk_browser import judged  # noqa: F401 (the fixture `path`)
+from test_picture_ppo_view import Run, full_row
 
+from llama2lab.annotation.desk.view import TeacherView
 from llama2lab.annotation.files.adding import add_pairs
 from llama2lab.annotation.form.widget import AnnotationForm
 from llama2lab.annotation.store.store import open_store
@@ -25,6 +29,7 @@ from llama2lab.lessons.n06_rewards.exercises import BY_GRADE
 from llama2lab.lessons.n08_ppo.clip_curve import ClipCurve, clip_data
 from llama2lab.lessons.n08_ppo.experiments import hacking
 from llama2lab.lessons.n08_ppo.gae_by_hand import GaeByHand, five_tokens
+from llama2lab.lessons.n08_ppo.ppo_view import PpoView
 from llama2lab.lessons.n08_ppo.reward_film import RewardFilm
 from llama2lab.lessons.n09_gatt.ghost_picture import GhostPicture
 from llama2lab.lessons.n09_gatt.ghost_rows import GhostRows, training_row
@@ -43,6 +48,7 @@ PICTURES: dict[str, Callable[[Finished], Picture]] = {
     "flow": TransformerFlow,
     "GAE": lambda lab: GaeByHand(lab.measured(five_tokens)),
     "clip": lambda lab: ClipCurve(clip_data(lab)),
+    "PPO, live": lambda lab: PpoView(Run(), shown=[full_row(0), full_row(1)], shown_beta=0.1),
     "film": lambda lab: RewardFilm(lab.measured(hacking)),
     "ghost": GhostPicture,
     "ghost rows": lambda lab: GhostRows(lab, training_row(lab)),
@@ -94,6 +100,15 @@ def test_axe_finds_nothing_serious_in_the_annotation_form(scheme, browser, tmp_p
     with real.page_of(browser, color_scheme=scheme) as page:
         widget_page.mount(page, AnnotationForm(tmp_path / "labels.db", "ada", kind="helpfulness"))
         real.Form(page).wait("item", "guidelines")
+        assert faults(page) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_in_the_teachers_desk(scheme, browser, path):
+    with real.page_of(browser, color_scheme=scheme) as page:
+        page.set_viewport_size({"width": 700 if scheme == "dark" else 1100, "height": 900})
+        widget_page.mount(page, TeacherView(path, "Ms Hill"))
+        page.locator(".l2d-votes li").first.wait_for()
         assert faults(page) == []
 
 

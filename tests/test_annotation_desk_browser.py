@@ -49,8 +49,8 @@ def judge(store: Store, name: str, wish: Any, seconds: float = 14.0) -> None:
         queue.submit(store, me, task.item_id, side, "better", comment=comment, seconds=seconds, **marks)
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
+@pytest.fixture(name="path")
+def judged(tmp_path: Path) -> Path:
     """Pairs that three people have judged: two are disputed, one of them of safety, and Zoe was careless."""
     pairs = [row(i) for i in range(6)] + [row(7, "safety"), row(8, gold={"choice": 1}), row(9, gold={"choice": 1})]
     path = new_store(tmp_path / "labels.db", pairs)

@@ -80,7 +80,7 @@ function picture(stage, model) {
       const at = x(run.steps[run.parting].iteration);
       mark = shape("g", {},
         shape("line", { x1: at, x2: at, y1: top - 6, y2: low, stroke: "var(--l2p-red)", "stroke-width": 1.5, "stroke-dasharray": "3 3" }),
-        shape("text", { x: at + (at > wide / 2 ? -8 : 8), y: y(0) - 12,
+        shape("text", { x: at + (at > wide / 2 ? -8 : 8), y: top + 6, // the curves part from 0 on, so there is room
           "text-anchor": at > wide / 2 ? "end" : "start", "font-size": 13, "font-weight": 600,
           style: "fill: var(--l2p-red); paint-order: stroke; stroke: var(--l2p-bg); stroke-width: 5px" }, "here they part"));
       svg.append(mark);
