@@ -22,7 +22,14 @@ from llama2lab.lab.run_all import LIMITS, NOT_MEASURED, Times, in_all, in_table,
 from llama2lab.lessons.n00_start import figures
 
 MARK = "**Takes** <!-- evidence: seconds -->{}<!-- /evidence -->"
-MACHINE = {"cpu": "abacus", "cores": 2, "precision": "bf16", "gflops": {"fp32": 200, "bf16": 500}, "torch": "2"}
+MACHINE = {
+    "cpu": "abacus",
+    "cores": 2,
+    "threads": 2,
+    "precision": "bf16",
+    "gflops": {"fp32": 200, "bf16": 500},
+    "torch": "2",
+}
 SLOW = {**MACHINE, "precision": "fp32"}
 FAST = Times(MACHINE, "2026-11-30", {"00_a": 12.4, "02_b": 27.5}, {"00_a": 1.0, "02_b": 8.0}, {"00_a": 20, "02_b": 40})
 WITHOUT = replace(FAST, machine=SLOW, first={"00_a": 31.0, "02_b": 88.0})
@@ -78,7 +85,7 @@ def test_words_tell_each_kind_of_machine() -> None:
         "not measured",
     ]
     assert in_all(BOTH).endswith(
-        "the first *Run All* takes 10 to 30 seconds on two cores with fast bfloat16 (30 to 90 without), the next 5 to 10."
+        "*Run All* takes 10 to 30 seconds on two cores with fast bfloat16 (30 to 90 without), the next 5 to 10."
     )
     assert in_all({"bf16": FAST}).endswith("takes 10 to 30 seconds on two cores with fast bfloat16, the next 5 to 10.")
     assert "not measured" in in_all({})
@@ -156,6 +163,17 @@ def test_execution_holds_only_what_is_done_as_it_was_stored(tmp_path, monkeypatc
     (tmp_path / "live").mkdir()
     (tmp_path / "live" / "measured.json").write_text("{}")
     assert "measured already" in why()
+
+
+def test_a_notebook_is_executed_with_a_store_of_its_own(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv(LIVE, "another")
+    notebook = demo()
+    notebook.cells = notebook.cells[:1] + notebook.cells[-2:-1]
+    notebook.cells[1].source = f"import os\nos.environ[{LIVE!r}]"
+    nbformat.write(notebook, tmp_path / "02_b.ipynb")
+    result = notebooks.execute(tmp_path / "02_b.ipynb", tmp_path / "out", more={LIVE: "here"})
+    assert result.wrong == [] and result.seconds > 0
+    assert read(tmp_path / "out" / "02_b.ipynb").cells[1].outputs[0]["data"]["text/plain"] == "'here'"
 
 
 # ---- measured and written ----------------------------------------------------------------------------------------
@@ -247,6 +265,9 @@ def test_nothing_is_stored_that_would_not_be_so(checkout) -> None:
     checkout.patch(timing, "cores", lambda: 8)
     assert "taskset -c 0,1" in checkout("--write", "--even-if-busy", code=2)
     checkout.patch(timing, "cores", lambda: 2)
+    checkout.patch(timing, "describe_machine", lambda: {**MACHINE, "threads": 1})
+    assert "1 threads here, and on 2 cores in 2: unset OMP_NUM_THREADS" in checkout("--write", "--even-if-busy", code=2)
+    checkout.patch(timing, "describe_machine", lambda: MACHINE)
     checkout.wrong.append("cell 3: broken")
     assert "02_b: cell 3: broken" in checkout("--write", "--even-if-busy", code=1)
     assert not path.exists() and "long" in head(checkout.root)

@@ -115,6 +115,10 @@ def check_storable(paths: Sequence[Path], notebooks: Path, names: Sequence[str],
         raise LabError(
             f"the heads tell of {CORES} cores, and here are {cores()}; on Linux, begin with: taskset -c {some}"
         )
+    if (threads := describe_machine()["threads"]) != CORES:
+        raise LabError(
+            f"torch computes in {threads} threads here, and on {CORES} cores in {CORES}: unset OMP_NUM_THREADS"
+        )
     if strange := [path for path in paths if path.resolve().parent != notebooks.resolve()]:
         raise LabError(f"{strange[0]} is none of {notebooks}; leave --write out, or name one of them")
     if {path.stem for path in paths} < set(names) and (why := run_all.unlike(stored, describe_machine())):
