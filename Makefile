@@ -24,11 +24,12 @@ lab: $(VENV)/.installed-lab
 run: $(VENV)/.installed
 	$(BIN)/llama2lab run --preset mini --seed $(SEED)
 
-# every notebook to its end, with all solutions put in and as shipped; they go to runs/notebooks with their outputs
+# every notebook to its end, with all solutions put in and as shipped; they go to runs/notebooks with their outputs, and
+# how long they take as shipped is held against what is stored
 notebooks: $(VENV)/.installed-lab
 	$(BIN)/python -m llama2lab.cli.notebooks check
 	$(BIN)/python -m llama2lab.cli.notebooks execute --solutions --out runs/notebooks/solved
-	$(BIN)/python -m llama2lab.cli.notebooks execute --out runs/notebooks/shipped
+	$(BIN)/python -m llama2lab.cli.notebooks time --out runs/notebooks/shipped
 
 # three files at a time: one core is enough for most tests, and some of them only wait
 test: $(VENV)/.installed-dev

@@ -24,6 +24,7 @@ from llama2lab.report import summary
 from llama2lab.report.page import report
 
 ROOT = Path(__file__).parent.parent
+BLOCKS = ("minutes", "seconds", "stages", "v5", "marks")
 
 
 def figure(mean, half, n=100, **more):
@@ -67,12 +68,16 @@ def test_a_figure_changed_by_hand_is_written_over(data: Path, tmp_path: Path) ->
     root = tmp_path / "checkout"
     shutil.copytree(data, root / "data")
     (root / "docs").mkdir()
-    marked = "".join(f"<!-- evidence: {n} -->\n<!-- /evidence -->\n" for n in ("minutes", "stages", "v5", "marks"))
+    marked = "".join(f"<!-- evidence: {name} -->\n<!-- /evidence -->\n" for name in BLOCKS)
     (root / "README.md").write_text(f"# Mine\n\n{marked}the end\n")
     assert {p.name for p in readme_page.write_pages(root)} == {"results.md", "README.md"}
     assert readme_page.write_pages(root) == []
     readme, results = (root / "README.md").read_text(), (root / "docs" / "results.md").read_text()
-    assert readme.startswith("# Mine\n") and readme.endswith("the end\n") and readme.count("<!-- /evidence -->") == 4
+    assert (
+        readme.startswith("# Mine\n")
+        and readme.endswith("the end\n")
+        and readme.count("<!-- /evidence -->") == len(BLOCKS)
+    )
     met = re.search(r"\*\*(\d+) of 22 marks", readme)
     (root / "README.md").write_text(readme.replace(met[0], "**22 of 22 marks"))
     assert [p.name for p in readme_page.write_pages(root)] == ["README.md"] and (
@@ -473,7 +478,7 @@ def test_what_is_gathered_takes_the_place_of_what_is_shipped(stubbed, data, tmp_
             (g.run(seed) / stage / "stage.json").write_text("{}")
     shutil.copytree(data, root / "data")  # three seeds of before
     (root / "docs").mkdir()
-    marked = "".join(f"<!-- evidence: {n} -->\n<!-- /evidence -->\n" for n in ("minutes", "stages", "v5", "marks"))
+    marked = "".join(f"<!-- evidence: {name} -->\n<!-- /evidence -->\n" for name in BLOCKS)
     (root / "README.md").write_text(marked)
     assert len(gather.write(g, root)) == 2
     assert sorted(p.name for p in (root / "data" / "seeds").iterdir()) == ["0", "1"]

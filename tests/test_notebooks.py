@@ -19,8 +19,9 @@ from llama2lab.cli import notebooks
 from llama2lab.cli.notebooks import NAMES, NOTEBOOKS, execute, find, problems, read, with_solutions
 from llama2lab.engine.errors import LabError
 from llama2lab.lab.checking import Level, run
+from llama2lab.lab.finished import SHIPPED
 from llama2lab.lab.predictions import Prediction
-from llama2lab.lessons.catalogue import all_exercises
+from llama2lab.lessons.catalogue import all_exercises, all_experiments
 
 THERE = sorted(NOTEBOOKS.glob("*.ipynb"))
 CLAIMS = 28
@@ -82,7 +83,7 @@ def test_one_line_brings_all_that_it_calls_and_nothing_else(path):
 @pytest.mark.parametrize("path", THERE, ids=lambda p: p.stem)
 def test_its_head_says_what_a_reader_wants_to_know(path):
     head = read(path).cells[0].source
-    for word in ("section", "minutes?|seconds?|hour", "Run All"):
+    for word in ("section", "Run All"):  # how long it takes is held by tests/test_run_all.py
         assert re.search(word, head, re.IGNORECASE), f"the first cell does not say: {word}"
 
 
@@ -94,6 +95,15 @@ def test_every_claim_has_its_place():
         for number in re.findall(r"\d+", group)
     }
     assert named == set(range(1, CLAIMS + 1))
+
+
+def test_what_they_show_as_measured_with_the_run_is_shipped_with_it():
+    """Else Run All would measure it anew. Cure: llama2lab experiments data/run NAME."""
+    code = "\n".join(t for p in THERE for t in texts(p, "code"))
+    named = set(re.findall(r"lab\.measured\((?:\w+\.)*(\w+)\)", code))
+    assert named <= set(all_experiments())
+    missing = {name for name in named if not (SHIPPED / "experiments" / f"{name}.json").is_file()}
+    assert named and not missing
 
 
 def test_each_leads_to_the_next():

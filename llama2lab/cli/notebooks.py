@@ -2,6 +2,7 @@
 
     python -m llama2lab.cli.notebooks check                              what is wrong with them, without running
     python -m llama2lab.cli.notebooks execute 02 --solutions --out DIR   run to the end; every check must then pass
+    python -m llama2lab.cli.notebooks time --write                       how long Run All takes, on a quiet machine
 
 An exercise is one cell, known by its metadata {"lab": {"exercise": key}} and by its last line: code ends with
 `check(GAE, gae)` below the task (comments, written by `tasks`) and an empty function; a question is `ask(WHY_ROOT)`; a
@@ -16,9 +17,9 @@ import re
 import shutil
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -29,7 +30,9 @@ import typer
 from nbformat import NotebookNode
 from typer import Argument, Option
 
+from llama2lab.cli import timing
 from llama2lab.cli.commands import Commands
+from llama2lab.cli.timing import Held, Result
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import write_atomic
 from llama2lab.engine.paths import ROOT
@@ -276,25 +279,17 @@ def is_empty_answer(source: str, name: str) -> bool:
 # ---- run to the end ----------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Result:
-    """A notebook that was run: seconds, the slowest cell, and what went wrong."""
-
-    name: str
-    seconds: float
-    slowest: tuple[int, float] = (0, 0.0)
-    wrong: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        (cell, longest), verdict = self.slowest, "   WRONG" if self.wrong else ""
-        head = f"{self.name:<28}{self.seconds:7.1f} s   slowest: cell {cell}, {longest:.1f} s{verdict}"
-        return "\n".join([head, *(f"    {what}" for what in self.wrong)])
-
-
-def execute(path: Path, out: Path, solved: bool = False, timeout: float = CELL_SECONDS, jobs: int = 1) -> Result:
+def execute(
+    path: Path,
+    out: Path,
+    solved: bool = False,
+    timeout: float = CELL_SECONDS,
+    jobs: int = 1,
+    more: Mapping[str, str] | None = None,
+) -> Result:
     """Run a notebook in a kernel of its own, beside itself as a student does, and write it with its outputs to `out`.
     The progress it makes goes to a fresh folder there, and tells which checks passed. Where it is one of several `jobs`
-    at once, it takes its share of the cores."""
+    at once, it takes its share of the cores. `more` variables are set in its environment."""
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
@@ -309,7 +304,7 @@ def execute(path: Path, out: Path, solved: bool = False, timeout: float = CELL_S
         iopub_timeout=timeout,
         resources={"metadata": {"path": str(path.parent.resolve())}},
     )
-    env = {**os.environ, FOLDER: str(progress.resolve())}
+    env = {**os.environ, **(more or {}), FOLDER: str(progress.resolve())}
     if jobs > 1:
         env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
     result = Result(path.stem, 0.0)
@@ -404,14 +399,45 @@ def execute_command(
     jobs: Annotated[int, Option(min=1, help="So many at once; the seconds then say less.")] = 1,
     out: Annotated[Path, Option(help="Where they go with their outputs.")] = Path("runs/notebooks"),
 ) -> None:
-    """Run notebooks to their end."""
+    """Run notebooks to their end. Done as .ci/run does it, their seconds are held against the stored ones."""
+    paths = find(names or ())
+    held = timing.held_in_execution(paths, NOTEBOOKS, solutions, jobs)
     begin, wrong = time.perf_counter(), False
     with ThreadPoolExecutor(jobs) as pool:
-        for result in pool.map(lambda path: execute(path, out, solutions, jobs=jobs), find(names or ())):
+        for result in pool.map(lambda path: execute(path, out, solutions, jobs=jobs), paths):
+            result.wrong += held.wrong(result)
             print(result, flush=True)
             wrong |= bool(result.wrong)
-    print(f"{'together':<28}{time.perf_counter() - begin:7.1f} s")
+    print(f"{'together':<28}{time.perf_counter() - begin:7.1f} s\n{held}")
     raise typer.Exit(int(wrong))
+
+
+@app.command("time")
+def time_command(
+    names: Names = None,
+    write: Annotated[
+        bool, Option("--write", help="Store the seconds, and write them anew in the heads, the README and so on.")
+    ] = False,
+    even_if_busy: Annotated[bool, Option("--even-if-busy", help="Store them although other work runs beside.")] = False,
+    out: Annotated[Path, Option(help="Where they go with their outputs.")] = Path("runs/notebooks/shipped"),
+) -> None:
+    """How long Run All takes: each notebook as it is shipped, alone, with nothing measured before, and once more. To
+    store it, also as .ci/run executes them. Else held against what is stored.
+
+    Where bfloat16 is fast, ONEDNN_MAX_CPU_ISA=AVX512_CORE before the command measures as if it were not."""
+    paths, stored, busy = find(names or ()), timing.read_times(), timing.too_busy()
+    if write:
+        timing.check_storable(paths, NOTEBOOKS, NAMES, stored)
+        if busy and not even_if_busy:
+            raise LabError(f"nothing is measured: {busy}; wait for its end, or give --even-if-busy")
+    held = Held(why_not="they are stored anew") if write else Held(why_not=busy) if busy else timing.held("first")
+    times, results = timing.measure(paths, execute, out, write, lambda line: print(line, flush=True))
+    wrong = [f"{result.name}: {what}" for result in results for what in (*result.wrong, *held.wrong(result))]
+    print("\n".join([*wrong, str(held)]))
+    if write and not wrong:
+        for path in timing.write(timing.stored_with(times, stored), ROOT):
+            print(f"written anew: {path}")
+    raise typer.Exit(int(bool(wrong)))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from llama2lab.evidence.page import (
     table,
 )
 from llama2lab.evidence.stored import Stored, read_stored
+from llama2lab.lab.run_all import in_all
 from llama2lab.report.promises import made_alone
 from llama2lab.report.summary import find, is_number, total_seconds
 
@@ -106,7 +107,13 @@ JUDGED = (
 
 def readme_blocks(s: Stored) -> dict[str, str]:
     """The README's marked blocks by their names."""
-    return {"minutes": start_block(s), "stages": stages_block(s), "v5": v5_block(s), "marks": marks_block(s)}
+    return {
+        "minutes": start_block(s),
+        "seconds": seconds_block(s),
+        "stages": stages_block(s),
+        "v5": v5_block(s),
+        "marks": marks_block(s),
+    }
 
 
 def minutes_of(s: Stored) -> list[float]:
@@ -127,6 +134,12 @@ def start_block(s: Stored) -> str:
             "```",
         )
     )
+
+
+def seconds_block(s: Stored) -> str:
+    """How long the notebooks take, and where that was measured."""
+    machines = [{**times.machine, "gflops": {}} for times in s.notebooks.values()]
+    return lines(in_all(s.notebooks) + (f" Measured on {machine_words(*machines)}." if machines else ""))
 
 
 def stages_block(s: Stored) -> str:

@@ -1,5 +1,6 @@
 """What is stored of the evidence, for the pages that are written from it: data/seeds (figures and scores of each seed),
-data/run (the shipped run with its experiments), evidence.json, bench.json and, of a run on real text, real.json."""
+data/run (the shipped run with its experiments), evidence.json, bench.json, notebook_seconds.json and, of a run on real
+text, real.json."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from typing import Any
 from llama2lab.engine import stats
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import digest, read_as
+from llama2lab.lab.run_all import FILE, Times, read_times
 from llama2lab.report.promises import NOTE
 from llama2lab.report.summary import Results, difference, find, is_figure, is_number, load_run, paired_gap, pool
 from llama2lab.run.presets import PRESETS, preset
@@ -31,6 +33,7 @@ class Stored:
     note: dict[str, Any] = field(default_factory=dict)  # evidence.json
     bench: dict[str, Any] = field(default_factory=dict)
     real: Results = field(default_factory=dict)  # results.json of a run of data/recipes/real.yaml
+    notebooks: dict[str, Times] = field(default_factory=dict)  # by precision, how long they take
 
     @cached_property
     def each(self) -> list[Results]:
@@ -100,6 +103,7 @@ def read_stored(data: Path) -> Stored:
         _optional(data / NOTE),
         _optional(data / "bench.json"),
         load_run_file(data / "real.json"),
+        read_times(data / FILE),
     )
 
 

@@ -13,6 +13,7 @@ from nbformat import read
 
 from llama2lab.engine.paths import ROOT
 from llama2lab.lab.finished import Finished
+from llama2lab.lab.run_all import in_table, read_times
 from llama2lab.report.look import BLUE, style
 from llama2lab.report.summary import figure_text, find, metrics, short_name
 from llama2lab.town.town import Town
@@ -92,13 +93,10 @@ def recipe_seconds(lab: Finished) -> go.Figure | None:
     return style(fig, "seconds, with evaluation", legend=False, left=160, height=340)
 
 
-TIME = re.compile(r"\b\d+ seconds|\b(?:half )?a minute\b|\b[1-3] minutes?\b")
-
-
 def notebooks(folder: Path = ROOT / "notebooks") -> list[tuple[str, str, str, str]]:
-    """(file, title, time of its first Run All, claims that are put to the test in it) of every notebook there is, by
-    what it says itself: the first cell names the time, headings name the claims."""
-    found = []
+    """(file, title, stored time of its first Run All, claims that are put to the test in it) of every notebook there
+    is: its first cell has the title, headings name the claims."""
+    found, stored = [], read_times()
     for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
         cells = [c["source"] for c in read(path, as_version=4).cells if c["cell_type"] == "markdown"]
         claims: set[int] = set()
@@ -106,9 +104,8 @@ def notebooks(folder: Path = ROOT / "notebooks") -> list[tuple[str, str, str, st
             if line.startswith("#") and "laim" in line:
                 claims |= {int(n) for n in re.findall(r"\b\d+\b", line.partition("laim")[2].partition(":")[0])}
         title = cells[0].splitlines()[0].lstrip("# ") if cells else path.stem
-        time = TIME.search(" ".join(cells[0].split())) if cells else None
         numbers = ", ".join(map(str, sorted(claims)))
-        found.append((path.name, re.sub(r"^\d+\W+", "", title), time[0] if time else "", numbers))
+        found.append((path.name, re.sub(r"^\d+\W+", "", title), in_table(path.stem, stored), numbers))
     return found
 
 
