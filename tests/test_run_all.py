@@ -176,6 +176,25 @@ def test_a_notebook_is_executed_with_a_store_of_its_own(tmp_path, monkeypatch) -
     assert read(tmp_path / "out" / "02_b.ipynb").cells[1].outputs[0]["data"]["text/plain"] == "'here'"
 
 
+def test_what_took_too_long_is_executed_once_more_alone(tmp_path, monkeypatch) -> None:
+    seconds, stores = [90.0], []
+
+    def execute(path, out, solved=False, jobs=1, more=None):
+        stores.append((more or {}).get(LIVE))
+        return Result(path.stem, seconds.pop(0))
+
+    def call():
+        return CliRunner().invoke(notebooks.app, ["execute", "--solutions", "--out", str(tmp_path)])
+
+    monkeypatch.setattr(notebooks, "execute", execute)
+    monkeypatch.setattr(notebooks, "find", lambda names: [tmp_path / "02_b.ipynb"])
+    monkeypatch.setattr(timing, "held_in_execution", lambda *_: Held({"02_b": 20.0}))
+    seconds[1:] = [30.0]
+    assert call().exit_code == 0 and stores[0] is None and stores[1]
+    seconds += [90.0, 80.0]
+    assert (said := call()).exit_code == 1 and "02_b, once more: 80 s, and 20 s are stored" in said.output
+
+
 # ---- measured and written ----------------------------------------------------------------------------------------
 
 
