@@ -51,7 +51,7 @@ def draw_attention(f: Answer) -> str:
         (f"head {h}, KV head {h // 2}", heatmap([[w or None for w in line] for line in head], f"head {h}", cell=14))
         for h, head in enumerate(heads)
     ]
-    note = "Rows are queries, columns keys; the darker, the larger the weight. Two heads read the same keys and differ."
+    note = "Rows are queries, columns keys; the fuller the blue, the larger the weight. Each two heads share keys."
     return own("Your attention weights", beside(*maps), note=note)
 
 
