@@ -3,6 +3,7 @@
 import html
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -34,7 +35,7 @@ def picture(exercise: Exercise, answer) -> str:
 
 @pytest.mark.parametrize(("exercise", "answer"), ANSWERS, ids=names(ANSWERS))
 def test_every_right_answer_is_drawn(exercise, answer, monkeypatch) -> None:
-    monkeypatch.setattr(checking, "drawn", lambda e, answered: e.picture(answered))  # its exception is the message
+    monkeypatch.setattr(checking, "picture_of", lambda e, answered: e.picture(answered))  # its exception is the message
     outcome = run(exercise, answer, draw=True)
     assert outcome.passed, outcome
     assert 500 < len(outcome.picture) < LARGEST / 2
@@ -128,10 +129,11 @@ def test_a_picture_that_fails_changes_nothing(misdeed) -> None:
 
 
 def test_a_picture_that_is_too_large_or_no_text_is_left_out() -> None:
+    def draw(made) -> Callable[[Callable], str]:
+        return lambda f: made
+
     for made in ("x" * (LARGEST + 1), None):
-        exercise = Exercise(
-            "99.d", "D", "d", LEVEL, "none", (), check_double, lambda x: 2 * x, picture=lambda f, made=made: made
-        )
+        exercise = Exercise("99.d", "D", "d", LEVEL, "none", (), check_double, lambda x: 2 * x, picture=draw(made))
         outcome = run(exercise, lambda x: 2 * x, draw=True)
         assert outcome.passed and outcome.picture == ""
 
@@ -185,7 +187,7 @@ def evil_pair(words):
     return ("<script>", EVIL) if words[0] == list("she") else solution(MOST_FREQUENT_PAIR)(words)
 
 
-ROWS = []
+ROWS: list[int] = []  # the check asks for three, the picture for the fourth
 
 
 def evil_row(instruction, questions, answers, turns):

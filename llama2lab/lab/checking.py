@@ -212,7 +212,7 @@ def run(exercise: Exercise, answer: Any, seconds: float = SECONDS, draw: bool = 
                     answered = partial(ask, place, exercise.in_place)
                     exercise.check(answered)
                     found = outcome("passed", exercise.lesson)
-                    return replace(found, picture=drawn(exercise, answered)) if draw else found
+                    return replace(found, picture=picture_of(exercise, answered)) if draw else found
             else:
                 exercise.check(plain(answer, seconds))
     except Fault as e:
@@ -230,7 +230,7 @@ def run(exercise: Exercise, answer: Any, seconds: float = SECONDS, draw: bool = 
     return outcome("passed", exercise.lesson)
 
 
-def drawn(exercise: Exercise, answered: Callable[..., Any]) -> str:
+def picture_of(exercise: Exercise, answered: Callable[..., Any]) -> str:
     """The exercise's picture of a right answer; nothing where it cannot be drawn: what has passed has passed."""
     with suppress(Exception):  # the values are right where they were checked, and may be anything elsewhere
         picture = exercise.picture(answered) if exercise.picture else ""

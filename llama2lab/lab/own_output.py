@@ -2,7 +2,7 @@
 
 The lessons' `own_output.py` ask the student's function for a handful of values that are chosen to be seen, and draw
 them here. A value may be anything, although the check has passed: `numbers` and `texts` raise Mistake for what cannot
-be drawn, and `checking.drawn` then shows no picture.
+be drawn, and `checking.picture_of` then shows no picture.
 """
 
 from __future__ import annotations
