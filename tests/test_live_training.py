@@ -15,6 +15,7 @@ from llama2lab.engine.errors import LabError
 from llama2lab.engine.loop import watching
 from llama2lab.engine.optim import Optim
 from llama2lab.engine.packing import pack
+from llama2lab.lab.chips import stretches, token_picture
 from llama2lab.lab.job import Job
 from llama2lab.lab.live import RIVALS, Fact, Plan, Training, asked_about, fact_of
 from llama2lab.lab.live_view import Record, smooth, spread
@@ -23,8 +24,6 @@ from llama2lab.lessons.n01_tokenizer.widget_packing import (
     MaskExplorer,
     PackingExplorer,
     marked_tokens,
-    stretches,
-    token_picture,
 )
 from llama2lab.lessons.n03_pretraining.training_view import EARLY, LOOKS, TrainingView
 from llama2lab.model.chat import CHAT_TEMPLATE

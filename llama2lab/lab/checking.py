@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from types import CodeType, FunctionType
@@ -32,6 +32,7 @@ from llama2lab.lab.child import Here, Process, start
 from llama2lab.lab.restore import kept_state
 
 SECONDS = 10.0
+LARGEST = 100_000  # characters of a picture
 SOLUTIONS = "LLAMA2LAB_SOLUTIONS"  # "off" hides them
 WORDS: dict[Status, str] = {
     "passed": "Passed",
@@ -75,6 +76,9 @@ class Exercise:
     `inside` is for answers that take what is no data, a model: in the process of the answer `inside(answer, *args)` is
     called in its place, with the arguments of the check. `extra` ones are for whoever has time: a notebook's hour is
     full without them.
+
+    `picture` draws what a right answer gives, as HTML in which every text is escaped (`own_output`). It is given the
+    answer as `check` is.
     """
 
     key: str
@@ -89,6 +93,7 @@ class Exercise:
     lesson: str = ""
     inside: Callable[..., Any] | None = None
     extra: bool = False
+    picture: Callable[[Callable[..., Any]], str] | None = None
 
     def __post_init__(self) -> None:
         if self.solution is None:
@@ -134,7 +139,7 @@ def box(colour: str, head: str, body: str, role: str) -> str:
 @dataclass(frozen=True)
 class Outcome:
     """What a check found. `line` and `code` are where the student's own code went wrong, if it did; `hints` are offered
-    as long as it has not passed."""
+    as long as it has not passed; `picture` is the HTML of `Exercise.picture`, for the page alone."""
 
     key: str
     title: str
@@ -147,6 +152,7 @@ class Outcome:
     points: int = 0
     of: int = 0
     hints: tuple[str, ...] = ()
+    picture: str = ""
 
     @property
     def passed(self) -> bool:
@@ -166,7 +172,7 @@ class Outcome:
         return "\n  ".join(part for part in parts if part)
 
     def _repr_html_(self) -> str:
-        body = f"<p>{html.escape(self.message)}</p>" if self.message else ""
+        body = (f"<p>{html.escape(self.message)}</p>" if self.message else "") + self.picture
         if self.line:
             body += f"<p>line {self.line}: <code>{html.escape(self.code)}</code></p>"
         if self.printed:
@@ -177,11 +183,11 @@ class Outcome:
 # ---- running a check ---------------------------------------------------------------------------------------------
 
 
-def run(exercise: Exercise, answer: Any, seconds: float = SECONDS) -> Outcome:
+def run(exercise: Exercise, answer: Any, seconds: float = SECONDS, draw: bool = False) -> Outcome:
     """Check an answer. Never raises for anything the answer does; the user's own interrupt goes through.
 
     A function runs in a process of its own where there can be one, with `seconds` for all its answers together; `child`
-    says what that holds, and what not.
+    says what that holds, and what not. With `draw` one that has passed is asked for the exercise's picture too.
     """
     begin = time.perf_counter()
     prints, warned = Prints(), Prints()
@@ -203,7 +209,10 @@ def run(exercise: Exercise, answer: Any, seconds: float = SECONDS) -> Outcome:
                     # The first step of an optimiser imports it, for seconds: here, not in the time of each answer.
                     import_module("torch._dynamo")
                 with closing(start(asked, library, seconds, prints, warned)) as place:
-                    exercise.check(partial(ask, place, exercise.in_place))
+                    answered = partial(ask, place, exercise.in_place)
+                    exercise.check(answered)
+                    found = outcome("passed", exercise.lesson)
+                    return replace(found, picture=picture_of(exercise, answered)) if draw else found
             else:
                 exercise.check(plain(answer, seconds))
     except Fault as e:
@@ -219,6 +228,14 @@ def run(exercise: Exercise, answer: Any, seconds: float = SECONDS) -> Outcome:
         with suppress(AttributeError, OSError, ValueError):  # a notebook may have closed it, or taken it away
             sys.stderr.write(warned.text)
     return outcome("passed", exercise.lesson)
+
+
+def picture_of(exercise: Exercise, answered: Callable[..., Any]) -> str:
+    """The exercise's picture of a right answer; nothing where it cannot be drawn: what has passed has passed."""
+    with suppress(Exception):  # the values are right where they were checked, and may be anything elsewhere
+        picture = exercise.picture(answered) if exercise.picture else ""
+        return picture if len(picture) <= LARGEST else ""
+    return ""
 
 
 def ask(place: Process | Here, in_place: bool, *args: Any) -> Any:

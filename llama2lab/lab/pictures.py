@@ -72,10 +72,10 @@ def axes(
     (left, end), (top, floor) = across, down
     return (
         f'<path d="M{left} {top}V{floor}H{end}" fill="none" stroke="currentColor" opacity="0.4"/>'
-        + label(left - 6, floor, number(y_ends[0]), "end", 11)
-        + label(left - 6, top + 10, number(y_ends[1]), "end", 11)
-        + label(left, floor + 15, number(x_ends[0]), "middle", 11)
-        + label(end, floor + 15, number(x_ends[1]), "middle", 11)
+        + label(left - 6, floor, number(y_ends[0]), "end")
+        + label(left - 6, top + 10, number(y_ends[1]), "end")
+        + label(left, floor + 15, number(x_ends[0]), "middle")
+        + label(end, floor + 15, number(x_ends[1]), "middle")
         + label((left + end) / 2, floor + 28, x, "middle")
         + label(left, top - 11, y)
     )
@@ -121,7 +121,7 @@ def lines(
         place = kept[-1][1] + 4
         while any(abs(place - other) < 14 for other in names):  # names do not lie on each other
             place += 14
-        if place > height - 4:  # no room below: upwards
+        if place > height - bottom + 4:  # no room above the axis: upwards
             place = kept[-1][1] + 4
             while any(abs(place - other) < 14 for other in names):
                 place -= 14
@@ -165,7 +165,7 @@ def plane(
             cross += f"M{a:.1f} {up(v['low']):.1f}V{up(v['high']):.1f}"
             body += f'<path d="{cross}" stroke="{ORANGE}" stroke-width="1.5"/>'
         body += f'<circle cx="{a:.1f}" cy="{b:.1f}" r="{7 if strong else 4}" fill="{ORANGE if strong else BLUE}"/>'
-        body += label(a + 9, b - 8 if i % 2 else b + 16, name, size=13 if strong else 11) + "</g>"
+        body += label(a + 9, b - 8 if i % 2 else b + 16, name, size=13 if strong else 12) + "</g>"
     return svg(body, width, height, words)
 
 
@@ -180,14 +180,14 @@ def heatmap(
 ) -> str:
     """A table of squares, the darker the larger; None is hatched out (what a mask hides). Hovering tells the number."""
     left = 12 + max((7 * len(r) for r in rows), default=0)
-    top = 12 + max((6 * len(c) for c in columns), default=0)
+    top = 12 + max((7 * len(c) for c in columns), default=0)
     body = ""
     for j, name in enumerate(columns):
         x = left + j * cell + cell / 2 + 4
-        body += f'<g transform="rotate(-90 {x:.1f} {top - 6})">{label(x, top - 6, name, size=11)}</g>'
+        body += f'<g transform="rotate(-90 {x:.1f} {top - 6})">{label(x, top - 6, name)}</g>'
     for i, line in enumerate(values):
         if i < len(rows):
-            body += label(left - 6, top + i * cell + cell * 0.7, rows[i], "end", 11)
+            body += label(left - 6, top + i * cell + cell * 0.7, rows[i], "end")
         for j, value in enumerate(line):
             place = f'x="{left + j * cell}" y="{top + i * cell}" width="{cell - 1}" height="{cell - 1}"'
             if value is None:

@@ -169,7 +169,7 @@ def check(exercise: Exercise, answer: Any, progress: Progress | None = None, sec
     """Check an answer and keep the outcome. For a prediction, use `predict` and `compare`."""
     if isinstance(exercise, Prediction):
         raise LabError(f"{exercise.title} is a prediction: predict(...) before the run, compare(...) after it")
-    return (progress or Progress()).record(run(exercise, answer, seconds))
+    return (progress or Progress()).record(run(exercise, answer, seconds, draw=True))
 
 
 def predict(exercise: Prediction, answer: Any, progress: Progress | None = None) -> Outcome:

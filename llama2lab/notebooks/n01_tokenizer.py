@@ -7,7 +7,7 @@ from IPython.display import HTML
 
 from llama2lab.engine.packing import pack
 from llama2lab.lab.ask import ask, sealed
-from llama2lab.lab.chips import chips, pieces
+from llama2lab.lab.chips import chips, packed_picture, pieces, token_picture
 from llama2lab.lab.finished import finished_run
 from llama2lab.lab.pictures import heatmap, table
 from llama2lab.lab.progress import Progress, check
@@ -34,7 +34,7 @@ from llama2lab.lessons.n01_tokenizer.experiments import (
     stated_and_asked,
 )
 from llama2lab.lessons.n01_tokenizer.vocabularies import corpus, merges, vocabulary
-from llama2lab.lessons.n01_tokenizer.widget_packing import marked_tokens, packed_picture, padding, token_picture
+from llama2lab.lessons.n01_tokenizer.widget_packing import marked_tokens, padding
 from llama2lab.lessons.n01_tokenizer.widget_tokens import TokenExplorer
 from llama2lab.lessons.recipe_map import recipe_map
 from llama2lab.model.attention import document_mask

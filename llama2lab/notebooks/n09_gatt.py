@@ -6,11 +6,12 @@ from IPython.display import HTML
 
 from llama2lab.evidence.claims_plot import claims_plot
 from llama2lab.lab.ask import ask, sealed
+from llama2lab.lab.chips import token_picture
 from llama2lab.lab.finished import finished_run
 from llama2lab.lab.pictures import table
 from llama2lab.lab.progress import Progress, check
 from llama2lab.lab.shown import show
-from llama2lab.lessons.n01_tokenizer.widget_packing import MASKS, marked_tokens, token_picture
+from llama2lab.lessons.n01_tokenizer.widget_packing import MASKS, marked_tokens
 from llama2lab.lessons.n09_gatt import experiments as gatt
 from llama2lab.lessons.n09_gatt import figures as gatt_shown
 from llama2lab.lessons.n09_gatt.dialogues import kept_dialogues

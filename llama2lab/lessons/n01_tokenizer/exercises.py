@@ -13,6 +13,7 @@ from llama2lab.lab.compare import read
 from llama2lab.lab.predictions import Choice, Guess, Number, Prediction
 from llama2lab.lessons.n01_tokenizer import bpe
 from llama2lab.lessons.n01_tokenizer.bpe import Pair, Words
+from llama2lab.lessons.n01_tokenizer.own_output import draw_merges, draw_pairs, draw_rows
 
 # ---- byte-pair encoding ------------------------------------------------------------------------------------------
 
@@ -105,6 +106,7 @@ MOST_FREQUENT_PAIR = Exercise(
     bpe.most_frequent_pair,
     lesson="No grammar is in it: parts of words come out because language repeats them. Only counts decide, so another "
     "corpus gives another vocabulary.",
+    picture=draw_pairs,
 )
 
 
@@ -200,6 +202,7 @@ MERGE = Exercise(
     bpe.merge,
     lesson="Encoding a new text repeats these merges in the order in which they were learnt. That is why a tokenizer "
     "belongs to its model: another list of merges reads the same text as other tokens.",
+    picture=draw_merges,
 )
 
 # ---- packing -----------------------------------------------------------------------------------------------------
@@ -300,6 +303,7 @@ PACK = Exercise(
     pack_rows,
     lesson="The segments buy the saving without its price: masks and positions are made from them, so that what stands "
     "beside a document in its row changes nothing for it.",
+    picture=draw_rows,
 )
 
 # ---- questions and predictions -----------------------------------------------------------------------------------

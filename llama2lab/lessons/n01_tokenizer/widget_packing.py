@@ -2,55 +2,25 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Any
 
 import ipywidgets as w
 import torch
 
 from llama2lab.engine.packing import Packed, pack
+from llama2lab.lab.chips import packed_picture, token_picture
 from llama2lab.lab.explorer import LABEL, Explorer, dropdown, steps
-from llama2lab.lab.pictures import COLOURS, svg
 from llama2lab.model.chat import encode_chat
-from llama2lab.report.look import BLUE, tame
+from llama2lab.report.look import tame
 from llama2lab.stages.pretrain import encode_documents
 
 MASKS = ("all answers (SFT)", "the last answer (Ghost Attention)", "every token (pretraining)")
 
 
-def stretches(segments: Sequence[int]) -> list[tuple[int, int, int]]:
-    """(segment, start, length) of each run of equal numbers; 0 is padding."""
-    result, start = [], 0
-    for segment, run in groupby(segments):
-        length = len(list(run))
-        result.append((segment, start, length))
-        start += length
-    return result
-
-
 def padding(data: Packed) -> float:
     """The share of a packed data set that is padding."""
     return float((data.segments == 0).float().mean())
-
-
-def packed_picture(data: Packed, rows: int = 10, width: int = 640) -> str:
-    """The first rows as bars, one colour a document; padding is left clear."""
-    high, unit, body = 18, width / data.tokens.shape[1], ""
-    for r, line in enumerate(data.segments[:rows].tolist()):
-        for segment, start, length in stretches(line):
-            place = (
-                f'x="{start * unit:.1f}" y="{r * (high + 4)}" width="{max(1.0, length * unit - 1):.1f}" height="{high}"'
-            )
-            title = f"<title>{'padding' if segment == 0 else f'document {segment}'}: {length} tokens</title>"
-            colour = COLOURS[(segment - 1) % len(COLOURS)] if segment else "none"
-            body += (
-                f'<rect {place} fill="{colour}" fill-opacity="0.75" stroke="currentColor" '
-                f'stroke-opacity="0.35">{title}</rect>'
-            )
-    shown = min(rows, len(data))
-    return svg(body, width, shown * (high + 4), f"{shown} packed rows, each document a stretch of one colour")
 
 
 class PackingExplorer(Explorer):
@@ -84,21 +54,6 @@ def marked_tokens(tokenizer: Any, messages: Sequence[dict], mask: str = MASKS[0]
     if mask == MASKS[2]:
         marks = [1] * len(ids)
     return [(str(tokenizer.decode([token])), bool(mark)) for token, mark in zip(ids, marks, strict=True)]
-
-
-def token_picture(tokens: Sequence[tuple[str, bool]]) -> str:
-    """Tokens as boxes; those that the loss counts are filled and underlined, so that colour is not all."""
-    learnt = f"background: {BLUE}55; border-bottom: 3px solid {BLUE}"
-    boxes = "".join(
-        f'<span style="display: inline-block; margin: 1px; padding: 1px 3px; border-radius: 3px; '
-        f'{learnt if mark else "border: 1px solid rgba(128,128,128,.35); opacity: .75"}">'
-        f"{html.escape(tame(text)).replace(' ', '&middot;') or '&nbsp;'}</span>"
-        for text, mark in tokens
-    )
-    return (
-        f'<div style="line-height: 1.9; font-family: monospace; color: var(--jp-content-font-color1, inherit)">'
-        f"{boxes}</div>"
-    )
 
 
 class MaskExplorer(Explorer):

@@ -11,6 +11,13 @@ from torch import Tensor
 from llama2lab.lab.checking import Exercise, Level, Mistake
 from llama2lab.lab.compare import close, judge, randn, read
 from llama2lab.lab.predictions import Choice, Guess, Number, Prediction
+from llama2lab.lessons.n02_transformer.own_output import (
+    draw_attention,
+    draw_causal_mask,
+    draw_document_mask,
+    draw_rope,
+    draw_swiglu,
+)
 from llama2lab.model import attention, network, rope
 from llama2lab.model.network import SIZES, RMSNorm
 
@@ -160,6 +167,7 @@ ROPE = Exercise(
     rotate_positions,
     lesson="Query and key are both turned, so their product knows only how far apart they stand: what is learnt about "
     "neighbours holds at every place. Values are not turned: they carry what is said, not where.",
+    picture=draw_rope,
 )
 
 
@@ -244,6 +252,7 @@ GROUPED_ATTENTION = Exercise(
     grouped_attention,
     lesson="Writing a token waits for memory, not for arithmetic: all keys and values are read again for it. Fewer KV "
     "heads are less to read, and the queries, which are never kept, stay as many.",
+    picture=draw_attention,
 )
 
 
@@ -374,6 +383,7 @@ CAUSAL_MASK = Exercise(
     causal_mask,
     lesson="With it one pass trains every position, each as if the text ended there: as many examples as tokens. "
     "A model without it would see what it is to predict, and has to be shown gaps instead.",
+    picture=draw_causal_mask,
 )
 
 
@@ -413,6 +423,7 @@ DOCUMENT_MASK = Exercise(
     lesson="A model learns to look wherever it may. Unmasked, it would spend attention on texts that stand beside its "
     "own by chance, and find other company, or none, when it answers.",
     extra=True,
+    picture=draw_document_mask,
 )
 
 
@@ -460,6 +471,7 @@ SWIGLU = Exercise(
     lesson="A product of two views lets one feature shut off another, which a sum cannot. It takes three matrices "
     "instead of two, so each is made narrower for the same number of weights.",
     extra=True,
+    picture=draw_swiglu,
 )
 
 

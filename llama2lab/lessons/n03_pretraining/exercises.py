@@ -14,6 +14,7 @@ from llama2lab.engine.optim import Optim, cosine_lr, make_optimizer
 from llama2lab.lab.checking import Exercise, Level, Mistake
 from llama2lab.lab.compare import judge, read
 from llama2lab.lab.predictions import Choice, Guess, Number, Prediction
+from llama2lab.lessons.n03_pretraining.own_output import draw_schedule, draw_training
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.stages.pretrain import bits_of, packed_lm_loss
 
@@ -85,6 +86,7 @@ SCHEDULE = Exercise(
     learning_rate,
     lesson="Large steps learn fast and keep the loss noisy; as the rate falls, the noise goes, so curves bend down at "
     "the end. The shape hangs on the number of steps: who stops half-way never gets that bend.",
+    picture=draw_schedule,
 )
 
 
@@ -253,6 +255,7 @@ TRAINING_STEP = Exercise(
     inside=watched,
     lesson="Adam remembers: its averages hold a single huge gradient for many steps, which are then too short and lean "
     "its way. The clip bounds what one bad batch can leave behind.",
+    picture=draw_training,
 )
 
 

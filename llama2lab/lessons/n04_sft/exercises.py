@@ -13,6 +13,7 @@ from torch import Tensor
 from llama2lab.lab.checking import Exercise, Level, Mistake
 from llama2lab.lab.compare import judge, randn, read
 from llama2lab.lab.predictions import Choice, Guess, Prediction
+from llama2lab.lessons.n04_sft.own_output import draw_chat, draw_sft_mask
 from llama2lab.model.chat import Message, encode_chat, segments
 from llama2lab.stages.pretrain import packed_lm_loss
 
@@ -118,6 +119,7 @@ CHAT_TEXT = Exercise(
     chat_text,
     lesson="A chat model has seen one format only, to the blank. In another it does not fail, it answers worse, and "
     "nobody is told: look at its template before you judge a released model.",
+    picture=draw_chat,
 )
 
 # ---- the loss ----------------------------------------------------------------------------------------------------
@@ -210,6 +212,7 @@ SFT_MASK = Exercise(
     sft_mask,
     lesson="Masked is not ignored: prompts are read, and what is learnt about reading them comes back through the "
     "answers that look at them. They are only not imitated.",
+    picture=draw_sft_mask,
 )
 
 

@@ -18,6 +18,7 @@ from llama2lab.engine.scale import GRADES
 from llama2lab.lab.checking import Exercise, Level, Mistake
 from llama2lab.lab.compare import judge, read
 from llama2lab.lab.predictions import Choice, Guess, Order, Prediction
+from llama2lab.lessons.n05_preferences.own_output import draw_ac1, draw_interval, draw_percent
 
 # ---- agreement ---------------------------------------------------------------------------------------------------
 
@@ -91,6 +92,7 @@ PERCENT = Exercise(
     percent_agreement,
     lesson="What only one person has judged cannot tell how far people agree. So agreement is paid for: some pairs are "
     "given to several people, who could have judged new ones instead.",
+    picture=draw_percent,
 )
 
 
@@ -142,6 +144,7 @@ AC1 = Exercise(
     gwet_ac1,
     lesson="Kappa, alpha and AC1 differ in one thing alone, what they call chance, and no choice of it is neutral. Say "
     "which one you used, and print the plain percent beside it.",
+    picture=draw_ac1,
 )
 
 # ---- two on the same items ---------------------------------------------------------------------------------------
@@ -227,6 +230,7 @@ PAIRED_BOOTSTRAP = Exercise(
     paired_bootstrap,
     lesson="A prompt that is hard for both says nothing about which is better, and in the difference it cancels: the "
     "same prompts for both tell more than as many of their own would, and cost no more.",
+    picture=draw_interval,
 )
 
 # ---- from labels to a row ----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from torch import Tensor
 from llama2lab.lab.checking import Exercise, Level, Mistake
 from llama2lab.lab.compare import close, judge, randn, read
 from llama2lab.lab.predictions import Choice, Pick, Prediction, Ranking
+from llama2lab.lessons.n06_rewards.own_output import draw_gate, draw_places, draw_ranking
 from llama2lab.stages import gate, reward
 
 
@@ -74,6 +75,7 @@ LAST_TOKEN = Exercise(
     reward.last_token_scores,
     lesson="Only the last state has read the whole answer, and it may not hang on the batch's padding. The library "
     "multiplies in float32: in bfloat16 many answers would get one and the same score.",
+    picture=draw_places,
 )
 
 
@@ -134,6 +136,7 @@ RANKING_LOSS = Exercise(
     ranking_loss,
     lesson="Only the difference counts, so pairs never fix the zero: add a number to all scores and the loss is the "
     "same. An offset after training, or a second loss on single answers, sets it.",
+    picture=draw_ranking,
 )
 
 
@@ -191,6 +194,7 @@ GATE = Exercise(
     gate.gated_reward,
     lesson="A switch cannot be bought: in a weighted sum, enough helpfulness would pay for any harm. The price is a "
     "jump at the threshold, where two answers that hardly differ are judged by different models.",
+    picture=draw_gate,
 )
 
 

@@ -11,6 +11,7 @@ from llama2lab.lab.checking import Exercise, Level, Mistake
 from llama2lab.lab.compare import Wrong, judge, randn, read
 from llama2lab.lab.predictions import Choice, Guess, Prediction
 from llama2lab.lessons.n07_rejection.experiments import of_k
+from llama2lab.lessons.n07_rejection.own_output import draw_best_curve, draw_expected
 from llama2lab.stages import rejection
 from llama2lab.town.items import Prompt
 
@@ -127,6 +128,7 @@ BEST_OF_CURVE = Exercise(
     best_of_curve,
     lesson="The distance of the two curves is what fine-tuning on the best may gain: the median is what the model "
     "mostly says, the max what it could say.",
+    picture=draw_best_curve,
 )
 
 MEDIAN_FLAT = Exercise(
@@ -235,6 +237,7 @@ EXPECTED_BEST = Exercise(
     expected_best,
     lesson="From n draws this reads every K up to n, unbiased, and with less luck than the first K alone: the plots of "
     "this notebook are such means. The same count gives pass@k of code models.",
+    picture=draw_expected,
 )
 
 EXERCISES = (BEST_OF_K, BEST_OF_CURVE, EXPECTED_BEST, MEDIAN_FLAT, GAIN)

@@ -13,6 +13,7 @@ from llama2lab.lab.checking import Exercise, Level, Mistake
 from llama2lab.lab.compare import Wrong, close, judge, randn, read
 from llama2lab.lab.predictions import Choice, Prediction, Ranking
 from llama2lab.lessons.n08_ppo import three_tokens
+from llama2lab.lessons.n08_ppo.own_output import draw_clip, draw_gae, draw_kl, draw_policy, draw_value_loss
 from llama2lab.model.generate import sample
 from llama2lab.stages import ppo
 
@@ -67,6 +68,7 @@ KL = Exercise(
     lesson="k1 and k3 have the same mean, because r averages to 1 over tokens drawn from pi: r - 1 adds nothing on "
     "average and takes away the scatter, as long as r stays near 1.",
     extra=True,
+    picture=draw_kl,
 )
 
 
@@ -154,6 +156,7 @@ GAE = Exercise(
     ppo.gae,
     lesson="An advantage is what the critic did not foresee: under a perfect one it is 0 on average. Lambda trades the "
     "critic's errors (at 0) against the luck of all that follows (at 1).",
+    picture=draw_gae,
 )
 
 
@@ -229,6 +232,7 @@ CLIPPED = Exercise(
     clipped_loss,
     lesson="Where the clip bites, the gradient is 0: the token no longer pulls, nor does anything push it back. The "
     "clip does not bound how far the policy moves; it ends the reward for moving.",
+    picture=draw_clip,
 )
 
 
@@ -435,6 +439,7 @@ VALUE_LOSS = Exercise(
     lesson="The larger error is the cautious one, as the smaller objective is for the policy. The paper of PPO does "
     "not have this clip; it came with its code, and later studies found little use in it.",
     extra=True,
+    picture=draw_value_loss,
 )
 
 
@@ -531,6 +536,7 @@ PPO_STEP = Exercise(
     lesson="This is all of PPO's learning: a model only puts a transformer between prompt and logits. Tokens that "
     "nobody drew move too: softmax takes from them what the good ones gain.",
     extra=True,
+    picture=draw_policy,
 )
 
 BETA = Prediction(

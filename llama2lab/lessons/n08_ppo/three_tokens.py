@@ -5,7 +5,7 @@ figures.three_tokens_figure({"clip 0.2": play(0.2), "no clip": play(math.inf)})
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,7 @@ def play(
     n: int = 32,
     lr: float = 0.3,
     seed: int = 0,
+    step: Callable[..., tuple[Tensor, float]] = step,
 ) -> list[dict[str, Any]]:
     """From three equal tokens: `batches` times draw n tokens from the policy and take `steps` steps on them. A row for
     the start and after each step: `step`, `batch`, `probabilities` (3) and `clipped`, the share of the batch's tokens

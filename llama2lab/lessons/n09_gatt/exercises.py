@@ -12,6 +12,7 @@ from llama2lab.lab.checking import Exercise, Level, Mistake
 from llama2lab.lab.compare import judge, read
 from llama2lab.lab.predictions import Choice, Guess, Prediction
 from llama2lab.lessons.n04_sft.exercises import CONVERSATION, EOS, library_mask, marks, sft_mask
+from llama2lab.lessons.n09_gatt.own_output import draw_gatt_mask, draw_row
 from llama2lab.model.chat import encode_chat
 from llama2lab.stages import gatt
 
@@ -61,6 +62,7 @@ GATT_MASK = Exercise(
     gatt_mask,
     lesson="The mask cuts no attention: the earlier turns are read in full, only nothing is learnt of how they were "
     "written. What is learnt is to read past them, back to the first message.",
+    picture=draw_gatt_mask,
 )
 
 TOLD = "Answer as a pirate."
@@ -270,6 +272,7 @@ GATT_ROW = Exercise(
     gatt_row,
     lesson="Cutting at a random turn makes rows of every length from a few long dialogues, so each turn is once the "
     "last one. Late turns stay rare: only the longest rows show them.",
+    picture=partial(draw_row, TOLD, ASKED, SAID),
 )
 
 WHERE = Exercise(

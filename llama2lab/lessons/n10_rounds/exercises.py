@@ -13,6 +13,7 @@ from llama2lab.lab.compare import judge, randn, read
 from llama2lab.lab.predictions import Choice, Prediction, Ranking
 from llama2lab.lab.seeds import less
 from llama2lab.lessons.n10_rounds import experiments
+from llama2lab.lessons.n10_rounds.own_output import draw_against
 from llama2lab.stages import rejection
 from llama2lab.stages.evaluate import TIE, win_tie_loss
 from llama2lab.town.items import Prompt, Verdict
@@ -228,6 +229,7 @@ AGAINST = Exercise(
     against,
     lesson="Many narrow wins can outweigh a few wrong answers in the one and not in the other. And a rate has a "
     "ceiling: against a weak opponent a better version hardly shows any more.",
+    picture=draw_against,
 )
 
 

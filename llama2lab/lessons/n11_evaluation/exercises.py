@@ -11,6 +11,7 @@ from llama2lab.engine.stats import effective_n, wilson
 from llama2lab.lab.checking import Exercise, Level, Mistake
 from llama2lab.lab.compare import Wrong, judge, randn, read
 from llama2lab.lab.predictions import Choice, Number, Pick, Prediction
+from llama2lab.lessons.n11_evaluation.own_output import draw_effective, draw_win_rate
 
 POINTS = {"win": 1.0, "tie": 0.5, "loss": 0.0}
 
@@ -78,6 +79,7 @@ WIN_RATE = Exercise(
     win_rate,
     lesson="Four times the prompts halve an interval. Wilson's asks which true rates would have made the result "
     "likely, so it never leaves 0 to 1 and is never of no width.",
+    picture=draw_win_rate,
 )
 
 
@@ -134,6 +136,7 @@ EFFECTIVE_N = Exercise(
     effective_n,
     lesson="Five wordings of one question are hardly five questions. Whoever counts them so gets intervals that are "
     "too narrow and finds differences that the next set of prompts does not show.",
+    picture=draw_effective,
 )
 
 OVERLAP = Exercise(
