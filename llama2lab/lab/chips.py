@@ -66,7 +66,7 @@ def chips(found: Sequence[Piece], ids: bool = True) -> str:
         colour = COLOURS[i % len(COLOURS)]
         edge = "double" if p.control else "solid"
         title = f"id {p.id}{', a control token' if p.control else ''}, bytes {p.data.hex(' ').upper()}"
-        under = f'<br><span style="font-size: 10px; opacity: .75">{p.id}</span>' if ids else ""
+        under = f'<br><span style="font-size: 12px; opacity: .75">{p.id}</span>' if ids else ""
         boxes += (
             f'<span title="{html.escape(title)}" style="display: inline-block; margin: 1px; padding: 1px 4px; '
             f"border-radius: 3px; text-align: center; line-height: 1.25; background: {colour}40; "

@@ -204,8 +204,11 @@ def heatmap(
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A plain HTML table; everything in it is escaped."""
-    body = ""
-    for tag, cells in (("th", header), *(("td", row) for row in rows)):
-        style = 'style="text-align: left; padding: 2px 10px; vertical-align: top"'
-        body += f"<tr>{''.join(f'<{tag} {style}>{html.escape(tame(str(c)))}</{tag}>' for c in cells)}</tr>"
-    return f'<table style="border-collapse: collapse; color: var(--jp-content-font-color1, inherit)">{body}</table>'
+
+    def line(tag: str, cells: Sequence[object], more: str = "") -> str:
+        style = 'style="text-align: left; padding: 2px 10px; vertical-align: top; overflow-wrap: break-word"'
+        return f"<tr>{''.join(f'<{tag}{more} {style}>{html.escape(tame(str(c)))}</{tag}>' for c in cells)}</tr>"
+
+    head, body = line("th", header, ' scope="col"'), "".join(line("td", row) for row in rows)
+    look = "border-collapse: collapse; color: var(--jp-content-font-color1, inherit)"
+    return f'<table style="{look}"><thead>{head}</thead><tbody>{body}</tbody></table>'

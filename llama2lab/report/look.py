@@ -1,5 +1,7 @@
-"""The look of every figure and page. Colours are those of Okabe and Ito, which colour-blind people can tell apart;
-backgrounds are clear and texts grey, for light pages and dark ones. Imports nothing heavy."""
+"""The look of every figure and page. Colours are those of Okabe and Ito, which colour-blind people tell apart; every
+series of a figure also has a mark of its own. Backgrounds are clear. Texts of a figure take the page's colour where it
+has `plots.css`, which every page and every notebook brings; no single grey can be read on both white and near-black.
+Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#888888"
-INK, LINES = "#6f6f6f", "rgba(128,128,128,0.25)"
+MARKS = ((BLUE, "circle"), (ORANGE, "diamond"), (GREEN, "square"), (PINK, "triangle-up"), (SKY, "star"), (RED, "cross"))
+INK, LINES = "#767676", "rgba(128,128,128,0.25)"  # 4.5 to 1 on white, for pages without a style sheet
+TEXT = 13  # px of every text in a figure; none is under 12
 
 
 def style(
@@ -27,16 +31,16 @@ def style(
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         showlegend=legend,
-        font={"family": "system-ui, sans-serif", "size": 13, "color": INK},
+        font={"family": "system-ui, sans-serif", "size": TEXT, "color": INK},
         hovermode="closest",
         margin={"l": left, "r": 30, "t": 30, "b": bottom if legend else 50},
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
     )
     for axes, title in ((fig.update_xaxes, x), (fig.update_yaxes, y)):
-        axes(gridcolor=LINES, zerolinecolor=LINES, linecolor=LINES, title_standoff=8)
+        axes(gridcolor=LINES, zerolinecolor=LINES, linecolor=LINES, title_standoff=8, title_font_size=TEXT + 1)
         if title:
             axes(title_text=title)
-    return fig
+    return fig.update_annotations(font={"size": TEXT, "color": INK})
 
 
 def errors(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -64,9 +68,18 @@ def plain(text: str, longest: int = 28) -> str:
     return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("$", "&#36;")
 
 
+def plots_css() -> str:
+    """What gives the texts of figures the colour of their page."""
+    return _template("plots.css")
+
+
 def css() -> str:
     """The style sheet of every page."""
-    return resources.files("llama2lab").joinpath("report/templates/page.css").read_text(encoding="utf-8")
+    return _template("page.css") + plots_css()
+
+
+def _template(name: str) -> str:
+    return resources.files("llama2lab").joinpath("report/templates", name).read_text(encoding="utf-8")
 
 
 @dataclass

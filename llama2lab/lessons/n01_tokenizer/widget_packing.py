@@ -36,7 +36,7 @@ def padding(data: Packed) -> float:
 
 
 def packed_picture(data: Packed, rows: int = 10, width: int = 640) -> str:
-    """The first rows as bars, one colour a document; padding is left clear."""
+    """The first rows as bars, one colour a document, and what the colours say; padding is left clear."""
     high, unit, body = 18, width / data.tokens.shape[1], ""
     for r, line in enumerate(data.segments[:rows].tolist()):
         for segment, start, length in stretches(line):
@@ -50,7 +50,10 @@ def packed_picture(data: Packed, rows: int = 10, width: int = 640) -> str:
                 f'stroke-opacity="0.35">{title}</rect>'
             )
     shown = min(rows, len(data))
-    return svg(body, width, shown * (high + 4), f"{shown} packed rows, each document a stretch of one colour")
+    picture = svg(body, width, shown * (high + 4), f"{shown} packed rows, each document a stretch of one colour")
+    squares = "".join(f'<span style="color: {colour}">&#9632;</span>' for colour in COLOURS)
+    key = f"{squares} documents, a stretch of one colour each, colours taking turns; &#9633; padding"
+    return f"{picture}<p>{key}. A line is a row; point at a stretch for its length.</p>"
 
 
 class PackingExplorer(Explorer):
