@@ -71,7 +71,7 @@ def show(
     if len(places) <= 10:  # more would lie on each other
         fig.update_xaxes(tickvals=list(at.values()), ticktext=places)
     several = len(series) + len(report or {}) > 1
-    return style(fig, x, y, height=height or 400, legend=several, bottom=130)
+    return style(fig, x, y, height=height or 340, legend=several)
 
 
 OPEN = ("x", "cross-thin-open", "asterisk-open")  # marks of what the report found
@@ -95,7 +95,7 @@ def _show_rows(
     if chance is not None and fig.data:
         mark_line(fig, chance, "chance", axis="x")
     several = len(every) > 1
-    return style(fig, y, x, height=height or rows_high(len(places), len(every), several), legend=several)
+    return style(fig, y, x, height=height or rows_high(len(places), len(every)), legend=several)
 
 
 def told(gap: Mapping[str, Any]) -> bool:

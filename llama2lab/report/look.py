@@ -20,20 +20,31 @@ INK, LINES = "#767676", "rgba(128,128,128,0.25)"  # 4.5 to 1 on white, for pages
 TEXT = 13  # px of every text in a figure; none is under 12
 
 
+NARROW = 480  # px that a legend has at least, in a notebook of 700 px
+
+
 def style(
-    fig: go.Figure, x: str = "", y: str = "", height: int = 380, legend: bool = True, left: int = 60, bottom: int = 110
+    fig: go.Figure, x: str = "", y: str = "", height: int = 330, legend: bool = True, left: int = 60, below: int = 52
 ) -> go.Figure | None:
-    """The look of every figure, and the titles of its axes; None for a figure without data."""
+    """The look of every figure, and the titles of its axes; None for a figure without data. `height` is without the
+    legend, which stands at the bottom; `below` is what the horizontal axis needs, both in px."""
     if not fig.data:
         return None
+    more = 20 * _legend_lines(fig) + 16 if legend else 0
+    top = 50 if any("<br>" in (a.text or "") for a in fig.layout.annotations) else 30
     fig.update_layout(
-        height=height,
+        height=height + more,
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         showlegend=legend,
         font={"family": "system-ui, sans-serif", "size": TEXT, "color": INK},
         hovermode="closest",
-        margin={"l": left, "r": 30, "t": 30, "b": bottom if legend else 50},
+        margin={
+            "l": left,
+            "r": 30,
+            "t": top,
+            "b": below + more,
+        },
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
     )
     for axes, title in ((fig.update_xaxes, x), (fig.update_yaxes, y)):
@@ -41,6 +52,13 @@ def style(
         if title:
             axes(title_text=title)
     return fig.update_annotations(font={"size": TEXT, "color": INK})
+
+
+def _legend_lines(fig: go.Figure) -> int:
+    """Lines of the legend in a narrow column: where the names do not fit in one, they stand in columns."""
+    names = {trace.name for trace in fig.data if trace.name and trace.showlegend is not False}
+    wide = [50 + 7 * len(re.sub(r"&\w+;|<[^>]*>", "x", name)) for name in names]
+    return 1 if sum(wide) <= NARROW else -(-len(wide) // max(1, NARROW // max(wide)))
 
 
 def errors(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -114,9 +114,9 @@ def add_rows(
     )
 
 
-def rows_high(rows: int, series: int = 1, legend: bool = True) -> int:
-    """The height, in px, of a figure of `add_rows`."""
-    return (190 if legend else 110) + rows * max(34, 18 * series)
+def rows_high(rows: int, series: int = 1) -> int:
+    """The height, in px, of a figure of `add_rows`, without a legend."""
+    return 100 + rows * max(34, 18 * series)
 
 
 def add_curve(
@@ -202,9 +202,9 @@ def finetuning_loss(results: Results) -> go.Figure | None:
 def clean_against_noisy(results: Results) -> go.Figure | None:
     """Few clean against many noisy demonstrations (the report: 'Quality Is All You Need'), a panel for each measure."""
     shown = {
-        "helpfulness": "true helpfulness, -3 to 3",
-        "correct": "share of right answers",
-        "violation_rate": "share that complies with harm",
+        "helpfulness": "true helpfulness,<br>-3 to 3",
+        "correct": "right answers,<br>share",
+        "violation_rate": "complies with<br>harm, share",
     }
     if not find(results, "sft-noisy", "helpfulness") or not find(results, "sft", "helpfulness"):
         return None
@@ -215,21 +215,16 @@ def clean_against_noisy(results: Results) -> go.Figure | None:
             n = metrics(results, stage).get("examples")
             name = f"{round(n):,} {'clean' if stage == 'sft' else 'noisy'}" if n else short_name(stage)
             by[name] = find(results, stage, metric)
-        add_rows(fig, {words: by}, row=1, col=column)
-        fig.update_xaxes(
-            title=words.replace(", ", ",<br>").replace(" that ", "<br>that ").replace(" of ", "<br>of "),
-            nticks=5,
-            col=column,
-        )
+        add_rows(fig, {metric: by}, row=1, col=column)
+        fig.update_xaxes(title=words, nticks=5, col=column)
     fig.update_yaxes(title="examples", col=1)
-    return style(fig, height=260, legend=False, bottom=70)
+    return style(fig, height=260, legend=False, below=70)
 
 
 def accuracy_by_grade(results: Results) -> go.Figure | None:
     """Reward accuracy by how clear the preference was, beside the report's Table 8."""
     last = last_version(results)
-    titles = ("helpfulness model", "safety model")
-    fig = make_subplots(1, 2, shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.05)
+    fig = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.05)
     looks = {
         "with likelihood (ours)": MARKS[0],
         "the report's head": MARKS[1],
@@ -246,11 +241,12 @@ def accuracy_by_grade(results: Results) -> go.Figure | None:
             percent = TABLE_8[kind][: len(GRADES)]  # the last is the average
             series[REPORTED] = {g: x / 100 for g, x in zip(GRADES, percent, strict=True)}
             add_rows(fig, series, [looks[name] for name in series], row=1, col=column)
+        fig.update_xaxes(title=f"accuracy of the<br>{kind} model", row=1, col=column)
     one_legend(fig)
     mark_line(fig, 0.5, "chance", axis="x")
     fig.update_xaxes(range=[0.4, 1.02])
     fig.update_yaxes(title="how much better the chosen answer is", row=1, col=1)
-    return style(fig, "accuracy on held-out pairs", height=420, bottom=120)
+    return style(fig, height=380, below=70)
 
 
 def head_name(results: Results, stage: str) -> str:
@@ -271,7 +267,7 @@ def accuracy_by_round(results: Results) -> go.Figure | None:
             add_series(fig, f"{kind}, {words}", rounds, figures, color, symbol, dash)
     mark_line(fig, 0.5, "chance")
     fig.update_xaxes(tickvals=list(range(1, 6)), range=[0.8, 5.2])
-    return style(fig, "round", "accuracy on held-out pairs", height=420, bottom=130)
+    return style(fig, "round", "accuracy on held-out pairs", height=340)
 
 
 def calibration(results: Results) -> go.Figure | None:
@@ -328,7 +324,7 @@ def best_of_k(results: Results) -> go.Figure | None:
     fig.update_xaxes(type="log", tickvals=[1, 2, 4, 8, 16])
     fig.update_yaxes(title="logit of the reward", row=1, col=1)
     fig.update_yaxes(title="true helpfulness", row=1, col=2)
-    return style(fig, "K answers a prompt", height=480, bottom=140)
+    return style(fig, "K answers a prompt", height=380)
 
 
 def ppo_curves(results: Results) -> go.Figure | None:
@@ -356,7 +352,7 @@ def ppo_curves(results: Results) -> go.Figure | None:
             add_curve(fig, short_name(stage), rows, "i", key, color, dash, legend=n == 0, **place)
             fig.update_yaxes(title=unit, **place)
     fig.update_xaxes(title="iteration", row=3)
-    return style(fig, height=640, legend=len(runs) > 1, bottom=90)
+    return style(fig, height=640, legend=len(runs) > 1)
 
 
 def versions_plane(results: Results) -> go.Figure | None:
@@ -392,7 +388,7 @@ def versions_plane(results: Results) -> go.Figure | None:
                     hovertemplate="%{text}: %{x:.3f}, %{y:.3f}<extra></extra>",
                 )
             )
-    return style(fig, "true helpfulness", "true safety on unsafe prompts", height=460)
+    return style(fig, "true helpfulness", "true safety on unsafe prompts", height=420)
 
 
 def gatt_by_turn(results: Results) -> go.Figure | None:
@@ -412,7 +408,7 @@ def gatt_by_turn(results: Results) -> go.Figure | None:
         fig.add_trace(reported(list(turns), list(shares), name, symbol, width=1))
     fig.update_xaxes(tickvals=[int(t) for t in TURNS])
     fig.update_yaxes(range=[-0.05, 1.08])
-    return style(fig, "turn of the dialogue", "answers that keep the instruction", height=420)
+    return style(fig, "turn of the dialogue", "answers that keep the instruction", height=360)
 
 
 def violations_and_refusals(results: Results) -> go.Figure | None:

@@ -64,7 +64,7 @@ def agreement_figure(table: dict[Any, dict[str, Figure]]) -> go.Figure | None:
                     hovertemplate="%{text}<extra>" + name + "</extra>",
                 )
             )
-    if style(fig, "what was judged", "agreement", height=340, bottom=90) is None:
+    if style(fig, "what was judged", "agreement", height=280) is None:
         return None
     fig.update_xaxes(tickvals=list(range(len(WHATS))), ticktext=list(WHATS), range=[-0.6, len(WHATS) - 0.4])
     lowest = min((f["low"] for row in table.values() for f in row.values() if math.isfinite(f["low"])), default=0.0)
@@ -113,7 +113,7 @@ def _named(
 ) -> go.Figure | None:
     """Rows with names on the left. Their places are numbers: two names that look alike stay two rows."""
     left = 30 + 8 * max((len(plain(n, 20)) for n in names), default=0)
-    height = 130 + 30 * len(names) + (40 if legend else 0)
+    height = 110 + 30 * len(names)
     if style(fig, title, "annotator", height=height, legend=legend, left=min(left, 200)) is None:
         return None
     if percent:
@@ -171,7 +171,7 @@ def time_figure(labels: Iterable[Label]) -> go.Figure | None:
                 width=0.6,
             )
         )
-    fig.update_xaxes(type="log", dtick="D2")
+    fig.update_xaxes(type="log", tickvals=[n * 10**k for k in range(-1, 5) for n in (1, 2, 5)])
     return _named(fig, names, "seconds on an item", percent=False)
 
 
@@ -237,4 +237,4 @@ def vendors_figure(rows: Sequence[Quality], found: Sequence[Alarm]) -> go.Figure
         fig.update_xaxes(tickformat=form, nticks=4, title=words, row=1, col=column)
     fig.update_yaxes(_ticks(names))
     fig.update_yaxes(title="vendor", col=1)
-    return style(fig, height=150 + 34 * len(rows), legend=False, bottom=70)
+    return style(fig, height=150 + 34 * len(rows), legend=False, below=70)

@@ -103,7 +103,7 @@ def speed_figure(rows: Sequence[dict[str, Any]]) -> go.Figure | None:
     """New tokens a second against sequences at once, a panel for each length of the context."""
     contexts = list(dict.fromkeys(row["context"] for row in rows))
     fig = make_subplots(
-        1, len(contexts), subplot_titles=[f"{c:,} tokens before" for c in contexts], horizontal_spacing=0.1
+        1, len(contexts), subplot_titles=[f"{c:,} tokens before" for c in contexts], horizontal_spacing=0.2
     )
     for kind, (colour, symbol) in zip(("MHA", "GQA", "MQA"), MARKS, strict=False):
         for column, context in enumerate(contexts, 1):
@@ -114,7 +114,7 @@ def speed_figure(rows: Sequence[dict[str, Any]]) -> go.Figure | None:
     one_legend(fig)
     fig.update_xaxes(type="log", tickvals=list(dict.fromkeys(row["batch"] for row in rows)), title="sequences at once")
     fig.update_yaxes(rangemode="tozero", title="new tokens a second")
-    return style(fig, height=400)
+    return style(fig, height=350)
 
 
 def gain_text(gain: Mapping[str, float]) -> str:

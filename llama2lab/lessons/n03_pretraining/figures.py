@@ -44,7 +44,7 @@ def bits_figure(bits: Mapping[str, Any]) -> go.Figure | None:
     fig = go.Figure()
     add_rows(fig, {"bits a byte": {words: bits[key] for key, words in names.items()}})
     fig.update_xaxes(rangemode="tozero")
-    return style(fig, "bits a byte of held-out text", "compressor", legend=False, height=rows_high(3, legend=False))
+    return style(fig, "bits a byte of held-out text", "compressor", legend=False, height=rows_high(3))
 
 
 def forms_figure(asked: Mapping[str, Mapping[str, Any]]) -> go.Figure | None:
@@ -52,4 +52,4 @@ def forms_figure(asked: Mapping[str, Mapping[str, Any]]) -> go.Figure | None:
     fig = go.Figure()
     add_rows(fig, {"facts right": {name: form["right"] for name, form in asked.items()}})
     fig.update_xaxes(range=[-0.02, 1.02], tickformat=".0%")
-    return style(fig, "the same facts, right", "form", legend=False, height=rows_high(len(asked), legend=False))
+    return style(fig, "the same facts, right", "form", legend=False, height=rows_high(len(asked)))

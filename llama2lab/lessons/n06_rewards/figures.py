@@ -77,7 +77,7 @@ def conflict_plane(points: Sequence[dict[str, Any]]) -> go.Figure | None:
             hover = {"text": [plain(p["answer"], 90) for p in some], "hovertemplate": "%{text}<extra></extra>"}
             fig.add_trace(go.Scatter(x=x, y=y, mode="markers", name=words, marker=marker, **hover))
     mark_line(fig, math.log(THRESHOLD / (1 - THRESHOLD)), f"R<sub>s</sub> = {THRESHOLD}: below it safety judges")
-    return style(fig, "helpfulness score (logit)", "safety score (logit)", height=480)
+    return style(fig, "helpfulness score (logit)", "safety score (logit)", height=420)
 
 
 def gate_curve(gate: dict[str, Any]) -> go.Figure | None:

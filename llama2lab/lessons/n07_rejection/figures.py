@@ -48,7 +48,7 @@ def models_figure(result: dict[str, Any]) -> go.Figure | None:
     mark_line(fig, result["one"]["mean"], "a single answer")
     mark_line(fig, result["ceiling"]["mean"], "the truly best")
     fig.update_yaxes(title=f"true helpfulness of the pick among {result['k']}", row=1, col=1)
-    return style(fig, "accuracy on held-out pairs", height=440)
+    return style(fig, "accuracy on held-out pairs", height=400)
 
 
 def temperature_table(gaps: dict[str, Figure]) -> Table:

@@ -24,20 +24,20 @@ Rows = Sequence[Mapping[str, Any]]
 def kl_figure(results: Mapping[str, Mapping[str, Any]]) -> go.Figure | None:
     """The three estimators against the number of tokens, one panel for each pair of models; the bars are one standard
     deviation of the estimate over many draws, the dotted line is the exact KL."""
-    fig = make_subplots(1, len(results), subplot_titles=[plain(name, 60) for name in results], horizontal_spacing=0.12)
+    heads = [f"{plain(name, 60)}<br>exact: {result['exact']:.3f}" for name, result in results.items()]
+    fig = make_subplots(1, len(results), subplot_titles=heads, horizontal_spacing=0.2)
     for column, result in enumerate(results.values(), 1):
         rows = result["by_n"]
         for shift, (name, (color, symbol)) in enumerate(zip(("k1", "k2", "k3"), MARKS, strict=False)):
             x, y = [row["n"] * 1.12 ** (shift - 1) for row in rows], [row[name]["mean"] for row in rows]
             bars = {"type": "data", "array": [row[name]["std"] for row in rows], "thickness": 1.5, "width": 4}
             add_line(fig, name, x, y, color, symbol, error_y=bars, row=1, col=column)
-        exact = {"annotation_text": f"exact {result['exact']:.3f}", "annotation_position": "top left"}
-        fig.add_hline(y=result["exact"], line={"color": GREY, "dash": "dot"}, row=1, col=column, **exact)
+        fig.add_hline(y=result["exact"], line={"color": GREY, "dash": "dot"}, row=1, col=column)
         fig.update_xaxes(type="log", tickvals=[row["n"] for row in rows], row=1, col=column)
         # far apart, k3 has values a hundred times the KL: its bars leave the picture
         fig.update_yaxes(range=[-2 * result["exact"], 5 * result["exact"]], row=1, col=column)
     one_legend(fig)
-    return style(fig, "tokens in the estimate", "KL, nats a token")
+    return style(fig, "tokens in the estimate", "KL, nats a token", height=350)
 
 
 def gae_figure(answer: Mapping[str, Any]) -> go.Figure | None:
@@ -60,7 +60,7 @@ def gae_figure(answer: Mapping[str, Any]) -> go.Figure | None:
     fig.update_xaxes(tickvals=places, ticktext=names, tickangle=-60)
     fig.update_xaxes(title="token of the answer", row=3)
     fig.update_yaxes(title="score")
-    return style(fig, height=640, bottom=150)
+    return style(fig, height=600, below=90)
 
 
 def runs_figure(runs: Mapping[str, Rows], keys: Mapping[str, str]) -> go.Figure | None:
@@ -76,7 +76,7 @@ def runs_figure(runs: Mapping[str, Rows], keys: Mapping[str, str]) -> go.Figure 
     for panel, words in enumerate(keys.values(), 1):
         fig.update_yaxes(title=words.replace(", ", ",<br>"), row=panel, col=1)
     fig.update_xaxes(title="iteration", row=len(keys))
-    return style(fig, height=140 + 190 * len(keys))
+    return style(fig, height=80 + 190 * len(keys))
 
 
 def three_tokens_figure(plays: Mapping[str, Rows], names: Sequence[str]) -> go.Figure | None:
@@ -121,7 +121,7 @@ def over_optimisation_figure(result: Mapping[str, Any]) -> go.Figure | None:
             add_line(fig, name, x, changes(rows, key), color, symbol, 6, dash, row, column, **more)
     one_legend(fig)
     fig.update_yaxes(title="change,<br>standard errors", col=1)
-    return style(fig, "KL to the start, nats an answer", height=150 + 230 * len(betas))
+    return style(fig, "KL to the start, nats an answer", height=90 + 230 * len(betas))
 
 
 def last(rows: Rows, key: str, n: int = 3) -> float:

@@ -52,7 +52,7 @@ def win_chart(lab: Finished, stages: Sequence[str] = ("rlhf-v1", "rlhf-v3", "rlh
         fig.add_trace(bar)
     fig.update_layout(barmode="stack", uniformtext={"minsize": TEXT, "mode": "hide"}, legend_traceorder="normal")
     fig.update_yaxes(automargin=True)
-    return style(fig, "percent of the prompts", "who against whom", height=170 + 34 * len(rows))
+    return style(fig, "percent of the prompts", "who against whom", height=100 + 36 * len(rows))
 
 
 def interval_by_n(
@@ -76,7 +76,7 @@ def diversity_chart(found: dict[str, Any]) -> go.Figure | None:
             add_series(
                 fig, f"{kind}, {short_name(stage)}", found["temperatures"], found[stage][kind], colour, symbol, dash
             )
-    return style(fig, "temperature", "Self-BLEU (1: all answers the same)", height=420, bottom=120)
+    return style(fig, "temperature", "Self-BLEU (1: all answers the same)", height=350)
 
 
 def narrowing(found: dict[str, Any], before: str = "sft", after: str = "rlhf-v5", at: float = 0.9) -> dict[str, Any]:

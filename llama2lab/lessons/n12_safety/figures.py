@@ -33,9 +33,7 @@ def share_chart(found: Sequence[dict[str, Any]]) -> go.Figure | None:
         places, figures = [100 * row["share"] + 2 for row in other], [row[metric] for row in other]
         add_series(fig, words, places, figures, colour, f"{symbol}-open", mode="markers")
     fig.update_yaxes(rangemode="tozero", tickformat=".0%")
-    return style(
-        fig, "unsafe prompts with refusals, percent of the demonstrations", "share of answers", height=460, bottom=150
-    )
+    return style(fig, "unsafe prompts with refusals, percent of the demonstrations", "share of answers", height=360)
 
 
 def told_by_versions(lab: Finished, before: str = "sft", after: str = "rlhf-v5") -> Table:
@@ -153,16 +151,13 @@ def safety_judge_table(found: dict[str, Any], draws: int = 400) -> Table:
 def safety_chart(found: dict[str, Any]) -> go.Figure | None:
     """The safety reward model's probability of each answer to an unsafe prompt: below each other, each with its own
     count, those that comply by the oracle and those that do no harm."""
-    titles, values = [], []
-    for harm, words in ((False, "no harm, by the oracle"), (True, "complies, by the oracle")):
-        values.append([p for p, h in zip(found["safe"], found["harm"], strict=True) if h == harm])
-        titles.append(f"{words} (n {len(values[-1])})")
-    fig = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.14, subplot_titles=titles)
-    for row, (some, colour) in enumerate(zip(values, (BLUE, RED), strict=True), 1):
+    fig = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.1)
+    for row, (harm, words, colour) in enumerate(((False, "no harm", BLUE), (True, "comply", RED)), 1):
+        some = [p for p, h in zip(found["safe"], found["harm"], strict=True) if h == harm]
         bins = {"start": 0, "end": 1.0001, "size": 0.05}
         fig.add_trace(go.Histogram(x=some, xbins=bins, marker_color=colour, showlegend=False), row=row, col=1)
-    mark_line(fig, THRESHOLD, f"the report's {THRESHOLD}", axis="x")
-    fig.update_yaxes(title="answers", rangemode="tozero")
+        fig.update_yaxes(title=f"answers<br>({words}: {len(some)})", rangemode="tozero", row=row)
+        mark_line(fig, THRESHOLD, f"the report's {THRESHOLD}" if row == 1 else "", axis="x", row=row, col=1)
     fig.update_xaxes(range=[0, 1])
     fig.update_xaxes(title="probability of being safe, by the safety reward model", row=2)
     return style(fig, height=420, legend=False)
