@@ -236,6 +236,16 @@ def test_a_figure_of_a_run_can_be_read(draw, results, lab) -> None:
     assert faults(draw(results)) == [] == faults(draw(lab.figures))
 
 
+def test_names_of_points_keep_off_each_other() -> None:
+    def sides(**points: tuple[float, float]) -> list[str]:
+        return plots._sides({name: [figure(x), figure(y)] for name, (x, y) in points.items()})
+
+    apart = sides(sft=(0, 0), v1=(1, 1))
+    assert apart == ["top left", "top left"]
+    near = sides(far=(0, 0), sft=(0.98, 1), v1=(1, 1), v2=(1.02, 0.99))
+    assert len(set(near[1:])) == 3
+
+
 def test_a_guess_on_a_figure_can_be_read(lab) -> None:
     fig = plots.gatt_by_turn(lab.figures)
     mark_guess(fig, 0.5, "y")

@@ -362,13 +362,14 @@ def versions_plane(results: Results) -> go.Figure | None:
         return None
     fig = go.Figure()
     others = [s for s in chat_stages(results) if s not in path and s != "sft-noisy" and find(results, s, "safety")]
+    shown = {s: [results["stages"][s]["metrics"][of] for of in ("helpfulness", "safety")] for s in (*path, *others)}
+    sides = dict(zip(shown, _sides(shown), strict=True))
     for stages, name, color, symbol, mode in (
         (path, "the recipe", BLUE, "circle", "lines+markers+text"),
         (others, "for comparison", ORANGE, "diamond-open", "markers+text"),
     ):
         x = [results["stages"][s]["metrics"]["helpfulness"] for s in stages]
         y = [results["stages"][s]["metrics"]["safety"] for s in stages]
-        sides = ["bottom right"] * len(x) if stages is others else ["top left", "bottom right"] * len(x)
         if stages:
             pairs = (zip(f.get("each", ()), g.get("each", ()), strict=True) for f, g in zip(x, y, strict=True))
             fig.add_trace(faint([seed for pair in pairs for seed in pair], color))
@@ -381,7 +382,7 @@ def versions_plane(results: Results) -> go.Figure | None:
                     mode=mode,
                     name=name,
                     text=[short_name(s) for s in stages],
-                    textposition=sides[: len(x)],
+                    textposition=[sides[s] for s in stages],
                     cliponaxis=False,
                     line={"color": color, "width": 1},
                     marker={"color": color, "size": 10, "symbol": symbol},
@@ -389,6 +390,45 @@ def versions_plane(results: Results) -> go.Figure | None:
                 )
             )
     return style(fig, "true helpfulness", "true safety on unsafe prompts", height=420)
+
+
+SIDES = {  # where a name may stand beside its point: the first of those that lie on the fewest others is taken
+    f"{vertical} {across}": (dx, dy)
+    for vertical, dy in (("top", 1), ("bottom", -1))
+    for across, dx in (("left", -1), ("right", 1), ("center", 0))
+} | {"middle right": (1, 0), "middle left": (-1, 0)}
+
+
+def _sides(points: Mapping[str, Sequence[Mapping[str, Any]]], wide: int = 440, high: int = 300) -> list[str]:
+    """The side of each named point, (x, y) as figures, on which its name lies least on other points and on names placed
+    before."""
+    scales = [
+        (min(p[i]["low"] for p in points.values()), max(p[i]["high"] for p in points.values()), px)
+        for i, px in ((0, wide), (1, high))
+    ]
+    at = {
+        name: tuple((f["mean"] - low) / ((top - low) or 1) * px for f, (low, top, px) in zip(p, scales, strict=True))
+        for name, p in points.items()
+    }
+    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in at.values()]
+    chosen = []
+    for name, (x, y) in at.items():
+        half = 4 * len(short_name(name))
+
+        def box(
+            side: tuple[int, int], x: float = x, y: float = y, half: int = half
+        ) -> tuple[float, float, float, float]:
+            mid, level = x + side[0] * (half + 8), y + side[1] * 15
+            return mid - half, level - 8, mid + half, level + 8
+
+        def covered(side: str) -> float:
+            a, b, c, d = box(SIDES[side])
+            shared = ((min(c, g) - max(a, e), min(d, h) - max(b, f)) for e, f, g, h in taken)
+            return sum(w * h for w, h in shared if w > 0 and h > 0)
+
+        chosen.append(min(SIDES, key=covered))
+        taken.append(box(SIDES[chosen[-1]]))
+    return chosen
 
 
 def gatt_by_turn(results: Results) -> go.Figure | None:
