@@ -76,7 +76,7 @@ DRIVES: dict[str, tuple[Drive, ...]] = {
     "05_preferences": (Drive(".l2a", "", ("?",), shows=":scope *"), Drive("A choice, or two scores?", "carelessness")),
     "06_reward_models": (
         Drive("Reward explorer", "prompt", CHOOSE_NEXT),
-        Drive("Margin explorer", "r_chosen - r_rejected"),
+        Drive("Margin explorer", "gap, chosen less rejected"),
     ),
     "07_rejection_sampling": (
         Drive("Best of K", "K", ("ArrowLeft",)),

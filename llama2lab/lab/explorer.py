@@ -6,11 +6,13 @@ from __future__ import annotations
 import html
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import anywidget
 import ipywidgets as w
 
+HERE = Path(__file__).parent
 LABEL = {"description_width": "initial"}  # a control's description is shown whole
 TRACK, LETTER, READOUT = 130, 7.2, 90  # px: what a slider's handle has to move in, a letter of its name, and its value
 
@@ -69,32 +71,10 @@ def with_html(bundle: Any, page: str) -> Any:
 
 
 class Names(anywidget.AnyWidget):
-    """Seen by nobody: gives the sliders beside it the names and the values that stand around them, for screen readers;
-    ipywidgets leaves a handle without."""
+    """Seen by nobody: gives the sliders beside it the names and the values that stand around them, for screen readers
+    (ipywidgets leaves a handle without), and lists that open an arrow that is seen on dark pages."""
 
-    _esm = """
-    export default { render({ el }) {
-      el.style.display = "none";
-      let watch = null;
-      const begin = () => {
-        const root = el.closest(".l2-explorer");
-        if (!root) { if (el.isConnected || !watch) requestAnimationFrame(begin); return; }
-        const name = () => {
-          for (const handle of root.querySelectorAll(".noUi-handle")) {
-            const row = handle.closest(".widget-inline-hbox");
-            handle.setAttribute("aria-label", row?.querySelector(".widget-label")?.textContent ?? "");
-            const said = row?.querySelector(".widget-readout")?.textContent;
-            if (said) handle.setAttribute("aria-valuetext", said);
-          }
-        };
-        watch = new MutationObserver(name);
-        watch.observe(root, { childList: true, subtree: true, characterData: true });
-        name();
-      };
-      begin();
-      return () => watch?.disconnect();
-    } };
-    """
+    _esm, _css = HERE / "explorer.js", HERE / "explorer.css"
 
 
 class Explorer(w.VBox):
