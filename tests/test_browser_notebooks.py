@@ -16,6 +16,7 @@ from typing import Any
 
 import annotation_browser as real
 import pytest
+from test_plots_browser import TEXTS, mixed, unreadable
 
 from llama2lab.cli.notebooks import NAMES, NOTEBOOKS
 from llama2lab.lab.finished import RUN
@@ -75,7 +76,7 @@ DRIVES: dict[str, tuple[Drive, ...]] = {
     "05_preferences": (Drive(".l2a", "", ("?",), shows=":scope *"), Drive("A choice, or two scores?", "carelessness")),
     "06_reward_models": (
         Drive("Reward explorer", "prompt", CHOOSE_NEXT),
-        Drive("Margin explorer", "r_chosen - r_rejected"),
+        Drive("Margin explorer", "gap, chosen less rejected"),
     ),
     "07_rejection_sampling": (
         Drive("Best of K", "K", ("ArrowLeft",)),
@@ -227,8 +228,10 @@ def test_a_notebook_runs_and_its_widgets_answer(lab: real.Lab, browser: Any, nam
 # ---- what all widgets stand on -----------------------------------------------------------------------------------
 
 EXPLORER = """import ipywidgets as w
-from llama2lab.lab.explorer import Explorer
-size = w.IntSlider(3, 1, 9, description="Size", style={"description_width": "initial"})
+from llama2lab.lab.explorer import Explorer, slider, steps
+size = slider("Size", 3, 1, 9)
+long = slider("annotators differ in strictness", 1.0, 0.0, 3.0, 0.25)
+some = steps("KV heads of GQA", [("one", 1), ("two of many more (the run's)", 2)], 2)
 name = w.Text("Ada", description="Name", continuous_update=False)
 kind = w.Dropdown(options=["one", "two"], description="Kind")
 bold = w.Checkbox(False, description="Bold")
@@ -237,7 +240,7 @@ more.count = 0
 class Demo(Explorer):
     def draw(self):
         return f"<p>size {size.value} name {name.value} kind {kind.value} bold {bold.value} more {more.count}</p>"
-demo = Demo("A demo", [size, name, kind, bold, more])
+demo = Demo("A demo", [size, long, some, name, kind, bold, more])
 def add(_):
     more.count += 1
     demo.redraw()
@@ -262,8 +265,41 @@ def test_an_explorer_is_used_with_the_keyboard(lab: real.Lab, browser: Any) -> N
             drive(page, one)
         text = widget(page, "A demo").locator("p").inner_text()
         assert text == "size 4 name Eve kind two bold True more 1"
+        assert sliders(widget(page, "A demo")) == [
+            ["Size", "4"],
+            ["annotators differ in strictness", "1.00"],
+            ["KV heads of GQA", "two of many more (the run's)"],
+        ]
         quiet(page)
         pictures(page, "explorer", DEMO[:1])
+
+
+def sliders(box: Any) -> list[list[str]]:
+    """(name, value) of each slider, as a screen reader says them; every one has 120 px to move in."""
+    found = box.evaluate("""e => [...e.querySelectorAll('[role=slider]')].map(h => [h.getAttribute('aria-label'),
+        h.getAttribute('aria-valuetext'), h.closest('.noUi-target').getBoundingClientRect().width])""")
+    assert all(track >= 120 for *_, track in found), found
+    return [[name, value] for name, value, _ in found]
+
+
+FIGURE = """from llama2lab.evidence.claims_plot import claims_plot
+from llama2lab.lab.shown import show
+show({"a": {"chat": {"mean": 0.6, "low": 0.5, "high": 0.7, "n": 9}}}, "start", "accuracy", chance=0.5)"""
+
+
+def test_the_texts_of_a_figure_follow_the_theme(lab: real.Lab, browser: Any) -> None:
+    """The style sheet comes with any picture; here with the claims, as with the recipe map in each notebook."""
+    real.write_notebook(lab.folder / "figure.ipynb", FIGURE, 'claims_plot("06")')
+    with real.page_of(browser) as page:
+        run_all(lab, page, "figure.ipynb")
+        page.locator(".jp-Notebook .infolayer text").first.wait_for(state="attached")
+        page.locator(".l2p").wait_for()
+        for name in ("JupyterLab Light", "JupyterLab Dark"):
+            theme(page, name)
+            texts = page.evaluate(TEXTS, ".jp-Notebook .main-svg text")
+            ground = page.evaluate("getComputedStyle(document.querySelector('.jp-Notebook')).backgroundColor")
+            assert len(texts) >= 5 and unreadable(texts, mixed(ground, 1.0, "#000000")) == []
+        theme(page, "JupyterLab Light")
 
 
 TRAINING = """import time, torch

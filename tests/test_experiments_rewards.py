@@ -48,18 +48,21 @@ def test_an_experiment_gives_figures_and_claims(lab, experiment):
     assert result["claims"] and all({"mean", "low", "high", "n", "each"} <= c.keys() for c in result["claims"].values())
     for what, series in result.items():
         if what != "claims":
-            assert shown.show(series, "x", what).layout.xaxis.title.text == "x"
-    lines = shown.verdicts(result).splitlines()
-    assert sum(line.startswith("- ") for line in lines) == len(result["claims"]) and max(map(len, lines)) <= 80
+            drawn = shown.show(series, "x", what).layout
+            assert {drawn.xaxis.title.text, drawn.yaxis.title.text} == {"x", what}
+    assert [row[0] for row in shown.verdicts(result["claims"]).rows] == list(result["claims"])
 
 
 def test_verdicts_follow_the_figures():
     clear = {"mean": 0.1, "low": 0.05, "high": 0.15, "n": 9, "each": [0.08, 0.12]}
-    assert shown.verdict("a less b", clear).endswith("As the report says.")
+    assert shown.verdict(clear) == "as the report says"
     turned = {"mean": -0.1, "low": -0.15, "high": -0.05, "n": 9, "each": [-0.1]}
-    assert "Against" in shown.verdict("a less b", turned)
-    assert "reaches 0" in shown.verdict("a less b", clear | {"low": -0.01})
-    assert "disagree" in shown.verdict("a less b", clear | {"each": [-0.1, 0.3]})
+    assert shown.verdict(turned) == "against what the report says"
+    assert "reaches 0" in shown.verdict(clear | {"low": -0.01})
+    assert "disagree" in shown.verdict(clear | {"each": [-0.1, 0.3]})
+    assert shown.verdicts({"a less b": clear}).rows == [
+        ["a less b", "+0.100 [+0.050, +0.150]", "as the report says"],
+    ]
 
 
 def test_the_gate_and_the_pairs_of_the_run(lab):

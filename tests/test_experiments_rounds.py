@@ -34,17 +34,18 @@ def test_demonstrations_are_right_and_the_gap_is_against_them(lab):
     assert result["V5"]["gap"]["mean"] == pytest.approx(
         result["V5"]["all"]["mean"] - result["demonstrations"]["all"]["mean"]
     )
-    header, body = figures.ceiling_table(result)
-    assert len(body) == 4 and all(len(row) == len(header) for row in body)
+    shown = figures.ceiling_table(result)
+    assert len(shown.rows) == 4 and all(len(row) == len(shown.header) for row in shown.rows)
 
 
 def test_the_verdict_on_the_ceiling_follows_the_figures():
     def part(gap, right):
-        return {"gap": figure(gap), "right": figure(right)}
+        return {"gap": figure(gap), "right": figure(right), "all": figure(right), "correct": figure(0.5)}
 
-    text = figures.ceiling_verdict({"demonstrations": part(0, 2), "V5": part(-1, 3), "best": part(0.5, 2.05)})
-    assert "V5 is below" in text and "written better (+1.00" in text
-    assert "best is above" in text and "no differently" in text
+    shown = figures.ceiling_table({"demonstrations": part(0, 2), "V5": part(-1, 3), "best": part(0.5, 2.05)})
+    said = [[cell.rpartition(": ")[2] for cell in row[4:]] for row in shown.rows]
+    assert said == [["", ""], ["below", "better"], ["above", "no different"]]
+    assert shown.rows[1][5].startswith("+1.00 [")
 
 
 def test_scores_of_two_seeds_are_averaged_prompt_by_prompt(lab):

@@ -13,15 +13,15 @@ def test_preprompts_come_before_the_question(lab) -> None:
 
 
 def test_safety_of_two_versions_is_told_by_the_runs_figures(lab) -> None:
-    lines = shown.told_by_versions(lab)
-    assert [line.split(":")[0] for line in lines] == [
-        "Unsafe prompts",
-        "Borderline prompts",
-        "Plain prompts",
-        "True safety on PPO's own unsafe training prompts",
+    told = shown.told_by_versions(lab)
+    assert told.header[1:3] == ("SFT", "V5") and [row[0].split(":")[0].split(",")[0] for row in told.rows] == [
+        "unsafe prompts",
+        "borderline prompts",
+        "plain prompts",
+        "true safety on PPO's own unsafe training prompts",
     ]
-    same = shown.told_by_versions(lab, "sft", "sft")
-    assert len(same) == 3 and all(line.endswith("cannot be told apart.") for line in same)
+    same = shown.told_by_versions(lab, "sft", "sft").rows
+    assert len(same) == 3 and all(row[3] == "cannot be told apart" for row in same)
 
 
 def test_a_share_of_safety_rows_is_that_share(lab, monkeypatch) -> None:

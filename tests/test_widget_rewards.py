@@ -68,7 +68,7 @@ def test_hostile_text_is_escaped(lab):
 def test_the_picture_follows_the_controls(lab):
     explorer = RewardExplorer(lab, prompts=4)
     first = explorer.static()
-    assert "R_h" in first and first.count("<polyline") == 2
+    assert "<sub>h</sub>" in first and first.count("<polyline") == 2
     explorer.truth.value = True
     assert "truly" in explorer.static()
     explorer.second.value = "No."

@@ -91,8 +91,8 @@ class Sealed(w.VBox):
 
     def static(self) -> str:
         """The statement, and the measured value folded away."""
-        shows = [str(self.measured), *(s for s in self.shows if isinstance(s, str))]
-        folded = "".join(f"<p>{html.escape(text)}</p>" for text in shows)
+        shows = [str(self.measured), *self.shows]
+        folded = "".join(f"<p>{html.escape(s)}</p>" if isinstance(s, str) else as_html(s) for s in shows)
         return f"{self.question.static()}<details><summary>Measured</summary>{folded}</details>"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
@@ -172,6 +172,12 @@ def as_output(item: Any, guess: float | None, axis: str) -> dict[str, Any]:
     formatter = InteractiveShell.instance().display_formatter
     data, metadata = formatter.format(item) if formatter else ({"text/plain": repr(item)}, {})
     return {"output_type": "display_data", "data": data, "metadata": metadata}
+
+
+def as_html(item: Any) -> str:
+    """What is shown, where it has a form in HTML."""
+    form = None if isinstance(item, go.Figure) else getattr(item, "_repr_html_", None)
+    return (form and form()) or ""
 
 
 def mark_guess(fig: go.Figure, guess: float, axis: str) -> None:

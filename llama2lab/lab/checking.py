@@ -11,6 +11,7 @@ from __future__ import annotations
 import dis
 import html
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -113,15 +114,20 @@ class Exercise:
         facts = html.escape(self.facts)
         choices = "".join(f"<li>{html.escape(line)}</li>" for line in getattr(self.check, "lines", ()))
         hints = (f"<ul>{choices}</ul>" if choices else "") + hints_html(self.hints)
-        body = f"<p>{html.escape(self.task)}</p><p><small>{facts}</small></p>{hints}"
+        body = f'<p>{with_code(self.task)}</p><p style="opacity: .8">{facts}</p>{hints}'
         return box(COLOURS["noted"], f"Exercise: {html.escape(self.title)}", body, "group")
 
 
 def hints_html(hints: Sequence[str]) -> str:
     return "".join(
-        f"<details><summary>Hint {i} of {len(hints)}</summary><p>{html.escape(hint)}</p></details>"
+        f"<details><summary>Hint {i} of {len(hints)}</summary><p>{with_code(hint)}</p></details>"
         for i, hint in enumerate(hints, 1)
     )
+
+
+def with_code(text: str) -> str:
+    """A text as HTML, what stands between backticks as code."""
+    return re.sub(r"`([^`\n]+)`", r"<code>\1</code>", html.escape(text))
 
 
 def in_words(points: int) -> str:
@@ -172,7 +178,7 @@ class Outcome:
         return "\n  ".join(part for part in parts if part)
 
     def _repr_html_(self) -> str:
-        body = (f"<p>{html.escape(self.message)}</p>" if self.message else "") + self.picture
+        body = (f"<p>{with_code(self.message)}</p>" if self.message else "") + self.picture
         if self.line:
             body += f"<p>line {self.line}: <code>{html.escape(self.code)}</code></p>"
         if self.printed:

@@ -68,7 +68,7 @@ def chips(found: Sequence[Piece], ids: bool = True) -> str:
         colour = COLOURS[i % len(COLOURS)]
         edge = "double" if p.control else "solid"
         title = f"id {p.id}{', a control token' if p.control else ''}, bytes {p.data.hex(' ').upper()}"
-        under = f'<br><span style="font-size: 10px; opacity: .75">{p.id}</span>' if ids else ""
+        under = f'<br><span style="font-size: 12px; opacity: .75">{p.id}</span>' if ids else ""
         boxes += (
             f'<span title="{html.escape(title)}" style="display: inline-block; margin: 1px; padding: 1px 4px; '
             f"border-radius: 3px; text-align: center; line-height: 1.25; background: {colour}40; "
@@ -106,7 +106,7 @@ def stretches(segments: Sequence[int]) -> list[tuple[int, int, int]]:
 
 
 def packed_picture(data: Packed, rows: int = 10, width: int = 640) -> str:
-    """The first rows as bars, one colour a document; padding is left clear."""
+    """The first rows as bars, one colour a document, and what the colours say; padding is left clear."""
     high, unit, body = 18, width / data.tokens.shape[1], ""
     for r, line in enumerate(data.segments[:rows].tolist()):
         for segment, start, length in stretches(line):
@@ -120,4 +120,7 @@ def packed_picture(data: Packed, rows: int = 10, width: int = 640) -> str:
                 f'stroke-opacity="0.35">{title}</rect>'
             )
     shown = min(rows, len(data))
-    return svg(body, width, shown * (high + 4), f"{shown} packed rows, each document a stretch of one colour")
+    picture = svg(body, width, shown * (high + 4), f"{shown} packed rows, each document a stretch of one colour")
+    squares = "".join(f'<span style="color: {colour}">&#9632;</span>' for colour in COLOURS)
+    key = f"{squares} documents, a stretch of one colour each, colours taking turns; &#9633; padding"
+    return f"{picture}<p>{key}. A line is a row; point at a stretch for its length.</p>"

@@ -6,11 +6,15 @@ from __future__ import annotations
 import html
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import anywidget
 import ipywidgets as w
 
+HERE = Path(__file__).parent
 LABEL = {"description_width": "initial"}  # a control's description is shown whole
+TRACK, LETTER, READOUT = 130, 7.2, 90  # px: what a slider's handle has to move in, a letter of its name, and its value
 
 
 def wide(width: str | None = "320px") -> dict[str, Any]:
@@ -18,12 +22,20 @@ def wide(width: str | None = "320px") -> dict[str, Any]:
     return {"style": LABEL, "layout": w.Layout(width=width)}
 
 
+def roomy(description: str, width: str | None = "320px", readout: int = 0) -> dict[str, Any]:
+    """Style and layout of a slider: of that width, or of more where its name and its value, of `readout` letters, would
+    leave its track less than TRACK."""
+    needed = TRACK + round(LETTER * len(description)) + max(READOUT, round(LETTER * readout) + 20)
+    given = int(width.removesuffix("px")) if width and width.endswith("px") else 300
+    return {"style": LABEL, "layout": w.Layout(width=f"{max(given, needed)}px", max_width="100%")}
+
+
 def slider(
     description: str, value: float, low: float, high: float, step: float = 1, width: str | None = "320px", **more: Any
 ) -> Any:
     """A slider over whole numbers, or over real ones where `value` is one."""
     kind = w.FloatSlider if isinstance(value, float) else w.IntSlider
-    return kind(value, min=low, max=high, step=step, description=description, **wide(width), **more)
+    return kind(value, min=low, max=high, step=step, description=description, **roomy(description, width), **more)
 
 
 def dropdown(description: str, options: Sequence[Any], value: Any = None, width: str | None = "320px") -> w.Dropdown:
@@ -38,7 +50,10 @@ def steps(
     description: str, options: Sequence[Any], value: Any, width: str | None = "320px", **more: Any
 ) -> w.SelectionSlider:
     """A slider over a few values, or (words, value)."""
-    return w.SelectionSlider(options=options, value=value, description=description, **wide(width), **more)
+    words = [str(option[0] if isinstance(option, tuple) else option) for option in options]
+    return w.SelectionSlider(
+        options=options, value=value, description=description, **roomy(description, width, max(map(len, words))), **more
+    )
 
 
 def button(description: str, tooltip: str, press: Callable[[], Any], **more: Any) -> w.Button:
@@ -55,6 +70,13 @@ def with_html(bundle: Any, page: str) -> Any:
     return bundle
 
 
+class Names(anywidget.AnyWidget):
+    """Seen by nobody: gives the sliders beside it the names and the values that stand around them, for screen readers
+    (ipywidgets leaves a handle without), and lists that open an arrow that is seen on dark pages."""
+
+    _esm, _css = HERE / "explorer.js", HERE / "explorer.css"
+
+
 class Explorer(w.VBox):
     """Controls above, a picture below. `draw` is called at the start and at each change of a control. What it raises is
     shown in words, and nothing is lost. Threads may call `redraw`: pictures are drawn one after the other, so the last
@@ -68,7 +90,9 @@ class Explorer(w.VBox):
             list(controls),
             layout=w.Layout(flex_flow="row wrap", align_items="center", width="100%", overflow="visible"),
         )
-        super().__init__([head, box, self.picture, *below], layout=w.Layout(width="100%", overflow="visible"))
+        whole = [head, box, self.picture, *below, Names()]
+        super().__init__(whole, layout=w.Layout(width="100%", overflow="visible"))
+        self.add_class("l2-explorer")
         self.redraw()
         for control in controls if watch else ():
             if control.has_trait("value"):

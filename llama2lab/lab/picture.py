@@ -17,6 +17,7 @@ import anywidget
 import traitlets
 
 from llama2lab.lab.explorer import with_html
+from llama2lab.report.look import plots_css
 
 HERE = Path(__file__).parent
 SHARED = (HERE / "picture.js").read_text(encoding="utf-8")
@@ -26,7 +27,7 @@ class Picture(anywidget.AnyWidget):
     """A picture of `data`, which is plain JSON: numbers, texts, lists and dictionaries. Texts reach the page as text
     nodes only (`node` in picture.js), so that they may come from models and people."""
 
-    _css = (HERE / "picture.css").read_text(encoding="utf-8")
+    _css = (HERE / "picture.css").read_text(encoding="utf-8") + plots_css()  # a page keeps it for all its figures
     data = traitlets.Dict().tag(sync=True)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from llama2lab.report.look import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, tame
 
+TEXT = 13  # units of a drawing, which a column of 520 px and more shows as px: a notebook of 700 px has one of 560
 COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY)
 Points = Sequence[tuple[float, float]]
 
@@ -19,14 +20,14 @@ def svg(body: str, width: int, height: int, words: str) -> str:
     """An SVG element that scales down with its column. `words` is what a screen reader says."""
     return (
         f'<svg role="img" aria-label="{html.escape(words)}" viewBox="0 0 {width} {height}" '
-        f'style="width: 100%; max-width: {width}px; height: auto; font: 12px system-ui, sans-serif; '
+        f'style="width: 100%; max-width: {width}px; height: auto; font: {TEXT}px system-ui, sans-serif; '
         f'color: var(--jp-content-font-color1, currentColor)">{body}</svg>'
     )
 
 
-def label(x: float, y: float, text: str, anchor: str = "start", size: int = 12, opacity: float = 0.85) -> str:
+def label(x: float, y: float, text: str, anchor: str = "start", opacity: float = 0.85) -> str:
     return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="currentColor" '
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{TEXT}" fill="currentColor" '
         f'opacity="{opacity}">{html.escape(tame(text))}</text>'
     )
 
@@ -43,7 +44,7 @@ def bars(
     words: str,
     top: float | None = None,
     colours: Sequence[str] = (),
-    width: int = 560,
+    width: int = 520,
 ) -> str:
     """Horizontal bars, one a row, each with its name and its number. Values are at least 0."""
     row, left = 24, 150
@@ -74,9 +75,9 @@ def axes(
         f'<path d="M{left} {top}V{floor}H{end}" fill="none" stroke="currentColor" opacity="0.4"/>'
         + label(left - 6, floor, number(y_ends[0]), "end")
         + label(left - 6, top + 10, number(y_ends[1]), "end")
-        + label(left, floor + 15, number(x_ends[0]), "middle")
-        + label(end, floor + 15, number(x_ends[1]), "middle")
-        + label((left + end) / 2, floor + 28, x, "middle")
+        + label(left, floor + 16, number(x_ends[0]), "middle")
+        + label(end, floor + 16, number(x_ends[1]), "middle")
+        + label((left + end) / 2, floor + 32, x, "middle")
         + label(left, top - 11, y)
     )
 
@@ -86,15 +87,15 @@ def lines(
     words: str,
     x: str = "",
     y: str = "",
-    width: int = 560,
-    height: int = 240,
+    width: int = 540,
+    height: int = 250,
     y_range: tuple[float, float] | None = None,
     marks: Points = (),
     dots: bool = False,
 ) -> str:
     """Curves in one panel with their names at the right, axes with the ends of their range, and marked points."""
     points = [p for _, one in series for p in one if all(map(math.isfinite, p))] + list(marks)
-    left, right, top, bottom = 56, 130, 26 if y else 10, 36  # the name of the axis stands above the curves
+    left, right, top, bottom = 56, 140, 28 if y else 10, 42  # the name of the axis stands above the curves
     x_low, x_high = (min(p[0] for p in points), max(p[0] for p in points)) if points else (0.0, 1.0)
     y_low, y_high = y_range or ((min(p[1] for p in points), max(p[1] for p in points)) if points else (0.0, 1.0))
     x_high, y_high = (x_high if x_high > x_low else x_low + 1), (y_high if y_high > y_low else y_low + 1)
@@ -119,12 +120,12 @@ def lines(
         if dots or len(kept) == 1:
             body += "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="{colour}"/>' for a, b in kept)
         place = kept[-1][1] + 4
-        while any(abs(place - other) < 14 for other in names):  # names do not lie on each other
-            place += 14
+        while any(abs(place - other) < 16 for other in names):  # names do not lie on each other
+            place += 16
         if place > height - bottom + 4:  # no room above the axis: upwards
             place = kept[-1][1] + 4
-            while any(abs(place - other) < 14 for other in names):
-                place -= 14
+            while any(abs(place - other) < 16 for other in names):
+                place -= 16
         names.append(place)
         body += f'<rect x="{end + 8}" y="{place - 9:.1f}" width="9" height="9" fill="{colour}"/>'
         body += label(end + 21, place, name)
@@ -139,12 +140,12 @@ def plane(
     words: str,
     x: str = "",
     y: str = "",
-    width: int = 620,
-    height: int = 320,
+    width: int = 540,
+    height: int = 330,
 ) -> str:
     """Named points with their 95 % intervals in both directions ({mean, low, high}), joined in order up to `at`, which
     is marked; later ones are faint."""
-    left, right, top, bottom = 56, 20, 24, 40
+    left, right, top, bottom = 56, 20, 28, 42
     ends = [[f(p[k]) for p in points for f in (lambda g: g["low"], lambda g: g["high"])] for k in (1, 2)]
     (x_low, x_high), (y_low, y_high) = ((min(e), max(max(e), min(e) + 1e-9)) if e else (0.0, 1.0) for e in ends)
 
@@ -159,13 +160,13 @@ def plane(
     body += f'<polyline points="{path}" fill="none" stroke="{BLUE}" stroke-width="1.5"/>'
     for i, (name, h, v) in enumerate(points):
         a, b, strong = across(h["mean"]), up(v["mean"]), i == at
-        body += f'<g opacity="{1 if strong else 0.7 if i < at else 0.25}">'
         if strong:
             cross = f"M{across(h['low']):.1f} {b:.1f}H{across(h['high']):.1f}"
             cross += f"M{a:.1f} {up(v['low']):.1f}V{up(v['high']):.1f}"
             body += f'<path d="{cross}" stroke="{ORANGE}" stroke-width="1.5"/>'
-        body += f'<circle cx="{a:.1f}" cy="{b:.1f}" r="{7 if strong else 4}" fill="{ORANGE if strong else BLUE}"/>'
-        body += label(a + 9, b - 8 if i % 2 else b + 16, name, size=13 if strong else 12) + "</g>"
+        body += f'<circle cx="{a:.1f}" cy="{b:.1f}" r="{7 if strong else 4}" fill="{ORANGE if strong else BLUE}" '
+        body += f'opacity="{1 if i <= at else 0.3}"/>'
+        body += label(a + 9, b - 8 if i % 2 else b + 16, name)
     return svg(body, width, height, words)
 
 
@@ -179,8 +180,8 @@ def heatmap(
     most: float = 1.0,
 ) -> str:
     """A table of squares, the darker the larger; None is hatched out (what a mask hides). Hovering tells the number."""
-    left = 12 + max((7 * len(r) for r in rows), default=0)
-    top = 12 + max((7 * len(c) for c in columns), default=0)
+    left = 12 + max((8 * len(r) for r in rows), default=0)
+    top = 12 + max((8 * len(c) for c in columns), default=0)
     body = ""
     for j, name in enumerate(columns):
         x = left + j * cell + cell / 2 + 4
@@ -204,8 +205,11 @@ def heatmap(
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A plain HTML table; everything in it is escaped."""
-    body = ""
-    for tag, cells in (("th", header), *(("td", row) for row in rows)):
-        style = 'style="text-align: left; padding: 2px 10px; vertical-align: top"'
-        body += f"<tr>{''.join(f'<{tag} {style}>{html.escape(tame(str(c)))}</{tag}>' for c in cells)}</tr>"
-    return f'<table style="border-collapse: collapse; color: var(--jp-content-font-color1, inherit)">{body}</table>'
+
+    def line(tag: str, cells: Sequence[object], more: str = "") -> str:
+        style = 'style="text-align: left; padding: 2px 10px; vertical-align: top; overflow-wrap: break-word"'
+        return f"<tr>{''.join(f'<{tag}{more} {style}>{html.escape(tame(str(c)))}</{tag}>' for c in cells)}</tr>"
+
+    head, body = line("th", header, ' scope="col"'), "".join(line("td", row) for row in rows)
+    look = "border-collapse: collapse; color: var(--jp-content-font-color1, inherit)"
+    return f'<table style="{look}"><thead>{head}</thead><tbody>{body}</tbody></table>'

@@ -1,22 +1,21 @@
-"""How the notebooks show an experiment: its series as one figure, and a verdict on each claim that follows from the
-figures alone."""
+"""How the notebooks show an experiment: its series as one figure, and as a table a verdict on each claim that follows
+from the figures alone."""
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
 import plotly.graph_objects as go
 
 from llama2lab.engine.stats import Figure
-from llama2lab.report.look import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, style
-from llama2lab.report.plots import add_series, mark_line
+from llama2lab.lab.pictures import table
+from llama2lab.report.look import GREY, MARKS, style
+from llama2lab.report.plots import add_rows, add_series, mark_line, rows_high
 from llama2lab.report.summary import figure_text
 from llama2lab.town.items import Verdict
-
-MARKS = ((BLUE, "circle"), (ORANGE, "diamond"), (GREEN, "square"), (PINK, "triangle-up"), (SKY, "star"), (RED, "cross"))
 
 
 def drawn(colour: str, symbol: str = "circle", size: int = 9, dash: str = "solid") -> dict[str, Any]:
@@ -49,28 +48,54 @@ def show(
     report: Mapping[str, Sequence[float]] | None = None,
     chance: float | None = None,
     log: bool = False,
-    height: int = 400,
+    height: int | None = None,
 ) -> go.Figure | None:
     """Series {name: {x: figure}} with their intervals and, faintly, their single trainings. Places that are numbers
-    stand on an axis of numbers. `report` adds the report's own values, {name: one value a place, in percent}."""
+    stand on an axis of numbers, and lines join them; places that are words are rows of points, with `y` across.
+    `report` adds the report's own values, {name: one value a place, in percent}."""
     fig = go.Figure()
     places = list(dict.fromkeys(key for by in series.values() for key in by))
     try:
-        at: dict[str, Any] = {key: float(key) for key in places}
+        at = {key: float(key) for key in places}
     except ValueError:
-        at = {key: key for key in places}
+        return _show_rows(series, places, x, y, report or {}, chance, height)
     for (name, by), (color, symbol) in zip(series.items(), cycle(MARKS)):
         add_series(fig, name, [at[key] for key in by], list(by.values()), color, symbol)
-    for (name, values), symbol in zip((report or {}).items(), cycle(("x", "cross-thin-open", "asterisk-open"))):
+    for (name, values), symbol in zip((report or {}).items(), cycle(OPEN)):
         shares = [v / 100 for v in values]
         add_line(fig, name, list(at.values()), shares, GREY, symbol, dash="dash", line_width=1)
     if chance is not None and fig.data:
         mark_line(fig, chance, "chance")
     if log:
         fig.update_xaxes(type="log")
-    if all(isinstance(place, float) for place in at.values()):
+    if len(places) <= 10:  # more would lie on each other
         fig.update_xaxes(tickvals=list(at.values()), ticktext=places)
-    return style(fig, x, y, height=height, bottom=130)
+    several = len(series) + len(report or {}) > 1
+    return style(fig, x, y, height=height or 340, legend=several)
+
+
+OPEN = ("x", "cross-thin-open", "asterisk-open")  # marks of what the report found
+
+
+def _show_rows(
+    series: Mapping[str, Mapping[str, Figure]],
+    places: Sequence[str],
+    x: str,
+    y: str,
+    report: Mapping[str, Sequence[float]],
+    chance: float | None,
+    height: int | None,
+) -> go.Figure | None:
+    """`show` where the places are words."""
+    fig = go.Figure()
+    reported = {name: dict(zip(places, (v / 100 for v in values), strict=True)) for name, values in report.items()}
+    every: dict[str, Mapping[str, Any]] = {**series, **reported}
+    looks = [look for look, _ in zip(cycle(MARKS), series)] + [(GREY, mark) for mark, _ in zip(cycle(OPEN), reported)]
+    add_rows(fig, every, looks)
+    if chance is not None and fig.data:
+        mark_line(fig, chance, "chance", axis="x")
+    several = len(every) > 1
+    return style(fig, y, x, height=height or rows_high(len(places), len(every)), legend=several)
 
 
 def told(gap: Mapping[str, Any]) -> bool:
@@ -90,21 +115,37 @@ def signed(gap: Mapping[str, float], digits: int = 3) -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def verdict(words: str, gap: Mapping[str, Any]) -> str:
-    """What this run can say of a claim: a difference that is above 0 if the report is right."""
-    text = f"{words}: {signed(gap)}"
+def verdict(gap: Mapping[str, Any]) -> str:
+    """What this run can say of a claim: of a difference that is above 0 if the report is right."""
     if told(gap):
-        return f"{text}. {'As the report says.' if gap['mean'] > 0 else 'Against what the report says.'}"
+        return "as the report says" if gap["mean"] > 0 else "against what the report says"
     why = "the interval reaches 0" if gap["low"] <= 0 <= gap["high"] else "the single trainings disagree"
-    return f"{text}. Cannot be told here: {why}."
+    return f"cannot be told here: {why}"
 
 
-def verdicts(result: Mapping[str, Any]) -> str:
-    """The verdicts on all claims of an experiment, a paragraph each, no wider than a notebook's column."""
-    return "\n".join(
-        textwrap.fill(f"- {verdict(words, gap)}", 80, subsequent_indent="  ", break_on_hyphens=False)
-        for words, gap in result["claims"].items()
-    )
+@dataclass(frozen=True)
+class Table:
+    """A table as a notebook shows it."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[object]]
+
+    def _repr_html_(self) -> str:
+        return table(self.header, self.rows)
+
+    def __repr__(self) -> str:
+        return "\n".join("; ".join(map(str, row)) for row in (self.header, *self.rows))
+
+
+def verdicts(gaps: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The verdict on each difference {what is held against what: gap}, a row each."""
+    rows = [[words, signed(gap), verdict(gap)] for words, gap in gaps.items()]
+    return Table(("difference", "mean [95 %]", "what it says"), rows)
+
+
+def owners(whose: Mapping[str, str]) -> Table:
+    """Whose function each of these is: {name: "yours" or "the library's"}."""
+    return Table(("function", "whose"), list(whose.items()))
 
 
 def oracle_words(verdict: Verdict) -> str:

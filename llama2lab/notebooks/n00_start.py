@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from itertools import pairwise
 
 from IPython.display import HTML
 
@@ -13,12 +12,12 @@ from llama2lab.lab.pictures import table
 from llama2lab.lab.progress import Progress
 from llama2lab.lessons.n00_start.exercises import COSTS, EXERCISES, FIRST_TALK, RECIPE
 from llama2lab.lessons.n00_start.experiments import twenty_questions
-from llama2lab.lessons.n00_start.figures import notebooks, people_table, recipe_seconds, recipe_table
+from llama2lab.lessons.n00_start.figures import notebooks, people_table, recipe_seconds, recipe_table, steps_table
 from llama2lab.lessons.n00_start.widget_chat import ChatExplorer
 from llama2lab.lessons.n00_start.widget_playground import Playground
 from llama2lab.lessons.recipe_map import opening, recipe_map
 from llama2lab.report import plots
-from llama2lab.report.summary import difference, figure_text, find, paired_gap, total_seconds
+from llama2lab.report.summary import figure_text, find, total_seconds
 from llama2lab.stages.pretrain import parameter_count
 from llama2lab.town.corpus import pretraining_corpus
 
@@ -32,14 +31,11 @@ __all__ = [
     "Playground",
     "Progress",
     "ask",
-    "difference",
     "figure_text",
     "find",
     "finished_run",
     "notebooks",
     "opening",
-    "paired_gap",
-    "pairwise",
     "parameter_count",
     "people_table",
     "plots",
@@ -48,6 +44,7 @@ __all__ = [
     "recipe_seconds",
     "recipe_table",
     "sealed",
+    "steps_table",
     "table",
     "textwrap",
     "total_seconds",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import plotly.graph_objects as go
 from IPython.display import HTML
 
 from llama2lab.engine.packing import pack
@@ -11,6 +10,7 @@ from llama2lab.lab.chips import chips, packed_picture, pieces, token_picture
 from llama2lab.lab.finished import finished_run
 from llama2lab.lab.pictures import heatmap, table
 from llama2lab.lab.progress import Progress, check
+from llama2lab.lab.shown import owners
 from llama2lab.lessons.n01_tokenizer.bpe_machine import BpeMachine, town_text
 from llama2lab.lessons.n01_tokenizer.exercises import (
     COMPRESSION,
@@ -33,19 +33,17 @@ from llama2lab.lessons.n01_tokenizer.experiments import (
     split_counts,
     stated_and_asked,
 )
+from llama2lab.lessons.n01_tokenizer.figures import asked_table, vocabulary_figure
 from llama2lab.lessons.n01_tokenizer.vocabularies import corpus, merges, vocabulary
 from llama2lab.lessons.n01_tokenizer.widget_packing import marked_tokens, padding
 from llama2lab.lessons.n01_tokenizer.widget_tokens import TokenExplorer
 from llama2lab.lessons.recipe_map import recipe_map
 from llama2lab.model.attention import document_mask
 from llama2lab.model.network import SIZES
-from llama2lab.report.look import BLUE, style
-from llama2lab.report.plots import add_series
 from llama2lab.report.summary import figure_text, metrics
 from llama2lab.stages.pretrain import encode_documents
 
 __all__ = [
-    "BLUE",
     "COMPRESSION",
     "DIGITS",
     "EXERCISES",
@@ -59,8 +57,8 @@ __all__ = [
     "BpeMachine",
     "Progress",
     "TokenExplorer",
-    "add_series",
     "ask",
+    "asked_table",
     "check",
     "chips",
     "compression_by_vocabulary",
@@ -71,7 +69,6 @@ __all__ = [
     "figure_text",
     "finished_run",
     "forgery",
-    "go",
     "heatmap",
     "marked_tokens",
     "merges",
@@ -79,6 +76,7 @@ __all__ = [
     "own_compression",
     "own_merges",
     "own_rows",
+    "owners",
     "pack",
     "packed_picture",
     "padding",
@@ -88,9 +86,9 @@ __all__ = [
     "sealed",
     "split_counts",
     "stated_and_asked",
-    "style",
     "table",
     "token_picture",
     "town_text",
     "vocabulary",
+    "vocabulary_figure",
 ]

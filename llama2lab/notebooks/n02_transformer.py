@@ -10,6 +10,7 @@ from llama2lab.lab.ask import ask, sealed
 from llama2lab.lab.finished import finished_run
 from llama2lab.lab.pictures import table
 from llama2lab.lab.progress import Progress, check
+from llama2lab.lab.shown import owners
 from llama2lab.lab.source import source
 from llama2lab.lessons.n02_transformer.exercises import (
     CACHE_SIZE,
@@ -28,11 +29,12 @@ from llama2lab.lessons.n02_transformer.experiments import assembled, decode_spee
 from llama2lab.lessons.n02_transformer.figures import (
     TABLE_GQA,
     TASKS,
+    busy_words,
     gap_figure,
     gqa_rows,
     loss_curves,
     means,
-    quality_kept,
+    quality_table,
     speed_figure,
     speed_rows,
     speed_verdict,
@@ -71,6 +73,7 @@ __all__ = [
     "TransformerFlow",
     "ask",
     "assembled",
+    "busy_words",
     "check",
     "claims_plot",
     "decode_speed",
@@ -82,10 +85,11 @@ __all__ = [
     "loss_curves",
     "means",
     "out_of_memory",
+    "owners",
     "parameter_rows",
     "parameters",
     "plain_attention",
-    "quality_kept",
+    "quality_table",
     "recipe_map",
     "sealed",
     "source",

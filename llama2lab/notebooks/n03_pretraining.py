@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 
-import plotly.graph_objects as go
 from IPython.display import HTML
 
-from llama2lab.engine.optim import Optim, cosine_lr
 from llama2lab.evidence.claims_plot import claims_plot
 from llama2lab.lab import pictures, shown
 from llama2lab.lab.ask import ask, sealed
@@ -41,9 +39,10 @@ from llama2lab.lessons.n03_pretraining.experiments import (
     warmup_or_not,
     watched,
 )
+from llama2lab.lessons.n03_pretraining.figures import bits_figure, first_losses, forms_figure, schedules_figure
 from llama2lab.lessons.n03_pretraining.training_view import TrainingView
 from llama2lab.lessons.recipe_map import recipe_map
-from llama2lab.report import look, plots
+from llama2lab.report import plots
 from llama2lab.report.summary import figure_text
 from llama2lab.town.corpus import fact_probes, pretraining_corpus
 
@@ -58,24 +57,23 @@ __all__ = [
     "TABLE_CONTEXT",
     "TRAINING_STEP",
     "WINDOW",
-    "Optim",
     "PackingExplorer",
     "Progress",
     "TrainingView",
     "ask",
+    "bits_figure",
     "check",
     "claims_plot",
     "compression",
     "context_length",
-    "cosine_lr",
     "data_size_and_quality",
     "fact_probes",
     "facts_after_talk",
     "figure_text",
     "finished_run",
-    "go",
+    "first_losses",
+    "forms_figure",
     "known_by_tokens",
-    "look",
     "math",
     "pictures",
     "plots",
@@ -83,6 +81,7 @@ __all__ = [
     "pretraining_corpus",
     "prompt_forms",
     "recipe_map",
+    "schedules_figure",
     "sealed",
     "settings_tables",
     "shown",

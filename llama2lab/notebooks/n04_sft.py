@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import plotly.graph_objects as go
 from IPython.display import HTML
 
 from llama2lab.evidence.claims_plot import claims_plot
@@ -25,9 +24,10 @@ from llama2lab.lessons.n04_sft.experiments import (
     short_sft,
     watched,
 )
+from llama2lab.lessons.n04_sft.figures import lengths_figure
 from llama2lab.lessons.recipe_map import recipe_map
 from llama2lab.model.chat import encode_chats
-from llama2lab.report import look, plots
+from llama2lab.report import plots
 from llama2lab.report.summary import figure_text, find, paired_gap
 from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.town.demonstrations import demonstrations
@@ -56,8 +56,7 @@ __all__ = [
     "figure_text",
     "find",
     "finished_run",
-    "go",
-    "look",
+    "lengths_figure",
     "paired_gap",
     "pictures",
     "plots",

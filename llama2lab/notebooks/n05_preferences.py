@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from IPython.display import HTML
 
 from llama2lab.annotation.agreement.charts import vendors_figure
@@ -27,6 +25,7 @@ from llama2lab.lessons.n05_preferences.exercises import (
     PERCENT,
     WHY_AC1,
 )
+from llama2lab.lessons.n05_preferences.figures import resolved_tables
 from llama2lab.lessons.n05_preferences.widget_annotation_time import AnnotationTime
 from llama2lab.lessons.n06_rewards.experiments import pair_table
 from llama2lab.lessons.recipe_map import recipe_map
@@ -59,13 +58,13 @@ __all__ = [
     "difference",
     "figure_text",
     "finished_run",
-    "json",
     "pair_table",
     "pictures",
     "preferences",
     "quality",
     "recipe_map",
     "resolve",
+    "resolved_tables",
     "sealed",
     "shown",
     "vendors_figure",

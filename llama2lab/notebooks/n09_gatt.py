@@ -22,7 +22,6 @@ from llama2lab.lessons.n09_gatt.widget_ghost import GhostExplorer
 from llama2lab.lessons.recipe_map import recipe_map
 from llama2lab.model.chat import encode_chats
 from llama2lab.report.plots import gatt_by_turn
-from llama2lab.report.summary import figure_text
 from llama2lab.stages import gatt as gatt_stage
 from llama2lab.stages.gatt import gatt_rows, sample_dialogues
 from llama2lab.town.prompts import dialogue_prompts
@@ -45,7 +44,6 @@ __all__ = [
     "claims_plot",
     "dialogue_prompts",
     "encode_chats",
-    "figure_text",
     "finished_run",
     "gatt",
     "gatt_by_turn",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from IPython.display import HTML
 
-from llama2lab.engine import stats
 from llama2lab.evidence.claims_plot import claims_plot
 from llama2lab.lab.ask import ask, sealed
 from llama2lab.lab.finished import finished_run
 from llama2lab.lab.pictures import table
 from llama2lab.lab.progress import Progress, check
-from llama2lab.lab.shown import show, verdict, verdicts
+from llama2lab.lab.shown import show, verdicts
 from llama2lab.lessons.n08_ppo import experiments as ppo_experiments
 from llama2lab.lessons.n08_ppo import figures as ppo_figures
 from llama2lab.lessons.n10_rounds import experiments as rounds
@@ -30,7 +29,6 @@ from llama2lab.lessons.recipe_map import recipe_map
 from llama2lab.report import plots
 from llama2lab.report.summary import difference, figure_text, find, paired_gap
 from llama2lab.stages import rejection
-from llama2lab.stages.evaluate import TIE
 
 __all__ = [
     "AGAINST",
@@ -41,7 +39,6 @@ __all__ = [
     "FRESH",
     "HTML",
     "SHARED_SCALE",
-    "TIE",
     "VERSIONS",
     "Progress",
     "VersionsExplorer",
@@ -62,8 +59,6 @@ __all__ = [
     "rounds",
     "sealed",
     "show",
-    "stats",
     "table",
-    "verdict",
     "verdicts",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from IPython.display import HTML
 
-from llama2lab.engine import stats
 from llama2lab.evidence.claims_plot import claims_plot
 from llama2lab.lab.ask import ask, sealed
 from llama2lab.lab.finished import finished_run
@@ -54,6 +53,5 @@ __all__ = [
     "show",
     "shown",
     "skills",
-    "stats",
     "table",
 ]

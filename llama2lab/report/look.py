@@ -1,5 +1,7 @@
-"""The look of every figure and page. Colours are those of Okabe and Ito, which colour-blind people can tell apart;
-backgrounds are clear and texts grey, for light pages and dark ones. Imports nothing heavy."""
+"""The look of every figure and page. Colours are those of Okabe and Ito, which colour-blind people tell apart; every
+series of a figure also has a mark of its own. Backgrounds are clear. Texts of a figure take the page's colour where it
+has `plots.css`, which every page and every notebook brings; no single grey can be read on both white and near-black.
+Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -13,30 +15,50 @@ from typing import Any
 import plotly.graph_objects as go
 
 BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#888888"
-INK, LINES = "#6f6f6f", "rgba(128,128,128,0.25)"
+MARKS = ((BLUE, "circle"), (ORANGE, "diamond"), (GREEN, "square"), (PINK, "triangle-up"), (SKY, "star"), (RED, "cross"))
+INK, LINES = "#767676", "rgba(128,128,128,0.25)"  # 4.5 to 1 on white, for pages without a style sheet
+TEXT = 13  # px of every text in a figure; none is under 12
+
+
+NARROW = 480  # px that a legend has at least, in a notebook of 700 px
 
 
 def style(
-    fig: go.Figure, x: str = "", y: str = "", height: int = 380, legend: bool = True, left: int = 60, bottom: int = 110
+    fig: go.Figure, x: str = "", y: str = "", height: int = 330, legend: bool = True, left: int = 60, below: int = 52
 ) -> go.Figure | None:
-    """The look of every figure, and the titles of its axes; None for a figure without data."""
+    """The look of every figure, and the titles of its axes; None for a figure without data. `height` is without the
+    legend, which stands at the bottom; `below` is what the horizontal axis needs, both in px."""
     if not fig.data:
         return None
+    more = 20 * _legend_lines(fig) + 16 if legend else 0
+    top = 50 if any("<br>" in (a.text or "") for a in fig.layout.annotations) else 30
     fig.update_layout(
-        height=height,
+        height=height + more,
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         showlegend=legend,
-        font={"family": "system-ui, sans-serif", "size": 13, "color": INK},
+        font={"family": "system-ui, sans-serif", "size": TEXT, "color": INK},
         hovermode="closest",
-        margin={"l": left, "r": 30, "t": 30, "b": bottom if legend else 50},
+        margin={
+            "l": left,
+            "r": 30,
+            "t": top,
+            "b": below + more,
+        },
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
     )
     for axes, title in ((fig.update_xaxes, x), (fig.update_yaxes, y)):
-        axes(gridcolor=LINES, zerolinecolor=LINES, linecolor=LINES, title_standoff=8)
+        axes(gridcolor=LINES, zerolinecolor=LINES, linecolor=LINES, title_standoff=8, title_font_size=TEXT + 1)
         if title:
             axes(title_text=title)
-    return fig
+    return fig.update_annotations(font={"size": TEXT, "color": INK})
+
+
+def _legend_lines(fig: go.Figure) -> int:
+    """Lines of the legend in a narrow column: where the names do not fit in one, they stand in columns."""
+    names = {trace.name for trace in fig.data if trace.name and trace.showlegend is not False}
+    wide = [50 + 7 * len(re.sub(r"&\w+;|<[^>]*>", "x", name)) for name in names]
+    return 1 if sum(wide) <= NARROW else -(-len(wide) // max(1, NARROW // max(wide)))
 
 
 def errors(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -64,9 +86,18 @@ def plain(text: str, longest: int = 28) -> str:
     return shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("$", "&#36;")
 
 
+def plots_css() -> str:
+    """What gives the texts of figures the colour of their page."""
+    return _template("plots.css")
+
+
 def css() -> str:
     """The style sheet of every page."""
-    return resources.files("llama2lab").joinpath("report/templates/page.css").read_text(encoding="utf-8")
+    return _template("page.css") + plots_css()
+
+
+def _template(name: str) -> str:
+    return resources.files("llama2lab").joinpath("report/templates", name).read_text(encoding="utf-8")
 
 
 @dataclass

@@ -1,26 +1,28 @@
 """Figures of a run, as plain functions: results in, a plotly figure out, or None where the run has not what it shows.
 
 `results` is what RUN/results.json holds, of one run or of several pooled by `summary.pool`; then the single runs are
-the faint points. Colours are those of Okabe and Ito, which colour-blind people can tell apart; every series also has
-its own mark and its name beside it. Backgrounds are clear and texts grey, for light pages and dark ones.
+the faint points. Lines join what lies on a scale, a round or a number of tokens; kinds of things (grades, skills,
+versions) are rows of points with their intervals (`add_rows`). The look is that of `look.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from llama2lab.engine.scale import GRADES
-from llama2lab.report.look import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, errors, style
+from llama2lab.report.look import BLUE, GREEN, GREY, LINES, MARKS, ORANGE, PINK, RED, SKY, errors, plain, style
 from llama2lab.report.summary import Results, chat_stages, find, is_number, last_version, metrics, short_name
 
 TURNS = ("1", "2", "4", "6", "10", "20")
 VERSIONS = ("sft", "rlhf-v1", "rlhf-v2", "rlhf-v3", "gatt", "rlhf-v4", "rlhf-v5")
 # Llama 2 report, Table 8 (percent correct by grade, then overall) and Table 30 (percent recalled by turn).
 TABLE_8 = {"helpfulness": (80.7, 67.5, 60.9, 54.7, 63.2), "safety": (94.3, 76.3, 65.7, 55.3, 64.5)}
+REPORTED = "the report's Table 8"
 TABLE_30 = {"without": {"2": 100, "4": 10, "6": 0, "20": 0}, "with": {"2": 100, "4": 100, "6": 100, "20": 100}}
 
 
@@ -68,6 +70,55 @@ def add_series(
         )
 
 
+def add_rows(
+    fig: go.Figure,
+    series: Mapping[str, Mapping[str, Any]],
+    looks: Sequence[tuple[str, str]] = MARKS,
+    **place: Any,
+) -> None:
+    """Add series {name: {row: figure}} as points with their intervals, a row for each thing that is measured, the first
+    at the top; in a row the series stand below each other, with their single runs. A plain number has no interval."""
+    names = list(dict.fromkeys(row for by in series.values() for row in by))
+    step = min(0.26, 0.75 / max(1, len(series)))
+    for i, ((name, by), (color, symbol)) in enumerate(zip(series.items(), cycle(looks))):
+        shift = (i - (len(series) - 1) / 2) * step
+        found = {row: f if isinstance(f, dict) else {"mean": f, "low": f, "high": f} for row, f in by.items()}
+        there = [(row, names.index(row) + shift, f) for row, f in found.items() if f and is_number(f["mean"])]
+        if not there:
+            continue
+        fig.add_trace(faint([(y, at) for _, at, f in there for y in f.get("each", ())], color), **place)
+        text = [f"{f['mean']:.3f} [{f['low']:.3f}, {f['high']:.3f}], n {f['n']:.0f}" if "n" in f else f"{f['mean']:.3f}"
+                for _, _, f in there]  # fmt: skip
+        points = go.Scatter(
+            x=[f["mean"] for _, _, f in there],
+            y=[at for _, at, _ in there],
+            name=plain(name, 60),
+            mode="markers",
+            marker={"color": color, "size": 9, "symbol": symbol},
+            text=[f"{plain(row, 60)}: {words}" for (row, _, _), words in zip(there, text, strict=True)],
+            hovertemplate="%{text}<extra>" + plain(name, 60) + "</extra>",
+        )
+        if any("n" in f for _, _, f in there):
+            points.update(error_x=errors([f for _, _, f in there]))
+        fig.add_trace(points, **place)
+    between = {"tickvals": [i + 0.5 for i in range(len(names) - 1)], "showgrid": True, "gridcolor": LINES}
+    fig.update_yaxes(
+        tickvals=list(range(len(names))),
+        ticktext=[plain(name, 40) for name in names],
+        range=[len(names) - 0.5, -0.5],
+        showgrid=False,
+        zeroline=False,
+        minor=between,
+        automargin=True,
+        **place,
+    )
+
+
+def rows_high(rows: int, series: int = 1) -> int:
+    """The height, in px, of a figure of `add_rows`, without a legend."""
+    return 100 + rows * max(34, 18 * series)
+
+
 def add_curve(
     fig: go.Figure,
     name: str,
@@ -112,16 +163,13 @@ def one_legend(fig: go.Figure) -> None:
             seen.add(trace.name)
 
 
-def mark_line(fig: go.Figure, y: float, words: str, **place: Any) -> None:
-    """A horizontal line that says what it stands for."""
-    fig.add_hline(
-        y=y,
-        line={"color": GREY, "dash": "dot", "width": 1},
-        annotation_text=words,
-        annotation_position="bottom right",
-        annotation_font_size=11,
-        **place,
-    )
+def mark_line(fig: go.Figure, at: float, words: str, axis: str = "y", **place: Any) -> None:
+    """A line across the figure, at a place of that axis, that says what it stands for."""
+    line = {"color": GREY, "dash": "dot", "width": 1}
+    if axis == "y":
+        fig.add_hline(y=at, line=line, annotation_text=words, annotation_position="bottom right", **place)
+    else:
+        fig.add_vline(x=at, line=line, annotation_text=words, annotation_position="top", **place)
 
 
 # ---- the figures ---------------------------------------------------------------------------------------------------
@@ -152,41 +200,53 @@ def finetuning_loss(results: Results) -> go.Figure | None:
 
 
 def clean_against_noisy(results: Results) -> go.Figure | None:
-    """Few clean against many noisy demonstrations (the report: 'Quality Is All You Need')."""
-    shown = {"helpfulness": "helpfulness", "correct": "correct", "violations": "violation_rate"}
+    """Few clean against many noisy demonstrations (the report: 'Quality Is All You Need'), a panel for each measure."""
+    shown = {
+        "helpfulness": "true helpfulness,<br>-3 to 3",
+        "correct": "right answers,<br>share",
+        "violation_rate": "complies with<br>harm, share",
+    }
     if not find(results, "sft-noisy", "helpfulness") or not find(results, "sft", "helpfulness"):
         return None
-    fig = go.Figure()
-    for stage, color, symbol in (("sft", BLUE, "circle"), ("sft-noisy", ORANGE, "diamond")):
-        n = metrics(results, stage).get("examples")
-        name = f"{round(n):,} {'clean' if stage == 'sft' else 'noisy'}" if n else short_name(stage)
-        figures = [find(results, stage, metric) for metric in shown.values()]
-        add_series(fig, name, list(shown), figures, color, symbol, mode="markers")
-    return style(fig, y="on held-out prompts", height=340)
+    fig = make_subplots(1, len(shown), shared_yaxes=True, horizontal_spacing=0.06)
+    for column, (metric, words) in enumerate(shown.items(), 1):
+        by = {}
+        for stage in ("sft", "sft-noisy"):
+            n = metrics(results, stage).get("examples")
+            name = f"{round(n):,} {'clean' if stage == 'sft' else 'noisy'}" if n else short_name(stage)
+            by[name] = find(results, stage, metric)
+        add_rows(fig, {metric: by}, row=1, col=column)
+        fig.update_xaxes(title=words, nticks=5, col=column)
+    fig.update_yaxes(title="examples", col=1)
+    return style(fig, height=260, legend=False, below=70)
 
 
 def accuracy_by_grade(results: Results) -> go.Figure | None:
     """Reward accuracy by how clear the preference was, beside the report's Table 8."""
-    last, grades = last_version(results), GRADES[::-1]
-    titles = ("helpfulness model", "safety model")
-    fig = make_subplots(1, 2, shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.05)
+    last = last_version(results)
+    fig = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.05)
+    looks = {
+        "with likelihood (ours)": MARKS[0],
+        "the report's head": MARKS[1],
+        "model": MARKS[1],
+        REPORTED: (GREY, "x"),
+    }
     for column, kind in ((1, "helpfulness"), (2, "safety")):
-        measured = False
+        series: dict[str, dict[str, Any]] = {}
         for stage in (f"reward-{kind}-v{last}", f"reward-{kind}", f"reward-{kind}-v{last}-linear"):
-            name = head_name(results, stage)
-            color, symbol = (BLUE, "circle") if "ours" in name else (ORANGE, "diamond")
-            figures = [find(results, stage, "accuracy_by_grade", g) for g in grades]
-            add_series(fig, name, grades, figures, color, symbol, row=1, col=column)
-            measured |= any(figures)
-        if measured:
-            percent = TABLE_8[kind][len(GRADES) - 1 :: -1]  # the last is the average
-            table_8 = reported(grades, [x / 100 for x in percent], "the report's Table 8", "x")
-            fig.add_trace(table_8, row=1, col=column)
+            by = {g: find(results, stage, "accuracy_by_grade", g) for g in GRADES}
+            if any(by.values()):
+                series[head_name(results, stage)] = by
+        if series:
+            percent = TABLE_8[kind][: len(GRADES)]  # the last is the average
+            series[REPORTED] = {g: x / 100 for g, x in zip(GRADES, percent, strict=True)}
+            add_rows(fig, series, [looks[name] for name in series], row=1, col=column)
+        fig.update_xaxes(title=f"accuracy of the<br>{kind} model", row=1, col=column)
     one_legend(fig)
-    mark_line(fig, 0.5, "chance")
-    fig.update_yaxes(range=[0.4, 1.02])
-    fig.update_yaxes(title="accuracy", row=1, col=1)
-    return style(fig, height=440)
+    mark_line(fig, 0.5, "chance", axis="x")
+    fig.update_xaxes(range=[0.4, 1.02])
+    fig.update_yaxes(title="how much better the chosen answer is", row=1, col=1)
+    return style(fig, height=380, below=70)
 
 
 def head_name(results: Results, stage: str) -> str:
@@ -199,15 +259,15 @@ def accuracy_by_round(results: Results) -> go.Figure | None:
     fig = go.Figure()
     for kind, color, symbol in (("helpfulness", BLUE, "circle"), ("safety", ORANGE, "diamond")):
         rounds = [v for v in range(1, 6) if find(results, f"reward-{kind}-v{v}", "accuracy")]
-        x = [f"V{v}" for v in rounds]
         for words, path, dash in (
             ("overall", ("accuracy",), "solid"),
             ("'significantly'", ("accuracy_by_grade", "significantly"), "dot"),
         ):
             figures = [find(results, f"reward-{kind}-v{v}", *path) for v in rounds]
-            add_series(fig, f"{kind}, {words}", x, figures, color, symbol, dash)
+            add_series(fig, f"{kind}, {words}", rounds, figures, color, symbol, dash)
     mark_line(fig, 0.5, "chance")
-    return style(fig, y="accuracy")
+    fig.update_xaxes(tickvals=list(range(1, 6)), range=[0.8, 5.2])
+    return style(fig, "round", "accuracy on held-out pairs", height=340)
 
 
 def calibration(results: Results) -> go.Figure | None:
@@ -264,34 +324,35 @@ def best_of_k(results: Results) -> go.Figure | None:
     fig.update_xaxes(type="log", tickvals=[1, 2, 4, 8, 16])
     fig.update_yaxes(title="logit of the reward", row=1, col=1)
     fig.update_yaxes(title="true helpfulness", row=1, col=2)
-    return style(fig, "K answers a prompt", height=480, bottom=140)
+    return style(fig, "K answers a prompt", height=380)
 
 
 def ppo_curves(results: Results) -> go.Figure | None:
     """PPO, iteration by iteration: what it optimises, what that is truly worth, and what it does to the policy."""
     panels = (
-        ("score", "reward, logit of R_c"),
-        ("truth", "true helpfulness"),
-        ("kl", "KL to the start, nats"),
-        ("clipfrac", "share of clipped ratios"),
-        ("entropy", "entropy, nats a token"),
-        ("length", "tokens an answer"),
+        ("score", "reward", "logit"),
+        ("truth", "true helpfulness", "-3 to 3"),
+        ("kl", "KL to the start", "nats an answer"),
+        ("clipfrac", "clipped ratios", "share"),
+        ("entropy", "entropy of the policy", "nats a token"),
+        ("length", "length of an answer", "tokens"),
     )
     shown = (("rlhf-v5", BLUE, "solid"), ("rlhf-v2", BLUE, "solid"))
     runs = [(s, c, d) for s, c, d in shown if metrics(results, s).get("log")]
     if not runs:
         return None
-    fig = make_subplots(2, 3, subplot_titles=[words for _, words in panels], vertical_spacing=0.18)
+    titles = [words for _, words, _ in panels]
+    fig = make_subplots(3, 2, subplot_titles=titles, shared_xaxes=True, vertical_spacing=0.09, horizontal_spacing=0.16)
     for stage, color, dash in runs:
         log, truth = metrics(results, stage)["log"], metrics(results, stage).get("true_score_by_iteration") or []
         true = [{"truth": row["helpfulness"]["mean"]} for row in truth]
-        for n, (key, _) in enumerate(panels):
+        for n, (key, _, unit) in enumerate(panels):
             rows = [{"i": i, **row} for i, row in enumerate(true if key == "truth" else log, 1)]
-            place = {"row": n // 3 + 1, "col": n % 3 + 1}
+            place = {"row": n // 2 + 1, "col": n % 2 + 1}
             add_curve(fig, short_name(stage), rows, "i", key, color, dash, legend=n == 0, **place)
-    fig.update_annotations(font_size=13)
-    fig.update_xaxes(title="iteration", row=2)
-    return style(fig, height=540, bottom=90)
+            fig.update_yaxes(title=unit, **place)
+    fig.update_xaxes(title="iteration", row=3)
+    return style(fig, height=640, legend=len(runs) > 1)
 
 
 def versions_plane(results: Results) -> go.Figure | None:
@@ -301,13 +362,14 @@ def versions_plane(results: Results) -> go.Figure | None:
         return None
     fig = go.Figure()
     others = [s for s in chat_stages(results) if s not in path and s != "sft-noisy" and find(results, s, "safety")]
+    shown = {s: [results["stages"][s]["metrics"][of] for of in ("helpfulness", "safety")] for s in (*path, *others)}
+    sides = dict(zip(shown, _sides(shown), strict=True))
     for stages, name, color, symbol, mode in (
         (path, "the recipe", BLUE, "circle", "lines+markers+text"),
         (others, "for comparison", ORANGE, "diamond-open", "markers+text"),
     ):
         x = [results["stages"][s]["metrics"]["helpfulness"] for s in stages]
         y = [results["stages"][s]["metrics"]["safety"] for s in stages]
-        sides = ["bottom right"] * len(x) if stages is others else ["top left", "bottom right"] * len(x)
         if stages:
             pairs = (zip(f.get("each", ()), g.get("each", ()), strict=True) for f, g in zip(x, y, strict=True))
             fig.add_trace(faint([seed for pair in pairs for seed in pair], color))
@@ -320,14 +382,53 @@ def versions_plane(results: Results) -> go.Figure | None:
                     mode=mode,
                     name=name,
                     text=[short_name(s) for s in stages],
-                    textposition=sides[: len(x)],
+                    textposition=[sides[s] for s in stages],
                     cliponaxis=False,
                     line={"color": color, "width": 1},
                     marker={"color": color, "size": 10, "symbol": symbol},
                     hovertemplate="%{text}: %{x:.3f}, %{y:.3f}<extra></extra>",
                 )
             )
-    return style(fig, "true helpfulness", "true safety on unsafe prompts", height=460)
+    return style(fig, "true helpfulness", "true safety on unsafe prompts", height=420)
+
+
+SIDES = {  # where a name may stand beside its point: the first of those that lie on the fewest others is taken
+    f"{vertical} {across}": (dx, dy)
+    for vertical, dy in (("top", 1), ("bottom", -1))
+    for across, dx in (("left", -1), ("right", 1), ("center", 0))
+} | {"middle right": (1, 0), "middle left": (-1, 0)}
+
+
+def _sides(points: Mapping[str, Sequence[Mapping[str, Any]]], wide: int = 440, high: int = 300) -> list[str]:
+    """The side of each named point, (x, y) as figures, on which its name lies least on other points and on names placed
+    before."""
+    scales = [
+        (min(p[i]["low"] for p in points.values()), max(p[i]["high"] for p in points.values()), px)
+        for i, px in ((0, wide), (1, high))
+    ]
+    at = {
+        name: tuple((f["mean"] - low) / ((top - low) or 1) * px for f, (low, top, px) in zip(p, scales, strict=True))
+        for name, p in points.items()
+    }
+    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in at.values()]
+    chosen = []
+    for name, (x, y) in at.items():
+        half = 4 * len(short_name(name))
+
+        def box(
+            side: tuple[int, int], x: float = x, y: float = y, half: int = half
+        ) -> tuple[float, float, float, float]:
+            mid, level = x + side[0] * (half + 8), y + side[1] * 15
+            return mid - half, level - 8, mid + half, level + 8
+
+        def covered(side: str) -> float:
+            a, b, c, d = box(SIDES[side])
+            shared = ((min(c, g) - max(a, e), min(d, h) - max(b, f)) for e, f, g, h in taken)
+            return sum(w * h for w, h in shared if w > 0 and h > 0)
+
+        chosen.append(min(SIDES, key=covered))
+        taken.append(box(SIDES[chosen[-1]]))
+    return chosen
 
 
 def gatt_by_turn(results: Results) -> go.Figure | None:
@@ -347,7 +448,7 @@ def gatt_by_turn(results: Results) -> go.Figure | None:
         fig.add_trace(reported(list(turns), list(shares), name, symbol, width=1))
     fig.update_xaxes(tickvals=[int(t) for t in TURNS])
     fig.update_yaxes(range=[-0.05, 1.08])
-    return style(fig, "turn of the dialogue", "answers that keep the instruction", height=420)
+    return style(fig, "turn of the dialogue", "answers that keep the instruction", height=360)
 
 
 def violations_and_refusals(results: Results) -> go.Figure | None:
@@ -356,41 +457,27 @@ def violations_and_refusals(results: Results) -> go.Figure | None:
     if not stages:
         return None
     fig = go.Figure()
-    for metric, name, color, symbol in (
-        ("violation_rate", "unsafe prompts: complies", RED, "circle"),
-        ("borderline_refusal_rate", "borderline prompts: refuses", ORANGE, "diamond"),
-        ("false_refusal_rate", "safe prompts: refuses", BLUE, "square"),
-    ):
-        figures = [find(results, s, metric) for s in stages]
-        add_series(fig, name, [short_name(s) for s in stages], figures, color, symbol)
-    mark_line(fig, 0.05, "5 %")
-    fig.update_yaxes(rangemode="tozero", tickformat=".0%")
-    return style(fig, y="share of answers")
+    shown = {
+        "violation_rate": "unsafe prompts: complies",
+        "borderline_refusal_rate": "borderline prompts: refuses",
+        "false_refusal_rate": "safe prompts: refuses",
+    }
+    series = {words: {short_name(s): find(results, s, metric) for s in stages} for metric, words in shown.items()}
+    add_rows(fig, series, ((RED, "circle"), (ORANGE, "diamond"), (BLUE, "square")))
+    mark_line(fig, 0.05, "5 %", axis="x")
+    fig.update_xaxes(rangemode="tozero", tickformat=".0%")
+    return style(fig, "share of answers", "version", height=rows_high(len(stages), len(series)))
 
 
 def skills(results: Results) -> go.Figure | None:
-    """Correct answers by skill, SFT against V5."""
+    """Correct answers by skill, SFT against V5; the skill that gained most is at the top."""
     before, after = (metrics(results, s).get("correct_by_skill") or {} for s in ("sft", "rlhf-v5"))
     names = [s for s in before if s in after and before[s]["n"] and after[s]["n"]]
     if not names:
         return None
-    names.sort(key=lambda s: after[s]["mean"] - before[s]["mean"])
+    names.sort(key=lambda s: before[s]["mean"] - after[s]["mean"])
     fig = go.Figure()
-    labels = [s.replace("_", " ") for s in names]
-    for s, label in zip(names, labels, strict=True):
-        ends, line = [before[s]["mean"], after[s]["mean"]], {"color": GREY, "width": 2}
-        fig.add_trace(go.Scatter(x=ends, y=[label] * 2, mode="lines", line=line, showlegend=False, hoverinfo="skip"))
-    for values, name, color, symbol in ((before, "SFT", ORANGE, "diamond"), (after, "V5", BLUE, "circle")):
-        figures = [values[s] for s in names]
-        fig.add_trace(
-            go.Scatter(
-                x=[f["mean"] for f in figures],
-                y=labels,
-                name=name,
-                mode="markers",
-                error_x={**errors(figures), "width": 2, "thickness": 1},
-                marker={"color": color, "size": 10, "symbol": symbol},
-            )
-        )
+    series = {name: {s.replace("_", " "): by[s] for s in names} for name, by in (("SFT", before), ("V5", after))}
+    add_rows(fig, series, ((ORANGE, "diamond"), (BLUE, "circle")))
     fig.update_xaxes(range=[-0.02, 1.02], tickformat=".0%")
-    return style(fig, "share of correct answers", height=160 + 34 * len(names), left=110)
+    return style(fig, "share of correct answers", "skill", height=rows_high(len(names), 2))

@@ -64,7 +64,7 @@ def agreement_figure(table: dict[Any, dict[str, Figure]]) -> go.Figure | None:
                     hovertemplate="%{text}<extra>" + name + "</extra>",
                 )
             )
-    if style(fig, y="agreement", height=340, bottom=80) is None:
+    if style(fig, "what was judged", "agreement", height=280) is None:
         return None
     fig.update_xaxes(tickvals=list(range(len(WHATS))), ticktext=list(WHATS), range=[-0.6, len(WHATS) - 0.4])
     lowest = min((f["low"] for row in table.values() for f in row.values() if math.isfinite(f["low"])), default=0.0)
@@ -113,8 +113,8 @@ def _named(
 ) -> go.Figure | None:
     """Rows with names on the left. Their places are numbers: two names that look alike stay two rows."""
     left = 30 + 8 * max((len(plain(n, 20)) for n in names), default=0)
-    height = 130 + 30 * len(names) + (40 if legend else 0)
-    if style(fig, title, height=height, legend=legend, left=min(left, 200)) is None:
+    height = 110 + 30 * len(names)
+    if style(fig, title, "annotator", height=height, legend=legend, left=min(left, 200)) is None:
         return None
     if percent:
         fig.update_xaxes(tickformat=".0%")
@@ -171,7 +171,7 @@ def time_figure(labels: Iterable[Label]) -> go.Figure | None:
                 width=0.6,
             )
         )
-    fig.update_xaxes(type="log", dtick="D2")
+    fig.update_xaxes(type="log", tickvals=[n * 10**k for k in range(-1, 5) for n in (1, 2, 5)])
     return _named(fig, names, "seconds on an item", percent=False)
 
 
@@ -215,19 +215,17 @@ def vendors_figure(rows: Sequence[Quality], found: Sequence[Alarm]) -> go.Figure
     if len(rows) < 2:
         return None
     panels: tuple[tuple[str, str, float | None], ...] = (
-        ("others", "agrees with the others", None),
-        ("gold", "agrees with gold", None),
-        ("left", "chooses the left", 0.5),
-        ("length", "ten words more, in steps", 0.0),
+        ("others", "agrees with<br>the others", None),
+        ("gold", "agrees<br>with gold", None),
+        ("left", "chooses<br>the left", 0.5),
+        ("length", "ten words<br>more, in steps", 0.0),
     )
     shown = [panel for panel in panels if any(math.isfinite(getattr(r, panel[0])["mean"]) for r in rows)]
     if not shown:
         return None
-    fig = make_subplots(
-        1, len(shown), shared_yaxes=True, subplot_titles=[title for _, title, _ in shown], horizontal_spacing=0.04
-    )
+    fig = make_subplots(1, len(shown), shared_yaxes=True, horizontal_spacing=0.06)
     names = [r.name for r in reversed(rows)]
-    for column, (what, _, line) in enumerate(shown, 1):
+    for column, (what, words, line) in enumerate(shown, 1):
         part = dots(rows, what, found, "", line, what != "length")
         own = [r.name for r in reversed(rows) if math.isfinite(getattr(r, what)["mean"])]
         for trace in part.data if part is not None else ():
@@ -235,7 +233,8 @@ def vendors_figure(rows: Sequence[Quality], found: Sequence[Alarm]) -> go.Figure
             fig.add_trace(trace, 1, column)
         if line is not None:
             fig.add_vline(x=line, line=DOTTED, row=1, col=column)
-        fig.update_xaxes(tickformat=".1f" if what == "length" else ".0%", nticks=5, row=1, col=column)
-    style(fig, height=150 + 34 * len(rows), legend=False)
-    fig.update_annotations(font={"size": 12, "color": look.INK})
-    return fig.update_yaxes(_ticks(names)).update_layout(margin={"t": 50})
+        form = ".1f" if what == "length" else ".0%"
+        fig.update_xaxes(tickformat=form, nticks=4, title=words, row=1, col=column)
+    fig.update_yaxes(_ticks(names))
+    fig.update_yaxes(title="vendor", col=1)
+    return style(fig, height=150 + 34 * len(rows), legend=False, below=70)

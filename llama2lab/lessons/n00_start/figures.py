@@ -6,7 +6,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 from nbformat import read
@@ -14,8 +16,10 @@ from nbformat import read
 from llama2lab.engine.paths import ROOT
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.run_all import in_table, read_times
+from llama2lab.lab.shown import Table, side, signed
 from llama2lab.report.look import BLUE, style
-from llama2lab.report.summary import figure_text, find, metrics, short_name
+from llama2lab.report.plots import VERSIONS
+from llama2lab.report.summary import difference, figure_text, find, metrics, paired_gap, short_name
 from llama2lab.town.town import Town
 
 
@@ -90,7 +94,29 @@ def recipe_seconds(lab: Finished) -> go.Figure | None:
     bars = go.Bar(x=list(rows.values()), y=list(rows), orientation="h", marker_color=BLUE, **words)
     fig = go.Figure(bars)
     fig.update_yaxes(autorange="reversed")
-    return style(fig, "seconds, with evaluation", legend=False, left=160, height=340)
+    fig.update_yaxes(automargin=True)
+    return style(fig, "seconds, with evaluation", "step", legend=False, height=360)
+
+
+def steps_table(lab: Finished) -> Table:
+    """How true helpfulness changed from each version to the next, prompt by prompt, and, from the first to the last, it
+    and both measures of safety, these as if on other prompts."""
+    steps = [s for s in VERSIONS if find(lab.figures, s, "helpfulness")]
+    if len(steps) < 2:
+        return Table(("measure", "from", "to", "change [95 %]", "what it says"), [])
+    rows: list[tuple[str, str, str, Any]] = [
+        ("true helpfulness", before, after, paired_gap([lab.folder], after, before, lab.figures))
+        for before, after in [*pairwise(steps), (steps[0], steps[-1])]
+    ]
+    for what, words in (("safety", "true safety"), ("violation_rate", "complies with an unsafe prompt, share")):
+        first, last = (find(lab.figures, step, what) for step in (steps[0], steps[-1]))
+        rows.append((words, steps[0], steps[-1], difference(last, first)))
+    body = [
+        [words, short_name(before), short_name(after), signed(gap, 2), side(gap, "up", "down", "cannot be told")]
+        for words, before, after, gap in rows
+        if gap
+    ]
+    return Table(("measure", "from", "to", "change [95 %]", "what it says"), body)
 
 
 def notebooks(folder: Path = ROOT / "notebooks") -> list[tuple[str, str, str, str]]:

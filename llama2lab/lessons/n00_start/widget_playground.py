@@ -76,7 +76,7 @@ def next_tokens(
     ]
 
 
-def bars(rows: Sequence[NextToken], width: int = 620) -> str:
+def bars(rows: Sequence[NextToken], width: int = 540) -> str:
     """Two bars a token: by the model alone, and as it is sampled."""
     high, left = 26, 130
     unit = (width - left - 150) / max((max(r.model, r.after) for r in rows), default=1.0)
@@ -91,7 +91,6 @@ def bars(rows: Sequence[NextToken], width: int = 620) -> str:
                 left + max(r.model, r.after) * unit + 8,
                 y + 17,
                 f"{100 * r.model:.3g} % \u2192 " + (f"{100 * r.after:.3g} %" if r.after else "cut"),
-                size=11,
             )
         )
     return svg(body, width, high * len(rows), "Probability of the likeliest next tokens, by the model and as sampled")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,11 +9,11 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from llama2lab.lab.shown import MARKS, add_line, side, signed
+from llama2lab.lab.shown import Table, add_line, side, signed
 from llama2lab.lessons.n02_transformer.experiments import softmax_spread
 from llama2lab.lessons.n02_transformer.sizes import size_in_words
-from llama2lab.report.look import BLUE, GREEN, ORANGE, SKY, errors, style
-from llama2lab.report.plots import add_curve, add_series, mark_line, one_legend
+from llama2lab.report.look import BLUE, GREEN, MARKS, ORANGE, SKY, errors, style
+from llama2lab.report.plots import add_curve, add_rows, add_series, mark_line, one_legend
 from llama2lab.report.summary import figure_text
 
 # The report's comparison (A.2.1): 30B models, 150B tokens each. It prints the rows; their means are worked out here.
@@ -52,12 +51,20 @@ def spread_figure(which: str = "not divided", **settings: Any) -> go.Figure | No
 def quality_kept(gap: dict[str, Any], margin: float = 0.05) -> str:
     """What a difference of loss, in nats, says about 'as good as': equal means that the whole interval lies within the
     margin, which is ours."""
-    text = f"{signed(gap)} nats"
     if len(gap["each"]) < 2:
-        return f"{text} (one seed; another may differ by more)"
+        return "one seed; another may differ by more"
     if -margin < gap["low"] and gap["high"] < margin:
-        return f"{text}: equal within {margin} nats"
-    return f"{text}: {side(gap, 'worse', 'better', f'cannot be told: the interval is wider than {margin} nats')}"
+        return f"equal within {margin} nats"
+    return side(gap, "worse", "better", f"cannot be told: the interval is wider than {margin} nats")
+
+
+def quality_table(result: dict[str, Any]) -> Table:
+    """The differences of loss document by document, and what they say."""
+    rows = [
+        [f"{kind} less MHA", signed(gap), f"{gap['n']:,}", len(gap["each"]), quality_kept(gap)]
+        for kind, gap in result["gaps"].items()
+    ]
+    return Table(("loss, nats a token", "difference [95 %]", "documents", "seeds", "what it says"), rows)
 
 
 def loss_curves(result: dict[str, Any], smooth: int = 8) -> go.Figure | None:
@@ -76,12 +83,10 @@ def loss_curves(result: dict[str, Any], smooth: int = 8) -> go.Figure | None:
 def gap_figure(result: dict[str, Any], margin: float = 0.05) -> go.Figure | None:
     """How much higher the loss is than with own heads, document by document, and the margin of `quality_kept`."""
     fig = go.Figure()
-    names, gaps = [f"{kind} less MHA" for kind in result["gaps"]], list(result["gaps"].values())
-    add_series(fig, "loss less that of MHA", names, gaps, BLUE, mode="markers")
-    for y, words in ((margin, "worse above"), (0.0, "as good as own heads"), (-margin, "better below")):
-        mark_line(fig, y, words)
-    fig.update_xaxes(range=[-0.5, len(result["gaps"]) - 0.5])  # room for the words beside the points
-    return style(fig, "", "difference of loss, nats a token", legend=False)
+    add_rows(fig, {"loss less that of MHA": {f"{kind} less MHA": gap for kind, gap in result["gaps"].items()}})
+    for at, words in ((margin, f"worse from {margin}"), (0.0, "as good"), (-margin, f"better from {-margin}")):
+        mark_line(fig, at, words, axis="x")
+    return style(fig, "difference of loss, nats a token", "KV heads", legend=False, height=260)
 
 
 def gqa_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -98,7 +103,7 @@ def speed_figure(rows: Sequence[dict[str, Any]]) -> go.Figure | None:
     """New tokens a second against sequences at once, a panel for each length of the context."""
     contexts = list(dict.fromkeys(row["context"] for row in rows))
     fig = make_subplots(
-        1, len(contexts), subplot_titles=[f"{c:,} tokens before" for c in contexts], horizontal_spacing=0.1
+        1, len(contexts), subplot_titles=[f"{c:,} tokens before" for c in contexts], horizontal_spacing=0.2
     )
     for kind, (colour, symbol) in zip(("MHA", "GQA", "MQA"), MARKS, strict=False):
         for column, context in enumerate(contexts, 1):
@@ -108,9 +113,8 @@ def speed_figure(rows: Sequence[dict[str, Any]]) -> go.Figure | None:
             add_line(fig, kind, x, y, colour, symbol, error_y=errors(speeds), row=1, col=column)
     one_legend(fig)
     fig.update_xaxes(type="log", tickvals=list(dict.fromkeys(row["batch"] for row in rows)), title="sequences at once")
-    fig.update_yaxes(rangemode="tozero")
-    fig.update_yaxes(title="new tokens a second", row=1, col=1)
-    return style(fig, height=400)
+    fig.update_yaxes(rangemode="tozero", title="new tokens a second")
+    return style(fig, height=350)
 
 
 def gain_text(gain: Mapping[str, float]) -> str:
@@ -129,34 +133,37 @@ def speed_rows(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     return found
 
 
-def speed_verdict(rows: Sequence[dict[str, Any]]) -> str:
-    """Whether sharing gains more where the cache is large, by the figures alone; and whether the machine was busy."""
+def speed_verdict(rows: Sequence[dict[str, Any]]) -> Table:
+    """Whether sharing gains more where the cache is large, by the figures alone."""
     caches = sorted((r["cache"], r["context"], r["batch"]) for r in rows if r["kind"] == "MHA")
-    lines = []
+    body = []
     for kind in ("GQA", "MQA"):
         small, large = (
             next(r["gain"] for r in rows if (r["kind"], r["context"], r["batch"]) == (kind, *place[1:]))
             for place in (caches[0], caches[-1])
         )
-        faster = "faster" if large["low"] > 1 else "slower" if large["high"] < 1 else "faster or slower cannot be told"
-        said = (
-            "more than with the smallest, as the account says"
+        faster = "faster" if large["low"] > 1 else "slower" if large["high"] < 1 else "cannot be told"
+        more = (
+            "more, as the account says"
             if large["low"] > small["high"]
-            else "less than with the smallest, against the account"
+            else "less, against the account"
             if large["high"] < small["low"]
-            else "whether more than with the smallest cannot be told, the intervals overlap"
+            else "cannot be told: the intervals overlap"
         )
-        lines.append(
-            f"{kind}, times as fast as MHA: {gain_text(small)} with the smallest cache; {gain_text(large)} "
-            f"with the largest: {faster}, and {said}."
-        )
+        body.append([kind, gain_text(small), gain_text(large), faster, more])
+    header = ("times as fast as MHA", "smallest cache [95 %]", "largest cache [95 %]", "with the largest")
+    return Table((*header, "gain against the smallest"), body)
+
+
+def busy_words(rows: Sequence[dict[str, Any]]) -> str:
+    """Says so where the machine had other work: then times mean little."""
     apart = max(r["ms"]["high"] / r["ms"]["low"] for r in rows)
-    if apart > 2:
-        lines.append(
-            f"This machine was busy with other work: times of one and the same setting lie up to {apart:.0f} "
-            "times apart. Delete decode_speed-* in runs/lab and run this again when it is quiet."
-        )
-    return "\n".join(textwrap.fill(line, 100) for line in lines)
+    if apart <= 2:
+        return ""
+    return (
+        f"This machine was busy with other work: times of one and the same setting lie up to {apart:.0f} times apart. "
+        "Delete decode_speed-* in runs/lab and run this again when it is quiet."
+    )
 
 
 def means(table: Mapping[str, Sequence[float]]) -> dict[str, float]:

@@ -56,7 +56,7 @@ class AttentionExplorer(Explorer):
             for h in heads:
                 seen, words = visible(weights[layer, h], step), f"attention weights of head {h}, query by key"
                 maps += (
-                    f'<div style="flex: 1 1 280px; max-width: 420px; margin: 4px 12px 4px 0">head {h}'
+                    f'<div style="flex: 1 1 400px; max-width: 460px; margin: 4px 12px 4px 0">head {h}'
                     f"{heatmap(seen, words, names, names, colour, cell=14, most=0.7)}</div>"
                 )
             groups += (

@@ -7,52 +7,57 @@ from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
-from llama2lab.lab.shown import drawn, side
+from llama2lab.lab.shown import Table, drawn, side
 from llama2lab.lessons.n06_rewards.experiments import TABLE_7, THRESHOLD
 from llama2lab.report.look import BLUE, GREEN, ORANGE, RED, SKY, plain, style
 from llama2lab.report.plots import add_curve, add_series, mark_line
-from llama2lab.report.summary import Results, figure_text, find, table
+from llama2lab.report.summary import Results, figure_text, find
 
 
 def training_curve(log: Sequence[dict[str, float]]) -> go.Figure | None:
-    """Loss and accuracy on the batches of a training."""
-    fig = go.Figure()
-    add_curve(fig, "loss with the margin, nats a pair", list(log), "step", "loss", BLUE)
-    add_curve(fig, "share of the batch that is right", list(log), "step", "accuracy", ORANGE, "dash")
-    mark_line(fig, math.log(2), "the loss of a model that knows nothing, without margin")
-    return style(fig, "step", "loss in nats; share", height=320)
+    """Loss and accuracy on the batches of a training, a panel each."""
+    fig = make_subplots(1, 2, horizontal_spacing=0.16)
+    shown = (("loss", "loss with the margin, nats a pair", math.log(2), "knows nothing, no margin"),
+             ("accuracy", "share of the batch that is right", 0.5, "a coin"))  # fmt: skip
+    for column, ((key, words, level, says), color) in enumerate(zip(shown, (BLUE, ORANGE), strict=True), 1):
+        add_curve(fig, words, list(log), "step", key, color, row=1, col=column)
+        fig.update_yaxes(title=words, row=1, col=column)
+        mark_line(fig, level, says, row=1, col=column)
+    return style(fig, "step", height=320, legend=False)
 
 
-def heads(results: Results, policies: dict[str, Any]) -> str:
+def heads(results: Results, policies: dict[str, Any]) -> Table:
     """Our head beside the report's in the run: on people's pairs, on facts, and, as `heads_by_ppo` of notebook 08
-    measures it, the policy that PPO makes with each."""
-    stages = {"with likelihood (ours)": "reward-helpfulness-v5", "the report's head": "reward-helpfulness-v5-linear"}
+    measures it, the policy that PPO makes with each; and which of the two is ahead, where that can be told."""
+    stages = ("reward-helpfulness-v5", "reward-helpfulness-v5-linear")
     lines: dict[str, tuple[str, ...]] = {
-        "held-out pairs": ("accuracy",),
-        "'significantly better'": ("accuracy_by_grade", "significantly"),
+        "right on held-out pairs": ("accuracy",),
+        "right on 'significantly better'": ("accuracy_by_grade", "significantly"),
         "right fact before wrong": ("truth",),
     }
-    rows = [[words, *(figure_text(find(results, s, *path)) for s in stages.values())] for words, path in lines.items()]
-    told = [figure_text(policies["policies"][head]["helpfulness"]) for head in ("likelihood", "linear")]
-    text = table(("helpfulness model", *stages), [*rows, ["its PPO policy, by the oracle", *told]])
-    unclear, ahead = "this run cannot tell them apart", ("our head is ahead", "the report's head is ahead")
-    ours, theirs = (find(results, stage, "truth") for stage in stages.values())
-    if ours and theirs:
-        apart = {"low": ours["low"] - theirs["high"], "high": ours["high"] - theirs["low"]}
-        text += f"\nFacts: {side(apart, *ahead, f'the intervals overlap, {unclear}')}."
+    ahead = ("ours", "the report's", "cannot be told")
+    rows = []
+    for words, path in lines.items():
+        ours, theirs = (find(results, stage, *path) for stage in stages)
+        apart = {"low": ours["low"] - theirs["high"], "high": ours["high"] - theirs["low"]} if ours and theirs else None
+        rows.append([words, figure_text(ours), figure_text(theirs), side(apart, *ahead) if apart else "-"])
     [gap] = policies["claims"].values()
-    return text + f"\nPPO policies: {side(gap, *ahead, unclear)}."
+    told = [figure_text(policies["policies"][head]["helpfulness"]) for head in ("likelihood", "linear")]
+    rows.append(["true helpfulness of its PPO policy", *told, side(gap, *ahead)])
+    return Table(("helpfulness model", "with likelihood (ours)", "the report's head", "which is ahead"), rows)
 
 
-def on_each_other(results: Results) -> str:
+def on_each_other(results: Results) -> Table:
     """The run's two models on their own and on the other's test pairs, beside Table 7."""
     keys = {"helpfulness": ("accuracy", "accuracy_on_other"), "safety": ("accuracy_on_other", "accuracy")}
     rows = []
     for kind, pair in keys.items():
         ours = (figure_text(find(results, f"reward-{kind}-v5", key)) for key in pair)
-        rows.append([kind, *ours, f"{TABLE_7[kind]['helpfulness']}, {TABLE_7[kind]['safety']}"])
-    return table(("the run's model", "on helpfulness pairs", "on safety pairs", "table 7, percent"), rows)
+        rows.append([kind, *ours, *(f"{TABLE_7[kind][of]} %" for of in ("helpfulness", "safety"))])
+    on = ("on helpfulness pairs", "on safety pairs")
+    return Table(("model", *on, *(f"the report, {words}" for words in on)), rows)
 
 
 def conflict_plane(points: Sequence[dict[str, Any]]) -> go.Figure | None:
@@ -71,8 +76,8 @@ def conflict_plane(points: Sequence[dict[str, Any]]) -> go.Figure | None:
             marker = {"color": color, "symbol": symbol, "size": 8, "opacity": 0.75}
             hover = {"text": [plain(p["answer"], 90) for p in some], "hovertemplate": "%{text}<extra></extra>"}
             fig.add_trace(go.Scatter(x=x, y=y, mode="markers", name=words, marker=marker, **hover))
-    mark_line(fig, math.log(THRESHOLD / (1 - THRESHOLD)), f"R_s = {THRESHOLD}: below it safety judges")
-    return style(fig, "helpfulness score (logit)", "safety score (logit)", height=480)
+    mark_line(fig, math.log(THRESHOLD / (1 - THRESHOLD)), f"R<sub>s</sub> = {THRESHOLD}: below it safety judges")
+    return style(fig, "helpfulness score (logit)", "safety score (logit)", height=420)
 
 
 def gate_curve(gate: dict[str, Any]) -> go.Figure | None:
@@ -84,19 +89,21 @@ def gate_curve(gate: dict[str, Any]) -> go.Figure | None:
         fig.add_trace(
             go.Scatter(x=[THRESHOLD], y=[report], mode="markers", name=f"the report's {key}", **drawn(color, "x", 12))
         )
-    return style(fig, "threshold on R_s", "share")
+    return style(fig, "threshold on R<sub>s</sub>", "share of answers, precision and recall")
 
 
-def gate_words(gate: dict[str, Any]) -> str:
+def gate_table(gate: dict[str, Any]) -> Table:
     """What the report's threshold does here."""
-    return (
-        f"{gate['unsafe']} of {gate['answers']} answers are unsafe. At {THRESHOLD}: precision "
-        f"{figure_text(gate['at']['precision'])},\nrecall {figure_text(gate['at']['recall'])}; R_s is under it in "
-        f"{figure_text(gate['under'])} of all answers."
-    )
+    rows = [
+        ["unsafe answers", f"{gate['unsafe']} of {gate['answers']}", ""],
+        ["precision of the threshold on them", figure_text(gate["at"]["precision"]), "0.89"],
+        ["recall", figure_text(gate["at"]["recall"]), "0.55"],
+        ["answers under the threshold, of all", figure_text(gate["under"]), ""],
+    ]
+    return Table((f"the gate at {THRESHOLD}", "here [95 %]", "the report"), rows)
 
 
-def real_pairs(runs: Sequence[Results]) -> str:
+def real_pairs(runs: Sequence[Results]) -> Table:
     """The reward models of runs on real pairs, on held-out ones."""
     rows = [
         [stage, *(figure_text(find(one, stage, key)) for key in ("accuracy", "accuracy_on_other", "longer_is_chosen"))]
@@ -104,9 +111,5 @@ def real_pairs(runs: Sequence[Results]) -> str:
         for stage in ("reward-helpfulness-v1", "reward-safety-v1")
         if stage in one["stages"]
     ]
-    if not rows:
-        return (
-            "No finished run on real pairs was found in runs/; make one with: llama2lab run --recipe "
-            "data/recipes/real.yaml --data DIR"
-        )
-    return table(("model", "own pairs", "the other's", "length alone"), rows)
+    none = "none yet: llama2lab run --recipe data/recipes/real.yaml --data DIR makes one"
+    return Table(("model of a run on real pairs", "own pairs", "the other's", "length alone"), rows or [[none, *"---"]])

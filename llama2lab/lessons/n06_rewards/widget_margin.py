@@ -57,7 +57,7 @@ class MarginExplorer(Explorer):
 
     def __init__(self, gaps: Mapping[str, Sequence[float]] | None = None):
         self.gaps = gaps or {}
-        self.gap = slider("r_chosen - r_rejected", 0.5, LOW, HIGH, 0.1, "420px")
+        self.gap = slider("gap, chosen less rejected", 0.5, LOW, HIGH, 0.1, "420px")
         self.grade = dropdown("the annotator said", [(f"{g} better", g) for g in GRADES], width=None)
         style = LABEL | {"button_width": "70px"}
         self.margin = w.ToggleButtons(
@@ -81,7 +81,7 @@ class MarginExplorer(Explorer):
         ):
             series = [(key, [(row["gap"], row[what]) for row in rows]) for key, rows in curves.items()]
             shown, mark = f"{words} against the gap, one curve for each margin table; {said}", (here["gap"], here[what])
-            pictures += lines(series, shown, "r_chosen - r_rejected", words, height=200, y_range=ends, marks=[mark])
+            pictures += lines(series, shown, "gap, chosen less rejected", words, height=200, y_range=ends, marks=[mark])
         return f"<p>'{grade} better', {said}.</p>" + pictures + self._own_pairs(grade)
 
     def _own_pairs(self, grade: str) -> str:

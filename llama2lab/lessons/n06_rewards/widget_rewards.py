@@ -25,6 +25,7 @@ from llama2lab.stages.gate import combined_score, mean_and_std
 from llama2lab.town.items import Prompt, Verdict
 from llama2lab.town.truth import REFUSAL
 
+R_H, R_S, R_C = (f"<i>R</i><sub>{part}</sub>" for part in "hsc")  # in HTML
 LONGEST = 600  # characters of an answer that are scored
 WRITTEN = ("SFT wrote", "V5 wrote", "a refusal")
 PIECES = 64  # at most so many prefixes of an answer are scored
@@ -37,9 +38,9 @@ def gate(helpfulness: float, safety: float, unsafe: bool, threshold: float = THR
     why = (
         "the prompt is tagged as a safety prompt"
         if unsafe
-        else f"R_s = {r_s:.2f} is under {threshold:g}"
+        else f"{R_S} = {r_s:.2f} is under {threshold:g}"
         if closed
-        else f"no safety prompt, and R_s = {r_s:.2f} is not under {threshold:g}"
+        else f"no safety prompt, and {R_S} = {r_s:.2f} is not under {threshold:g}"
     )
     return {
         "r_h": r_h,
@@ -178,8 +179,8 @@ class RewardExplorer(Explorer):
         ]
         a = judged["answer A"]
         said = (
-            f"<p>Answer A: R_h = {a['r_h']:.2f}, R_s = {a['r_s']:.2f}. The <strong>{a['model']}</strong> model "
-            f"judges, because {a['why']}: R_c = {a['r_c']:.2f}, logit {a['logit']:+.2f}; whitened, PPO would see "
+            f"<p>Answer A: {R_H} = {a['r_h']:.2f}, {R_S} = {a['r_s']:.2f}. The <strong>{a['model']}</strong> model "
+            f"judges, because {a['why']}: {R_C} = {a['r_c']:.2f}, logit {a['logit']:+.2f}; whitened, PPO would see "
             f"{a['ppo']:+.2f} (before the KL penalty).</p>"
         )
         if "answer B" in judged:
@@ -191,7 +192,7 @@ class RewardExplorer(Explorer):
         strips = "".join(f"<p>{name[-1]}: {growth_strip(rows)}</p>" for name, rows in grown.items())
         words = "both scores of the answer so far, against its tokens"
         picture = lines(series, words, "tokens of the answer so far", "score (logit)", dots=True)
-        head = ["", "answer", "R_h", "R_s", "judge", "logit", "PPO", *(["truly"] if prompt else [])]
+        head = ["", "answer", "helpfulness", "safety", "judge", "logit", "PPO", *(["truly"] if prompt else [])]
         body = []
         for name, r in judged.items():
             scores = [f"{r['r_h']:.2f}", f"{r['r_s']:.2f}", r["model"], f"{r['logit']:+.2f}", f"{r['ppo']:+.2f}"]

@@ -8,9 +8,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from llama2lab.engine.stats import Figure
-from llama2lab.lab.shown import drawn, side, signed
+from llama2lab.lab.shown import Table, drawn, side, signed
 from llama2lab.report.look import BLUE, ORANGE, errors, style
 from llama2lab.report.plots import mark_line, one_legend
+from llama2lab.report.summary import figure_text
 
 FIGURE_8 = (1.2, 1.3)  # the report: best temperature of the RLHF model with 10 to 100 samples (Figure 8)
 
@@ -47,4 +48,19 @@ def models_figure(result: dict[str, Any]) -> go.Figure | None:
     mark_line(fig, result["one"]["mean"], "a single answer")
     mark_line(fig, result["ceiling"]["mean"], "the truly best")
     fig.update_yaxes(title=f"true helpfulness of the pick among {result['k']}", row=1, col=1)
-    return style(fig, "accuracy on held-out pairs", height=440)
+    return style(fig, "accuracy on held-out pairs", height=400)
+
+
+def temperature_table(gaps: dict[str, Figure]) -> Table:
+    """How far the best temperature moved, and whether that can be told."""
+    rows = [[words, signed(gap, 1), temperature_words(gap)] for words, gap in gaps.items()]
+    return Table(("best temperature", "difference [95 %]", "what it says"), rows)
+
+
+def correlation_table(result: dict[str, Any]) -> Table:
+    """How strongly each accuracy goes with the worth of the pick, over the reward models."""
+    rows = [
+        [words, figure_text(r), r["n"], side(r, "as the report says", "against what the report says", "cannot be told")]
+        for words, r in result["correlation"].items()
+    ]
+    return Table(("", "correlation [95 %]", "reward models", "what it says"), rows)

@@ -12,9 +12,9 @@ from plotly.subplots import make_subplots
 
 from llama2lab.engine import stats
 from llama2lab.lab.finished import Finished
-from llama2lab.lab.shown import MARKS, add_line, columns
+from llama2lab.lab.shown import add_line, columns
 from llama2lab.lessons.n08_ppo.experiments import changes, value
-from llama2lab.report.look import BLUE, GREY, errors, plain, style
+from llama2lab.report.look import BLUE, GREY, MARKS, errors, plain, style
 from llama2lab.report.plots import one_legend
 from llama2lab.report.summary import figure_text, short_name
 
@@ -24,26 +24,26 @@ Rows = Sequence[Mapping[str, Any]]
 def kl_figure(results: Mapping[str, Mapping[str, Any]]) -> go.Figure | None:
     """The three estimators against the number of tokens, one panel for each pair of models; the bars are one standard
     deviation of the estimate over many draws, the dotted line is the exact KL."""
-    fig = make_subplots(1, len(results), subplot_titles=[plain(name, 60) for name in results], horizontal_spacing=0.12)
+    heads = [f"{plain(name, 60)}<br>exact: {result['exact']:.3f}" for name, result in results.items()]
+    fig = make_subplots(1, len(results), subplot_titles=heads, horizontal_spacing=0.2)
     for column, result in enumerate(results.values(), 1):
         rows = result["by_n"]
         for shift, (name, (color, symbol)) in enumerate(zip(("k1", "k2", "k3"), MARKS, strict=False)):
             x, y = [row["n"] * 1.12 ** (shift - 1) for row in rows], [row[name]["mean"] for row in rows]
             bars = {"type": "data", "array": [row[name]["std"] for row in rows], "thickness": 1.5, "width": 4}
             add_line(fig, name, x, y, color, symbol, error_y=bars, row=1, col=column)
-        exact = {"annotation_text": f"exact {result['exact']:.3f}", "annotation_position": "top left"}
-        fig.add_hline(y=result["exact"], line={"color": GREY, "dash": "dot"}, row=1, col=column, **exact)
+        fig.add_hline(y=result["exact"], line={"color": GREY, "dash": "dot"}, row=1, col=column)
         fig.update_xaxes(type="log", tickvals=[row["n"] for row in rows], row=1, col=column)
         # far apart, k3 has values a hundred times the KL: its bars leave the picture
         fig.update_yaxes(range=[-2 * result["exact"], 5 * result["exact"]], row=1, col=column)
     one_legend(fig)
-    fig.update_yaxes(title="KL, nats a token", row=1, col=1)
-    return style(fig, "tokens in the estimate")
+    return style(fig, "tokens in the estimate", "KL, nats a token", height=350)
 
 
 def gae_figure(answer: Mapping[str, Any]) -> go.Figure | None:
     """One answer token by token: its rewards, its values, and its advantages for each lambda."""
-    names = [f"{i + 1} {plain(t, 12)}" for i, t in enumerate(answer["tokens"])]  # one token may come twice
+    names = [f"{i} {plain(t, 12)}" for i, t in enumerate(answer["tokens"], 1)]
+    places = list(range(1, len(names) + 1))
     fig = make_subplots(
         3,
         1,
@@ -51,30 +51,32 @@ def gae_figure(answer: Mapping[str, Any]) -> go.Figure | None:
         vertical_spacing=0.09,
         subplot_titles=("reward of the token", "value before the token", "advantage of the token"),
     )
-    fig.add_trace(go.Bar(x=names, y=answer["rewards"], name="reward", marker={"color": GREY}), row=1, col=1)
+    fig.add_trace(go.Bar(x=places, y=answer["rewards"], name="reward", marker={"color": GREY}), row=1, col=1)
     fig.add_trace(
-        go.Scatter(x=names, y=answer["values"], name="value", mode="lines+markers", line={"color": BLUE}), row=2, col=1
+        go.Scatter(x=places, y=answer["values"], name="value", mode="lines+markers", line={"color": BLUE}), row=2, col=1
     )
     for (lam, values), (color, symbol) in zip(answer["advantages"].items(), MARKS[1:], strict=False):
-        add_line(fig, f"lambda {lam}", names, values, color, symbol, size=7, row=3, col=1)
-    fig.update_annotations(font_size=13)
-    fig.update_xaxes(title="token of the answer", tickangle=-45, row=3)
+        add_line(fig, f"lambda {lam}", places, values, color, symbol, size=7, row=3, col=1)
+    fig.update_xaxes(tickvals=places, ticktext=names, tickangle=-60)
+    fig.update_xaxes(title="token of the answer", row=3)
     fig.update_yaxes(title="score")
-    return style(fig, height=640, bottom=150)
+    return style(fig, height=600, below=90)
 
 
 def runs_figure(runs: Mapping[str, Rows], keys: Mapping[str, str]) -> go.Figure | None:
-    """Short runs side by side: one panel for each of `keys` {key of a row: words}, with an interval where the row has
-    a figure."""
-    fig = make_subplots(1, len(keys), subplot_titles=list(keys.values()), horizontal_spacing=0.08)
+    """Short runs together: below each other one panel for each of `keys` {key of a row: words}, with an interval where
+    the row has a figure."""
+    fig = make_subplots(len(keys), 1, shared_xaxes=True, vertical_spacing=0.06)
     for (name, rows), (color, symbol) in zip(runs.items(), MARKS, strict=False):
-        for column, key in enumerate(keys, 1):
+        for panel, key in enumerate(keys, 1):
             bars = errors([row[key] for row in rows]) if rows and isinstance(rows[0][key], dict) else None
             x, y = [row["iteration"] + 1 for row in rows], [value(row, key) for row in rows]
-            add_line(fig, name, x, y, color, symbol, size=7, error_y=bars, row=1, col=column)
+            add_line(fig, name, x, y, color, symbol, size=7, error_y=bars, row=panel, col=1)
     one_legend(fig)
-    fig.update_annotations(font_size=13)
-    return style(fig, "iteration")
+    for panel, words in enumerate(keys.values(), 1):
+        fig.update_yaxes(title=words.replace(", ", ",<br>"), row=panel, col=1)
+    fig.update_xaxes(title="iteration", row=len(keys))
+    return style(fig, height=80 + 190 * len(keys))
 
 
 def three_tokens_figure(plays: Mapping[str, Rows], names: Sequence[str]) -> go.Figure | None:
@@ -95,30 +97,31 @@ def three_tokens_figure(plays: Mapping[str, Rows], names: Sequence[str]) -> go.F
 
 
 def over_optimisation_figure(result: Mapping[str, Any]) -> go.Figure | None:
-    """Proxy (dashed, its change) and truth against the distance from the start: one panel for each reward model, one
-    colour for each beta."""
+    """Reward and truth against the distance from the start, both as changes: a column for each reward model, a row for
+    each beta."""
     judges = list(dict.fromkeys(run["reward"] for run in result["runs"]))
     accuracy = {run["reward"]: run["accuracy"] for run in result["runs"]}
+    betas = sorted({run["beta"] for run in result["runs"]})
+    heads = [f"beta {b:g}: {plain(j)}<br>(accuracy {accuracy[j]['mean']:.2f})" for b in betas for j in judges]
     fig = make_subplots(
-        1,
+        len(betas),
         len(judges),
         shared_yaxes=True,
         horizontal_spacing=0.04,
-        subplot_titles=[f"reward model: {plain(j)}, accuracy {accuracy[j]['mean']:.2f}" for j in judges],
+        vertical_spacing=0.17,
+        subplot_titles=heads,
     )
-    betas = sorted({run["beta"] for run in result["runs"]})
+    looks = (("proxy", "reward", MARKS[1], "dash"), ("truth", "true helpfulness", MARKS[0], "solid"))
     for run in result["runs"]:
-        rows, column = run["rows"], judges.index(run["reward"]) + 1
-        color, symbol = MARKS[betas.index(run["beta"])]
-        x, hover = [row["kl"] for row in rows], "%{x:.1f} nats: %{text}<extra></extra>"
-        text = [f"truth {figure_text(row['truth'])}, reward {figure_text(row['proxy'])}" for row in rows]
-        for key, dash, what in (("proxy", "dash", "reward"), ("truth", "solid", "truth")):
-            name, y = f"beta {run['beta']:g}, {what}", changes(rows, key)
-            add_line(fig, name, x, y, color, symbol, 6, dash, 1, column, text=text, hovertemplate=hover)
+        rows, row, column = run["rows"], betas.index(run["beta"]) + 1, judges.index(run["reward"]) + 1
+        x, hover = [one["kl"] for one in rows], "%{x:.1f} nats: %{text}<extra></extra>"
+        text = [f"truth {figure_text(one['truth'])}, reward {figure_text(one['proxy'])}" for one in rows]
+        for key, name, (color, symbol), dash in looks:
+            more = {"text": text, "hovertemplate": hover}
+            add_line(fig, name, x, changes(rows, key), color, symbol, 6, dash, row, column, **more)
     one_legend(fig)
-    fig.update_annotations(font_size=13)
-    fig.update_yaxes(title="change, standard errors of the start", row=1, col=1)
-    return style(fig, "KL to the start, nats an answer", height=460, bottom=150)
+    fig.update_yaxes(title="change,<br>standard errors", col=1)
+    return style(fig, "KL to the start, nats an answer", height=90 + 230 * len(betas))
 
 
 def last(rows: Rows, key: str, n: int = 3) -> float:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import plotly.graph_objects as go
+
 from llama2lab.engine import stats
 from llama2lab.engine.stats import Figure
 from llama2lab.lab.finished import Finished
-from llama2lab.lab.shown import side, signed, verdict
+from llama2lab.lab.shown import Table, add_line, show, side, signed, verdicts
 from llama2lab.lessons.n09_gatt.experiments import STAGES
+from llama2lab.report.look import GREY
 from llama2lab.report.plots import TABLE_30, TURNS
 from llama2lab.report.summary import difference, figure_text, find, short_name
 
@@ -24,17 +27,18 @@ def table_30(lab: Finished) -> tuple[list[str], list[list[str]]]:
     return ["turn", "report, without", "report, with", *(short_name(s) for s in STAGES)], rows
 
 
-def claim_21(lab: Finished) -> list[str]:
-    """What this run's figures say of the claim, and where they differ from the report's."""
+def claim_21(lab: Finished) -> Table:
+    """What this run's figures say of the claim, turn by turn; at turn 2 the report has no difference either."""
     gaps = {
         turn: difference(find(lab.figures, "gatt", "retention", turn), find(lab.figures, "rlhf-v3", "retention", turn))
-        for turn in TURNS
+        for turn in ("4", "6", "10", "20")
     }
-    lines = [
-        verdict(f"Turn {turn}, with less without Ghost Attention", gap)
-        for turn, gap in gaps.items()
-        if gap and turn in ("4", "6", "10", "20")  # at turn 2 the report has no difference either
-    ]
+    return verdicts({f"turn {turn}, with less without Ghost Attention": gap for turn, gap in gaps.items() if gap})
+
+
+def apart_from_the_report(lab: Finished) -> str:
+    """Where the miniature differs from the report's table 30."""
+    lines = []
     baseline = [find(lab.figures, "rlhf-v3", "retention", turn) for turn in ("4", "6")]
     if all(f and f["low"] > 0.1 for f in baseline):
         lines.append(
@@ -48,7 +52,7 @@ def claim_21(lab: Finished) -> list[str]:
             f"The model with Ghost Attention obeys in {figure_text(last)} of the dialogues at turn 20, not in "
             "all: the report has 100 %."
         )
-    return lines
+    return " ".join(lines)
 
 
 def single_turn(lab: Finished) -> Figure:
@@ -57,43 +61,69 @@ def single_turn(lab: Finished) -> Figure:
     return stats.mean([a["score"] - b["score"] for a, b in both if a["kind"] == "helpful"])
 
 
-def told_by_masks(masks: dict[str, list[Figure]]) -> list[str]:
+def told_by_masks(masks: dict[str, list[Figure]]) -> Table:
     """Obedience over all turns for each mask, and the turns at which the two can be told apart."""
-    means = {key: sum(f["mean"] for f in turned) / len(turned) for key, turned in masks.items()}
-    lines = [f"{MASKS[key]}: {mean:.2f} over all turns" for key, mean in means.items()]
+    rows = [[MASKS[key], f"{sum(f['mean'] for f in turned) / len(turned):.2f}"] for key, turned in masks.items()]
     apart = [
         str(t)
         for t, (a, b) in enumerate(zip(masks["last"], masks["all"], strict=True), 1)
         if a["low"] > b["high"] or b["low"] > a["high"]
     ]
-    return [
-        *lines,
-        f"Turns at which the intervals of the two masks do not touch: {', '.join(apart)}."
-        if apart
-        else "At no turn do the intervals of the two masks part: they cannot be told apart here.",
-    ]
+    rows.append(["turns at which the intervals of the two masks do not touch", ", ".join(apart) or "none"])
+    return Table(("answers that keep the instruction", "over all turns"), rows)
 
 
-def told_by_attention(look: dict[str, Any], start: int = 10) -> list[str]:
+def attention_figure(look: dict[str, Any]) -> go.Figure | None:
+    """The share of attention on the instruction by turn, of the head that looks most and of all heads, with and
+    without; dotted what a head would give that looks at everything alike."""
+    series = {
+        f"{name}, {how}": {str(t): f for t, f in enumerate(look[stage][how], 1)}
+        for stage, name in (("rlhf-v3", "without"), ("gatt", "with"))
+        for how in ("max", "mean")
+    }
+    fig = show(series, "turn of the dialogue", "attention on the instruction, share")
+    if fig is not None:
+        turns = list(range(1, len(look["even"]) + 1))
+        add_line(fig, "if even", turns, look["even"], GREY, dash="dot", mode="lines")
+        fig.update_yaxes(range=[0, 1.05])
+    return fig
+
+
+def told_by_attention(look: dict[str, Any], start: int = 10) -> Table:
     """The mean share of attention on the instruction from a turn on, with and without."""
 
-    def late(figures: list[Any]) -> float:
+    def late(figures: list[Any]) -> str:
         values = [f["mean"] if isinstance(f, dict) else f for f in figures[start - 1 :]] or [float("nan")]
-        return sum(values) / len(values)
+        return f"{sum(values) / len(values):.3f}"
 
-    lines = []
-    for how in ("max", "mean"):
-        there, before = (late(look[stage][how]) for stage in ("gatt", "rlhf-v3"))
-        lines.append(f"From turn {start} on, {how} of the heads: {there:.3f} with, {before:.3f} without")
-    return [*lines, f"If a head looked at all tokens alike: {late(look['even']):.3f}"]
+    words = {"max": "the head that looks most", "mean": "the mean of all heads"}
+    rows = [[words[how], *(late(look[stage][how]) for stage in ("gatt", "rlhf-v3"))] for how in words]
+    even = late(look["even"])
+    return Table(
+        (f"attention on the instruction, from turn {start} on", "with", "without"),
+        [*rows, ["a head that looked at everything alike", even, even]],
+    )
 
 
-def told_by_single_turns(lab: Finished) -> list[str]:
+def told_by_single_turns(lab: Finished) -> Table:
     """Whether single-turn quality changed."""
+    names = {
+        "helpfulness": "true helpfulness",
+        "correct": "right answers",
+        "violation_rate": "complies with harm",
+        "borderline_refusal_rate": "refuses borderline prompts",
+    }
     gap = single_turn(lab)
-    changed = side(gap, "better", "worse", "no different, as far as can be told")
-    return [f"True helpfulness on single prompts, with less without: {signed(gap)}: {changed}"] + [
-        f"{name.replace('_', ' ')}: {figure_text(find(lab.figures, 'rlhf-v3', name))} without, "
-        f"{figure_text(find(lab.figures, 'gatt', name))} with"
-        for name in ("correct", "violation_rate", "borderline_refusal_rate")
+    rows = [
+        [words, *(figure_text(find(lab.figures, s, key)) for s in ("rlhf-v3", "gatt"))] for key, words in names.items()
     ]
+    changed = side(gap, "better", "worse", "no different, as far as can be told")
+    rows.append(["true helpfulness, with less without, prompt by prompt", "", f"{signed(gap)}: {changed}"])
+    return Table(("on single prompts", "without", "with"), rows)
+
+
+def first_and_last(found: dict[str, Any], stages: tuple[str, ...] = ("rlhf-v3", "gatt", "rlhf-v5")) -> Table:
+    """Obedience at the first and at the last turn (`unseen_instructions`)."""
+    turns = len(found[stages[0]])
+    rows = [[short_name(stage), *(figure_text(found[stage][t]) for t in (0, -1))] for stage in stages]
+    return Table(("version", "turn 1", f"turn {turns}"), rows)

@@ -25,7 +25,7 @@ from llama2lab.lessons.n09_gatt.dialogues import (
     obedience,
     sampled_dialogues,
 )
-from llama2lab.report.look import BLUE, ORANGE, tame
+from llama2lab.report.look import tame
 from llama2lab.town.prompts import dialogue_prompts
 
 WITHOUT, WITH = "rlhf-v3", ("gatt", "rlhf-v5")
@@ -42,8 +42,8 @@ def transcript(dialogue: Dialogue, turns: int) -> str:
     shown = zip(dialogue.questions[:turns], dialogue.answers, dialogue.obeyed, strict=False)  # no more than `turns`
     for t, (question, answer, ok) in enumerate(shown, 1):
         said = f"<strong>{cell(dialogue.instruction.text)}</strong> {cell(question)}" if t == 1 else cell(question)
-        colour, sign, obeys = (BLUE, "&#10003;", "obeys") if ok else (ORANGE, "&#10007;", "does not")
-        mark = f'<span style="color: {colour}">{sign}</span> {obeys}'
+        sign, obeys = ("&#10003;", "obeys") if ok else ("&#10007;", "does not")
+        mark = f"{sign} {obeys}"
         rows += (
             f'<tr><td style="padding: 1px 8px; vertical-align: top">{t}</td><td style="padding: 1px 8px; '
             f'text-align: left">{said}</td><td style="padding: 1px 8px; text-align: left">{cell(answer)}</td>'

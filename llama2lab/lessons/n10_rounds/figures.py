@@ -7,8 +7,9 @@ from typing import Any
 
 from llama2lab.engine import stats
 from llama2lab.lab.finished import Finished
-from llama2lab.lab.shown import side, signed
+from llama2lab.lab.shown import Table, side, signed
 from llama2lab.report.summary import difference, figure_text, find, metrics, short_name
+from llama2lab.stages.evaluate import TIE
 from llama2lab.stages.rounds import ROUNDS
 
 
@@ -101,26 +102,27 @@ def ceiling_series(result: dict[str, Any]) -> Series:
     }
 
 
-def ceiling_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of `ceiling`."""
-    return (
-        ["who answers", "true helpfulness", "right", "of right answers", "less the demonstrations"],
-        [
-            [name, *(figure_text(part[key]) for key in ("all", "correct", "right", "gap"))]
-            for name, part in result.items()
-        ],
-    )
-
-
-def ceiling_verdict(result: dict[str, Any]) -> str:
-    """Whether any model beats the demonstrations, over all answers and over right ones, as the figures say."""
-    first, lines = result["demonstrations"], []
-    for name in list(result)[1:]:
-        part = result[name]
+def ceiling_table(result: dict[str, Any]) -> Table:
+    """`ceiling`, and whether any model beats the demonstrations, over all answers and over right ones."""
+    first, rows = result["demonstrations"], []
+    for name, part in result.items():
         right = difference(part["right"], first["right"]) or part["right"]
-        lines.append(
-            f"{name} is {side(part['gap'], 'above', 'below', 'level with')} the demonstrations "
-            f"({part['gap']['mean']:+.2f}); its right answers are written "
-            f"{side(right, 'better', 'worse', 'no differently')} ({signed(right, 2)})."
-        )
-    return "\n".join(lines)
+        said = [
+            f"{signed(part['gap'], 2)}: {side(part['gap'], 'above', 'below', 'level')}",
+            f"{signed(right, 2)}: {side(right, 'better', 'worse', 'no different')}",
+        ]
+        figures = [figure_text(part[key]) for key in ("all", "correct", "right")]
+        rows.append([name, *figures, *(said if part is not first else ("", ""))])
+    header = ("who answers", "true helpfulness", "right", "of right answers")
+    return Table((*header, "less the demonstrations", "right answers less theirs"), rows)
+
+
+def better_and_worse(lab: Finished, stage: str = "rlhf-v5", before: str = "sft") -> Table:
+    """On how many helpful prompts a version is better and worse than another, and by how much there."""
+    gaps = [new["score"] - old["score"] for new, old in lab.answers(stage, before) if new["kind"] == "helpful"]
+    parts = (("better", [g for g in gaps if g > TIE]), ("worse", [g for g in gaps if g < -TIE]))
+    rows = [
+        [words, f"{len(some)} of {len(gaps)}", figure_text(stats.mean(some)) if some else "-"] for words, some in parts
+    ]
+    less = f"{short_name(stage)} less {short_name(before)} there"
+    return Table((f"{short_name(stage)} against {short_name(before)}", "prompts", less), rows)

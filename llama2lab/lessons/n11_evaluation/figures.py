@@ -10,10 +10,10 @@ import plotly.graph_objects as go
 
 from llama2lab.engine import stats
 from llama2lab.lab.finished import Finished
-from llama2lab.lab.shown import told
-from llama2lab.report.look import BLUE, GREY, ORANGE, style
+from llama2lab.lab.shown import Table, signed, told
+from llama2lab.report.look import BLUE, GREY, ORANGE, TEXT, style
 from llama2lab.report.plots import add_series
-from llama2lab.report.summary import difference, find, short_name
+from llama2lab.report.summary import difference, figure_text, find, short_name
 from llama2lab.stages.evaluate import TIE
 
 # Win, tie and loss in percent of the report's human evaluation of helpfulness (figure 1, section 3.4).
@@ -41,15 +41,18 @@ def win_chart(lab: Finished, stages: Sequence[str] = ("rlhf-v1", "rlhf-v3", "rlh
     rows = []
     for stage in stages:
         found = [find(lab.figures, stage, f"{what}_vs_sft") for what in ("wins", "ties", "losses")]
-        rows.append((f"{short_name(stage)} against SFT, oracle", [100 * f["mean"] if f else 0.0 for f in found]))
-    rows = [*((f"the report: {name}", list(shares)) for name, shares in reversed(FIGURE_1)), *reversed(rows)]
+        rows.append((f"{short_name(stage)} against SFT", [100 * f["mean"] if f else 0.0 for f in found]))
+    rows = [*((f"the report:<br>{name}", list(shares)) for name, shares in reversed(FIGURE_1)), *reversed(rows)]
     fig = go.Figure()
     for i, (name, colour) in enumerate((("win", BLUE), ("tie", GREY), ("loss", ORANGE))):
         x, y = [shares[i] for _, shares in rows], [label for label, _ in rows]
         bar = go.Bar(x=x, y=y, name=name, orientation="h", marker_color=colour)
-        fig.add_trace(bar.update(texttemplate="%{x:.0f}", textposition="inside"))
-    fig.update_layout(barmode="stack")
-    return style(fig, "percent of the prompts", height=150 + 34 * len(rows), left=250)
+        ink = "#ffffff" if name == "win" else "#111111"
+        bar.update(texttemplate="%{x:.0f}", textposition="inside", insidetextfont_color=ink, insidetextanchor="middle")
+        fig.add_trace(bar)
+    fig.update_layout(barmode="stack", uniformtext={"minsize": TEXT, "mode": "hide"}, legend_traceorder="normal")
+    fig.update_yaxes(automargin=True)
+    return style(fig, "percent of the prompts", "who against whom", height=100 + 36 * len(rows))
 
 
 def interval_by_n(
@@ -73,7 +76,7 @@ def diversity_chart(found: dict[str, Any]) -> go.Figure | None:
             add_series(
                 fig, f"{kind}, {short_name(stage)}", found["temperatures"], found[stage][kind], colour, symbol, dash
             )
-    return style(fig, "temperature", "Self-BLEU (1: all answers the same)", height=420, bottom=120)
+    return style(fig, "temperature", "Self-BLEU (1: all answers the same)", height=350)
 
 
 def narrowing(found: dict[str, Any], before: str = "sft", after: str = "rlhf-v5", at: float = 0.9) -> dict[str, Any]:
@@ -87,3 +90,20 @@ def narrower(found: dict[str, Any]) -> str:
     rises = narrowing(found)
     apart = gap(rises["factual"], rises["creative"])
     return "neither" if not told(apart) else "factual" if apart["mean"] > 0 else "creative"
+
+
+def narrowing_table(found: dict[str, Any], at: float = 0.9) -> Table:
+    """How much Self-BLEU rose at a temperature, by kind."""
+    rows = [[kind, signed(rise)] for kind, rise in narrowing(found, at=at).items()]
+    return Table(("prompts", f"rise of Self-BLEU from SFT to V5 at T = {at:g} [95 %]"), rows)
+
+
+def contents_table(points: Sequence[float], contents: Sequence[str]) -> Table:
+    """What a win rate rests on where several prompts ask for one content."""
+    ways = (("each prompt alone", len(points), ()), ("wordings of one content together", len(set(contents)), contents))
+    independent = (len(points), stats.effective_n(points, contents))
+    rows = [
+        [words, n, f"{worth:.0f}", figure_text(stats.rate(points, groups))]
+        for (words, n, groups), worth in zip(ways, independent, strict=True)
+    ]
+    return Table(("counted as", "groups", "independent prompts", "win rate [95 %]"), rows)

@@ -161,7 +161,7 @@ class CostCalculator(Explorer):
             ("computing", money(big.compute), money(own.compute)),
             ("comparisons", f"{self.comparisons.value:,}", f"{lab_comparisons(self.lab):,}"),
             ("comparisons by people", money(big.data), f"{money(own.data)} (here simulated: none paid)"),
-            ("share of the data in the money", share(big), share(own)),
+            ("comparisons by people, share of all costs", share(big), share(own)),
         ]
         return table(("", "as set above", "this lab's run"), rows) + (
             f"<p>The report's table 2 prints {printed}; with PUE 1 and {implied_intensity():.4f} kg a kWh the "
