@@ -205,7 +205,22 @@ def test_text_of_the_student_is_escaped(exercise, answer) -> None:
     outcome = run(exercise, answer, draw=True)
     assert outcome.passed and "&lt;script" in outcome.picture, outcome
     tags = set(re.findall(r"<([a-zA-Z]+)", outcome.picture))
-    assert tags <= {"figure", "figcaption", "div", "span", "p", "svg", "rect", "text", "table", "tr", "th", "td"}
+    assert tags <= {
+        "figure",
+        "figcaption",
+        "div",
+        "span",
+        "p",
+        "svg",
+        "rect",
+        "text",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+    }
 
 
 def test_a_schedule_that_is_no_number_passes_where_it_was_checked() -> None:
