@@ -39,7 +39,7 @@ from llama2lab.run.turns import (
 from llama2lab.stages.pretrain import training_flops_per_token
 
 SECTIONS = ("training", "generation", "sft", "reward", "ppo", "workers")
-MODELS = {"mini (1.0M)": SIZES["mini"], "2.8M": ModelConfig(2048, 192, 5, 6, 2, 512, max_seq_len=1024)}
+MODELS = {"mini": SIZES["mini"], "larger": ModelConfig(2048, 192, 5, 6, 2, 512, max_seq_len=1024)}
 PEER = "transformers"
 ROWS, SEQ = 32, 256  # of a training batch
 STEPS = 2  # of pretraining in a turn
@@ -91,10 +91,9 @@ def _bench_model(
 ) -> None:
     """The rows of one model, printed and added to `result`."""
     ours, theirs = pair(config, machine.device)
-    print(
-        f"\n{name}: {sum(p.numel() for p in ours.parameters()):,} parameters, {machine.device}; this machine's "
-        f"precision is {machine.precision}"
-    )
+    count = sum(p.numel() for p in ours.parameters())
+    print(f"\n{name}: {count:,} parameters, {machine.device}; this machine's precision is {machine.precision}")
+    name = f"{name} ({count / 1e6:.1f}M)"
     few = max(2, repeats - 2)  # of what takes long
 
     def add(section: str, what: str, row: dict[str, Any], unit: str, peer: str) -> None:
