@@ -67,7 +67,7 @@ TOWN: list[tuple[str, int, str]] = [
     ("rlhf:\n  ppo:\n    batch: 8", 3, "rlhf.ppo.minibatch must be at most batch (8)"),
     ("rlhf:\n  ppo:\n    iterations: 3", 3, "rlhf.ppo.critic_warmup must be less than iterations (3)"),
     ("pretrain:\n  seq_len: 4096", 2, "pretrain.seq_len must be at most the model's context"),
-    ("pretrain:\n  model:\n    n_heads: 3", 3, "pretrain.model.dim cannot be so: dim 128 is not divisible by n_heads"),
+    ("pretrain:\n  model:\n    n_heads: 3", 3, "pretrain.model.dim cannot be so: dim 160 is not divisible by n_heads"),
     ("pretrain: {model: {n_kv_heads: 3}}", 1, "not divisible by n_kv_heads 3"),
     ("pretrain: {model: {head_dim: 3}}", 1, "head_dim 3 is odd"),
     ("pretrain: {model: {vocab_size: 100}}", 1, "pretrain.model.vocab_size must be at least 264"),

@@ -113,7 +113,7 @@ def test_the_shipped_run_has_the_settings_of_the_preset():
         "preferences-v3": r.preferences,
         "reward-helpfulness-v5": r.helpfulness,
         "reward-safety-v5": r.safety,
-        "reward-helpfulness-v5-linear": replace(r.helpfulness, head="linear"),
+        "reward-helpfulness-v5-linear": replace(r.helpfulness, head="linear", earlier=None),
         "samples-v2": r.rejection,
         "rlhf-v4": r.rejection,
         "gatt": r.gatt,

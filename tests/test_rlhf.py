@@ -36,7 +36,7 @@ class Shop(Workshop):
         assert stage in ("sft", "sft-noisy", "base") or stage in self.run.parents, f"{stage} is not built yet"
         return stage
 
-    frozen = model
+    frozen = reward = model
 
     def rewards(self, version, helpfulness_stage=None):
         return helpfulness_stage or f"reward-helpfulness-v{version}", f"reward-safety-v{version}"
@@ -122,7 +122,7 @@ def test_each_version_learns_from_samples_of_the_latest_model(seen):
         assert {f"samples-v{v}" for v in range(1, version + 1)} <= set(seen.parents[f"rlhf-v{version}"])
 
 
-def test_people_are_asked_about_the_two_latest_models_and_rewards_start_from_sft(seen):
+def test_people_are_asked_about_the_two_latest_models_and_rewards_go_on_from_the_last_round(seen):
     assert seen.asked == {
         "preferences-v1": ["sft", "sft-noisy"],
         "preferences-v2": ["rlhf-v1", "sft"],
@@ -130,7 +130,12 @@ def test_people_are_asked_about_the_two_latest_models_and_rewards_start_from_sft
         "preferences-v4": ["gatt", "rlhf-v2"],
         "preferences-v5": ["rlhf-v4", "gatt"],
     }
-    assert set(seen.reward.values()) == {("sft", "sft")} and len(seen.reward) == 10
+    assert seen.reward == {
+        f"reward-{kind}-v{n}": (f"reward-{kind}-v{n - 1}" if n > 1 else "sft", "sft")
+        for kind in ("helpfulness", "safety")
+        for n in range(1, 6)
+    }
+    assert all(start in seen.parents[stage] for stage, (start, _) in seen.reward.items())
     assert seen.critic == {"rlhf-v5": "reward-helpfulness-v5"}
     for version, models in seen.asked.items():
         assert set(models) <= set(seen.parents[version])

@@ -48,7 +48,7 @@ def test_hidden_cells_are_none():
 
 def test_the_cache_grows_by_the_same_for_each_token():
     sizes = [[size for _, size in grown_cache(SIZES["mini"], n, 4)] for n in (1, 2, 7)]
-    assert [s[1] for s in sizes] == [2 * 4 * 2 * 32 * 4 * n for n in (1, 2, 7)]
+    assert [s[1] for s in sizes] == [2 * 4 * 2 * 40 * 4 * n for n in (1, 2, 7)]  # K and V, layers, KV heads, head_dim
     assert all(own == 2 * ours == 4 * one for own, ours, one in sizes)
 
 
