@@ -1,6 +1,6 @@
 """README's pictures, taken anew from the widgets of the notebooks in a real JupyterLab: `make pictures`.
 
-Each is what its cell shows after the keys that stand beside it, in a window of 1,100 px, light.
+Each is what its cell shows after the keys that stand beside it, in a window of 1,240 px, light.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import annotation_browser as real
 
 FOLDER = real.ROOT / "notebooks" / "pictures"
-WIDTH = 1100
+WIDTH = 1240
 
 
 @dataclass(frozen=True)
