@@ -163,6 +163,7 @@ def shown(box: Any, selector: str) -> str:
 def drive(page: Any, one: Drive) -> None:
     box = widget(page, one.widget)
     target = control(box, one.control)
+    real.until(target.is_enabled, f"{one.control!r} of {one.widget!r} can be used")  # Stop: once the kernel has begun
     before = shown(box, one.shows)
     target.focus()
     if one.text:
