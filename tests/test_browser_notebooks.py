@@ -177,8 +177,8 @@ def drive(page: Any, one: Drive) -> None:
 
 
 def quiet(page: Any) -> None:
-    """No error in the browser's console, but for what JupyterLab itself is known to say, and anywidget of a picture that
-    took more than two seconds on a busy machine: one that never comes up fails where it is driven."""
+    """No error in the browser's console, but for what JupyterLab itself is known to say, and anywidget of a picture
+    that took more than two seconds on a busy machine: one that never comes up fails where it is driven."""
     known = ("favicon", "Failed to load resource", "ResizeObserver loop", "[anywidget] Failed to initialize model.")
     assert [e for e in page.errors if not any(k in e for k in known)] == []
 
