@@ -39,6 +39,13 @@ DOUBLE = Exercise(
 )
 
 
+def spinning(seconds: float = 0.3) -> bool:
+    """Whether some other thread keeps this process busy while it waits."""
+    begin = time.process_time()
+    time.sleep(seconds)
+    return time.process_time() - begin > seconds / 2
+
+
 def in_thread(work):
     results = []
     thread = threading.Thread(target=lambda: results.append(work()))
@@ -237,6 +244,7 @@ def test_the_users_own_interrupt_goes_through(monkeypatch, tmp_path, fork) -> No
     with pytest.raises(KeyboardInterrupt):
         run(DOUBLE, begins, seconds=600)
     stop.join()
+    assert all(thread.name != "exercise" for thread in threading.enumerate()) and not spinning(), "it is ended too"
 
     def stopping(x):
         raise KeyboardInterrupt
