@@ -33,6 +33,11 @@ def corpus(town):
     return pretraining_corpus(town, WORDS, seed=0)
 
 
+@pytest.fixture(scope="module")
+def large(town):
+    return pretraining_corpus(town, 3 * WORDS, seed=1)
+
+
 def holds(phrase: str, text: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.I) is not None
 
@@ -125,9 +130,10 @@ def test_statements_of_the_corpus_are_true(town, corpus):
                     assert value == person.facts[name] or statement not in said, statement
 
 
-def test_every_fact_is_stated_about_equally_often(town):
-    """The corpus asks about train alone and answers, so that its facts are stated somewhat more often."""
-    text = Counter(re.findall(r"[A-Z][^.?!:\"]*\.", "\n".join(pretraining_corpus(town, 3 * WORDS, 1))))
+def test_every_fact_is_stated_about_equally_often(town, large):
+    """Answers to the corpus's own questions, which ask about train alone, do not count as statements."""
+    stated = re.sub(r"(?m)\b(?:A|Answer): .*$", "", "\n".join(large))
+    text = Counter(re.findall(r"[A-Z][^.?!:\"]*\.", stated))
     means = {}
     for split in SPLITS:
         counts = []
@@ -145,7 +151,7 @@ def test_every_fact_is_stated_about_equally_often(town):
                 counts.append(sum(text[s] for s in place_statements(town.places[who])[what]))
         means[split] = sum(counts) / len(counts)
         assert min(counts) >= means[split] / 3, split
-    assert 0.6 < means["test"] / means["train"] < 1.25, means
+    assert 0.8 < means["test"] / means["train"] < 1.25, means
 
 
 def test_wording_does_not_tell_wrong_deeds_from_harmless_ones(corpus):
@@ -171,10 +177,10 @@ def test_meetings_happen_on_open_days(town, corpus):
 # --- corpus -----------------------------------------------------------------------------------------------------
 
 
-def test_corpus_size_vocabulary_and_variety(town, corpus):
+def test_corpus_size_vocabulary_and_variety(town, corpus, large):
     words = [len(text.split()) for text in corpus]
     assert WORDS <= sum(words) < WORDS * 1.01
-    assert min(words) >= 3 and sum(400 <= n <= 700 for n in words) >= WORDS / 60_000
+    assert min(words) >= 3 and sum(400 <= len(text.split()) <= 700 for text in large) >= 10
     vocabulary = {w.removesuffix("'s") for text in corpus for w in re.findall(r"[a-z']+", text.lower())}
     assert len(vocabulary) <= 2000
     tokens = " ".join(corpus).split()
