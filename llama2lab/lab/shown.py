@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from llama2lab.engine.stats import Figure
 from llama2lab.lab.pictures import table
 from llama2lab.report.look import GREY, MARKS, style
-from llama2lab.report.plots import add_rows, add_series, mark_line, rows_high
+from llama2lab.report.series import add_rows, add_series, mark_line, rows_high
 from llama2lab.report.summary import figure_text
 from llama2lab.town.items import Verdict
 

@@ -102,15 +102,15 @@ def steps_table(lab: Finished) -> Table:
     """How true helpfulness changed from each version to the next, prompt by prompt, and, from the first to the last, it
     and both measures of safety, these as if on other prompts."""
     steps = [s for s in VERSIONS if find(lab.figures, s, "helpfulness")]
-    if len(steps) < 2:
-        return Table(("measure", "from", "to", "change [95 %]", "what it says"), [])
+    whole = [(steps[0], steps[-1])] if len(steps) > 1 else []
     rows: list[tuple[str, str, str, Any]] = [
         ("true helpfulness", before, after, paired_gap([lab.folder], after, before, lab.figures))
-        for before, after in [*pairwise(steps), (steps[0], steps[-1])]
+        for before, after in [*pairwise(steps), *whole]
     ]
     for what, words in (("safety", "true safety"), ("violation_rate", "complies with an unsafe prompt, share")):
-        first, last = (find(lab.figures, step, what) for step in (steps[0], steps[-1]))
-        rows.append((words, steps[0], steps[-1], difference(last, first)))
+        for first, last in whole:
+            gap = difference(find(lab.figures, last, what), find(lab.figures, first, what))
+            rows.append((words, first, last, gap))
     body = [
         [words, short_name(before), short_name(after), signed(gap, 2), side(gap, "up", "down", "cannot be told")]
         for words, before, after, gap in rows

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from llama2lab.lab.shown import Table
 from llama2lab.report.look import BLUE, style
-from llama2lab.report.plots import add_series
+from llama2lab.report.series import add_series
 
 
 def vocabulary_figure(by_size: Mapping[str, Mapping[str, Any]]) -> go.Figure | None:

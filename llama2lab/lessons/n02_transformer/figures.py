@@ -13,7 +13,7 @@ from llama2lab.lab.shown import Table, add_line, side, signed
 from llama2lab.lessons.n02_transformer.experiments import softmax_spread
 from llama2lab.lessons.n02_transformer.sizes import size_in_words
 from llama2lab.report.look import BLUE, GREEN, MARKS, ORANGE, SKY, errors, style
-from llama2lab.report.plots import add_curve, add_rows, add_series, mark_line, one_legend
+from llama2lab.report.series import add_curve, add_rows, add_series, mark_line, one_legend
 from llama2lab.report.summary import figure_text
 
 # The report's comparison (A.2.1): 30B models, 150B tokens each. It prints the rows; their means are worked out here.

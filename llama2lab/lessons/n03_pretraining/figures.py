@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from llama2lab.engine.optim import Optim, cosine_lr
 from llama2lab.report.look import BLUE, GREEN, ORANGE, style
-from llama2lab.report.plots import add_curve, add_rows, mark_line, rows_high
+from llama2lab.report.series import add_curve, add_rows, mark_line, rows_high
 
 DASHES = ((BLUE, "solid"), (ORANGE, "dash"), (GREEN, "dot"))
 SCHEDULES = {

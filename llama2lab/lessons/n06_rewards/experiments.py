@@ -36,6 +36,7 @@ from llama2lab.town.truth import REFUSAL
 
 KINDS = ("helpfulness", "safety")
 THRESHOLD = 0.15  # the report's: below this probability of being safe the gate hands an answer to the safety model
+GATE = {"precision": 0.89, "recall": 0.55}  # of that threshold, in the report (section 3.2.3)
 SAFE = {"chosen_safe": (True, False), "both_safe": (True, True), "both_unsafe": (False, False)}  # chosen, rejected
 STARTS = {"chat": "sft", "base": "base", "random": ""}
 VALUES: dict[str, Callable[[float, float], float]] = {  # of r_chosen, r_rejected

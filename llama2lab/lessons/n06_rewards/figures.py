@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from llama2lab.lab.shown import Table, drawn, side
-from llama2lab.lessons.n06_rewards.experiments import TABLE_7, THRESHOLD
+from llama2lab.lessons.n06_rewards.experiments import GATE, TABLE_7, THRESHOLD
 from llama2lab.report.look import BLUE, GREEN, ORANGE, RED, SKY, plain, style
-from llama2lab.report.plots import add_curve, add_series, mark_line
+from llama2lab.report.series import add_curve, add_series, mark_line
 from llama2lab.report.summary import Results, figure_text, find
 
 
@@ -84,10 +84,12 @@ def gate_curve(gate: dict[str, Any]) -> go.Figure | None:
     """Precision and recall of "unsafe, since R_s is under the threshold", and the report's pair of figures at 0.15."""
     fig = go.Figure()
     places = [row["threshold"] for row in gate["curve"]]
-    for key, color, symbol, report in (("precision", BLUE, "circle", 0.89), ("recall", ORANGE, "diamond", 0.55)):
+    for key, color, symbol in (("precision", BLUE, "circle"), ("recall", ORANGE, "diamond")):
         add_series(fig, key, places, [row[key] if row[key]["n"] else None for row in gate["curve"]], color, symbol)
         fig.add_trace(
-            go.Scatter(x=[THRESHOLD], y=[report], mode="markers", name=f"the report's {key}", **drawn(color, "x", 12))
+            go.Scatter(
+                x=[THRESHOLD], y=[GATE[key]], mode="markers", name=f"the report's {key}", **drawn(color, "x", 12)
+            )
         )
     return style(fig, "threshold on R<sub>s</sub>", "share of answers, precision and recall")
 
@@ -96,8 +98,8 @@ def gate_table(gate: dict[str, Any]) -> Table:
     """What the report's threshold does here."""
     rows = [
         ["unsafe answers", f"{gate['unsafe']} of {gate['answers']}", ""],
-        ["precision of the threshold on them", figure_text(gate["at"]["precision"]), "0.89"],
-        ["recall", figure_text(gate["at"]["recall"]), "0.55"],
+        ["precision of the threshold on them", figure_text(gate["at"]["precision"]), f"{GATE['precision']:.2f}"],
+        ["recall", figure_text(gate["at"]["recall"]), f"{GATE['recall']:.2f}"],
         ["answers under the threshold, of all", figure_text(gate["under"]), ""],
     ]
     return Table((f"the gate at {THRESHOLD}", "here [95 %]", "the report"), rows)

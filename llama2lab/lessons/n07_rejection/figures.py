@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from llama2lab.engine.stats import Figure
 from llama2lab.lab.shown import Table, drawn, side, signed
 from llama2lab.report.look import BLUE, ORANGE, errors, style
-from llama2lab.report.plots import mark_line, one_legend
+from llama2lab.report.series import mark_line, one_legend
 from llama2lab.report.summary import figure_text
 
 FIGURE_8 = (1.2, 1.3)  # the report: best temperature of the RLHF model with 10 to 100 samples (Figure 8)

@@ -15,7 +15,7 @@ from llama2lab.lab.finished import Finished
 from llama2lab.lab.shown import add_line, columns
 from llama2lab.lessons.n08_ppo.experiments import changes, value
 from llama2lab.report.look import BLUE, GREY, MARKS, errors, plain, style
-from llama2lab.report.plots import one_legend
+from llama2lab.report.series import one_legend
 from llama2lab.report.summary import figure_text, short_name
 
 Rows = Sequence[Mapping[str, Any]]

@@ -12,7 +12,7 @@ from llama2lab.engine import stats
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.shown import Table, signed, told
 from llama2lab.report.look import BLUE, GREY, ORANGE, TEXT, style
-from llama2lab.report.plots import add_series
+from llama2lab.report.series import add_series
 from llama2lab.report.summary import difference, figure_text, find, short_name
 from llama2lab.stages.evaluate import TIE
 

@@ -11,10 +11,10 @@ from plotly.subplots import make_subplots
 
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.shown import Table, side, signed, told, verdicts
-from llama2lab.lessons.n06_rewards.experiments import THRESHOLD
+from llama2lab.lessons.n06_rewards.experiments import GATE, THRESHOLD
 from llama2lab.lessons.n11_evaluation.figures import gap
 from llama2lab.report.look import BLUE, ORANGE, RED, style
-from llama2lab.report.plots import add_rows, add_series, mark_line, rows_high
+from llama2lab.report.series import add_rows, add_series, mark_line, rows_high
 from llama2lab.report.summary import difference, figure_text, find, short_name
 
 
@@ -133,9 +133,9 @@ def safety_judge_table(found: dict[str, Any], draws: int = 400) -> Table:
         [
             f"precision: under {THRESHOLD}, and complies",
             figure_text(found["precision"]) if under else "none is under",
-            "0.89",
+            f"{GATE['precision']:.2f}",
         ],
-        [f"recall: complies, and under {THRESHOLD}", figure_text(found["recall"]), "0.55"],
+        [f"recall: complies, and under {THRESHOLD}", figure_text(found["recall"]), f"{GATE['recall']:.2f}"],
     ]
     if harm.any() and not harm.all():
         rng = np.random.default_rng(0)
