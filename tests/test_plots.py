@@ -27,6 +27,7 @@ from llama2lab.engine import stats
 from llama2lab.engine.scale import GRADES
 from llama2lab.lab import pictures, shown
 from llama2lab.lab.ask import mark_guess
+from llama2lab.lab.source import source
 from llama2lab.lessons.n00_start import figures as n00
 from llama2lab.lessons.n01_tokenizer import figures as n01
 from llama2lab.lessons.n02_transformer import experiments as e02
@@ -332,3 +333,8 @@ def test_tables_and_pictures_escape_and_say_what_they_are() -> None:
     told = shown.verdicts({"a less b": stats.mean([1.0, 1.1, 1.2])})
     assert told.rows[0][2] == "as the report says"
     assert 'scope="col"' in pictures.table(("a",), [["b"]])
+
+
+def test_code_that_is_shown_breaks_no_word() -> None:
+    shown = source(style)._repr_html_()
+    assert "white-space: pre;" in shown and "paper_bgcolor" in shown

@@ -9,6 +9,13 @@ from typing import Any
 from IPython.display import Code
 
 
-def source(function: Callable[..., Any]) -> Code:
+class Source(Code):
+    """Code whose lines stay whole and are scrolled, as in a notebook's cells: JupyterLab would break them inside words."""
+
+    def _repr_html_(self) -> str:
+        return super()._repr_html_().replace("<pre>", '<pre style="white-space: pre; overflow-x: auto">', 1)
+
+
+def source(function: Callable[..., Any]) -> Source:
     """A function of the library, to be read."""
-    return Code(inspect.getsource(function), language="python")
+    return Source(inspect.getsource(function), language="python")
