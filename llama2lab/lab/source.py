@@ -10,7 +10,7 @@ from IPython.display import Code
 
 
 class Source(Code):
-    """Code whose lines stay whole and are scrolled, as in a notebook's cells: JupyterLab would break them inside words."""
+    """Code whose lines stay whole and scroll, as in a cell: JupyterLab would break them inside words."""
 
     def _repr_html_(self) -> str:
         return super()._repr_html_().replace("<pre>", '<pre style="white-space: pre; overflow-x: auto">', 1)
