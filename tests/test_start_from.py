@@ -184,6 +184,18 @@ def test_a_wrecking_rate_is_said_loudly(own, capsys):
 # ---- tokens --------------------------------------------------------------------------------------------------
 
 
+def test_only_the_upper_layers_of_a_run_are_trained(own):
+    run_real(recipe_of(own, "trained_layers: 1\n"), own / "run", 0, "cpu", "fp32", own / "data")
+    base = load_model(own / "run" / "base").state_dict()
+    trained = ["sft", "reward-helpfulness-v1", "reward-safety-v1", "judge-safety", "rlhf-v1", "rlhf-v2"]
+    for stage in trained:
+        folder = own / "run" / stage
+        model = load_model(folder) if stage in ("sft", "rlhf-v1", "rlhf-v2") else load_reward(folder).backbone
+        changed = {name for name, weight in model.state_dict().items() if not torch.equal(weight, base[name])}
+        upper = {name for name in changed if name.startswith(("layers.1.", "norm."))}
+        assert upper and changed <= upper | {"lm_head.weight"}, stage  # NANO's head is not tied, and is trained too
+
+
 def letters(**settings) -> PreTrainedTokenizerFast:
     """A tokenizer of 256 bytes, a beginning (256) and an end (257), which knows nothing of the chat format."""
     backend = Tokenizer(

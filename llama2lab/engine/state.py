@@ -86,9 +86,10 @@ def cut_short(path: Path) -> bool:
 
 
 def module_tensors(prefix: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Weights and Adam's moments (themselves, no copies) under plain names, for `save_state`."""
-    tensors = {f"{prefix}.{name}": p.detach() for name, p in module.named_parameters()}
-    for name, p in module.named_parameters():
+    """The weights that are trained and Adam's moments (themselves, no copies) under plain names, for `save_state`."""
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    tensors = {f"{prefix}.{name}": p.detach() for name, p in trained.items()}
+    for name, p in trained.items():
         for key, value in optimizer.state.get(p, {}).items():
             tensors[f"{prefix}.adam.{key}.{name}"] = torch.as_tensor(value)
     return tensors
@@ -100,6 +101,8 @@ def restore_module(
     """The reverse of `module_tensors`."""
     with torch.no_grad():
         for name, p in module.named_parameters():
+            if not p.requires_grad:  # as it was when the stage began
+                continue
             p.copy_(tensors[f"{prefix}.{name}"])
             names = {key: f"{prefix}.adam.{key}.{name}" for key in ("step", "exp_avg", "exp_avg_sq")}
             state = {key: tensors[full].to(p.device) for key, full in names.items() if full in tensors}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -149,6 +150,14 @@ class Block(nn.Module):
         return x + self.ffn(self.ffn_norm(x))
 
 
+class LowerStates(Protocol):
+    """What gives the states after the first `layers` layers, kept from an earlier reading: lower.Lower."""
+
+    layers: int
+
+    def states(self, tokens: Tensor, positions: Tensor | None, dtype: torch.dtype) -> Tensor: ...
+
+
 class Llama(nn.Module):
     """The language model. Its weights are a function of (config, seed) alone."""
 
@@ -164,6 +173,7 @@ class Llama(nn.Module):
             self.lm_head.weight = self.embed.weight
         # Not a buffer: it stays in float32 when the weights become bfloat16, and no file holds it.
         self._rope: tuple[Tensor, Tensor] | None = None
+        self.lower: LowerStates | None = None  # set by lower.train_upper, where the lower layers are frozen
         if not self.embed.weight.is_meta:
             self.init_weights(seed)
 
@@ -233,11 +243,15 @@ class Llama(nn.Module):
         kind, dtype = tokens.device.type, self.embed.weight.dtype
         if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
-        x = self.embed(tokens).to(dtype)  # (batch, seq, dim)
         cos, sin = (table.to(dtype) for table in self.rope_at(positions))
         bias = score_bias(mask, self.config.n_heads, self.config.n_kv_heads, dtype)
-        for i, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, bias, cache, i)
+        begin = self.lower.layers if self.lower is not None and cache is None else 0
+        if begin and self.lower is not None:
+            x = self.lower.states(tokens, positions, dtype)  # (batch, seq, dim)
+        else:
+            x = self.embed(tokens).to(dtype)  # (batch, seq, dim)
+        for i in range(begin, self.config.n_layers):
+            x = self.layers[i](x, cos, sin, bias, cache, i)
         if cache is not None:
             cache.length = k_len
         return self.norm(x)

@@ -168,6 +168,8 @@ class RealRecipe:
 
     data: DataSettings = DataSettings()
     start_from: Text = ""  # a checkpoint folder (also inside the data folder) or hub name, instead of pretraining
+    # The upper layers of the checkpoint that are fine-tuned, the others frozen: see model/lower.py. 0: all are.
+    trained_layers: CountOrNone = 0
     pretrain: PretrainSettings = PretrainSettings()
     sft: SFTSettings = SFTSettings()
     helpfulness: RewardSettings = RewardSettings(margin="none")
@@ -178,6 +180,8 @@ class RealRecipe:
     evaluate: RealEvaluateSettings = RealEvaluateSettings()
 
     def __post_init__(self) -> None:
+        if self.trained_layers and not self.start_from:
+            raise Clash("is for a checkpoint; give one, or leave this out", "trained_layers", "start_from")
         if self.pretrain.model and not self.start_from:
             self.check_context(self.pretrain.config.context, "max_seq_len", "pretrain.model.max_seq_len")
 

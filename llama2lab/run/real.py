@@ -40,7 +40,7 @@ class RealWorld:
         self.counts = {"data": {role: tally.metrics() for role, tally in texts.tallies.items()}}
         self.sft_counts = {"read": len(texts.demonstrations)}
         self.tokenizer_settings = [start, recipe.pretrain.model.get("vocab_size"), texts.fingerprint]
-        self.base_settings = [start, asdict(recipe.pretrain), asdict(recipe.evaluate)]
+        self.base_settings = [start, asdict(recipe.pretrain), asdict(recipe.evaluate), recipe.trained_layers]
         self.chats = {"sft": recipe.sft}
         self.sft_settings = {"sft": [recipe.data.sft.max_tokens, recipe.data.sft.max_answer_tokens]}
         self.replayed = texts.stories  # in fine-tuning
@@ -54,6 +54,7 @@ class RealWorld:
         return cls(recipe, seed, load_texts(recipe, folder, seed), Path(recipe_path).stem, folder)
 
     def begin(self, shop: Workshop) -> None:
+        shop.trained_layers = self.recipe.trained_layers
         for line in start_from.hasty(self.recipe, parameters_of(self.start)) if self.start else ():
             shop.run.say(f"WARNING: {line}")
 

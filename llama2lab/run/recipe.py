@@ -116,6 +116,12 @@ def base_stage(world: World, shop: Workshop) -> None:
     def build(folder: Path) -> dict[str, Any]:
         if world.start:
             before = load_tokenizer(world.start)
+            if shop.trained_layers and len(shop.tokenizer) > len(before):
+                raise LabError(
+                    f"trained_layers is {shop.trained_layers}, but {world.start_from} must first learn "
+                    f"{len(shop.tokenizer) - len(before)} control tokens; train all layers, or take a checkpoint that "
+                    "knows a chat format"
+                )
             model = with_room(load_model(world.start), before, shop.tokenizer, shop.seed)
             metrics = {
                 "started_from": world.start_from,

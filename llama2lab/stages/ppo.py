@@ -49,6 +49,7 @@ from llama2lab.engine.state import module_tensors, restore_module
 from llama2lab.model.chat import decode_answer, encode_chats
 from llama2lab.model.generate import Generation, generate
 from llama2lab.model.logprobs import only_rounded, pad_right, sampling_gap, token_logprobs
+from llama2lab.model.lower import Lower, train_upper
 from llama2lab.model.network import Llama
 from llama2lab.stages.gate import mean_and_std, whiten
 from llama2lab.stages.pretrain import encode_documents, rows_loss
@@ -98,6 +99,8 @@ class Critic(nn.Module):
     def __init__(self, reward: RewardModel):
         super().__init__()
         self.backbone = copy.deepcopy(reward.backbone).requires_grad_(True)
+        if isinstance(self.backbone.lower, Lower):
+            train_upper(self.backbone, self.backbone.lower)
         self.head = nn.Linear(self.backbone.config.dim, 1, bias=False)
         nn.init.zeros_(self.head.weight)
 
@@ -367,7 +370,7 @@ def ppo(
     reference = copy.deepcopy(policy) if reference is None else reference.to(device)
     reference.requires_grad_(False).eval()
     policy_optimizer, critic_optimizer = make_optimizer(policy, s.optim), make_optimizer(critic, s.critic_optim)
-    weights = list(policy.parameters())
+    weights = [p for p in policy.parameters() if p.requires_grad]
     critic_weights = [p for p in critic.parameters() if p.requires_grad]
     large = is_large(weights)
     seq_len = min(REPLAY_SEQ, policy.config.context)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -23,6 +24,7 @@ from llama2lab.engine.runs import Run
 from llama2lab.engine.scale import KINDS, Kind
 from llama2lab.engine.settings import Count, Share, Temperature, checked
 from llama2lab.model.checkpoint import load_model, save_model
+from llama2lab.model.lower import Lower, train_upper
 from llama2lab.model.network import Llama
 from llama2lab.stages import gate, gatt, ppo, preferences, rejection, reward
 from llama2lab.stages.gatt import GattSettings
@@ -85,16 +87,30 @@ class Workshop:
     documents: Sequence[str] = ()  # pretraining texts, to be replayed in fine-tuning
     people: str = ""  # the stage that holds people's preference rows; "" when there are none
     people_share: float | None = None  # of the rows that reward models train on; None: all rows there are
+    trained_layers: int = 0  # the upper ones that are fine-tuned; 0: the whole model
+
+    @cached_property
+    def lower(self) -> Lower | None:
+        """The part of the base model that all models of the run share and that is never trained, if there is one."""
+        if not self.trained_layers:
+            return None
+        base = load_model(self.run.folder("base")).to(self.machine.device)
+        return Lower(base, base.config.n_layers - self.trained_layers, self.tokenizer.pad_token_id)
 
     def model(self, stage: str) -> Llama:
-        return load_model(self.run.folder(stage)).to(self.machine.device)
+        model = load_model(self.run.folder(stage)).to(self.machine.device)
+        return train_upper(model, self.lower) if self.lower else model
 
     def frozen(self, stage: str) -> Llama:
         """A finished stage to look at only: its weights stay the file's own pages."""
         return self.model(stage).requires_grad_(False)
 
     def reward(self, stage: str) -> RewardModel:
-        return reward.load_reward(self.run.folder(stage)).to(self.machine.device)
+        model = reward.load_reward(self.run.folder(stage)).to(self.machine.device)
+        for part in (model.backbone, model.reference):
+            if self.lower and part is not None:
+                train_upper(part, self.lower)
+        return model
 
     def rewards(self, version: int, helpfulness_stage: str | None = None) -> tuple[RewardModel, RewardModel]:
         """The helpfulness model (of this round, or of the stage that is named) and the safety model."""

@@ -88,7 +88,7 @@ def sft(
             "shorten or leave out such rows"
         )
     seq_len = min(max(settings.seq_len, longest), model.config.context)
-    if settings.format_examples:
+    if settings.format_examples and model.lower is None:  # else the embedding is frozen
         learn_format(model, tokenizer, encoded[: settings.format_examples], settings, seq_len, seed, machine, what)
     encoded += replayed(tokenizer, documents, settings.replay * sum(len(ids) for ids, _ in encoded), seq_len)
     data = pack(encoded, seq_len, seed, tokenizer.pad_token_id)
