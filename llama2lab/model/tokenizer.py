@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 
 from llama2lab.engine.errors import LabError, first_line
+from llama2lab.model.gguf_file import gguf_tokenizer, is_gguf
 from llama2lab.model.tokenizer_files import check_tokenizer_files
 
 UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<pad>"
@@ -75,13 +76,15 @@ def train_tokenizer(
 
 
 def load_tokenizer(path: str | Path) -> Any:
-    """The tokenizer of a transformers folder or hub name, or of a folder with a lone SentencePiece model. No code of
-    the folder's own is run, and nothing but the folder is looked at.
+    """The tokenizer of a transformers folder or hub name, of a folder with a lone SentencePiece model, or of a GGUF
+    file. No code of the folder's own is run, and nothing but the folder is looked at.
 
     Raises LabError when there is none, when its files cannot be used (see tokenizer_files.py), or when SentencePiece
     is needed and not installed.
     """
-    folder = find_folder(path, ("*.json", "*.model"))
+    folder = find_folder(path, ("*.json", "*.jinja", "*.model"))
+    if folder.is_file():
+        return with_spaces(gguf_tokenizer(folder))
     if not (folder / "tokenizer.json").exists():
         found = sorted(folder.glob("*.model"))
         if len(found) != 1:
@@ -95,13 +98,18 @@ def load_tokenizer(path: str | Path) -> Any:
     return with_spaces(_from_pretrained(AutoTokenizer, folder, f"{path}: no tokenizer could be loaded", cure))
 
 
-def find_folder(path_or_name: str | Path, files: Sequence[str] = ("*.json", "*.safetensors", "*.model")) -> Path:
-    """The folder itself, or the local copy of these files of the hub's model of that name, fetched if need be."""
+def find_folder(
+    path_or_name: str | Path, files: Sequence[str] = ("*.json", "*.jinja", "*.safetensors", "*.model")
+) -> Path:
+    """The folder itself; the GGUF file itself; or the local copy of these files of the hub's model of that name, fetched
+    if need be."""
     path, name = Path(path_or_name), str(path_or_name)
-    if path.is_dir():
+    if path.is_dir() or is_gguf(path):
         return path
     if path.exists():
-        raise LabError(f"{path} is a file; give the folder of a model")
+        raise LabError(f"{path} is a file, and no GGUF; give the folder of a model, or a GGUF file")
+    if path.suffix == ".gguf":
+        raise LabError(f"{path}: no such file; fetch it, or give the path where it lies")
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
         raise LabError(f"{path}: no such folder; give the folder of a model or a name on the hub (owner/model)")
     from huggingface_hub import snapshot_download  # only here, for nothing else needs the network

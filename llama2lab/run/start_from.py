@@ -93,8 +93,8 @@ def worsened(stage: str, name: str, optim: Optim, before: float, after: float) -
 
 
 def find_checkpoint(name: str, folder: Path | None) -> str:
-    """The folder `name` in the data folder if it is there, else `name` itself: a path or a hub name."""
-    return str(folder / name) if folder and (folder / name).is_dir() else name
+    """The folder or GGUF file `name` in the data folder if it is there, else `name` itself: a path or a hub name."""
+    return str(folder / name) if folder and (folder / name).exists() else name
 
 
 def with_control_tokens(tokenizer: Any) -> tuple[Any, list[str]]:

@@ -53,9 +53,9 @@ def pick_stage(run: Path, stage: str | None) -> str:
     return stage
 
 
-def is_checkpoint(folder: Path) -> bool:
-    """Whether the folder is one model and no run."""
-    return (folder / "config.json").exists() and not (folder / "run.json").exists()
+def is_checkpoint(path: Path) -> bool:
+    """Whether the folder or file is one model and no run."""
+    return path.is_file() or ((path / "config.json").exists() and not (path / "run.json").exists())
 
 
 def assumed_format(tokenizer: Any) -> str:
