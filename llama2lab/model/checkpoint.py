@@ -76,7 +76,7 @@ def link_model(source: Path, path: Path) -> None:
 
 
 def load_model(path_or_name: str | Path, dtype: torch.dtype = torch.float32) -> Llama:
-    """The language model of a transformers folder, a hub name or a GGUF file. LabError, one line, for whatever is wrong.
+    """The language model of a transformers folder, hub name or GGUF file. LabError, one line, for whatever is wrong.
 
     Names, shapes and the memory needed are checked before a tensor is read. Weights of the wanted dtype are the file's
     own pages, which take memory of their own only once they are changed; others, and those of a GGUF file, are

@@ -101,8 +101,8 @@ def load_tokenizer(path: str | Path) -> Any:
 def find_folder(
     path_or_name: str | Path, files: Sequence[str] = ("*.json", "*.jinja", "*.safetensors", "*.model")
 ) -> Path:
-    """The folder itself; the GGUF file itself; or the local copy of these files of the hub's model of that name, fetched
-    if need be."""
+    """The folder or GGUF file itself; or the local copy of these files of the hub's model of that name, fetched if need
+    be."""
     path, name = Path(path_or_name), str(path_or_name)
     if path.is_dir() or is_gguf(path):
         return path
@@ -179,9 +179,12 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], control: bool = False) ->
     )["input_ids"]
 
 
-def encode_pieces(tokenizer: Any, chats: Sequence[Sequence[str]]) -> list[list[list[int]]]:
-    """Ids of each piece of each conversation. The chat format's tokens (CONTROL_TOKENS) count as such where the
-    tokenizer knows them; all else is text. `<s>` and `</s>` are the tokenizer's own where they are called otherwise.
+def encode_pieces(
+    tokenizer: Any, chats: Sequence[Sequence[str]], tokens: dict[str, list[int]] | None = None
+) -> list[list[list[int]]]:
+    """Ids of each piece of each conversation. The chat format's `tokens`, strings with their ids, count as such; all
+    else is text. Without any these are CONTROL_TOKENS where the tokenizer knows them, and `<s>` and `</s>` are the
+    tokenizer's own where they are called otherwise.
 
     What stands between two control tokens is one text, as in Meta's code, even where it reaches over the end of a
     piece: a token belongs to the piece in which it begins.
@@ -190,6 +193,8 @@ def encode_pieces(tokenizer: Any, chats: Sequence[Sequence[str]]) -> list[list[l
     if plain is None:
         flat = iter(encode_texts(tokenizer, [piece for chat in chats for piece in chat], control=True))
         return [[next(flat) for _ in chat] for chat in chats]
+    known = plain.format if tokens is None else tokens
+    split = _FORMAT if tokens is None else _any_of(sorted(tokens, key=len, reverse=True))
     result: list[list[list[int]]] = [[[] for _ in chat] for chat in chats]
     texts: list[str] = []  # between two control tokens
     starts: list[list[tuple[int, int]]] = []  # of each text: where in it which piece begins
@@ -198,9 +203,9 @@ def encode_pieces(tokenizer: Any, chats: Sequence[Sequence[str]]) -> list[list[l
         items: list[tuple[int, int]] = []
         joins = False  # whether what comes next belongs to the last text
         for number, piece in enumerate(chat):
-            for part in _FORMAT.split(_check(piece)):
-                if part in plain.format:
-                    items += [(number, i) for i in plain.format[part]]
+            for part in split.split(_check(piece)):
+                if part in known:
+                    items += [(number, i) for i in known[part]]
                     joins = False
                 elif part and joins:
                     starts[-1].append((len(texts[-1]), number))
@@ -250,7 +255,11 @@ class _Plain:
         return ids
 
 
-_FORMAT = re.compile("(" + "|".join(map(re.escape, CONTROL_TOKENS)) + ")")
+def _any_of(tokens: Sequence[str]) -> re.Pattern[str]:
+    return re.compile("(" + "|".join(map(re.escape, tokens)) + ")")
+
+
+_FORMAT = _any_of(CONTROL_TOKENS)
 _known: weakref.WeakKeyDictionary[Any, _Plain] = weakref.WeakKeyDictionary()
 
 
