@@ -1,4 +1,5 @@
-"""Llama 2's chat format, and the loss mask of supervised fine-tuning (section 3.1).
+"""Llama 2's chat format, and the loss mask of supervised fine-tuning (section 3.1). A checkpoint's own chat template,
+where it brings one, takes the format's place (own_template.py).
 
     <s>[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{user} [/INST] {answer} </s><s>[INST] {user} [/INST] ...
 
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llama2lab.engine.errors import LabError
+from llama2lab.model.own_template import OwnTemplate, own_template
 from llama2lab.model.tokenizer import CONTROL_TOKENS, control_strings, encode_pieces
 
 Message = dict[str, str]
@@ -70,20 +72,9 @@ CHAT_TEMPLATE = chat_template()
 def segments(messages: Sequence[Message], tokens: Sequence[str] = CONTROL_TOKENS) -> list[str]:
     """The conversation as text in pieces, prompt and answer by turns: even pieces end with [/INST], odd ones
     with </s>. `tokens` are what is defused in messages. Raises LabError that says which message is out of place."""
-    for i, message in enumerate(messages, 1):
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str) or "role" not in message:
-            raise LabError(f'message {i} is not {{"role": ..., "content": text}}: {str(message)[:80]!r}')
-    start = 1 if messages and messages[0]["role"] == "system" else 0
-    if len(messages) <= start:
-        raise LabError("a conversation needs a user message" + (" after the system message" if start else ""))
+    start = _check_turns(messages)
     pieces = []
     for i, message in enumerate(messages[start:]):
-        expected = "assistant" if i % 2 else "user"
-        if message["role"] != expected:
-            raise LabError(
-                f"message {start + i + 1} is of {message['role']!r}, expected {expected!r}; after the "
-                "system message (if any) user and assistant must take turns, the user first"
-            )
         text = escape(message["content"], tokens).strip()
         if i % 2:
             pieces.append(f" {text} </s>")
@@ -95,26 +86,45 @@ def segments(messages: Sequence[Message], tokens: Sequence[str] = CONTROL_TOKENS
     return pieces
 
 
+def _check_turns(messages: Sequence[Message]) -> int:
+    """LabError that says which message is out of place; else where the turns begin, after a system message."""
+    for i, message in enumerate(messages, 1):
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str) or "role" not in message:
+            raise LabError(f'message {i} is not {{"role": ..., "content": text}}: {str(message)[:80]!r}')
+    start = 1 if messages and messages[0]["role"] == "system" else 0
+    if len(messages) <= start:
+        raise LabError("a conversation needs a user message" + (" after the system message" if start else ""))
+    for i, message in enumerate(messages[start:]):
+        expected = "assistant" if i % 2 else "user"
+        if message["role"] != expected:
+            raise LabError(
+                f"message {start + i + 1} is of {message['role']!r}, expected {expected!r}; after the "
+                "system message (if any) user and assistant must take turns, the user first"
+            )
+    return start
+
+
 def encode_chats(
     tokenizer: Any, chats: Sequence[Sequence[Message]], add_generation_prompt: bool = False, mask_turns: str = "all"
 ) -> list[tuple[list[int], list[int]]]:
     """(ids, loss_mask) of each conversation, both of its length in tokens.
 
-    The mask is 1 on the tokens of assistant answers and the </s> that closes them (section 3.1: the loss on user
-    prompts is zeroed out); with mask_turns="last" on the last answer alone, as Ghost Attention trains (section
-    3.3). With `add_generation_prompt` the conversation must end with the user. Raises LabError for messages out
-    of place.
+    The mask is 1 on the tokens of assistant answers and the </s> that closes them, or the end of an answer in the
+    tokenizer's own template (section 3.1: the loss on user prompts is zeroed out); with mask_turns="last" on the last
+    answer alone, as Ghost Attention trains (section 3.3). A conversation that ends with the user goes as far as where
+    the answer begins; with `add_generation_prompt` it must. Raises LabError for messages out of place.
     """
     if mask_turns not in ("all", "last"):
         raise LabError(f'mask_turns is {mask_turns!r}; give "all" or "last"')
+    own = own_template(tokenizer)
     tokens = control_strings(tokenizer)
-    texts = [segments(messages, tokens) for messages in chats]
+    texts = [segments(messages, tokens) if own is None else own_pieces(own, messages) for messages in chats]
     if add_generation_prompt:
         for number, pieces in enumerate(texts, 1):
             if len(pieces) % 2 == 0:
                 raise LabError(f"conversation {number} ends with an answer; to generate one it must end with the user")
     result = []
-    for chat in encode_pieces(tokenizer, texts):
+    for chat in encode_pieces(tokenizer, texts, None if own is None else own.tokens):
         ids: list[int] = []
         mask: list[int] = []
         for i, piece in enumerate(chat):
@@ -125,6 +135,17 @@ def encode_chats(
     return result
 
 
+def own_pieces(own: OwnTemplate, messages: Sequence[Message]) -> list[str]:
+    """`segments` in a checkpoint's own format. Raises LabError for messages out of place, or of a role that the
+    template does not take."""
+    _check_turns(messages)
+    texts = [escape(message["content"], tuple(own.tokens)).strip() for message in messages]
+    try:
+        return own.pieces(tuple(message["role"] for message in messages), texts)
+    except LabError as e:
+        raise LabError(f"the checkpoint: {e}; leave such messages out, or start from another checkpoint") from e
+
+
 def encode_chat(
     tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = False, mask_turns: str = "all"
 ) -> tuple[list[int], list[int]]:
@@ -133,7 +154,7 @@ def encode_chat(
 
 
 def decode_answer(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of generated ids up to the first </s>, without control tokens, stripped."""
+    """The text of generated ids up to the first </s> (or what ends answers), without control tokens, stripped."""
     ids = list(ids)
     if tokenizer.eos_token_id in ids:
         ids = ids[: ids.index(tokenizer.eos_token_id)]

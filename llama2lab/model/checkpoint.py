@@ -2,6 +2,7 @@
 
     config.json  model.safetensors  generation_config.json  tokenizer.json ...
 
+What opens a folder also opens a GGUF file (gguf_file.py); what is saved is always a folder.
 Rotary pairs lie in halves, as everywhere in transformers; Meta's own files interleave them and have to go through
 transformers' conversion first. Only safetensors are read: unpickling a file can run code.
 """
@@ -30,6 +31,7 @@ from llama2lab.engine.finite import check_tensors
 from llama2lab.engine.stagefiles import check_file
 from llama2lab.engine.validation import shown, validated
 from llama2lab.model.config_json import CAUSAL, REWARD, config_json, read_config, read_json
+from llama2lab.model.gguf_file import gguf_shapes, gguf_tensors
 from llama2lab.model.network import Block, Llama, ModelConfig
 from llama2lab.model.tokenizer import find_folder, load_tokenizer
 
@@ -74,13 +76,17 @@ def link_model(source: Path, path: Path) -> None:
 
 
 def load_model(path_or_name: str | Path, dtype: torch.dtype = torch.float32) -> Llama:
-    """The language model of a transformers folder or of a hub name. LabError, one line, for whatever is wrong.
+    """The language model of a transformers folder, hub name or GGUF file. LabError, one line, for whatever is wrong.
 
     Names, shapes and the memory needed are checked before a tensor is read. Weights of the wanted dtype are the file's
-    own pages, which take memory of their own only once they are changed.
+    own pages, which take memory of their own only once they are changed; others, and those of a GGUF file, are
+    converted one by one.
     """
     folder = find_folder(path_or_name)
     config, _ = read_config(folder, CAUSAL)
+    if folder.is_file():
+        _check_tensors(config, gguf_shapes(folder), folder, dtype)
+        return _build(config, gguf_tensors(folder, config.n_heads, config.n_kv_heads, dtype), dtype)
     files = _weight_files(folder)
     _check_tensors(config, _headers(files), folder, dtype)
     return _build(config, _read_files(files), dtype)
@@ -125,7 +131,8 @@ def checkpoint_digest(path_or_name: str | Path) -> str:
     weights. Where it is a stage of a run, what was measured on it and when does not count."""
     folder = find_folder(path_or_name)
     whole = hashlib.sha256()
-    files = {*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.model")}
+    patterns = ("*.json", "*.jinja", "*.safetensors", "*.model")
+    files = {folder} if folder.is_file() else {file for pattern in patterns for file in folder.glob(pattern)}
     for file in sorted(f for f in files if f.name not in ("stage.json", "notes.json")):
         try:
             with open(file, "rb") as f:
@@ -137,13 +144,13 @@ def checkpoint_digest(path_or_name: str | Path) -> str:
 
 
 def parameters_of(path_or_name: str | Path) -> int:
-    """The number of parameters of a folder's language model, from its config.json alone."""
+    """The number of parameters of a checkpoint's language model, from its config.json or its file's head alone."""
     config, _ = read_config(find_folder(path_or_name), CAUSAL)
     return sum(math.prod(shape) for shape in expected_shapes(config).values())
 
 
 def context_of(path_or_name: str | Path) -> int:
-    """The longest sequence that a folder's language model reads, in tokens, from its config.json alone."""
+    """The longest sequence that a checkpoint's language model reads, in tokens, without reading its weights."""
     return read_config(find_folder(path_or_name), CAUSAL)[0].context
 
 

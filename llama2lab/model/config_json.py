@@ -1,4 +1,4 @@
-"""config.json of a transformers folder: a Llama's shape, written and read."""
+"""config.json of a transformers folder: a Llama's shape, written and read; or what a GGUF file says instead."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.validation import parse_json, shown, validated
+from llama2lab.model.gguf_file import gguf_config
 from llama2lab.model.network import ModelConfig
 from llama2lab.model.rope import rope_kind
 
@@ -88,11 +89,15 @@ class LlamaJson(BaseModel):
 
 
 def read_config(folder: Path, architecture: str) -> tuple[ModelConfig, dict[str, Any]]:
-    """The shape of a folder's model, and all that its config.json says. LabError for what is no Llama of Llama 2's."""
+    """The shape of the model of a folder or GGUF file, and all that its config.json says, or would say. LabError for
+    what is no Llama of Llama 2's."""
     path, cure = folder / "config.json", "fetch or save the model again"
-    if not path.exists():
+    if folder.is_file():
+        path, raw = folder, gguf_config(folder)
+    elif path.exists():
+        raw = read_json(path, cure)
+    else:
         raise LabError(f"{folder} has no config.json; give the folder of a model in transformers' format")
-    raw = read_json(path, cure)
     if not isinstance(raw, dict) or raw.get("model_type") != "llama":
         kind = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
         raise LabError(f"{path}: model_type is {shown(kind)}, this reads 'llama' only; choose a Llama model")
@@ -105,10 +110,10 @@ def read_config(folder: Path, architecture: str) -> tuple[ModelConfig, dict[str,
         if raw.get(key) not in allowed:
             raise LabError(f"{path}: {key} is {shown(raw[key])}, which Llama 2 does not have; choose another model")
     said = validated(LlamaJson, raw, str(path), cure)
-    if architecture not in (said.architectures or [CAUSAL]):
+    architectures = said.architectures or [CAUSAL]
+    if architecture not in architectures:
         raise LabError(
-            f"{path}: holds a {shown(said.architectures[0])[1:-1]}, expected {architecture}; "  # type: ignore
-            "choose another folder"
+            f"{path}: holds a {shown(architectures[0])[1:-1]}, expected {architecture}; choose another folder"
         )
     # transformers 5 has one rope_parameters; before, rope_theta and rope_scaling stood apart.
     rope = (said.rope_parameters or said.rope_scaling or RopeJson()).model_dump(exclude_unset=True)

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 
 from llama2lab.engine.errors import LabError, first_line
+from llama2lab.model.gguf_file import gguf_tokenizer, is_gguf
 from llama2lab.model.tokenizer_files import check_tokenizer_files
 
 UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<pad>"
@@ -75,13 +76,15 @@ def train_tokenizer(
 
 
 def load_tokenizer(path: str | Path) -> Any:
-    """The tokenizer of a transformers folder or hub name, or of a folder with a lone SentencePiece model. No code of
-    the folder's own is run, and nothing but the folder is looked at.
+    """The tokenizer of a transformers folder or hub name, of a folder with a lone SentencePiece model, or of a GGUF
+    file. No code of the folder's own is run, and nothing but the folder is looked at.
 
     Raises LabError when there is none, when its files cannot be used (see tokenizer_files.py), or when SentencePiece
     is needed and not installed.
     """
-    folder = find_folder(path, ("*.json", "*.model"))
+    folder = find_folder(path, ("*.json", "*.jinja", "*.model"))
+    if folder.is_file():
+        return with_spaces(gguf_tokenizer(folder))
     if not (folder / "tokenizer.json").exists():
         found = sorted(folder.glob("*.model"))
         if len(found) != 1:
@@ -95,13 +98,18 @@ def load_tokenizer(path: str | Path) -> Any:
     return with_spaces(_from_pretrained(AutoTokenizer, folder, f"{path}: no tokenizer could be loaded", cure))
 
 
-def find_folder(path_or_name: str | Path, files: Sequence[str] = ("*.json", "*.safetensors", "*.model")) -> Path:
-    """The folder itself, or the local copy of these files of the hub's model of that name, fetched if need be."""
+def find_folder(
+    path_or_name: str | Path, files: Sequence[str] = ("*.json", "*.jinja", "*.safetensors", "*.model")
+) -> Path:
+    """The folder or GGUF file itself; or the local copy of these files of the hub's model of that name, fetched if need
+    be."""
     path, name = Path(path_or_name), str(path_or_name)
-    if path.is_dir():
+    if path.is_dir() or is_gguf(path):
         return path
     if path.exists():
-        raise LabError(f"{path} is a file; give the folder of a model")
+        raise LabError(f"{path} is a file, and no GGUF; give the folder of a model, or a GGUF file")
+    if path.suffix == ".gguf":
+        raise LabError(f"{path}: no such file; fetch it, or give the path where it lies")
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
         raise LabError(f"{path}: no such folder; give the folder of a model or a name on the hub (owner/model)")
     from huggingface_hub import snapshot_download  # only here, for nothing else needs the network
@@ -171,9 +179,12 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], control: bool = False) ->
     )["input_ids"]
 
 
-def encode_pieces(tokenizer: Any, chats: Sequence[Sequence[str]]) -> list[list[list[int]]]:
-    """Ids of each piece of each conversation. The chat format's tokens (CONTROL_TOKENS) count as such where the
-    tokenizer knows them; all else is text. `<s>` and `</s>` are the tokenizer's own where they are called otherwise.
+def encode_pieces(
+    tokenizer: Any, chats: Sequence[Sequence[str]], tokens: dict[str, list[int]] | None = None
+) -> list[list[list[int]]]:
+    """Ids of each piece of each conversation. The chat format's `tokens`, strings with their ids, count as such; all
+    else is text. Without any these are CONTROL_TOKENS where the tokenizer knows them, and `<s>` and `</s>` are the
+    tokenizer's own where they are called otherwise.
 
     What stands between two control tokens is one text, as in Meta's code, even where it reaches over the end of a
     piece: a token belongs to the piece in which it begins.
@@ -182,6 +193,8 @@ def encode_pieces(tokenizer: Any, chats: Sequence[Sequence[str]]) -> list[list[l
     if plain is None:
         flat = iter(encode_texts(tokenizer, [piece for chat in chats for piece in chat], control=True))
         return [[next(flat) for _ in chat] for chat in chats]
+    known = plain.format if tokens is None else tokens
+    split = _FORMAT if tokens is None else _any_of(sorted(tokens, key=len, reverse=True))
     result: list[list[list[int]]] = [[[] for _ in chat] for chat in chats]
     texts: list[str] = []  # between two control tokens
     starts: list[list[tuple[int, int]]] = []  # of each text: where in it which piece begins
@@ -190,9 +203,9 @@ def encode_pieces(tokenizer: Any, chats: Sequence[Sequence[str]]) -> list[list[l
         items: list[tuple[int, int]] = []
         joins = False  # whether what comes next belongs to the last text
         for number, piece in enumerate(chat):
-            for part in _FORMAT.split(_check(piece)):
-                if part in plain.format:
-                    items += [(number, i) for i in plain.format[part]]
+            for part in split.split(_check(piece)):
+                if part in known:
+                    items += [(number, i) for i in known[part]]
                     joins = False
                 elif part and joins:
                     starts[-1].append((len(texts[-1]), number))
@@ -242,7 +255,11 @@ class _Plain:
         return ids
 
 
-_FORMAT = re.compile("(" + "|".join(map(re.escape, CONTROL_TOKENS)) + ")")
+def _any_of(tokens: Sequence[str]) -> re.Pattern[str]:
+    return re.compile("(" + "|".join(map(re.escape, tokens)) + ")")
+
+
+_FORMAT = _any_of(CONTROL_TOKENS)
 _known: weakref.WeakKeyDictionary[Any, _Plain] = weakref.WeakKeyDictionary()
 
 

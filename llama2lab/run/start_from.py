@@ -26,6 +26,7 @@ from llama2lab.engine.errors import LabError
 from llama2lab.engine.optim import Optim
 from llama2lab.model.chat import chat_template
 from llama2lab.model.network import Llama
+from llama2lab.model.own_template import own_template
 from llama2lab.model.tokenizer import BOS, CONTROL_TOKENS, EOS, PAD, UNK, control_strings
 
 # The report's learning rates, by the setting that they are for.
@@ -93,25 +94,36 @@ def worsened(stage: str, name: str, optim: Optim, before: float, after: float) -
 
 
 def find_checkpoint(name: str, folder: Path | None) -> str:
-    """The folder `name` in the data folder if it is there, else `name` itself: a path or a hub name."""
-    return str(folder / name) if folder and (folder / name).is_dir() else name
+    """The folder or GGUF file `name` in the data folder if it is there, else `name` itself: a path or a hub name."""
+    return str(folder / name) if folder and (folder / name).exists() else name
 
 
 def with_control_tokens(tokenizer: Any) -> tuple[Any, list[str]]:
-    """The tokenizer with the chat format's eight control tokens, and the list of those it lacked. Known tokens keep
-    their ids; new ones get new ids after the last."""
-    before = tokenizer.get_vocab()
-    lacked = [t for t in CONTROL_TOKENS if t not in before]
-    named = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD, "unk_token": UNK}
-    tokenizer.add_special_tokens({**named, "extra_special_tokens": list(CONTROL_TOKENS[4:])})
+    """The tokenizer ready for chats, and the list of the tokens that it lacked. Known tokens keep their ids; new ones
+    get new ids after the last.
+
+    One with a chat template of its own keeps it: what ends an answer there ends every text, and padding is another
+    token. One without gets Llama 2's format, with its eight control tokens."""
+    before, own = tokenizer.get_vocab(), own_template(tokenizer)
+    if own is None:
+        named = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD, "unk_token": UNK}
+        wanted, more = list(CONTROL_TOKENS), {"extra_special_tokens": list(CONTROL_TOKENS[4:])}
+    else:
+        ends, more = (own.end, tokenizer.eos_token), {}
+        pad = next((t for t in (tokenizer.pad_token, tokenizer.unk_token) if t in own.tokens and t not in ends), PAD)
+        named = {"bos_token": tokenizer.bos_token or BOS, "eos_token": own.end, "pad_token": pad}
+        wanted = list(named.values())
+    lacked = [token for token in wanted if token not in before]
+    tokenizer.add_special_tokens({**named, **more})
     new = {token: i for token, i in tokenizer.get_vocab().items() if token not in before}
     if sorted(new) != sorted(lacked) or not set(before.values()).isdisjoint(new.values()):  # a tokenizer with gaps
         raise LabError(
             f"start_from: the tokenizer cannot take the control tokens {', '.join(lacked)} with ids of "
             "their own; choose a checkpoint with an ordinary tokenizer.json"
         )
-    tokenizer.chat_template = chat_template(control_strings(tokenizer))
-    tokenizer.padding_side = "left"
+    if own is None:
+        tokenizer.chat_template = chat_template(control_strings(tokenizer))
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"  # what is saved is what it began with
     return tokenizer, lacked
 
 

@@ -15,6 +15,7 @@ from llama2lab.model.checkpoint import load_checkpoint
 from llama2lab.model.config_json import CAUSAL
 from llama2lab.model.generate import generate
 from llama2lab.model.network import Llama
+from llama2lab.model.own_template import own_template, template_fault
 from llama2lab.model.tokenizer import CONTROL_TOKENS, encode_text
 
 
@@ -53,21 +54,21 @@ def pick_stage(run: Path, stage: str | None) -> str:
     return stage
 
 
-def is_checkpoint(folder: Path) -> bool:
-    """Whether the folder is one model and no run."""
-    return (folder / "config.json").exists() and not (folder / "run.json").exists()
+def is_checkpoint(path: Path) -> bool:
+    """Whether the folder or file is one model and no run."""
+    return path.is_file() or ((path / "config.json").exists() and not (path / "run.json").exists())
 
 
 def assumed_format(tokenizer: Any) -> str:
-    """What is assumed of a model whose tokenizer does not know the chat format; "" for one that does. A folder's own
-    chat template is a program from elsewhere, and is not run."""
-    if all(token in tokenizer.get_vocab() for token in CONTROL_TOKENS[4:]):
+    """What is assumed of a model whose tokenizer has no chat format; "" for one that has its own or Llama 2's."""
+    if own_template(tokenizer) or all(token in tokenizer.get_vocab() for token in CONTROL_TOKENS[4:]):
         return ""
+    fault = template_fault(tokenizer)
     marks = [token or "nothing" for token in (tokenizer.bos_token, tokenizer.eos_token)]
     return (
         "this checkpoint's tokenizer does not know [INST] as a token, so Llama 2's chat format is written as text, "
-        f"between its own {marks[0]} and {marks[1]}; a chat template of its own is not run. A model that was "
-        "trained on another format answers worse for that: see also llama2lab generate"
+        f"between its own {marks[0]} and {marks[1]}{f', for {fault}' if fault else ''}. A model that was trained on "
+        "another format answers worse for that: see also llama2lab generate"
     )
 
 
@@ -77,6 +78,8 @@ def load(checkpoint: str | Path) -> tuple[Llama, Any]:
     model, tokenizer = load_checkpoint(checkpoint)
     if tokenizer is None:
         raise LabError(f"{checkpoint} has no tokenizer; save the model together with its tokenizer")
+    if own := own_template(tokenizer):
+        tokenizer.eos_token = own.end  # what ends an answer ends writing
     return model.eval(), tokenizer
 
 

@@ -33,6 +33,7 @@ from llama2lab.engine.settings import Count, CountOrNone, Epochs, Rate, Weight, 
 from llama2lab.engine.validation import shown
 from llama2lab.model.chat import encode_chats
 from llama2lab.model.network import Llama
+from llama2lab.model.own_template import own_template
 from llama2lab.model.tokenizer import CONTROL_TOKENS
 from llama2lab.stages.pretrain import SeqLen, curve, encode_documents, fit_packed
 
@@ -88,7 +89,7 @@ def sft(
             "shorten or leave out such rows"
         )
     seq_len = min(max(settings.seq_len, longest), model.config.context)
-    if settings.format_examples and model.lower is None:  # else the embedding is frozen
+    if settings.format_examples and format_ids(tokenizer) and model.lower is None:  # else the embedding is frozen
         learn_format(model, tokenizer, encoded[: settings.format_examples], settings, seq_len, seed, machine, what)
     encoded += replayed(tokenizer, documents, settings.replay * sum(len(ids) for ids, _ in encoded), seq_len)
     data = pack(encoded, seq_len, seed, tokenizer.pad_token_id)
@@ -100,7 +101,9 @@ def sft(
 
 def format_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """The tokens of the chat format that no text holds: [INST] and the like where the tokenizer has them, and the
-    space that stands alone before [/INST]."""
+    space that stands alone before [/INST]; none of a checkpoint's own format, which it has learnt."""
+    if own_template(tokenizer) is not None:
+        return []
     known = tokenizer.get_vocab()
     space = tokenizer(" ", add_special_tokens=False)["input_ids"]
     return [known[token] for token in CONTROL_TOKENS[4:] if token in known] + (space if len(space) == 1 else [])
