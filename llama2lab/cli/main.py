@@ -107,18 +107,16 @@ def run(
     from llama2lab.run import presets
 
     real = recipe is not None and "data" in read_recipe(recipe).data
-    if annotations is not None and real:
-        raise LabError("--annotations is for runs on the town; a recipe with `data:` names its own preference pairs")
+    labels = read_labels(annotations) if annotations is not None else []
     if recipe and real:
         from llama2lab.run.recipe import run_real
 
         out = out or Path("runs") / f"{recipe.stem}-{seed}"
-        results = run_real(recipe, out, seed, device, precision, data)
+        results = run_real(recipe, out, seed, device, precision, data, labels, people_share)
     else:
         from llama2lab.run.recipe import run_town
 
         chosen = presets.load_recipe(recipe) if recipe else presets.preset(preset or "mini")
-        labels = read_labels(annotations) if annotations is not None else []
         out = out or Path("runs") / f"{recipe.stem if recipe else chosen.preset}-{seed}"
         if chosen.preset == "smoke":
             typer.echo(SMOKE, err=True)
