@@ -213,6 +213,38 @@ def evidence(
 
 
 @app.command()
+def real_figures(
+    runs: Annotated[list[Path], Argument(help="Finished runs of recipes with `data:`.", metavar="RUN...")],
+    write: Annotated[
+        bool, Option("--write", help="Let them take the place of data/real.json, and write docs/results.md.")
+    ] = False,
+) -> None:
+    """What the project shows of runs on real text: reward models beside their baselines, truth, win rates, answers.
+
+    \b
+    llama2lab real-figures runs/smollm2-0              print it
+    llama2lab real-figures runs/smollm2-0 --write      and let notebooks and docs/results.md show it
+    """
+    from dataclasses import replace
+
+    from llama2lab.engine.paths import DATA, ROOT
+    from llama2lab.evidence.page import real_part
+    from llama2lab.evidence.readme import write_pages
+    from llama2lab.evidence.real import real_figures, write_real
+    from llama2lab.evidence.stored import Stored, read_stored
+
+    if write:
+        if not (ROOT / "README.md").is_file():
+            raise LabError(f"{ROOT} is no checkout of llama2lab, so there is nothing to write; leave --write out")
+        changed = [write_real(runs, ROOT / "data"), *write_pages(ROOT)]
+        typer.echo("\n".join(f"written  {path}" for path in changed))
+    else:
+        found = [real_figures(run) for run in runs]
+        stored = read_stored(DATA) if (DATA / "seeds").is_dir() else Stored(())
+        typer.echo("\n\n".join(real_part(replace(stored, real=found))))
+
+
+@app.command()
 def chat(
     run: Annotated[Path, Argument(help="The folder of a run, or of one checkpoint.", metavar="RUN")],
     prompt: Annotated[str | None, Argument(help="Ask this and end; without it, a conversation.")] = None,
