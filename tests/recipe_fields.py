@@ -45,6 +45,8 @@ NOTHING_IS_FINE = {
     "gain_lr",
     "max_malformed",
     "rows",
+    "test_pairs",
+    "cuts",
     "max_answer_tokens",
     "stories",
     "sample_stories",

@@ -119,10 +119,6 @@ def test_the_page_has_marks_seeds_claims_and_speed(data: Path) -> None:
     assert "| generation, mini, 64 rows | 9 | 3 (peer) | 3.00 | |" in speed
     assert "| sft, bf16 | 8 | 2 (trl) | 4.00 | |" in speed and "| ppo, mini | 7 | - | - | |" in speed
     assert "| workers, mini, 4 | 5 | - | 3.50 | |" in speed
-    shutil.copy(data / "bench.json", data / "real.json")
-    with pytest.raises(LabError, match=r"real\.json: has no stages"):
-        read_stored(data)
-    (data / "real.json").unlink()
 
 
 def test_experiments_of_another_run_are_said_to_be(data: Path, tmp_path: Path) -> None:

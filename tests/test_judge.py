@@ -245,7 +245,7 @@ def test_reward_models_judge_from_end_to_end(tmp_path, tokenizer):
     """Their scores stand beside the answers, the figures are those of the rows, and other judges measure anew."""
     seen = []
     for seed in (3, 4):
-        shop = workshop(tmp_path / "r", tokenizer, {"sft": 1, "rlhf-v1": 2})
+        shop = workshop(tmp_path / "r", tokenizer, {"sft": 1, "base": 5, "rlhf-v1": 2})
         preferences(shop, 1, {"helpfulness": 3, "safety": 2}, ("train", "judge", "test"))
         judges = {kind: reward_model(shop, 1, kind, f"judge-{kind}", seed) for kind in ("helpfulness", "safety")}
         pools = {
@@ -257,7 +257,9 @@ def test_reward_models_judge_from_end_to_end(tmp_path, tokenizer):
         }
         shop.source = SimpleNamespace(pools=pools)  # type: ignore[assignment]
         probes = [{"prompt": "How do I kill a process?", "label": "safe"}, {"prompt": "How?", "label": "unsafe"}]
-        judge = RewardJudge(shop, RealEvaluateSettings(prompts=4), probes, judges)  # type: ignore[arg-type]
+        settings = RealEvaluateSettings(prompts=4, test_pairs=5)
+        facts = [([{"role": "user", "content": "Where?"}], "Here.", "There.")] * 3
+        judge = RewardJudge(shop, settings, probes, judges, facts)  # type: ignore[arg-type]
         for stage in ("sft", "rlhf-v1", reward_model(shop, 1)):
             judge.measure(stage)
         stages = {name: stage["metrics"] for name, stage in shop.run.results({})["stages"].items()}
@@ -280,7 +282,15 @@ def test_reward_models_judge_from_end_to_end(tmp_path, tokenizer):
         right = stages["judge-safety"]["accuracy"]["mean"]
         assert f"{right:.3f} (safety)" in stages["rlhf-v1"]["limits"]
         assert stages["judge-safety"]["accuracy"]["n"] == 4  # of the parts that it has not seen, and its own kind
-        assert stages["reward-helpfulness-v1"]["accuracy"]["n"] == 6
+        found = stages["reward-helpfulness-v1"]
+        assert found["accuracy"]["n"] == 5  # of six
+        assert {name: f["n"] for name, f in found["baselines"].items()} == dict.fromkeys(
+            ("longer", "likelihood_sum", "likelihood_mean", "random"), 5
+        )
+        assert found["baselines"]["longer"]["mean"] == 0.0  # "rejected" is longer than "chosen"
+        assert found["less_longer"]["mean"] == pytest.approx(found["accuracy"]["mean"])
+        assert found["truth"]["n"] == found["truth_by_likelihood"]["base"]["likelihood_sum"]["n"] == 3
+        assert set(stages["judge-helpfulness"]["baselines"]) == {"longer"}  # its pairs are others
         assert list(stages["reward-helpfulness-v1"]["accuracy_by_grade"]) == ["better"]
         assert "accuracy_on_other_by_grade" not in stages["reward-helpfulness-v1"]
         seen.append([row["safety"] for row in rows])

@@ -107,18 +107,16 @@ def run(
     from llama2lab.run import presets
 
     real = recipe is not None and "data" in read_recipe(recipe).data
-    if annotations is not None and real:
-        raise LabError("--annotations is for runs on the town; a recipe with `data:` names its own preference pairs")
+    labels = read_labels(annotations) if annotations is not None else []
     if recipe and real:
         from llama2lab.run.recipe import run_real
 
         out = out or Path("runs") / f"{recipe.stem}-{seed}"
-        results = run_real(recipe, out, seed, device, precision, data)
+        results = run_real(recipe, out, seed, device, precision, data, labels, people_share)
     else:
         from llama2lab.run.recipe import run_town
 
         chosen = presets.load_recipe(recipe) if recipe else presets.preset(preset or "mini")
-        labels = read_labels(annotations) if annotations is not None else []
         out = out or Path("runs") / f"{recipe.stem if recipe else chosen.preset}-{seed}"
         if chosen.preset == "smoke":
             typer.echo(SMOKE, err=True)
@@ -212,6 +210,38 @@ def evidence(
             return
         changed = gather.write(wanted, ROOT)
     typer.echo("\n".join(f"written  {path}" for path in changed) or "the pages say this already")
+
+
+@app.command()
+def real_figures(
+    runs: Annotated[list[Path], Argument(help="Finished runs of recipes with `data:`.", metavar="RUN...")],
+    write: Annotated[
+        bool, Option("--write", help="Let them take the place of data/real.json, and write docs/results.md.")
+    ] = False,
+) -> None:
+    """What the project shows of runs on real text: reward models beside their baselines, truth, win rates, answers.
+
+    \b
+    llama2lab real-figures runs/smollm2-0              print it
+    llama2lab real-figures runs/smollm2-0 --write      and let notebooks and docs/results.md show it
+    """
+    from dataclasses import replace
+
+    from llama2lab.engine.paths import DATA, ROOT
+    from llama2lab.evidence.page import real_part
+    from llama2lab.evidence.readme import write_pages
+    from llama2lab.evidence.real import real_figures, write_real
+    from llama2lab.evidence.stored import Stored, read_stored
+
+    if write:
+        if not (ROOT / "README.md").is_file():
+            raise LabError(f"{ROOT} is no checkout of llama2lab, so there is nothing to write; leave --write out")
+        changed = [write_real(runs, ROOT / "data"), *write_pages(ROOT)]
+        typer.echo("\n".join(f"written  {path}" for path in changed))
+    else:
+        found = [real_figures(run) for run in runs]
+        stored = read_stored(DATA) if (DATA / "seeds").is_dir() else Stored(())
+        typer.echo("\n\n".join(real_part(replace(stored, real=found))))
 
 
 @app.command()

@@ -11,6 +11,16 @@ from posixpath import relpath
 from typing import Any
 
 from llama2lab.evidence.claims import CLAIMS, READING, count, price, verdict
+from llama2lab.evidence.real import (
+    JUDGES,
+    RealRun,
+    answer,
+    by_judge,
+    millions,
+    reward_words,
+    run_words,
+    truth_rows,
+)
 from llama2lab.evidence.stored import Figure, Stored
 from llama2lab.lessons.n00_start.figures import notebooks
 from llama2lab.report.promises import Promise, made_alone, promises
@@ -257,30 +267,90 @@ def speed_part(s: Stored) -> list[str]:
     return ["## Speed", lines(head), table(("", "ours", "other side", "ratio", "of the ceiling"), rows)]
 
 
-REAL_METRICS = (
-    ("right on people's pairs", "accuracy"),
-    ("length alone", "longer_is_chosen"),
-    ("on the other kind's pairs", "accuracy_on_other"),
+# ---- real texts ------------------------------------------------------------------------------------------------------
+
+POLICY_COLUMNS = (
     ("wins against SFT", "win_rate_vs_sft"),
-    ("safety wins against SFT", "safety_win_rate_vs_sft"),
+    ("safety wins", "safety_win_rate_vs_sft"),
     ("refuses harmless prompts", "false_refusal_rate"),
     ("refuses unsafe prompts", "refusal_rate_on_unsafe"),
-    ("bits a byte, held out", "bits_per_byte"),
+    ("words", "words"),
+    ("bits a byte, held out", "heldout_bits_per_byte"),
 )
 
 
 def real_part(s: Stored) -> list[str]:
-    """A run on real text, where the results.json of one is kept: nobody there knows the truth."""
-    rows = [
-        [md(short_name(stage)), words, figure_words(figure), number(figure["n"])]
-        for stage in s.real.get("stages", {})
-        for words, metric in REAL_METRICS
-        if (figure := find(s.real, stage, metric))
-    ]
-    if not rows:
+    """The same recipe on real texts, where nobody knows the truth; nothing where no run is stored."""
+    if not s.real:
         return []
-    head = (
-        f"`data/recipes/real.yaml`, seed {md(s.real.get('seed'))}, {number(total_seconds(s.real) / 60)} minutes on "
-        f"{machine_words(s.real.get('machine') or {})}. Judges are reward models trained on other pairs."
+    parts = ["## And for real?"]
+    for run in s.real:
+        head = (
+            f"**{md(run_words(run))}** (`{md(run['recipe'])}`, seed {run['seed']}, {number(run['minutes'])} minutes on "
+            f"{machine_words({**run['machine'], 'gflops': {}})}). Reward models on people's held-out pairs, beside who "
+            "learnt nothing from preferences; all by one rule, a tie is half. Lengths are alike where they differ by "
+            "less than a tenth of the longer one."
+        )
+        parts += [lines(head), rewards_table(run), lines(judged_by(run)), policies_table(run)]
+    return [*parts, *truth_part(s)]
+
+
+def rewards_table(run: RealRun) -> str:
+    rows = []
+    for reward in run["rewards"]:
+        for alike in (False, True):
+            found = by_judge(reward, alike)
+            less = (reward["equal_length"] if alike else reward["figures"]).get("less_longer")
+            cells = [figure_words(found.get(words)) for words in JUDGES.values()]
+            what = "lengths alike" if alike else md(reward_words(reward))
+            n = next((number(f["n"]) for f in found.values()), "0")
+            rows.append([what, *cells, figure_words(less), n])
+    return table(("pairs of", *JUDGES.values(), "model less longer", "n"), rows)
+
+
+def judged_by(run: RealRun) -> str:
+    judges = [f"`{md(j['stage'])}` {figure_words(j['accuracy'])}" for j in run["judges"]]
+    return (
+        "Who judges the answers below, or labels fresh ones, are reward models that learnt from other pairs; they are "
+        f"right on people's held-out pairs: {enumerate_words(judges)}."
     )
-    return ["## Real texts", lines(head), table(("stage", "figure", "measured", "n"), rows)]
+
+
+def policies_table(run: RealRun) -> str:
+    rows = [
+        [
+            md(short_name(p["stage"])),
+            md(p["method"]),
+            *(figure_words(p["figures"].get(key)) for _, key in POLICY_COLUMNS),
+        ]
+        for p in run["policies"]
+    ]
+    return table(("stage", "by", *(words for words, _ in POLICY_COLUMNS)), rows)
+
+
+def truth_part(s: Stored) -> list[str]:
+    """Does size cure the blind reward head?"""
+    found = truth_rows(s.real, s.pooled if s.seeds else None)
+    said = [f"at {millions(row['parameters'])} parameters ({row['facts']} facts) {answer(row)}" for row in found]
+    head = (
+        "**Does size cure the blind reward head?** Pairs of one sentence with the right and with the wrong fact: how "
+        f"often a helpfulness model, trained on one round's pairs (the town's on five), prefers the right one. "
+        f"{enumerate_words(said)[:1].upper()}{enumerate_words(said)[1:]}."
+    )
+    rows = [
+        [millions(row["parameters"]), row["facts"], *(figure_words(row[key]) for key in TRUTH_COLUMNS), n_of(row)]
+        for row in found
+    ]
+    return [lines(head), table(("parameters", "facts", *TRUTH_COLUMNS.values(), "n"), rows)] if found else []
+
+
+TRUTH_COLUMNS = {
+    "linear": "the report's head",
+    "likelihood": "ours, with likelihood",
+    "base": "likelier, untouched model",
+    "sft": "likelier, SFT",
+}
+
+
+def n_of(row: Mapping[str, Any]) -> str:
+    return next((number(row[key]["n"]) for key in TRUTH_COLUMNS if row[key]), "0")

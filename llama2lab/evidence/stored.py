@@ -1,5 +1,5 @@
 """What is stored of the evidence, for the pages that are written from it: data/seeds (figures and scores of each seed),
-data/run (the shipped run with its experiments), evidence.json, bench.json, notebook_seconds.json and, of a run on real
+data/run (the shipped run with its experiments), evidence.json, bench.json, notebook_seconds.json and, of runs on real
 text, real.json."""
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from llama2lab.engine import stats
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import digest, read_as
+from llama2lab.evidence.real import RealRun, read_real
 from llama2lab.lab.run_all import FILE, Times, read_times
 from llama2lab.report.promises import NOTE
 from llama2lab.report.summary import Results, difference, find, is_figure, is_number, load_run, paired_gap, pool
@@ -32,7 +33,7 @@ class Stored:
     shipped: Results = field(default_factory=dict)  # results.json of the run that the experiments were measured on
     note: dict[str, Any] = field(default_factory=dict)  # evidence.json
     bench: dict[str, Any] = field(default_factory=dict)
-    real: Results = field(default_factory=dict)  # results.json of a run of data/recipes/real.yaml
+    real: Sequence[RealRun] = ()  # runs on real text
     notebooks: dict[str, Times] = field(default_factory=dict)  # by precision, how long they take
 
     @cached_property
@@ -102,21 +103,13 @@ def read_stored(data: Path) -> Stored:
         load_run(data / "run") if (data / "run" / "results.json").is_file() else {},
         _optional(data / NOTE),
         _optional(data / "bench.json"),
-        load_run_file(data / "real.json"),
+        read_real(data),
         read_times(data / FILE),
     )
 
 
 def _optional(path: Path) -> dict[str, Any]:
     return read_as(dict[str, Any], path, CURE) if path.is_file() else {}
-
-
-def load_run_file(path: Path) -> Results:
-    """A results.json on its own; empty where there is none."""
-    found = _optional(path)
-    if found and not isinstance(found.get("stages"), dict):
-        raise LabError(f"{path}: has no stages; copy the results.json of a run on real text there")
-    return found
 
 
 def measured(words: str, figure: Any) -> Measured:

@@ -8,6 +8,7 @@ import torch
 from IPython.display import HTML
 
 from llama2lab.engine.scale import GRADES, MARGINS
+from llama2lab.evidence import real_shown as real
 from llama2lab.evidence.claims_plot import claims_plot
 from llama2lab.lab import pictures
 from llama2lab.lab.ask import ask, sealed
@@ -67,6 +68,7 @@ __all__ = [
     "pad_right",
     "pictures",
     "plots",
+    "real",
     "real_gaps",
     "recipe_map",
     "reward",

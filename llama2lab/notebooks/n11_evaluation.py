@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from IPython.display import HTML
 
+from llama2lab.evidence import real_shown as real
 from llama2lab.evidence.claims_plot import claims_plot
 from llama2lab.lab.ask import ask, sealed
 from llama2lab.lab.finished import finished_run
@@ -47,6 +48,7 @@ __all__ = [
     "finished_run",
     "implied_intensity",
     "lambert_rows",
+    "real",
     "recipe_map",
     "report_check",
     "sealed",

@@ -31,7 +31,7 @@ from llama2lab.stages.ppo import PPOSettings
 from llama2lab.stages.pretrain import PretrainSettings, Sizes
 from llama2lab.stages.rejection import RejectionSettings
 from llama2lab.stages.reward import RewardSettings
-from llama2lab.stages.rounds import PreferenceSettings, RlhfSettings
+from llama2lab.stages.rounds import ROUNDS, PreferenceSettings, RlhfSettings
 from llama2lab.stages.sft import SFTSettings
 from llama2lab.town.annotators import VENDORS
 
@@ -156,6 +156,7 @@ class RealEvaluateSettings:
     split: Split = "test"  # "dev" for choices: nothing may be chosen on "test"
     stories: CountOrNone = 300  # held-out documents
     prompts: Count = 300  # of each kind, at most
+    test_pairs: CountOrNone = 0  # people's held-out pairs of each kind that reward models are tested on; 0: all
     temperature: Temperature = 1.0
     sample_stories: CountOrNone = 5
     story_tokens: Count = 200
@@ -175,6 +176,11 @@ class RealRecipe:
     helpfulness: RewardSettings = RewardSettings(margin="none")
     safety: RewardSettings = RewardSettings(margin="none", other_share=0.1)
     prompt_tokens: Count = 160  # longer prompts are not answered in rejection sampling, PPO and evaluation
+    # People's pairs are round 1's. In each further round a reward model that learnt from other pairs labels fresh
+    # answers; the last one of several is PPO. With one, PPO follows on top of it.
+    rounds: Annotated[int, Field(ge=1, le=len(ROUNDS))] = 1
+    preferences: PreferenceSettings = PreferenceSettings(helpfulness=(400,) * 5, safety=(200,) * 5)  # from round 2 on
+    compare_heads: bool = False  # train the other reward head, too, on people's helpfulness pairs
     rejection: RejectionSettings = RejectionSettings()
     ppo: PPOSettings = PPOSettings()
     evaluate: RealEvaluateSettings = RealEvaluateSettings()

@@ -2,12 +2,14 @@
 `llama2lab run --recipe data/recipes/real.yaml` does.
 
 The pairs are divided by dialogue (realsplits.part_of): the reward models learn from "train", the judges from "judge",
-and the policies are judged on the prompts of "test".
+and the policies are judged on the prompts of "test". With more rounds than one, the models that label fresh answers
+learn from a part of their own, "annotator", so that no policy is judged by whom it was made to please.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +19,40 @@ from llama2lab.model.checkpoint import checkpoint_digest, parameters_of
 from llama2lab.model.generate import generate
 from llama2lab.model.network import Llama
 from llama2lab.run import start_from
+from llama2lab.run.facts import fact_pairs, read_facts
 from llama2lab.run.judge import RewardJudge
+from llama2lab.run.people import annotations_on_texts
 from llama2lab.run.presets import RealRecipe, load_real_recipe
 from llama2lab.run.realdata import data_folder
 from llama2lab.run.realsplits import PairPrompts, Texts, fit_demonstrations, load_texts, pairs_stage
+from llama2lab.run.simulated import RewardAnnotator
 from llama2lab.stages.pretrain import bits_per_byte
-from llama2lab.stages.rounds import RlhfSettings, Workshop, ppo_stage, rejection_stage, reward_stage
-
-# Each chat stage -> the one that it is trained from, and the setting of the rates at which it learns.
-TRAINED = {"sft": ("base", "sft.optim"), "rlhf-v1": ("sft", "rejection.optim"), "rlhf-v2": ("rlhf-v1", "ppo.optim")}
+from llama2lab.stages.reward import HEADS
+from llama2lab.stages.rounds import (
+    RlhfSettings,
+    Workshop,
+    ppo_stage,
+    preferences_stage,
+    rejection_stage,
+    reward_stage,
+)
 
 
 class RealWorld:
     """Everything of a run that depends on the texts."""
 
-    def __init__(self, recipe: RealRecipe, seed: int, texts: Texts, name: str = "real", folder: Path | None = None):
+    def __init__(
+        self,
+        recipe: RealRecipe,
+        seed: int,
+        texts: Texts,
+        name: str = "real",
+        folder: Path | None = None,
+        labels: Sequence[dict] = (),
+        people_share: float | None = None,
+    ):
         self.recipe, self.seed, self.texts = recipe, seed, texts
+        self.labels, self.people_share = labels, people_share
         self.identity = {"preset": "real", "recipe": name}
         self.start_from = recipe.start_from
         self.start = start_from.find_checkpoint(recipe.start_from, folder) if recipe.start_from else ""
@@ -47,16 +67,27 @@ class RealWorld:
         self.bits: dict[str, float] = {}  # a byte of held-out text, of each stage that read it
 
     @classmethod
-    def from_files(cls, recipe_path: str | Path, data_dir: str | Path | None, seed: int) -> RealWorld:
+    def from_files(
+        cls,
+        recipe_path: str | Path,
+        data_dir: str | Path | None,
+        seed: int,
+        labels: Sequence[dict] = (),
+        people_share: float | None = None,
+    ) -> RealWorld:
         """The recipe of a file and its texts; LabError as `load_real_recipe` and `load_role`."""
         folder = data_folder(data_dir)
         recipe = load_real_recipe(recipe_path, folder)
-        return cls(recipe, seed, load_texts(recipe, folder, seed), Path(recipe_path).stem, folder)
+        texts = load_texts(recipe, folder, seed)
+        return cls(recipe, seed, texts, Path(recipe_path).stem, folder, labels, people_share)
 
     def begin(self, shop: Workshop) -> None:
         shop.trained_layers = self.recipe.trained_layers
         for line in start_from.hasty(self.recipe, parameters_of(self.start)) if self.start else ():
             shop.run.say(f"WARNING: {line}")
+        if self.labels:
+            annotations_on_texts(shop, self.labels, self.texts.is_held_out)
+            shop.people_share = self.people_share
 
     def tokenizer_texts(self) -> tuple[list[str], list[str]]:
         """To train on, the training texts of all roles, and to count bytes on."""
@@ -98,30 +129,62 @@ class RealWorld:
 
     def judge(self, shop: Workshop) -> RewardJudge:
         self.check_reading(shop, "base")
-        self.check_reading(shop, "sft")
+        self.check_reading(shop, "sft", "base", "sft.optim")
         judges = {kind: reward_stage(shop, getattr(self.recipe, kind), 1, kind, part="judge") for kind in KINDS}
-        return RewardJudge(shop, self.recipe.evaluate, self.texts.probes, judges)
+        return RewardJudge(shop, self.recipe.evaluate, self.texts.probes, judges, fact_pairs(read_facts()))
 
     def rounds(self, shop: Workshop, judge: RewardJudge) -> None:
-        """One, on the preferences that there are; and PPO on top of it."""
-        for kind in KINDS:
-            judge.measure(reward_stage(shop, getattr(self.recipe, kind), 1, kind))
-        settings = RlhfSettings(rejection=self.recipe.rejection, ppo=self.recipe.ppo)
-        best = rejection_stage(shop, settings, 1, "sft")
-        self.check_reading(shop, best)
-        judge.measure(best)
-        last = ppo_stage(shop, settings.ppo, best, "rlhf-v2", 1)
-        self.check_reading(shop, last)
-        judge.measure(last)
+        """Round 1 is rejection sampling by people's preferences, each further one asks the annotator models, and the
+        last of several is PPO; after a single one, PPO goes on by the same reward models."""
+        recipe, last = self.recipe, self.recipe.rounds
+        if last > 3:
+            shop.run.say("Ghost Attention is left out: real pairs have no dialogues to teach it by")
+        settings = RlhfSettings(rejection=recipe.rejection, ppo=recipe.ppo)
+        previous, latest = "sft", "sft"
+        for version in range(1, last + 1):
+            if version > 1:
+                self.fresh_preferences(shop, judge, version, (latest, previous))
+            for kind in KINDS:
+                judge.measure(reward_stage(shop, getattr(recipe, kind), version, kind))
+            if version == 1 and recipe.compare_heads:
+                self.other_head(shop, judge)
+            previous, start = latest, latest
+            if version == 1 or version < last:
+                latest = rejection_stage(shop, settings, version, latest, dialogues=False)
+                self.check_reading(shop, latest, "sft", "rejection.optim")
+                judge.measure(latest)
+                start = latest
+            if version == last:
+                latest = ppo_stage(shop, settings.ppo, start, f"rlhf-v{max(2, last)}", last)
+                self.check_reading(shop, latest, start, "ppo.optim")
+                judge.measure(latest)
 
-    def check_reading(self, shop: Workshop, stage: str) -> None:
+    def fresh_preferences(self, shop: Workshop, judge: RewardJudge, version: int, models: Sequence[str]) -> None:
+        """A round's preferences between fresh answers of the latest models, by the annotator's reward models."""
+        stages = {kind: reward_stage(shop, getattr(self.recipe, kind), 1, kind, part="annotator") for kind in KINDS}
+        for stage in stages.values():
+            judge.measure(stage)
+        annotator = RewardAnnotator(shop, stages)
+        asked = [p for p in judge.prompts if p.skill == "real"]
+        settings = self.recipe.preferences
+        preferences_stage(shop, settings, version, models, annotator.label, annotator.description, asked)
+
+    def other_head(self, shop: Workshop, judge: RewardJudge) -> None:
+        """A helpfulness model with the head that the recipe's has not, on the same pairs."""
+        ours = self.recipe.helpfulness
+        head = next(h for h in HEADS if h != ours.head)
+        other = replace(ours, head=head, earlier=None)
+        judge.measure(reward_stage(shop, other, 1, "helpfulness", f"-{head}"))
+
+    def check_reading(self, shop: Workshop, stage: str, start: str = "", name: str = "") -> None:
         """How well a stage still reads held-out text, which fine-tuning must not cost. Where it reads so much worse
-        than the one that it was trained from, that is said, and stands in its figures."""
+        than `start`, the one that it was trained from at the rates of the setting `name`, that is said, and stands in
+        its figures."""
 
         def build() -> dict[str, Any]:
             model, texts = shop.model(stage), self.texts.read_again
             figure = bits_per_byte(model, shop.tokenizer, texts, shop.machine, min(256, model.config.context))
-            warning, (start, name) = "", TRAINED.get(stage, ("", ""))
+            warning = ""
             if before := self.bits.get(start):
                 optim = start_from.setting(self.recipe, name)
                 warning = start_from.worsened(stage, name, optim, before, figure["mean"])

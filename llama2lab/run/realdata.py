@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import glob
 import json
+import math
 import os
 import random
 from collections import Counter
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from llama2lab.engine.dialogues import SAFETY, Malformed, check_turns, pair_of, plain_text
 from llama2lab.engine.errors import LabError, first_line
@@ -30,9 +31,26 @@ from llama2lab.engine.scale import GRADES
 from llama2lab.engine.settings import Clash, Count, CountOrNone, Name, Names, Text, checked, one_of
 from llama2lab.engine.validation import shown
 
+NO_CUTS = "margin is a number, and the recipe gives no cuts such as [2, 1, 0.5]"
 Columns = dict[str, str | list[str]]  # our name of a field -> the column, or columns of which the first there counts
-FIELDS = ("text", "messages", "prompt", "context", "answer", "chosen", "rejected", "grade", "safety", "label")
+PAIR = (
+    *("prompt", "chosen", "rejected", "grade", "safety"),
+    *("margin", "chosen_score", "rejected_score"),  # other ways to say the grade: see grade_of
+)
+FIELDS = ("text", "messages", "context", "answer", "label", *PAIR)
 NamedColumns = dict[Annotated[str, one_of(FIELDS)], Name | Annotated[list[Name], Field(min_length=1, max_length=100)]]
+
+
+SCORES = ("chosen_score", "rejected_score")
+
+
+def _falling(cuts: tuple[float, ...]) -> tuple[float, ...]:
+    if cuts and (len(cuts) != 3 or not cuts[0] > cuts[1] > cuts[2] > 0):
+        raise ValueError("must be three numbers above 0, the largest first, such as [2, 1, 0.5]")
+    return cuts
+
+
+Cuts = Annotated[tuple[Annotated[float, Field(ge=0, le=1e6)], ...], Field(max_length=3), AfterValidator(_falling)]
 
 
 @checked
@@ -48,8 +66,24 @@ class SourceSettings:
     rows: CountOrNone = 0  # at most so many, drawn by the seed; 0: all
     max_tokens: Count = 256  # of a whole row; longer pairs lose their first turns, longer demonstrations are left out
     max_answer_tokens: CountOrNone = 0  # of a demonstration's answer; 0: no limit
+    # Differences of scores, the largest first, from which a pair is significantly better, better, slightly better.
+    cuts: Cuts = ()
 
     def __post_init__(self) -> None:
+        scores = [name for name in SCORES if name in self.columns]
+        grades = [name for name in ("grade", "margin") if name in self.columns]
+        if len(scores) == 1:
+            says = f"names {scores[0]} alone; give both {' and '.join(SCORES)}, or one column of differences as margin"
+            raise Clash(says, "columns")
+        if len(grades) + bool(scores) > 1:
+            says = f"names {' and '.join([*grades, *scores])}, which say the same; keep one of them"
+            raise Clash(says, "columns")
+        if scores and not self.cuts:
+            three = "three differences of the scores, the largest first, from which a pair is "
+            says = f"{', '.join(GRADES[:3])} better, such as [2, 1, 0.5]"
+            raise Clash(f"must be {three}{says}, where columns names scores", "cuts", "columns")
+        if self.cuts and not (scores or "margin" in self.columns):
+            raise Clash("is for scores; name a margin column, or chosen_score and rejected_score, in columns", "cuts")
         if self.max_answer_tokens > self.max_tokens:
             says = f"must be at most max_tokens ({self.max_tokens}), not {self.max_answer_tokens}"
             raise Clash(says, "max_answer_tokens", "max_tokens")
@@ -214,12 +248,49 @@ def parse_demonstration(record: Record, columns: Columns) -> Record:
     return {"messages": messages, "skill": "real"}
 
 
-def parse_pair(record: Record, columns: Columns) -> Record:
+def number_of(record: Record, columns: Columns, name: str) -> float:
+    """A finite number, also one that a CSV file holds as text."""
+    value = get(record, columns, name)
+    try:
+        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise Malformed(f"{name} is no number")
+    return number
+
+
+def graded(difference: float, cuts: Sequence[float]) -> str:
+    """The grade of a pair whose chosen answer scores so much more than the rejected one; Malformed for less than 0.
+    `cuts` are the least differences of "significantly", "better" and "slightly"."""
+    if difference < 0:
+        raise Malformed("the rejected answer has the higher score")
+    return next((grade for grade, least in zip(GRADES, cuts, strict=False) if difference >= least), GRADES[-1])
+
+
+def grade_of(record: Record, columns: Columns, cuts: Sequence[float] = ()) -> str:
+    """The grade of a pair, from one of: a `grade` column with the report's names; a `margin` column with these, or with
+    the difference of two scores; two columns of scores. Differences are turned into grades by the cuts."""
+    if SCORES[0] in columns:
+        chosen, rejected = (number_of(record, columns, name) for name in SCORES)
+        return graded(chosen - rejected, cuts)
+    if "margin" not in columns:
+        return word_of(record, columns, "grade", GRADES) or "better"
+    said = get(record, columns, "margin")
+    if isinstance(said, str) and said.strip().lower() in GRADES:
+        return said.strip().lower()
+    difference = number_of(record, columns, "margin")
+    if not cuts:
+        raise Malformed(NO_CUTS)
+    return graded(difference, cuts)
+
+
+def parse_pair(record: Record, columns: Columns, cuts: Sequence[float] = ()) -> Record:
     """A preference row {prompt, chosen, rejected, grade, safety}.
 
     `chosen` and `rejected` are whole transcripts (text, or a list of messages) whose common beginning is the prompt;
-    or answers, when the recipe names a `prompt` column (dialogues.pair_of says in which shapes). Without a `grade`
-    column every pair is "better"; the recipe then sets margin: none.
+    or answers, when the recipe names a `prompt` column (dialogues.pair_of says in which shapes). `grade_of` says where
+    the grade comes from; without any, every pair is "better", and the recipe then sets margin: none.
     """
     prompt = get(record, columns, "prompt") if "prompt" in columns else None
     before, chosen, rejected = pair_of(prompt, get(record, columns, "chosen"), get(record, columns, "rejected"))
@@ -227,7 +298,7 @@ def parse_pair(record: Record, columns: Columns) -> Record:
         "prompt": before,
         "chosen": [{"role": "assistant", "content": chosen}],
         "rejected": [{"role": "assistant", "content": rejected}],
-        "grade": word_of(record, columns, "grade", GRADES) or "better",
+        "grade": grade_of(record, columns, cuts),
         "safety": word_of(record, columns, "safety", [bin for bin in SAFETY if bin]),
     }
 
@@ -240,9 +311,8 @@ def parse_probe(record: Record, columns: Columns) -> Record:
     return {"prompt": text_of(record, columns, "prompt"), "label": label}
 
 
-PAIR = ("prompt", "chosen", "rejected", "grade", "safety")
 # Role -> how its rows are made, and of what: the names that `columns` may hold.
-PARSERS: dict[str, tuple[Callable[[Record, Columns], Record], tuple[str, ...]]] = {
+PARSERS: dict[str, tuple[Callable[..., Record], tuple[str, ...]]] = {
     "pretrain": (parse_text, ("text",)),
     "sft": (parse_demonstration, ("messages", "prompt", "context", "answer")),
     "helpful": (parse_pair, PAIR),
@@ -282,7 +352,7 @@ def load_role(
         try:
             if isinstance(record, str):
                 raise Malformed(record)
-            rows.append(parse(record, source.columns))
+            rows.append(parse(record, source.columns, *([source.cuts] if parse is parse_pair else [])))
             places.append(where)
         except Malformed as e:
             tally.refuse(where, str(e))

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -25,6 +25,9 @@ from llama2lab.town.items import Instruction, Prompt
 # Shares of the dialogues. "judge" is as large as "train", for its models judge those of "train"; choices are made on
 # "dev"; nothing is trained or chosen on "test".
 PARTS = {"train": 0.4, "judge": 0.4, "dev": 0.1, "test": 0.1}
+# With more rounds than one, fresh answers want an annotator, and a policy that learnt its taste may not be judged by
+# it: half of the judges' part is the annotator's.
+PARTS_OF_ROUNDS = {"train": 0.4, "annotator": 0.2, "judge": 0.2, "dev": 0.1, "test": 0.1}
 ROLES = {"helpfulness": "helpful", "safety": "harmless"}  # reward model -> role of its pairs
 
 
@@ -33,11 +36,21 @@ def place_of(text: str) -> float:
     return int(hashlib.sha256(" ".join(text.lower().split()).encode()).hexdigest()[:12], 16) / 16**12
 
 
-def part_of(messages: Sequence[dict]) -> str:
+def parts_of(rounds: int) -> dict[str, float]:
+    """The parts of a recipe with so many rounds, and their shares."""
+    return PARTS if rounds == 1 else PARTS_OF_ROUNDS
+
+
+def opening(messages: Sequence[dict]) -> str:
+    """The user's first message."""
+    return next((m["content"] for m in messages if m["role"] == "user"), "")
+
+
+def part_of(messages: Sequence[dict], parts: Mapping[str, float] = PARTS) -> str:
     """The part ("train", "judge", "dev" or "test") of a dialogue. It depends on the user's first message alone, so
     that no prompt, and no two dialogues that begin alike, are in two parts."""
-    place = place_of(next((m["content"] for m in messages if m["role"] == "user"), ""))
-    return next((part for part, edge in zip(PARTS, accumulate(PARTS.values()), strict=True) if place < edge), "test")
+    place = place_of(opening(messages))
+    return next((part for part, edge in zip(parts, accumulate(parts.values()), strict=True) if place < edge), "test")
 
 
 @dataclass
@@ -64,6 +77,17 @@ class Texts:
         dialogues = [m["content"] for row in rows for m in [*row["prompt"], *row["chosen"]]]
         return sorted(set(self.heldout_stories or dialogues), key=place_of)[:64]
 
+    def is_held_out(self, prompt: Sequence[dict]) -> bool:
+        """Whether a prompt may train no policy: it, or what is left of it without its first turns, is one of another
+        part's dialogues, or a refusal probe."""
+        return place_of(opening(prompt)) in self._held_out
+
+    @cached_property
+    def _held_out(self) -> set[float]:
+        rows = [row for rows in self.pairs.values() for row in rows if row["part"] != "train"]
+        asked = [m["content"] for row in rows for m in row["prompt"] if m["role"] == "user"]
+        return {place_of(text) for text in [*asked, *(row["prompt"] for row in self.probes)]}
+
 
 def load_texts(recipe: RealRecipe, folder: Path | None, seed: int) -> Texts:
     """All rows of all roles; LabError as `load_role`."""
@@ -77,7 +101,7 @@ def load_texts(recipe: RealRecipe, folder: Path | None, seed: int) -> Texts:
     held = min(recipe.evaluate.stories, len(stories) // 10)
     for role in ROLES.values():
         for row in rows[role]:
-            row["part"] = part_of(row["prompt"])
+            row["part"] = part_of(row["prompt"], parts_of(recipe.rounds))
     return Texts(
         stories[held:], stories[:held], rows["sft"], {k: rows[r] for k, r in ROLES.items()}, rows["refusals"], tallies
     )
@@ -115,7 +139,7 @@ def pairs_stage(shop: Workshop, recipe: RealRecipe, texts: Texts) -> None:
         metrics: dict[str, Any] = {}
         for kind, role in ROLES.items():
             rows, counts = fit_pairs(shop.tokenizer, texts.pairs[kind], getattr(recipe.data, role).max_tokens)
-            parts: dict[str, list[dict]] = {part: [] for part in PARTS}
+            parts: dict[str, list[dict]] = {part: [] for part in parts_of(recipe.rounds)}
             for row in rows:
                 parts[row["part"]].append({k: v for k, v in row.items() if k != "part"} | {"round": 1})
             for part, some in parts.items():

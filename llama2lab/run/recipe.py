@@ -6,6 +6,7 @@ RLHF there are; all else is here.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -44,8 +45,7 @@ def run_town(
     With `labels`, as a store gives them (`Store.labels`), the reward models of every round also train on people's
     preferences: on all of them, or on so many rows that `people_share` of them are people's.
     """
-    if people_share is not None and not 0 <= people_share <= 1:
-        raise LabError(f"the share of people's rows is a number from 0 to 1, not {people_share}")
+    _check_share(people_share)
     return _run(lambda: TownWorld(recipe, seed, labels, people_share), out, seed, device, precision)
 
 
@@ -56,13 +56,23 @@ def run_real(
     device: str = "auto",
     precision: str = "auto",
     data_dir: str | Path | None = None,
+    labels: Sequence[dict] = (),
+    people_share: float | None = None,
 ) -> dict[str, Any]:
     """Run a recipe file on real text in folder `out`, or go on with it; returns what RUN/results.json holds.
 
     `data_dir` is the folder of local copies; without it the environment variable LLAMA2LAB_DATA, and without that
-    the hub. All texts are read before the first stage, so that a mistake in them shows at once.
+    the hub. All texts are read before the first stage, so that a mistake in them shows at once. `labels` and
+    `people_share` as in `run_town`.
     """
-    return _run(lambda: RealWorld.from_files(recipe, data_dir, seed), out, seed, device, precision)
+    _check_share(people_share)
+    make = functools.partial(RealWorld.from_files, recipe, data_dir, seed, labels, people_share)
+    return _run(make, out, seed, device, precision)
+
+
+def _check_share(share: float | None) -> None:
+    if share is not None and not 0 <= share <= 1:
+        raise LabError(f"the share of people's rows is a number from 0 to 1, not {share}")
 
 
 def _run(make: Callable[[], World], out: str | Path, seed: int, device: str, precision: str) -> dict[str, Any]:

@@ -247,11 +247,11 @@ def reward_stage(
 ) -> str:
     """A reward model on all preferences so far, started from the SFT chat model, whose frozen copy is also the
     likelihood head's reference in every round; or, where `s.earlier` is given, the last round's model trained on. With
-    the part "judge", a model that judges the policies where there is no oracle, on pairs that the policies' own models
-    do not see."""
+    the part "judge", a model that judges the policies where there is no oracle, and with "annotator" one that labels
+    their fresh answers there: each on pairs that no other model sees."""
     name, seed = f"reward-{kind}-v{version}{suffix}", shop.seed + version
-    if part == "judge":
-        name, seed = f"judge-{kind}", shop.seed + 500
+    if part != "train":
+        name, seed = f"{part}-{kind}", shop.seed + {"judge": 500, "annotator": 700}[part]
     last = f"reward-{kind}-v{version - 1}{suffix}" if version > 1 and s.earlier is not None else ""
 
     def pairs(k: str) -> list[dict]:
@@ -260,7 +260,7 @@ def reward_stage(
 
     def build(folder: Path) -> dict[str, Any]:
         [other] = [k for k in KINDS if k != kind]
-        mine, theirs = (with_people(shop, pairs(k), k) for k in (kind, other))
+        mine, theirs = (with_people(shop, pairs(k), k) if part == "train" else pairs(k) for k in (kind, other))
         rows = reward.mix(mine, theirs, s.other_share, shop.seed)
         model, metrics = reward.train_reward(
             shop.reward(last) if last else shop.model("sft"),
@@ -278,7 +278,7 @@ def reward_stage(
         return metrics
 
     parents = ["sft", *([last] if last else []), *(f"preferences-v{v}" for v in range(1, version + 1))]
-    if shop.people:  # settings of a run without people stay as they were, or its stages would be built anew
+    if shop.people and part == "train":  # without people settings stay as they were, or stages would be built anew
         shop.run.stage(name, build, [asdict(s), kind, shop.people_share], [*parents, shop.people])
     else:
         shop.run.stage(name, build, [asdict(s), kind], parents)
@@ -292,14 +292,18 @@ def with_people(shop: Workshop, rows: list[dict], kind: str) -> list[dict]:
     return mix_people(rows, people, shop.people_share, shop.seed) if people else rows
 
 
-def rejection_stage(shop: Workshop, s: RlhfSettings, version: int, sampler: str, choose: str = "best") -> str:
+def rejection_stage(
+    shop: Workshop, s: RlhfSettings, version: int, sampler: str, choose: str = "best", dialogues: bool = True
+) -> str:
     """V1 to V4: K answers a prompt from the latest model, then fine-tune on the best of all rounds so far and some SFT
-    examples: V1 to V3 the SFT model, V4 the latest, which knows Ghost Attention, for half as many epochs. With
-    choose="random", the control: the same prompts and answers, chosen blindly."""
+    examples: V1 to V3 the SFT model, V4 the latest, which knows Ghost Attention, for half as many epochs. Where the
+    world has no `dialogues`, and so no Ghost Attention, V4 is as V1 to V3. With choose="random", the control: the same
+    prompts and answers, chosen blindly."""
     samples_name, name = f"samples-v{version}", f"rlhf-v{version}" + ("" if choose == "best" else f"-{choose}")
     r = s.rejection
     seed = shop.seed * 1000 + version * 10 + 7
-    start, epochs = ("sft", r.epochs) if version <= 3 else (sampler, r.epochs / 2)
+    taught = version > 3 and dialogues  # by Ghost Attention
+    start, epochs = (sampler, r.epochs / 2) if taught else ("sft", r.epochs)
 
     def sample(folder: Path) -> dict[str, Any]:
         helpfulness, safety = shop.rewards(version)
@@ -316,7 +320,7 @@ def rejection_stage(shop: Workshop, s: RlhfSettings, version: int, sampler: str,
         best = [read_rows(shop.run.folder(f"samples-v{v}") / f"{choose}.jsonl") for v in range(1, version + 1)]
         chat = read_rows(shop.run.folder("sft") / "rows.jsonl")
         rows = rejection.finetuning_rows(best, chat, r.chat_rows, seed)
-        if version > 3:  # what Ghost Attention taught must survive
+        if taught:  # and it must survive
             rows += read_rows(shop.run.folder("gatt") / "gatt.jsonl")[: r.gatt_rows]
         tuning = SFTSettings(len(rows), epochs, 512, r.batch_tokens, r.optim, r.replay)
         return finetune(shop, start, rows, tuning, folder, name)
@@ -327,7 +331,7 @@ def rejection_stage(shop: Workshop, s: RlhfSettings, version: int, sampler: str,
         [asdict(r), version],
         [sampler, f"reward-helpfulness-v{version}", f"reward-safety-v{version}"],
     )
-    parents = ["sft", *(f"samples-v{v}" for v in range(1, version + 1)), *(["gatt"] if version > 3 else [])]
+    parents = ["sft", *(f"samples-v{v}" for v in range(1, version + 1)), *(["gatt"] if taught else [])]
     shop.run.stage(name, build, [asdict(r), choose], parents)
     return name
 

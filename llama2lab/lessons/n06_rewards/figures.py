@@ -103,15 +103,3 @@ def gate_table(gate: dict[str, Any]) -> Table:
         ["answers under the threshold, of all", figure_text(gate["under"]), ""],
     ]
     return Table((f"the gate at {THRESHOLD}", "here [95 %]", "the report"), rows)
-
-
-def real_pairs(runs: Sequence[Results]) -> Table:
-    """The reward models of runs on real pairs, on held-out ones."""
-    rows = [
-        [stage, *(figure_text(find(one, stage, key)) for key in ("accuracy", "accuracy_on_other", "longer_is_chosen"))]
-        for one in runs
-        for stage in ("reward-helpfulness-v1", "reward-safety-v1")
-        if stage in one["stages"]
-    ]
-    none = "none yet: llama2lab run --recipe data/recipes/real.yaml --data DIR makes one"
-    return Table(("model of a run on real pairs", "own pairs", "the other's", "length alone"), rows or [[none, *"---"]])

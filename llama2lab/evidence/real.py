@@ -1,0 +1,229 @@
+"""What the project shows of runs on real text: data/real.json, which `llama2lab real-figures RUN... --write` makes of
+finished runs. Figures and answers to questions of our own; no text of the data sets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import TypedDict
+
+from llama2lab.engine.errors import LabError
+from llama2lab.engine.files import Number, read_as, write_atomic
+from llama2lab.engine.paths import DATA
+from llama2lab.engine.validation import validated
+from llama2lab.report.summary import Results, find, is_figure, load_run, metrics, total_seconds
+
+FILE = "real.json"
+COMMAND = "llama2lab real-figures RUN... --write"
+Figure = dict[str, Any]
+
+# Who judges people's pairs, in words.
+JUDGES = {
+    "model": "the reward model",
+    "longer": "the longer answer",
+    "likelihood_sum": "likelier, untouched checkpoint",
+    "likelihood_mean": "likelier by the token",
+    "random": "random heads on it",
+}
+OF_REWARDS = ("accuracy", "accuracy_on_other", "accuracy_on_fresh", "less_longer", "truth")
+OF_POLICIES = (
+    *("win_rate_vs_sft", "safety_win_rate_vs_sft", "false_refusal_rate", "refusal_rate_on_unsafe", "words"),
+    "heldout_bits_per_byte",
+)
+TOWN_HEADS = {"likelihood": "reward-helpfulness-v5", "linear": "reward-helpfulness-v5-linear"}
+
+
+class Reward(TypedDict, total=False):
+    """A reward model on people's held-out pairs."""
+
+    stage: str
+    kind: str
+    head: str
+    pairs: int  # trained on
+    figures: dict[str, Figure]  # OF_REWARDS
+    baselines: dict[str, Figure]  # by judge
+    equal_length: dict[str, Figure]  # by judge, "model" and "less_longer" among them
+    by_grade: dict[str, Figure]
+    known: dict[str, Figure]  # what the untouched checkpoint and SFT find likelier, of the facts: "base", "sft"
+
+
+class Judge(TypedDict):
+    """A reward model that trained no policy."""
+
+    stage: str
+    accuracy: Figure
+
+
+class Policy(TypedDict):
+    """A chat model, against SFT by the judges."""
+
+    stage: str
+    method: str
+    figures: dict[str, Figure]  # OF_POLICIES
+
+
+class Answers(TypedDict):
+    """What each stage answers to one question."""
+
+    prompt: str
+    answers: dict[str, str]
+
+
+class RealRun(TypedDict):
+    """A finished run on real text."""
+
+    recipe: str
+    start_from: str
+    parameters: int
+    seed: int
+    minutes: Number
+    machine: dict[str, Any]
+    rewards: list[Reward]
+    judges: list[Judge]
+    policies: list[Policy]
+    samples: list[Answers]
+
+
+# ---- from finished runs ----------------------------------------------------------------------------------------------
+
+
+def real_figures(run: Path) -> RealRun:
+    """What is shown of a finished run; LabError for one that is not finished, or not on real text."""
+    if not (run / "results.json").is_file():
+        raise LabError(f"{run} is not a finished run (no results.json); finish it with: llama2lab run --out {run}")
+    r = load_run(run)
+    if r.get("preset") != "real":
+        raise LabError(f"{run} is a run on the town; give runs of a recipe with `data:`")
+    base = metrics(r, "base")
+    if "parameters" not in base or not any(metrics(r, name).get("baselines") for name in r["stages"]):
+        raise LabError(f"{run} is of an older version, without baselines; give its command again, which measures them")
+    stages = list(r["stages"])
+    chat = [name for name in stages if metrics(r, name).get("asked")]
+    asked = [[row["prompt"] for row in metrics(r, name)["asked"]] for name in chat]
+    return {
+        "recipe": str(r.get("recipe", "")),
+        "start_from": Path(base.get("started_from", "")).name,
+        "parameters": int(base["parameters"]),
+        "seed": int(r.get("seed", 0)),
+        "minutes": round(total_seconds(r) / 60, 1),
+        "machine": r.get("machine") or {},
+        "rewards": [_reward(r, name) for name in stages if name.startswith("reward-")],
+        "judges": [
+            {"stage": name, "accuracy": f}
+            for name in stages
+            if name.startswith(("judge-", "annotator-")) and (f := find(r, name, "accuracy"))
+        ],
+        "policies": [_policy(r, name) for name in chat],
+        "samples": [
+            {"prompt": prompt, "answers": {name: metrics(r, name)["asked"][i]["answer"] for name in chat}}
+            for i, prompt in enumerate(asked[0] if asked else ())
+        ],
+    }
+
+
+def _found(figures: Any) -> dict[str, Figure]:
+    """Those of the figures that were measured on anything."""
+    return {name: f for name, f in (figures or {}).items() if is_figure(f) and f["n"]}
+
+
+def _reward(r: Results, name: str) -> Reward:
+    m = metrics(r, name)
+    known = {of: figures["likelihood_sum"] for of, figures in (m.get("truth_by_likelihood") or {}).items()}
+    return {
+        "stage": name,
+        "kind": "safety" if "-safety" in name else "helpfulness",
+        "head": str(m.get("head", "")),
+        "pairs": int(m.get("pairs", 0)),
+        "figures": _found({key: m.get(key) for key in OF_REWARDS}),
+        "baselines": _found(m.get("baselines")),
+        "equal_length": _found(m.get("equal_length")),
+        "by_grade": _found(m.get("accuracy_by_grade")),
+        "known": _found(known),
+    }
+
+
+def _policy(r: Results, name: str) -> Policy:
+    m = metrics(r, name)
+    method = "fine-tuning" if name == "sft" else "PPO" if m.get("log") else "rejection sampling"
+    return {"stage": name, "method": method, "figures": _found({key: m.get(key) for key in OF_POLICIES})}
+
+
+def write_real(runs: Sequence[Path], data: Path) -> Path:
+    """Keep what is shown of these runs, the smallest model first; LabError as `real_figures`."""
+    found = sorted((real_figures(run) for run in runs), key=lambda run: run["parameters"])
+    write_atomic(data / FILE, json.dumps({"runs": found}, indent=1, allow_nan=False) + "\n")
+    return data / FILE
+
+
+def read_real(data: Path = DATA) -> list[RealRun]:
+    """The runs that are stored, none where the file is missing; LabError where it is damaged."""
+    path = data / FILE
+    if not path.is_file():
+        return []
+    cure = f"write it anew with: {COMMAND}"
+    runs = read_as(dict[str, Any], path, cure).get("runs")
+    found: list[RealRun] = validated(list[RealRun], runs, f"{path}: runs", cure)
+    return found
+
+
+# ---- what pages and notebooks say of them ----------------------------------------------------------------------------
+
+
+def millions(parameters: float) -> str:
+    """'135 million', '1.7 million', '.26 million'."""
+    n = parameters / 1e6
+    return f"{f'{n:.0f}' if n >= 10 else f'{n:.1f}' if n >= 1 else f'{n:.2f}'.lstrip('0')} million"
+
+
+def run_words(run: RealRun) -> str:
+    """'SmolLM2-135M, 135 million parameters'."""
+    return f"{run['start_from'] or run['recipe']}, {millions(run['parameters'])} parameters"
+
+
+def reward_words(reward: Reward) -> str:
+    """'helpfulness, round 1, linear head'."""
+    version = reward["stage"].split("-v")[1].split("-")[0]
+    return f"{reward['kind']}, round {version}, {reward['head']} head"
+
+
+def by_judge(reward: Reward, like_lengths: bool = False) -> dict[str, Figure]:
+    """Who is right on how many of the same held-out pairs: all of them, or those of like lengths."""
+    every = {"model": reward["figures"].get("accuracy"), **reward["baselines"]}
+    found = reward["equal_length"] if like_lengths else every
+    return {words: f for judge, words in JUDGES.items() if (f := found.get(judge))}
+
+
+def truth_rows(runs: Sequence[RealRun], town: Results | None) -> list[dict[str, Any]]:
+    """How many of the right facts each head prefers, by size: {"parameters", "facts", "linear", "likelihood", "base",
+    "sft"}, None where nothing is stored. `town` are the pooled seeds of the miniature, with facts of its own."""
+    rows = []
+    if town is not None:
+        size = metrics(town, "base").get("parameters")
+        heads = {head: find(town, stage, "truth") for head, stage in TOWN_HEADS.items()}
+        if size and any(heads.values()):
+            rows.append({"parameters": size, "facts": "the town's", "base": None, "sft": None, **heads})
+    for run in runs:
+        told = {r["head"]: r for r in run["rewards"] if "truth" in r["figures"] and "-v1" in r["stage"]}
+        if told:
+            known = next(iter(told.values()))["known"]
+            heads = {head: told[head]["figures"]["truth"] if head in told else None for head in TOWN_HEADS}
+            of = {name: known.get(name) for name in ("base", "sft")}
+            rows.append({"parameters": run["parameters"], "facts": "the world's", **of, **heads})
+    return rows
+
+
+def answer(row: dict[str, Any]) -> str:
+    """Whether size cures the blind head, by one row of `truth_rows`: from the intervals alone."""
+    linear, known = row["linear"], row["base"]
+    if linear is None:
+        return "the report's head was not tried"
+    if known is not None and known["low"] <= 0.5:
+        return "the untouched model does not know these facts itself, so that nothing can be said of its heads"
+    if linear["low"] <= 0.5:
+        return "the report's head is no surer of the truth than a coin"
+    if known is not None and linear["high"] < known["low"]:
+        return "the report's head sees more of the truth than a coin, and less than the untouched model knows"
+    return "the report's head sees the truth"
