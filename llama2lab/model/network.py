@@ -231,7 +231,7 @@ class Llama(nn.Module):
         if highest >= self.config.vocab_size:
             raise no_row(highest, self.config.vocab_size)
         kind, dtype = tokens.device.type, self.embed.weight.dtype
-        if torch.is_autocast_enabled(kind):
+        if kind != "meta" and torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
         x = self.embed(tokens).to(dtype)  # (batch, seq, dim)
         cos, sin = (table.to(dtype) for table in self.rope_at(positions))
