@@ -14,6 +14,7 @@ from llama2lab.engine.errors import LabError
 from llama2lab.engine.finite import all_finite
 from llama2lab.engine.optim import Optim, make_optimizer
 from llama2lab.engine.packing import pack
+from llama2lab.engine.runs import Run
 from llama2lab.model import generate as sampling
 from llama2lab.model.generate import generate
 from llama2lab.model.logprobs import token_logprobs
@@ -211,6 +212,15 @@ def test_memory_is_that_of_the_device(monkeypatch) -> None:
         device.check_memory(17 * 10**9, "weights")
     assert device.most_memory_gb() == 80
     assert sampling.larger(CUDA) == 9 and sampling.larger(CPU) == 1
+
+
+def test_a_stage_keeps_what_it_took_on_the_gpu(monkeypatch, tmp_path) -> None:
+    for at, card in (("with", Card()), ("without", Card(initialized=False))):
+        monkeypatch.setattr(device.torch, "cuda", card)
+        with Run(tmp_path / at, {}, say=lambda line: None) as run:
+            run.stage("base", lambda folder: {"x": 1.0}, {})
+            stage = run.results({})["stages"]["base"]
+        assert stage.get("device_memory_mb") == (3500 if at == "with" else None)
 
 
 def test_a_process_without_a_gpu_has_no_figure_of_one(monkeypatch) -> None:
