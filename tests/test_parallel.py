@@ -89,7 +89,7 @@ def test_there_is_a_worker_for_each_core():
         "cpu, _ = torch.device('cpu'), torch.set_num_threads(4)\n"
         "def all_at_once(n):\n"
         "    assert workers(cpu) == n and len(split(range(9), cpu)) == n\n"
-        "    assert len(batches_of(range(9), 9)) >= min(n, 3)\n"
+        "    assert len(batches_of(range(9), 9, cpu)) >= min(n, 3)\n"
         "    together = threading.Barrier(n, timeout=120)\n"
         "    in_parallel(lambda _: together.wait(), range(n), cpu)\n"
         "all_at_once(4)\n"
@@ -118,8 +118,8 @@ def test_the_error_of_a_part_is_raised_and_nothing_runs_on():
 
 @given(st.lists(st.integers(), max_size=40), st.integers(1, 9))
 def test_no_row_is_lost_and_none_comes_twice(rows, batch):
-    assert [x for part in batches_of(rows, batch) for x in part] == rows
-    assert all(1 <= len(part) <= batch for part in batches_of(rows, batch))
+    assert [x for part in batches_of(rows, batch, CPU) for x in part] == rows
+    assert all(1 <= len(part) <= batch for part in batches_of(rows, batch, CPU))
     if rows:
         hands = split(rows, CPU)
         assert sorted(x for hand in hands for x in hand) == sorted(rows) and all(hands)

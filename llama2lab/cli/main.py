@@ -176,6 +176,10 @@ def evidence(
     seeds: Annotated[str, Option(help="A range or a list: 0-4, or 0,2,7.")] = "0-4",
     out: Annotated[Path, Option(help="Where runs, experiments and benchmark are kept.")] = Path("runs/evidence"),
     jobs: Annotated[int, Option(min=1, help="Runs at once; the time of runs counts only where it is 1.")] = 1,
+    on: Annotated[
+        str | None,
+        Option(metavar="RAY", help="Over a cluster, a task each: ray (a local Ray), ray://HOST:10001 or HOST:6379."),
+    ] = None,
     preset: Annotated[str, Option(help="mini, or smoke to try the plumbing.")] = "mini",
     write: Annotated[
         bool,
@@ -190,6 +194,7 @@ def evidence(
     \b
     llama2lab evidence                                 seeds 0 to 4, one after another, into runs/evidence
     llama2lab evidence --jobs 4                        four runs at once, where there are cores for it
+    llama2lab evidence --on ray://head:10001           over a cluster, a task a seed and an experiment
     llama2lab evidence --write                         and write what came of it: docs/results.md, README, data/
     Stop it when you like: the same command goes on where it was, and leaves what is there.
     """
@@ -198,12 +203,14 @@ def evidence(
     from llama2lab.evidence.readme import write_pages
     from llama2lab.lessons.catalogue import all_experiments
 
+    if on is not None and jobs > 1:
+        raise LabError("--jobs is for this machine alone; with --on, Ray runs as many at once as it has cores for")
     if write and preset != "mini":
         raise LabError(f"what is shipped is of the preset mini, not {preset}; leave --write out")
     if pages:
         changed = write_pages(ROOT)
     else:
-        wanted = gather.Gathering(out, gather.seeds_of(seeds), preset, jobs, all_experiments())
+        wanted = gather.Gathering(out, gather.seeds_of(seeds), preset, jobs, all_experiments(), on or "")
         gather.gather(wanted)
         if not write:
             typer.echo("to write it into the pages and data/, give the same command with --write")

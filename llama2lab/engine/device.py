@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from llama2lab.engine.errors import LabError
 
@@ -56,9 +57,17 @@ def pick_device(name: str = "auto") -> torch.device:
 
 @functools.cache
 def matmul_ceiling(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of large matrix products, the best of a few (under half a second)."""
-    size = 1024 if device.type == "cpu" else 4096
-    a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    """Floating-point operations a second of large matrix products, the best of a few (under half a second).
+
+    On a GPU the numbers are random, for it draws less power, and runs faster, on numbers that are all alike; and the
+    products are so large that starting one and waiting for it takes a hundredth of it.
+    """
+    size = {"cpu": 1024, "cuda": 8192}.get(device.type, 4096)
+    if device.type == "cpu":
+        a, b = (torch.ones(size, size, dtype=dtype) for _ in range(2))
+    else:
+        generator = torch.Generator(device).manual_seed(0)
+        a, b = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
     a @ b  # the first product sets things up
     best, tried, end = float("inf"), 0, time.perf_counter() + 0.3
     while tried < 3 or time.perf_counter() < end:  # three at least: a busy machine may let 0.3 s pass at once
@@ -76,6 +85,13 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def on_device(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on the device, without waiting for it: a GPU copies from pinned memory while it computes."""
+    if device.type == "cuda" and x.device.type == "cpu":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
 
 
 @functools.cache
@@ -158,12 +174,28 @@ def _in_proc(file: str, name: str) -> str:
     return ""
 
 
-def check_memory(needed: int, what: str) -> None:
-    """LabError where `needed` bytes are more than this machine has in all: said before they are asked for."""
-    there = memory_gb() * 1e9
+def begin_device_memory() -> Callable[[], float | None]:
+    """Begin to measure; the function it gives says the most memory, in MB, that tensors of this process have held since
+    on its GPUs, all together. None where it uses none."""
+    cards = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else range(0)
+    for card in cards:
+        torch.cuda.reset_peak_memory_stats(card)
+
+    def peak() -> float | None:
+        if not torch.cuda.is_initialized():
+            return None
+        return sum(torch.cuda.max_memory_allocated(card) for card in range(torch.cuda.device_count())) / 1e6 or None
+
+    return peak
+
+
+def check_memory(needed: int, what: str, device: torch.device | None = None) -> None:
+    """LabError where `needed` bytes are more than this machine has in all, or than the GPU has: said before they are
+    asked for."""
+    there = (device_memory_gb(device) if device and device.type == "cuda" else memory_gb()) * 1e9
     if there and needed > there:
-        has = f"{needed / 1e9:,.1f} GB, this machine has {there / 1e9:,.1f}"
-        raise LabError(f"{what} take {has}; choose a smaller model")
+        owner = "this GPU" if device and device.type == "cuda" else "this machine"
+        raise LabError(f"{what} take {needed / 1e9:,.1f} GB, {owner} has {there / 1e9:,.1f}; choose a smaller model")
 
 
 def describe_machine() -> dict[str, Any]:
@@ -181,6 +213,7 @@ def describe_machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "",
+        **({"device_memory_gb": device_memory_gb(device)} if device.type == "cuda" else {}),
         "precision": pick_precision(device),
         "gflops": {name: round(matmul_ceiling(device, dtype) / 1e9) for name, dtype in dtypes.items()},
     }
@@ -197,6 +230,18 @@ def memory_gb() -> float:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
     except (ValueError, OSError):
         return 0.0
+
+
+def device_memory_gb(device: torch.device) -> float:
+    """What a GPU can hold in GB (1e9 bytes); 0 for what has no memory of its own, or does not say."""
+    return round(torch.cuda.get_device_properties(device).total_memory / 1e9, 1) if device.type == "cuda" else 0.0
+
+
+def most_memory_gb() -> float:
+    """The memory in GB of the device that "auto" picks or of the machine, whichever is more: what does not fit there
+    fits nowhere here. 0 where the system does not say."""
+    there = memory_gb()
+    return max(there, device_memory_gb(pick_device())) if there else 0.0
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +23,7 @@ from llama2lab.engine.files import disk_error
 from llama2lab.engine.finite import check_numbers, check_tensors
 from llama2lab.engine.folders import one_writer
 from llama2lab.engine.optim import Optim, cosine_lr, make_optimizer
-from llama2lab.engine.parallel import backward, is_large, shared_cores, split
+from llama2lab.engine.parallel import Figure, backward, is_large, numbers, shared_cores, split
 from llama2lab.engine.state import load_state, module_tensors, restore_module, save_state, start_over
 from llama2lab.engine.validation import validated
 
@@ -162,7 +162,7 @@ def _restored(
 def fit(
     model: nn.Module,
     rows_of: Callable[[int], list[int]],
-    loss_of: Callable[[Sequence[int]], tuple[Tensor, float, dict[str, float]]],
+    loss_of: Callable[[Sequence[int]], tuple[Tensor, Figure, Mapping[str, Figure]]],
     steps: int,
     optim: Optim,
     machine: Machine,
@@ -180,7 +180,7 @@ def fit(
     large = is_large(parameters)
     model.train()
 
-    def part_loss(rows: Sequence[int]) -> tuple[Tensor, float, dict[str, float]]:
+    def part_loss(rows: Sequence[int]) -> tuple[Tensor, Figure, Mapping[str, Figure]]:
         with machine.autocast():
             return loss_of(rows)
 
@@ -194,7 +194,9 @@ def fit(
         optimizer.step()
         if on_step:
             on_step(step)
-        return {"loss": loss, "lr": lr, "grad_norm": norm.item(), **metrics, "seconds": time.perf_counter() - begin}
+        # The one place of a step that waits for a GPU, when it has been given all of it.
+        read = numbers({"loss": loss, "lr": lr, "grad_norm": norm, **metrics})
+        return {**read, "seconds": time.perf_counter() - begin}
 
     with shared_cores(machine.device):
         log = resumable_loop(

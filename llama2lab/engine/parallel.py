@@ -18,7 +18,7 @@ import contextlib
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -27,6 +27,7 @@ from torch import Tensor
 
 T = TypeVar("T")
 R = TypeVar("R")
+Figure = float | Tensor  # a number, or one on a GPU that was not waited for
 MOST = 8  # workers: a batch of the preset has no more parts
 LARGE = 2**24  # parameters
 
@@ -137,29 +138,42 @@ def split(rows: Sequence[T], device: torch.device, large: bool = False) -> list[
     return [rows[i::n] for i in range(n)]
 
 
-def batches_of(order: Sequence[T], batch: int) -> list[Sequence[T]]:
+def batches_of(order: Sequence[T], batch: int, device: torch.device) -> list[Sequence[T]]:
     """`order` in stretches of at most `batch`, and at least one a worker if there are so many rows."""
-    size = max(1, min(batch, math.ceil(len(order) / _workers())))
+    size = max(1, min(batch, math.ceil(len(order) / (_workers() if device.type == "cpu" else 1))))
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
+def figure(x: Tensor) -> Figure:
+    """A tensor of one number as that number; on a GPU as it is, to be read later: reading it now would wait for all
+    that the GPU was given before, and leave it idle until it is given more."""
+    return x.item() if x.device.type == "cpu" else x.detach()
+
+
+def numbers(figures: Mapping[str, Figure]) -> dict[str, float]:
+    """Figures as numbers; those that lie on a GPU come over together, in one wait."""
+    there = {name: x for name, x in figures.items() if isinstance(x, Tensor) and x.device.type != "cpu"}
+    read = dict(zip(there, torch.stack([x.float() for x in there.values()]).tolist(), strict=True)) if there else {}
+    return {name: read[name] if name in there else float(x) for name, x in figures.items()}
+
+
 def backward(
-    loss_of: Callable[[T], tuple[Tensor, float, dict[str, float]]],
+    loss_of: Callable[[T], tuple[Tensor, Figure, Mapping[str, Figure]]],
     parts: Sequence[T],
     parameters: Sequence[Tensor],
     device: torch.device,
     add: bool = False,
-) -> tuple[float, dict[str, float]]:
+) -> tuple[Figure, dict[str, Figure]]:
     """Set the gradients of the whole batch's loss on `parameters` (or, with `add`, add to those there are); returns
-    that loss and the metrics.
+    that loss and the metrics, which on a GPU are not waited for (`numbers` reads them).
 
     `loss_of(part)` is (mean loss of the part, its weight, metrics). The batch's loss is the weighted mean of its
     parts' losses, and so are its metrics. Parts must not share a graph.
     """
 
-    def work(part: T) -> tuple[float, float, dict[str, float], list[Tensor | None]]:
+    def work(part: T) -> tuple[Figure, Figure, Mapping[str, Figure], list[Tensor | None]]:
         loss, weight, metrics = loss_of(part)
-        return loss.item(), weight, metrics, list(torch.autograd.grad(loss, parameters, allow_unused=True))
+        return figure(loss), weight, metrics, list(torch.autograd.grad(loss, parameters, allow_unused=True))
 
     if len(parts) > _workers():
         return _backward_in_turn(work, parts, parameters, device, add)
@@ -177,20 +191,20 @@ def backward(
 
 
 def _backward_in_turn(
-    work: Callable[[T], tuple[float, float, dict[str, float], list[Tensor | None]]],
+    work: Callable[[T], tuple[Figure, Figure, Mapping[str, Figure], list[Tensor | None]]],
     parts: Sequence[T],
     parameters: Sequence[Tensor],
     device: torch.device,
     add: bool,
-) -> tuple[float, dict[str, float]]:
+) -> tuple[Figure, dict[str, Figure]]:
     """`backward` of many parts, as many at once as there are workers; at most one more set of gradients is held."""
     sums: list[Tensor | None] = [None] * len(parameters)
-    done: list[tuple[float, dict[str, float]]] = []
+    done: list[tuple[Figure, Mapping[str, Figure]]] = []
     weights: list[float] = []
     for start in range(0, len(parts), _workers()):
-        for loss, weight, metrics, gradients in in_parallel(work, parts[start : start + _workers()], device):
+        for loss, some, metrics, gradients in in_parallel(work, parts[start : start + _workers()], device):
             done.append((loss, metrics))
-            weights.append(weight)
+            weights.append(weight := float(some))
             for i, gradient in enumerate(gradients):
                 if gradient is not None:
                     total = sums[i]
@@ -206,12 +220,17 @@ def _backward_in_turn(
     return _means(done, _shares(weights))
 
 
-def _shares(weights: Sequence[float]) -> list[float]:
-    total = sum(weights)
-    return [weight / total if total else 1 / len(weights) for weight in weights]
+def _shares(weights: Sequence[Figure]) -> list[float]:
+    if len(weights) == 1:  # whatever it is: on a GPU it need not be known
+        return [1.0]
+    known = [float(weight) for weight in weights]
+    total = sum(known)
+    return [weight / total if total else 1 / len(known) for weight in known]
 
 
-def _means(done: Sequence[tuple[float, dict[str, float]]], shares: Sequence[float]) -> tuple[float, dict[str, float]]:
+def _means(
+    done: Sequence[tuple[Figure, Mapping[str, Figure]]], shares: Sequence[float]
+) -> tuple[Figure, dict[str, Figure]]:
     """The batch's loss and metrics from those of its parts."""
     metrics = {key: sum(m[key] * share for (_, m), share in zip(done, shares, strict=True)) for key in done[0][1]}
     return sum(loss * share for (loss, _), share in zip(done, shares, strict=True)), metrics

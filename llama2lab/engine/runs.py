@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from llama2lab.engine import folders
-from llama2lab.engine.device import begin_peak_memory
+from llama2lab.engine.device import begin_device_memory, begin_peak_memory
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import Number, copy_atomic, digest, disk_errors, named, plain, read_as, write_atomic
 from llama2lab.engine.stagefiles import (
@@ -52,6 +52,7 @@ class _Started:
     fingerprint: str = ""
     seconds: Number = 0.0
     peak_memory_mb: Number | None = None
+    device_memory_mb: Number | None = None
 
 
 class Run:
@@ -170,11 +171,14 @@ class Run:
         """Build in `partial`, up to the stage.json that makes it a finished stage; metrics and seconds."""
         partial.mkdir(exist_ok=True)
         before = _read_started(partial)
-        begin, peak_memory = time.perf_counter(), begin_peak_memory()
+        begin, peak_memory, on_device = time.perf_counter(), begin_peak_memory(), begin_device_memory()
 
-        def spent() -> tuple[float, float | None]:
-            known = [mb for mb in (before.peak_memory_mb, peak_memory()) if mb is not None]
-            return before.seconds + time.perf_counter() - begin, round(max(known)) if known else None
+        def spent() -> tuple[float, float | None, float | None]:
+            memory = [
+                round(max(known)) if (known := [mb for mb in two if mb is not None]) else None
+                for two in ((before.peak_memory_mb, peak_memory()), (before.device_memory_mb, on_device()))
+            ]
+            return before.seconds + time.perf_counter() - begin, *memory  # type: ignore[return-value]
 
         def write_started() -> None:
             started = _Started(self._fingerprints[name], *spent())
@@ -190,7 +194,7 @@ class Run:
             raise
         for left in partial.rglob("*.tmp"):
             left.unlink()
-        seconds, memory = spent()
+        seconds, memory, device_memory = spent()
         record = {
             "name": name,
             "fingerprint": self._fingerprints[name],
@@ -199,6 +203,7 @@ class Run:
             "number": self.order.index(name),
             "seconds": round(seconds, 1),
             "peak_memory_mb": memory,
+            **({"device_memory_mb": device_memory} if device_memory is not None else {}),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "sums": sums(partial),
             "metrics": metrics,
@@ -280,7 +285,7 @@ class Run:
     def results(self, machine: dict[str, Any], split: str = "test") -> dict[str, Any]:
         """Gather RUN/results.json: `preset`, `seed`, `machine`, `split` (of the prompts that it was measured on), and
         `stages` in order, each with `seconds` (building and measuring), `peak_memory_mb` (None where the system does
-        not say) and `metrics`."""
+        not say), on a GPU `device_memory_mb`, and `metrics`."""
         self._is_ours()
         stages = {}
         for name in self.order:

@@ -27,6 +27,7 @@ class Record:
     number: int | None = None  # its place in the run
     seconds: Number | None = None
     peak_memory_mb: Number | None = None  # the most that the process held while the stage was built; None: unknown
+    device_memory_mb: Number | None = None  # the same of tensors on its GPUs; None: it used none
     metrics: dict[str, Any] = field(default_factory=dict)
     sums: dict[str, str] = field(default_factory=dict)  # SHA-256 of each file that the stage was built with
     finished: str = ""  # ISO, UTC
@@ -104,7 +105,8 @@ def with_notes(record: Record, notes: Iterable[Note]) -> dict[str, Any]:
     notes = list(notes)
     metrics = {k: v for part in (record.metrics, *(note.metrics for note in notes)) for k, v in part.items()}
     seconds = None if record.seconds is None else round(record.seconds + sum(note.seconds for note in notes), 1)
-    return {"seconds": seconds, "peak_memory_mb": record.peak_memory_mb, "metrics": metrics}
+    on_gpu = {} if record.device_memory_mb is None else {"device_memory_mb": record.device_memory_mb}
+    return {"seconds": seconds, "peak_memory_mb": record.peak_memory_mb, **on_gpu, "metrics": metrics}
 
 
 def fingerprint_of(folder: Path, forgiving: bool = False) -> str:

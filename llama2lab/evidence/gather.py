@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -51,6 +51,7 @@ class Gathering:
     preset: str = "mini"
     jobs: int = 1  # runs at once
     experiments: Mapping[str, Experiment] = field(default_factory=dict)
+    on: str = ""  # a Ray, see cluster.py; "": this machine alone
 
     def run(self, seed: int) -> Path:
         return self.out / f"{self.preset}-{seed}"
@@ -112,7 +113,8 @@ def gather(g: Gathering) -> None:
     """Make what is left, and say before each step what that is. Everything is kept when it is stopped.
 
     Raises:
-        LabError: runs failed (all that can be made without them is made first); or as `Gathering.note`.
+        LabError: runs or experiments failed (all that can be made without them is made first); or as
+            `Gathering.note` and `cluster.connected`.
     """
     if g.jobs < 1:
         raise LabError(f"--jobs {g.jobs} would make nothing; give 1 or more")
@@ -120,12 +122,17 @@ def gather(g: Gathering) -> None:
         g.out.mkdir(parents=True, exist_ok=True)
     with folders.one_writer(g.out):
         g.note()
-        failed = []
-        if g.runs_left():
+        failed: list[tuple[int, str]] = []
+        unmeasured: list[tuple[str, str]] = []
+        if g.on and (g.runs_left() or g.experiments_left()):
+            say(plan(g))
+            note_machine(g)
+            failed, unmeasured = make_on_ray(g)
+        elif g.runs_left():
             say(plan(g))
             note_machine(g)
             failed = make_runs(g, g.runs_left())
-        if g.experiments_left() and g.is_made(g.seeds[0]):
+        if not g.on and g.experiments_left() and g.is_made(g.seeds[0]):
             from llama2lab.lab.measure import measure
 
             say(plan(g))
@@ -137,13 +144,10 @@ def gather(g: Gathering) -> None:
             say(plan(g))
             run_bench(g.out / BENCH)
             note_machine(g)
-        if failed:
-            raise LabError(
-                "; ".join(
-                    f"the run of seed {seed} failed ({why}): see the end of {g.log(seed)}" for seed, why in failed
-                )
-                + "; mend that and give the same command again: all else is kept"
-            )
+        if failed or unmeasured:
+            wrong = [f"the run of seed {seed} failed ({why}): see the end of {g.log(seed)}" for seed, why in failed]
+            wrong += [f"the experiment {name} failed ({why})" for name, why in unmeasured]
+            raise LabError("; ".join(wrong) + "; mend that and give the same command again: all else is kept")
         say(plan(g))
 
 
@@ -227,6 +231,30 @@ def make_runs(g: Gathering, seeds: Sequence[int]) -> list[tuple[int, str]]:
             children.stop()
             raise
     return [(seed, why) for seed, why in found if why]
+
+
+def make_on_ray(g: Gathering) -> tuple[list[tuple[int, str]], list[tuple[str, str]]]:
+    """`make_runs` and the experiments as tasks of a Ray; the runs and the experiments that failed, and why. The time of
+    such runs does not count: who else computed on their nodes is not known."""
+    from llama2lab.evidence import cluster
+
+    there = replace(g, out=g.out.resolve())  # a path that means the same wherever a task begins
+    failed: list[tuple[int, str]] = []
+    with cluster.connected(g.on, there.out) as ray:
+        seeds = g.runs_left()
+        for seed in seeds:
+            g.write_noted(seed, alone=False)
+        commands = {seed: command(there, seed) for seed in seeds}
+        for seed, why in cluster.make_runs(ray, commands, there.run, there.log, say):
+            if why:
+                failed.append((seed, why))
+                print(f"seed {seed} failed ({why}): see {g.log(seed)}", file=sys.stderr, flush=True)
+            else:
+                g.write_noted(seed, settings=g.settings)
+        if not g.is_made(g.seeds[0]):
+            return failed, []
+        left = {name: g.experiments[name] for name in g.experiments_left()}
+        return failed, cluster.measure(ray, there.run(g.seeds[0]), left, say) if left else []
 
 
 def environment(jobs: int) -> dict[str, str]:

@@ -153,9 +153,11 @@ def score_bias(mask: Tensor, n_heads: int, n_kv_heads: int, dtype: torch.dtype) 
     blocks = []
     for start in range(0, seq, ROWS):
         end = min(start + ROWS, seq)
-        # 0 if nothing is to be seen at all, and for one query, whose keys are few. Rounded down: a product of a new
-        # shape is compiled first, and a batch's blocks would bring new ones all the time.
-        first = int(mask[:, 0, start:end].any(0).any(0).int().argmax()) // 64 * 64 if seq > 1 else 0
+        # 0 if nothing is to be seen at all, and for one query, whose keys are few, and on a GPU, which would be waited
+        # for. Rounded down: a product of a new shape is compiled first, and a batch's blocks would bring new ones all
+        # the time.
+        looked = seq > 1 and mask.device.type == "cpu"
+        first = int(mask[:, 0, start:end].any(0).any(0).int().argmax()) // 64 * 64 if looked else 0
         block = bias[:, :, None, start:end, first : k_len - seq + end]  # (batch, 1, 1, rows, keys)
         block = block.expand(-1, n_kv_heads if batch > 1 else 1, group, -1, -1)
         blocks.append((first, block.reshape(-1, group * (end - start), block.shape[-1])))

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama2lab.engine.device import pick_precision
+from llama2lab.engine.device import device_memory_gb, on_device, pick_precision
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.parallel import batches_of, in_parallel, workers
 from llama2lab.engine.validation import shown
@@ -22,7 +22,8 @@ from llama2lab.model.network import Llama, no_row
 DROP_AT = 0.25  # share of finished rows at which copying the cache, with others in their places, pays
 CHUNK = 32  # tokens by which the cache grows
 PAIRS = 2**23  # the most that rows * longest**2 may be while a batch of prompts is read: its mask and scores grow so
-CACHE = 2**29  # bytes that the keys and values of a batch may take
+CACHE = 2**29  # bytes that the keys and values of a batch may take; on a GPU both are larger, see `larger`
+LOOK_EVERY = 16  # tokens after which a GPU is asked which rows are done: it has to end what it does to say so
 DEALT = 32  # rows that go to one worker together
 TURNS_AT_ONCE = 64  # rows that read turn by turn: their mask and scores span all they have read
 BF16_FROM = 32  # rows in a batch: below, the products are too small for bfloat16 to gain anything
@@ -105,7 +106,7 @@ def generate(
                 model,
                 head,
                 texts,
-                _uniforms(rows, seed, max_new_tokens).to(device),
+                on_device(_uniforms(rows, seed, max_new_tokens), device),
                 lambda longest: _most_rows(model, longest + max_new_tokens, longest, batch_size),
                 lambda logits, uniform: sample(logits, uniform, temperature, top_p, top_k),
                 eos_id,
@@ -120,7 +121,8 @@ def generate(
         hands: list[tuple[Sequence[int], Reading | None]] = [(hand, None) for hand in _hands(order, device)]
     else:
         if not readings:
-            readings += [_nothing_read(model, rows) for rows in batches_of(order, min(batch_size, TURNS_AT_ONCE))]
+            turns = batches_of(order, min(batch_size, TURNS_AT_ONCE), device)
+            readings += [_nothing_read(model, rows) for rows in turns]
         hands = [(reading.rows, reading) for reading in readings]
         if sorted(i for rows, _ in hands for i in rows) != list(range(len(prompts))):
             raise LabError(
@@ -146,7 +148,19 @@ def _hands(order: Sequence[int], device: torch.device) -> list[list[int]]:
 
 def _most_rows(model: Llama, longest: int, prompt: int, batch_size: int) -> int:
     """How many rows a machine holds at once, whose prompts have `prompt` tokens and which grow to `longest`."""
-    return max(1, min(batch_size, PAIRS // prompt**2, CACHE // (cache_bytes(model) * longest)))
+    more = larger(model.embed.weight.device)
+    return max(1, min(batch_size, more * PAIRS // prompt**2, more * CACHE // (cache_bytes(model) * longest)))
+
+
+def larger(device: torch.device) -> int:
+    """How many times CACHE and PAIRS there is room for: a sixteenth of a GPU's memory for each. Of all of it, not of
+    what is free: the same machine then always computes the same batches."""
+    return max(1, int(device_memory_gb(device) * 1e9 / 16 / CACHE))
+
+
+def look_every(device: torch.device) -> int:
+    """After how many tokens to look which rows are done."""
+    return 1 if device.type == "cpu" else LOOK_EVERY
 
 
 def precision_for(rows: int, device: torch.device, precision: str = "auto") -> str:
@@ -325,9 +339,9 @@ def _write(
         """Draw and keep the next token of each row that is not done. hidden (rows, dim)."""
         step = batch.step.clamp(max=longest_answer - 1)
         batch.token, logprob = draw(hidden.float() @ head.T, uniforms[batch.prompt, step])
-        at = (~batch.done).nonzero()[:, 0]
-        chosen[batch.prompt[at], step[at]] = batch.token[at]
-        logprobs[batch.prompt[at], step[at]] = logprob[at]
+        at = (batch.prompt, step)
+        chosen[at] = torch.where(batch.done, chosen[at], batch.token)
+        logprobs[at] = torch.where(batch.done, logprobs[at], logprob)
         batch.step = batch.step + 1
         batch.done = batch.done | (batch.token == eos_id) | (batch.step >= longest_answer)
 
@@ -340,8 +354,10 @@ def _write(
 
     batch = None if read is None else begun(read, 0)
     after = 0 if read is None else n  # the first prompt that was not read yet
+    left, unseen = longest_answer - 1, 1  # tokens until all rows are done at the latest, and since they were looked at
     while batch is not None or after < n:
-        if batch is not None:
+        if batch is not None and (unseen >= look_every(head.device) or left <= 0):
+            unseen = 0
             n_done, rows = int(batch.done.sum()), len(batch.done)
             if n_done == rows or n_done >= DROP_AT * rows:
                 if progress:
@@ -355,6 +371,7 @@ def _write(
         if room and (batch is None or room >= DROP_AT * rows or room == n - after):
             fresh = begun(_read(model, prompts[after : after + room], pad_id), after)
             after += room
+            left, unseen = longest_answer - 1, unseen + 1
             if batch is None:
                 batch = fresh
             else:
@@ -369,8 +386,9 @@ def _write(
         batch.seen[:, batch.cache.length] = True
         mask = batch.seen[:, None, None, :]  # (rows, 1, 1, columns)
         hidden = model.hidden(batch.token[:, None], batch.position[:, None], mask, batch.cache)[:, -1]  # (rows, dim)
-        batch.position = batch.position + 1
+        batch.position = batch.position + ~batch.done  # else a row that is done might leave the context
         write_down(batch, hidden)
+        left, unseen = left - 1, unseen + 1
     generations = []
     for written, logprob_row in zip(chosen.tolist(), logprobs.tolist(), strict=True):
         finished = eos_id in written

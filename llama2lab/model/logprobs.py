@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llama2lab.engine.bar import bar
-from llama2lab.engine.device import Machine
+from llama2lab.engine.device import Machine, on_device
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.parallel import batches_of, in_parallel
 from llama2lab.model.fused import token_nll
@@ -35,7 +35,8 @@ def token_logprobs(model: Llama, tokens: Tensor, wanted: Tensor, temperature: fl
 
     Args:
         tokens: (batch, seq), padded on the right.
-        wanted: (batch, seq) bool; logits are computed only for these.
+        wanted: (batch, seq) bool; logits are computed only for these. It may lie on the CPU while the tokens do not:
+            nobody then waits for a GPU to say how many they are.
         temperature: the one the tokens were sampled at, so that the scored distribution is the sampled one; not 0.
 
     Raises:
@@ -44,7 +45,7 @@ def token_logprobs(model: Llama, tokens: Tensor, wanted: Tensor, temperature: fl
     if not COLDEST <= temperature < math.inf:
         raise LabError(f"log-probabilities at temperature {temperature}; there are none but from {COLDEST:g} up")
     hidden = model.hidden(tokens)[:, :-1]  # (batch, seq - 1, dim)
-    ask = wanted[:, 1:]
+    ask = tuple(on_device(at, tokens.device) for at in wanted[:, 1:].nonzero(as_tuple=True))  # rows and columns
     picked = -token_nll(hidden[ask], model.lm_head.weight, tokens[:, 1:][ask], temperature)  # (asked,)
     result = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
     result[:, 1:][ask] = picked
@@ -71,12 +72,12 @@ def answer_token_logprobs(
             wanted, _ = pad_right([encoded[i][1] for i in rows], 0)
             marked = wanted.bool()
             with torch.inference_mode(), machine.autocast():
-                logprobs = token_logprobs(model, tokens.to(machine.device), marked.to(machine.device)).cpu()
+                logprobs = token_logprobs(model, on_device(tokens, machine.device), marked).cpu()
             for i, row, mask in zip(rows, logprobs, marked, strict=True):
                 result[i] = row[mask]
             progress.update(len(rows))
 
-        in_parallel(score, batches_of(order, batch), machine.device)
+        in_parallel(score, batches_of(order, batch, machine.device), machine.device)
     return result
 
 

@@ -241,7 +241,7 @@ class Llama(nn.Module):
         if highest >= self.config.vocab_size:
             raise no_row(highest, self.config.vocab_size)
         kind, dtype = tokens.device.type, self.embed.weight.dtype
-        if torch.is_autocast_enabled(kind):
+        if kind != "meta" and torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
         cos, sin = (table.to(dtype) for table in self.rope_at(positions))
         bias = score_bias(mask, self.config.n_heads, self.config.n_kv_heads, dtype)

@@ -128,7 +128,7 @@ def recipe_rows(results: Results) -> list[dict[str, Any]]:
         words = [f"{label} {figure['mean']:.2f}" for label, figure in figures if figure]
         if isinstance(found.get("bytes_per_token"), int | float):
             words.append(f"{found['bytes_per_token']:.2f} bytes a token")
-        cost = {"seconds": stage.get("seconds"), "memory": stage.get("peak_memory_mb")}
+        cost = {"seconds": stage.get("seconds"), "memory": stage.get("device_memory_mb", stage.get("peak_memory_mb"))}
         rows.append({"section": section, "module": module, "stage": name, **cost, "changed": ", ".join(words)})
     return rows
 

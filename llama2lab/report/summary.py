@@ -69,6 +69,7 @@ class _Stage(TypedDict, total=False):
     metrics: _Metrics
     seconds: Number | None
     peak_memory_mb: Number | None
+    device_memory_mb: Number | None
 
 
 class _Results(TypedDict):

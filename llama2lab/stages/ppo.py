@@ -37,13 +37,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from llama2lab.engine.device import Machine
+from llama2lab.engine.device import Machine, on_device
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.finite import check_tensors
+from llama2lab.engine.finite import all_finite, check_tensors
 from llama2lab.engine.loop import resumable_loop
 from llama2lab.engine.optim import Optim, make_optimizer
 from llama2lab.engine.packing import epoch_batches, pack
-from llama2lab.engine.parallel import backward, in_parallel, is_large, shared_cores, split
+from llama2lab.engine.parallel import Figure, backward, figure, in_parallel, is_large, numbers, shared_cores, split
 from llama2lab.engine.settings import Clash, Count, CountOrNone, Few, Limit, Share, Weight, checked
 from llama2lab.engine.state import module_tensors, restore_module
 from llama2lab.model.chat import decode_answer, encode_chats
@@ -147,8 +147,9 @@ def policy_loss(
     advantages: Tensor,
     mask: Tensor,
     clip: float = 0.2,
-) -> tuple[Tensor, dict[str, float]]:
-    """The clipped objective with its metrics: `ratio`, `approx_kl` (k3: mean of ratio - 1 - log ratio), `clipfrac`.
+) -> tuple[Tensor, dict[str, Figure]]:
+    """The clipped objective with its metrics: `ratio`, `approx_kl` (k3: mean of ratio - 1 - log ratio), `clipfrac`;
+    numbers, which on a GPU were not waited for (`parallel.numbers`).
 
     Args:
         new, old: (batch, steps) log-probabilities of the taken tokens, now and when they were sampled.
@@ -160,9 +161,9 @@ def policy_loss(
     loss = masked_mean(torch.maximum(pg_loss1, pg_loss2), mask)
     with torch.no_grad():
         metrics = {
-            "ratio": masked_mean(ratio, mask).item(),
-            "approx_kl": masked_mean(torch.expm1(log_ratio) - log_ratio, mask).item(),
-            "clipfrac": masked_mean(((ratio - 1).abs() > clip).float(), mask).item(),
+            "ratio": figure(masked_mean(ratio, mask)),
+            "approx_kl": figure(masked_mean(torch.expm1(log_ratio) - log_ratio, mask)),
+            "clipfrac": figure(masked_mean(((ratio - 1).abs() > clip).float(), mask)),
         }
     return loss, metrics
 
@@ -185,7 +186,7 @@ def token_rewards(scores: Tensor, policy: Tensor, reference: Tensor, mask: Tenso
     of the mask."""
     rewards = torch.where(mask, -beta * (policy - reference), 0.0)
     last = mask.shape[1] - 1 - mask.long().flip(1).argmax(1)  # (batch,) index of the last marked token
-    rewards[torch.arange(len(scores)), last] += torch.where(mask.any(1), scores, 0.0)
+    rewards[torch.arange(len(scores), device=rewards.device), last] += torch.where(mask.any(1), scores, 0.0)
     return rewards
 
 
@@ -283,10 +284,10 @@ def plain_iteration(
         step(critic, critic_optimizer, s.critic_optim.clip)
 
 
-def step(module: nn.Module, optimizer: torch.optim.Optimizer, clip: float, learns: bool = True) -> float:
+def step(module: nn.Module, optimizer: torch.optim.Optimizer, clip: float, learns: bool = True) -> Figure:
     """Clip the gradients, take the step if the module `learns` yet, and free them: the next module needs the room.
     Their norm before the clip."""
-    norm = nn.utils.clip_grad_norm_(module.parameters(), clip).item()
+    norm = figure(nn.utils.clip_grad_norm_(module.parameters(), clip))
     if learns:
         optimizer.step()
     optimizer.zero_grad()
@@ -300,7 +301,8 @@ class Part(NamedTuple):
     """Some rollouts of a minibatch; all (part, seq)."""
 
     tokens: Tensor
-    mask: Tensor  # the answers' tokens
+    wanted: Tensor  # the answers' tokens, on the CPU
+    mask: Tensor  # the same
     sampled: Tensor  # the answers' log-probabilities as the sampler gave them
     old: Tensor  # and as `token_logprobs` gives them, before the first step
     ref: Tensor  # those of the model before PPO
@@ -322,13 +324,11 @@ def checked_gap(sampled: Tensor, scored: Tensor, precision: str, number: int) ->
     return gap
 
 
-def finite(what: str, x: Tensor) -> None:
+def finite(what: str, *tensors: Tensor) -> None:
     """LabError that names `what` where some of it is NaN or infinite."""
-    check_tensors(
-        {what: x},
-        "PPO",
-        "nothing is saved of this iteration; lower the learning rate, or train the model they come from again",
-    )
+    cure = "nothing is saved of this iteration; lower the learning rate, or train the model they come from again"
+    for x in tensors if not all_finite(tensors) else ():
+        check_tensors({what: x}, "PPO", cure)
 
 
 def ppo(
@@ -390,23 +390,23 @@ def ppo(
         return texts, raw
 
     # The losses, with autocast and figures: each thread computes them of its part of a minibatch, see `backward`.
-    def policy_part(part: Part) -> tuple[Tensor, float, dict[str, float]]:
+    def policy_part(part: Part) -> tuple[Tensor, Figure, dict[str, Figure]]:
         with machine.autocast():
-            new = token_logprobs(policy, part.tokens, part.mask)
+            new = token_logprobs(policy, part.tokens, part.wanted)
         loss, metrics = policy_loss(new, part.old, part.advantages, part.mask, s.clip)
         metrics |= {
-            "pg_loss": loss.item(),
-            "entropy": masked_mean(-part.old, part.mask).item(),
+            "pg_loss": figure(loss),
+            "entropy": figure(masked_mean(-part.old, part.mask)),
         }  # a sample estimate, in nats a token
-        return loss, float(part.mask.sum()), metrics
+        return loss, float(part.wanted.sum()), metrics
 
-    def critic_part(part: Part) -> tuple[Tensor, float, dict[str, float]]:
+    def critic_part(part: Part) -> tuple[Tensor, Figure, dict[str, Figure]]:
         with machine.autocast():
             new_values = critic(part.tokens)
         loss = value_loss(new_values, part.values, part.returns, part.mask, s.value_clip)
-        return loss, float(part.mask.sum()), {"value_loss": loss.item()}
+        return loss, float(part.wanted.sum()), {"value_loss": figure(loss)}
 
-    def replay_part(rows: Sequence[int]) -> tuple[Tensor, float, dict[str, float]]:
+    def replay_part(rows: Sequence[int]) -> tuple[Tensor, Figure, dict[str, Figure]]:
         assert replayed is not None
         with machine.autocast():
             loss, count = rows_loss(policy, replayed, rows, machine)
@@ -442,17 +442,17 @@ def ppo(
         beta = beta_for(number) if beta_for else s.beta
 
         def evaluate(rows: Sequence[int]) -> Part:
-            tokens, mask = with_answers([asked[i] for i in rows], [written[i] for i in rows], pad)
-            tokens, mask = tokens.to(device), mask.to(device)
-            sampled = torch.zeros(mask.shape, device=device)
-            sampled[mask] = torch.tensor([x for i in rows for x in written[i].logprobs], device=device)
+            tokens, wanted = with_answers([asked[i] for i in rows], [written[i] for i in rows], pad)
+            sampled = torch.zeros(wanted.shape)
+            sampled[wanted] = torch.tensor([x for i in rows for x in written[i].logprobs])
+            tokens, mask, sampled = (on_device(x, device) for x in (tokens, wanted, sampled))
             with torch.no_grad(), machine.autocast():
-                old = token_logprobs(policy, tokens, mask)
-                ref = token_logprobs(reference, tokens, mask)
+                old = token_logprobs(policy, tokens, wanted)
+                ref = token_logprobs(reference, tokens, wanted)
                 values = critic(tokens)
             rewards = token_rewards(scores[rows].to(device), old, ref, mask, beta)
             finite(f"the rewards of iteration {number}", rewards)
-            return Part(tokens, mask, sampled, old, ref, values, *gae(rewards, values, mask, s.gamma, s.lam))
+            return Part(tokens, wanted, mask, sampled, old, ref, values, *gae(rewards, values, mask, s.gamma, s.lam))
 
         order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed * 10_000 + number)).tolist()
         minibatches = [
@@ -460,16 +460,19 @@ def ppo(
             for start in range(0, len(order), s.minibatch)
         ]
         every = [part for parts in minibatches for part in parts]
-        whole = Part(*(torch.cat([p[i][p.mask] for p in every]) for i in range(len(Part._fields))))  # each (tokens,)
-        gap = checked_gap(whole.sampled, whole.old, machine.precision, number)
-        finite(f"the advantages of iteration {number}", whole.advantages)
-        mean, std = mean_and_std(whole.advantages)
+        sampled, old, advantages, values, returns = (  # of the answers' tokens alone, each (tokens,)
+            torch.cat([getattr(p, name)[p.mask] for p in every])
+            for name in ("sampled", "old", "advantages", "values", "returns")
+        )
+        gap = checked_gap(sampled, old, machine.precision, number)
+        finite(f"the advantages of iteration {number}", advantages)
+        mean, std = mean_and_std(advantages)
         minibatches = [
             [part._replace(advantages=whiten(part.advantages, mean, std)) for part in parts] for parts in minibatches
         ]
 
         # One gradient step a minibatch. Policy and critic share no weight, so each learns from its own loss.
-        log: list[dict[str, float]] = []
+        steps: list[dict[str, Figure]] = []
         policy.train()
         for i, parts in enumerate(minibatches):
             loss, metrics = backward(policy_part, parts, weights, device)
@@ -478,7 +481,7 @@ def ppo(
                 metrics["replay_loss"], _ = backward(replay_part, rows, weights, device, add=True)
             metrics["grad_norm"] = step(policy, policy_optimizer, s.optim.clip, number >= s.critic_warmup)
             critic_loss, more = backward(critic_part, parts, critic_weights, device)
-            log.append(
+            steps.append(
                 {
                     **metrics,
                     **more,
@@ -486,9 +489,9 @@ def ppo(
                     "critic_grad_norm": step(critic, critic_optimizer, s.critic_optim.clip),
                 }
             )
+        log = [numbers(entry) for entry in steps]
         for what, module in (("policy", policy), ("critic", critic)):  # before they are saved
-            for p in module.parameters():
-                finite(f"the {what}'s weights after iteration {number}", p.detach())
+            finite(f"the {what}'s weights after iteration {number}", *(p.detach() for p in module.parameters()))
 
         # Figures
         kl = sum((kl_estimates(p.old, p.ref)["k1"] * p.mask).sum().item() for p in every) / len(prompts)
@@ -499,12 +502,12 @@ def ppo(
             "kl": kl,
             "reward": scores.mean().item(),
             "first_ratio": log[0]["ratio"],
-            "length": len(whole.mask) / len(prompts),
+            "length": len(old) / len(prompts),
             "finished": finished.sum().item() / len(prompts),
             **gap,
             **{key: sum(entry[key] / len(log) for entry in log) for key in log[0]},
         }
-        explained = explained_variance(whole.values, whole.returns)
+        explained = explained_variance(values, returns)
         if explained is not None:
             result["explained_variance"] = explained
         if heldout and (number % 4 == 3 or number == s.iterations - 1):

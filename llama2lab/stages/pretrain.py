@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from typing_extensions import TypedDict
 
 from llama2lab.engine import stats
-from llama2lab.engine.device import Machine, matmul_ceiling, memory_gb
+from llama2lab.engine.device import Machine, check_memory, matmul_ceiling, most_memory_gb, on_device
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.loop import fit
 from llama2lab.engine.optim import Optim
@@ -94,7 +94,7 @@ class PretrainSettings:
         for name in ("vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim"):
             if name not in self.model:
                 raise Clash(f"is missing; give all sizes of the model, {name} too", f"model.{name}", "model")
-        needed, there = training_bytes(self.model, self.seq_len, self.batch_tokens) / 1e9, memory_gb()
+        needed, there = training_bytes(self.model, self.seq_len, self.batch_tokens) / 1e9, most_memory_gb()
         if needed > there > 0:
             sizes = {name: n for name, n in self.model.items() if isinstance(n, int)}
             largest = max(sizes, key=sizes.__getitem__)  # the likeliest mistake
@@ -150,6 +150,8 @@ def pretrain(
 ) -> tuple[Llama, dict[str, Any]]:
     """Train a new model on `documents`. Returns it with metrics: `loss` (the curve), `tokens`,
     `tokens_per_second`, `share_of_ceiling` (of this machine's measured matrix product), `samples`."""
+    needed = training_bytes(settings.model, settings.seq_len, settings.batch_tokens)
+    check_memory(needed, "pretraining: weights, gradients, Adam's moments and a step", machine.device)
     model = Llama(settings.config, seed).to(machine.device)
     # As arrays: lists of millions of Python numbers would be the largest thing in memory.
     encoded = [(np.array(ids, np.int32), np.array(mask, bool)) for ids, mask in encode_documents(tokenizer, documents)]
@@ -240,16 +242,21 @@ def curve(log: list[dict[str, float]], points: int = 150) -> list[dict[str, floa
     return rows
 
 
-def packed_lm_loss(model: Llama, tokens: Tensor, segments: Tensor, loss_mask: Tensor) -> tuple[Tensor, Tensor]:
+def packed_lm_loss(
+    model: Llama, tokens: Tensor, segments: Tensor, loss_mask: Tensor, *, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy in nats of the tokens that `loss_mask` marks, and their number.
 
     The first token of a document is predicted from nothing, so it never counts; the logits are computed only
-    where a prediction is asked for.
+    where a prediction is asked for. `device` is the model's, where that is another one than the rows'.
     """
-    hidden = model.hidden(tokens, document_positions(segments), document_mask(segments))  # (batch, seq, dim)
+    device = device or tokens.device
     same = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
-    wanted = same & loss_mask[:, 1:]
-    states, targets = hidden[:, :-1][wanted], tokens[:, 1:][wanted]  # (wanted, dim), (wanted,)
+    wanted = (same & loss_mask[:, 1:]).nonzero(as_tuple=True)  # rows and columns, worked out where nobody waits
+    targets = on_device(tokens[:, 1:][wanted], device)  # (wanted,)
+    tokens, segments = on_device(tokens, device), on_device(segments, device)
+    hidden = model.hidden(tokens, document_positions(segments), document_mask(segments))  # (batch, seq, dim)
+    states = hidden[:, :-1][tuple(on_device(at, device) for at in wanted)]  # (wanted, dim)
     count = torch.tensor(len(targets))
     if len(targets) == 0:
         return hidden.sum() * 0.0, count
@@ -258,9 +265,7 @@ def packed_lm_loss(model: Llama, tokens: Tensor, segments: Tensor, loss_mask: Te
 
 def rows_loss(model: Llama, data: Packed, rows: Sequence[int], machine: Machine) -> tuple[Tensor, Tensor]:
     """`packed_lm_loss` of some rows of `data`, on the model's device."""
-    return packed_lm_loss(
-        model, *(part[rows].to(machine.device) for part in (data.tokens, data.segments, data.loss_mask))
-    )
+    return packed_lm_loss(model, data.tokens[rows], data.segments[rows], data.loss_mask[rows], device=machine.device)
 
 
 def fit_packed(

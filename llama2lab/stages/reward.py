@@ -35,12 +35,12 @@ from transformers import PreTrainedTokenizerFast
 
 from llama2lab.engine import stats
 from llama2lab.engine.bar import bar
-from llama2lab.engine.device import Machine
+from llama2lab.engine.device import Machine, on_device
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.loop import fit
 from llama2lab.engine.optim import Optim
 from llama2lab.engine.packing import epoch_batches
-from llama2lab.engine.parallel import batches_of, in_parallel
+from llama2lab.engine.parallel import Figure, batches_of, figure, in_parallel
 from llama2lab.engine.scale import GRADES, MARGINS
 from llama2lab.engine.settings import Count, Epochs, ShareBelowOne, Weight, checked, one_of
 from llama2lab.engine.validation import validated
@@ -142,11 +142,12 @@ def ranking_loss(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:
 def safety_auxiliary_loss(scores: Tensor, safe: Tensor) -> Tensor:
     """Binary cross-entropy of sigmoid(score) against the safety label. (batch,) both; a label of -1 is unknown and
     does not count. It also gives the score its zero: sigmoid(r) becomes a probability of being safe, which is what
-    makes the report's threshold of 0.15 meaningful."""
-    known = safe >= 0
-    if not known.any():
+    makes the report's threshold of 0.15 meaningful. Labels may lie on the CPU while scores do not."""
+    known = (safe >= 0).nonzero()[:, 0]
+    if not len(known):
         return scores.sum() * 0.0
-    return F.binary_cross_entropy_with_logits(scores[known], safe[known].float())
+    labels = on_device(safe[known].float(), scores.device)
+    return F.binary_cross_entropy_with_logits(scores[on_device(known, scores.device)], labels)
 
 
 def pairs_so_far(rounds: Sequence[Sequence[dict]], earlier: float | None, seed: int) -> list[dict]:
@@ -246,13 +247,13 @@ def score_encoded(
         def score(rows: Sequence[int]) -> None:
             tokens, lengths = pad_right([encoded[i][0] for i in rows], pad)
             with torch.inference_mode(), machine.autocast():
-                ll = torch.tensor([loglik[i] for i in rows], device=machine.device)
-                scores = model(tokens.to(machine.device), lengths.to(machine.device), ll)
+                ll = torch.tensor([loglik[i] for i in rows])
+                scores = model(*(on_device(x, machine.device) for x in (tokens, lengths, ll)))
             for i, value in zip(rows, scores.tolist(), strict=True):
                 result[i] = value
             progress.update(len(rows))
 
-        in_parallel(score, batches_of(order, batch), machine.device)
+        in_parallel(score, batches_of(order, batch, machine.device), machine.device)
     odd = [i for i, value in enumerate(result) if not math.isfinite(value)]
     if odd:
         raise LabError(
@@ -327,19 +328,16 @@ def train_reward(
     warmup = max(settings.optim.warmup, 5 / steps)  # the report: 3 % of the steps, at least 5
     optim = Optim(**{**vars(settings.optim), "warmup": min(0.5, warmup)})
 
-    def loss_of(picked: Sequence[int]) -> tuple[Tensor, float, dict[str, float]]:
+    def loss_of(picked: Sequence[int]) -> tuple[Tensor, Figure, dict[str, Figure]]:
         tokens, lengths = pad_right([sides[s][i][0] for s in (0, 1) for i in picked], pad)
         ll = torch.tensor([loglik[s][i] for s in (0, 1) for i in picked])
-        scores = model(tokens.to(machine.device), lengths.to(machine.device), ll.to(machine.device))
+        scores = model(*(on_device(x, machine.device) for x in (tokens, lengths, ll)))
         chosen, rejected = scores.chunk(2)
-        loss = ranking_loss(chosen, rejected, torch.tensor([margins[i] for i in picked], device=machine.device))
-        safe = torch.tensor([_safety_labels(rows[i])[s] for s in (0, 1) for i in picked], device=machine.device)
+        loss = ranking_loss(chosen, rejected, on_device(torch.tensor([margins[i] for i in picked]), machine.device))
+        safe = torch.tensor([_safety_labels(rows[i])[s] for s in (0, 1) for i in picked])
         total = loss + settings.safety_loss * safety_auxiliary_loss(scores, safe)
-        return (
-            total,
-            len(picked),
-            {"ranking_loss": loss.item(), "accuracy": ((chosen > rejected) + 0.5 * (chosen == rejected)).mean().item()},
-        )
+        right = ((chosen > rejected) + 0.5 * (chosen == rejected)).mean()
+        return total, len(picked), {"ranking_loss": figure(loss), "accuracy": figure(right)}
 
     log = fit(model, batches, loss_of, steps, optim, machine, folder, what)
     if settings.safety_loss == 0:  # else the auxiliary loss has set the zero

@@ -242,7 +242,7 @@ def samplers(lab: Finished, policy: str = "rlhf-v4", other: str = "rlhf-v3", pro
         ratio = ppo.policy_loss(new, old, torch.zeros_like(old), mask)[1]["ratio"]
         stops = not only_rounded(sampled, old[mask], machine.precision)
         gap = sampling_gap(sampled, old[mask])
-        rows.append({"sampler": name, "first_ratio": ratio, **gap, "tokens": len(sampled), "stops": stops})
+        rows.append({"sampler": name, "first_ratio": float(ratio), **gap, "tokens": len(sampled), "stops": stops})
     return {"policy": policy, "precision": machine.precision, "rows": rows}
 
 

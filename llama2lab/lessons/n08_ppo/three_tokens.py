@@ -30,7 +30,7 @@ def step(
     new, mask = free.log_softmax(-1)[tokens], torch.ones(1, len(tokens), dtype=torch.bool)
     loss, seen = ppo.policy_loss(new[None], old[None], advantages[None], mask, clip)
     (gradient,) = torch.autograd.grad(loss, free)
-    return logits - lr * gradient, seen["clipfrac"]
+    return logits - lr * gradient, float(seen["clipfrac"])
 
 
 def play(
