@@ -65,7 +65,8 @@ class Commands(TyperGroup):
                 words,
             )
         except KeyboardInterrupt:
-            typer.echo("\nstopped; give the same command again to go on", err=True)
+            if _may_speak():
+                typer.echo("\nstopped; give the same command again to go on", err=True)
             raise typer.Exit(130) from None
 
 
@@ -89,8 +90,18 @@ def _refuse_nothing(parameter: Any) -> None:
 def _fail(message: str, words: list[str]) -> None:
     # One line, whatever a file name or a library put in it; and no password of a database's URL among the words given.
     line = " ".join(hidden(message, words).split())
-    typer.echo(f"error: {line}", err=True)
+    if _may_speak():
+        typer.echo(f"error: {line}", err=True)
     raise typer.Exit(2)
+
+
+def _may_speak() -> bool:
+    """Of several processes that torchrun started, one says what went wrong in all."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return True
+    from llama2lab.engine.distributed import first_to_speak  # heavy
+
+    return first_to_speak()
 
 
 Seed = Annotated[int, Option(min=0, max=MAX_SEED, help="The same seed gives the same run.")]

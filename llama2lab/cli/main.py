@@ -95,16 +95,24 @@ def run(
     llama2lab run --recipe real.yaml --data ~/data     real texts; `data:` in the file says which
     llama2lab run --annotations labels.db              people's labels beside the simulated annotators'
 
+    Several processes share the work, each on a GPU of its own or on cores of this machine:
+
+    
+    torchrun --nproc-per-node 2 -m llama2lab run
+
     Stop it when you like: the same command goes on where it was.
     """
     if preset and recipe:
         raise LabError("give --preset or --recipe, not both: a recipe file names its preset itself")
     if people_share is not None and annotations is None:
         raise LabError("--people-share needs --annotations URL: the store with people's labels")
+    from llama2lab.engine.distributed import is_first, leave, start
     from llama2lab.engine.recipefile import read_recipe
     from llama2lab.report.page import report as make_report
     from llama2lab.report.summary import stage_table
     from llama2lab.run import presets
+
+    start(device)
 
     real = recipe is not None and "data" in read_recipe(recipe).data
     labels = read_labels(annotations) if annotations is not None else []
@@ -118,14 +126,17 @@ def run(
 
         chosen = presets.load_recipe(recipe) if recipe else presets.preset(preset or "mini")
         out = out or Path("runs") / f"{recipe.stem if recipe else chosen.preset}-{seed}"
-        if chosen.preset == "smoke":
+        if chosen.preset == "smoke" and is_first():
             typer.echo(SMOKE, err=True)
         results = run_town(chosen, out, seed, device, precision, labels, people_share)
+    if not is_first():
+        return leave()
     page = make_report([out], out / "report.html")
     typer.echo(stage_table(results))
     if results.get("preset") == "smoke":
         typer.echo(f"\n{SMOKE}")
     typer.echo(f"\nfigures  {out / 'results.json'}\nreport   {page}\ntalk     llama2lab chat {out}")
+    leave()
 
 
 @app.command()

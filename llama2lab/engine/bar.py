@@ -10,6 +10,8 @@ from tqdm.auto import tqdm
 from tqdm.notebook import tqdm as notebook_tqdm
 from tqdm.std import tqdm as text_tqdm
 
+from llama2lab.engine.distributed import is_first
+
 SECONDS = 30.0  # between two lines in a log
 _outer: Any = None  # the bar on show
 
@@ -25,7 +27,8 @@ class Lines(text_tqdm):
 
 def bar(total: int, what: str, unit: str = "step", initial: int = 0) -> Any:
     """A tqdm bar with the remaining time; in a log (no terminal, no notebook) a line every SECONDS. Quiet in threads
-    beside the main one, whose work a panel shows, and within another bar: PPO samples and scores in every iteration."""
+    beside the main one, whose work a panel shows, and within another bar: PPO samples and scores in every iteration. Of
+    several processes the first shows its share."""
     global _outer
     within = _outer is not None and not _outer.disable  # a closed bar is a disabled one
     settings: dict[str, Any] = {
@@ -34,7 +37,7 @@ def bar(total: int, what: str, unit: str = "step", initial: int = 0) -> Any:
         "unit": unit,
         "initial": initial,
         "leave": False,
-        "disable": within or threading.current_thread() is not threading.main_thread(),
+        "disable": within or threading.current_thread() is not threading.main_thread() or not is_first(),
     }
     if issubclass(tqdm, notebook_tqdm) or sys.stderr.isatty():
         made = tqdm(delay=2, dynamic_ncols=True, **settings)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llama2lab.engine.distributed import local_rank, world_size
 from llama2lab.engine.errors import LabError
 
 try:
@@ -45,11 +46,14 @@ _keep_freed_memory()
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called cpu, cuda (or cuda:1 ...) or mps; auto is the GPU if there is one. LabError for others."""
+    """The device called cpu, cuda (or cuda:1 ...) or mps; auto is the GPU if there is one. Of several
+    processes each has a GPU of its own. LabError for others."""
     cards = torch.cuda.device_count()
     there = [*(["cuda"] if cards else []), *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
     if name == "auto":
-        return torch.device(there[0])
+        name = there[0]
+    if name == "cuda" and cards and world_size() > 1:
+        return torch.device("cuda", local_rank())
     if name not in (*there, *(f"cuda:{i}" for i in range(cards))):
         raise LabError(f"device {name!r} is not on this machine; there are: auto, {', '.join(reversed(there))}")
     return torch.device(name)

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import Strict
 from torch import Tensor, nn
 
+from llama2lab.engine import distributed
 from llama2lab.engine.bar import bar
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError, first_line
@@ -23,7 +24,7 @@ from llama2lab.engine.files import disk_error
 from llama2lab.engine.finite import check_numbers, check_tensors
 from llama2lab.engine.folders import one_writer
 from llama2lab.engine.optim import Optim, cosine_lr, make_optimizer
-from llama2lab.engine.parallel import Figure, backward, is_large, numbers, shared_cores, split
+from llama2lab.engine.parallel import Figure, is_large, numbers, shared_cores, split
 from llama2lab.engine.state import load_state, module_tensors, restore_module, save_state, start_over
 from llama2lab.engine.validation import validated
 
@@ -81,7 +82,8 @@ def resumable_loop(
 
     With a folder, the state is saved in FOLDER/resume every ten seconds (more rarely where that would take more than
     SAVE_SHARE of the time), at Ctrl-C, and before the loop returns; called again with the same folder it goes on from
-    there. One process at a time trains in a folder.
+    there. One process at a time trains in a folder; where several run (distributed.py), the first of them keeps the
+    state, and all go on from it.
 
     A step's metrics are numbers; one that cannot be told at that step is left out or None.
 
@@ -89,14 +91,14 @@ def resumable_loop(
         LabError: a metric, or at a save or the end a tensor, is not finite: it is named with the step, and nothing of
             it is kept; or the saved state is damaged.
     """
-    path = folder / "resume" / "state.safetensors" if folder else None
+    path = folder / "resume" / "state.safetensors" if folder and distributed.is_first() else None
     with contextlib.ExitStack() as stack:
-        if folder:
+        if path:
             try:
-                stack.enter_context(one_writer(folder / "resume"))
+                stack.enter_context(one_writer(path.parent))
             except OSError as e:
-                raise disk_error(e, folder) from e
-        log = _restored(path, restore, what, steps) if path else []
+                raise disk_error(e, path.parent.parent) from e
+        log = _restored(path, restore, what, steps) if folder else []
         watch: Watch | None = getattr(_watching, "watch", None)
         if watch and watch(what, log, steps) and len(log) < steps:
             raise KeyboardInterrupt
@@ -111,7 +113,8 @@ def resumable_loop(
             progress.update(1)
             progress.set_postfix({k: f"{v:.3g}" for k, v in list(metrics.items())[:2]}, refresh=False)
             stop = bool(watch and watch(what, log, steps)) or interrupted()
-            if (path and (time.monotonic() - saved_at > pause or stop)) or len(log) == steps:
+            due, stop = distributed.agreed(bool(path) and time.monotonic() - saved_at > pause, stop)
+            if (folder and (due or stop)) or len(log) == steps:
                 begin = time.monotonic()
                 state = tensors()
                 check_tensors(state, at)
@@ -135,28 +138,38 @@ class _Facts:
 
 
 def _restored(
-    path: Path,
+    path: Path | None,
     restore: Callable[[dict[str, Tensor]], None],
     what: str,
     steps: int,
 ) -> list[dict[str, float]]:
-    """Restore a saved state of this very training; the log up to there, which is empty where there is no such state."""
+    """Restore a saved state of this very training; the log up to there, which is empty where there is no such state.
+    The first rank reads it, and alone has a path."""
+    saved = _saved(path, what) if path else None
+    log, where = distributed.from_first((saved and saved[1], path))
+    if log is None or where is None:
+        return []
+    tensors = distributed.tensors_from_first(saved[0] if saved else {})
+    try:
+        if len(log) > steps:
+            raise ValueError(f"{len(log)} steps, not {steps}")
+        restore(tensors)
+    except (KeyError, ValueError, TypeError, RuntimeError) as e:
+        raise LabError(f"{where}: is of another training ({first_line(e)}); {start_over(where)}") from e
+    return log
+
+
+def _saved(path: Path, what: str) -> tuple[dict[str, Tensor], list[dict[str, float]]] | None:
+    """The saved state of this very training and its log."""
     saved = load_state(path)
     if saved is None:
         if path.exists():
             print(f"{path} was cut short: this stage starts over", file=sys.stderr)
-        return []
+        return None
     tensors, facts = saved
-    state = validated(_Facts, facts, str(path), start_over(path))
-    if state.what != what:  # of an earlier training in the same stage
-        return []
-    try:
-        if len(state.log) > steps:
-            raise ValueError(f"{len(state.log)} steps, not {steps}")
-        restore(tensors)
-    except (KeyError, ValueError, TypeError, RuntimeError) as e:
-        raise LabError(f"{path}: is of another training ({first_line(e)}); {start_over(path)}") from e
-    return facts["log"]
+    if validated(_Facts, facts, str(path), start_over(path)).what != what:  # of an earlier training in the same stage
+        return None
+    return tensors, facts["log"]
 
 
 def fit(
@@ -173,7 +186,8 @@ def fit(
     """Minimise a loss for `steps` steps; returns the log, one dict a step.
 
     `rows_of(step)` names the rows of a step's batch; `loss_of(rows) -> (mean loss, weight, metrics)` is called with
-    parts of them, in several threads at once: see `parallel.backward`.
+    parts of them, in several threads at once: see `parallel.backward`. Where several processes run, each computes its
+    share of the rows, and all take the same step.
     """
     optimizer = make_optimizer(model, optim)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -189,7 +203,8 @@ def fit(
         lr = cosine_lr(step, steps, optim)
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
-        loss, metrics = backward(part_loss, split(rows_of(step), machine.device, large), parameters, machine.device)
+        mine = split(distributed.shared(rows_of(step)), machine.device, large)
+        loss, metrics = distributed.backward(part_loss, mine, parameters, machine.device)
         norm = nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
         optimizer.step()
         if on_step:

@@ -9,6 +9,8 @@ what was built from it are built anew, nothing else.
     RUN/<stage>.partial/    the stage under way
     RUN/results.json        every figure of every stage
 
+Where several processes run (distributed.py), the first has the folder; `followers.Follower` is the run in the others.
+
 A stage is finished from the moment when its stage.json is written, in the folder of the stage under way; that this then
 takes the place of an older one is made up for by the next start, if need be. A name with a dot in it is no stage.
 """
@@ -29,7 +31,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from llama2lab.engine import folders
+from llama2lab.engine import distributed, folders
 from llama2lab.engine.device import begin_device_memory, begin_peak_memory
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import Number, copy_atomic, digest, disk_errors, named, plain, read_as, write_atomic
@@ -82,6 +84,7 @@ class Run:
             if not (self.path / "run.json").exists():
                 write_atomic(self.path / "run.json", json.dumps(identity, indent=2))
             undo.pop_all()
+        distributed.barrier()  # the others look into the folder now
 
     def _check(self) -> None:
         """LabError if the folder is another run's, or somebody else's."""
@@ -112,7 +115,7 @@ class Run:
         if not isinstance(known.get(name), str):
             known[name] = pick()
             write_atomic(self.path / "run.json", json.dumps(known, indent=2))
-        return known[name]
+        return distributed.from_first(known[name])
 
     def _is_ours(self) -> None:
         if not self.close.alive or os.getpid() != self._pid:
@@ -128,25 +131,34 @@ class Run:
         interrupted attempt with the same settings left, and go on from it.
         """
         self._is_ours()
-        fingerprint = digest([settings, {p: self._fingerprints[p] for p in parents}, self.identity])
-        self._fingerprints[name] = fingerprint
-        if name not in self.order:
-            self.order.append(name)
+        fingerprint = self._begin(name, settings, parents)
         folder, partial = self.path / name, self.path / f"{name}.partial"
         try:
             with disk_errors(partial):
                 folders.clear_up(folder)
-                if fingerprint_of(folder) != fingerprint and not self._adopt(name, fingerprint):
+                stands = fingerprint_of(folder) == fingerprint or self._adopt(name, fingerprint)
+                distributed.from_first((fingerprint, stands))
+                if not stands:
+                    distributed.barrier()  # the others look for what an interrupted attempt left
                     metrics, seconds = self._build(name, build, settings, parents, partial)
                     self._forget_figures(name)
                     folders.put_in_place(partial, folder)
                     self.say(f"{name} done in {seconds:.0f} s" + _headline(metrics))
                 _tidy(folder, partial)
+            distributed.barrier()
         except LabError as e:
             if name in str(e):
                 raise
             raise LabError(f"{name}: {e}") from e
         return folder
+
+    def _begin(self, name: str, settings: Any, parents: Sequence[str]) -> str:
+        """The fingerprint of a stage of these settings, whose turn it is."""
+        fingerprint = digest([settings, {p: self._fingerprints[p] for p in parents}, self.identity])
+        self._fingerprints[name] = fingerprint
+        if name not in self.order:
+            self.order.append(name)
+        return fingerprint
 
     def _adopt(self, name: str, fingerprint: str) -> bool:
         """Whether a finished stage only had to be put in its place, as after a kill; one of other settings is put
@@ -235,6 +247,7 @@ class Run:
                 if not (rows / file).exists() and (folder / file).exists():
                     copy_atomic(folder / file, rows / file)
         known = key in notes and all((rows / file).exists() for file in files)
+        distributed.from_first(known)
         later = [note.metrics for k, note in list(notes.items())[list(notes).index(key) + 1 :]] if known else []
         if not known:
             begin = time.perf_counter()
@@ -249,7 +262,7 @@ class Run:
         for file in files:
             copy_atomic(rows / file, folder / file)
         self._notes.setdefault(name, {})[key] = notes[key]
-        return notes[key].metrics
+        return distributed.from_first(notes[key].metrics)
 
     def _write_notes(self, folder: Path, notes: dict[str, Note]) -> None:
         self._forget_figures()
@@ -294,7 +307,7 @@ class Run:
         whole = {**self.identity, "machine": machine, "split": split, "stages": stages}
         text = json.dumps(whole, indent=1, allow_nan=False)
         write_atomic(self.path / "results.json", text)
-        return json.loads(text)
+        return distributed.from_first(json.loads(text))
 
 
 def _read_started(partial: Path) -> _Started:

@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llama2lab.engine.device import check_memory
+from llama2lab.engine.distributed import is_first
 from llama2lab.engine.errors import LabError, first_line
 from llama2lab.engine.finite import check_tensors
 from llama2lab.engine.stagefiles import check_file
@@ -61,7 +62,10 @@ def save_reward_model(
 
 def link_model(source: Path, path: Path) -> None:
     """A second name for the files of a finished checkpoint, which takes no room on the disk; copies, where the file
-    system has no links. Checkpoints are replaced, never written into, so neither folder changes with the other."""
+    system has no links. Checkpoints are replaced, never written into, so neither folder changes with the other. Of
+    several processes the first does it."""
+    if not is_first():
+        return
     try:
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(parents=True)
@@ -320,8 +324,11 @@ def _opened(path: Path) -> Iterator[Any]:
 def _write_folder(
     path: Path, config: dict[str, Any], tensors: dict[str, Tensor], head: dict[str, Tensor], tokenizer: Any
 ) -> None:
-    """Write all files aside, then move them into place: a kill leaves the old checkpoint or the new one."""
+    """Write all files aside, then move them into place: a kill leaves the old checkpoint or the new one. Of several
+    processes the first writes."""
     check_tensors({**tensors, **head}, f"{path}: the model is not saved")
+    if not is_first():
+        return
     aside = path.with_name(f".{path.name}.saving")
     ids = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     try:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llama2lab.engine import distributed
 from llama2lab.engine.device import device_memory_gb, on_device, pick_precision
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.parallel import batches_of, in_parallel, workers
@@ -72,7 +73,8 @@ def generate(
     row's random numbers come from (seed, its index) alone: other rows, batch_size and finished neighbours change
     nothing but the rounding of sums. `progress` is told of every few finished rows. `readings`, an empty list at first,
     is filled with what was read: given again with as many prompts, each begins with what it shares with the last one
-    of its row, turn by turn of a dialogue, and reads the rest alone.
+    of its row, turn by turn of a dialogue, and reads the rest alone. Where several processes run, each continues its
+    share of the prompts, and all get every result.
     Raises LabError for an empty prompt, a token that the model does not have, impossible settings, prompt and answer
     that exceed the context, and a model whose probabilities are no numbers.
     """
@@ -96,7 +98,7 @@ def generate(
     if precision_for(min(batch_size, len(prompts)), device, precision) == "bf16":
         model = in_bf16(model)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # alike lengths together: little padding
-    results: list[Generation] = [Generation([], False, []) for _ in prompts]
+    results: dict[int, Generation] = {}
 
     def write(at: tuple[Sequence[int], Reading | None]) -> None:
         rows, reading = at
@@ -118,25 +120,29 @@ def generate(
             results[i] = generation
 
     if readings is None:
-        hands: list[tuple[Sequence[int], Reading | None]] = [(hand, None) for hand in _hands(order, device)]
+        mine = distributed.shared(order)
+        hands: list[tuple[Sequence[int], Reading | None]] = [(hand, None) for hand in _hands(mine, device)]
     else:
         if not readings:
-            turns = batches_of(order, min(batch_size, TURNS_AT_ONCE), device)
+            turns = batches_of(distributed.shared(order), min(batch_size, TURNS_AT_ONCE), device)
             readings += [_nothing_read(model, rows) for rows in turns]
         hands = [(reading.rows, reading) for reading in readings]
-        if sorted(i for rows, _ in hands for i in rows) != list(range(len(prompts))):
+        read = [i for rows in distributed.gathered([i for rows, _ in hands for i in rows]) for i in rows]
+        if sorted(read) != list(range(len(prompts))):
             raise LabError(
                 f"generate: {len(prompts)} prompts do not go on from readings of "
-                f"{sum(len(rows) for rows, _ in hands)}; give as many in the same order, or an empty list"
+                f"{len(read)}; give as many in the same order, or an empty list"
             )
     in_parallel(write, hands, device)
-    for i, generation in enumerate(results):
+    results = distributed.merged(results)
+    generations = [results[i] for i in range(len(prompts))]
+    for i, generation in enumerate(generations):
         if not all(map(math.isfinite, generation.logprobs)):
             raise LabError(
                 f"generate: the probabilities of answer {i} are no numbers; the model's weights are "
                 "damaged: train or load it again"
             )
-    return results
+    return generations
 
 
 def _hands(order: Sequence[int], device: torch.device) -> list[list[int]]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from llama2lab.engine import distributed
 from llama2lab.engine.bar import bar
 from llama2lab.engine.device import Machine, on_device
 from llama2lab.engine.errors import LabError
@@ -62,9 +63,10 @@ def answer_loglikelihoods(
 def answer_token_logprobs(
     model: Llama, encoded: Sequence[tuple[list[int], list[int]]], pad: int, machine: Machine, batch: int = 128
 ) -> list[Tensor]:
-    """Log-likelihoods in nats of the masked tokens of each (ids, mask) pair, each (marked tokens,)."""
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
-    result = [torch.empty(0)] * len(encoded)
+    """Log-likelihoods in nats of the masked tokens of each (ids, mask) pair, each (marked tokens,). Several
+    processes share them out, and all get every result."""
+    order = distributed.shared(sorted(range(len(encoded)), key=lambda i: len(encoded[i][0])))
+    result: dict[int, Tensor] = {}
     with bar(len(order), "log-likelihoods", "text") as progress:
 
         def score(rows: Sequence[int]) -> None:
@@ -78,7 +80,8 @@ def answer_token_logprobs(
             progress.update(len(rows))
 
         in_parallel(score, batches_of(order, batch, machine.device), machine.device)
-    return result
+    result = distributed.merged(result)
+    return [result[i] for i in range(len(encoded))]
 
 
 def sampling_gap(sampled: Tensor, scored: Tensor) -> dict[str, float]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerFast
 
 from llama2lab.engine.bar import bar
+from llama2lab.engine.distributed import shared
 from llama2lab.model.chat import decode_answer, encode_chats
 from llama2lab.model.generate import Reading, generate
 from llama2lab.model.network import Llama
@@ -29,7 +30,7 @@ def sample_answers(
     for dialogues turn by turn."""
     encoded = encode_chats(tokenizer, [list(m) for m in conversations], add_generation_prompt=True)
     prompts = [ids for ids, _ in encoded for _ in range(k)]
-    with bar(len(prompts), what, "answer") as progress:
+    with bar(len(shared(prompts)), what, "answer") as progress:
         generations = generate(
             model,
             prompts,

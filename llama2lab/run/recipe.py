@@ -12,10 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from llama2lab.engine import distributed
 from llama2lab.engine.device import describe_machine, machine_of, this_machine
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import write_rows
-from llama2lab.engine.runs import Run
+from llama2lab.engine.followers import open_run
 from llama2lab.engine.seeds import check_seed
 from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.checkpoint import load_model, save_model
@@ -44,9 +45,15 @@ def run_town(
 
     With `labels`, as a store gives them (`Store.labels`), the reward models of every round also train on people's
     preferences: on all of them, or on so many rows that `people_share` of them are people's.
+
+    Started by torchrun, several processes share the work (engine/distributed.py); so in `run_real`.
     """
     _check_share(people_share)
-    return _run(lambda: TownWorld(recipe, seed, labels, people_share), out, seed, device, precision)
+
+    def world() -> TownWorld:  # of labels that come in meanwhile, all processes know the same
+        return TownWorld(recipe, seed, distributed.from_first(labels), people_share)
+
+    return _run(world, out, seed, device, precision)
 
 
 def run_real(
@@ -77,9 +84,10 @@ def _check_share(share: float | None) -> None:
 
 def _run(make: Callable[[], World], out: str | Path, seed: int, device: str, precision: str) -> dict[str, Any]:
     check_seed(seed)
+    distributed.start(device)
     this_machine(device, precision)  # what is not on this machine is said before a folder is made
     world = make()
-    with Run(out, {**world.identity, "seed": seed}) as run:
+    with open_run(out, {**world.identity, "seed": seed}) as run:
         machine = machine_of(run, device, precision)
         return follow(world, Workshop(run, seed, machine, None, None, world.replayed))  # type: ignore[arg-type]
 

@@ -2,7 +2,8 @@
 
 The reward is the report's: R = whiten(logit(R_c)) - beta * KL(pi || pi_0), with R_c the gated choice between the two
 reward models. Clip 0.2, one gradient step a minibatch, AdamW 0.9/0.95, constant learning rate, all as reported.
-`plain_iteration` is one iteration, to be read; `ppo` does the same in two threads, and can be killed.
+`plain_iteration` is one iteration, to be read; `ppo` does the same in two threads, or in several processes
+(engine/distributed.py), and can be killed.
 
 Ours, with the reason; docs/trials.md has the figures:
 - learning rate 2e-4 instead of 1e-6, batch 256 instead of 512: a model 7,000 times smaller, minutes instead of days;
@@ -26,6 +27,7 @@ Ours, with the reason; docs/trials.md has the figures:
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -37,13 +39,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from llama2lab.engine import distributed
 from llama2lab.engine.device import Machine, on_device
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.finite import all_finite, check_tensors
 from llama2lab.engine.loop import resumable_loop
 from llama2lab.engine.optim import Optim, make_optimizer
 from llama2lab.engine.packing import epoch_batches, pack
-from llama2lab.engine.parallel import Figure, backward, figure, in_parallel, is_large, numbers, shared_cores, split
+from llama2lab.engine.parallel import Figure, figure, in_parallel, is_large, numbers, shared_cores, split
 from llama2lab.engine.settings import Clash, Count, CountOrNone, Few, Limit, Share, Weight, checked
 from llama2lab.engine.state import module_tensors, restore_module
 from llama2lab.model.chat import decode_answer, encode_chats
@@ -297,6 +300,9 @@ def step(module: nn.Module, optimizer: torch.optim.Optimizer, clip: float, learn
 # ---- what runs ---------------------------------------------------------------------------------------------
 
 
+TOLD = ("sampled", "old", "advantages", "values", "returns")  # what every process must know of all answers
+
+
 class Part(NamedTuple):
     """Some rollouts of a minibatch; all (part, seq)."""
 
@@ -389,7 +395,7 @@ def ppo(
         finite(f"the reward models' scores of {what}", raw)
         return texts, raw
 
-    # The losses, with autocast and figures: each thread computes them of its part of a minibatch, see `backward`.
+    # The losses, with autocast and figures: each thread of each process computes them of its part of a minibatch.
     def policy_part(part: Part) -> tuple[Tensor, Figure, dict[str, Figure]]:
         with machine.autocast():
             new = token_logprobs(policy, part.tokens, part.wanted)
@@ -456,13 +462,14 @@ def ppo(
 
         order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed * 10_000 + number)).tolist()
         minibatches = [
-            in_parallel(evaluate, split(order[start : start + s.minibatch], device, large), device)
+            in_parallel(evaluate, split(distributed.shared(order[start : start + s.minibatch]), device, large), device)
             for start in range(0, len(order), s.minibatch)
         ]
         every = [part for parts in minibatches for part in parts]
-        sampled, old, advantages, values, returns = (  # of the answers' tokens alone, each (tokens,)
-            torch.cat([getattr(p, name)[p.mask] for p in every])
-            for name in ("sampled", "old", "advantages", "values", "returns")
+        told = [[getattr(p, name)[p.mask].cpu() for name in TOLD] for p in every]
+        # of the answers' tokens of all processes alone, each (tokens,)
+        sampled, old, advantages, values, returns = map(
+            torch.cat, zip(*itertools.chain(*distributed.gathered(told)), strict=True)
         )
         gap = checked_gap(sampled, old, machine.precision, number)
         finite(f"the advantages of iteration {number}", advantages)
@@ -475,12 +482,12 @@ def ppo(
         steps: list[dict[str, Figure]] = []
         policy.train()
         for i, parts in enumerate(minibatches):
-            loss, metrics = backward(policy_part, parts, weights, device)
+            loss, metrics = distributed.backward(policy_part, parts, weights, device)
             if replay_rows is not None:
-                rows = split(replay_rows(number * steps_each + i), device, large)
-                metrics["replay_loss"], _ = backward(replay_part, rows, weights, device, add=True)
+                rows = split(distributed.shared(replay_rows(number * steps_each + i)), device, large)
+                metrics["replay_loss"], _ = distributed.backward(replay_part, rows, weights, device, add=True)
             metrics["grad_norm"] = step(policy, policy_optimizer, s.optim.clip, number >= s.critic_warmup)
-            critic_loss, more = backward(critic_part, parts, critic_weights, device)
+            critic_loss, more = distributed.backward(critic_part, parts, critic_weights, device)
             steps.append(
                 {
                     **metrics,
@@ -494,7 +501,8 @@ def ppo(
             finite(f"the {what}'s weights after iteration {number}", *(p.detach() for p in module.parameters()))
 
         # Figures
-        kl = sum((kl_estimates(p.old, p.ref)["k1"] * p.mask).sum().item() for p in every) / len(prompts)
+        kls = [(kl_estimates(p.old, p.ref)["k1"] * p.mask).sum().item() for p in every]
+        kl = sum(itertools.chain(*distributed.gathered(kls))) / len(prompts)
         if kl > s.early_stop_kl:
             stopped.append(number)
         result = {

@@ -33,7 +33,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from llama2lab.engine import stats
+from llama2lab.engine import distributed, stats
 from llama2lab.engine.bar import bar
 from llama2lab.engine.device import Machine, on_device
 from llama2lab.engine.errors import LabError
@@ -237,11 +237,12 @@ def score_encoded(
     loglikelihoods: Sequence[float] | None = None,
 ) -> list[float]:
     """r(x, y) of each encoded answer, before any sigmoid. `loglikelihoods` are what `worst_loglikelihoods` says of
-    them, where the caller knows that already. LabError where a score is not finite."""
+    them, where the caller knows that already. Several processes share the answers out, and all get every score.
+    LabError where a score is not finite."""
     model.eval()
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
+    order = distributed.shared(sorted(range(len(encoded)), key=lambda i: len(encoded[i][0])))
     loglik = worst_loglikelihoods(model.reference, encoded, pad, machine) if loglikelihoods is None else loglikelihoods
-    result = [0.0] * len(encoded)
+    found: dict[int, float] = {}
     with bar(len(order), "scoring", "answer") as progress:
 
         def score(rows: Sequence[int]) -> None:
@@ -250,10 +251,12 @@ def score_encoded(
                 ll = torch.tensor([loglik[i] for i in rows])
                 scores = model(*(on_device(x, machine.device) for x in (tokens, lengths, ll)))
             for i, value in zip(rows, scores.tolist(), strict=True):
-                result[i] = value
+                found[i] = value
             progress.update(len(rows))
 
         in_parallel(score, batches_of(order, batch, machine.device), machine.device)
+    found = distributed.merged(found)
+    result = [found[i] for i in range(len(encoded))]
     odd = [i for i, value in enumerate(result) if not math.isfinite(value)]
     if odd:
         raise LabError(
