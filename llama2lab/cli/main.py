@@ -315,12 +315,22 @@ def bench(
     sections: Annotated[
         str | None, Option(help="Only some of: training,generation,sft,reward,ppo,workers.", metavar="NAMES")
     ] = None,
+    model: Annotated[
+        str | None, Option(help="Instead, loading, generating and training of this checkpoint (folder or GGUF file).")
+    ] = None,
 ) -> None:
     """Speed of training, generation, fine-tuning, reward training and PPO, beside transformers and TRL."""
+    if model is not None and sections is not None:
+        raise LabError("--sections is for the lab's own models; leave it out with --model")
     if json is not None and (json.is_dir() or not json.resolve().parent.is_dir()):
         raise LabError(f"{json} is not a file name in an existing folder; give one with --json")
     from llama2lab.run.bench import SECTIONS, run_bench
 
+    if model is not None:
+        from llama2lab.run.bench_checkpoint import bench_checkpoint
+
+        bench_checkpoint(model, json)
+        return
     run_bench(json, sections=SECTIONS if sections is None else [name.strip() for name in sections.split(",")])
 
 

@@ -83,7 +83,7 @@ class OwnTemplate:
         if (roles, prompt) not in self._rendered:
             marks = [f"{_MARK}{i}." for i in range(len(roles))]
             messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
-            tokenizer = self._tokenizer()
+            tokenizer: Any = self._tokenizer()
             try:
                 text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
             except Exception as e:  # Jinja's errors, and whatever a template raises

@@ -9,6 +9,7 @@ import json
 import random
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -139,42 +140,58 @@ def line(what: str, row: dict[str, Any], unit: str, peer: str) -> str:
 
 def pair(config: ModelConfig, device: torch.device) -> tuple[Llama, nn.Module]:
     """Our model and transformers' (SDPA attention), with the same weights."""
+    ours = Llama(config)
+    theirs = peer_of(ours)
+    return ours.to(device), theirs.to(device)
+
+
+def peer_of(ours: Llama) -> nn.Module:
+    """transformers' model (SDPA attention) with the weights of ours, on the CPU."""
     from transformers import LlamaForCausalLM
 
-    ours = Llama(config)
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder) / "m", ours)
         theirs: nn.Module = LlamaForCausalLM.from_pretrained(
             Path(folder) / "m", attn_implementation="sdpa", trust_remote_code=False, local_files_only=True
         )
-    return ours.to(device), theirs.to(device)
+    return theirs
 
 
-def _batch(config: ModelConfig, device: torch.device) -> Tensor:
-    """Random tokens, (ROWS, SEQ + 1)."""
-    return torch.randint(8, config.vocab_size, (ROWS, SEQ + 1), generator=torch.Generator().manual_seed(0)).to(device)
+@dataclass(frozen=True)
+class Work:
+    """What is trained in a turn."""
+
+    rows: int
+    seq: int
+    steps: int
+
+    def batch(self, config: ModelConfig, device: torch.device) -> Tensor:
+        """Random tokens, (rows, seq + 1)."""
+        shape, generator = (self.rows, self.seq + 1), torch.Generator().manual_seed(0)
+        return torch.randint(8, config.vocab_size, shape, generator=generator).to(device)
 
 
-def _seconds_of_ours(ours: Llama, machine: Machine) -> float:
-    """Of STEPS steps of a copy: `loop.fit`, with the loss as pretraining computes it."""
-    model, tokens = copy.deepcopy(ours), _batch(ours.config, machine.device)
+def _seconds_of_ours(ours: Llama, machine: Machine, work: Work | None = None) -> float:
+    """Of some steps of a copy: `loop.fit`, with the loss as pretraining computes it."""
+    work = work or Work(ROWS, SEQ, STEPS)
+    model, tokens = copy.deepcopy(ours), work.batch(ours.config, machine.device)
 
     def loss_of(rows: Sequence[int]) -> tuple[Tensor, float, dict[str, float]]:
         states = model.hidden(tokens[rows, :-1])  # (rows, seq, dim)
         return token_nll(states.flatten(0, 1), model.lm_head.weight, tokens[rows, 1:].flatten()).mean(), len(rows), {}
 
     return seconds_of_loop(
-        lambda: fit(model, lambda step: list(range(ROWS)), loss_of, STEPS, OPTIM, machine), machine.device
+        lambda: fit(model, lambda step: list(range(work.rows)), loss_of, work.steps, OPTIM, machine), machine.device
     )
 
 
-def _seconds_of_theirs(theirs: nn.Module, config: ModelConfig, machine: Machine) -> float:
-    """Of STEPS steps of a copy: forward, loss, backward, clipping, AdamW."""
-    model, tokens = copy.deepcopy(theirs).train(), _batch(config, machine.device)
+def _seconds_of_theirs(theirs: nn.Module, config: ModelConfig, machine: Machine, work: Work) -> float:
+    """Of some steps of a copy: forward, loss, backward, clipping, AdamW."""
+    model, tokens = copy.deepcopy(theirs).train(), work.batch(config, machine.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=OPTIM.lr, fused=True)
 
     def steps() -> None:
-        for _ in range(STEPS):
+        for _ in range(work.steps):
             with machine.autocast():
                 logits = model(tokens[:, :-1], use_cache=False).logits  # (rows, seq, vocab)
             F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten()).backward()
@@ -185,18 +202,21 @@ def _seconds_of_theirs(theirs: nn.Module, config: ModelConfig, machine: Machine)
     return seconds_of(steps, machine.device)
 
 
-def train_row(ours: Llama, theirs: nn.Module, machine: Machine, repeats: int) -> dict[str, Any]:
+def train_row(
+    ours: Llama, theirs: nn.Module, machine: Machine, repeats: int, work: Work | None = None
+) -> dict[str, Any]:
     """Tokens a second of pretraining, each row of the batch one document. Both begin with the same weights in each
     turn, and their optimisers' state is made in its first step."""
-    config, tokens = ours.config, STEPS * ROWS * SEQ
+    work = work or Work(ROWS, SEQ, STEPS)
+    config, tokens = ours.config, work.steps * work.rows * work.seq
     turns = take_turns(
         {
-            OURS: lambda: _seconds_of_ours(ours, machine),
-            PEER: lambda: _seconds_of_theirs(theirs, config, machine),
+            OURS: lambda: _seconds_of_ours(ours, machine, work),
+            PEER: lambda: _seconds_of_theirs(theirs, config, machine, work),
         },
         repeats,
     )
-    share = share_of_ceiling(tokens * training_flops_per_token(config, SEQ), turns.of(OURS), machine)
+    share = share_of_ceiling(tokens * training_flops_per_token(config, work.seq), turns.of(OURS), machine)
     return {**compared(tokens, turns, PEER, machine.precision), "share": share}
 
 

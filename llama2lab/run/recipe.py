@@ -20,7 +20,7 @@ from llama2lab.engine.followers import open_run
 from llama2lab.engine.seeds import check_seed
 from llama2lab.model.chat import CHAT_TEMPLATE
 from llama2lab.model.checkpoint import load_model, save_model
-from llama2lab.model.own_template import own_template
+from llama2lab.model.own_template import own_template, template_fault
 from llama2lab.model.tokenizer import load_tokenizer, train_tokenizer
 from llama2lab.run.presets import Recipe
 from llama2lab.run.real import RealWorld
@@ -114,7 +114,10 @@ def tokenizer_stage(world: World, shop: Workshop) -> None:
         texts, sample = world.tokenizer_texts()
         more = world.counts
         if world.start:
-            tokenizer, added = with_control_tokens(load_tokenizer(world.start))
+            tokenizer = load_tokenizer(world.start)
+            if fault := template_fault(tokenizer):
+                shop.run.say(f"{world.start}: {fault}; Llama 2's chat format takes its place")
+            tokenizer, added = with_control_tokens(tokenizer)
             format_of = "Llama 2" if own_template(tokenizer) is None else "the checkpoint"
             more = {**more, "added_control_tokens": added, "chat_format_of": format_of}
         else:
