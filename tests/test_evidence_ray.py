@@ -1,6 +1,7 @@
 """Evidence over a local Ray: the same folder, the same rules as on one machine."""
 
 import json
+import os
 import shutil
 import sys
 import threading
@@ -15,6 +16,7 @@ from llama2lab.evidence import cluster, gather
 from llama2lab.evidence.gather import Gathering
 from llama2lab.evidence.stored import settings_of
 
+ROOT = Path(__file__).parent.parent
 needs_ray = pytest.mark.skipif(
     __import__("importlib.util").util.find_spec("ray") is None,
     reason="Ray is not installed: pip install -e '.[cluster]'",
@@ -36,6 +38,15 @@ shutil.copytree(made / seed, out, dirs_exist_ok=True)
 """
 
 
+@pytest.fixture(autouse=True)
+def quick_to_start(tmp_path_factory, monkeypatch):
+    """Each of Ray's processes imports jsonschema, which takes seconds to import a package of JupyterLab's that Ray does
+    not need; on a busy machine Ray then gives up before it has begun."""
+    folder = tmp_path_factory.mktemp("instead")
+    (folder / "rfc3987_syntax.py").write_text("raise ImportError\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")]))
+
+
 @pytest.fixture
 def stubbed(tmp_path, monkeypatch):
     """A gathering on Ray whose runs are copies of invented ones, of which `modes` says what becomes."""
@@ -47,7 +58,7 @@ def stubbed(tmp_path, monkeypatch):
         return [sys.executable, "-c", CHILD, str(tmp_path / "made"), str(g.run(seed)), str(seed), modes.get(seed, "")]
 
     def tenth(lab):
-        return {"stages": len(lab.results["stages"])}
+        return {"stages": len(lab.figures["stages"])}
 
     def broken(lab):
         raise ValueError("no such thing")

@@ -1,5 +1,5 @@
 """The command line: `llama2lab run`, `report`, `experiments`, `evidence`, `chat`, `generate`, `annotate`, `labels`,
-`class`, `agreement`, `bench`, `doctor`.
+`class`, `agreement`, `bench`, `scale`, `doctor`.
 
 Heavy modules are imported inside the commands, so that `--help` answers at once. Every mistake a user can mend is
 one line on stderr and exit code 2; what a command is asked for goes to stdout, what it is doing to stderr.
@@ -332,6 +332,22 @@ def bench(
         bench_checkpoint(model, json)
         return
     run_bench(json, sections=SECTIONS if sections is None else [name.strip() for name in sections.split(",")])
+
+
+@app.command()
+def scale(
+    write: Annotated[bool, Option("--write", help="Write the tables into docs/scale.md.")] = False,
+) -> None:
+    """What Llama 2's sizes take of memory and time: computed, not measured."""
+    from llama2lab.engine.paths import ROOT
+    from llama2lab.evidence import scale as computed
+
+    if not write:
+        typer.echo("\n\n".join(computed.blocks().values()))
+        return
+    if not (ROOT / computed.PAGE).is_file():
+        raise LabError(f"{ROOT} is no checkout of llama2lab, so there is nothing to write; leave --write out")
+    typer.echo("\n".join(f"written  {path}" for path in computed.write_page(ROOT)) or "the page says this already")
 
 
 @app.command()

@@ -137,7 +137,7 @@ def _look_around(cluster: Cluster) -> None:
 def _why(error: BaseException) -> str:
     """What Ray says of a task that failed, in a line."""
     cause = getattr(error, "cause", None)
-    return f"{type(error).__name__}: {first_line(cause)}" if cause else first_line(error)
+    return f"{type(cause).__name__}: {first_line(cause)}" if cause else first_line(error)
 
 
 # ---- runs ------------------------------------------------------------------------------------------------------------
