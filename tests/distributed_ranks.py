@@ -29,6 +29,7 @@ from llama2lab.stages.sft import SFTSettings, sft
 from llama2lab.town.items import Prompt
 
 CPU = Machine(torch.device("cpu"), "fp32")
+DIVIDED = Machine(torch.device("cpu"), "fp32", "always")
 TEXTS = ["Mira lives on Mill Lane. Tom eats soup and says thank you.", "yes no good bad apple pear"] * 20
 STEPS = 12
 
@@ -37,8 +38,8 @@ def tokenizer():
     return train_tokenizer(TEXTS, 320, chat_template=CHAT_TEMPLATE)
 
 
-def tiny(seed=0):
-    return Llama(ModelConfig(320, 32, 2, 4, 2, 48, max_seq_len=128), seed)
+def tiny(seed=0, tied=False):
+    return Llama(ModelConfig(320, 40, 2, 4, 2, 51, max_seq_len=128, tie_embeddings=tied), seed)
 
 
 def asked(text, kind="helpful"):
@@ -55,17 +56,29 @@ def documents(n=60):
     return [(torch.randint(4, 320, (length,), generator=g).tolist(), [1] * length) for length in lengths]
 
 
-def pretrained(folder=None, steps=STEPS, stop_after=None, seed=0):
-    """A model and the log of its training; it ends as at Ctrl-C `stop_after` so many steps."""
-    model, data = tiny(), pack(documents(), 48, 0, 3)
+def pretrained(folder=None, steps=STEPS, machine=CPU, watch=lambda what, log, n: False, on_step=None, tied=False):
+    """A model and the log of its training, which `watch` may stop."""
+    model, data = tiny(tied=tied), pack(documents(), 48, 0, 3)
     batch, optim = 5, Optim(lr=3e-3)
     epochs = steps * batch / len(data)
-    try:
-        with loop.watching(lambda what, log, n: stop_after is not None and len(log) == stop_after):
-            log = fit_packed(model, data, epochs, batch * 48, optim, seed, CPU, folder, "pretraining")
-    except KeyboardInterrupt:
-        return model, []
+    with loop.watching(watch):
+        log = fit_packed(
+            model,
+            data,
+            epochs,
+            batch * 48,
+            optim,
+            0,
+            machine,
+            folder,
+            "pretraining",
+            on_step and (lambda step: on_step(model, step)),
+        )
     return model, log
+
+
+def figures(model, log):
+    return {"log": losses(log), "weights": [p.double().sum().item() for p in model.parameters()]}
 
 
 def saved_log(folder):
@@ -77,8 +90,7 @@ def saved_log(folder):
 
 
 def pretraining(folder):
-    model, log = pretrained()
-    return {"log": losses(log), "weights": [p.double().sum().item() for p in model.parameters()]}
+    return figures(*pretrained())
 
 
 def fine_tuning(folder):
@@ -89,7 +101,7 @@ def fine_tuning(folder):
     return {"log": [{"loss": row["loss"]} for row in metrics["loss"]]}
 
 
-def rewards(folder):
+def rewards(folder, machine=CPU):
     rows = [
         {
             "prompt": [{"role": "user", "content": f"Which {i}?"}],
@@ -101,7 +113,7 @@ def rewards(folder):
         for i in range(23)
     ]
     settings = RewardSettings(safety_loss=1.0, batch_pairs=5, epochs=2.0)
-    model, metrics = train_reward(tiny(), tokenizer(), rows, settings, 0, CPU, reference=tiny())
+    model, metrics = train_reward(tiny(), tokenizer(), rows, settings, 0, machine, reference=tiny())
     conversations, answers = [row["prompt"] for row in rows], [row["chosen"][0]["content"] for row in rows]
     scores = score_answers(model, tokenizer(), conversations, answers, CPU)
     return {"log": [{k: row[k] for k in ("loss", "accuracy")} for row in metrics["loss"]], "scores": scores}
@@ -187,22 +199,51 @@ def run(folder):
     return {"ranks": distributed.gathered(mine)}
 
 
-def interrupted(folder):
+def divided(folder, machine=DIVIDED):
+    """As `pretraining`, by a model that is divided over the ranks, and tied; it is used between the steps and after."""
+    written = []
+
+    def sample(model, step):
+        if step == 2:
+            written.append(generate(model, [[1, 7], [1, 9, 4]], 6, seed=2, precision="fp32"))
+
+    model, log = pretrained(machine=machine, on_step=sample, tied=True)
+    written.append(generate(model, [[1, 7]], 6, seed=2, precision="fp32"))
+    return figures(model, log) | {"written": [[g.tokens for g in some] for some in written]}
+
+
+def divided_rewards(folder):
+    return rewards(folder, DIVIDED)
+
+
+def interrupted(folder, machine=CPU):
     """A training that is stopped after 5 of 12 steps and keeps its state."""
-    _, log = pretrained(Path(folder) / "training", stop_after=5)
-    assert not log
-    return {}
+    try:
+        pretrained(Path(folder) / "training", watch=lambda what, log, n: len(log) == 5, machine=machine)
+    except KeyboardInterrupt:
+        kept = Path(folder, "training", "resume")
+        return {"files": sorted(p.name for p in kept.iterdir() if not p.name.startswith("."))}
 
 
-def resumed(folder):
+def interrupted_divided(folder):
+    return interrupted(Path(folder) / "divided", DIVIDED)
+
+
+def resumed(folder, machine=CPU):
     """And goes on from there."""
     begun = []
-    with loop.watching(lambda what, log, steps: begun.append(len(log)) is not None):
-        model, data = tiny(), pack(documents(), 48, 0, 3)
-        log = fit_packed(
-            model, data, STEPS * 5 / len(data), 240, Optim(lr=3e-3), 0, CPU, Path(folder) / "training", "pretraining"
-        )
-    return {"begun": begun[0], "log": losses(log), "weights": [p.double().sum().item() for p in model.parameters()]}
+    model, log = pretrained(
+        Path(folder) / "training", watch=lambda what, log, n: begun.append(len(log)) is not None, machine=machine
+    )
+    return {"begun": begun[0]} | figures(model, log)
+
+
+def resumed_divided(folder):
+    return resumed(Path(folder) / "divided", DIVIDED)
+
+
+def speaking(folder):
+    return {"ranks": distributed.gathered(distributed.first_to_speak())}
 
 
 def main():

@@ -6,12 +6,16 @@ steps: measured, losses of one, two and four processes differ by 2e-6 at most.""
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import distributed_ranks as ranks
 import pytest
+
+from llama2lab.engine.errors import LabError
 
 TOLERANCE = {"rel": 1e-4, "abs": 2e-5}
 # The command line, in which one rank dies at a step of the first training. What is done is saved after every step.
@@ -50,7 +54,7 @@ def by_ranks(n, folder, *tasks):
     return {task: json.loads((folder / f"{task}.json").read_text(encoding="utf-8")) for task in tasks}
 
 
-TASKS = ("pretraining", "fine_tuning", "rewards", "policy", "sampling", "run", "interrupted")
+SAME = ("pretraining", "fine_tuning", "rewards", "policy", "sampling", "divided", "divided_rewards")  # as of one
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +64,15 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two(folder):
-    return by_ranks(2, folder, *TASKS)
+    return by_ranks(2, folder, *SAME, "run", "interrupted", "interrupted_divided", "speaking")
 
 
 @pytest.fixture(scope="module")
-def four(tmp_path_factory):
-    return by_ranks(4, tmp_path_factory.mktemp("four"), *TASKS[:5])
+def four(tmp_path_factory, two, folder):
+    kept = tmp_path_factory.mktemp("four")
+    for name in ("training", "divided"):
+        shutil.copytree(folder / name, kept / name)
+    return by_ranks(4, kept, *SAME, "resumed", "resumed_divided")
 
 
 def the_same(found, expected):
@@ -84,13 +91,13 @@ def the_same(found, expected):
         assert found == expected
 
 
-@pytest.mark.parametrize("task", TASKS[:5])
+@pytest.mark.parametrize("task", SAME)
 def test_two_processes_give_the_figures_of_one(two, task):
     the_same(two[task], getattr(ranks, task)(None))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS[:5])
+@pytest.mark.parametrize("task", SAME)
 def test_four_processes_give_the_figures_of_one(four, task):
     the_same(four[task], getattr(ranks, task)(None))
 
@@ -106,34 +113,65 @@ def test_the_first_process_alone_writes_and_all_read_the_same(two, folder):
     assert {p.name for p in (folder / "run").iterdir()} == {".lock", "run.json", "base", "results.json"}
 
 
-def test_what_two_processes_saved_goes_on_in_one(two, folder, tmp_path):
-    (tmp_path / "training").symlink_to(folder / "training")
-    whole = ranks.pretraining(None)
-    found = ranks.resumed(tmp_path)
+@pytest.mark.parametrize("task", ["resumed", "resumed_divided"])
+def test_what_two_processes_saved_goes_on_in_one(two, folder, tmp_path, task):
+    """Whole weights, and a divided model's through torch.distributed.checkpoint."""
+    for name in ("training", "divided"):
+        shutil.copytree(folder / name, tmp_path / name)
+    assert two["interrupted"]["files"] == ["state.safetensors"]
+    assert two["interrupted_divided"]["files"] == ["shares-5", "state.safetensors"]
+    found = getattr(ranks, task)(tmp_path)
     assert found.pop("begun") == 5
-    the_same(found, whole)
+    the_same(found, ranks.pretraining(None))
 
 
-def ends_with_one_line(code, said, word):
-    lines = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert code != 0 and len(lines) == 1 and word in lines[0], said[-3000:]
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["resumed", "resumed_divided"])
+def test_what_two_processes_saved_goes_on_in_four(four, task):
+    assert four[task].pop("begun") == 5
+    the_same(four[task], ranks.pretraining(None))
+
+
+def test_a_damaged_share_is_one_line(two, folder, tmp_path):
+    shutil.copytree(folder / "divided" / "training", tmp_path / "training")
+    share = next((tmp_path / "training").rglob("shard-00002*"))
+    damaged = bytearray(share.read_bytes())
+    damaged[-9] ^= 4
+    share.write_bytes(damaged)
+    with pytest.raises(LabError, match=r"shard-00002.*missing or damaged; remove .*resume and give the same command"):
+        ranks.resumed(tmp_path)
+
+
+def test_one_of_all_processes_says_what_went_wrong(two):
+    assert sorted(two["speaking"]["ranks"]) == [False, True]
+
+
+def test_a_mistake_is_said_once_also_before_the_processes_met():
+    command = [sys.executable, "-m", "llama2lab", "run", "--preset", "mini", "--recipe", "no.yaml"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "WORLD_SIZE": "2"}
+    environment |= {"LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    both = [
+        subprocess.Popen(command, env=environment | {"RANK": rank}, stderr=subprocess.PIPE, text=True) for rank in "01"
+    ]
+    said = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [2, 2]
+    assert said[0].startswith("error: give --preset or --recipe") and said[1] == ""
 
 
 def test_a_killed_process_ends_the_run_with_a_line_and_the_next_start_goes_on(tmp_path):
-    out = tmp_path / "run"
+    """The first one is killed, which alone writes; then one process goes on from what two had done."""
+    out, program = tmp_path / "run", tmp_path / "dies.py"
+    program.write_text(DIES, encoding="utf-8")
 
-    def dying(at, whose):
-        program = tmp_path / "dies.py"
-        program.write_text(DIES, encoding="utf-8")
-        words = (str(program), str(at), whose, "run", "--preset", "smoke", "--out", str(out))
-        code, said = torchrun(2, *words)
-        ends_with_one_line(code, said, "another process of this run ended")
-        return len(ranks.saved_log(out / "base.partial"))
+    def words(at, whose):
+        return [str(program), str(at), whose, "run", "--preset", "smoke", "--out", str(out)]
 
-    assert dying(8, "1") == 7
-    assert dying(6, "0") == 12  # it went on: 7 steps, and 5 more
-
-
-def test_a_mistake_is_said_once(tmp_path):
-    code, said = torchrun(2, "-m", "llama2lab", "run", "--preset", "smok", "--out", str(tmp_path / "run"))
-    ends_with_one_line(code, said, "unknown preset 'smok'")
+    code, said = torchrun(2, *words(8, "0"))
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert code != 0 and len(lines) == 1, said[-3000:]
+    assert "another process of this run ended" in lines[0] and "give the same command again" in lines[0]
+    assert len(ranks.saved_log(out / "base.partial")) == 7
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    again = subprocess.run([sys.executable, *words(6, "0")], env=environment, capture_output=True, timeout=300)
+    assert again.returncode == -signal.SIGKILL, again.stderr[-3000:]
+    assert len(ranks.saved_log(out / "base.partial")) == 12  # 7 steps, and 5 more

@@ -26,6 +26,7 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 PRECISIONS = ("fp32", "bf16")
+SHARD = ("auto", "always", "never")  # auto: where a device should not hold the training
 # oneDNN keeps a compiled product for each of the last 1,024 shapes it met, and batches of text have many shapes: half a
 # gigabyte. With 64 of them, products in float32 were compiled again and again; 128 is a compromise that was not
 # measured. Read at the first product, so it is in time here.
@@ -250,10 +251,12 @@ def most_memory_gb() -> float:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where to compute and how precisely: what every stage is given."""
+    """Where to compute and how precisely: what every stage is given. `shard`, one of SHARD, says whether several
+    processes divide a model that they train (sharded.py)."""
 
     device: torch.device
     precision: str
+    shard: str = "auto"
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         return autocast(self.device, self.precision)

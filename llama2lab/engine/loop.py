@@ -4,25 +4,26 @@ step with the same numbers as if nothing had happened."""
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Strict
 from torch import Tensor, nn
 
-from llama2lab.engine import distributed
+from llama2lab.engine import distributed, sharded
 from llama2lab.engine.bar import bar
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError, first_line
 from llama2lab.engine.files import disk_error
 from llama2lab.engine.finite import check_numbers, check_tensors
-from llama2lab.engine.folders import one_writer
+from llama2lab.engine.folders import one_writer, sum_of
 from llama2lab.engine.optim import Optim, cosine_lr, make_optimizer
 from llama2lab.engine.parallel import Figure, is_large, numbers, shared_cores, split
 from llama2lab.engine.state import load_state, module_tensors, restore_module, save_state, start_over
@@ -98,7 +99,7 @@ def resumable_loop(
                 stack.enter_context(one_writer(path.parent))
             except OSError as e:
                 raise disk_error(e, path.parent.parent) from e
-        log = _restored(path, restore, what, steps) if folder else []
+        log = _restored(path, tensors, restore, what, steps) if folder else []
         watch: Watch | None = getattr(_watching, "watch", None)
         if watch and watch(what, log, steps) and len(log) < steps:
             raise KeyboardInterrupt
@@ -117,11 +118,11 @@ def resumable_loop(
             if (folder and (due or stop)) or len(log) == steps:
                 begin = time.monotonic()
                 state = tensors()
-                check_tensors(state, at)
+                check_tensors({name: sharded.local(tensor) for name, tensor in state.items()}, at)
                 if len(log) == steps:  # no step will ask for Adam's moments, two thirds of it
                     state = {name: tensor for name, tensor in state.items() if ".adam." not in name}
-                if path:
-                    save_state(path, state, {"what": what, "log": log})
+                if folder:
+                    _save(path, state, what, log)
                 saved_at = time.monotonic()
                 pause = max(SAVE_EVERY, min((saved_at - begin) / SAVE_SHARE, 60 * SAVE_EVERY))
             if stop and len(log) < steps:
@@ -135,41 +136,61 @@ class _Facts:
 
     what: str
     log: list[dict[str, Annotated[float, Strict()]]]
+    shares: str = ""  # the folder beside it of what ranks keep their shares of
+    sums: dict[str, str] = field(default_factory=dict)  # SHA-256 of the files in it
+
+
+def _save(path: Path | None, state: dict[str, Tensor], what: str, log: list[dict[str, float]]) -> None:
+    """Keep a training's state: the first rank, which has a path, all of it, and each its share of what is divided."""
+    facts: dict[str, Any] = {"what": what, "log": log}
+    shares = f"shares-{len(log)}"
+    if sums := sharded.save_shares(path and path.parent, shares, state):
+        facts |= {"shares": shares, "sums": sums}
+    if path:
+        save_state(path, {name: t for name, t in state.items() if not sharded.is_divided(t)}, facts)
+        for old in path.parent.glob("shares-*"):
+            if old.name != shares:
+                shutil.rmtree(old)
 
 
 def _restored(
     path: Path | None,
+    tensors: Callable[[], dict[str, Tensor]],
     restore: Callable[[dict[str, Tensor]], None],
     what: str,
     steps: int,
 ) -> list[dict[str, float]]:
     """Restore a saved state of this very training; the log up to there, which is empty where there is no such state.
     The first rank reads it, and alone has a path."""
-    saved = _saved(path, what) if path else None
-    log, where = distributed.from_first((saved and saved[1], path))
-    if log is None or where is None:
+    read = _saved(path, what) if path else None
+    saved, (facts, where) = read[0] if read else {}, distributed.from_first((read and read[1], path))
+    if facts is None or where is None:
         return []
-    tensors = distributed.tensors_from_first(saved[0] if saved else {})
+    saved = distributed.tensors_from_first(saved)
     try:
-        if len(log) > steps:
-            raise ValueError(f"{len(log)} steps, not {steps}")
-        restore(tensors)
+        if len(facts.log) > steps:
+            raise ValueError(f"{len(facts.log)} steps, not {steps}")
+        restore(saved | sharded.load_shares(where.parent / facts.shares, tensors()) if facts.shares else saved)
     except (KeyError, ValueError, TypeError, RuntimeError) as e:
         raise LabError(f"{where}: is of another training ({first_line(e)}); {start_over(where)}") from e
-    return log
+    return facts.log
 
 
-def _saved(path: Path, what: str) -> tuple[dict[str, Tensor], list[dict[str, float]]] | None:
-    """The saved state of this very training and its log."""
+def _saved(path: Path, what: str) -> tuple[dict[str, Tensor], _Facts] | None:
+    """The saved state of this very training, and what it says."""
     saved = load_state(path)
     if saved is None:
         if path.exists():
             print(f"{path} was cut short: this stage starts over", file=sys.stderr)
         return None
-    tensors, facts = saved
-    if validated(_Facts, facts, str(path), start_over(path)).what != what:  # of an earlier training in the same stage
+    tensors, facts = saved[0], validated(_Facts, saved[1], str(path), start_over(path))
+    if facts.what != what:  # of an earlier training in the same stage
         return None
-    return tensors, facts["log"]
+    for name, expected in facts.sums.items():
+        share = path.parent / facts.shares / name
+        if not share.exists() or sum_of(share) != expected:
+            raise LabError(f"{share}: missing or damaged; {start_over(path)}")
+    return tensors, replace(facts, log=saved[1]["log"])
 
 
 def fit(
@@ -189,38 +210,39 @@ def fit(
     parts of them, in several threads at once: see `parallel.backward`. Where several processes run, each computes its
     share of the rows, and all take the same step.
     """
-    optimizer = make_optimizer(model, optim)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    large = is_large(parameters)
-    model.train()
+    with sharded.divided(model, machine):
+        optimizer = make_optimizer(model, optim)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        large = is_large(parameters)
+        model.train()
 
-    def part_loss(rows: Sequence[int]) -> tuple[Tensor, Figure, Mapping[str, Figure]]:
-        with machine.autocast():
-            return loss_of(rows)
+        def part_loss(rows: Sequence[int]) -> tuple[Tensor, Figure, Mapping[str, Figure]]:
+            with machine.autocast():
+                return loss_of(rows)
 
-    def step_fn(step: int) -> dict[str, float]:
-        begin = time.perf_counter()
-        lr = cosine_lr(step, steps, optim)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * group["lr_scale"]
-        mine = split(distributed.shared(rows_of(step)), machine.device, large)
-        loss, metrics = distributed.backward(part_loss, mine, parameters, machine.device)
-        norm = nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
-        optimizer.step()
-        if on_step:
-            on_step(step)
-        # The one place of a step that waits for a GPU, when it has been given all of it.
-        read = numbers({"loss": loss, "lr": lr, "grad_norm": norm, **metrics})
-        return {**read, "seconds": time.perf_counter() - begin}
+        def step_fn(step: int) -> dict[str, float]:
+            begin = time.perf_counter()
+            lr = cosine_lr(step, steps, optim)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group["lr_scale"]
+            mine = split(distributed.shared(rows_of(step)), machine.device, large)
+            loss, metrics = sharded.backward(part_loss, mine, parameters, machine.device)
+            norm = sharded.clip_gradients(model.parameters(), optim.clip)
+            optimizer.step()
+            if on_step:
+                on_step(step)
+            # The one place of a step that waits for a GPU, when it has been given all of it.
+            read = numbers({"loss": loss, "lr": lr, "grad_norm": norm, **metrics})
+            return {**read, "seconds": time.perf_counter() - begin}
 
-    with shared_cores(machine.device):
-        log = resumable_loop(
-            steps,
-            step_fn,
-            lambda: module_tensors("model", model, optimizer),
-            lambda tensors: restore_module("model", model, optimizer, tensors),
-            folder,
-            what,
-        )
+        with shared_cores(machine.device):
+            log = resumable_loop(
+                steps,
+                step_fn,
+                lambda: module_tensors("model", model, optimizer),
+                lambda tensors: restore_module("model", model, optimizer, tensors),
+                folder,
+                what,
+            )
     model.eval()
     return log

@@ -65,4 +65,5 @@ def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
             (scalars, SCALAR_LR, 0.0),
         )
     ]
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
+    kinds = {type(p) for p in model.parameters() if p.requires_grad}  # of a divided model's heads are whole
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=len(kinds) < 2)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from llama2lab.engine.errors import LabError, first_line
 from llama2lab.engine.files import disk_error
+from llama2lab.engine.sharded import divided_like
 from llama2lab.engine.validation import parse_json, validated
 
 
@@ -103,9 +104,10 @@ def restore_module(
         for name, p in module.named_parameters():
             if not p.requires_grad:  # as it was when the stage began
                 continue
-            p.copy_(tensors[f"{prefix}.{name}"])
+            p.copy_(divided_like(tensors[f"{prefix}.{name}"], p))
             names = {key: f"{prefix}.adam.{key}.{name}" for key in ("step", "exp_avg", "exp_avg_sq")}
             state = {key: tensors[full].to(p.device) for key, full in names.items() if full in tensors}
+            state |= {key: divided_like(value, p) for key, value in state.items() if key != "step"}
             if state:
                 if len(state) < len(names):
                     raise KeyError(f"{prefix}.adam of {name}")

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llama2lab.engine import distributed
+from llama2lab.engine import distributed, sharded
 from llama2lab.engine.device import device_memory_gb, on_device, pick_precision
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.parallel import batches_of, in_parallel, workers
@@ -79,6 +79,8 @@ def generate(
     that exceed the context, and a model whose probabilities are no numbers.
     """
     check_sampling(temperature, top_p, top_k)
+    if sharded.is_divided(model.embed.weight):
+        model = undivided(model)
     for name, n in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if not isinstance(n, Integral) or n < 1:
             raise LabError(f"generate: {name} {shown(n)}; it is a whole number from 1")
@@ -193,12 +195,22 @@ def cache_bytes(model: Llama) -> int:
 
 def in_bf16(model: Llama) -> Llama:
     """A copy in bfloat16, without one in float32 on the way."""
+    return _copied(model, lambda weight: weight.to(torch.bfloat16))
+
+
+def undivided(model: Llama) -> Llama:
+    """A copy that every rank has all of, to sample with between the steps of a divided training: they make it together
+    (sharded.py)."""
+    return _copied(model, sharded.whole)
+
+
+def _copied(model: Llama, change: Callable[[Tensor], Tensor]) -> Llama:
     with torch.device("meta"):
-        small = Llama(model.config)
-    small.load_state_dict({name: weight.to(torch.bfloat16) for name, weight in model.state_dict().items()}, assign=True)
+        copied = Llama(model.config)
+    copied.load_state_dict({name: change(weight) for name, weight in model.state_dict().items()}, assign=True)
     if model.config.tie_embeddings:
-        small.lm_head.weight = small.embed.weight
-    return small.train(model.training).requires_grad_(False)
+        copied.lm_head.weight = copied.embed.weight
+    return copied.train(model.training).requires_grad_(False)
 
 
 def _uniforms(rows: Sequence[int], seed: int, n: int) -> Tensor:
