@@ -80,6 +80,7 @@ def tries(g, seed):
 
 
 @needs_ray
+@pytest.mark.slow
 def test_tasks_make_what_is_left_and_what_failed_is_named(stubbed, capfd) -> None:
     gathering, modes, broken = stubbed
     g = gathering(seeds=(0, 1, 2))
@@ -105,6 +106,7 @@ def test_tasks_make_what_is_left_and_what_failed_is_named(stubbed, capfd) -> Non
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_folder_that_nodes_do_not_see_is_fetched(stubbed, monkeypatch) -> None:
     gathering, _, _ = stubbed
     g = gathering()
@@ -123,6 +125,7 @@ def test_a_folder_that_nodes_do_not_see_is_fetched(stubbed, monkeypatch) -> None
 
 
 @needs_ray
+@pytest.mark.slow
 def test_ctrl_c_ends_the_runs(stubbed) -> None:
     gathering, modes, _ = stubbed
     g, modes[0] = gathering(seeds=(0,)), "wait"
