@@ -89,12 +89,13 @@ def connected(on: str, out: Path) -> Iterator[Cluster]:
         import ray
     except ImportError:
         raise LabError("--on needs Ray; install it with: pip install 'llama2lab[cluster]'") from None
-    quiet = {"include_dashboard": False, "configure_logging": True, "logging_level": logging.ERROR}
     try:
         if on == "ray":
-            ray.init(log_to_driver=False, **quiet)
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(on, log_to_driver=False, logging_level=logging.ERROR)
+    except ImportError as e:
+        raise LabError(f"--on {on} needs Ray's client; install it with: pip install 'llama2lab[cluster]'") from e
     except Exception as e:  # Ray raises all kinds, and plain ones
         ray.shutdown()
         cure = "give the same command again" if on == "ray" else "start one there with: ray start --head"

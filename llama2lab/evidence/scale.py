@@ -8,6 +8,7 @@ tensors have shapes and no memory. `llama2lab scale` prints the tables, and with
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def parameters(config: ModelConfig) -> int:
     return sum(map(math.prod, expected_shapes(config).values()))
 
 
+@functools.cache
 def activation_bytes(config: ModelConfig, seq_len: int) -> int:
     """What one row of `seq_len` tokens keeps from the forward for the backward pass, in bytes, in bfloat16. Seen at one
     layer and at two: each further one keeps as much."""
