@@ -7,12 +7,12 @@ RLHF there are; all else is here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from llama2lab.engine import distributed
-from llama2lab.engine.device import describe_machine, machine_of, this_machine
+from llama2lab.engine.device import SHARD, describe_machine, machine_of, this_machine
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import write_rows
 from llama2lab.engine.followers import open_run
@@ -38,13 +38,15 @@ def run_town(
     precision: str = "auto",
     labels: Sequence[dict] = (),
     people_share: float | None = None,
+    shard: str = "auto",
 ) -> dict[str, Any]:
     """Run the recipe on the town in folder `out`, or go on with it; returns what RUN/results.json holds.
 
     With `labels`, as a store gives them (`Store.labels`), the reward models of every round also train on people's
     preferences: on all of them, or on so many rows that `people_share` of them are people's.
 
-    Started by torchrun, several processes share the work (engine/distributed.py); so in `run_real`.
+    Started by torchrun, several processes share the work (engine/distributed.py), and, as `shard` says, the models
+    that they train (device.SHARD); so in `run_real`.
     """
     if people_share is not None and not 0 <= people_share <= 1:
         raise LabError(f"the share of people's rows is a number from 0 to 1, not {people_share}")
@@ -52,7 +54,7 @@ def run_town(
     def world() -> TownWorld:  # of labels that come in meanwhile, all processes know the same
         return TownWorld(recipe, seed, distributed.from_first(labels), people_share)
 
-    return _run(world, out, seed, device, precision)
+    return _run(world, out, seed, device, precision, shard)
 
 
 def run_real(
@@ -62,22 +64,27 @@ def run_real(
     device: str = "auto",
     precision: str = "auto",
     data_dir: str | Path | None = None,
+    shard: str = "auto",
 ) -> dict[str, Any]:
     """Run a recipe file on real text in folder `out`, or go on with it; returns what RUN/results.json holds.
 
     `data_dir` is the folder of local copies; without it the environment variable LLAMA2LAB_DATA, and without that
     the hub. All texts are read before the first stage, so that a mistake in them shows at once.
     """
-    return _run(lambda: RealWorld.from_files(recipe, data_dir, seed), out, seed, device, precision)
+    return _run(lambda: RealWorld.from_files(recipe, data_dir, seed), out, seed, device, precision, shard)
 
 
-def _run(make: Callable[[], World], out: str | Path, seed: int, device: str, precision: str) -> dict[str, Any]:
+def _run(
+    make: Callable[[], World], out: str | Path, seed: int, device: str, precision: str, shard: str
+) -> dict[str, Any]:
     check_seed(seed)
+    if shard not in SHARD:
+        raise LabError(f"shard {shard!r} is unknown; there are: {', '.join(SHARD)}")
     distributed.start(device)
     this_machine(device, precision)  # what is not on this machine is said before a folder is made
     world = make()
     with open_run(out, {**world.identity, "seed": seed}) as run:
-        machine = machine_of(run, device, precision)
+        machine = replace(machine_of(run, device, precision), shard=shard)
         return follow(world, Workshop(run, seed, machine, None, None, world.replayed))  # type: ignore[arg-type]
 
 

@@ -26,6 +26,7 @@ Ours, with the reason; docs/trials.md has the figures:
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import math
@@ -39,7 +40,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from llama2lab.engine import distributed
+from llama2lab.engine import distributed, sharded
 from llama2lab.engine.device import Machine
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.finite import check_tensors
@@ -50,7 +51,7 @@ from llama2lab.engine.parallel import in_parallel, is_large, shared_cores, split
 from llama2lab.engine.settings import Clash, Count, CountOrNone, Few, Limit, Share, Weight, checked
 from llama2lab.engine.state import module_tensors, restore_module
 from llama2lab.model.chat import decode_answer, encode_chats
-from llama2lab.model.generate import Generation, generate
+from llama2lab.model.generate import Generation, generate, undivided
 from llama2lab.model.logprobs import only_rounded, pad_right, sampling_gap, token_logprobs
 from llama2lab.model.network import Llama
 from llama2lab.stages.gate import mean_and_std, whiten
@@ -104,9 +105,10 @@ class Critic(nn.Module):
         self.head = nn.Linear(self.backbone.config.dim, 1, bias=False)
         nn.init.zeros_(self.head.weight)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(batch, seq), float32 under autocast too: the value before token t is written, which is read at t - 1."""
-        values = (self.backbone.hidden(tokens).float() * self.head.weight).sum(-1)
+    def forward(self, tokens: Tensor, backbone: Llama | None = None) -> Tensor:
+        """(batch, seq), float32 under autocast too: the value before token t is written, which is read at t - 1. As
+        `backbone` a copy of it may be given."""
+        values = ((backbone or self.backbone).hidden(tokens).float() * self.head.weight).sum(-1)
         return F.pad(values[:, :-1], (1, 0))
 
 
@@ -286,7 +288,7 @@ def plain_iteration(
 def step(module: nn.Module, optimizer: torch.optim.Optimizer, clip: float, learns: bool = True) -> float:
     """Clip the gradients, take the step if the module `learns` yet, and free them: the next module needs the room.
     Their norm before the clip."""
-    norm = nn.utils.clip_grad_norm_(module.parameters(), clip).item()
+    norm = sharded.clip_gradients(module.parameters(), clip).item()
     if learns:
         optimizer.step()
     optimizer.zero_grad()
@@ -369,6 +371,9 @@ def ppo(
     critic.to(device)
     reference = copy.deepcopy(policy) if reference is None else reference.to(device)
     reference.requires_grad_(False).eval()
+    divided = contextlib.ExitStack()  # not left after an error
+    for module in (policy, critic):
+        divided.enter_context(sharded.divided(module, machine))
     policy_optimizer, critic_optimizer = make_optimizer(policy, s.optim), make_optimizer(critic, s.critic_optim)
     weights = list(policy.parameters())
     critic_weights = [p for p in critic.parameters() if p.requires_grad]
@@ -420,8 +425,9 @@ def ppo(
         prompts = prompts_for(number)[: s.batch]
         if not prompts:
             raise LabError(f"PPO: iteration {number} has no prompts; give it some, and a batch of at least 1")
+        acting = [undivided(policy), undivided(critic.backbone)]
         asked, written = rollout(
-            policy, tokenizer, prompts, s.max_new_tokens, seed * 10_000 + number, machine.precision
+            acting[0], tokenizer, prompts, s.max_new_tokens, seed * 10_000 + number, machine.precision
         )
         answers, raw = scored(f"iteration {number}", prompts, written)
         finished = torch.tensor([g.finished for g in written])  # (batch,)
@@ -447,9 +453,9 @@ def ppo(
             sampled = torch.zeros(mask.shape, device=device)
             sampled[mask] = torch.tensor([x for i in rows for x in written[i].logprobs], device=device)
             with torch.no_grad(), machine.autocast():
-                old = token_logprobs(policy, tokens, mask)
+                old = token_logprobs(acting[0], tokens, mask)
                 ref = token_logprobs(reference, tokens, mask)
-                values = critic(tokens)
+                values = critic(tokens, acting[1])
             rewards = token_rewards(scores[rows].to(device), old, ref, mask, beta)
             finite(f"the rewards of iteration {number}", rewards)
             return Part(tokens, mask, sampled, old, ref, values, *gae(rewards, values, mask, s.gamma, s.lam))
@@ -461,6 +467,7 @@ def ppo(
         ]
         every = [part for parts in minibatches for part in parts]
         told = [Part(*(field[part.mask].cpu() for field in part)) for part in every]
+        acting.clear()  # copies, where the models are divided
         whole = Part(*map(torch.cat, zip(*itertools.chain(*distributed.gathered(told)), strict=True)))  # each (tokens,)
         gap = checked_gap(whole.sampled, whole.old, machine.precision, number)
         finite(f"the advantages of iteration {number}", whole.advantages)
@@ -473,12 +480,12 @@ def ppo(
         log: list[dict[str, float]] = []
         policy.train()
         for i, parts in enumerate(minibatches):
-            loss, metrics = distributed.backward(policy_part, parts, weights, device)
+            loss, metrics = sharded.backward(policy_part, parts, weights, device)
             if replay_rows is not None:
                 rows = split(distributed.shared(replay_rows(number * steps_each + i)), device, large)
-                metrics["replay_loss"], _ = distributed.backward(replay_part, rows, weights, device, add=True)
+                metrics["replay_loss"], _ = sharded.backward(replay_part, rows, weights, device, add=True)
             metrics["grad_norm"] = step(policy, policy_optimizer, s.optim.clip, number >= s.critic_warmup)
-            critic_loss, more = distributed.backward(critic_part, parts, critic_weights, device)
+            critic_loss, more = sharded.backward(critic_part, parts, critic_weights, device)
             log.append(
                 {
                     **metrics,
@@ -489,7 +496,7 @@ def ppo(
             )
         for what, module in (("policy", policy), ("critic", critic)):  # before they are saved
             for p in module.parameters():
-                finite(f"the {what}'s weights after iteration {number}", p.detach())
+                finite(f"the {what}'s weights after iteration {number}", sharded.local(p.detach()))
 
         # Figures
         kls = [(kl_estimates(p.old, p.ref)["k1"] * p.mask).sum().item() for p in every]
@@ -530,6 +537,7 @@ def ppo(
 
     with shared_cores(device):
         log = resumable_loop(s.iterations, iteration, tensors, restore, folder, "PPO", "iteration")
+    divided.close()
     policy.eval()
     log = [entry for entry in log if "skipped" not in entry]
     return {
