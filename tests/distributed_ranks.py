@@ -119,21 +119,22 @@ def rewards(folder, machine=CPU):
     return {"log": [{k: row[k] for k in ("loss", "accuracy")} for row in metrics["loss"]], "scores": scores}
 
 
-def policy(folder):
-    """Prompts of both kinds, in a batch that two and four ranks share unevenly; held-out prompts, replay."""
+def policy(folder, machine=CPU):
+    """Prompts of both kinds, in a batch that two and four ranks share unevenly, and of whose last minibatch three have
+    nothing; held-out prompts, replay."""
     prompts = [asked("yes or no?"), asked("Tom?"), asked("bad?", "unsafe"), asked("Mira?")]
     settings = PPOSettings(
-        iterations=4, batch=13, minibatch=5, critic_warmup=1, max_new_tokens=6, replay_tokens=512, early_stop_kl=1e9
+        iterations=4, batch=11, minibatch=5, critic_warmup=1, max_new_tokens=6, replay_tokens=512, early_stop_kl=1e9
     )
     metrics = ppo(
         tiny(),
         Critic(RewardModel(tiny(1))),
         lambda p, answers: [len(set(a)) / 3 for a in answers],
         tokenizer(),
-        lambda i: (prompts * 4)[:13],
+        lambda i: (prompts * 4)[:11],
         settings,
         3,
-        CPU,
+        machine,
         heldout=prompts,
         documents=TEXTS,
     )
@@ -214,6 +215,10 @@ def divided(folder, machine=DIVIDED):
 
 def divided_rewards(folder):
     return rewards(folder, DIVIDED)
+
+
+def divided_policy(folder):
+    return policy(folder, DIVIDED)
 
 
 def interrupted(folder, machine=CPU):

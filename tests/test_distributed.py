@@ -54,7 +54,7 @@ def by_ranks(n, folder, *tasks):
     return {task: json.loads((folder / f"{task}.json").read_text(encoding="utf-8")) for task in tasks}
 
 
-SAME = ("pretraining", "fine_tuning", "rewards", "policy", "sampling", "divided", "divided_rewards")  # as of one
+SAME = ("pretraining", "fine_tuning", "rewards", "policy", "sampling", "divided", "divided_rewards", "divided_policy")
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +158,7 @@ def test_a_mistake_is_said_once_also_before_the_processes_met():
     assert said[0].startswith("error: give --preset or --recipe") and said[1] == ""
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_run_with_a_line_and_the_next_start_goes_on(tmp_path):
     """The first one is killed, which alone writes; then one process goes on from what two had done."""
     out, program = tmp_path / "run", tmp_path / "dies.py"

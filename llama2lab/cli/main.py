@@ -85,6 +85,10 @@ def run(
             help="Share of people's rows in what the reward models train on.  [default: all rows there are]",
         ),
     ] = None,
+    shard: Annotated[
+        str,
+        Option(help="auto, always or never: whether several processes divide a model that they train (FSDP)."),
+    ] = "auto",
 ) -> None:
     """Train everything, judge every stage, write RUN/results.json and RUN/report.html.
 
@@ -120,7 +124,7 @@ def run(
         from llama2lab.run.recipe import run_real
 
         out = out or Path("runs") / f"{recipe.stem}-{seed}"
-        results = run_real(recipe, out, seed, device, precision, data, labels, people_share)
+        results = run_real(recipe, out, seed, device, precision, data, labels, people_share, shard)
     else:
         from llama2lab.run.recipe import run_town
 
@@ -128,7 +132,7 @@ def run(
         out = out or Path("runs") / f"{recipe.stem if recipe else chosen.preset}-{seed}"
         if chosen.preset == "smoke" and is_first():
             typer.echo(SMOKE, err=True)
-        results = run_town(chosen, out, seed, device, precision, labels, people_share)
+        results = run_town(chosen, out, seed, device, precision, labels, people_share, shard)
     if not is_first():
         return leave()
     page = make_report([out], out / "report.html")

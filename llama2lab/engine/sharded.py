@@ -17,9 +17,10 @@ import math
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -144,17 +145,20 @@ def backward(
     the other, since all bring the weights together for each; what is too little is made up with parts of no weight."""
     if not any(map(is_divided, parameters)):
         return distributed.backward(loss_of, parts, parameters, device, add)
-    everyone = distributed.gathered((len(parts), list(parts[:1])))
-    most, spare = max(n for n, _ in everyone), next(part for _, some in everyone for part in some)
+    counts = distributed.gathered(len(parts))
+    spare = parts[0] if parts else None
+    if not all(counts):  # a smaller batch than there are ranks
+        some = distributed.gathered(_moved(spare, torch.device("cpu")))
+        spare = _moved(next(part for part in some if part is not None), device)
     before = [p.grad if add else None for p in parameters]
     for p in parameters:
         p.grad = None
     size, sums = distributed.world_size(), dict[str, Figure]()
     total: Figure = 0.0
     loss: Figure = 0.0
-    for i in range(most):
+    for i in range(max(counts)):
         with distributed.together():
-            mean, weight, metrics = loss_of(parts[i] if i < len(parts) else spare)
+            mean, weight, metrics = loss_of(parts[i] if i < len(parts) else cast(T, spare))
             weight *= i < len(parts)
             (mean * (weight * size)).backward()  # gradients of shares are means over ranks
         total, loss = total + weight, loss + weight * figure(mean)
@@ -171,6 +175,11 @@ def backward(
         if gradient is not None:
             p.grad = gradient if p.grad is None else p.grad.add_(gradient)
     return sum(x for _, x, _ in told) / weights, {k: sum(m[k] for _, _, m in told) / weights for k in sums}
+
+
+def _moved(part: Any, device: torch.device) -> Any:
+    """A part of a batch, which is a list of rows or a named tuple of tensors, on another device."""
+    return type(part)(*(x.to(device) for x in part)) if hasattr(part, "_fields") else part
 
 
 def clip_gradients(parameters: Iterable[Tensor], most: float) -> Tensor:
@@ -224,7 +233,8 @@ def load_shares(place: Path, live: dict[str, Tensor]) -> dict[str, Tensor]:
     names = reader.read_metadata().state_dict_metadata
     found = {name: torch.empty_like(live[re.sub(r"\.adam\.\w+?\.", ".", name, count=1)]) for name in names}
     try:
-        with distributed.together():
+        with distributed.together(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process: as is meant
             dcp.load(found, storage_reader=reader, no_dist=distributed.world_size() == 1)
     except dcp.CheckpointException as e:
         raise ValueError(first_line(e)) from e

@@ -79,8 +79,7 @@ def generate(
     that exceed the context, and a model whose probabilities are no numbers.
     """
     check_sampling(temperature, top_p, top_k)
-    if sharded.is_divided(model.embed.weight):
-        model = undivided(model)
+    model = undivided(model)
     for name, n in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if not isinstance(n, Integral) or n < 1:
             raise LabError(f"generate: {name} {shown(n)}; it is a whole number from 1")
@@ -199,9 +198,9 @@ def in_bf16(model: Llama) -> Llama:
 
 
 def undivided(model: Llama) -> Llama:
-    """A copy that every rank has all of, to sample with between the steps of a divided training: they make it together
-    (sharded.py)."""
-    return _copied(model, sharded.whole)
+    """Of a model that is divided over the ranks a copy that each has all of, to sample and score with between the steps
+    of its training; they make it together (sharded.py). Any other as it is."""
+    return _copied(model, sharded.whole) if sharded.is_divided(model.embed.weight) else model
 
 
 def _copied(model: Llama, change: Callable[[Tensor], Tensor]) -> Llama:

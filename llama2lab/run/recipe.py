@@ -6,14 +6,13 @@ RLHF there are; all else is here.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from llama2lab.engine import distributed
-from llama2lab.engine.device import describe_machine, machine_of, this_machine
+from llama2lab.engine.device import SHARD, describe_machine, machine_of, this_machine
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import write_rows
 from llama2lab.engine.followers import open_run
@@ -40,20 +39,22 @@ def run_town(
     precision: str = "auto",
     labels: Sequence[dict] = (),
     people_share: float | None = None,
+    shard: str = "auto",
 ) -> dict[str, Any]:
     """Run the recipe on the town in folder `out`, or go on with it; returns what RUN/results.json holds.
 
     With `labels`, as a store gives them (`Store.labels`), the reward models of every round also train on people's
     preferences: on all of them, or on so many rows that `people_share` of them are people's.
 
-    Started by torchrun, several processes share the work (engine/distributed.py); so in `run_real`.
+    Started by torchrun, several processes share the work (engine/distributed.py), and, as `shard` says, the models
+    that they train (device.SHARD); so in `run_real`.
     """
     _check_share(people_share)
 
     def world() -> TownWorld:  # of labels that come in meanwhile, all processes know the same
         return TownWorld(recipe, seed, distributed.from_first(labels), people_share)
 
-    return _run(world, out, seed, device, precision)
+    return _run(world, out, seed, device, precision, shard)
 
 
 def run_real(
@@ -65,6 +66,7 @@ def run_real(
     data_dir: str | Path | None = None,
     labels: Sequence[dict] = (),
     people_share: float | None = None,
+    shard: str = "auto",
 ) -> dict[str, Any]:
     """Run a recipe file on real text in folder `out`, or go on with it; returns what RUN/results.json holds.
 
@@ -73,8 +75,11 @@ def run_real(
     `people_share` as in `run_town`.
     """
     _check_share(people_share)
-    make = functools.partial(RealWorld.from_files, recipe, data_dir, seed, labels, people_share)
-    return _run(make, out, seed, device, precision)
+
+    def world() -> RealWorld:  # of labels that come in meanwhile, all processes know the same
+        return RealWorld.from_files(recipe, data_dir, seed, distributed.from_first(labels), people_share)
+
+    return _run(world, out, seed, device, precision, shard)
 
 
 def _check_share(share: float | None) -> None:
@@ -82,13 +87,17 @@ def _check_share(share: float | None) -> None:
         raise LabError(f"the share of people's rows is a number from 0 to 1, not {share}")
 
 
-def _run(make: Callable[[], World], out: str | Path, seed: int, device: str, precision: str) -> dict[str, Any]:
+def _run(
+    make: Callable[[], World], out: str | Path, seed: int, device: str, precision: str, shard: str
+) -> dict[str, Any]:
     check_seed(seed)
+    if shard not in SHARD:
+        raise LabError(f"shard {shard!r} is unknown; there are: {', '.join(SHARD)}")
     distributed.start(device)
     this_machine(device, precision)  # what is not on this machine is said before a folder is made
     world = make()
     with open_run(out, {**world.identity, "seed": seed}) as run:
-        machine = machine_of(run, device, precision)
+        machine = replace(machine_of(run, device, precision), shard=shard)
         return follow(world, Workshop(run, seed, machine, None, None, world.replayed))  # type: ignore[arg-type]
 
 

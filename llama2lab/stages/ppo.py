@@ -26,6 +26,7 @@ Ours, with the reason; docs/trials.md has the figures:
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import math
@@ -39,7 +40,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from llama2lab.engine import distributed
+from llama2lab.engine import distributed, sharded
 from llama2lab.engine.device import Machine, on_device
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.finite import all_finite, check_tensors
@@ -50,7 +51,7 @@ from llama2lab.engine.parallel import Figure, figure, in_parallel, is_large, num
 from llama2lab.engine.settings import Clash, Count, CountOrNone, Few, Limit, Share, Weight, checked
 from llama2lab.engine.state import module_tensors, restore_module
 from llama2lab.model.chat import decode_answer, encode_chats
-from llama2lab.model.generate import Generation, generate
+from llama2lab.model.generate import Generation, generate, undivided
 from llama2lab.model.logprobs import only_rounded, pad_right, sampling_gap, token_logprobs
 from llama2lab.model.lower import Lower, train_upper
 from llama2lab.model.network import Llama
@@ -107,9 +108,10 @@ class Critic(nn.Module):
         self.head = nn.Linear(self.backbone.config.dim, 1, bias=False)
         nn.init.zeros_(self.head.weight)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(batch, seq), float32 under autocast too: the value before token t is written, which is read at t - 1."""
-        values = (self.backbone.hidden(tokens).float() * self.head.weight).sum(-1)
+    def forward(self, tokens: Tensor, backbone: Llama | None = None) -> Tensor:
+        """(batch, seq), float32 under autocast too: the value before token t is written, which is read at t - 1. As
+        `backbone` a copy of it may be given."""
+        values = ((backbone or self.backbone).hidden(tokens).float() * self.head.weight).sum(-1)
         return F.pad(values[:, :-1], (1, 0))
 
 
@@ -290,7 +292,7 @@ def plain_iteration(
 def step(module: nn.Module, optimizer: torch.optim.Optimizer, clip: float, learns: bool = True) -> Figure:
     """Clip the gradients, take the step if the module `learns` yet, and free them: the next module needs the room.
     Their norm before the clip."""
-    norm = figure(nn.utils.clip_grad_norm_(module.parameters(), clip))
+    norm = figure(sharded.clip_gradients(module.parameters(), clip))
     if learns:
         optimizer.step()
     optimizer.zero_grad()
@@ -375,6 +377,9 @@ def ppo(
     critic.to(device)
     reference = copy.deepcopy(policy) if reference is None else reference.to(device)
     reference.requires_grad_(False).eval()
+    divided = contextlib.ExitStack()  # not left after an error
+    for module in (policy, critic):
+        divided.enter_context(sharded.divided(module, machine))
     policy_optimizer, critic_optimizer = make_optimizer(policy, s.optim), make_optimizer(critic, s.critic_optim)
     weights = [p for p in policy.parameters() if p.requires_grad]
     critic_weights = [p for p in critic.parameters() if p.requires_grad]
@@ -426,8 +431,9 @@ def ppo(
         prompts = prompts_for(number)[: s.batch]
         if not prompts:
             raise LabError(f"PPO: iteration {number} has no prompts; give it some, and a batch of at least 1")
+        acting = [undivided(policy), undivided(critic.backbone)]
         asked, written = rollout(
-            policy, tokenizer, prompts, s.max_new_tokens, seed * 10_000 + number, machine.precision
+            acting[0], tokenizer, prompts, s.max_new_tokens, seed * 10_000 + number, machine.precision
         )
         answers, raw = scored(f"iteration {number}", prompts, written)
         finished = torch.tensor([g.finished for g in written])  # (batch,)
@@ -453,9 +459,9 @@ def ppo(
             sampled[wanted] = torch.tensor([x for i in rows for x in written[i].logprobs])
             tokens, mask, sampled = (on_device(x, device) for x in (tokens, wanted, sampled))
             with torch.no_grad(), machine.autocast():
-                old = token_logprobs(policy, tokens, wanted)
+                old = token_logprobs(acting[0], tokens, wanted)
                 ref = token_logprobs(reference, tokens, wanted)
-                values = critic(tokens)
+                values = critic(tokens, acting[1])
             rewards = token_rewards(scores[rows].to(device), old, ref, mask, beta)
             finite(f"the rewards of iteration {number}", rewards)
             return Part(tokens, wanted, mask, sampled, old, ref, values, *gae(rewards, values, mask, s.gamma, s.lam))
@@ -467,6 +473,7 @@ def ppo(
         ]
         every = [part for parts in minibatches for part in parts]
         told = [[getattr(p, name)[p.mask].cpu() for name in TOLD] for p in every]
+        acting.clear()  # copies, where the models are divided
         # of the answers' tokens of all processes alone, each (tokens,)
         sampled, old, advantages, values, returns = map(
             torch.cat, zip(*itertools.chain(*distributed.gathered(told)), strict=True)
@@ -482,12 +489,12 @@ def ppo(
         steps: list[dict[str, Figure]] = []
         policy.train()
         for i, parts in enumerate(minibatches):
-            loss, metrics = distributed.backward(policy_part, parts, weights, device)
+            loss, metrics = sharded.backward(policy_part, parts, weights, device)
             if replay_rows is not None:
                 rows = split(distributed.shared(replay_rows(number * steps_each + i)), device, large)
-                metrics["replay_loss"], _ = distributed.backward(replay_part, rows, weights, device, add=True)
+                metrics["replay_loss"], _ = sharded.backward(replay_part, rows, weights, device, add=True)
             metrics["grad_norm"] = step(policy, policy_optimizer, s.optim.clip, number >= s.critic_warmup)
-            critic_loss, more = distributed.backward(critic_part, parts, critic_weights, device)
+            critic_loss, more = sharded.backward(critic_part, parts, critic_weights, device)
             steps.append(
                 {
                     **metrics,
@@ -498,7 +505,8 @@ def ppo(
             )
         log = [numbers(entry) for entry in steps]
         for what, module in (("policy", policy), ("critic", critic)):  # before they are saved
-            finite(f"the {what}'s weights after iteration {number}", *(p.detach() for p in module.parameters()))
+            weights_now = (sharded.local(p.detach()) for p in module.parameters())
+            finite(f"the {what}'s weights after iteration {number}", *weights_now)
 
         # Figures
         kls = [(kl_estimates(p.old, p.ref)["k1"] * p.mask).sum().item() for p in every]
@@ -539,6 +547,7 @@ def ppo(
 
     with shared_cores(device):
         log = resumable_loop(s.iterations, iteration, tensors, restore, folder, "PPO", "iteration")
+    divided.close()
     policy.eval()
     log = [entry for entry in log if "skipped" not in entry]
     return {
