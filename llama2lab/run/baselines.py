@@ -74,7 +74,7 @@ def read_answers(
                 result[i] = Reading(total, total / count, tuple(of_heads))
             progress.update(len(rows))
 
-        in_parallel(read, batches_of(order, batch), machine.device)
+        in_parallel(read, batches_of(order, batch, machine.device), machine.device)
     return result
 
 

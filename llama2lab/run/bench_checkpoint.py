@@ -96,7 +96,7 @@ def loading_row(place: Path, dtype: str, repeats: int) -> dict[str, Any]:
         return statistics.median(told[key] for told in found[side]) if found.get(side) else None
 
     ours, theirs = of(OURS, "seconds"), of(PEER, "seconds")
-    row = {
+    row: dict[str, Any] = {
         "dtype": dtype,
         OURS: ours,
         PEER: theirs,
@@ -105,8 +105,8 @@ def loading_row(place: Path, dtype: str, repeats: int) -> dict[str, Any]:
     }
     for name, side in (("ours", OURS), (PEER, PEER)):
         seconds, peak = row[side], row["peak_mb"][side]
-        told = "cannot load it here" if seconds is None else f"{seconds:.2f} s, {peak:,.0f} MB"
-        print(f"  loading {dtype:<9} {name:<12} {told}" + (f"   ratio {row['ratio']:.2f}" if row["ratio"] else ""))
+        words = "cannot load it here" if seconds is None else f"{seconds:.2f} s, {peak:,.0f} MB"
+        print(f"  loading {dtype:<9} {name:<12} {words}" + (f"   ratio {row['ratio']:.2f}" if row["ratio"] else ""))
     return row
 
 
