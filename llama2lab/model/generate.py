@@ -14,9 +14,9 @@ from torch import Tensor
 
 from llama2lab.engine.device import pick_precision
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.parallel import batches_of, in_parallel, workers
+from llama2lab.engine.parallel import batches_of, in_parallel, is_large, sharing_products, workers
 from llama2lab.engine.validation import shown
-from llama2lab.model.attention import KVCache, left_padding_mask
+from llama2lab.model.attention import KVCache, left_padding_mask, product
 from llama2lab.model.network import Llama, no_row
 
 DROP_AT = 0.25  # share of finished rows at which copying the cache, with others in their places, pays
@@ -116,8 +116,10 @@ def generate(
         for i, generation in zip(rows, written, strict=True):
             results[i] = generation
 
+    together = is_large(model.parameters())
     if readings is None:
-        hands: list[tuple[Sequence[int], Reading | None]] = [(hand, None) for hand in _hands(order, device)]
+        dealt = [order] if together and order else _hands(order, device)
+        hands: list[tuple[Sequence[int], Reading | None]] = [(hand, None) for hand in dealt]
     else:
         if not readings:
             readings += [_nothing_read(model, rows) for rows in batches_of(order, min(batch_size, TURNS_AT_ONCE))]
@@ -127,7 +129,12 @@ def generate(
                 f"generate: {len(prompts)} prompts do not go on from readings of "
                 f"{sum(len(rows) for rows, _ in hands)}; give as many in the same order, or an empty list"
             )
-    in_parallel(write, hands, device)
+    if together:
+        with sharing_products(device):
+            for hand in hands:
+                write(hand)
+    else:
+        in_parallel(write, hands, device)
     for i, generation in enumerate(results):
         if not all(map(math.isfinite, generation.logprobs)):
             raise LabError(
@@ -324,7 +331,7 @@ def _write(
     def write_down(batch: _Batch, hidden: Tensor) -> None:
         """Draw and keep the next token of each row that is not done. hidden (rows, dim)."""
         step = batch.step.clamp(max=longest_answer - 1)
-        batch.token, logprob = draw(hidden.float() @ head.T, uniforms[batch.prompt, step])
+        batch.token, logprob = draw(product(hidden.float(), head), uniforms[batch.prompt, step])
         at = (~batch.done).nonzero()[:, 0]
         chosen[batch.prompt[at], step[at]] = batch.token[at]
         logprobs[batch.prompt[at], step[at]] = logprob[at]

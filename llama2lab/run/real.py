@@ -13,11 +13,12 @@ from typing import Any
 
 from llama2lab.engine.files import digest
 from llama2lab.engine.scale import KINDS
-from llama2lab.model.checkpoint import checkpoint_digest, parameters_of
+from llama2lab.model.checkpoint import checkpoint_digest, parameters_of, shape_of
 from llama2lab.model.generate import generate
 from llama2lab.model.network import Llama
 from llama2lab.run import start_from
 from llama2lab.run.judge import RewardJudge
+from llama2lab.run.memory import check_fits
 from llama2lab.run.presets import RealRecipe, load_real_recipe
 from llama2lab.run.realdata import data_folder
 from llama2lab.run.realsplits import PairPrompts, Texts, fit_demonstrations, load_texts, pairs_stage
@@ -54,8 +55,10 @@ class RealWorld:
         return cls(recipe, seed, load_texts(recipe, folder, seed), Path(recipe_path).stem, folder)
 
     def begin(self, shop: Workshop) -> None:
-        for line in start_from.hasty(self.recipe, parameters_of(self.start)) if self.start else ():
-            shop.run.say(f"WARNING: {line}")
+        if self.start:
+            for line in start_from.hasty(self.recipe, parameters_of(self.start)):
+                shop.run.say(f"WARNING: {line}")
+            shop.run.say(check_fits(self.recipe, shape_of(self.start), shop.machine))
 
     def tokenizer_texts(self) -> tuple[list[str], list[str]]:
         """To train on, the training texts of all roles, and to count bytes on."""
