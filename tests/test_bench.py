@@ -16,6 +16,7 @@ from llama2lab.engine.errors import LabError
 from llama2lab.engine.optim import Optim
 from llama2lab.engine.packing import epoch_batches
 from llama2lab.engine.parallel import limited_to
+from llama2lab.model.checkpoint import save_model
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.run import bench, bench_tuning, presets, turns
 from llama2lab.stages import reward
@@ -303,3 +304,33 @@ def test_mistakes_are_one_line(small, tmp_path):
         bench.run_bench(sections=("training", "sftt"))
     with pytest.raises(LabError, match="unknown section ''; choose of"):
         bench.run_bench(sections=("",))
+
+
+def test_a_checkpoint_is_measured_beside_transformers(small, monkeypatch, tmp_path, capsys):
+    from llama2lab.run import bench_checkpoint as checkpoint
+
+    save_model(tmp_path / "m", Llama(TALKING))
+    monkeypatch.setattr(checkpoint, "TRAINED", bench.Work(2, 8, 1))
+    monkeypatch.setattr(checkpoint, "this_machine", lambda: Machine(CPU, "fp32"))
+    monkeypatch.setattr(checkpoint, "describe_machine", dict)
+    asked = []
+
+    def loaded(side, place, dtype):
+        asked.append((side, dtype))
+        return {"seconds": 1.0 if side == "ours" else 3.0, "peak_mb": 5.0}
+
+    real = checkpoint.loaded
+    monkeypatch.setattr(checkpoint, "loaded", loaded)
+    found = checkpoint.bench_checkpoint(str(tmp_path / "m"), tmp_path / "bench.json", repeats=1)
+    assert json.loads((tmp_path / "bench.json").read_text()) == found
+    assert [row["ratio"] for row in found["loading"]] == [3.0, 3.0]
+    assert asked[:4] == [("ours", "float32"), ("transformers", "float32")] * 2
+    assert [row["batch"] for row in found["generation"]] == [1, 16] and found["training"][0]["ratio"] > 0
+    out = capsys.readouterr().out
+    assert "loading bfloat16" in out and "generation  16 rows" in out and "training 2 x 8" in out
+    told = real("ours", tmp_path / "m", "bfloat16")
+    assert told["seconds"] > 0 and told["peak_mb"] >= 0
+    (tmp_path / "m" / "config.json").unlink()
+    with pytest.raises(LabError, match=r"loading failed: .*has no config.json"):
+        real("ours", tmp_path / "m", "bfloat16")
+    assert real("transformers", tmp_path / "m", "bfloat16") is None

@@ -2,11 +2,13 @@
 
 import math
 import random
+import threading
 
 import pytest
 import torch
 
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.parallel import limited_to, shared_cores
 from llama2lab.model.generate import COLDEST, _read, generate, sample
 from llama2lab.model.network import SIZES, Llama
 
@@ -267,3 +269,22 @@ def test_other_dialogues_do_not_go_on_from_these(model):
     generate(model, [[1, 9], [1, 10]], 1, precision="fp32", readings=readings)
     with pytest.raises(LabError, match="3 prompts do not go on from readings of 2"):
         generate(model, [[1, 9]] * 3, 1, precision="fp32", readings=readings)
+
+
+def test_a_large_model_writes_all_rows_together_and_no_worker_fetches_its_weights_twice(model, monkeypatch):
+    settings = dict(temperature=1.0, seed=4, precision="fp32", eos_id=20)
+    with limited_to(2):
+        alone = generate(model, prompts(6), 9, **settings)
+        seen = []
+
+        def watched(model, texts, pad_id):
+            seen.append((len(texts), threading.current_thread() is threading.main_thread(), torch.get_num_threads()))
+            return _read(model, texts, pad_id)
+
+        monkeypatch.setattr("llama2lab.model.generate._read", watched)
+        monkeypatch.setattr("llama2lab.model.generate.is_large", lambda parameters: True)
+        with shared_cores(torch.device("cpu")):  # as within a training stage
+            assert token_ids(generate(model, prompts(6), 9, **settings)) == token_ids(alone)
+            assert torch.get_num_threads() == 1
+        assert seen == [(6, True, 2)]
+        assert generate(model, [], 9, **settings) == []

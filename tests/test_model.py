@@ -15,6 +15,7 @@ from llama2lab.model.attention import (
     document_positions,
     left_padding_mask,
     plain_attention,
+    product,
     score_bias,
 )
 from llama2lab.model.checkpoint import load_model, save_model
@@ -259,3 +260,15 @@ def test_presets_match_transformers_defaults():
         theirs.vocab_size,
     )
     assert isinstance(ours, ModelConfig)
+
+
+@pytest.mark.parametrize("rows", [(1,), (2,), (4, 8), (33,)])
+def test_a_product_turned_round_is_the_same(rows):
+    weight, x = torch.randn(1024, 512), torch.randn(*rows, 512)
+    plain = torch.nn.functional.linear(x, weight)
+    with torch.no_grad():
+        turned = product(x, weight)
+        assert turned.is_contiguous()
+        torch.testing.assert_close(turned, plain, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(product(x.bfloat16(), weight.bfloat16()), plain.bfloat16(), atol=0.5, rtol=0.05)
+    assert product(x, weight.requires_grad_()).requires_grad

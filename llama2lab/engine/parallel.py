@@ -9,7 +9,8 @@ same number gives the same numbers; another number rounds differently.
 On a GPU there is one part: it is parallel enough by itself.
 
 Of a model of LARGE parameters or more, what a part keeps for its gradient is larger than the model: there a batch is
-divided into many small parts, one a worker at a time, whose gradients are added up as they come.
+divided into many small parts, one a worker at a time, whose gradients are added up as they come. Where such a model
+writes token by token, its weights are fetched from memory for every token: there all threads share each product.
 """
 
 from __future__ import annotations
@@ -106,6 +107,18 @@ def shared_cores(device: torch.device) -> Iterator[None]:
     before = torch.get_num_threads()
     _pool()
     torch.set_num_threads(_share())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def sharing_products(device: torch.device) -> Iterator[None]:
+    """While this lasts, torch's threads share each product, as they do outside of the lab; not within a part."""
+    before = torch.get_num_threads()
+    if workers(device) > 1:
+        torch.set_num_threads(_threads())
     try:
         yield
     finally:

@@ -149,13 +149,17 @@ def checkpoint_digest(path_or_name: str | Path) -> str:
 
 def parameters_of(path_or_name: str | Path) -> int:
     """The number of parameters of a checkpoint's language model, from its config.json or its file's head alone."""
-    config, _ = read_config(find_folder(path_or_name), CAUSAL)
-    return sum(math.prod(shape) for shape in expected_shapes(config).values())
+    return sum(math.prod(shape) for shape in expected_shapes(shape_of(path_or_name)).values())
 
 
 def context_of(path_or_name: str | Path) -> int:
     """The longest sequence that a checkpoint's language model reads, in tokens, without reading its weights."""
-    return read_config(find_folder(path_or_name), CAUSAL)[0].context
+    return shape_of(path_or_name).context
+
+
+def shape_of(path_or_name: str | Path) -> ModelConfig:
+    """The shape of a checkpoint's language model, without reading its weights."""
+    return read_config(find_folder(path_or_name), CAUSAL)[0]
 
 
 # --- names and shapes -------------------------------------------------------------------------------------------

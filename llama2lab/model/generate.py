@@ -15,9 +15,9 @@ from torch import Tensor
 from llama2lab.engine import distributed, sharded
 from llama2lab.engine.device import device_memory_gb, on_device, pick_precision
 from llama2lab.engine.errors import LabError
-from llama2lab.engine.parallel import batches_of, in_parallel, workers
+from llama2lab.engine.parallel import batches_of, in_parallel, is_large, sharing_products, workers
 from llama2lab.engine.validation import shown
-from llama2lab.model.attention import KVCache, left_padding_mask
+from llama2lab.model.attention import KVCache, left_padding_mask, product
 from llama2lab.model.network import Llama, no_row
 
 DROP_AT = 0.25  # share of finished rows at which copying the cache, with others in their places, pays
@@ -120,9 +120,11 @@ def generate(
         for i, generation in zip(rows, written, strict=True):
             results[i] = generation
 
+    together = is_large(model.parameters())
     if readings is None:
         mine = distributed.shared(order)
-        hands: list[tuple[Sequence[int], Reading | None]] = [(hand, None) for hand in _hands(mine, device)]
+        dealt = [mine] if together and mine else _hands(mine, device)
+        hands: list[tuple[Sequence[int], Reading | None]] = [(hand, None) for hand in dealt]
     else:
         if not readings:
             turns = batches_of(distributed.shared(order), min(batch_size, TURNS_AT_ONCE), device)
@@ -134,7 +136,12 @@ def generate(
                 f"generate: {len(prompts)} prompts do not go on from readings of "
                 f"{len(read)}; give as many in the same order, or an empty list"
             )
-    in_parallel(write, hands, device)
+    if together:
+        with sharing_products(device):
+            for hand in hands:
+                write(hand)
+    else:
+        in_parallel(write, hands, device)
     results = distributed.merged(results)
     generations = [results[i] for i in range(len(prompts))]
     for i, generation in enumerate(generations):
@@ -355,7 +362,7 @@ def _write(
     def write_down(batch: _Batch, hidden: Tensor) -> None:
         """Draw and keep the next token of each row that is not done. hidden (rows, dim)."""
         step = batch.step.clamp(max=longest_answer - 1)
-        batch.token, logprob = draw(hidden.float() @ head.T, uniforms[batch.prompt, step])
+        batch.token, logprob = draw(product(hidden.float(), head), uniforms[batch.prompt, step])
         at = (batch.prompt, step)
         chosen[at] = torch.where(batch.done, chosen[at], batch.token)
         logprobs[at] = torch.where(batch.done, logprobs[at], logprob)

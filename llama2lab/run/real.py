@@ -15,12 +15,13 @@ from typing import Any
 
 from llama2lab.engine.files import digest
 from llama2lab.engine.scale import KINDS
-from llama2lab.model.checkpoint import checkpoint_digest, parameters_of
+from llama2lab.model.checkpoint import checkpoint_digest, parameters_of, shape_of
 from llama2lab.model.generate import generate
 from llama2lab.model.network import Llama
 from llama2lab.run import start_from
 from llama2lab.run.facts import fact_pairs, read_facts
 from llama2lab.run.judge import RewardJudge
+from llama2lab.run.memory import check_fits
 from llama2lab.run.people import annotations_on_texts
 from llama2lab.run.presets import RealRecipe, load_real_recipe
 from llama2lab.run.realdata import data_folder
@@ -83,8 +84,10 @@ class RealWorld:
 
     def begin(self, shop: Workshop) -> None:
         shop.trained_layers = self.recipe.trained_layers
-        for line in start_from.hasty(self.recipe, parameters_of(self.start)) if self.start else ():
-            shop.run.say(f"WARNING: {line}")
+        if self.start:
+            for line in start_from.hasty(self.recipe, parameters_of(self.start)):
+                shop.run.say(f"WARNING: {line}")
+            shop.run.say(check_fits(self.recipe, shape_of(self.start), shop.machine))
         if self.labels:
             annotations_on_texts(shop, self.labels, self.texts.is_held_out)
             shop.people_share = self.people_share
