@@ -24,7 +24,14 @@ from llama2lab.run.judge import RewardJudge
 from llama2lab.run.people import annotations_on_texts
 from llama2lab.run.presets import RealRecipe, load_real_recipe
 from llama2lab.run.realdata import data_folder
-from llama2lab.run.realsplits import PairPrompts, Texts, fit_demonstrations, load_texts, pairs_stage
+from llama2lab.run.realsplits import (
+    PairPrompts,
+    Texts,
+    fit_demonstrations,
+    load_texts,
+    margins_amiss,
+    pairs_stage,
+)
 from llama2lab.run.simulated import RewardAnnotator
 from llama2lab.stages.pretrain import bits_per_byte
 from llama2lab.stages.reward import HEADS
@@ -83,6 +90,8 @@ class RealWorld:
 
     def begin(self, shop: Workshop) -> None:
         for line in start_from.hasty(self.recipe, parameters_of(self.start)) if self.start else ():
+            shop.run.say(f"WARNING: {line}")
+        for line in margins_amiss(self.recipe, self.texts):
             shop.run.say(f"WARNING: {line}")
         if self.labels:
             annotations_on_texts(shop, self.labels, self.texts.is_held_out)
