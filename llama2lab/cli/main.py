@@ -112,7 +112,7 @@ def run(
         from llama2lab.run.recipe import run_real
 
         out = out or Path("runs") / f"{recipe.stem}-{seed}"
-        results = run_real(recipe, out, seed, device, precision, data, labels, people_share)
+        results = run_real(recipe, out, seed, device, precision, data, labels=labels, people_share=people_share)
     else:
         from llama2lab.run.recipe import run_town
 
