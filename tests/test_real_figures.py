@@ -26,7 +26,8 @@ def reward(head: str, accuracy: float, truth: float | None = None) -> dict[str, 
     judges = {"longer": figure(0.6), "likelihood_sum": figure(0.45), "likelihood_mean": figure(0.5),
               "random": figure(0.51)}  # fmt: skip
     found: dict[str, Any] = {
-        "head": head, "pairs": 900, "accuracy": figure(accuracy), "accuracy_on_other": figure(0.52),
+        "head": head, "pairs": 900, "parameters": 106_000_000,
+        "accuracy": figure(accuracy), "accuracy_on_other": figure(0.52),
         "baselines": judges, "less_longer": figure(accuracy - 0.6),
         "equal_length": {**{k: figure(0.5, n=11) for k in judges}, "model": figure(0.58, n=11),
                          "less_longer": figure(0.08, n=11)},
@@ -143,6 +144,7 @@ def test_the_page_says_what_is_stored_and_text_stays_text(tmp_path):
     s = Stored((), real=[real.real_figures(make_real(tmp_path / "r"))])
     text = "\n\n".join(page.real_part(s))
     assert NASTY not in text and "135 million parameters" in text
+    assert "which train 106 million of the parameters" in " ".join(text.split())
     assert "| helpfulness, round 1, linear head | .660 [.610, .710] | .600 [.550, .650] |" in text
     assert "| lengths alike | .580 [.530, .630] | .500 [.450, .550] |" in text and "| 11 |" in text
     assert "`judge-helpfulness` .630 [.580, .680]" in text and "| V2 | PPO | .580 [.530, .630] |" in text

@@ -1,12 +1,16 @@
 """Grades and margins of people's pairs: names, a difference of scores, or two scores, with the cuts that are stated."""
 
 import json
+import re
+from dataclasses import replace
 
 import pytest
 
 from llama2lab.engine.errors import LabError
-from llama2lab.run.presets import load_real_recipe
+from llama2lab.run.presets import RealRecipe, load_real_recipe
 from llama2lab.run.realdata import SourceSettings, graded, load_role
+from llama2lab.run.realsplits import Texts, margins_amiss
+from llama2lab.stages.reward import RewardSettings
 
 CUTS = (2.0, 1.0, 0.5)
 
@@ -70,6 +74,26 @@ def test_numbers_without_cuts_stop_the_run_with_the_line_and_the_cure(tmp_path):
     source = SourceSettings(("pairs.jsonl",), columns={"prompt": "prompt", "margin": "delta"})
     with pytest.raises(LabError, match=r"gives no cuts such as \[2, 1, 0\.5\] \(pairs\.jsonl:1\)"):
         load_role("helpful", source, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("margin", "grades", "says"),
+    [
+        ("none", ("better", "slightly"), "set it to small to train by them"),
+        (
+            "small",
+            ("better", "better"),
+            r"name their grades in data\.helpful\.columns, or set helpfulness\.margin to none",
+        ),
+        ("none", ("better", "better"), ""),
+        ("small", ("better", "slightly"), ""),
+    ],
+)
+def test_margins_and_grades_that_do_not_go_together_are_said(margin, grades, says):
+    pairs = {"helpfulness": [{"grade": g} for g in grades], "safety": [{"grade": "better"}]}
+    texts = Texts([], [], [], pairs, [], {})
+    said = margins_amiss(replace(RealRecipe(), helpfulness=RewardSettings(margin=margin)), texts)
+    assert (len(said) == 1 and re.search(says, said[0])) if says else said == []
 
 
 TEXT = """data:

@@ -79,6 +79,11 @@ def test_three_rounds_with_peoples_labels_from_end_to_end(own_data: Path):  # no
     assert "annotations" in parents["reward-helpfulness-v3"]
     assert not any("annotations" in parents[name] for name in ("judge-helpfulness", "annotator-helpfulness"))
 
+    for name, part, people in (("judge", "judge", 0), ("annotator", "annotator", 0), ("reward", "train", 2)):
+        own, other = (len(read_rows(out / "preferences-v1" / f"{k}.{part}.jsonl")) for k in ("helpfulness", "safety"))
+        trained = stages[f"{name}-helpfulness{'-v1' if name == 'reward' else ''}"]["metrics"]["pairs"]
+        assert trained == own + people + min(own + people, other)  # half of the mix is the other kind's
+
     # nobody is judged or labelled on what it learnt
     parts: dict[str, set[str]] = {part: set() for part in PARTS_OF_ROUNDS}
     for kind, part in itertools.product(("helpfulness", "safety"), parts):

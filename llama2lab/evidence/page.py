@@ -287,8 +287,9 @@ def real_part(s: Stored) -> list[str]:
     for run in s.real:
         head = (
             f"**{md(run_words(run))}** (`{md(run['recipe'])}`, seed {run['seed']}, {number(run['minutes'])} minutes on "
-            f"{machine_words({**run['machine'], 'gflops': {}})}). Reward models on people's held-out pairs, beside who "
-            "learnt nothing from preferences; all by one rule, a tie is half. Lengths are alike where they differ by "
+            f"{machine_words({**run['machine'], 'gflops': {}})}). Reward models, which train "
+            f"{millions(run['trained'])} of the parameters, on people's held-out pairs, beside who learnt nothing from "
+            "preferences; all by one rule, a tie is half. Lengths are alike where they differ by "
             "less than a tenth of the longer one."
         )
         parts += [lines(head), rewards_table(run), lines(judged_by(run)), policies_table(run)]

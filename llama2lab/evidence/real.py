@@ -78,6 +78,7 @@ class RealRun(TypedDict):
     recipe: str
     start_from: str
     parameters: int
+    trained: int  # of them, by a reward model
     seed: int
     minutes: Number
     machine: dict[str, Any]
@@ -105,8 +106,9 @@ def real_figures(run: Path) -> RealRun:
     asked = [[row["prompt"] for row in metrics(r, name)["asked"]] for name in chat]
     return {
         "recipe": str(r.get("recipe", "")),
-        "start_from": Path(base.get("started_from", "")).name,
+        "start_from": Path(base.get("started_from", "")).name.removesuffix(".gguf"),
         "parameters": int(base["parameters"]),
+        "trained": int(metrics(r, next(name for name in stages if name.startswith("reward-"))).get("parameters", 0)),
         "seed": int(r.get("seed", 0)),
         "minutes": round(total_seconds(r) / 60, 1),
         "machine": r.get("machine") or {},

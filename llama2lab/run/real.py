@@ -25,7 +25,14 @@ from llama2lab.run.memory import check_fits
 from llama2lab.run.people import annotations_on_texts
 from llama2lab.run.presets import RealRecipe, load_real_recipe
 from llama2lab.run.realdata import data_folder
-from llama2lab.run.realsplits import PairPrompts, Texts, fit_demonstrations, load_texts, pairs_stage
+from llama2lab.run.realsplits import (
+    PairPrompts,
+    Texts,
+    fit_demonstrations,
+    load_texts,
+    margins_amiss,
+    pairs_stage,
+)
 from llama2lab.run.simulated import RewardAnnotator
 from llama2lab.stages.pretrain import bits_per_byte
 from llama2lab.stages.reward import HEADS
@@ -87,7 +94,11 @@ class RealWorld:
         if self.start:
             for line in start_from.hasty(self.recipe, parameters_of(self.start)):
                 shop.run.say(f"WARNING: {line}")
-            shop.run.say(check_fits(self.recipe, shape_of(self.start), shop.machine))
+            shape = shape_of(self.start)
+            share = self.recipe.trained_layers / shape.n_layers or 1.0
+            shop.run.say(check_fits(self.recipe, shape, shop.machine, share))
+        for line in margins_amiss(self.recipe, self.texts):
+            shop.run.say(f"WARNING: {line}")
         if self.labels:
             annotations_on_texts(shop, self.labels, self.texts.is_held_out)
             shop.people_share = self.people_share

@@ -107,6 +107,19 @@ def load_texts(recipe: RealRecipe, folder: Path | None, seed: int) -> Texts:
     )
 
 
+def margins_amiss(recipe: RealRecipe, texts: Texts) -> list[str]:
+    """Where a recipe's margins and its pairs' grades do not go together: one line each."""
+    said = []
+    for kind, role in ROLES.items():
+        margin, grades = getattr(recipe, kind).margin, {row["grade"] for row in texts.pairs[kind]}
+        if margin == "none" and len(grades) > 1:
+            said.append(f"{role}: the pairs have grades, and {kind}.margin is none: set it to small to train by them")
+        if margin != "none" and len(grades) == 1:
+            cure = f"name their grades in data.{role}.columns, or set {kind}.margin to none"
+            said.append(f"{role}: all pairs have one grade, so that {kind}.margin {margin} tells none apart; {cure}")
+    return said
+
+
 def fit_pairs(tokenizer: Any, rows: Sequence[dict], max_tokens: int) -> tuple[list[dict], Counter[str]]:
     """Pairs of at most `max_tokens` on both sides. A long dialogue loses its first turns, two messages at a time; a
     pair whose last question and answer do not fit is left out. Also the counts of both."""
