@@ -1,8 +1,8 @@
 """Several processes on one machine (gloo): they train, sample and score as one does, to the rounding of sums; the first
 alone writes; a killed one ends the run with a line; and any number of them goes on from where others stopped.
 
-What is compared is rounded to 6 digits by the log. TOLERANCE is what sums of other orders may make of it in so few
-steps: measured, losses of one, two and four processes differ by 2e-6 at most."""
+What is compared the log rounds to 6 digits. Measured, losses of one, two and four processes differ by 1e-6 at most, the
+last of these; sums of weights and scores by 3e-6. TOLERANCE leaves room for another machine's sums."""
 
 import json
 import os
@@ -17,7 +17,7 @@ import pytest
 
 from llama2lab.engine.errors import LabError
 
-TOLERANCE = {"rel": 1e-4, "abs": 2e-5}
+TOLERANCE = {"rel": 3e-5, "abs": 1e-5}
 # The command line, in which one rank dies at a step of the first training. What is done is saved after every step.
 DIES = """
 import os, signal, sys

@@ -87,6 +87,8 @@ def _divide(decoder: Any, device: torch.device) -> dict[str, Any]:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
+    for p in decoder.parameters():
+        p.grad = None
     inside = copy.deepcopy(decoder, {id(p): p for p in decoder.parameters()})
     mesh = init_device_mesh(device.type, (distributed.world_size(),))
     with distributed.together():
