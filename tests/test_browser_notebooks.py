@@ -189,7 +189,7 @@ def theme(page: Any, name: str) -> None:
 
 
 def pictures(page: Any, name: str, drives: tuple[Drive, ...]) -> None:
-    """The whole notebook and each driven widget, light and dark, where somebody wants to see them."""
+    """The whole notebook and each driven widget, light, dark and narrow, where somebody wants to see them."""
     if not os.environ.get("LLAMA2LAB_SHOTS"):
         return
     folder = Path(os.environ["LLAMA2LAB_SHOTS"])
@@ -197,16 +197,17 @@ def pictures(page: Any, name: str, drives: tuple[Drive, ...]) -> None:
     if page.evaluate("jupyterapp.shell.leftCollapsed") is False:
         page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
     size = page.viewport_size
-    for colour in ("Light", "Dark"):
+    for look, colour, width in (("light", "Light", 1100), ("dark", "Dark", 1100), ("narrow", "Dark", 700)):
         theme(page, f"JupyterLab {colour}")
+        page.set_viewport_size({"width": width, "height": size["height"]})
         for number, one in enumerate(drives):
-            widget(page, one.widget).screenshot(path=str(folder / f"{name}-{number}-{colour.lower()}.png"))
+            widget(page, one.widget).screenshot(path=str(folder / f"{name}-{number}-{look}.png"))
         height = page.evaluate(
             "(e => { e.scrollTop = 0; return e.scrollHeight; })(document.querySelector('.jp-WindowedPanel-outer'))"
         )
-        page.set_viewport_size({"width": 1100, "height": min(16000, height + 200)})
+        page.set_viewport_size({"width": width, "height": min(16000, height + 200)})
         page.wait_for_timeout(1500)  # cells that were out of sight are drawn
-        page.screenshot(path=str(folder / f"{name}-{colour.lower()}.png"))
+        page.screenshot(path=str(folder / f"{name}-{look}.png"))
         page.set_viewport_size(size)
     theme(page, "JupyterLab Light")
 

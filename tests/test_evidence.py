@@ -121,6 +121,25 @@ def test_the_page_has_marks_seeds_claims_and_speed(data: Path) -> None:
     assert "| workers, mini, 4 | 5 | - | 3.50 | |" in speed
 
 
+@pytest.mark.parametrize(
+    ("precision", "gflops", "words"),
+    [
+        ("bf16", {"fp32": 100, "bf16": 350}, "at most 35 minutes: computed, not measured"),
+        ("fp32", {"fp32": 100, "bf16": 350}, ""),
+        ("bf16", {}, ""),
+    ],
+)
+def test_minutes_without_bf16_are_computed_and_say_so(tmp_path: Path, precision, gflops, words) -> None:
+    make_run(tmp_path / "0", 0)
+    path = tmp_path / "0" / "results.json"
+    whole = json.loads(path.read_text()) | {"machine": {"precision": precision}}
+    for number, stage in enumerate(whole["stages"].values()):
+        stage["seconds"] = 0.0 if number else 600.0
+    path.write_text(json.dumps(whole))
+    said = page.without_bf16(Stored((tmp_path / "0",), bench={"machine": {"gflops": gflops}}))
+    assert words in said if words else said == ""
+
+
 def test_experiments_of_another_run_are_said_to_be(data: Path, tmp_path: Path) -> None:
     shutil.copytree(data, tmp_path / "data")
     make_run(tmp_path / "other", 9)

@@ -172,7 +172,23 @@ def times(s: Stored) -> list[str]:
     if busy:
         which = f"seed{'s' * (len(busy) > 1)} {enumerate_words(busy)}"
         note += f" The time of {which} does not count: it was not made alone on the machine."
-    return [lines(note)]
+    return [lines(note + without_bf16(s))]
+
+
+def without_bf16(s: Stored) -> str:
+    """What a run would take at most where the machine multiplies no faster in bf16: computed, by the ceilings that the
+    benchmark measured."""
+    speeds = (s.bench.get("machine") or {}).get("gflops") or {}
+    alone = [one for run, one in zip(s.seeds, s.each, strict=True) if made_alone(run, one)]
+    minutes = [total_seconds(one) / 60 for one in alone if (one.get("machine") or {}).get("precision") == "bf16"]
+    if not minutes or not all(is_number(speeds.get(name)) and speeds[name] > 0 for name in ("fp32", "bf16")):
+        return ""
+    ratio = speeds["bf16"] / speeds["fp32"]
+    return (
+        f" Without fast bf16 it would take at most {number(max(minutes) * ratio)} minutes: computed, not measured, as "
+        f"if all work were matrix products, of which the benchmark's machine does {number(ratio, 1)} times as many in "
+        "bf16."
+    )
 
 
 SEED_COLUMNS = (
