@@ -96,17 +96,17 @@ def loading_row(place: Path, dtype: str, repeats: int) -> dict[str, Any]:
         return statistics.median(told[key] for told in found[side]) if found.get(side) else None
 
     ours, theirs = of(OURS, "seconds"), of(PEER, "seconds")
+    peaks = {side: of(side, "peak_mb") for side in (OURS, PEER)}
     row: dict[str, Any] = {
         "dtype": dtype,
         OURS: ours,
         PEER: theirs,
         "ratio": theirs / ours if ours and theirs else None,
-        "peak_mb": {side: of(side, "peak_mb") for side in (OURS, PEER)},
+        "peak_mb": peaks,
     }
-    for name, side in (("ours", OURS), (PEER, PEER)):
-        seconds, peak = row[side], row["peak_mb"][side]
-        words = "cannot load it here" if seconds is None else f"{seconds:.2f} s, {peak:,.0f} MB"
-        print(f"  loading {dtype:<9} {name:<12} {words}" + (f"   ratio {row['ratio']:.2f}" if row["ratio"] else ""))
+    for side, peak in peaks.items():
+        words = "cannot load it here" if peak is None else f"{row[side]:.2f} s, {peak:,.0f} MB"
+        print(f"  loading {dtype:<9} {side:<12} {words}" + (f"   ratio {row['ratio']:.2f}" if row["ratio"] else ""))
     return row
 
 
