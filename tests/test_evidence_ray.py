@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from test_report import make_run
@@ -189,6 +190,22 @@ def test_an_address_where_no_ray_answers_is_one_line(tmp_path, monkeypatch) -> N
         LabError, match=r"^--on head:6379: no Ray answers \(nobody there\); start one there with: ray start"
     ):
         gather.gather(Gathering(tmp_path / "out", (0,), on="head:6379"))
+
+
+def test_a_ray_that_is_gone_is_replaced() -> None:
+    class Gone:
+        asked: ClassVar[list[str]] = []
+
+        def init(self, address="", **_):
+            self.asked.append(address)
+            if not address:
+                raise ConnectionError("nobody there")
+
+        def shutdown(self):
+            self.asked.append("shutdown")
+
+    cluster._local(Gone())
+    assert Gone.asked == ["", "shutdown", "local"]
 
 
 @needs_ray

@@ -91,7 +91,7 @@ def connected(on: str, out: Path) -> Iterator[Cluster]:
         raise LabError("--on needs Ray; install it with: pip install 'llama2lab[cluster]'") from None
     try:
         if on == "ray":
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            _local(ray)
         else:
             ray.init(on, log_to_driver=False, logging_level=logging.ERROR)
     except ImportError as e:
@@ -109,6 +109,16 @@ def connected(on: str, out: Path) -> Iterator[Cluster]:
     finally:
         mark.unlink(missing_ok=True)
         ray.shutdown()
+
+
+def _local(ray: Any) -> None:
+    """Join the Ray of this machine, or start one: also where a file of Ray's names one that is gone."""
+    quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        ray.init(**quiet)
+    except ConnectionError:
+        ray.shutdown()
+        ray.init("local", **quiet)
 
 
 def _look_around(cluster: Cluster) -> None:
