@@ -176,3 +176,28 @@ def test_a_killed_process_ends_the_run_with_a_line_and_the_next_start_goes_on(tm
     again = subprocess.run([sys.executable, *words(6, "0")], env=environment, capture_output=True, timeout=300)
     assert again.returncode == -signal.SIGKILL, again.stderr[-3000:]
     assert len(ranks.saved_log(out / "base.partial")) == 12  # 7 steps, and 5 more
+
+
+@pytest.mark.slow
+def test_a_smoke_run_by_two_processes_has_the_figures_of_one_up_to_where_rounding_tips_a_choice(tmp_path):
+    words = ("-m", "llama2lab", "run", "--preset", "smoke", "--device", "cpu", "--precision", "fp32", "--out")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, *words, str(tmp_path / "one")], env=environment, check=True, capture_output=True)
+    code, said = torchrun(2, *words, str(tmp_path / "two"))
+    assert code == 0, said[-4000:]
+    one, two = (
+        json.loads((tmp_path / name / "results.json").read_text(encoding="utf-8"))["stages"] for name in ("one", "two")
+    )
+    assert two.keys() == one.keys()
+    for stage in ("base", "sft", "sft-noisy", "preferences-v1", "reward-helpfulness-v1"):
+        expected = {
+            k: v for k, v in one[stage]["metrics"].items() if k not in ("tokens_per_second", "share_of_ceiling")
+        }
+        for row in expected.get("loss", ()):
+            row.pop("seconds")
+        found = {k: two[stage]["metrics"][k] for k in expected}
+        for row in found.get("loss", ()):
+            row.pop("seconds")
+        the_same(found, expected)
+    assert not list((tmp_path / "two").glob("*.partial")) and (tmp_path / "two" / "report.html").exists()
+    assert said.count("rlhf-v5 done in") == 1  # one speaks
