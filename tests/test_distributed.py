@@ -10,12 +10,16 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import distributed_ranks as ranks
 import pytest
 
+from llama2lab.engine import sharded
 from llama2lab.engine.errors import LabError
+from llama2lab.run import presets
+from llama2lab.run.recipe import run_town
 
 TOLERANCE = {"rel": 3e-5, "abs": 1e-5}
 # The command line, in which one rank dies at a step of the first training. What is done is saved after every step.
@@ -156,6 +160,24 @@ def test_a_mistake_is_said_once_also_before_the_processes_met():
     said = [process.communicate(timeout=300)[1] for process in both]
     assert [process.returncode for process in both] == [2, 2]
     assert said[0].startswith("error: give --preset or --recipe") and said[1] == ""
+
+
+@pytest.mark.parametrize(
+    "shard, memory, wanted",
+    [("auto", 10**9, False), ("auto", 10**6, True), ("always", 10**9, True), ("never", 10**6, False)],
+)
+def test_a_model_is_divided_where_a_device_should_not_hold_its_training(monkeypatch, shard, memory, wanted):
+    model, machine = ranks.tiny(), replace(ranks.CPU, shard=shard)  # 16 bytes for each of 52,000 parameters
+    monkeypatch.setattr(sharded, "device_bytes", lambda device: memory)
+    assert not sharded.is_wanted(model, machine)  # one process has nobody to share with
+    monkeypatch.setattr("llama2lab.engine.distributed.world_size", lambda: 2)
+    assert sharded.is_wanted(model, machine) is wanted
+
+
+def test_an_unknown_way_to_divide_is_a_line(tmp_path):
+    with pytest.raises(LabError, match="shard 'often' is unknown; there are: auto, always, never"):
+        run_town(presets.SMOKE, tmp_path / "run", shard="often")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def pick_device(name: str = "auto") -> torch.device:
     cards = torch.cuda.device_count()
     there = [*(["cuda"] if cards else []), *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
     if name == "auto":
-        name = there[0]
+        name = there[0] if cards or world_size() == 1 else "cpu"  # several processes share no mps
     if name == "cuda" and cards and world_size() > 1:
         return torch.device("cuda", local_rank())
     if name not in (*there, *(f"cuda:{i}" for i in range(cards))):
