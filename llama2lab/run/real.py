@@ -68,7 +68,7 @@ class RealWorld:
         self.counts = {"data": {role: tally.metrics() for role, tally in texts.tallies.items()}}
         self.sft_counts = {"read": len(texts.demonstrations)}
         self.tokenizer_settings = [start, recipe.pretrain.model.get("vocab_size"), texts.fingerprint]
-        self.base_settings = [start, asdict(recipe.pretrain), asdict(recipe.evaluate)]
+        self.base_settings: list[Any] = [start, asdict(recipe.pretrain), asdict(recipe.evaluate)]
         self.base_settings += [recipe.trained_layers] if recipe.trained_layers else []
         self.chats = {"sft": recipe.sft}
         self.sft_settings = {"sft": [recipe.data.sft.max_tokens, recipe.data.sft.max_answer_tokens]}
