@@ -48,6 +48,7 @@ NOTHING_IS_FINE = {
     "test_pairs",
     "cuts",
     "max_answer_tokens",
+    "trained_layers",
     "stories",
     "sample_stories",
     "files",
