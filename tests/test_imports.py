@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -190,3 +192,10 @@ def test_no_folder_beside_the_checkout_is_named() -> None:
     for path in [*ROOT.rglob("*.py"), *ROOT.rglob("*.j2"), *written]:
         found = re.search(r"(\.\./|\bshared/)", path.read_text(encoding="utf-8"))
         assert not found, f"{path} names {found and found.group()}"
+
+
+def test_notebook_00_opens_without_the_checker_of_notebooks() -> None:
+    """nbformat loads jsonschema, and that a grammar of addresses: seconds of processor time before anything is seen."""
+    asked = "import sys, llama2lab.notebooks.n00_start; print('nbformat' in sys.modules, 'jsonschema' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["False", "False"]
