@@ -8,6 +8,7 @@ import re
 import textwrap
 import time
 from dataclasses import replace
+from types import ModuleType
 
 import nbformat
 import pytest
@@ -61,6 +62,22 @@ def test_logic_is_in_the_library(path):
                 and not (len(node.body) == 1 and isinstance(node.body[0], ast.Return))
             ]
             assert not own, f"{own} belongs into the library"
+
+
+@pytest.mark.parametrize("path", THERE, ids=lambda p: p.stem)
+def test_what_a_notebook_asks_of_its_modules_is_there(path):
+    """A function that a lesson loses is missed here, not only where the whole notebook is run."""
+    code = [cell.source for cell in read(path).cells if cell.cell_type == "code"]
+    line = re.match(r"from (llama2lab\.notebooks\.\w+) import \*", code[0].splitlines()[0])
+    modules = {name: m for name, m in vars(importlib.import_module(line[1])).items() if isinstance(m, ModuleType)}
+    asked = [
+        (node.value.id, node.attr)
+        for source in code
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules
+    ]
+    assert asked or not modules.keys() & set(importlib.import_module(line[1]).__all__)
+    assert [f"{name}.{attr}" for name, attr in asked if not hasattr(modules[name], attr)] == []
 
 
 @pytest.mark.parametrize("path", THERE, ids=lambda p: p.stem)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from IPython.display import HTML
 
+from llama2lab.evidence import real_shown as real
 from llama2lab.evidence.claims_plot import claims_plot, undecided_table
 from llama2lab.lab.finished import finished_run
 from llama2lab.lab.pictures import table
 from llama2lab.lab.progress import Progress
 from llama2lab.lab.shown import show, verdicts
 from llama2lab.lessons.n06_rewards import experiments as rewards
-from llama2lab.lessons.n06_rewards import figures as reward_figures
 from llama2lab.lessons.recipe_map import recipe_map
 
 __all__ = [
@@ -18,8 +18,8 @@ __all__ = [
     "Progress",
     "claims_plot",
     "finished_run",
+    "real",
     "recipe_map",
-    "reward_figures",
     "rewards",
     "show",
     "table",

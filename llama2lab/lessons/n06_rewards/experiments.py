@@ -15,13 +15,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from llama2lab.engine import stats
-from llama2lab.engine.files import read_json
 from llama2lab.engine.identity import alone
-from llama2lab.engine.paths import ROOT
 from llama2lab.engine.scale import GRADES, MARGINS
 from llama2lab.engine.stats import Figure
 from llama2lab.lab.finished import Finished
@@ -410,13 +407,3 @@ def conflict(lab: Finished, stage: str = "rlhf-v1", n: int = 240) -> list[dict[s
         )
         told.append({"helpfulness": x, "safety": y, "verdict": words, "answer": row["answer"]})
     return told
-
-
-def real_results() -> list[dict[str, Any]]:
-    """results.json of finished runs on real pairs (data/recipes/real.yaml) in runs/, if there are any."""
-    found = [
-        read_json(p)
-        for folder in dict.fromkeys((Path("runs"), Path("..", "runs"), ROOT / "runs"))
-        for p in sorted(folder.glob("*/results.json"))
-    ]
-    return [r for r in found if r.get("preset") == "real"]
