@@ -13,7 +13,7 @@ LAB_FLAGS ?=
 
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
-.PHONY: lab run notebooks test kill-test browser-test pictures lint wheel clean distclean
+.PHONY: lab run notebooks test kill-test long-test browser-test pictures lint wheel clean distclean
 
 # JUPYTER_CONFIG_PATH: nothing is asked, and nothing is fetched from the network, at the start. Root needs leave to run it.
 lab: $(VENV)/.installed-lab
@@ -38,7 +38,12 @@ test: $(VENV)/.installed-dev
 # kill -9 at ten random moments of a run and 200 of an annotation store, 30 annotators at once (several minutes); two
 # tests at a time, whichever file they are in: these are few and long
 kill-test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not long"
+
+# slow ones that CI has no time for: a run by two processes beside that of one, the benchmark of a checkpoint, the check
+# of a GPU in small
+long-test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m long
 
 # real JupyterLab and Voila in headless chromium (apt-get install chromium); three files at a time, each with its own
 browser-test: $(VENV)/.installed-dev

@@ -306,6 +306,7 @@ def test_mistakes_are_one_line(small, tmp_path):
         bench.run_bench(sections=("",))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_checkpoint_is_measured_beside_transformers(small, monkeypatch, tmp_path, capsys):
     from llama2lab.run import bench_checkpoint as checkpoint

@@ -200,6 +200,7 @@ def test_a_killed_process_ends_the_run_with_a_line_and_the_next_start_goes_on(tm
     assert len(ranks.saved_log(out / "base.partial")) == 12  # 7 steps, and 5 more
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_smoke_run_by_two_processes_has_the_figures_of_one_up_to_where_rounding_tips_a_choice(tmp_path):
     words = ("-m", "llama2lab", "run", "--preset", "smoke", "--device", "cpu", "--precision", "fp32", "--out")

@@ -83,6 +83,7 @@ def test_parts_that_cannot_be_done_are_skipped_with_a_reason(tmp_path: Path) -> 
     assert "--preset smoke" in " ".join(parts["mini"].words) and not parts["tests"].missing
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_all_of_it_in_small(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setitem(gpu_check.LIMITS, "mini", 60)
