@@ -54,7 +54,7 @@ def test_smollm2_is_counted_as_it_was_measured():
 
 def test_a_run_that_will_not_fit_is_one_line_with_what_to_change(monkeypatch):
     assert "will take about" in check_fits(RealRecipe(), SMOLLM2, CPU)
-    monkeypatch.setattr(memory, "device_bytes", lambda device: 4e9)
+    monkeypatch.setattr(memory, "memory_bytes", lambda device: 4e9)
     with pytest.raises(LabError, match=r"ppo will take about \d\.\d GB, cpu has 4\.0; start from a smaller") as e:
         check_fits(RealRecipe(), SMOLLM2, CPU)
     assert "ppo.minibatch" in str(e.value) and "\n" not in str(e.value)

@@ -32,7 +32,7 @@ def test_a_figure_changed_by_hand_is_written_over(tmp_path: Path, monkeypatch) -
 
 
 def test_parameters_are_those_of_the_released_models() -> None:
-    counts = {name: scale.parameters(SIZES[name]) for name in ("7b", "13b", "70b")}
+    counts = {name: scale.count_parameters(SIZES[name]) for name in ("7b", "13b", "70b")}
     assert counts == {"7b": 6_738_415_616, "13b": 13_015_864_320, "70b": 68_976_648_192}
 
 

@@ -197,7 +197,7 @@ def begin_device_memory() -> Callable[[], float | None]:
 def check_memory(needed: int, what: str, device: torch.device | None = None) -> None:
     """LabError where `needed` bytes are more than this machine has in all, or than the GPU has: said before they are
     asked for."""
-    there = (device_memory_gb(device) if device and device.type == "cuda" else memory_gb()) * 1e9
+    there = memory_bytes(device)
     if there and needed > there:
         owner = "this GPU" if device and device.type == "cuda" else "this machine"
         raise LabError(f"{what} take {needed / 1e9:,.1f} GB, {owner} has {there / 1e9:,.1f}; choose a smaller model")
@@ -240,6 +240,11 @@ def memory_gb() -> float:
 def device_memory_gb(device: torch.device) -> float:
     """What a GPU can hold in GB (1e9 bytes); 0 for what has no memory of its own, or does not say."""
     return round(torch.cuda.get_device_properties(device).total_memory / 1e9, 1) if device.type == "cuda" else 0.0
+
+
+def memory_bytes(device: torch.device | None = None) -> float:
+    """What the GPU can hold, or for any other device what this machine can; 0 where the system does not say."""
+    return (device_memory_gb(device) if device and device.type == "cuda" else memory_gb()) * 1e9
 
 
 def most_memory_gb() -> float:

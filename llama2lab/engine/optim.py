@@ -14,6 +14,8 @@ from torch import nn
 from llama2lab.engine.settings import Limit, Rate, Share, ShareBelowOne, Weight, checked
 
 SCALAR_LR = 50.0
+# That training takes for a parameter: itself, its gradient and Adam's two moments, in float32.
+TRAINED_BYTES = 16
 
 
 @checked

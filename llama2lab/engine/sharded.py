@@ -27,12 +27,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from llama2lab.engine import distributed, folders
-from llama2lab.engine.device import Machine, memory_gb
+from llama2lab.engine.device import Machine, memory_bytes
 from llama2lab.engine.errors import LabError, first_line
+from llama2lab.engine.optim import TRAINED_BYTES
 from llama2lab.engine.parallel import Figure, figure, numbers
 
 T = TypeVar("T")
-BYTES = 16  # that training takes for a parameter: itself, its gradient and Adam's two moments in float32
 SHARE = 0.5  # of a device's memory: more than that, and activations may not fit beside
 
 
@@ -47,15 +47,14 @@ def is_wanted(model: nn.Module, machine: Machine) -> bool:
     """Whether the model is to be divided: `machine.shard` asks for it, or a device should not hold it in training."""
     if distributed.world_size() == 1 or machine.shard == "never":
         return False
-    needed = BYTES * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    needed = TRAINED_BYTES * sum(p.numel() for p in model.parameters() if p.requires_grad)
     return machine.shard == "always" or needed > SHARE * device_bytes(machine.device)
 
 
 def device_bytes(device: torch.device) -> float:
     """The memory of a rank's device; of a CPU's each of this machine's ranks has its part. Infinite if unknown."""
-    if device.type == "cuda":
-        return float(torch.cuda.get_device_properties(device).total_memory)
-    return memory_gb() * 1e9 / int(os.environ.get("LOCAL_WORLD_SIZE", "1")) or math.inf
+    ranks = 1 if device.type == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return memory_bytes(device) / ranks or math.inf
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """What Llama 2's sizes take of memory and time, for docs/scale.md: computed, nothing of it measured.
 
-Parameters are those of a checkpoint's tensors (`checkpoint.expected_shapes`), the cache is the sampler's own count, and
+Parameters are counted by a checkpoint's tensors (`checkpoint.count_parameters`), the cache by the sampler, and
 activations are what a forward pass of the library's model keeps for its gradient, seen on the meta device, where
 tensors have shapes and no memory. `llama2lab scale` prints the tables, and with --write puts them into the page.
 """
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from llama2lab.engine.files import write_atomic
+from llama2lab.engine.optim import TRAINED_BYTES
 from llama2lab.evidence.page import table
 from llama2lab.evidence.readme import with_blocks
-from llama2lab.model.checkpoint import expected_shapes
+from llama2lab.model.checkpoint import count_parameters
 from llama2lab.model.generate import cache_bytes
 from llama2lab.model.network import SIZES, Llama, ModelConfig
 from llama2lab.stages.pretrain import packed_lm_loss
@@ -31,11 +32,6 @@ REPORT_HOURS = {"7b": 184_320, "13b": 368_640, "34b": 1_038_336, "70b": 1_720_32
 PEAKS = {"A100": 312e12, "H100": 989e12}  # operations a second, bfloat16 without sparsity, as NVIDIA states them
 SHARE = 0.4  # of the peak, which a good training is assumed to reach
 GPU_BYTES, USABLE = 80e9, 0.9  # of such a GPU, and the part of its memory that is planned with
-STATE_BYTES = 16  # a parameter: weight 4, gradient 4, Adam's two moments 8; products are in bfloat16
-
-
-def parameters(config: ModelConfig) -> int:
-    return sum(map(math.prod, expected_shapes(config).values()))
 
 
 @functools.cache
@@ -74,17 +70,17 @@ def gpus(config: ModelConfig, seq_len: int) -> int | None:
     """The fewest GPUs that hold a training whose state is dealt out over them (FSDP2), each with a row of its own; None
     where the row alone is too large."""
     left = USABLE * GPU_BYTES - activation_bytes(config, seq_len)
-    return math.ceil(STATE_BYTES * parameters(config) / left) if left > 0 else None
+    return math.ceil(TRAINED_BYTES * count_parameters(config) / left) if left > 0 else None
 
 
 def gpu_hours(config: ModelConfig, tokens: float, gpu: str) -> float:
     """6 operations a parameter and token, at SHARE of the GPU's peak."""
-    return 6 * parameters(config) * tokens / (PEAKS[gpu] * SHARE) / 3600
+    return 6 * count_parameters(config) * tokens / (PEAKS[gpu] * SHARE) / 3600
 
 
 def implied_share(name: str) -> float:
     """Of an A100's peak, that the report's GPU hours come to."""
-    return 6 * parameters(SIZES[name]) * TOKENS / (REPORT_HOURS[name] * 3600 * PEAKS["A100"])
+    return 6 * count_parameters(SIZES[name]) * TOKENS / (REPORT_HOURS[name] * 3600 * PEAKS["A100"])
 
 
 def gb(n: float) -> str:
@@ -95,14 +91,14 @@ def memory_table() -> str:
     rows = []
     for name in NAMES:
         config = SIZES[name]
-        count, few = parameters(config), gpus(config, CONTEXT // 2)
+        count, few = count_parameters(config), gpus(config, CONTEXT // 2)
         rows.append(
             [
                 name.upper(),
                 f"{count:,}",
                 gb(2 * count),
                 gb(cache_bytes_of(config, CONTEXT)),
-                gb(STATE_BYTES * count),
+                gb(TRAINED_BYTES * count),
                 *(gb(activation_bytes(config, n)) for n in (CONTEXT // 2, CONTEXT)),
                 "-" if few is None else str(few),
             ]

@@ -149,7 +149,7 @@ def checkpoint_digest(path_or_name: str | Path) -> str:
 
 def parameters_of(path_or_name: str | Path) -> int:
     """The number of parameters of a checkpoint's language model, from its config.json or its file's head alone."""
-    return sum(math.prod(shape) for shape in expected_shapes(shape_of(path_or_name)).values())
+    return count_parameters(shape_of(path_or_name))
 
 
 def context_of(path_or_name: str | Path) -> int:
@@ -209,6 +209,11 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
+def count_parameters(config: ModelConfig) -> int:
+    """The numbers in a model's file, a tied head counted once."""
+    return sum(map(math.prod, expected_shapes(config).values()))
+
+
 def _check_tensors(config: ModelConfig, found: dict[str, tuple[int, ...]], folder: Path, dtype: torch.dtype) -> None:
     """LabError if a tensor is missing, left over or misshapen, or if the model does not fit in this machine's memory.
     `found` are the shapes in the files, by transformers' names."""
@@ -229,7 +234,7 @@ def _check_tensors(config: ModelConfig, found: dict[str, tuple[int, ...]], folde
     for name, shape in expected.items():
         if found[name] != shape:
             raise LabError(f"{folder}: {name} has shape {found[name]}, config.json says {shape}; {belong}")
-    check_memory(sum(map(math.prod, expected.values())) * dtype.itemsize, f"{folder}: the model's weights")
+    check_memory(count_parameters(config) * dtype.itemsize, f"{folder}: the model's weights")
 
 
 def _build(config: ModelConfig, tensors: dict[str, Tensor], dtype: torch.dtype) -> Llama:

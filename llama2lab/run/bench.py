@@ -8,7 +8,7 @@ import copy
 import json
 import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,12 +79,18 @@ def run_bench(
             _bench_model(name, config, machine, repeats, sections, result)
     result["peak_memory_mb"] = round(peak_memory_mb())
     print(f"\npeak memory {result['peak_memory_mb']:,} MB (ours and peers together)")
-    if json_path is not None:
-        try:
-            Path(json_path).write_text(json.dumps(result, indent=1))
-        except OSError as e:
-            raise LabError(f"cannot write {json_path}: {e.strerror}; give another file") from e
+    keep_json(json_path, result)
     return result
+
+
+def keep_json(path: str | Path | None, result: dict[str, Any]) -> None:
+    """Write a benchmark's result, where a file is given; LabError if it cannot."""
+    if path is None:
+        return
+    try:
+        Path(path).write_text(json.dumps(result, indent=1))
+    except OSError as e:
+        raise LabError(f"cannot write {path}: {e.strerror}; give another file") from e
 
 
 def _bench_model(
@@ -172,17 +178,19 @@ class Work:
 
 
 def _seconds_of_ours(ours: Llama, machine: Machine, work: Work | None = None) -> float:
-    """Of some steps of a copy: `loop.fit`, with the loss as pretraining computes it."""
-    work = work or Work(ROWS, SEQ, STEPS)
+    return seconds_of_loop(training_of_ours(ours, machine, work or Work(ROWS, SEQ, STEPS)), machine.device)
+
+
+def training_of_ours(ours: Llama, machine: Machine, work: Work, compiled: bool = False) -> Callable[[], object]:
+    """Some steps of a copy, to be called: `loop.fit`, with the loss as pretraining computes it."""
     model, tokens = copy.deepcopy(ours), work.batch(ours.config, machine.device)
+    hidden = torch.compile(model.hidden) if compiled else model.hidden
 
     def loss_of(rows: Sequence[int]) -> tuple[Tensor, float, dict[str, float]]:
-        states = model.hidden(tokens[rows, :-1])  # (rows, seq, dim)
+        states = hidden(tokens[rows, :-1])  # (rows, seq, dim)
         return token_nll(states.flatten(0, 1), model.lm_head.weight, tokens[rows, 1:].flatten()).mean(), len(rows), {}
 
-    return seconds_of_loop(
-        lambda: fit(model, lambda step: list(range(work.rows)), loss_of, work.steps, OPTIM, machine), machine.device
-    )
+    return lambda: fit(model, lambda step: list(range(work.rows)), loss_of, work.steps, OPTIM, machine)
 
 
 def _seconds_of_theirs(theirs: nn.Module, config: ModelConfig, machine: Machine, work: Work) -> float:

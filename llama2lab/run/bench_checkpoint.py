@@ -17,7 +17,7 @@ from llama2lab.engine.device import describe_machine, this_machine
 from llama2lab.engine.errors import LabError
 from llama2lab.model.checkpoint import load_model
 from llama2lab.model.tokenizer import find_folder
-from llama2lab.run.bench import PEER, Work, generate_row, line, peer_of, train_row
+from llama2lab.run.bench import PEER, Work, generate_row, keep_json, line, peer_of, train_row
 from llama2lab.run.turns import OURS, offline
 
 BATCHES = (1, 16)  # rows that are generated together
@@ -72,11 +72,7 @@ def bench_checkpoint(path: str, json_path: str | Path | None = None, repeats: in
         row = train_row(model, peer, machine, repeats, TRAINED)
         result["training"] = [row]
         print(line(f"training {TRAINED.rows} x {TRAINED.seq}", row, "tokens/s", PEER))
-    if json_path is not None:
-        try:
-            Path(json_path).write_text(json.dumps(result, indent=1))
-        except OSError as e:
-            raise LabError(f"cannot write {json_path}: {e.strerror}; give another file") from e
+    keep_json(json_path, result)
     return result
 
 

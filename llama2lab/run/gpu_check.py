@@ -14,7 +14,6 @@ measured by then counts. With --smoke all of it is tiny, for a machine without a
 from __future__ import annotations
 
 import argparse
-import copy
 import importlib.util
 import json
 import os
@@ -217,26 +216,10 @@ def speed(machine: Machine, config: ModelConfig, keep: Callable[[str, str], None
 
 def train_seconds(ours: Llama, machine: Machine, steps: int, compiled: bool = False) -> float:
     """Of `steps` steps of a copy, after as many that do not count."""
-    import torch
-    from torch import Tensor
-
-    from llama2lab.engine.loop import fit
-    from llama2lab.model.fused import token_nll
-    from llama2lab.run.bench import OPTIM, ROWS, SEQ
+    from llama2lab.run.bench import ROWS, SEQ, Work, training_of_ours
     from llama2lab.run.turns import seconds_of_loop
 
-    model = copy.deepcopy(ours)
-    hidden = torch.compile(model.hidden) if compiled else model.hidden
-    drawn = torch.randint(8, ours.config.vocab_size, (ROWS, SEQ + 1), generator=torch.Generator().manual_seed(0))
-    tokens = drawn.to(machine.device)
-
-    def loss_of(rows: Sequence[int]) -> tuple[Tensor, float, dict[str, float]]:
-        states = hidden(tokens[rows, :-1])  # (rows, seq, dim)
-        return token_nll(states.flatten(0, 1), model.lm_head.weight, tokens[rows, 1:].flatten()).mean(), len(rows), {}
-
-    def train() -> None:
-        fit(model, lambda step: list(range(ROWS)), loss_of, steps, OPTIM, machine)
-
+    train = training_of_ours(ours, machine, Work(ROWS, SEQ, steps), compiled)
     train()
     return seconds_of_loop(train, machine.device)
 

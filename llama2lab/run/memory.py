@@ -11,17 +11,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
-
-from llama2lab.engine.device import Machine, memory_gb
+from llama2lab.engine.device import Machine, memory_bytes
 from llama2lab.engine.errors import LabError
+from llama2lab.engine.optim import TRAINED_BYTES
 from llama2lab.engine.parallel import LARGE, workers
-from llama2lab.model.checkpoint import expected_shapes
+from llama2lab.model.checkpoint import count_parameters
 from llama2lab.model.generate import CACHE
 from llama2lab.model.network import ModelConfig
 
 FLOAT = 4  # bytes
-TRAINED = 4  # of a trained model: weights, gradients, two moments
 
 
 def kept_numbers(config: ModelConfig, seq: int) -> int:
@@ -37,10 +35,11 @@ def stage_bytes(
 ) -> int:
     """The most that a stage takes with so many trained and frozen models of this shape, rows of `seq` tokens, `rows` of
     them in a batch. `trained_share`: the part of a model's parameters that is trained."""
-    parameters = sum(map(math.prod, expected_shapes(config).values()))
+    parameters = count_parameters(config)
     parts = workers(machine.device)
     at_once = min(rows, parts) if parameters >= LARGE and machine.device.type == "cpu" else rows
-    models = trained * (1 + (TRAINED - 1) * trained_share) + frozen + (trained_share * parts if parts > 1 else 0)
+    each = 1 + (TRAINED_BYTES // FLOAT - 1) * trained_share  # in units of its weights
+    models = trained * each + frozen + (trained_share * parts if parts > 1 else 0)
     number = FLOAT // 2 if machine.precision == "bf16" else FLOAT
     return round(models * parameters * FLOAT) + at_once * seq * kept_numbers(config, seq) * number
 
@@ -68,7 +67,7 @@ def check_fits(recipe: Any, config: ModelConfig, machine: Machine, trained_share
     """One line that says what the run's largest stage will take. LabError where the device has less."""
     sizes = planned(recipe, config, machine, trained_share)
     stage = max(sizes, key=sizes.__getitem__)
-    there = device_bytes(machine.device)
+    there = memory_bytes(machine.device)
     takes = f"{stage} will take about {sizes[stage] / 1e9:.1f} GB"
     if there and sizes[stage] > there:
         raise LabError(
@@ -80,10 +79,3 @@ def check_fits(recipe: Any, config: ModelConfig, machine: Machine, trained_share
             }[stage]
         )
     return f"{takes} of {there / 1e9:.1f}" if there else takes
-
-
-def device_bytes(device: torch.device) -> int:
-    """The memory of the device, in bytes; 0 where it does not say."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return round(memory_gb() * 1e9)

@@ -25,7 +25,7 @@ from llama2lab.engine import stats
 from llama2lab.engine.device import Machine, check_memory, matmul_ceiling, most_memory_gb, on_device
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.loop import fit
-from llama2lab.engine.optim import Optim
+from llama2lab.engine.optim import TRAINED_BYTES, Optim
 from llama2lab.engine.packing import Packed, epoch_batches, pack
 from llama2lab.engine.settings import Clash, Count, Epochs, Limit, Weight, checked
 from llama2lab.model.attention import document_mask, document_positions
@@ -125,7 +125,12 @@ def training_bytes(sizes: Sizes, seq_len: int, batch_tokens: int) -> int:
     layer = dim * head * (2 * heads + 2 * sizes["n_kv_heads"]) + 3 * dim * sizes["ffn_dim"]
     parameters = sizes["n_layers"] * layer + dim * vocab * (1 if sizes.get("tie_embeddings") else 2)
     tokens = max(batch_tokens, seq_len)
-    return 16 * parameters + 24 * sizes.get("max_seq_len", 4096) * head + 5 * tokens * seq_len + 8 * tokens * vocab
+    return (
+        TRAINED_BYTES * parameters
+        + 24 * sizes.get("max_seq_len", 4096) * head
+        + 5 * tokens * seq_len
+        + 8 * tokens * vocab
+    )
 
 
 def encode_documents(
