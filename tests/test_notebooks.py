@@ -98,6 +98,15 @@ def test_one_line_brings_all_that_it_calls_and_nothing_else(path):
 
 
 @pytest.mark.parametrize("path", THERE, ids=lambda p: p.stem)
+def test_sums_of_money_are_not_typeset_as_mathematics(path):
+    """Two dollar signs make a formula of the sentence between them."""
+    for text in texts(path, "markdown"):
+        plain = re.sub(r"`[^`]*`|\\text\{[^}]*\}|\$\$.*?\$\$", "", text, flags=re.DOTALL)
+        sentences = [m for m in re.findall(r"\$([^$]+)\$", plain) if re.search(r"(?<!\\)\b[a-z]{3,} +[a-z]{3,}\b", m)]
+        assert sentences == [] and plain.count("$") % 2 == 0, sentences
+
+
+@pytest.mark.parametrize("path", THERE, ids=lambda p: p.stem)
 def test_its_head_says_what_a_reader_wants_to_know(path):
     head = read(path).cells[0].source
     for word in ("section", "Run All"):  # how long it takes is held by tests/test_run_all.py
