@@ -13,7 +13,7 @@ import ipywidgets as w
 from llama2lab.lab.explorer import Explorer, button, dropdown, slider, wide
 from llama2lab.lab.finished import Finished
 from llama2lab.lab.job import Job
-from llama2lab.lab.pictures import lines
+from llama2lab.lab.pictures import lines, table
 from llama2lab.lessons.n09_gatt.dialogues import (
     PLACES,
     Dialogue,
@@ -30,29 +30,15 @@ from llama2lab.town.prompts import dialogue_prompts
 
 WITHOUT, WITH = "rlhf-v3", ("gatt", "rlhf-v5")
 ALL = "all of them"
+MARKS = {True: "\u2713\u00a0obeys", False: "\u2717\u00a0does\u00a0not"}
 
 
 def transcript(dialogue: Dialogue, turns: int) -> str:
     """The dialogue to read, each answer with a mark; everything in it is escaped."""
-
-    def cell(text: str) -> str:
-        return html.escape(tame(text))
-
-    rows = ""
     shown = zip(dialogue.questions[:turns], dialogue.answers, dialogue.obeyed, strict=False)  # no more than `turns`
-    for t, (question, answer, ok) in enumerate(shown, 1):
-        said = f"<strong>{cell(dialogue.instruction.text)}</strong> {cell(question)}" if t == 1 else cell(question)
-        sign, obeys = ("&#10003;", "obeys") if ok else ("&#10007;", "does not")
-        mark = f"{sign} {obeys}"
-        rows += (
-            f'<tr><td style="padding: 1px 8px; vertical-align: top">{t}</td><td style="padding: 1px 8px; '
-            f'text-align: left">{said}</td><td style="padding: 1px 8px; text-align: left">{cell(answer)}</td>'
-            f'<td style="white-space: nowrap">{mark}</td></tr>'
-        )
-    return (
-        '<table style="border-collapse: collapse; color: var(--jp-content-font-color1, inherit)"><tr><th>turn</th>'
-        f"<th>user</th><th>answer</th><th>oracle</th></tr>{rows}</table>"
-    )
+    rows = [(t, question, answer, MARKS[ok]) for t, (question, answer, ok) in enumerate(shown, 1)]
+    told = f"<p><strong>Instruction</strong>, said once at turn 1: {html.escape(tame(dialogue.instruction.text))}</p>"
+    return told + table(("turn", "user", "answer", "oracle"), rows)
 
 
 def curve(values: Sequence[float], turns: int) -> list[tuple[float, float]]:
