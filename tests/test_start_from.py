@@ -109,6 +109,11 @@ def test_what_the_recipe_sets_itself_stays(own):
     assert own_rate.rejection.optim == dataclasses.replace(RealRecipe().rejection.optim, lr=1e-3, gain_lr=1.0)
     assert own_rate.sft.optim.lr == for_checkpoint(RealRecipe(), parameters_of(own / "data" / "start")).sft.optim.lr
     assert parameters_of(own / "data" / "start") == sum(p.numel() for p in Llama(NANO).parameters())
+    # Where the upper layers alone are trained, they count alone.
+    upper = sum(p.numel() for p in Llama(NANO).layers[-1].parameters())
+    assert parameters_of(own / "data" / "start", 1) == upper
+    of_upper = load_real_recipe(recipe_of(own, "trained_layers: 1\n"), own / "data")
+    assert of_upper.ppo.optim.lr == for_checkpoint(RealRecipe(), upper).ppo.optim.lr > own_rate.ppo.optim.lr
     # Without a checkpoint everything is as it was.
     assert load_real_recipe(RECIPE).sft.optim == RealRecipe().sft.optim == Optim(lr=1e-3, warmup=0.05)
     assert preset("mini").rlhf.rejection.optim == Optim(lr=2e-4, warmup=0.05, gain_lr=200.0)

@@ -16,6 +16,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -147,9 +148,12 @@ def checkpoint_digest(path_or_name: str | Path) -> str:
     return whole.hexdigest()[:16]
 
 
-def parameters_of(path_or_name: str | Path) -> int:
-    """The number of parameters of a checkpoint's language model, from its config.json or its file's head alone."""
-    return count_parameters(shape_of(path_or_name))
+def parameters_of(path_or_name: str | Path, upper_layers: int = 0) -> int:
+    """The number of parameters of a checkpoint's language model, from its config.json or its file's head alone; or of
+    so many upper layers alone."""
+    shape = shape_of(path_or_name)
+    lower = replace(shape, n_layers=max(1, shape.n_layers - upper_layers))
+    return count_parameters(shape) - (count_parameters(lower) if upper_layers else 0)
 
 
 def context_of(path_or_name: str | Path) -> int:

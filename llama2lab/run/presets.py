@@ -221,7 +221,8 @@ def load_real_recipe(path: str | Path, data_dir: Path | None = None) -> RealReci
     recipe = changed(RealRecipe(), file)
     if recipe.start_from:
         start = start_from.find_checkpoint(recipe.start_from, data_dir)
-        recipe = changed(start_from.for_checkpoint(RealRecipe(), parameters_of(start)), file)
+        trained = parameters_of(start, recipe.trained_layers)
+        recipe = changed(start_from.for_checkpoint(RealRecipe(), trained), file)
         try:
             recipe.check_context(context_of(start), "the checkpoint's max_position_embeddings", "start_from")
         except Clash as e:

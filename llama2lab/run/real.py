@@ -93,7 +93,7 @@ class RealWorld:
     def begin(self, shop: Workshop) -> None:
         shop.trained_layers = self.recipe.trained_layers
         if self.start:
-            for line in start_from.hasty(self.recipe, parameters_of(self.start)):
+            for line in start_from.hasty(self.recipe, parameters_of(self.start, self.recipe.trained_layers)):
                 shop.run.say(f"WARNING: {line}")
             shape = shape_of(self.start)
             share = self.recipe.trained_layers / shape.n_layers or 1.0

@@ -5,8 +5,8 @@ rates at which it learns, and what it must not forget.
 larger one that knows much is wrecked by them (docs/trials.md). So where a recipe starts from a checkpoint, every rate
 that it does not set itself is
 
-    the report's (sections 3.1, 3.2.2, 3.2.3) * sqrt(135 million / parameters), never less than the report's and never
-    more than the recipe's default; the last norm's gain learns as fast as the matrices
+    the report's (sections 3.1, 3.2.2, 3.2.3) * sqrt(135 million / parameters that are trained), never less than the
+    report's and never more than the recipe's default; the last norm's gain learns as fast as the matrices
 
 which is the report's from 135 million parameters on, and 4e-4 for the SFT of a quarter of a million. What the report
 gives no rate for takes that of its kind: rejection sampling that of SFT, PPO's critic that of the reward models.
@@ -43,12 +43,12 @@ WORSE = 0.1  # share by which a stage may worsen held-out bits a byte before it 
 
 
 def learning_rate(report: float, parameters: int, default: float) -> float:
-    """The rate for a trained model of so many parameters: see the rule above."""
+    """The rate where so many parameters of a checkpoint are trained: see the rule above."""
     return min(default, report * max(1.0, math.sqrt(MEASURED / parameters)))
 
 
 def for_checkpoint(recipe: Any, parameters: int) -> Any:
-    """A recipe on real text with the learning rates for a trained checkpoint of so many parameters."""
+    """A recipe on real text with the learning rates for so many trained parameters of a checkpoint."""
     for name, report in RATES.items():
         optim = setting(recipe, name)
         lr = learning_rate(report, parameters, optim.lr)
@@ -63,7 +63,7 @@ def hasty(recipe: Any, parameters: int, times: float = 4.0) -> list[str]:
     for name in [f"{optim}.{rate}" for optim in RATES for rate in ("lr", "gain_lr")]:
         ours, usual = setting(recipe, name), setting(rule, name)
         if ours > times * usual:
-            of = f"for a trained checkpoint of {parameters:,} parameters"
+            of = f"where {parameters:,} parameters of a checkpoint are trained"
             lines.append(f"{name} is {ours:g}, {of} {usual:g} would be usual")
     return lines
 
