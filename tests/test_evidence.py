@@ -346,6 +346,7 @@ def stubbed(data, tmp_path, monkeypatch):
     monkeypatch.setattr("llama2lab.run.bench.run_bench", bench)
     monkeypatch.setattr(gather, "describe_machine", lambda: {"cpu": "abacus", "cores": 4})
     monkeypatch.setattr(gather, "cores", lambda: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # what this process was given is not what it gives
 
     def gathering(**changes):
         return Gathering(**{"out": tmp_path / "out", "seeds": (0, 1), "experiments": {"epochs": experiment}, **changes})

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama2lab.engine.parallel import backward, batches_of, in_parallel, split, workers
+from llama2lab.engine.parallel import backward, batches_of, in_parallel, limited_to, split, workers
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.stages.pretrain import packed_lm_loss
 
@@ -44,10 +44,21 @@ def test_a_parameter_that_no_part_uses_gets_no_gradient():
     assert used.grad.tolist() == [2.0, 2.0] and unused.grad is None
 
 
-def test_parts_of_no_weight_at_all_count_alike():
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_parts_of_no_weight_at_all_count_alike(at_once):
     p = torch.nn.Parameter(torch.ones(1))
-    loss, _ = backward(lambda x: ((p * x).sum(), 0.0, {}), [1.0, 3.0], [p], CPU)
+    with limited_to(at_once):
+        loss, _ = backward(lambda x: ((p * x).sum(), 0.0, {}), [1.0, 3.0], [p], CPU)
     assert loss == 2.0 and p.grad.tolist() == [2.0]
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("parts", [[(7.0, 0.0), (1.0, 1.0), (3.0, 3.0)], [(1.0, 1.0), (7.0, 0.0), (3.0, 3.0)]])
+def test_parts_of_no_weight_do_not_count_beside_others(at_once, parts):
+    p = torch.nn.Parameter(torch.ones(1))
+    with limited_to(at_once):
+        loss, _ = backward(lambda part: ((p * part[0]).sum(), part[1], {}), parts, [p], CPU)
+    assert loss == 2.5 and p.grad.tolist() == [2.5]
 
 
 def test_results_keep_their_order_and_main_keeps_its_threads():

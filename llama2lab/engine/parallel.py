@@ -216,15 +216,19 @@ def _backward_in_turn(
     weights: list[float] = []
     for start in range(0, len(parts), _workers()):
         for loss, some, metrics, gradients in in_parallel(work, parts[start : start + _workers()], device):
+            weight = float(some)
+            if weight and not any(weights):  # parts of no weight count, and then alike, only where none has any
+                sums = [None] * len(parameters)
+            share = weight if weight or any(weights) else 1.0
             done.append((loss, metrics))
-            weights.append(weight := float(some))
+            weights.append(weight)
             for i, gradient in enumerate(gradients):
                 if gradient is not None:
                     total = sums[i]
-                    sums[i] = gradient * weight if total is None else total.add_(gradient, alpha=weight)
+                    sums[i] = gradient * share if total is None else total.add_(gradient, alpha=share)
                 gradients[i] = None  # no longer needed
     for parameter, total in zip(parameters, sums, strict=True):
-        mean = None if total is None else total.div_(sum(weights) or 1.0)
+        mean = None if total is None else total.div_(sum(weights) or len(weights))
         parameter.grad = (
             mean
             if not add or parameter.grad is None
