@@ -55,9 +55,12 @@ def make_real(folder: Path, parameters: int = 134_515_008, **changes: Any) -> Pa
         "rlhf-v1": policy(0.55),
         "rlhf-v2": policy(0.58, log=[{"iteration": 0}]),
     }
+    held = {
+        name: {"seconds": 60.0, "peak_memory_mb": 4000.0 + i, "metrics": stages[name]} for i, name in enumerate(stages)
+    }
     whole = {
         "preset": "real", "recipe": NASTY, "seed": 0, "split": "test", "machine": {"cpu": NASTY, "cores": 2},
-        "stages": {name: {"seconds": 60.0, "metrics": m} for name, m in stages.items()}, **changes,
+        "stages": held, **changes,
     }  # fmt: skip
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps({"preset": whole["preset"], "recipe": NASTY, "seed": 0}))
@@ -67,7 +70,8 @@ def make_real(folder: Path, parameters: int = 134_515_008, **changes: Any) -> Pa
 
 def test_what_is_kept_of_a_run(tmp_path):
     found = real.real_figures(make_real(tmp_path / "r"))
-    assert found["minutes"] == 8.0 and found["start_from"].endswith("-135M") and "/" not in found["start_from"]
+    assert found["minutes"] == 8.0 and found["memory_mb"] == 4007.0 and real.cost_words(found) == "8 minutes, 4.0 GB"
+    assert found["start_from"].endswith("-135M") and "/" not in found["start_from"]
     assert [(r["kind"], r["head"], r["pairs"]) for r in found["rewards"]] == [
         ("helpfulness", "linear", 900), ("helpfulness", "likelihood", 900), ("safety", "linear", 900),
     ]  # fmt: skip

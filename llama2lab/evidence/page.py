@@ -16,6 +16,7 @@ from llama2lab.evidence.real import (
     RealRun,
     answer,
     by_judge,
+    cost_words,
     millions,
     reward_words,
     run_words,
@@ -302,7 +303,7 @@ def real_part(s: Stored) -> list[str]:
     parts = ["## And for real?"]
     for run in s.real:
         head = (
-            f"**{md(run_words(run))}** (`{md(run['recipe'])}`, seed {run['seed']}, {number(run['minutes'])} minutes on "
+            f"**{md(run_words(run))}** (`{md(run['recipe'])}`, seed {run['seed']}, {cost_words(run)} on "
             f"{machine_words({**run['machine'], 'gflops': {}})}). Reward models, which train "
             f"{millions(run['trained'])} of the parameters, on people's held-out pairs, beside who learnt nothing from "
             "preferences; all by one rule, a tie is half. Lengths are alike where they differ by "

@@ -14,7 +14,7 @@ from llama2lab.engine.errors import LabError
 from llama2lab.engine.files import Number, read_as, write_atomic
 from llama2lab.engine.paths import DATA
 from llama2lab.engine.validation import validated
-from llama2lab.report.summary import Results, find, is_figure, load_run, metrics, total_seconds
+from llama2lab.report.summary import Results, find, is_figure, load_run, metrics, most_memory, total_seconds
 
 FILE = "real.json"
 COMMAND = "llama2lab real-figures RUN... --write"
@@ -81,6 +81,7 @@ class RealRun(TypedDict):
     trained: int  # of them, by a reward model
     seed: int
     minutes: Number
+    memory_mb: Number | None  # the most that the process held; None: not known
     machine: dict[str, Any]
     rewards: list[Reward]
     judges: list[Judge]
@@ -111,6 +112,7 @@ def real_figures(run: Path) -> RealRun:
         "trained": int(metrics(r, next(name for name in stages if name.startswith("reward-"))).get("parameters", 0)),
         "seed": int(r.get("seed", 0)),
         "minutes": round(total_seconds(r) / 60, 1),
+        "memory_mb": most_memory(r),
         "machine": r.get("machine") or {},
         "rewards": [_reward(r, name) for name in stages if name.startswith("reward-")],
         "judges": [
@@ -178,6 +180,12 @@ def millions(parameters: float) -> str:
     """'135 million', '1.7 million', '.26 million'."""
     n = parameters / 1e6
     return f"{f'{n:.0f}' if n >= 10 else f'{n:.1f}' if n >= 1 else f'{n:.2f}'.lstrip('0')} million"
+
+
+def cost_words(run: RealRun) -> str:
+    """'51 minutes, 8.1 GB'."""
+    held = f", {run['memory_mb'] / 1000:.1f} GB" if run["memory_mb"] else ""
+    return f"{run['minutes']:.0f} minutes{held}"
 
 
 def run_words(run: RealRun) -> str:

@@ -16,6 +16,7 @@ from llama2lab.evidence.real import (
     RealRun,
     answer,
     by_judge,
+    cost_words,
     millions,
     read_real,
     reward_words,
@@ -136,7 +137,7 @@ def minutes_table(runs: Sequence[RealRun] | None = None) -> Table:
     for run in runs:
         parts = [run["machine"].get(key) for key in ("device_name", "cpu")]
         on = next((str(part) for part in parts if part), "a machine that is not known")
-        told.append(f"{run_words(run)}: {run['minutes']:.0f} minutes on {on}")
+        told.append(f"{run_words(run)}: {cost_words(run)} on {on}")
     return Table(("run",), [[line] for line in told]) if told else NOTHING
 
 

@@ -23,6 +23,7 @@ from llama2lab.report.summary import (
     last_version,
     load_run,
     metrics,
+    most_memory,
     paired_gap,
     pool,
     short_name,
@@ -107,7 +108,7 @@ def promises(runs: Sequence[Path], each: Sequence[Results]) -> list[Promise]:
     add("GAtt less V3 on single prompts: helpfulness", paired_gap(runs, "gatt", "rlhf-v3", r), no_loss)
     add("PPO: V5 less V4, true helpfulness", paired_gap(runs, "rlhf-v5", "rlhf-v4", r), mark(">", 0.0))
     minutes = [total_seconds(one) / 60 for run, one in zip(runs, each, strict=True) if made_alone(run, one)]
-    memory = [s["peak_memory_mb"] for one in each for s in one["stages"].values() if s.get("peak_memory_mb")]
+    memory = [mb for one in each if (mb := most_memory(one))]
     add("minutes of the slowest run", exact(max(minutes), len(minutes)) if minutes else None, mark("<=", 10))
     add("peak memory, MB", exact(max(memory), len(each)) if memory else None, mark("<", 2500))
     return rows

@@ -298,6 +298,11 @@ def total_seconds(results: Results) -> float:
     return sum(stage.get("seconds") or 0.0 for stage in results["stages"].values())
 
 
+def most_memory(results: Results) -> float | None:
+    """MB that the stage which took the most held; None where no stage says."""
+    return max((mb for stage in results["stages"].values() if (mb := stage.get("peak_memory_mb"))), default=None)
+
+
 def warnings(results: Results) -> list[str]:
     """What stages found wrong with themselves, in words."""
     return [str(line) for stage in results["stages"] for line in metrics(results, stage).get("warnings") or []]
