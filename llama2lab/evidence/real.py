@@ -34,6 +34,7 @@ OF_POLICIES = (
     "heldout_bits_per_byte",
 )
 TOWN_HEADS = {"likelihood": "reward-helpfulness-v5", "linear": "reward-helpfulness-v5-linear"}
+OTHER_HEAD = tuple(f"-{head}" for head in TOWN_HEADS)  # how the stage of a head that the recipe has not ends
 
 
 class Reward(TypedDict, total=False):
@@ -80,7 +81,8 @@ class RealRun(TypedDict):
     parameters: int
     trained: int  # of them, by a reward model
     seed: int
-    minutes: Number
+    minutes: Number  # of the recipe
+    other_head_minutes: Number  # and of the reward model with the head that the recipe has not; 0: none was made
     memory_mb: Number | None  # the most that the process held; None: not known
     machine: dict[str, Any]
     rewards: list[Reward]
@@ -103,6 +105,7 @@ def real_figures(run: Path) -> RealRun:
     if "parameters" not in base or not any(metrics(r, name).get("baselines") for name in r["stages"]):
         raise LabError(f"{run} is of an older version, without baselines; give its command again, which measures them")
     stages = list(r["stages"])
+    other = sum(stage.get("seconds") or 0.0 for name, stage in r["stages"].items() if name.endswith(OTHER_HEAD))
     chat = [name for name in stages if metrics(r, name).get("asked")]
     asked = [[row["prompt"] for row in metrics(r, name)["asked"]] for name in chat]
     return {
@@ -111,7 +114,8 @@ def real_figures(run: Path) -> RealRun:
         "parameters": int(base["parameters"]),
         "trained": int(metrics(r, next(name for name in stages if name.startswith("reward-"))).get("parameters", 0)),
         "seed": int(r.get("seed", 0)),
-        "minutes": round(total_seconds(r) / 60, 1),
+        "minutes": round((total_seconds(r) - other) / 60, 1),
+        "other_head_minutes": round(other / 60, 1),
         "memory_mb": most_memory(r),
         "machine": r.get("machine") or {},
         "rewards": [_reward(r, name) for name in stages if name.startswith("reward-")],
@@ -184,8 +188,9 @@ def millions(parameters: float) -> str:
 
 def cost_words(run: RealRun) -> str:
     """'51 minutes, 8.1 GB'."""
+    more = f" and {run['other_head_minutes']:.0f} for the other head" if run["other_head_minutes"] else ""
     held = f", {run['memory_mb'] / 1000:.1f} GB" if run["memory_mb"] else ""
-    return f"{run['minutes']:.0f} minutes{held}"
+    return f"{run['minutes']:.0f} minutes{more}{held}"
 
 
 def run_words(run: RealRun) -> str:
