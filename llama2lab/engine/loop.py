@@ -25,7 +25,7 @@ from llama2lab.engine.files import disk_error
 from llama2lab.engine.finite import check_numbers, check_tensors
 from llama2lab.engine.folders import one_writer, sum_of
 from llama2lab.engine.optim import Optim, cosine_lr, make_optimizer
-from llama2lab.engine.parallel import Figure, is_large, numbers, shared_cores, split
+from llama2lab.engine.parallel import Figure, is_large, numbers, shared_cores, sharing_products, split
 from llama2lab.engine.state import load_state, module_tensors, restore_module, save_state, start_over
 from llama2lab.engine.validation import validated
 
@@ -227,8 +227,9 @@ def fit(
                 group["lr"] = lr * group["lr_scale"]
             mine = split(distributed.shared(rows_of(step)), machine.device, large)
             loss, metrics = sharded.backward(part_loss, mine, parameters, machine.device)
-            norm = sharded.clip_gradients(model.parameters(), optim.clip)
-            optimizer.step()
+            with sharing_products(machine.device) if large else contextlib.nullcontext():
+                norm = sharded.clip_gradients(model.parameters(), optim.clip)
+                optimizer.step()
             if on_step:
                 on_step(step)
             # The one place of a step that waits for a GPU, when it has been given all of it.

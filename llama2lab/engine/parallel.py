@@ -215,18 +215,20 @@ def _backward_in_turn(
     done: list[tuple[Figure, Mapping[str, Figure]]] = []
     weights: list[float] = []
     for start in range(0, len(parts), _workers()):
-        for loss, some, metrics, gradients in in_parallel(work, parts[start : start + _workers()], device):
-            weight = float(some)
-            if weight and not any(weights):  # parts of no weight count, and then alike, only where none has any
-                sums = [None] * len(parameters)
-            share = weight if weight or any(weights) else 1.0
-            done.append((loss, metrics))
-            weights.append(weight)
-            for i, gradient in enumerate(gradients):
-                if gradient is not None:
-                    total = sums[i]
-                    sums[i] = gradient * share if total is None else total.add_(gradient, alpha=share)
-                gradients[i] = None  # no longer needed
+        some_done = in_parallel(work, parts[start : start + _workers()], device)
+        with sharing_products(device):  # no worker works now, and the gradients are large
+            for loss, some, metrics, gradients in some_done:
+                weight = float(some)
+                if weight and not any(weights):  # parts of no weight count, and then alike, only where none has any
+                    sums = [None] * len(parameters)
+                share = weight if weight or any(weights) else 1.0
+                done.append((loss, metrics))
+                weights.append(weight)
+                for i, gradient in enumerate(gradients):
+                    if gradient is not None:
+                        total = sums[i]
+                        sums[i] = gradient * share if total is None else total.add_(gradient, alpha=share)
+                    gradients[i] = None  # no longer needed
     for parameter, total in zip(parameters, sums, strict=True):
         mean = None if total is None else total.div_(sum(weights) or len(weights))
         parameter.grad = (
