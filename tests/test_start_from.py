@@ -181,7 +181,7 @@ def test_a_wrecking_rate_is_said_loudly(own, capsys):
     [warning] = said["rlhf-v1"]
     assert "rlhf-v1 reads held-out text worse" in warning and "lower rejection.optim.lr (it is 0.1)" in warning
     log = capsys.readouterr().err
-    assert f"WARNING: {warning}" in log and "WARNING: rejection.optim.lr is 0.1, for a trained checkpoint" in log
+    assert f"WARNING: {warning}" in log and "WARNING: rejection.optim.lr is 0.1, where 260,032 parameters" in log
     assert f"WARNING: {warning}" in stage_table(load_run(own / "run"))
     assert warning in report([own / "run"], own / "page.html").read_text()
 
