@@ -43,13 +43,13 @@ notebooks: $(VENV)/.installed-lab
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow and not browser"
 
-# kill -9 at ten random moments of a run and 200 of an annotation store, 30 annotators at once (several minutes); two
-# tests at a time, whichever file they are in: these are few and long
+# kill -9 at four random moments of a run, 30 annotators at once (several minutes); two tests at a time, whichever file
+# they are in: these are few and long
 kill-test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not long"
 
-# slow ones that CI has no time for: a run by two processes beside that of one, the benchmark of a checkpoint, the check
-# of a GPU in small
+# slow ones that CI has no time for: kill -9 at ten moments of a run and 200 of an annotation store, 30 annotators with a
+# hundred labels each, a run by two processes beside that of one, the benchmark of a checkpoint, the check of a GPU in small
 long-test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m long
 

@@ -320,6 +320,8 @@ def test_charm_shows_against_gold() -> None:
     assert rows["charmed"].gold["mean"] < rows["typical"].gold["mean"]
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_honest_annotators_raise_no_alarm_but_for_luck() -> None:
     """16 tables of six alike annotators: at most five in a hundred may raise an alarm, so four here would be odd (one
     chance in a hundred). Of 150 tables, counted once, six did."""

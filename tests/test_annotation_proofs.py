@@ -16,10 +16,11 @@ def test_a_small_crowd(store_url):
 
 
 @pytest.mark.slow
-def test_thirty_annotators_with_a_hundred_labels_each(store_url, record_property):
-    report = crowd(store_url, 30, 100, 3)
+@pytest.mark.parametrize("labels", [20, pytest.param(100, marks=pytest.mark.long)])
+def test_thirty_annotators_at_once(store_url, record_property, labels):
+    report = crowd(store_url, 30, labels, 3)
     record_property("report", str(report))
-    check(report, 30, 100, 3)
+    check(report, 30, labels, 3)
 
 
 def test_a_writer_that_is_killed_a_few_times(tmp_path):
@@ -27,6 +28,7 @@ def test_a_writer_that_is_killed_a_few_times(tmp_path):
     assert report.acknowledged >= 4 and report.lost == report.unsound == 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_writer_that_is_killed_two_hundred_times(tmp_path, record_property):
     report = kill(str(tmp_path / "labels.db"), 200)

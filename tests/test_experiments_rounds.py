@@ -84,6 +84,8 @@ def test_the_last_round_alone_in_small(lab):
     assert gap["each"] == pytest.approx([a - b for a, b in zip(every, last, strict=True)])
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_stale_rewards_choose_among_the_same_answers(lab):
     result = x.stale_rewards(lab, prompts=8, k=3)
     [accuracy, worth] = result["claims"].values()

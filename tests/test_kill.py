@@ -1,5 +1,5 @@
 """kill -9 at random moments, those of file system calls among them: the same final checkpoint as an undisturbed run,
-and no finished stage built again. LLAMA2LAB_KILLS says how many."""
+and no finished stage built again."""
 
 import hashlib
 import json
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-KILLS = int(os.environ.get("LLAMA2LAB_KILLS", "10"))
 # The command line, which dies before its nth call that changes the file system within the folder.
 DIES = """
 import os, signal, sys
@@ -67,13 +66,14 @@ def finished(out: Path) -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_kills_end_in_the_same_checkpoint_and_rebuild_nothing(tmp_path):
+@pytest.mark.parametrize("kills", [4, pytest.param(10, marks=pytest.mark.long)])
+def test_kills_end_in_the_same_checkpoint_and_rebuild_nothing(tmp_path, kills):
     begin = time.monotonic()
     undisturbed = start(tmp_path / "a")
     assert undisturbed.wait() == 0, undisturbed.stderr.read().decode()[-2000:]
     seconds = time.monotonic() - begin
-    rng, killed, done, calls = random.Random(KILLS), 0, {}, 0
-    while killed < KILLS:
+    rng, killed, done, calls = random.Random(kills), 0, {}, 0
+    while killed < kills:
         at = rng.randint(1, 120) if rng.random() < 0.5 else 0
         process = start(tmp_path / "b", at)
         try:
@@ -93,7 +93,7 @@ def test_kills_end_in_the_same_checkpoint_and_rebuild_nothing(tmp_path):
         for name in stages[len(stages) // 2 :]:
             (tmp_path / "b" / name / "stage.json").unlink()
             done.pop(name)
-    assert calls >= KILLS // 4
+    assert calls >= kills // 4
     process = start(tmp_path / "b")
     assert process.wait() == 0, process.stderr.read().decode()[-2000:]
     now = finished(tmp_path / "b")
