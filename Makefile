@@ -28,7 +28,7 @@ lab: $(VENV)/.installed-lab
 run: $(VENV)/.installed
 	$(BIN)/llama2lab run --preset mini --seed $(SEED)
 
-# a real checkpoint in place of pretraining (an hour on two cores); DATA=DIR: copies of the data sets, as README says
+# a real checkpoint in place of pretraining; DATA=DIR: copies of the data sets, as README says
 smollm2: $(VENV)/.installed-gguf $(SMOLLM2)
 	$(BIN)/llama2lab run --recipe data/recipes/smollm2.yaml --seed $(SEED) $(if $(DATA),--data "$(DATA)")
 
