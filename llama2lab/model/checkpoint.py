@@ -152,8 +152,10 @@ def parameters_of(path_or_name: str | Path, upper_layers: int = 0) -> int:
     """The number of parameters of a checkpoint's language model, from its config.json or its file's head alone; or of
     so many upper layers alone."""
     shape = shape_of(path_or_name)
+    if not upper_layers:
+        return count_parameters(shape)
     lower = replace(shape, n_layers=max(1, shape.n_layers - upper_layers))
-    return count_parameters(shape) - (count_parameters(lower) if upper_layers else 0)
+    return count_parameters(shape) - count_parameters(lower)
 
 
 def context_of(path_or_name: str | Path) -> int:
