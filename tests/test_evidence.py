@@ -220,8 +220,8 @@ STORED_AS = {  # by claim, the experiments that it is decided by
     8: ("one_or_two_models",), 10: ("margins",), 11: ("epochs",), 12: ("more_pairs",), 13: ("data_mixes",),
     14: ("accuracy_predicts",), 15: ("stale_rewards",),
     16: ("best_of_k_by_temperature",), 17: ("last_round_only",), 18: ("rejection_against_ppo",), 19: ("ceiling",),
-    20: ("over_optimisation",), 21: ("unseen_instructions",), 23: ("safety_share",), 24: ("context_distillation",),
-    25: ("narrowing",), 26: ("prompt_forms",),
+    20: ("over_optimisation",), 21: ("long_dialogues", "unseen_instructions"), 23: ("safety_share",),
+    24: ("context_distillation",), 25: ("narrowing",), 26: ("prompt_forms",),
 }  # fmt: skip
 
 

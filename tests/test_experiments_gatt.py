@@ -16,6 +16,14 @@ def test_attention_by_turn(lab) -> None:
     assert all(f["mean"] >= m["mean"] for f, m in zip(found["gatt"]["max"], found["gatt"]["mean"], strict=True))
 
 
+def test_long_dialogues_are_the_same_for_all(lab) -> None:
+    found = e.long_dialogues(lab, stages=("rlhf-v3", "gatt"), dialogues=3, turns=4)
+    (words, gap), *more = found["claims"].items()
+    assert "turn 4" in words and not more and gap["n"] == 3
+    at_4 = [found[stage][3]["mean"] for stage in ("gatt", "rlhf-v3")]
+    assert abs(gap["mean"] - (at_4[0] - at_4[1])) < 1e-9
+
+
 def test_unseen_instructions_are_not_trained_ones(lab) -> None:
     from llama2lab.town.prompts import instructions_of
 

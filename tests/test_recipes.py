@@ -236,6 +236,49 @@ def test_real_text_needs_sizes_or_a_checkpoint(tmp_path):
     assert load_real_recipe(file).start_from == str(start)
 
 
+# ---- a recipe like another ----------------------------------------------------------------------------------------
+
+
+def test_a_recipe_like_another_holds_only_what_differs(tmp_path):
+    (tmp_path / "below.yaml").write_text(REAL_TEXT)
+    file = tmp_path / "above.yaml"
+    file.write_text("like: below.yaml\nprompt_tokens: 99\npretrain: {model: {n_layers: 3}}\n")
+    below, above = load_real_recipe(tmp_path / "below.yaml"), load_real_recipe(file)
+    assert (above.prompt_tokens, above.pretrain.config.n_layers) == (99, 3)
+    model = {**below.pretrain.model, "n_layers": 3}
+    assert above == replace(below, prompt_tokens=99, pretrain=replace(below.pretrain, model=model))
+    third = tmp_path / "third.yaml"
+    third.write_text("like: above.yaml\nprompt_tokens: 98")
+    assert load_real_recipe(third) == replace(above, prompt_tokens=98)
+    town = tmp_path / "town.yaml"
+    town.write_text("preset: smoke\nsft: {examples: 5}")
+    file.write_text("like: town.yaml\nsft: {epochs: 7.0}")
+    smoke = PRESETS["smoke"]
+    assert load_recipe(file) == replace(smoke, sft=replace(smoke.sft, examples=5, epochs=7.0))
+
+
+@pytest.mark.parametrize(
+    ("above", "below", "where", "line", "says"),
+    [
+        ("like: below.yaml\nsft: {examples: 0}", "preset: smoke", "above", 2, "sft.examples must be at least 1"),
+        ("sft: {examples: 5}\nlike: below.yaml", "\nsft: {examples: 0}", "below", 2, "must be at least 1"),
+        ("like: below.yaml\nrlhf: {ppo: {batch: 8}}", "preset: mini", "above", 2, "minibatch must be at most batch"),
+        ("like: [below.yaml]", "preset: smoke", "above", 1, "like must be the path of another recipe"),
+        ("\nlike: other.yaml", "preset: smoke", "above", 2, "like names no file"),
+        ('like: "a\\0b"', "preset: smoke", "above", 1, "like names no file"),
+        ("like: below.yaml", "\nlike: above.yaml", "below", 2, "must stand alone"),
+        ("like: above.yaml", "preset: smoke", "above", 1, "must stand alone"),
+        ("sft: {like: below.yaml}", "preset: smoke", "above", 1, "unknown setting sft.like"),
+    ],
+)
+def test_what_is_wrong_in_either_of_two_recipes_is_named_with_its_file(tmp_path, above, below, where, line, says):
+    (tmp_path / "above.yaml").write_text(above)
+    (tmp_path / "below.yaml").write_text(below)
+    with pytest.raises(LabError) as e:
+        load_recipe(tmp_path / "above.yaml")
+    assert str(e.value).startswith(f"{tmp_path / where}.yaml:{line}: ") and says in str(e.value), e.value
+
+
 # ---- settings made in Python --------------------------------------------------------------------------------------
 
 

@@ -118,7 +118,7 @@ def run(
 
     start(device)
 
-    real = recipe is not None and "data" in read_recipe(recipe).data
+    real = recipe is not None and "data" in read_recipe(recipe).whole
     labels = read_labels(annotations) if annotations is not None else []
     if recipe and real:
         from llama2lab.run.recipe import run_real

@@ -3,6 +3,8 @@
 The YAML is what its version 1.2 calls the core schema: text, numbers, true and false, null, lists and mappings. What
 recipes do not need and what can be meant otherwise is refused with its line: tags, aliases, keys that stand twice or
 are no text, several documents, deep nesting.
+
+A recipe may say `like: FILE`, another recipe, and then holds only what differs from that one.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ Place = tuple[Any, ...]  # the keys that lead to a setting
 
 DEEPEST = 12  # levels of a recipe; the settings have five
 LARGEST = 200_000  # bytes of a recipe file
+LIKE = "like"
 # YAML 1.2's core schema: 1e-4 is a number, "yes" and 1:30 are text, 010 is ten.
 SCALARS: tuple[tuple[re.Pattern[str], Callable[[str], Any]], ...] = (
     (re.compile(r"~|null|Null|NULL|"), lambda text: None),
@@ -64,6 +67,12 @@ class RecipeFile:
     path: Path
     data: dict[str, Any] = field(default_factory=dict)
     lines: dict[Place, int] = field(default_factory=dict)
+    like: RecipeFile | None = None  # the recipe that this one changes
+
+    @property
+    def whole(self) -> dict[str, Any]:
+        """All that it and the one that it is like set."""
+        return laid_over(self.like.whole, self.data) if self.like else self.data
 
     def line(self, path: Place) -> int:
         """The line of the setting, or of what it would stand in."""
@@ -114,8 +123,9 @@ class RecipeFile:
         return text
 
 
-def read_recipe(path: str | Path) -> RecipeFile:
-    """The contents of a recipe file. LabError with file and line for what is no mapping in plain YAML."""
+def read_recipe(path: str | Path, above: tuple[Path, ...] = ()) -> RecipeFile:
+    """The contents of a recipe file, and of the one that it is like; `above` are those that are like it. LabError with
+    file and line for what is no mapping in plain YAML."""
     file = RecipeFile(Path(path))
     try:
         if Path(path).is_fifo():  # whose opening might never end
@@ -141,12 +151,30 @@ def read_recipe(path: str | Path) -> RecipeFile:
     if not isinstance(node, yaml.MappingNode):
         file.refuse(node.start_mark.line + 1, "a recipe is a mapping such as 'preset: mini'; see the README")
     file.data = file.build(node, ())
+    if LIKE in file.data:
+        file.like = read_like(file, file.data.pop(LIKE), above)
     return file
+
+
+def read_like(file: RecipeFile, name: Any, above: tuple[Path, ...]) -> RecipeFile:
+    """The recipe that `file` names as the one it changes, a path from where it lies. LabError as `read_recipe`."""
+    line = file.line((LIKE,))
+    if not isinstance(name, str) or not name:
+        file.refuse(line, f"{LIKE} must be the path of another recipe, not {shown(name)}")
+    below = file.path.parent / name
+    if "\0" in name or not below.is_file():
+        file.refuse(line, f"{LIKE} names no file: {shown(str(below))}; give a path from this recipe's folder")
+    above = (*above, file.path)
+    if any(below.samefile(path) for path in above):
+        file.refuse(line, f"{LIKE} names {shown(name)}, which is like this recipe itself; one of them must stand alone")
+    return read_recipe(below, above)
 
 
 def changed(settings: T, file: RecipeFile) -> T:
     """`settings` with the file's values in place of its own, all checked. LabError with file and line of the first
     that does not fit, the setting's name, what may stand there and what does."""
+    if file.like:
+        settings = changed(settings, file.like)
     kind = type(settings)
     before = json.loads(json.dumps(asdict(settings)))  # type: ignore[call-overload]
     try:
@@ -155,7 +183,7 @@ def changed(settings: T, file: RecipeFile) -> T:
         line, place, says = min((located(error, file) for error in e.errors(include_url=False)), key=lambda at: at[0])
     where = f"{file.path}:{line}"
     if says == UNKNOWN:
-        known = ", ".join(sorted(names_at(kind, place[:-1])))
+        known = ", ".join(sorted([*names_at(kind, place[:-1]), *([LIKE] if len(place) == 1 else [])]))
         raise LabError(f"{where}: unknown setting {dotted(place)}; choose one of {known}")
     default = value_at(before, place) if place in file.lines else None
     known = "" if default is None or isinstance(default, dict) else f" (it is {shown(default)} by default)"

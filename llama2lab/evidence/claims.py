@@ -216,6 +216,7 @@ def ghost_attention(s: Stored) -> Measured:
     for turn in ("4", "6", "10", "20"):
         gap = s.less("gatt", "rlhf-v3", "retention", turn)
         result += measured(f"instruction kept at turn {turn}: with less without", gap)
+    result += every("long_dialogues")(s)
     unseen = s.experiments.get("unseen_instructions")
     gap = less(dig(unseen, "gatt", -1), dig(unseen, "rlhf-v3", -1))
     return result + measured("instructions that no training had, last turn: with less without", gap)

@@ -130,7 +130,7 @@ def preset(name: str) -> Recipe:
 def load_recipe(path: str | Path) -> Recipe:
     """A recipe file: a preset with changes. LabError with file, line and what may stand there."""
     file = read_recipe(path)
-    base = file.data.get("preset", "mini")  # one that is unknown is refused as any other wrong value
+    base = file.whole.get("preset", "mini")  # one that is unknown is refused as any other wrong value
     return changed(PRESETS[base if isinstance(base, str) and base in PRESETS else "mini"], file)
 
 

@@ -59,11 +59,30 @@ def attention_by_turn(
     return found
 
 
+def long_dialogues(
+    lab: Finished, stages: tuple[str, ...] = STAGES, dialogues: int = 200, turns: int = 20
+) -> dict[str, Any]:
+    """Claim 21 on more dialogues than the run's evaluation has: the share that obeys by turn, and under "claims" the
+    first model with Ghost Attention less the one without, dialogue by dialogue, at each turn of table 30 that differs.
+    Some minutes."""
+    chosen = instructions_for(lab, dialogues)
+    sampled = {stage: sampled_dialogues(lab, stage, chosen, turns, seed=8) for stage in stages}
+    without, given = sampled[stages[0]], sampled[stages[1]]
+    gaps = {
+        f"more dialogues, one training: instruction kept at turn {turn}: with less without": stats.mean(
+            [int(a.obeyed[turn - 1]) - int(b.obeyed[turn - 1]) for a, b in zip(given, without, strict=True)]
+        )
+        for turn in (4, 6, 10, 20)
+        if turn <= turns
+    }
+    return {**{stage: obedience(found) for stage, found in sampled.items()}, "claims": gaps}
+
+
 def unseen_instructions(
-    lab: Finished, stages: tuple[str, ...] = STAGES, each: int = 3, turns: int = 10
+    lab: Finished, stages: tuple[str, ...] = STAGES, each: int = 20, turns: int = 10
 ) -> dict[str, Any]:
     """Claim 21, zero-shot: instructions that neither SFT nor Ghost Attention trained on (the report tries Haiku). The
-    share that obeys by turn, `each` dialogues for each instruction. About 20 seconds."""
+    share that obeys by turn, `each` dialogues for each instruction. A minute or two."""
     chosen = instructions_of(lab.town, "test") * each
     return {
         "instructions": sorted({i.text for i in chosen}),
@@ -95,4 +114,4 @@ def mask_ablation(
     return found
 
 
-EXPERIMENTS = (unseen_instructions, mask_ablation)
+EXPERIMENTS = (long_dialogues, unseen_instructions, mask_ablation)
