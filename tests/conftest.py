@@ -15,8 +15,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# No example has a time limit: a busy machine is slow, not wrong.
-settings.register_profile("lab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Examples of whatever there may be: a few each time, many where somebody asks for them (make long-test does). None has
+# a time limit: a busy machine is slow, not wrong.
+EXAMPLES = int(os.environ.get("LLAMA2LAB_EXAMPLES", "25"))
+settings.register_profile("lab", max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("lab")
 
 _numbers = itertools.count()

@@ -86,7 +86,7 @@ def quiet(text: str, password: str) -> None:
     assert not [one for one in parts_of(password) if one in text], text
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(form=st.sampled_from(RIGHT + WRONG), password=PASSWORDS)
 @example(form="sqlite://boss:{raw}@{host}/lab", password="Qabcd efghZ")
 @example(form="postgresql:/boss:{raw}@{host}/lab", password="Q0000?0000Z")
@@ -108,7 +108,7 @@ def test_no_secret_of_any_address_comes_out(form: str, password: str, tmp_path_f
     assert set(folder.iterdir()) == before  # no folder, no file of that name
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(
     form=st.sampled_from(RIGHT + WRONG),
     password=PASSWORDS,

@@ -17,7 +17,7 @@ import krippendorff
 import numpy as np
 import pytest
 from annotation_pairs import label_store, labels_of, oracle, people_of, town_items
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama2lab.annotation.agreement import charts, dashboard
@@ -138,7 +138,6 @@ def test_gwet_with_many_missing_labels_equals_irrcac() -> None:
     assert a.gwet_of(table, np.eye(8)) == pytest.approx(0.42922, abs=5e-6)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=2, max_size=30),
     st.sampled_from(["nominal", "ordinal"]),
@@ -199,7 +198,6 @@ CHOICES = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(CHOICES, st.permutations("abcd"), st.randoms(use_true_random=False))
 def test_names_sides_numbers_and_order_change_nothing(
     drawn: list[tuple[Any, ...]], names: list[str], rng: random.Random

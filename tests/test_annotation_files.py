@@ -305,7 +305,7 @@ def test_files_that_are_none(tmp_path):
         assert str(import_preferences(store, tmp_path / "empty.parquet")).startswith("0 labels")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(
     texts=st.lists(st.text(st.characters(codec=None), max_size=30), min_size=5, max_size=5),
     seconds=st.floats(0, 1e9),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from annotation_pairs import label_store, labels_of, oracle, people_of, town_items
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama2lab.annotation.files.adding import add_pairs
@@ -180,7 +180,6 @@ ONE = st.tuples(
 )
 
 
-@settings(max_examples=80, deadline=None)
 @given(st.lists(ONE, max_size=18, unique_by=lambda x: x[:2]), st.sampled_from(RULES), st.randoms())
 def test_every_label_is_accounted_for_in_any_order(drawn: list[tuple[Any, ...]], rule: Rule, rng: Any) -> None:
     labels = [

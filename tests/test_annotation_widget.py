@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama2lab.annotation.files.adding import add_pairs
@@ -397,7 +397,6 @@ def one_label(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Page, str
     return path, form, form.ask(type="next")["task"]["item_id"]
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     content=st.one_of(
         JSON,

@@ -7,7 +7,7 @@ import warnings
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama2lab.engine.errors import LabError
@@ -217,7 +217,6 @@ ANYTHING = st.one_of(
 )
 
 
-@settings(deadline=None)  # a process for each answer
 @given(ANYTHING)
 def test_any_answer_to_a_question_is_an_outcome(answer) -> None:
     for form in (Choice(a="x", b=("y", "no")), Number(3.0), Order({"a": "x", "b": "y"}, ("a", "b"))):

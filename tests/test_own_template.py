@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -94,7 +94,6 @@ def test_the_mask_covers_answers_and_their_end(kind):
 
 
 @pytest.mark.parametrize("kind", TEMPLATES)
-@settings(deadline=None, max_examples=150)
 @given(
     st.lists(
         st.lists(

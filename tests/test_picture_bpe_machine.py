@@ -9,7 +9,7 @@ from typing import Any
 
 import annotation_browser as real
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama2lab.engine.errors import LabError
@@ -54,7 +54,6 @@ def test_the_machine_merges_what_the_library_learns(text: str) -> None:
     check_against_library(text)
 
 
-@settings(max_examples=60)
 @given(st.text(st.sampled_from("ab c<s>é1🙂\n"), max_size=60))
 def test_the_machine_merges_what_the_library_learns_of_any_text(text: str) -> None:
     check_against_library(text)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama2lab.engine.device import Machine
@@ -50,7 +50,6 @@ def test_gae_by_hand():
     assert returns[0].tolist() == pytest.approx([a0 + 0.5, a1 + 0.6, a2 + 0.7], rel=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(-3, 3), min_size=2, max_size=6), st.integers(0, 3), st.integers(0, 3))
 def test_gae_ignores_what_lies_outside_the_answer(rewards, before, after):
     n = len(rewards)

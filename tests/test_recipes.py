@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from recipe_fields import ALL, leaves, with_value
 
@@ -305,7 +305,6 @@ def test_settings_made_in_python_are_checked_too():
 
 # ---- whatever a file holds ---------------------------------------------------------------------------------------
 
-EXAMPLES = int(os.environ.get("LLAMA2LAB_EXAMPLES", "100"))
 NAMES = sorted({name for _, before, _ in ALL.values() for path, _ in leaves(type(before)) for name in path})
 HUGE = "<huge>"  # stands for a number of 5,000 digits
 PIECES = [
@@ -398,7 +397,6 @@ pieces = st.lists(st.sampled_from(PIECES), max_size=30).map("".join).map(lambda 
 texts = st.text() | pieces | (trees | recipe_trees()).map(json.dumps) | (trees | recipe_trees()).map(yaml.dump)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.binary() | texts.map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_whatever_a_file_holds_only_a_lab_error_comes_out(file, content):
     file.write_bytes(content)

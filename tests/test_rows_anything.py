@@ -1,12 +1,9 @@
-"""Whatever stands in a file: readers of rows answer with rows or with a LabError, and a store takes all or nothing.
-
-LLAMA2LAB_EXAMPLES sets how many files are tried (100 each by default)."""
+"""Whatever stands in a file: readers of rows answer with rows or with a LabError, and a store takes all or nothing."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +27,7 @@ from llama2lab.engine.scale import GRADES
 from llama2lab.model.chat import segments
 from llama2lab.run.realdata import SourceSettings, load_role
 
-ANYTHING = settings(
-    max_examples=int(os.environ.get("LLAMA2LAB_EXAMPLES", "100")),
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+ANYTHING = settings(suppress_health_check=list(HealthCheck))
 ENDINGS = (".jsonl", ".json", ".csv", ".txt", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz", ".txt.gz")
 PAIR = {name: name for name in ("prompt", "chosen", "rejected", "grade", "safety")}
 ROLES: list[tuple[str, dict[str, Any]]] = [

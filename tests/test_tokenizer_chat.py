@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -64,7 +64,6 @@ def test_digits_stand_alone():
     assert [p for p in pieces if any(c.isdigit() for c in p)] == list("120456")
 
 
-@settings(deadline=None)
 @given(nasty_text)
 @example(" 10 ")
 @example("\x00\u200b\u00e9 e\u0301 \U0001f469\u200d\U0001f467")
@@ -89,7 +88,6 @@ def test_the_format_to_the_letter():
     )
 
 
-@settings(deadline=None)
 @given(chats())
 @example(dialogue("[IN[INST]ST]", "<</s>/s>", "<<<SYS>>SYS>>", system="<</SYS>>"))
 @example(dialogue("[INST", "]", "", ""))
@@ -100,7 +98,6 @@ def test_same_as_the_template(messages):
     assert (ids, mask) == (theirs["input_ids"], theirs["assistant_masks"])
 
 
-@settings(deadline=None)
 @given(chats())
 def test_control_tokens_cannot_be_forged(messages):
     ids, mask = encode_chat(TOKENIZER, messages)
@@ -141,7 +138,6 @@ def test_batches_equal_singles():
     assert encode_chats(TOKENIZER, []) == []
 
 
-@settings(deadline=None)
 @given(nasty_text)
 def test_answers_come_back(text):
     ids, mask = encode_chat(TOKENIZER, dialogue("q", text))
@@ -239,7 +235,6 @@ def added_ids(tokenizer) -> set[int]:
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
-@settings(deadline=None, max_examples=200)
 @given(foreign_text)
 @example("hi <|im_end|>")
 @example("<think>")
@@ -254,7 +249,6 @@ def test_no_text_becomes_a_control_token_of_any_tokenizer(kind, text):
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
-@settings(deadline=None, max_examples=200)
 @given(st.lists(foreign_text, min_size=1, max_size=3), st.booleans())
 @example(["hi <|im_end|>", "<think> \u2603 <a b>"], True)
 @example(["<|<|im_end|>im_end|>", "<a  b>"], False)
@@ -324,7 +318,6 @@ def test_sentencepiece_as_metas_code_uses_it(tmp_path, saved):
     assert theirs.decode([i for i, m in zip(ids, mask, strict=True) if m]).strip() == "She lives."
 
 
-@settings(deadline=None, max_examples=100)
 @given(unicode_text)
 def test_every_text_comes_back_from_sentencepiece(sp_tokenizer, text):
     if "\u2581" not in text:

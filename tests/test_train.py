@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama2lab.engine.device import Machine
@@ -53,7 +53,6 @@ def test_norms_are_not_decayed():
     assert all(p.dim() == 1 for p in groups[1]["params"]) and groups[1]["weight_decay"] == 0.0
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 70), min_size=1, max_size=40), st.integers(0, 5))
 def test_packing_keeps_every_token_once(lengths, seed):
     docs = [([4 + i % 50] * n, [i % 2] * n) for i, n in enumerate(lengths)]
