@@ -22,11 +22,11 @@ def figure(mean: float, half: float = 0.05, n: int = 100) -> dict[str, Any]:
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
 
 
-def reward(head: str, accuracy: float, truth: float | None = None) -> dict[str, Any]:
+def reward(head: str, accuracy: float, truth: float | None = None, pairs: int = 900) -> dict[str, Any]:
     judges = {"longer": figure(0.6), "likelihood_sum": figure(0.45), "likelihood_mean": figure(0.5),
               "random": figure(0.51)}  # fmt: skip
     found: dict[str, Any] = {
-        "head": head, "pairs": 900, "parameters": 106_000_000,
+        "head": head, "pairs": pairs, "parameters": 106_000_000,
         "accuracy": figure(accuracy), "accuracy_on_other": figure(0.52),
         "baselines": judges, "less_longer": figure(accuracy - 0.6),
         "equal_length": {**{k: figure(0.5, n=11) for k in judges}, "model": figure(0.58, n=11),
@@ -44,13 +44,13 @@ def policy(wins: float, **more: Any) -> dict[str, Any]:
     return {"asked": asked, "win_rate_vs_sft": figure(wins), "words": figure(17.0), **more}
 
 
-def make_real(folder: Path, parameters: int = 134_515_008, **changes: Any) -> Path:
+def make_real(folder: Path, parameters: int = 134_515_008, pairs: int = 900, **changes: Any) -> Path:
     stages = {
         "base": {"parameters": parameters, "started_from": f"/home/me/{NASTY.replace('/', '')}-135M"},
         "sft": policy(0.5),
         "judge-helpfulness": {"accuracy": figure(0.63)},
-        "reward-helpfulness-v1": reward("linear", 0.66, 0.61),
-        "reward-helpfulness-v1-likelihood": reward("likelihood", 0.65, 0.8),
+        "reward-helpfulness-v1": reward("linear", 0.66, 0.61, pairs),
+        "reward-helpfulness-v1-likelihood": reward("likelihood", 0.65, 0.8, pairs),
         "reward-safety-v1": reward("linear", 0.64),
         "rlhf-v1": policy(0.55),
         "rlhf-v2": policy(0.58, log=[{"iteration": 0}]),
@@ -91,6 +91,15 @@ def test_the_smallest_model_comes_first_and_all_is_read_again(tmp_path):
     before = path.read_text()
     assert real.write_real(runs, tmp_path).read_text() == before
     assert real.read_real(tmp_path / "nowhere") == []
+
+
+def test_runs_of_one_model_are_told_apart_by_their_pairs(tmp_path):
+    runs = [make_real(tmp_path / "more", pairs=2_700), make_real(tmp_path / "few")]
+    real.write_real(runs, tmp_path)
+    found = real.read_real(tmp_path)
+    assert [real.pairs_of(run) for run in found] == [900, 2_700]
+    said = [real.truth_words(row) for row in real.truth_rows(found, None)]
+    assert said == [f"135 million, the world's facts, {pairs} pairs" for pairs in ("900", "2,700")]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +159,7 @@ def test_the_page_says_what_is_stored_and_text_stays_text(tmp_path):
     text = "\n\n".join(page.real_part(s))
     assert NASTY not in text and "135 million parameters" in text
     assert "which train 106 million of the parameters" in " ".join(text.split())
-    assert "| helpfulness, round 1, linear head | .660 [.610, .710] | .600 [.550, .650] |" in text
+    assert "| helpfulness, round 1, linear head, 900 pairs | .660 [.610, .710] | .600 [.550, .650] |" in text
     assert "| lengths alike | .580 [.530, .630] | .500 [.450, .550] |" in text and "| 11 |" in text
     assert "`judge-helpfulness` .630 [.580, .680]" in text and "| V2 | PPO | .580 [.530, .630] |" in text
     assert "sees more of the truth than a coin, and less than the untouched model knows" in " ".join(text.split())

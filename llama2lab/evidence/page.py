@@ -21,6 +21,7 @@ from llama2lab.evidence.real import (
     reward_words,
     run_words,
     truth_rows,
+    truth_words,
 )
 from llama2lab.evidence.stored import Figure, Stored
 from llama2lab.lessons.n00_start.figures import notebooks
@@ -303,7 +304,7 @@ def real_part(s: Stored) -> list[str]:
     parts = ["## And for real?"]
     for run in s.real:
         head = (
-            f"**{md(run_words(run))}** (`{md(run['recipe'])}`, seed {run['seed']}, {cost_words(run)} on "
+            f"**{md(run_words(run))}** (seed {run['seed']}, {cost_words(run)} on "
             f"{machine_words({**run['machine'], 'gflops': {}})}). Reward models, which train "
             f"{millions(run['trained'])} of the parameters, on people's held-out pairs, beside who learnt nothing from "
             "preferences; all by one rule, a tie is half. Lengths are alike where they differ by "
@@ -349,17 +350,15 @@ def policies_table(run: RealRun) -> str:
 def truth_part(s: Stored) -> list[str]:
     """Does size cure the blind reward head?"""
     found = truth_rows(s.real, s.pooled if s.seeds else None)
-    said = [f"at {millions(row['parameters'])} parameters ({row['facts']} facts) {answer(row)}" for row in found]
     head = (
         "**Does size cure the blind reward head?** Pairs of one sentence with the right and with the wrong fact: how "
-        f"often a helpfulness model, trained on one round's pairs (the town's on five), prefers the right one. "
-        f"{enumerate_words(said)[:1].upper()}{enumerate_words(said)[1:]}."
+        "often a helpfulness model, trained on one round's pairs (the town's on five), prefers the right one."
     )
     rows = [
-        [millions(row["parameters"]), row["facts"], *(figure_words(row[key]) for key in TRUTH_COLUMNS), n_of(row)]
-        for row in found
+        [truth_words(row), *(figure_words(row[key]) for key in TRUTH_COLUMNS), n_of(row), answer(row)] for row in found
     ]
-    return [lines(head), table(("parameters", "facts", *TRUTH_COLUMNS.values(), "n"), rows)] if found else []
+    header = ("parameters", *TRUTH_COLUMNS.values(), "n", "what that says")
+    return [lines(head), table(header, rows)] if found else []
 
 
 TRUTH_COLUMNS = {

@@ -160,8 +160,9 @@ def _policy(r: Results, name: str) -> Policy:
 
 
 def write_real(runs: Sequence[Path], data: Path) -> Path:
-    """Keep what is shown of these runs, the smallest model first; LabError as `real_figures`."""
-    found = sorted((real_figures(run) for run in runs), key=lambda run: run["parameters"])
+    """Keep what is shown of these runs, the smallest model first, of one model that with the fewest pairs; LabError as
+    `real_figures`."""
+    found = sorted((real_figures(run) for run in runs), key=lambda run: (run["parameters"], pairs_of(run)))
     write_atomic(data / FILE, json.dumps({"runs": found}, indent=1, allow_nan=False) + "\n")
     return data / FILE
 
@@ -193,15 +194,21 @@ def cost_words(run: RealRun) -> str:
     return f"{run['minutes']:.0f} minutes{more}{held}"
 
 
+def pairs_of(run: RealRun) -> int:
+    """That the run's helpfulness models of round 1 learnt from."""
+    return max((r["pairs"] for r in run["rewards"] if r["kind"] == "helpfulness" and "-v1" in r["stage"]), default=0)
+
+
 def run_words(run: RealRun) -> str:
-    """'SmolLM2-135M, 135 million parameters'."""
-    return f"{run['start_from'] or run['recipe']}, {millions(run['parameters'])} parameters"
+    """'smollm2, SmolLM2-135M, 135 million parameters'."""
+    names = [name for name in (run["recipe"], run["start_from"]) if name]
+    return ", ".join([*names, f"{millions(run['parameters'])} parameters"])
 
 
 def reward_words(reward: Reward) -> str:
-    """'helpfulness, round 1, linear head'."""
+    """'helpfulness, round 1, linear head, 631 pairs'."""
     version = reward["stage"].split("-v")[1].split("-")[0]
-    return f"{reward['kind']}, round {version}, {reward['head']} head"
+    return f"{reward['kind']}, round {version}, {reward['head']} head, {reward['pairs']:,} pairs"
 
 
 def by_judge(reward: Reward, like_lengths: bool = False) -> dict[str, Figure]:
@@ -212,22 +219,30 @@ def by_judge(reward: Reward, like_lengths: bool = False) -> dict[str, Figure]:
 
 
 def truth_rows(runs: Sequence[RealRun], town: Results | None) -> list[dict[str, Any]]:
-    """How many of the right facts each head prefers, by size: {"parameters", "facts", "linear", "likelihood", "base",
-    "sft"}, None where nothing is stored. `town` are the pooled seeds of the miniature, with facts of its own."""
+    """How many of the right facts each head prefers, by size and pairs: {"parameters", "facts", "pairs", "linear",
+    "likelihood", "base", "sft"}, None where nothing is stored. `town` are the pooled seeds of the miniature, with facts
+    of its own, whose pairs are of five rounds."""
     rows = []
     if town is not None:
         size = metrics(town, "base").get("parameters")
         heads = {head: find(town, stage, "truth") for head, stage in TOWN_HEADS.items()}
         if size and any(heads.values()):
-            rows.append({"parameters": size, "facts": "the town's", "base": None, "sft": None, **heads})
+            rows.append({"parameters": size, "facts": "the town's", "pairs": None, "base": None, "sft": None, **heads})
     for run in runs:
         told = {r["head"]: r for r in run["rewards"] if "truth" in r["figures"] and "-v1" in r["stage"]}
         if told:
             known = next(iter(told.values()))["known"]
             heads = {head: told[head]["figures"]["truth"] if head in told else None for head in TOWN_HEADS}
             of = {name: known.get(name) for name in ("base", "sft")}
-            rows.append({"parameters": run["parameters"], "facts": "the world's", **of, **heads})
+            row = {"parameters": run["parameters"], "facts": "the world's", "pairs": pairs_of(run)}
+            rows.append({**row, **of, **heads})
     return rows
+
+
+def truth_words(row: dict[str, Any]) -> str:
+    """'135 million, the world's facts, 631 pairs'."""
+    pairs = "" if row["pairs"] is None else f", {row['pairs']:,} pairs"
+    return f"{millions(row['parameters'])}, {row['facts']} facts{pairs}"
 
 
 def answer(row: dict[str, Any]) -> str:

@@ -17,11 +17,11 @@ from llama2lab.evidence.real import (
     answer,
     by_judge,
     cost_words,
-    millions,
     read_real,
     reward_words,
     run_words,
     truth_rows,
+    truth_words,
 )
 from llama2lab.evidence.stored import read_stored
 from llama2lab.lab.shown import Table, show
@@ -74,7 +74,7 @@ def truth_drawn(runs: Sequence[RealRun] | None = None) -> go.Figure | Table | No
     rows = _told(runs)
     if not rows:
         return NOTHING
-    places = [f"{millions(row['parameters'])}, {row['facts']} facts" for row in rows]
+    places = [truth_words(row) for row in rows]
     series = {
         words: {place: row[key] for place, row in zip(places, rows, strict=True) if row[key]}
         for key, words in (HEADS | KNOWN).items()
@@ -84,11 +84,8 @@ def truth_drawn(runs: Sequence[RealRun] | None = None) -> go.Figure | Table | No
 
 def truth_table(runs: Sequence[RealRun] | None = None) -> Table:
     """The same in figures, with what they say of the report's head."""
-    rows = [
-        [millions(row["parameters"]), row["facts"], *(figure_text(row[key]) for key in HEADS | KNOWN), answer(row)]
-        for row in _told(runs)
-    ]
-    header = ("parameters", "facts", *(HEADS | KNOWN).values(), "what that says")
+    rows = [[truth_words(row), *(figure_text(row[key]) for key in HEADS | KNOWN), answer(row)] for row in _told(runs)]
+    header = ("parameters", *(HEADS | KNOWN).values(), "what that says")
     return Table(header, rows) if rows else NOTHING
 
 
