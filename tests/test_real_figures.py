@@ -72,6 +72,8 @@ def test_what_is_kept_of_a_run(tmp_path):
     found = real.real_figures(make_real(tmp_path / "r"))
     assert found["minutes"] == 7.0 and found["other_head_minutes"] == 1.0 and found["memory_mb"] == 4007.0
     assert real.cost_words(found) == "7 minutes and 1 for the other head, 4.0 GB"
+    quick = real.cost_words({**found, "other_head_minutes": 0.4})
+    assert quick == "7 minutes and less than one for the other head, 4.0 GB"
     assert found["start_from"].endswith("-135M") and "/" not in found["start_from"]
     assert [(r["kind"], r["head"], r["pairs"]) for r in found["rewards"]] == [
         ("helpfulness", "linear", 900), ("helpfulness", "likelihood", 900), ("safety", "linear", 900),

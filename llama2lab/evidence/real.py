@@ -189,7 +189,8 @@ def millions(parameters: float) -> str:
 
 def cost_words(run: RealRun) -> str:
     """'51 minutes, 8.1 GB'."""
-    more = f" and {run['other_head_minutes']:.0f} for the other head" if run["other_head_minutes"] else ""
+    other = run["other_head_minutes"]
+    more = f" and {f'{other:.0f}' if other >= 1 else 'less than one'} for the other head" if other else ""
     held = f", {run['memory_mb'] / 1000:.1f} GB" if run["memory_mb"] else ""
     return f"{run['minutes']:.0f} minutes{more}{held}"
 
