@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama2lab.engine.parallel import backward, batches_of, in_parallel, limited_to, split, workers
+from llama2lab.engine.parallel import LARGE_ROWS, backward, batches_of, in_parallel, limited_to, split, workers
 from llama2lab.model.network import Llama, ModelConfig
 from llama2lab.stages.pretrain import packed_lm_loss
 
@@ -35,6 +35,26 @@ def test_the_gradient_of_the_parts_is_that_of_the_whole_batch():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     n = [19 * 2 - 15, 19 * 4]  # predicted tokens of each part
     assert sum(n) == count and metrics["tokens"] == pytest.approx(sum(x * x for x in n) / sum(n))
+
+
+def test_a_large_model_s_parts_are_of_a_few_rows_and_its_gradient_the_same(monkeypatch):
+    monkeypatch.setattr("llama2lab.engine.parallel.LARGE", 0)
+    weight = torch.tensor([1.0, -2.0], requires_grad=True)
+    x = torch.randn(7, 2, generator=torch.Generator().manual_seed(0))
+
+    def loss_of(rows):
+        return ((x[list(rows)] @ weight) ** 2).mean(), float(len(rows)), {}
+
+    for at_once in (1, 2, 3):
+        with limited_to(at_once):
+            parts = split(range(7), CPU, large=True)
+            assert sorted(i for part in parts for i in part) == [*range(7)]
+            assert len(parts) == 4 and max(map(len, parts)) == LARGE_ROWS
+            assert [len(part) for part in split(range(2), CPU, large=True)] == ([2] if at_once == 1 else [1, 1])
+            for some in (parts, split(range(7), CPU)):
+                backward(loss_of, some, [weight], CPU)
+                torch.testing.assert_close(weight.grad, 2 * x.T @ (x @ weight.detach()) / 7)
+    assert len(split(range(7), torch.device("meta"), large=True)) == 1
 
 
 def test_a_parameter_that_no_part_uses_gets_no_gradient():

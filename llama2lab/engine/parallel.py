@@ -9,7 +9,8 @@ same number gives the same numbers; another number rounds differently.
 On a GPU there is one part: it is parallel enough by itself.
 
 Of a model of LARGE parameters or more, what a part keeps for its gradient is larger than the model: there a batch is
-divided into many small parts, one a worker at a time, whose gradients are added up as they come. Where such a model
+divided into many small parts, one a worker at a time, whose gradients are added up as they come. Of a few rows each: in
+every part all weights are rounded to bf16 and their gradients added, whatever it holds. Where such a model
 writes token by token, its weights are fetched from memory for every token: there all threads share each product.
 """
 
@@ -31,6 +32,7 @@ R = TypeVar("R")
 Figure = float | Tensor  # a number, or one on a GPU that was not waited for
 MOST = 8  # workers: a batch of the preset has no more parts
 LARGE = 2**24  # parameters
+LARGE_ROWS = 2  # the most rows of a part of a large model's batch
 
 
 _local = threading.local()  # `worker` is set in the pool's threads
@@ -145,9 +147,11 @@ def in_parallel(work: Callable[[T], R], parts: Iterable[T], device: torch.device
 
 
 def split(rows: Sequence[T], device: torch.device, large: bool = False) -> list[Sequence[T]]:
-    """The rows dealt out in turn, a hand for each worker, or for a `large` model one for every row; no hand is
-    empty."""
-    n = len(rows) if large and device.type == "cpu" else min(workers(device), len(rows))
+    """The rows dealt out in turn, a hand for each worker, or for a `large` model so many that none has more than
+    LARGE_ROWS; no hand is empty."""
+    n = min(workers(device), len(rows))
+    if large and device.type == "cpu":
+        n = max(n, math.ceil(len(rows) / LARGE_ROWS))
     return [rows[i::n] for i in range(n)]
 
 
@@ -188,7 +192,7 @@ def backward(
         loss, weight, metrics = loss_of(part)
         return figure(loss), weight, metrics, list(torch.autograd.grad(loss, parameters, allow_unused=True))
 
-    if len(parts) > _workers():
+    if len(parts) > _workers() or (len(parts) > 1 and is_large(parameters)):
         return _backward_in_turn(work, parts, parameters, device, add)
     done = in_parallel(work, parts, device)
     shares = _shares([weight for _, weight, _, _ in done])

@@ -1,9 +1,9 @@
 """What a run from a checkpoint will take of the machine's memory, by the library's own counts, said before it is taken.
 
 Of a model that is trained there are weights, gradients and Adam's two moments, all in float32; of one that is only
-asked, weights. A large model's batch is worked on a row a worker at a time (engine/parallel.py), each with gradients of
-its own; on a GPU it is one part. The numbers that a token leaves behind for its gradient are counted from the functions
-of fused.py and attention.py.
+asked, weights. A large model's batch is worked on a few rows a worker at a time (engine/parallel.py), each with
+gradients of its own; on a GPU it is one part. The numbers that a token leaves behind for its gradient are counted from
+the functions of fused.py and attention.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from llama2lab.engine.device import Machine, memory_bytes
 from llama2lab.engine.errors import LabError
 from llama2lab.engine.optim import TRAINED_BYTES
-from llama2lab.engine.parallel import LARGE, workers
+from llama2lab.engine.parallel import LARGE, LARGE_ROWS, workers
 from llama2lab.model.checkpoint import count_parameters
 from llama2lab.model.generate import CACHE
 from llama2lab.model.network import ModelConfig
@@ -31,17 +31,24 @@ def kept_numbers(config: ModelConfig, seq: int) -> int:
 
 
 def stage_bytes(
-    config: ModelConfig, machine: Machine, trained: int, frozen: int, seq: int, rows: int, trained_share: float = 1.0
+    config: ModelConfig,
+    machine: Machine,
+    trained: int,
+    frozen: int,
+    seq: int,
+    rows: int,
+    trained_share: float = 1.0,
+    texts: int = 1,
 ) -> int:
-    """The most that a stage takes with so many trained and frozen models of this shape, rows of `seq` tokens, `rows` of
-    them in a batch. `trained_share`: the part of a model's parameters that is trained."""
+    """The most that a stage takes with so many trained and frozen models of this shape, `rows` rows in a batch, each of
+    `texts` texts of `seq` tokens (a pair is two). `trained_share`: the part of a model's parameters that is trained."""
     parameters = count_parameters(config)
     parts = workers(machine.device)
-    at_once = min(rows, parts) if parameters >= LARGE and machine.device.type == "cpu" else rows
+    at_once = min(rows, parts * LARGE_ROWS) if parameters >= LARGE and machine.device.type == "cpu" else rows
     each = 1 + (TRAINED_BYTES // FLOAT - 1) * trained_share  # in units of its weights
     models = trained * each + frozen + (trained_share * parts if parts > 1 else 0)
     number = FLOAT // 2 if machine.precision == "bf16" else FLOAT
-    return round(models * parameters * FLOAT) + at_once * seq * kept_numbers(config, seq) * number
+    return round(models * parameters * FLOAT) + at_once * texts * seq * kept_numbers(config, seq) * number
 
 
 def planned(recipe: Any, config: ModelConfig, machine: Machine, trained_share: float = 1.0) -> dict[str, int]:
@@ -52,12 +59,12 @@ def planned(recipe: Any, config: ModelConfig, machine: Machine, trained_share: f
     second = 1 if recipe.helpfulness.head == "likelihood" else 0
     answered = min(config.context, recipe.prompt_tokens + ppo.max_new_tokens)
 
-    def stage(trained: int, frozen: int, seq: int, rows: int) -> int:
-        return stage_bytes(config, machine, trained, frozen, seq, rows, trained_share)
+    def stage(trained: int, frozen: int, seq: int, rows: int, texts: int = 1) -> int:
+        return stage_bytes(config, machine, trained, frozen, seq, rows, trained_share, texts)
 
     return {
         "sft": stage(1, 0, min(sft.seq_len, config.context), math.ceil(sft.batch_tokens / sft.seq_len)),
-        "reward models": stage(1, second, longest, 2 * recipe.helpfulness.batch_pairs),
+        "reward models": stage(1, second, longest, recipe.helpfulness.batch_pairs, texts=2),
         # Policy and critic; the policy's beginning and two reward models, with what they share; the cache of answers.
         "ppo": stage(2, 3 + second, answered, ppo.minibatch) + CACHE,
     }
