@@ -9,7 +9,8 @@ import lab_cases_rlhf
 import lab_cases_training
 import pytest
 
-from llama2lab.lab.checking import Exercise, run, solution
+from llama2lab.lab import checking
+from llama2lab.lab.checking import Exercise, Outcome, run, solution
 from llama2lab.lab.predictions import Choice, Form, Number, Order, Prediction
 from llama2lab.lessons.catalogue import all_exercises
 
@@ -25,17 +26,28 @@ def names(cases):
     return [f"{case[0].key}-{i}" for i, case in enumerate(cases)]
 
 
-@pytest.mark.parametrize("exercise", [*CODE, *QUESTIONS], ids=lambda e: e.key)
-def test_the_solution_passes(exercise: Exercise) -> None:
-    outcome = run(exercise, solution(exercise))
+def drawn(exercise: Exercise, answer, monkeypatch) -> Outcome:
+    """What a right answer gets, with the picture of its own output where the exercise has one."""
+    # What is raised while it is drawn is not passed over here.
+    monkeypatch.setattr(checking, "picture_of", lambda e, answered: e.picture(answered) if e.picture else "")
+    outcome = run(exercise, answer, draw=True)
     assert outcome.passed, outcome
+    if exercise.picture:
+        assert 500 < len(outcome.picture) < checking.LARGEST / 2
+        assert re.search(r"<figcaption[^>]*>[^<]*\b[Yy]our\b", outcome.picture), "the title says whose it is"
+        assert not re.search(r"\b(nan|inf|None)\b", outcome.picture)
+    return outcome
+
+
+@pytest.mark.parametrize("exercise", [*CODE, *QUESTIONS], ids=lambda e: e.key)
+def test_the_solution_passes(exercise: Exercise, monkeypatch) -> None:
+    outcome = drawn(exercise, solution(exercise), monkeypatch)
     assert outcome.points == exercise.level.points
 
 
 @pytest.mark.parametrize(("exercise", "answer"), RIGHT, ids=names(RIGHT))
-def test_other_right_answers_pass(exercise, answer) -> None:
-    outcome = run(exercise, answer)
-    assert outcome.passed, outcome
+def test_other_right_answers_pass(exercise, answer, monkeypatch) -> None:
+    drawn(exercise, answer, monkeypatch)
 
 
 @pytest.mark.parametrize(("exercise", "answer", "words"), WRONG, ids=names(WRONG))
