@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
-
 from IPython.display import HTML
 
 from llama2lab.lab.ask import ask, sealed
@@ -46,7 +44,6 @@ __all__ = [
     "sealed",
     "steps_table",
     "table",
-    "textwrap",
     "total_seconds",
     "twenty_questions",
 ]
