@@ -80,6 +80,13 @@ def on_each_other(texts: list[dict[str, Any]]) -> list[str]:
     return found
 
 
+# Texts of drawings that do not fit into them.
+CUT = """() => [...document.querySelectorAll('svg text')].filter(t => {
+  const a = t.getBoundingClientRect(), b = t.ownerSVGElement.getBoundingClientRect();
+  return a.width && (a.left < b.left - 1 || a.right > b.right + 1 || a.top < b.top - 2 || a.bottom > b.bottom + 2);
+}).map(t => `${t.closest('[data-figure]').dataset.figure}: ${t.textContent}`)"""
+
+
 @pytest.fixture(scope="module")
 def browser():
     with real.chromium() as running:
@@ -109,6 +116,7 @@ def test_the_texts_of_every_figure_are_read(theme: str, figures, browser, tmp_pa
         texts = page.evaluate(TEXTS, ".main-svg text")
         assert {one["figure"] for one in texts} == set(figures)
         assert unreadable(texts, PAGES[theme]["background"]) == [] == on_each_other(texts)
+        assert page.evaluate(CUT) == []
 
 
 CURVES = [(f"series {i}", [(x, x * i) for x in range(5)]) for i in range(3)]
@@ -146,6 +154,7 @@ def test_the_texts_of_every_drawing_are_read(theme: str, browser, lab) -> None:
         said = [one for one in texts if "■" not in one["text"] and "□" not in one["text"]]  # the colours of a legend
         assert unreadable(said, PAGES[theme]["background"]) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= 700
+        assert page.evaluate(CUT) == []
 
 
 def test_what_cannot_be_read_is_found() -> None:

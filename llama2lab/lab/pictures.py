@@ -47,7 +47,8 @@ def bars(
     width: int = 520,
 ) -> str:
     """Horizontal bars, one a row, each with its name and its number. Values are at least 0."""
-    row, left = 24, 150
+    row, longest = 24, max((len(name) for name, _ in values), default=0)
+    left = min(width // 2, max(150, 12 + round(0.6 * TEXT * longest)))  # wide enough for the names
     most = max(top if top is not None else max((v for _, v in values), default=1.0), 1e-12)
     body = ""
     for i, (name, value) in enumerate(values):
