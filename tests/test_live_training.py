@@ -328,6 +328,17 @@ def test_the_page_starts_follows_and_plays_again_by_keys(tmp_path):
         assert page.errors == []
 
 
+@pytest.mark.browser
+def test_an_axis_that_waits_for_its_first_number_has_none(tmp_path):
+    real.skip_without_browser()
+    view = view_in(tmp_path, [])
+    charts = [{**one, "level": None} for one in view.data["charts"]]
+    with real.chromium() as browser, real.page_of(browser) as page:
+        draw(page, view, {**view.data, "charts": charts}, shown={**view.shown, "lines": {}})
+        said = page.locator("svg").first.locator("text").all_text_contents()
+        assert said and not [text for text in said if text[:1].isdigit()]
+
+
 def test_packing_is_shown_as_it_is(tokenizer):
     assert stretches([1, 1, 2, 0, 0]) == [(1, 0, 2), (2, 2, 1), (0, 3, 2)]
     explorer = PackingExplorer(tokenizer, TEXTS)

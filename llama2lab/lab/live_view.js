@@ -110,13 +110,14 @@ function picture(stage, model) {
     const narrow = wide < 460, left = 50, right = wide - 12, top = 30, low = narrow ? 230 : 310;
     const values = lines.flatMap((line) => line.points.flatMap((p) => p.slice(1)));
     if (one.level) values.push(one.level[0]);
-    if (one.from_zero || !values.length) values.push(0);
-    const marks = ticks(Math.min(...values), Math.max(...values, Math.min(...values) + 1e-6));
+    const bare = !values.length;  // an axis without numbers
+    if (one.from_zero || bare) values.push(0);
+    const marks = bare ? [0, 1] : ticks(Math.min(...values), Math.max(...values, Math.min(...values) + 1e-6));
     const y = scale(marks[0], marks.at(-1), low, top), ends = shown.ends[1] > shown.ends[0] ? shown.ends : [0, 1];
     const x = scale(...ends, left, right), svg = canvas(wide, low + 44, `${one.words} by ${data.x}`);
     const write = (px, py, said, more = {}) => shape("text", { x: px, y: py, "font-size": 12, class: "faint", ...more }, said);
     svg.append(write(0, 14, one.y), write((left + right) / 2, low + 38, data.x, { "text-anchor": "middle" }));
-    for (const value of marks) svg.append(
+    for (const value of bare ? [] : marks) svg.append(
       shape("line", { x1: left, x2: right, y1: y(value), y2: y(value), stroke: "var(--l2p-line)", opacity: 0.55 }),
       write(left - 8, y(value) + 4, short(value).replace("-", "−"), { "text-anchor": "end" }));
     if (shown.ends[1] > shown.ends[0]) for (const value of ticks(...ends, narrow ? 4 : 8))

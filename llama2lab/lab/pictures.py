@@ -212,5 +212,5 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         return f"<tr>{''.join(f'<{tag}{more} {style}>{html.escape(tame(str(c)))}</{tag}>' for c in cells)}</tr>"
 
     head, body = line("th", header, ' scope="col"'), "".join(line("td", row) for row in rows)
-    look = "border-collapse: collapse; color: var(--jp-content-font-color1, inherit)"
+    look = "border-collapse: collapse; line-height: 1.35; color: var(--jp-content-font-color1, inherit)"
     return f'<table style="{look}"><thead>{head}</thead><tbody>{body}</tbody></table>'
