@@ -127,6 +127,7 @@ DRAWN: dict[str, Callable[[Any], str]] = {
     "plane": lambda lab: pictures.plane([("SFT", FIGURE, FIGURE), ("V1", FIGURE, FIGURE)], 0, "plane", "x", "y"),
     "heatmap": lambda lab: pictures.heatmap([[1.0] * 32] * 32, "mask", ["·opposite"] * 32, ["·of"] * 32, cell=16),
     "table": lambda lab: pictures.table(("a", "b"), [[1, 2]]),
+    "long words": lambda lab: pictures.table([*"abcde"], [["`subprocess.check_command()` and more of it " * 3] * 5]),
     "chips": lambda lab: chips(pieces(lab.tokenizer, "Mira lives on Forest Road.")),
     "packing": lambda lab: packed_picture(_packed()),
     "attention": lambda lab: AttentionExplorer(lab).draw(),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Sequence
 
 from llama2lab.report.look import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, tame
@@ -204,12 +205,19 @@ def heatmap(
     return svg(body, left + widest * cell + 4, top + len(values) * cell + 4, words)
 
 
+def cell(text: str) -> str:
+    """A text as a table's cell holds it, escaped; long words may be broken, so that the table fits a narrow page."""
+    words = re.split(r"(\S{16,})", tame(text))  # every other one is long
+    parts = [[word] if i % 2 == 0 else re.findall(r".{1,12}", word) for i, word in enumerate(words)]
+    return "".join("<wbr>".join(map(html.escape, part)) for part in parts)
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A plain HTML table; everything in it is escaped."""
 
     def line(tag: str, cells: Sequence[object], more: str = "") -> str:
-        style = 'style="text-align: left; padding: 2px 10px; vertical-align: top; overflow-wrap: break-word"'
-        return f"<tr>{''.join(f'<{tag}{more} {style}>{html.escape(tame(str(c)))}</{tag}>' for c in cells)}</tr>"
+        style = 'style="text-align: left; padding: 2px 8px; vertical-align: top"'
+        return f"<tr>{''.join(f'<{tag}{more} {style}>{cell(str(c))}</{tag}>' for c in cells)}</tr>"
 
     head, body = line("th", header, ' scope="col"'), "".join(line("td", row) for row in rows)
     look = "border-collapse: collapse; line-height: 1.35; color: var(--jp-content-font-color1, inherit)"
