@@ -49,8 +49,8 @@ kill-test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not long"
 
 # slow ones that CI has no time for: kill -9 at ten moments of a run and 200 of an annotation store, 30 annotators with a
-# hundred labels each, a run by two processes beside that of one, the benchmark of a checkpoint, the check of a GPU in small;
-# and 300 examples where other tests draw 25
+# hundred labels each, a run by two processes beside that of one, four processes beside one, the benchmark of a
+# checkpoint, the check of a GPU in small; and 300 examples where other tests draw 25
 long-test: $(VENV)/.installed-dev
 	LLAMA2LAB_EXAMPLES=300 $(BIN)/python -m pytest -n 2 --dist worksteal -m "long or hypothesis"
 

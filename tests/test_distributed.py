@@ -100,6 +100,7 @@ def test_two_processes_give_the_figures_of_one(two, task):
     the_same(two[task], getattr(ranks, task)(None))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("task", SAME)
 def test_four_processes_give_the_figures_of_one(four, task):
@@ -129,6 +130,7 @@ def test_what_two_processes_saved_goes_on_in_one(two, folder, tmp_path, task):
     the_same(found, ranks.pretraining(None))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["resumed", "resumed_divided"])
 def test_what_two_processes_saved_goes_on_in_four(four, task):

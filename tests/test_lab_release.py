@@ -228,6 +228,7 @@ def round_trip(folder: Path, notebook: Path) -> None:
             assert not errors, f"the empty one runs to its end: {errors}"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_nbgraders_round_trip_of_a_small_notebook(tmp_path):
     pytest.importorskip("nbgrader")
