@@ -17,6 +17,7 @@ from llama2lab.engine.optim import TRAINED_BYTES
 from llama2lab.engine.parallel import LARGE, LARGE_ROWS, workers
 from llama2lab.model.checkpoint import count_parameters
 from llama2lab.model.generate import CACHE
+from llama2lab.model.lower import KEPT_BYTES
 from llama2lab.model.network import ModelConfig
 
 FLOAT = 4  # bytes
@@ -59,8 +60,10 @@ def planned(recipe: Any, config: ModelConfig, machine: Machine, trained_share: f
     second = 1 if recipe.helpfulness.head == "likelihood" else 0
     answered = min(config.context, recipe.prompt_tokens + ppo.max_new_tokens)
 
+    kept = KEPT_BYTES if trained_share < 1 else 0  # what the lower layers made of texts
+
     def stage(trained: int, frozen: int, seq: int, rows: int, texts: int = 1) -> int:
-        return stage_bytes(config, machine, trained, frozen, seq, rows, trained_share, texts)
+        return kept + stage_bytes(config, machine, trained, frozen, seq, rows, trained_share, texts)
 
     return {
         "sft": stage(1, 0, min(sft.seq_len, config.context), math.ceil(sft.batch_tokens / sft.seq_len)),
