@@ -136,7 +136,7 @@ def test_the_answer_follows_from_the_intervals():
     assert "does not know these facts itself" in real.answer(row(0.9, 0.52))
     assert "no surer of the truth than a coin" in real.answer(row(0.54))
     assert "less than the untouched model knows" in real.answer(row(0.7))
-    assert real.answer(row(0.85)) == "the report's head sees the truth" == real.answer(row(0.85, None))
+    assert real.answer(row(0.85)) == "it sees the truth" == real.answer(row(0.85, None))
 
 
 def test_sizes_in_words():
@@ -164,7 +164,7 @@ def test_the_page_says_what_is_stored_and_text_stays_text(tmp_path):
     assert "| helpfulness, round 1, linear head, 900 pairs | .660 [.610, .710] | .600 [.550, .650] |" in text
     assert "| lengths alike | .580 [.530, .630] | .500 [.450, .550] |" in text and "| 11 |" in text
     assert "`judge-helpfulness` .630 [.580, .680]" in text and "| V2 | PPO | .580 [.530, .630] |" in text
-    assert "sees more of the truth than a coin, and less than the untouched model knows" in " ".join(text.split())
+    assert "| more than a coin, less than the untouched model knows |" in text
     assert page.real_part(Stored(())) == []
     assert all(len(line) <= 120 for line in text.splitlines() if not line.startswith("|"))
 

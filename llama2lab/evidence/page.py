@@ -357,7 +357,7 @@ def truth_part(s: Stored) -> list[str]:
     rows = [
         [truth_words(row), *(figure_words(row[key]) for key in TRUTH_COLUMNS), n_of(row), answer(row)] for row in found
     ]
-    header = ("parameters", *TRUTH_COLUMNS.values(), "n", "what that says")
+    header = ("parameters", *TRUTH_COLUMNS.values(), "n", "what that says of the report's head")
     return [lines(head), table(header, rows)] if found else []
 
 

@@ -247,14 +247,14 @@ def truth_words(row: dict[str, Any]) -> str:
 
 
 def answer(row: dict[str, Any]) -> str:
-    """Whether size cures the blind head, by one row of `truth_rows`: from the intervals alone."""
+    """Whether size cures the report's blind head, by one row of `truth_rows`: from the intervals alone."""
     linear, known = row["linear"], row["base"]
     if linear is None:
-        return "the report's head was not tried"
+        return "not tried"
     if known is not None and known["low"] <= 0.5:
-        return "the untouched model does not know these facts itself, so that nothing can be said of its heads"
+        return "nothing: the untouched model does not know these facts itself"
     if linear["low"] <= 0.5:
-        return "the report's head is no surer of the truth than a coin"
+        return "no surer of the truth than a coin"
     if known is not None and linear["high"] < known["low"]:
-        return "the report's head sees more of the truth than a coin, and less than the untouched model knows"
-    return "the report's head sees the truth"
+        return "more than a coin, less than the untouched model knows"
+    return "it sees the truth"

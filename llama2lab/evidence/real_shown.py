@@ -14,9 +14,11 @@ from llama2lab.evidence.real import (
     COMMAND,
     JUDGES,
     RealRun,
+    Reward,
     answer,
     by_judge,
     cost_words,
+    millions,
     read_real,
     reward_words,
     run_words,
@@ -32,13 +34,19 @@ HEADS = {"linear": "the report's head", "likelihood": "ours, with likelihood"}
 KNOWN = {"base": "likelier, untouched model", "sft": "likelier, SFT"}
 
 
+def reward_name(reward: Reward) -> str:
+    """'helpfulness, linear', as short as a row of a plot is."""
+    version = reward["stage"].split("-v")[1].split("-")[0]
+    return f"{reward['kind']}{'' if version == '1' else f' {version}'}, {reward['head']}"
+
+
 def rewards_drawn(runs: Sequence[RealRun] | None = None, like_lengths: bool = False) -> go.Figure | Table | None:
     """The reward models of the largest model's run on people's held-out pairs, and who learnt nothing from preferences:
     on all pairs, or on those of like lengths."""
     runs = read_real() if runs is None else runs
     if not runs:
         return NOTHING
-    found = {reward_words(reward): by_judge(reward, like_lengths) for reward in runs[-1]["rewards"]}
+    found = {reward_name(reward): by_judge(reward, like_lengths) for reward in runs[-1]["rewards"]}
     series = {words: {r: by[words] for r, by in found.items() if words in by} for words in JUDGES.values()}
     which = "held-out pairs of like lengths" if like_lengths else "held-out pairs"
     return show({words: by for words, by in series.items() if by}, "model", f"right on {which}", chance=0.5)
@@ -54,7 +62,7 @@ def rewards_table(runs: Sequence[RealRun] | None = None) -> Table:
             cells = [figures.get("accuracy"), figures.get("less_longer"), alike.get("model"), alike.get("less_longer")]
             pairs = [f"{f['n']:.0f}" if f else "0" for f in (cells[0], cells[2])]
             said = [figure_text(f) for f in cells]
-            rows.append([run_words(run), reward_words(reward), *said[:2], pairs[0], *said[2:], pairs[1]])
+            rows.append([run["recipe"], reward_words(reward), *said[:2], pairs[0], *said[2:], pairs[1]])
     header = ("run", "reward model", "right [95 %]", "less the longer answer", "pairs", "right, lengths alike")
     return Table((*header, "less the longer answer", "pairs"), rows) if rows else NOTHING
 
@@ -74,7 +82,8 @@ def truth_drawn(runs: Sequence[RealRun] | None = None) -> go.Figure | Table | No
     rows = _told(runs)
     if not rows:
         return NOTHING
-    places = [truth_words(row) for row in rows]
+    pairs = [row["facts"] + " facts" if row["pairs"] is None else f"{row['pairs']:,} pairs" for row in rows]
+    places = [f"{millions(row['parameters'])}, {of}" for row, of in zip(rows, pairs, strict=True)]
     series = {
         words: {place: row[key] for place, row in zip(places, rows, strict=True) if row[key]}
         for key, words in (HEADS | KNOWN).items()
@@ -85,7 +94,7 @@ def truth_drawn(runs: Sequence[RealRun] | None = None) -> go.Figure | Table | No
 def truth_table(runs: Sequence[RealRun] | None = None) -> Table:
     """The same in figures, with what they say of the report's head."""
     rows = [[truth_words(row), *(figure_text(row[key]) for key in HEADS | KNOWN), answer(row)] for row in _told(runs)]
-    header = ("parameters", *(HEADS | KNOWN).values(), "what that says")
+    header = ("parameters", *(HEADS | KNOWN).values(), "what that says of the report's head")
     return Table(header, rows) if rows else NOTHING
 
 
@@ -110,7 +119,7 @@ def judges_table(runs: Sequence[RealRun] | None = None) -> Table:
     """How far those who judge can be trusted: their accuracy on people's held-out pairs."""
     runs = read_real() if runs is None else runs
     rows = [
-        [run_words(run), judge["stage"], figure_text(judge["accuracy"]), f"{judge['accuracy']['n']:.0f}"]
+        [run["recipe"], judge["stage"], figure_text(judge["accuracy"]), f"{judge['accuracy']['n']:.0f}"]
         for run in runs
         for judge in run["judges"]
     ]

@@ -207,8 +207,8 @@ def heatmap(
 
 def cell(text: str) -> str:
     """A text as a table's cell holds it, escaped; long words may be broken, so that the table fits a narrow page."""
-    words = re.split(r"(\S{16,})", tame(text))  # every other one is long
-    parts = [[word] if i % 2 == 0 else re.findall(r".{1,12}", word) for i, word in enumerate(words)]
+    words = re.split(r"([^\s-]{16,})", tame(text))  # every other one is long; a hyphen is a place to break by itself
+    parts = [[w] if i % 2 == 0 else re.findall(r"[^._/]{1,12}[._/]*|[._/]+", w) for i, w in enumerate(words)]
     return "".join("<wbr>".join(map(html.escape, part)) for part in parts)
 
 
